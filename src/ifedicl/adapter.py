@@ -1,0 +1,211 @@
+"""The adapter: what a federation ends with, and what classifies text."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from ifedicl import files
+from ifedicl.backbone.hooks import injected
+from ifedicl.backbone.load import Backbone, load_backbone
+from ifedicl.backbone.scoring import Scorer
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.vectors import Array32
+from ifedicl.data import Example
+from ifedicl.errors import AdapterError, FingerprintError
+from ifedicl.metrics import Evaluation
+from ifedicl.settings import ModelSettings
+from ifedicl.task import Task
+
+FORMAT_VERSION = 1
+_TENSORS, _HEADER, _CARD = "adapter.safetensors", "adapter.json", "README.md"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the adapter says of one text.
+
+    Attributes:
+        label: the most probable label.
+        probabilities: of every label, in the task's order; they sum to 1.
+    """
+
+    label: str
+    probabilities: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A task, the global vectors and the calibrated coefficients, for one frozen model.
+
+    Attributes:
+        task: what is asked.
+        vectors: ``(L, 2, d)`` float32, the global context vectors.
+        coefficients: the chosen ones.
+        model: how the model was named and loaded.
+        fingerprint: of that model.
+        provenance: how it came to be, as JSON: rounds, clients, counts, settings. No times, so that equal runs give equal files.
+    """
+
+    task: Task
+    vectors: Array32
+    coefficients: Coefficients
+    model: ModelSettings
+    fingerprint: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the adapter as a folder that appears whole or not at all.
+
+        Raises:
+            StorageError: no space, no permission, or another disk fault.
+        """
+        tensors = save({"vectors.mean": self.vectors, "coefficients.scales": self.coefficients.scales})
+        header = {
+            "format_version": FORMAT_VERSION,
+            "task": self.task.model_dump(mode="json"),
+            "model": self.model.model_dump(mode="json"),
+            "fingerprint": self.fingerprint,
+            "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
+            "provenance": dict(self.provenance),
+        }
+        with files.new_folder(Path(folder)) as temporary:
+            files.write_bytes(temporary / _TENSORS, tensors)
+            files.write_json(temporary / _HEADER, header)
+            files.write_text(temporary / _CARD, self.describe())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Adapter:
+        """Read what :meth:`save` wrote. The model is not loaded yet.
+
+        Raises:
+            AdapterError: the folder is absent, torn, or of another format version.
+        """
+        folder = Path(folder)
+        try:
+            header = json.loads((folder / _HEADER).read_text(encoding="utf-8"))
+            data = (folder / _TENSORS).read_bytes()
+        except FileNotFoundError as error:
+            raise AdapterError(
+                f"{folder} is not an adapter: {Path(error.filename).name} is missing. Give the folder that `ifedicl run` "
+                "or `ifedicl demo` wrote, usually RUN/adapter"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise AdapterError(f"{folder}: {_HEADER} cannot be read ({error}); copy the adapter again") from error
+        version = header.get("format_version") if isinstance(header, dict) else None
+        if version != FORMAT_VERSION:
+            raise AdapterError(f"{folder}: format version {version!r}; this ifedicl reads {FORMAT_VERSION}. Update ifedicl")
+        if hashlib.sha256(data).hexdigest() != header.get("tensors_sha256"):
+            raise AdapterError(f"{folder}: {_TENSORS} is torn or not the one written with {_HEADER}; copy the adapter again")
+        try:
+            tensors = load(data)
+            return cls(
+                task=Task.model_validate(header["task"]),
+                vectors=tensors["vectors.mean"],
+                coefficients=Coefficients(tensors["coefficients.scales"]),
+                model=ModelSettings.model_validate(header["model"]),
+                fingerprint=header["fingerprint"],
+                provenance=header["provenance"],
+            )
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise AdapterError(f"{folder}: {_HEADER} and {_TENSORS} do not fit each other ({error})") from error
+
+    def classifier(self, backbone: Backbone | None = None) -> Classifier:
+        """Put the adapter on its model.
+
+        Args:
+            backbone: the model, where it is loaded already; left out: it is loaded from ``self.model``.
+
+        Raises:
+            FingerprintError: it is another model than the adapter was made with.
+            BackboneError: the model cannot be loaded.
+        """
+        return Classifier(self, backbone or load_backbone(self.model))
+
+    def classify(self, texts: Sequence[str]) -> list[Prediction]:
+        """Load the model and label texts. To label more than once, keep a :meth:`classifier`."""
+        return self.classifier().classify(texts)
+
+    def describe(self) -> str:
+        """A model card in Markdown."""
+        task, layers, width = self.task, self.vectors.shape[0], self.vectors.shape[2]
+        numbers = int(self.coefficients.active.sum()) * 2
+        provenance = json.dumps(dict(self.provenance), indent=2, ensure_ascii=False)
+        return (
+            f"# {task.name}: an ifedicl adapter\n\n"
+            f"Labels text as {', '.join(task.labels)} with the frozen model `{self.model.source}` "
+            f"(fingerprint `{self.fingerprint[:16]}…`), without demonstrations in the prompt.\n\n"
+            f"- prompt: `{task.template!r}`, {task.turn} turn\n"
+            f"- label words: {', '.join(task.label_words)}\n"
+            f"- context vectors: {layers} layers × 2 writes × {width}; {numbers} calibrated coefficients\n"
+            "- limits: it answers among its labels only, and is as good as the clients' examples; measure it on your own "
+            "text before you rely on it\n"
+            "- licence: the base model's terms apply to its use\n\n"
+            "```python\nfrom ifedicl import Adapter\n\n"
+            'Adapter.load("this/folder").classify(["a text"])\n```\n\n'
+            f"How it came to be:\n\n```json\n{provenance}\n```\n"
+        )
+
+
+class Classifier:
+    """An adapter on its model, ready for any number of texts."""
+
+    def __init__(self, adapter: Adapter, backbone: Backbone) -> None:
+        """Check that adapter and model belong together.
+
+        Raises:
+            FingerprintError: they do not.
+        """
+        if backbone.fingerprint != adapter.fingerprint:
+            raise FingerprintError(
+                f"the adapter was made with {adapter.model.source} (fingerprint {adapter.fingerprint[:12]}…), not with "
+                f"{backbone.source} ({backbone.fingerprint[:12]}…). Its vectors mean nothing to another model, tokenizer or "
+                "quantisation: load the same one, or calibrate an adapter for this one"
+            )
+        self.adapter = adapter
+        self._scorer = Scorer(backbone, adapter.task)
+        self._vectors = torch.from_numpy(adapter.vectors).to(backbone.device)
+        self._scales = torch.from_numpy(adapter.coefficients.scales)
+
+    def log_probabilities(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> Array32:
+        """``(N, C)`` log-probabilities among the labels, in the order of ``texts``.
+
+        Raises:
+            DataError: a text has no tokens.
+        """
+        prompts = self._scorer.encoder.prompts(texts)
+        active = self.adapter.coefficients.active
+        with injected(self._scorer.backbone, self._vectors, self._scales, active):
+            return self._scorer.log_probabilities(prompts, on_progress=on_progress)
+
+    def classify(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> list[Prediction]:
+        """Label texts.
+
+        Raises:
+            DataError: a text has no tokens.
+        """
+        labels = self.adapter.task.labels
+        return [
+            Prediction(labels[int(row.argmax())], dict(zip(labels, map(float, np.exp(row)), strict=True)))
+            for row in self.log_probabilities(texts, on_progress=on_progress)
+        ]
+
+    def evaluate(self, examples: Sequence[Example], *, on_progress: Callable[[int], None] | None = None) -> Evaluation:
+        """Predictions against the truth.
+
+        Raises:
+            DataError: a text has no tokens.
+        """
+        logs = self.log_probabilities([example.text for example in examples], on_progress=on_progress)
+        truth = np.array([self.adapter.task.index(example.label) for example in examples], dtype=np.int64)
+        loss = float(-logs[np.arange(len(truth)), truth].mean(dtype=np.float64))
+        return Evaluation(self.adapter.task.labels, truth, logs.argmax(axis=1).astype(np.int64), loss)

@@ -1,0 +1,109 @@
+"""Which model is this? A digest of stored weights and tokenizer, so that different models' vectors are never averaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import struct
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from ifedicl import files
+from ifedicl.errors import BackboneError, StorageError
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor as it lies in a safetensors file, without loading it."""
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return prod(self.shape)
+
+
+def stored_tensors(folder: Path) -> tuple[StoredTensor, ...]:
+    """Every tensor of a folder's safetensors files, by name.
+
+    Raises:
+        BackboneError: a file is torn.
+    """
+    tensors = [tensor for file in sorted(folder.glob("*.safetensors")) for tensor in _header(file)]
+    return tuple(sorted(tensors, key=lambda tensor: tensor.name))
+
+
+def fingerprint_of(folder: Path) -> str:
+    """Hex SHA-256 of a folder's tensors (names, dtypes, shapes, bytes) and tokenizer files.
+
+    How the tensors are spread over files does not count. The result is remembered by path, size and time of the files.
+    """
+    weights = sorted(folder.glob("*.safetensors"))
+    tokenizer = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
+
+    def compute() -> str:
+        digest = hashlib.sha256()
+        tensors = stored_tensors(folder)
+        with ThreadPoolExecutor() as pool:
+            for tensor, content in zip(tensors, pool.map(_content_digest, tensors), strict=True):
+                digest.update(f"{tensor.name}\x1f{tensor.dtype}\x1f{tensor.shape}\x1f{content}\x1e".encode())
+        for file in tokenizer:
+            digest.update(f"{file.name}\x1f{files.sha256_of(file)}\x1e".encode())
+        return digest.hexdigest()
+
+    return remembered([*weights, *tokenizer], compute)
+
+
+def remembered(sources: list[Path], compute: Callable[[], str]) -> str:
+    """``compute()``, or what it gave when these files last had these sizes and times."""
+    stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in sources]
+    key = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+    note = user_cache_path("ifedicl") / "fingerprints" / key
+    if note.is_file():
+        return note.read_text()
+    value = compute()
+    try:
+        files.write_text(note, value)
+    except StorageError:
+        # Remembering only saves time; without a writable cache it is computed again.
+        return value
+    return value
+
+
+def _content_digest(tensor: StoredTensor) -> str:
+    with tensor.file.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        return hashlib.sha256(memoryview(view)[tensor.start : tensor.end]).hexdigest()
+
+
+def _header(file: Path) -> list[StoredTensor]:
+    """Read the header of a safetensors file: 8 bytes of length, JSON, then the bytes that its offsets count from."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            entries = json.loads(stream.read(length))
+    except (OSError, struct.error, ValueError, MemoryError, OverflowError) as error:
+        raise BackboneError(f"{file}: not a whole safetensors file ({error}); download the model again") from error
+    size = file.stat().st_size
+    tensors = []
+    for name, entry in entries.items():
+        if name == "__metadata__":
+            continue
+        start, end = (8 + length + offset for offset in entry["data_offsets"])
+        if end > size:
+            raise BackboneError(f"{file}: cut short at {size:,} of at least {end:,} bytes; download the model again")
+        tensors.append(StoredTensor(file, name, entry["dtype"], tuple(entry["shape"]), start, end))
+    return tensors

@@ -1,0 +1,49 @@
+"""GGUF files: converted to safetensors once, kept in the user's cache, known by the digest of the GGUF file itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from platformdirs import user_cache_path
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ifedicl import files
+from ifedicl.backbone.fingerprint import remembered
+from ifedicl.errors import BackboneError
+
+
+def fingerprint_of(file: Path) -> str:
+    """Hex SHA-256 of the file: it holds weights and tokenizer, and its quantisation is part of the model."""
+    return remembered([file], lambda: files.sha256_of(file))
+
+
+def converted(file: Path, cache: Path | None = None) -> Path:
+    """The folder with this GGUF file's weights as float32 safetensors, made at the first call.
+
+    Float32 holds every dequantised weight exactly; half precision would not.
+
+    Raises:
+        BackboneError: the file is absent, torn, or of an architecture that transformers cannot read from GGUF.
+        StorageError: the cache cannot be written.
+    """
+    if not file.is_file():
+        raise BackboneError(f"{file}: there is no such GGUF file; check model.source")
+    folder = (cache or user_cache_path("ifedicl")) / "gguf" / fingerprint_of(file)
+    if folder.is_dir():
+        return folder
+    place = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(**place)
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise BackboneError(
+            f"{file}: cannot be read as GGUF ({error}); it may be torn, or of an unknown architecture"
+        ) from error
+    # The loader leaves its mark on modules that are ordinary by now, and saving would refuse them for it.
+    model.hf_quantizer = None
+    del model.quantization_method, model.is_quantized, model.config.quantization_config
+    with files.new_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+    return folder

@@ -1,0 +1,128 @@
+"""Reading and changing the writes of a running model. Both are context managers: the hooks are gone when they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ifedicl.backbone.load import Backbone
+from ifedicl.core.coefficients import ACTIVATION, CONTEXT
+from ifedicl.core.injection import inject
+from ifedicl.core.vectors import WRITES
+
+_Hook: TypeAlias = Callable[[nn.Module, object, Tensor], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise in proportion to the norm of each token's write, as I2CL's calibration adds it.
+
+    Attributes:
+        scale: standard deviation of each coordinate, as a fraction of the write's norm.
+        generator: where the draws come from; on the model's device.
+    """
+
+    scale: float
+    generator: torch.Generator
+
+    def added(self, write: Tensor) -> Tensor:
+        """``write`` ``(..., d)`` plus a fresh draw; no gradient flows through the noise."""
+        draw = torch.randn(write.shape, generator=self.generator, device=write.device, dtype=write.dtype)
+        return write + draw * (self.scale * write.detach().norm(dim=-1, keepdim=True))
+
+
+@dataclass
+class Recording:
+    """The writes of one forward pass at one token of each row.
+
+    Attributes:
+        positions: ``(B,)`` int64: the token to read in each row; set before each forward pass.
+        rows: per layer and write a ``(B, d)`` tensor of the last forward pass.
+    """
+
+    positions: Tensor | None = None
+    rows: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def stacked(self, layers: int) -> Tensor:
+        """``(L, 2, B, d)`` of the last forward pass."""
+        return torch.stack([torch.stack([self.rows[layer, write] for write in range(len(WRITES))]) for layer in range(layers)])
+
+
+@contextmanager
+def record(backbone: Backbone) -> Iterator[Recording]:
+    """Record every write at ``recording.positions``; nothing else of the sequence is kept.
+
+    Yields:
+        The recording. Set its ``positions``, run the model, read ``rows`` or ``stacked``.
+    """
+    recording = Recording()
+
+    def reader(layer: int, write: int) -> _Hook:
+        def read(module: nn.Module, inputs: object, output: Tensor) -> None:
+            positions = recording.positions
+            if positions is None:
+                raise RuntimeError("set recording.positions before the forward pass")
+            # OPT flattens (B, T, d) to (B·T, d) for its MLP.
+            sequences = output.view(len(positions), -1, output.shape[-1])  # (B, T, d)
+            recording.rows[layer, write] = sequences[torch.arange(len(positions), device=output.device), positions]
+
+        return read
+
+    with ExitStack() as stack:
+        for layer, modules in enumerate(backbone.writes):
+            for write, module in enumerate(modules):
+                stack.enter_context(_hooked(module, reader(layer, write)))
+        yield recording
+
+
+@contextmanager
+def injected(
+    backbone: Backbone,
+    vectors: Tensor,
+    scales: Tensor,
+    active: npt.NDArray[np.bool_],
+    *,
+    noise: Noise | None = None,
+) -> Iterator[None]:
+    """Inject ``β·y + λ·v`` at every active write and token of whatever runs within the block (paper Eq. 5).
+
+    Args:
+        backbone: the model; its weights are untouched.
+        vectors: ``(L, 2, d)`` float32 on the model's device.
+        scales: ``(L, 2, 2)`` float32 on the CPU; gradients flow into it where it asks for them.
+        active: ``(L, 2)``: the writes to change; the others run as they are.
+        noise: added to each injected write, for calibration only.
+    """
+
+    def changer(layer: int, write: int) -> _Hook:
+        vector = vectors[layer, write]
+        context_scale, activation_scale = scales[layer, write, CONTEXT], scales[layer, write, ACTIVATION]
+
+        def change(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+            result = inject(output, vector, context_scale, activation_scale)
+            return result if noise is None else noise.added(result)
+
+        return change
+
+    with ExitStack() as stack:
+        for layer, modules in enumerate(backbone.writes):
+            for write, module in enumerate(modules):
+                if active[layer, write]:
+                    stack.enter_context(_hooked(module, changer(layer, write)))
+        yield
+
+
+@contextmanager
+def _hooked(module: nn.Module, hook: _Hook) -> Iterator[None]:
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,234 @@
+"""A hub id, a folder or a GGUF file becomes a :class:`Backbone`: never remote code, never pickled weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from ifedicl.backbone import gguf
+from ifedicl.backbone.fingerprint import StoredTensor, fingerprint_of, stored_tensors
+from ifedicl.backbone.writes import Writes, write_modules, writes_of
+from ifedicl.errors import BackboneError, DownloadError, NotEnoughMemoryError, UnsafeWeightsError
+from ifedicl.settings import ModelSettings
+
+_DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+# What a hub repository may give us: weights without code, and the tokenizer's files.
+_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "vocab*"]
+_HUB_FILES += ["merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model"]
+_WORKING_MEMORY = 1.15  # weights, and room for one batch of activations
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen causal language model, shared by everyone in this process.
+
+    Attributes:
+        model: in evaluation mode, no parameter asks for a gradient.
+        tokenizer: the model's own.
+        writes: per layer the modules that yield the attention and the MLP write.
+        source: where it came from, as the user named it.
+        fingerprint: hex SHA-256 of stored weights and tokenizer; equal means the same model.
+        dtype: the dtype it computes in, by name; not part of the fingerprint.
+        context_window: most tokens in a sequence.
+    """
+
+    model: Any
+    tokenizer: Any
+    writes: tuple[tuple[nn.Module, nn.Module], ...]
+    source: str
+    fingerprint: str
+    dtype: str
+    context_window: int
+
+    @property
+    def layers(self) -> int:
+        """``L``."""
+        return len(self.writes)
+
+    @property
+    def width(self) -> int:
+        """``d``."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.model.device
+        return device
+
+    def hidden_states(self, tokens: Tensor) -> Tensor:
+        """Last hidden states, after the final norm, without the LM head.
+
+        Args:
+            tokens: ``(B, T)`` int64, right-padded with any token. No mask is needed: attention is causal, so nothing to the
+                left of the padding sees it.
+
+        Returns:
+            ``(B, T, d)``.
+        """
+        states: Tensor = self.model.base_model(input_ids=tokens, use_cache=False)[0]
+        return states
+
+    def logits(self, states: Tensor, words: Tensor | None = None) -> Tensor:
+        """The LM head, on given states only.
+
+        Args:
+            states: ``(..., d)`` rows of :meth:`hidden_states`.
+            words: ``(W,)`` token ids; left out: the whole vocabulary.
+
+        Returns:
+            ``(..., W)`` or ``(..., V)`` float32.
+        """
+        head = self.model.get_output_embeddings()
+        weight, bias = head.weight, getattr(head, "bias", None)
+        if words is not None:
+            weight, bias = weight[words], None if bias is None else bias[words]
+        logits = nn.functional.linear(states, weight, bias).float()
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def load_backbone(settings: ModelSettings, *, cache: Path | None = None) -> Backbone:
+    """Load the frozen model that ``settings`` name.
+
+    Args:
+        settings: source, dtype and device.
+        cache: where converted GGUF files are kept; left out: the user's cache folder.
+
+    Raises:
+        BackboneError: it cannot be loaded, and why: unknown family, pickled weights, too little memory, not found.
+        DownloadError: the hub cannot be reached or the download was cut short.
+        StorageError: the cache cannot be written.
+    """
+    original = Path(settings.source).expanduser()
+    with _quiet_transformers():
+        if original.suffix.lower() == ".gguf":
+            folder = gguf.converted(original, cache)
+            fingerprint = gguf.fingerprint_of(original)
+        else:
+            folder = original if original.is_dir() else _downloaded(settings)
+            fingerprint = fingerprint_of(folder)
+        config = _config(folder, settings.source)
+        writes = writes_of(config.model_type, settings.writes)
+        device = _device(settings.device)
+        _check_memory(stored_tensors(folder), _DTYPES[settings.dtype], device, settings.source)
+        model = _model(folder, _DTYPES[settings.dtype], settings.source).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    return wrap(model, tokenizer, writes, settings, fingerprint)
+
+
+def wrap(model: Any, tokenizer: Any, writes: Writes, settings: ModelSettings, fingerprint: str) -> Backbone:
+    """Freeze a loaded model and find its writes.
+
+    Raises:
+        BackboneError: the model computes in a way that hooks cannot follow, or a path of ``writes`` leads nowhere.
+    """
+    text_config = model.config.get_text_config()
+    if getattr(text_config, "slow_but_exact", False) and getattr(text_config, "pretraining_tp", 1) > 1:
+        raise BackboneError(
+            f"{settings.source}: slow_but_exact with pretraining_tp > 1 bypasses the projection modules; "
+            "set slow_but_exact to false in its config.json"
+        )
+    model.eval().requires_grad_(False)
+    window = int(getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "seq_length", None) or 2048)
+    return Backbone(
+        model=model,
+        tokenizer=tokenizer,
+        writes=write_modules(model.base_model, writes),
+        source=settings.source,
+        fingerprint=fingerprint,
+        dtype=settings.dtype,
+        context_window=min(window, settings.max_prompt_tokens or window),
+    )
+
+
+def _downloaded(settings: ModelSettings) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return Path(snapshot_download(settings.source, revision=settings.revision, allow_patterns=_HUB_FILES))
+    except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise BackboneError(
+            f"model.source {settings.source!r} (revision {settings.revision or 'default'}): no such folder, .gguf file or "
+            "hub model. Check the spelling; a gated model needs `hf auth login` first"
+        ) from error
+    except Exception as error:
+        # The hub client lets errors of several network libraries through; all mean the same to the user.
+        raise DownloadError(
+            f"{settings.source}: the download failed ({type(error).__name__}: {error}). What arrived is kept: run the same "
+            "command again to go on. Without a network, give a folder or a .gguf file as model.source"
+        ) from error
+
+
+def _config(folder: Path, source: str) -> Any:
+    if not any(folder.glob("*.safetensors")):
+        pickled = [file.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(kind)]
+        held = f"only pickled weights ({', '.join(sorted(pickled))})" if pickled else "no weights"
+        raise UnsafeWeightsError(
+            f"{source} holds {held}; safetensors or GGUF are loaded, pickles never, since they can run code. "
+            "Use a revision with safetensors, or convert it in a place that you trust"
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise BackboneError(
+            f"{source}: its config.json cannot be used ({error}). Models that need code of their own are never run; "
+            "choose a model that transformers knows"
+        ) from error
+    return config
+
+
+def _model(folder: Path, dtype: torch.dtype, source: str) -> Any:
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BackboneError(f"{source}: its weights cannot be loaded ({error}); they may be torn. Download it again") from error
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise BackboneError(f"model.device {name!r}: this torch sees no GPU; use 'cpu' or 'auto', or install a CUDA build")
+    return torch.device(name)
+
+
+def _check_memory(tensors: tuple[StoredTensor, ...], dtype: torch.dtype, device: torch.device, source: str) -> None:
+    needed = int(sum(tensor.elements for tensor in tensors) * dtype.itemsize * _WORKING_MEMORY)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if needed > free:
+        raise NotEnoughMemoryError(
+            f"{source} needs about {needed // _MIB:,} MiB in {str(dtype).removeprefix('torch.')}, and {free // _MIB:,} MiB are "
+            f"free on {device.type}. Use model.dtype = 'bfloat16', a smaller model, or a machine with more memory"
+        )
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Loading bars and advice of transformers belong to no one's script; what the user set before is put back."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,169 @@
+"""Label log-probabilities of prompts: batches by length, right-padded, the LM head only where a label is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ifedicl.backbone.encoding import Encoder, LabelTree, Prompts, Tokens
+from ifedicl.backbone.load import Backbone
+from ifedicl.task import Task
+
+# Tokens in one forward pass. More does not make a CPU faster; a GPU wants to be filled.
+_BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}
+
+
+def length_batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Positions in groups of similar length, longest first, each of at most ``tokens`` tokens with its padding.
+
+    A sequence longer than that is a group of its own.
+    """
+    order = sorted(range(len(lengths)), key=lambda position: (-lengths[position], position))
+    start = 0
+    while start < len(order):
+        rows = max(1, tokens // lengths[order[start]])
+        yield order[start : start + rows]
+        start += rows
+
+
+def right_padded(sequences: Sequence[Tokens], device: torch.device) -> Tensor:
+    """``(B, T)`` int64. The padding is token 0: nothing reads it."""
+    width = max(map(len, sequences))
+    padded = np.zeros((len(sequences), width), dtype=np.int64)
+    for row, sequence in enumerate(sequences):
+        padded[row, : len(sequence)] = sequence
+    return torch.from_numpy(padded).to(device)
+
+
+@dataclass(frozen=True)
+class _TreeReader:
+    """Where the tree's nodes are read, for every prompt alike.
+
+    Attributes:
+        path: ``(N,)`` for each node, the path on which it is read.
+        depth: ``(N,)`` its number of tokens.
+    """
+
+    path: tuple[int, ...]
+    depth: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tree: LabelTree) -> _TreeReader:
+        paths = [next(i for i, path in enumerate(tree.paths) if path[: len(node)] == node) for node in tree.nodes]
+        return cls(tuple(paths), tuple(map(len, tree.nodes)))
+
+
+class Scorer:
+    """Scores the label words of one task with one model. Injections around it change what it computes."""
+
+    def __init__(self, backbone: Backbone, task: Task) -> None:
+        """Prepare the label words.
+
+        Raises:
+            TaskError: as :class:`Encoder`.
+        """
+        self.backbone = backbone
+        self.task = task
+        self.encoder = Encoder(backbone, task)
+        self.batch_tokens = _BATCH_TOKENS[backbone.device.type]
+        self._tree = self.encoder.tree
+        self._reader = _TreeReader.of(self._tree)
+        self._first_tokens = torch.tensor([word[0] for word in self._tree.words], device=backbone.device)
+
+    def label_scores(self, prompts: Sequence[Tokens]) -> Tensor:
+        """``log P(label word | prompt)`` up to a constant of each row.
+
+        Args:
+            prompts: ``B`` encoded prompts.
+
+        Returns:
+            ``(B, C)`` float32. A softmax over ``C`` gives the probabilities among the labels.
+        """
+        if self._tree.is_flat:
+            # One token each: the vocabulary's normaliser is the same for all, so only their own logits are needed.
+            return self.backbone.logits(self._last_states(prompts), self._first_tokens)
+        return self._tree_scores(prompts)
+
+    def word_losses(self, prompts: Sequence[Tokens], labels: Sequence[int]) -> Tensor:
+        """``-log P(label word | prompt)`` over the whole vocabulary (paper Eq. 6).
+
+        Args:
+            prompts: ``B`` encoded prompts.
+            labels: the ``B`` labels' positions in the task.
+
+        Returns:
+            ``(B,)`` float32, in nats; per token where the task normalises lengths.
+        """
+        words = [self._tree.words[label] for label in labels]
+        sequences = [prompt + word[:-1] for prompt, word in zip(prompts, words, strict=True)]
+        states = self.backbone.hidden_states(right_padded(sequences, self.backbone.device))  # (B, T, d)
+        rows = [row for row, word in enumerate(words) for _ in word]
+        columns = [len(prompt) - 1 + step for prompt, word in zip(prompts, words, strict=True) for step in range(len(word))]
+        targets = torch.tensor([token for word in words for token in word], device=states.device)
+        read = self.backbone.logits(states[rows, columns])  # (sum of word lengths, V)
+        losses = functional.cross_entropy(read, targets, reduction="none")
+        totals = torch.zeros(len(words), device=states.device).index_add(0, torch.tensor(rows, device=states.device), losses)
+        return totals / self._lengths(words, totals) if self.task.normalise_length else totals
+
+    def label_losses(self, prompts: Sequence[Tokens], labels: Sequence[int]) -> Tensor:
+        """``-log P(label | prompt)`` among the labels.
+
+        Args and returns: as :meth:`word_losses`.
+        """
+        scores = self.label_scores(prompts)
+        return functional.cross_entropy(scores, torch.tensor(labels, device=scores.device), reduction="none")
+
+    @torch.inference_mode()
+    def log_probabilities(
+        self, prompts: Prompts, *, on_progress: Callable[[int], None] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """``log P(label | prompt)`` among the labels, for any number of prompts.
+
+        Args:
+            prompts: ``N`` encoded prompts.
+            on_progress: called with the number of prompts just done.
+
+        Returns:
+            ``(N, C)``, rows in the order given; each row's exponentials sum to 1.
+        """
+        result = np.empty((len(prompts.tokens), len(self.task.labels)), dtype=np.float32)
+        extra = max(map(len, self._tree.paths))
+        lengths = [(len(tokens) + extra) * len(self._tree.paths) for tokens in prompts.tokens]
+        for batch in length_batches(lengths, self.batch_tokens):
+            scores = self.label_scores([prompts.tokens[position] for position in batch])
+            result[batch] = scores.log_softmax(dim=-1).cpu().numpy()
+            if on_progress is not None:
+                on_progress(len(batch))
+        return result
+
+    def _last_states(self, prompts: Sequence[Tokens]) -> Tensor:
+        """``(B, d)``: the state that predicts the first token of the label word."""
+        states = self.backbone.hidden_states(right_padded(prompts, self.backbone.device))
+        return states[torch.arange(len(prompts)), [len(prompt) - 1 for prompt in prompts]]
+
+    def _tree_scores(self, prompts: Sequence[Tokens]) -> Tensor:
+        paths = len(self._tree.paths)
+        sequences = [prompt + path for prompt in prompts for path in self._tree.paths]
+        states = self.backbone.hidden_states(right_padded(sequences, self.backbone.device))  # (B·P, T, d)
+        rows = [[number * paths + path for path in self._reader.path] for number in range(len(prompts))]
+        columns = [[len(prompt) - 1 + depth for depth in self._reader.depth] for prompt in prompts]
+        logs = self.backbone.logits(states[rows, columns]).log_softmax(dim=-1)  # (B, N, V)
+        nodes = {node: position for position, node in enumerate(self._tree.nodes)}
+        scores = torch.stack(
+            [
+                sum((logs[:, nodes[word[:step]], word[step]] for step in range(len(word))), torch.zeros_like(logs[:, 0, 0]))
+                for word in self._tree.words
+            ],
+            dim=1,
+        )  # (B, C)
+        return scores / self._lengths(self._tree.words, scores) if self.task.normalise_length else scores
+
+    @staticmethod
+    def _lengths(words: Sequence[Tokens], like: Tensor) -> Tensor:
+        return torch.tensor([len(word) for word in words], device=like.device, dtype=like.dtype)

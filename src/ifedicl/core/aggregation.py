@@ -1,0 +1,36 @@
+"""How the server makes one out of many. Sums run in the order given, so a result does not depend on who answered first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.vectors import Array32, ContextVectors, pooled_mean, uniform_mean
+
+Weighting: TypeAlias = Literal["uniform", "examples"]
+
+AGGREGATE_VECTORS: Mapping[Weighting, Callable[[Sequence[ContextVectors]], Array32]] = {
+    "uniform": uniform_mean,
+    "examples": pooled_mean,
+}
+"""Stage 2a (paper Eq. 3): clients' vectors to the global vector ``(L, 2, d)``."""
+
+_WEIGHTS: Mapping[Weighting, Callable[[int], float]] = {"uniform": lambda examples: 1.0, "examples": float}
+
+
+def average_coefficients(updates: Sequence[Coefficients], examples: Sequence[int], weighting: Weighting) -> Coefficients:
+    """Stage 2b (paper Eq. 7): ``Λ = Σ w_k Λ_k / Σ w_k``.
+
+    Args:
+        updates: the clients' coefficients, in client order.
+        examples: how many examples each of them trained on.
+        weighting: ``"uniform"`` (``w_k = 1``, the paper) or ``"examples"``.
+    """
+    weights = np.array([_WEIGHTS[weighting](count) for count in examples])
+    total = np.zeros(updates[0].scales.shape)
+    for update, weight in zip(updates, weights, strict=True):
+        total += weight * update.scales
+    return Coefficients((total / weights.sum()).astype(np.float32))

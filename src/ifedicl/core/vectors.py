@@ -1,0 +1,92 @@
+"""Context vectors: what the layers of the frozen model write at one token, summed over demonstrations (paper Eq. 1-2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array64: TypeAlias = npt.NDArray[np.float64]
+Array32: TypeAlias = npt.NDArray[np.float32]
+
+WRITES = ("attention", "mlp")
+"""The two writes to the residual stream of each layer, in the order of every ``(L, 2, ...)`` array."""
+
+
+@dataclass(frozen=True)
+class ContextVectors:
+    """Sums and counts, so that vectors of more examples, other clients and other times combine exactly.
+
+    Attributes:
+        sums: ``(G, L, 2, d)`` float64: per group of examples, layer and write, the sum of the writes at the read position.
+            ``G`` is 1 (all examples together) or the number of classes.
+        counts: ``(G,)`` int64: examples in each group.
+    """
+
+    sums: Array64
+    counts: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.sums.ndim != 4 or self.sums.shape[2] != len(WRITES) or self.counts.shape != self.sums.shape[:1]:
+            raise ValueError(f"sums {self.sums.shape} and counts {self.counts.shape} are not (G, L, 2, d) and (G,)")
+
+    @classmethod
+    def zeros(cls, groups: int, layers: int, width: int) -> Self:
+        """The vectors of no example."""
+        return cls(np.zeros((groups, layers, len(WRITES), width)), np.zeros(groups, dtype=np.int64))
+
+    @classmethod
+    def from_means(cls, means: npt.NDArray[np.floating], counts: npt.NDArray[np.integer]) -> Self:
+        """Sums from what travels: ``(G, L, 2, d)`` means and ``(G,)`` counts."""
+        exact = counts.astype(np.int64)
+        return cls(means.astype(np.float64) * exact[:, None, None, None], exact)
+
+    @property
+    def examples(self) -> int:
+        """Examples in all groups."""
+        return int(self.counts.sum())
+
+    @property
+    def means(self) -> Array64:
+        """``(G, L, 2, d)``: the mean of each group, zero for an empty one."""
+        means: Array64 = self.sums / np.maximum(self.counts, 1)[:, None, None, None]
+        return means
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no number is NaN or infinite and no count negative."""
+        return bool(np.isfinite(self.sums).all() and (self.counts >= 0).all())
+
+    def combine(self, other: ContextVectors) -> ContextVectors:
+        """The vectors of both sets of examples together."""
+        return ContextVectors(self.sums + other.sums, self.counts + other.counts)
+
+    def mean(self) -> Array64:
+        """``(L, 2, d)``: the mean over examples, whatever their group (Eq. 2)."""
+        mean: Array64 = self.sums.sum(axis=0) / max(self.examples, 1)
+        return mean
+
+
+def uniform_mean(vectors: Sequence[ContextVectors]) -> Array32:
+    """``(L, 2, d)``: every client counts alike (Eq. 3), in the order given.
+
+    With several groups (classes), each group is first averaged over the clients that hold it, then the groups are averaged.
+    """
+    held = np.stack([vector.counts > 0 for vector in vectors])  # (K, G)
+    totals: Array64 = np.zeros_like(vectors[0].sums)
+    for vector in vectors:
+        totals += vector.means
+    present = held.sum(axis=0)  # (G,)
+    groups = totals[present > 0] / present[present > 0][:, None, None, None]
+    return groups.mean(axis=0).astype(np.float32)
+
+
+def pooled_mean(vectors: Sequence[ContextVectors]) -> Array32:
+    """``(L, 2, d)``: every example counts alike, in the order given; several groups are averaged with equal weight."""
+    total = vectors[0]
+    for vector in vectors[1:]:
+        total = total.combine(vector)
+    return total.means[total.counts > 0].mean(axis=0).astype(np.float32)

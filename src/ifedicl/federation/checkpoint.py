@@ -1,0 +1,167 @@
+"""The coordinator's memory after each round, in one file that is whole or absent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from ifedicl import files
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.vectors import Array32, ContextVectors
+from ifedicl.errors import MessageError, StorageError
+from ifedicl.federation.messages import Arrays, pack, unpack
+from ifedicl.metrics import Tally
+
+_KIND = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What one step cost one client.
+
+    Attributes:
+        client: its name.
+        step: kind of the request.
+        round: completed rounds when it was sent.
+        bytes_down: to the client.
+        bytes_up: from the client.
+        seconds: from request to reply.
+        failure: code, where there was no usable reply.
+    """
+
+    client: str
+    step: str
+    round: int
+    bytes_down: int
+    bytes_up: int
+    seconds: float
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What is known of one round.
+
+    Attributes:
+        round: number of completed rounds; 0 is the state before the first.
+        clients: who gave a usable update.
+        train_loss: mean over those clients; None for round 0.
+        held_out: on the clients' selection examples; None where this round was not evaluated.
+    """
+
+    round: int
+    clients: tuple[str, ...]
+    train_loss: float | None
+    held_out: Tally | None
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a coordinator needs to go on as if it had never stopped.
+
+    Attributes:
+        run: digest of task, method and model: a checkpoint belongs to one run.
+        round: completed rounds.
+        phase_start: the round at which the present schedule began.
+        phase_rounds: how many rounds it has.
+        coefficients: after ``round`` rounds.
+        best_round: the round chosen so far; None before the first evaluation.
+        best: its coefficients.
+        stale: evaluations since the best one.
+        client_vectors: sums and counts of each client.
+        cursors: what each client's vectors reply gave.
+        vectors: ``(L, 2, d)`` the global vectors; None before stage 2a.
+        zero_shot: the raw model on the selection examples.
+        history: one record a round.
+        traffic: every exchange.
+    """
+
+    run: str
+    round: int
+    phase_start: int
+    phase_rounds: int
+    coefficients: Coefficients
+    best: Coefficients
+    best_round: int | None = None
+    stale: int = 0
+    client_vectors: Mapping[str, ContextVectors] = field(default_factory=dict)
+    cursors: Mapping[str, str] = field(default_factory=dict)
+    vectors: Array32 | None = None
+    zero_shot: Tally | None = None
+    history: tuple[RoundRecord, ...] = ()
+    traffic: tuple[Traffic, ...] = ()
+
+    def with_(self, **changes: Any) -> Self:
+        """A copy with these fields changed."""
+        return replace(self, **changes)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the present schedule has run out."""
+        return self.round >= self.phase_start + self.phase_rounds
+
+
+def save(state: State, path: Path) -> None:
+    """Write ``state`` atomically.
+
+    Raises:
+        StorageError: the disk refuses; the checkpoint before it is untouched.
+    """
+    header = {
+        name: getattr(state, name) for name in ("run", "round", "phase_start", "phase_rounds", "best_round", "stale", "cursors")
+    }
+    header["zero_shot"] = state.zero_shot and asdict(state.zero_shot)
+    header["history"] = [asdict(record) for record in state.history]
+    header["traffic"] = [asdict(item) for item in state.traffic]
+    arrays: Arrays = {"coefficients": state.coefficients.scales, "best": state.best.scales}
+    if state.vectors is not None:
+        arrays["vectors"] = state.vectors
+    for name, vectors in state.client_vectors.items():
+        arrays[f"sums/{name}"], arrays[f"counts/{name}"] = vectors.sums, vectors.counts
+    files.write_bytes(path, pack(_KIND, header, arrays))
+
+
+def load(path: Path) -> State | None:
+    """The state in ``path``, or None where there is none.
+
+    Raises:
+        StorageError: the file is torn or of another format.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    try:
+        kind, header, arrays = unpack(data)
+        if kind != _KIND:
+            raise ValueError(f"a {kind} frame")
+        return _state(header, arrays)
+    except (MessageError, KeyError, TypeError, ValueError) as error:
+        raise StorageError(f"{path} is not a whole checkpoint ({error}); remove it to start the run again") from error
+
+
+def _state(header: dict[str, Any], arrays: Arrays) -> State:
+    def tally(value: Mapping[str, Any] | None) -> Tally | None:
+        return None if value is None else Tally(**value)
+
+    history = [
+        RoundRecord(item["round"], tuple(item["clients"]), item["train_loss"], tally(item["held_out"]))
+        for item in header.pop("history")
+    ]
+    names = [name.removeprefix("sums/") for name in arrays if name.startswith("sums/")]
+    return State(
+        coefficients=Coefficients(arrays["coefficients"]),
+        best=Coefficients(arrays["best"]),
+        vectors=np.asarray(arrays["vectors"], dtype=np.float32) if "vectors" in arrays else None,
+        client_vectors={name: ContextVectors(arrays[f"sums/{name}"], arrays[f"counts/{name}"]) for name in names},
+        zero_shot=tally(header.pop("zero_shot")),
+        history=tuple(history),
+        traffic=tuple(Traffic(**item) for item in header.pop("traffic")),
+        **header,
+    )

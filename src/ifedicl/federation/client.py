@@ -1,0 +1,210 @@
+"""A data owner's side of the federation. What it answers is all that leaves it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from ifedicl.backbone.encoding import Prompts
+from ifedicl.backbone.hooks import injected
+from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.scoring import Scorer
+from ifedicl.calibrate import Turn, calibrate
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.vectors import WRITES, Array32
+from ifedicl.data import Example, Role, split_roles
+from ifedicl.errors import TaskError
+from ifedicl.extract import context_vectors
+from ifedicl.federation.messages import (
+    ContextReply,
+    ContextRequest,
+    EvaluateReply,
+    EvaluateRequest,
+    Failure,
+    FailureCode,
+    Reply,
+    Request,
+    UpdateReply,
+    UpdateRequest,
+    VectorsReply,
+    VectorsRequest,
+)
+from ifedicl.metrics import Tally
+from ifedicl.settings import Method
+from ifedicl.task import Task
+
+_log = logging.getLogger(__name__)
+
+
+class _Refusal(Exception):
+    """Ends a request with a code."""
+
+    def __init__(self, code: FailureCode) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One role's examples, encoded once."""
+
+    prompts: Prompts
+    labels: tuple[int, ...]
+
+
+class _Job:
+    """One task under one method, on this client's examples."""
+
+    def __init__(self, task: Task, method: Method, scorer: Scorer, examples: Sequence[Example]) -> None:
+        self.task = task
+        self.method = method
+        self.scorer = scorer
+        self.roles = split_roles(examples, selection=method.holdout.selection, gate=method.holdout.gate, seed=method.seed)
+        self._parts: dict[Role, _Part] = {}
+
+    def part(self, role: Role) -> _Part:
+        if role not in self._parts:
+            rows = self.roles[role]
+            prompts = self.scorer.encoder.prompts([row.text for row in rows]) if rows else Prompts((), 0)
+            self._parts[role] = _Part(prompts, tuple(self.task.index(row.label) for row in rows))
+        return self._parts[role]
+
+    @cached_property
+    def train_keys(self) -> tuple[str, ...]:
+        return tuple(row.key for row in self.roles[Role.TRAIN])
+
+
+class Client:
+    """One data owner: its examples, and the frozen model that all share.
+
+    Between requests it keeps nothing that it could not be sent again, so it may be restarted at any time.
+    """
+
+    def __init__(self, name: str, examples: Sequence[Example], backbone: Backbone, *, secret: bytes) -> None:
+        """Hold ``examples``; nothing is computed yet.
+
+        Args:
+            name: how the coordinator knows this client.
+            examples: its labelled text.
+            backbone: the frozen model; simulated clients share one.
+            secret: keys the cursors, so that they tell the coordinator nothing about the examples. The same after a restart.
+        """
+        self.name = name
+        self.examples = tuple(examples)
+        self.backbone = backbone
+        self._secret = secret
+        self._job: _Job | None = None
+        self._context: tuple[str, Array32] | None = None
+        self._handlers: Mapping[type[Request], Callable[..., Reply]] = {
+            VectorsRequest: self._vectors,
+            ContextRequest: self._install,
+            UpdateRequest: self._update,
+            EvaluateRequest: self._evaluate,
+        }
+
+    def handle(self, request: Request) -> Reply:
+        """Answer one request. Never raises: what goes wrong becomes a :class:`Failure` with a code and no text."""
+        try:
+            return self._handlers[type(request)](request)
+        except _Refusal as refusal:
+            return Failure(refusal.code)
+        except Exception:
+            _log.exception("client %s could not answer a %s request", self.name, request.kind)
+            return Failure(FailureCode.INTERNAL)
+
+    def replace_examples(self, examples: Sequence[Example]) -> None:
+        """Hold these examples from now on, for instance because some were added."""
+        self.examples = tuple(examples)
+        self._job = None
+        self._context = None
+
+    def _vectors(self, request: VectorsRequest) -> Reply:
+        job = self._job_for(request.task, request.method, request.fingerprint)
+        part, keys = job.part(Role.TRAIN), job.train_keys
+        if not keys:
+            raise _Refusal(FailureCode.NO_EXAMPLES)
+        known = self._known(request.cursor, keys)
+        settings = request.method.vectors
+        vectors = context_vectors(job.scorer, part.prompts.tokens[known:], part.labels[known:], settings)
+        return self._checked(
+            VectorsReply(
+                vectors=vectors,
+                cursor=self._cursor(keys),
+                replaces=known == 0,
+                dtype=self.backbone.dtype,
+                wire_dtype=settings.wire_dtype,
+            ),
+            vectors.is_finite and bool(np.isfinite(vectors.means.astype(settings.wire_dtype)).all()),
+        )
+
+    def _install(self, request: ContextRequest) -> Reply:
+        self._job_for(request.task, request.method, request.fingerprint)
+        shape = (self.backbone.layers, len(WRITES), self.backbone.width)
+        if request.vectors.shape != shape or not np.isfinite(request.vectors).all():
+            raise _Refusal(FailureCode.BAD_REQUEST)
+        self._context = (request.context, request.vectors)
+        return ContextReply()
+
+    def _update(self, request: UpdateRequest) -> Reply:
+        job, vectors = self._in_context(request.context, request.coefficients)
+        part = job.part(Role.TRAIN)
+        if not part.labels:
+            raise _Refusal(FailureCode.NO_EXAMPLES)
+        turn = Turn(self.name, request.round, request.phase_start, request.phase_rounds)
+        update = calibrate(job.scorer, part.prompts, part.labels, vectors, request.coefficients, job.method, turn)
+        reply = UpdateReply(update.coefficients, len(part.labels), update.loss)
+        return self._checked(reply, update.coefficients.is_finite and bool(np.isfinite(update.loss)))
+
+    def _evaluate(self, request: EvaluateRequest) -> Reply:
+        job, vectors = self._in_context(request.context, request.coefficients)
+        part = job.part(request.role)
+        if not part.labels:
+            raise _Refusal(FailureCode.NO_EXAMPLES)
+        on_device = torch.from_numpy(vectors).to(self.backbone.device)
+        scales = torch.from_numpy(request.coefficients.scales)
+        with injected(self.backbone, on_device, scales, request.coefficients.active):
+            logs = job.scorer.log_probabilities(part.prompts)
+        truth = np.array(part.labels)
+        own = logs[np.arange(len(truth)), truth].astype(np.float64)
+        tally = Tally(len(truth), int((logs.argmax(axis=1) == truth).sum()), float(-own.sum()))
+        return self._checked(EvaluateReply(tally), bool(np.isfinite(tally.loss_sum)))
+
+    def _job_for(self, task: Task, method: Method, fingerprint: str) -> _Job:
+        if fingerprint != self.backbone.fingerprint:
+            raise _Refusal(FailureCode.WRONG_MODEL)
+        if self._job is None or (self._job.task, self._job.method) != (task, method):
+            try:
+                self._job = _Job(task, method, Scorer(self.backbone, task), self.examples)
+            except TaskError:
+                _log.exception("client %s refuses the task", self.name)
+                raise _Refusal(FailureCode.BAD_TASK) from None
+        return self._job
+
+    def _in_context(self, context: str, coefficients: Coefficients) -> tuple[_Job, Array32]:
+        if self._job is None or self._context is None or self._context[0] != context:
+            raise _Refusal(FailureCode.NO_CONTEXT)
+        if len(coefficients.scales) != self.backbone.layers or not coefficients.is_finite:
+            raise _Refusal(FailureCode.BAD_REQUEST)
+        return self._job, self._context[1]
+
+    def _cursor(self, keys: Sequence[str]) -> str:
+        """How many examples were vectorised, and a keyed digest of which."""
+        digest = hmac.digest(self._secret, "\x1f".join(keys).encode(), hashlib.sha256)[:16]
+        return f"{len(keys)}:{digest.hex()}"
+
+    def _known(self, cursor: str, keys: Sequence[str]) -> int:
+        """How many of the first examples ``cursor`` vouches for; 0 where they are not the same any more."""
+        count = int(cursor.partition(":")[0] or 0)
+        same = 0 < count <= len(keys) and hmac.compare_digest(cursor, self._cursor(keys[:count]))
+        return count if same else 0
+
+    @staticmethod
+    def _checked(reply: Reply, finite: bool) -> Reply:
+        return reply if finite else Failure(FailureCode.NOT_FINITE)

@@ -1,0 +1,405 @@
+"""The server's logic: the three stages of the paper over any engine, with a checkpoint after each step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from ifedicl import seeds
+from ifedicl.core.aggregation import AGGREGATE_VECTORS, average_coefficients
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.vectors import WRITES, Array32
+from ifedicl.data import Role
+from ifedicl.errors import ConfigError, Fault, TooFewClientsError
+from ifedicl.federation import checkpoint
+from ifedicl.federation.checkpoint import RoundRecord, State, Traffic
+from ifedicl.federation.engine import Delivery, Engine
+from ifedicl.federation.messages import (
+    ContextReply,
+    ContextRequest,
+    EvaluateReply,
+    EvaluateRequest,
+    Failure,
+    FailureCode,
+    Request,
+    UpdateReply,
+    UpdateRequest,
+    VectorsReply,
+    VectorsRequest,
+)
+from ifedicl.metrics import Tally
+from ifedicl.settings import Method
+from ifedicl.task import Task
+
+R = TypeVar("R", VectorsReply, ContextReply, UpdateReply, EvaluateReply)
+
+
+@dataclass(frozen=True)
+class StepStarted:
+    """Requests of one kind are on their way."""
+
+    step: str
+    round: int
+    clients: int
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """One client has answered, or failed to."""
+
+    traffic: Traffic
+
+
+@dataclass(frozen=True)
+class RoundDone:
+    """A round is over and its checkpoint written."""
+
+    record: RoundRecord
+    rounds: int
+
+
+Event: TypeAlias = StepStarted | Delivered | RoundDone
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What the coordinator must know of the model; it needs no weights.
+
+    Attributes:
+        fingerprint: of the model that everyone must use.
+        layers: ``L``.
+        width: ``d``.
+    """
+
+    fingerprint: str
+    layers: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The adapter and the raw model on held-out examples that nothing else has seen.
+
+    Attributes:
+        adapter: the calibrated coefficients.
+        zero_shot: the raw model.
+    """
+
+    adapter: Tally
+    zero_shot: Tally
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the adapter's loss is no higher than zero-shot's."""
+        return self.adapter.loss <= self.zero_shot.loss
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run ends with.
+
+    Attributes:
+        vectors: ``(L, 2, d)`` the global vectors.
+        coefficients: of the chosen round, or identity where the gate stayed shut.
+        chosen_round: the number of completed rounds they come from.
+        gate: None where the settings have no gate or no client holds gate examples.
+        state: the last checkpoint.
+    """
+
+    vectors: Array32
+    coefficients: Coefficients
+    chosen_round: int
+    gate: Gate | None
+    state: State
+
+
+def _ignore(event: Event) -> None:
+    """The observer of those who do not watch."""
+
+
+class Coordinator:
+    """Runs one task over the clients of an engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        task: Task,
+        method: Method,
+        model: ModelShape,
+        *,
+        checkpoint_file: Path | None = None,
+        observer: Callable[[Event], None] = _ignore,
+    ) -> None:
+        """Prepare; nothing is sent yet.
+
+        Args:
+            engine: reaches the clients.
+            task: what is asked.
+            method: the settings.
+            model: which model everyone must use.
+            checkpoint_file: written after each step; left out: the run cannot be resumed.
+            observer: told of each step, delivery and round as it happens.
+        """
+        self._engine = engine
+        self._task = task
+        self._method = method
+        self._model = model
+        self._checkpoint_file = checkpoint_file
+        self._observer = observer
+        self._state = self._fresh()
+
+    def run(self, *, resume: bool = False, more_rounds: int = 0) -> Outcome:
+        """Run all stages, or what is left of them.
+
+        Args:
+            resume: go on from the checkpoint, where there is one.
+            more_rounds: after a finished run: vectorise examples added since, and calibrate so many rounds more.
+
+        Raises:
+            TooFewClientsError: fewer usable replies than ``rounds.min_clients``. The checkpoint stays; resume when they are back.
+            ConfigError: the checkpoint is of another task, method or model.
+            StorageError: the checkpoint cannot be written or read.
+        """
+        if resume or more_rounds:
+            self._restore(more_rounds)
+
+        # Stage 1 and 2a: context vectors, and their mean over clients (Eq. 1-3)
+        if self._state.vectors is None or (more_rounds and self._state.round == self._state.phase_start):
+            self._refresh_vectors()
+        if self._state.zero_shot is None:
+            self._save(zero_shot=self._evaluate(Role.SELECTION, Coefficients.identity(self._model.layers)))
+
+        # Stage 2b: rounds of calibration (Eq. 4-7)
+        while not self._state.is_finished and not self._is_stale():
+            every = self._method.vectors.refresh_every
+            if every and self._state.round > self._state.phase_start and self._state.round % every == 0:
+                self._refresh_vectors()
+            self._round()
+        return self._outcome()
+
+    def _round(self) -> None:
+        # Step 1: the cohort of this round
+        state, settings = self._state, self._method.rounds
+        cohort = self._cohort(state.round)
+
+        # Step 2: each client moves the global coefficients on its own examples (Eq. 6)
+        request = UpdateRequest(self._context_id(), state.round, state.phase_start, state.phase_rounds, state.coefficients)
+        replies = self._ask(dict.fromkeys(cohort, request), UpdateReply, self._is_usable_update)
+        self._require(replies, "update")
+
+        # Step 3: the server averages them in client order (Eq. 7)
+        coefficients = average_coefficients(
+            [reply.coefficients for reply in replies.values()],
+            [reply.examples for reply in replies.values()],
+            settings.weighting,
+        )
+
+        # Step 4: held-out examples of all clients say whether this is the best round so far
+        completed = state.round + 1
+        last = completed == state.phase_start + state.phase_rounds
+        evaluated = last or completed % settings.evaluate_every == 0
+        held_out = self._evaluate(Role.SELECTION, coefficients) if evaluated else None
+        train_loss = float(np.mean([reply.loss for reply in replies.values()]))
+        record = RoundRecord(completed, tuple(replies), train_loss, held_out)
+
+        # Step 5: remember
+        self._save(
+            round=completed, coefficients=coefficients, history=(*state.history, record), **self._choice(record, coefficients)
+        )
+        self._observer(RoundDone(record, state.phase_start + state.phase_rounds))
+
+    def _choice(self, record: RoundRecord, coefficients: Coefficients) -> dict[str, Any]:
+        """The fields of the state that say which round is best."""
+        state, by = self._state, self._method.rounds.select_by
+        chosen = {"best": coefficients, "best_round": record.round, "stale": 0}
+        if by == "last" or (record.held_out is None and state.best_round is None):
+            return chosen
+        if record.held_out is None:
+            return {}
+        best = next((item.held_out for item in state.history if item.round == state.best_round), None)
+        return chosen if best is None or _rank(record.held_out, by) < _rank(best, by) else {"stale": state.stale + 1}
+
+    def _is_stale(self) -> bool:
+        patience = self._method.rounds.patience
+        return patience > 0 and self._state.stale >= patience
+
+    def _cohort(self, round_number: int) -> tuple[str, ...]:
+        names, settings = self._engine.clients(), self._method.rounds
+        size = min(len(names), max(settings.min_clients, round(settings.client_fraction * len(names)), 1))
+        if size == len(names):
+            return names
+        drawn = seeds.generator(self._method.seed, "cohort", round_number).choice(len(names), size=size, replace=False)
+        return tuple(names[position] for position in sorted(drawn))
+
+    def _refresh_vectors(self) -> None:
+        """Ask all clients for vectors of examples they have not vectorised yet; put the new global vectors in place."""
+        state = self._state
+        requests = {
+            name: VectorsRequest(self._task, self._method, self._model.fingerprint, state.cursors.get(name, ""))
+            for name in self._engine.clients()
+        }
+        replies = self._ask(requests, VectorsReply, self._is_usable_vectors)
+        held, cursors = dict(state.client_vectors), dict(state.cursors)
+        for name, reply in replies.items():
+            held[name] = reply.vectors if reply.replaces or name not in held else held[name].combine(reply.vectors)
+            cursors[name] = reply.cursor
+        self._require(held, "vectors")
+        in_order = [held[name] for name in self._engine.clients() if name in held]
+        vectors = AGGREGATE_VECTORS[self._method.vectors.weighting](in_order)
+        # What the clients inject has crossed the network in this dtype; the adapter must hold the same numbers.
+        vectors = vectors.astype(self._method.vectors.wire_dtype).astype(np.float32)
+        changed = state.vectors is None or not np.array_equal(vectors, state.vectors)
+        # Coefficients chosen for other vectors prove nothing for these.
+        anew = {"best_round": None, "stale": 0, "zero_shot": None} if changed else {}
+        self._save(client_vectors=held, cursors=cursors, vectors=vectors, **anew)
+        if changed:
+            self._install(self._engine.clients())
+
+    def _install(self, names: Iterable[str]) -> dict[str, ContextReply]:
+        return self._ask(dict.fromkeys(names, self._context_request()), ContextReply, lambda reply: True)
+
+    def _context_request(self) -> ContextRequest:
+        assert self._state.vectors is not None
+        return ContextRequest(self._task, self._method, self._model.fingerprint, self._state.vectors, self._context_id())
+
+    def _context_id(self) -> str:
+        """Names task, method and vectors together."""
+        assert self._state.vectors is not None
+        return hashlib.sha256(self._run_id().encode() + self._state.vectors.tobytes()).hexdigest()[:16]
+
+    def _evaluate(self, role: Role, coefficients: Coefficients) -> Tally | None:
+        """Counts and sums over all clients that hold such examples; None where none does."""
+        request = EvaluateRequest(self._context_id(), role, coefficients)
+        replies = self._ask(dict.fromkeys(self._engine.clients(), request), EvaluateReply, _is_usable_tally)
+        return sum((reply.tally for reply in replies.values()), Tally()) if replies else None
+
+    def _outcome(self) -> Outcome:
+        # Stage 3 needs these two and nothing else
+        state = self._state
+        assert state.vectors is not None and state.best_round is not None
+        gate = None
+        if self._method.holdout.gate > 0:
+            adapter = self._evaluate(Role.GATE, state.best)
+            zero_shot = self._evaluate(Role.GATE, Coefficients.identity(self._model.layers))
+            gate = Gate(adapter, zero_shot) if adapter and zero_shot else None
+        fallback = gate is not None and not gate.is_open
+        coefficients = Coefficients.identity(self._model.layers) if fallback else state.best
+        return Outcome(state.vectors, coefficients, state.best_round, gate, self._state)
+
+    def _ask(self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]) -> dict[str, R]:
+        """Usable replies in client order. A client that lost the global vectors is sent them and asked again."""
+        replies, forgetful = self._exchange(requests, expected, usable)
+        if forgetful:
+            self._exchange(dict.fromkeys(forgetful, self._context_request()), ContextReply, lambda reply: True)
+            again, _ = self._exchange({name: requests[name] for name in forgetful}, expected, usable)
+            replies |= again
+        return {name: replies[name] for name in self._engine.clients() if name in replies}
+
+    def _exchange(
+        self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]
+    ) -> tuple[dict[str, R], list[str]]:
+        """Usable replies, and who has to be sent the global vectors."""
+        step = next(iter(requests.values())).kind
+        self._observer(StepStarted(step, self._state.round, len(requests)))
+        replies: dict[str, R] = {}
+        forgetful, traffic = [], list(self._state.traffic)
+        for delivery in self._engine.exchange(requests, self._method.rounds.deadline_seconds):
+            reply, failure = delivery.reply, None
+            if isinstance(reply, expected) and usable(reply):
+                replies[delivery.client] = reply
+            else:
+                failure = reply.code if isinstance(reply, Failure) else FailureCode.BAD_REPLY
+                if failure is FailureCode.NO_CONTEXT:
+                    forgetful.append(delivery.client)
+            item = self._traffic(delivery, step, failure)
+            traffic.append(item)
+            self._observer(Delivered(item))
+        self._state = self._state.with_(traffic=tuple(traffic))
+        return replies, forgetful
+
+    def _traffic(self, delivery: Delivery, step: str, failure: FailureCode | None) -> Traffic:
+        return Traffic(
+            client=delivery.client,
+            step=step,
+            round=self._state.round,
+            bytes_down=delivery.bytes_down,
+            bytes_up=delivery.bytes_up,
+            seconds=delivery.seconds,
+            failure=failure and failure.value,
+        )
+
+    def _require(self, replies: Mapping[str, object], step: str) -> None:
+        needed = self._method.rounds.min_clients
+        if len(replies) >= needed:
+            return
+        last = {item.client: item.failure for item in self._state.traffic if item.step == step}
+        reasons = ", ".join(f"{name}: {code}" for name, code in last.items() if code)
+        raise TooFewClientsError(
+            f"round {self._state.round + 1}, {step}: {len(replies)} of {len(self._engine.clients())} clients gave a usable reply, "
+            f"rounds.min_clients asks for {needed} ({reasons}). What was done is kept: resume when they are back"
+        )
+
+    def _is_usable_vectors(self, reply: VectorsReply) -> bool:
+        vectors = reply.vectors
+        groups = len(self._task.labels) if self._method.vectors.balance == "class" else 1
+        shape = (groups, self._model.layers, len(WRITES), self._model.width)
+        return vectors.sums.shape == shape and vectors.is_finite and (vectors.examples > 0 or not reply.replaces)
+
+    def _is_usable_update(self, reply: UpdateReply) -> bool:
+        coefficients = reply.coefficients
+        fits = len(coefficients.scales) == self._model.layers and coefficients.is_finite
+        return fits and reply.examples > 0 and bool(np.isfinite(reply.loss))
+
+    def _fresh(self) -> State:
+        injection, layers = self._method.injection, self._model.layers
+        initial = Coefficients.initial(
+            layers,
+            injection.active_layers(layers),
+            injection.writes,
+            context_scale=injection.context_scale,
+            activation_scale=injection.activation_scale,
+        )
+        return State(self._run_id(), 0, 0, self._method.rounds.rounds, initial, initial)
+
+    def _restore(self, more_rounds: int) -> None:
+        stored = checkpoint.load(self._checkpoint_file) if self._checkpoint_file else None
+        if stored is None:
+            return
+        if stored.run != self._run_id():
+            fault = Fault(
+                "checkpoint",
+                f"one of run {stored.run[:12]}",
+                f"run {self._run_id()[:12]}",
+                "Task, method or model were changed since. Restore them, or start again in another folder.",
+            )
+            raise ConfigError(str(self._checkpoint_file), [fault])
+        self._state = stored
+        if more_rounds and (stored.is_finished or self._is_stale()):
+            self._state = stored.with_(
+                phase_start=stored.round, phase_rounds=more_rounds, coefficients=stored.best, best_round=None, stale=0
+            )
+
+    def _run_id(self) -> str:
+        content = [self._task.digest, self._method.model_dump(mode="json"), self._model.fingerprint]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def _save(self, **changes: Any) -> None:
+        self._state = self._state.with_(**changes)
+        if self._checkpoint_file is not None:
+            checkpoint.save(self._state, self._checkpoint_file)
+
+
+def _rank(tally: Tally, by: str) -> tuple[float, ...]:
+    """Smaller is better; equal accuracies are told apart by the loss."""
+    return (-tally.accuracy, tally.loss) if by == "accuracy" else (tally.loss,)
+
+
+def _is_usable_tally(reply: EvaluateReply) -> bool:
+    tally = reply.tally
+    return tally.examples > 0 and 0 <= tally.correct <= tally.examples and bool(np.isfinite(tally.loss_sum))

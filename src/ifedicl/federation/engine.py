@@ -1,0 +1,45 @@
+"""What the coordinator needs of whatever carries its messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from ifedicl.federation.messages import Reply, Request
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One client's answer, and what it cost.
+
+    Attributes:
+        client: its name.
+        reply: the reply; a ``Failure`` where there is none.
+        bytes_down: of the request as it crossed.
+        bytes_up: of the reply as it crossed; 0 where none came.
+        seconds: from request to reply.
+    """
+
+    client: str
+    reply: Reply
+    bytes_down: int
+    bytes_up: int
+    seconds: float
+
+
+class Engine(Protocol):
+    """Carries requests to clients and their replies back."""
+
+    def clients(self) -> tuple[str, ...]:
+        """Names of all clients, in the order in which replies are aggregated."""
+        ...
+
+    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+        """Send one request to each client named and yield a delivery for each, in any order, as they come.
+
+        Args:
+            requests: by client.
+            deadline: seconds from now after which a missing reply is a ``Failure`` with code ``late``.
+        """
+        ...

@@ -1,0 +1,337 @@
+"""What crosses between coordinator and clients: requests and replies, and their bytes.
+
+A message on the wire is a safetensors frame: raw little-endian arrays behind a JSON header. Everything that leaves a client
+is a field of a reply in this file; there is no other door.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, Self, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
+
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.vectors import Array32, ContextVectors
+from ifedicl.data import Role
+from ifedicl.errors import MessageError
+from ifedicl.metrics import Tally
+from ifedicl.settings import Method
+from ifedicl.task import Task
+
+Header: TypeAlias = dict[str, Any]
+Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
+
+
+class FailureCode(StrEnum):
+    """Why there is no usable reply. Codes only: an error's text could carry a client's text to the server."""
+
+    NO_EXAMPLES = "no_examples"
+    """The client holds no example for this request."""
+    NO_CONTEXT = "no_context"
+    """The client does not know the global vectors (it was restarted): send them again."""
+    WRONG_MODEL = "wrong_model"
+    """The client's model has another fingerprint."""
+    BAD_TASK = "bad_task"
+    """The task cannot be scored with the client's model."""
+    BAD_REQUEST = "bad_request"
+    """The request does not fit the client's model: wrong shapes, or numbers that are not finite."""
+    NOT_FINITE = "not_finite"
+    """The client's own result holds NaN or infinity; it was kept back."""
+    INTERNAL = "internal"
+    """Anything else; the reason is in the client's own log."""
+    LATE = "late"
+    """The reply came after the deadline. Said by the engine."""
+    LOST = "lost"
+    """The client could not be reached. Said by the engine."""
+    BAD_REPLY = "bad_reply"
+    """The reply was not a message, or did not fit the request. Said by the coordinator."""
+
+
+@dataclass(frozen=True)
+class VectorsRequest:
+    """Stage 1: vectorise the examples that are not behind ``cursor`` yet.
+
+    Attributes:
+        task: the question.
+        method: the settings.
+        fingerprint: of the model that everyone must use.
+        cursor: what the client's last vectors reply gave; empty at first.
+    """
+
+    kind: ClassVar[str] = "vectors"
+    task: Task
+    method: Method
+    fingerprint: str
+    cursor: str
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return _task_header(self), {}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(**_task_fields(header), cursor=header["cursor"])
+
+
+@dataclass(frozen=True)
+class VectorsReply:
+    """Sums and counts of the new examples.
+
+    Attributes:
+        vectors: means and counts on the wire, in the dtype that the settings ask for.
+        cursor: opaque to the coordinator; comes back with the next vectors request.
+        replaces: whether these vectors replace earlier ones, because the earlier examples changed, or add to them.
+        dtype: the dtype the client's model computes in.
+        wire_dtype: of the means on the wire.
+    """
+
+    kind: ClassVar[str] = "vectors_reply"
+    vectors: ContextVectors
+    cursor: str
+    replaces: bool
+    dtype: str
+    wire_dtype: str
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        header = {"cursor": self.cursor, "replaces": self.replaces, "dtype": self.dtype, "wire_dtype": self.wire_dtype}
+        return header, {"means": self.vectors.means.astype(self.wire_dtype), "counts": self.vectors.counts}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(vectors=ContextVectors.from_means(arrays["means"], arrays["counts"]), **header)
+
+
+@dataclass(frozen=True)
+class ContextRequest:
+    """Stage 2a: the global vectors. A restarted client needs nothing but this to go on.
+
+    Attributes:
+        vectors: ``(L, 2, d)`` float32.
+        context: names this task, method and vectors in the requests that follow.
+    """
+
+    kind: ClassVar[str] = "context"
+    task: Task
+    method: Method
+    fingerprint: str
+    vectors: Array32
+    context: str
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return _task_header(self), {"vectors": self.vectors.astype(self.method.vectors.wire_dtype)}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        vectors = arrays["vectors"].astype(np.float32)
+        return cls(**_task_fields(header), vectors=vectors, context=header["context"])
+
+
+@dataclass(frozen=True)
+class ContextReply:
+    """The vectors are in place."""
+
+    kind: ClassVar[str] = "context_reply"
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {}, {}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls()
+
+
+@dataclass(frozen=True)
+class UpdateRequest:
+    """Stage 2b: calibrate these coefficients on the client's own examples.
+
+    Attributes:
+        context: of the :class:`ContextRequest` that went before.
+        round: 0 for the first round of all.
+        phase_start: the round at which the present learning-rate schedule began.
+        phase_rounds: how many rounds it has.
+        coefficients: the global ones.
+    """
+
+    kind: ClassVar[str] = "update"
+    context: str
+    round: int
+    phase_start: int
+    phase_rounds: int
+    coefficients: Coefficients
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        header = {name: getattr(self, name) for name in ("context", "round", "phase_start", "phase_rounds")}
+        return header, {"scales": self.coefficients.scales}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(**header, coefficients=Coefficients(arrays["scales"]))
+
+
+@dataclass(frozen=True)
+class UpdateReply:
+    """The client's coefficients.
+
+    Attributes:
+        coefficients: after its local steps.
+        examples: how many examples it trains on.
+        loss: mean training loss over the local steps, in nats.
+    """
+
+    kind: ClassVar[str] = "update_reply"
+    coefficients: Coefficients
+    examples: int
+    loss: float
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {"examples": self.examples, "loss": self.loss}, {"scales": self.coefficients.scales}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(**header, coefficients=Coefficients(arrays["scales"]))
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """Score held-out examples with these coefficients.
+
+    Attributes:
+        context: of the :class:`ContextRequest` that went before.
+        role: which held-out part.
+        coefficients: the ones to score; identity is zero-shot.
+    """
+
+    kind: ClassVar[str] = "evaluate"
+    context: str
+    role: Role
+    coefficients: Coefficients
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {"context": self.context, "role": self.role.value}, {"scales": self.coefficients.scales}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(context=header["context"], role=Role(header["role"]), coefficients=Coefficients(arrays["scales"]))
+
+
+@dataclass(frozen=True)
+class EvaluateReply:
+    """Counts and sums, never text."""
+
+    kind: ClassVar[str] = "evaluate_reply"
+    tally: Tally
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return asdict(self.tally), {}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(Tally(**header))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """No usable reply, and why."""
+
+    kind: ClassVar[str] = "failure"
+    code: FailureCode
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {"code": self.code.value}, {}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(FailureCode(header["code"]))
+
+
+Request: TypeAlias = VectorsRequest | ContextRequest | UpdateRequest | EvaluateRequest
+Reply: TypeAlias = VectorsReply | ContextReply | UpdateReply | EvaluateReply | Failure
+
+_REQUESTS: Mapping[str, type[Request]] = {
+    message.kind: message for message in (VectorsRequest, ContextRequest, UpdateRequest, EvaluateRequest)
+}
+_REPLIES: Mapping[str, type[Reply]] = {
+    message.kind: message for message in (VectorsReply, ContextReply, UpdateReply, EvaluateReply, Failure)
+}
+_AnyMessage = TypeVar("_AnyMessage", Request, Reply)
+
+
+def encode(message: Request | Reply) -> bytes:
+    """The message as it crosses the network."""
+    header, arrays = message.to_wire()
+    return pack(message.kind, header, arrays)
+
+
+def decode_request(data: bytes) -> Request:
+    """The request that :func:`encode` made.
+
+    Raises:
+        MessageError: torn, not a request, or with fields that do not fit it.
+    """
+    return _decoded(data, _REQUESTS)
+
+
+def decode_reply(data: bytes) -> Reply:
+    """The reply that :func:`encode` made.
+
+    Raises:
+        MessageError: torn, not a reply, or with fields that do not fit it.
+    """
+    return _decoded(data, _REPLIES)
+
+
+def _decoded(data: bytes, kinds: Mapping[str, type[_AnyMessage]]) -> _AnyMessage:
+    kind, header, arrays = unpack(data)
+    if kind not in kinds:
+        raise MessageError(f"a message of kind {kind!r}; allowed: {', '.join(kinds)}. Both sides need the same ifedicl version")
+    try:
+        return kinds[kind].from_wire(header, arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        raise MessageError(f"a {kind} message whose fields do not fit: {error}") from error
+
+
+def pack(kind: str, header: Header, arrays: Arrays) -> bytes:
+    """Header and arrays as one safetensors frame."""
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return save_arrays(contiguous, metadata={"kind": kind, "header": json.dumps(header, separators=(",", ":"))})
+
+
+def unpack(data: bytes) -> tuple[str, Header, Arrays]:
+    """Kind, header and arrays of :func:`pack`.
+
+    Raises:
+        MessageError: not such a frame, or a torn one.
+    """
+    try:
+        arrays: Arrays = load_arrays(data)
+        (length,) = struct.unpack_from("<Q", data)
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        return metadata["kind"], json.loads(metadata["header"]), arrays
+    except (SafetensorError, struct.error, ValueError, KeyError, TypeError) as error:
+        raise MessageError(f"{len(data)} bytes that are not a whole message: {error}") from error
+
+
+def _task_header(request: VectorsRequest | ContextRequest) -> Header:
+    header: Header = {
+        "task": request.task.model_dump(mode="json"),
+        "method": request.method.model_dump(mode="json"),
+        "fingerprint": request.fingerprint,
+    }
+    extra = {"cursor": request.cursor} if isinstance(request, VectorsRequest) else {"context": request.context}
+    return header | extra
+
+
+def _task_fields(header: Header) -> dict[str, Any]:
+    return {
+        "task": Task.model_validate(header["task"]),
+        "method": Method.model_validate(header["method"]),
+        "fingerprint": header["fingerprint"],
+    }

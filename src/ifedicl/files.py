@@ -1,0 +1,104 @@
+"""Files that are whole or absent: atomic writes, and disk faults in words.
+
+A reader never sees a half-written file: bytes go to a temporary neighbour, are flushed to the disk, and take the name in
+one step.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from ifedicl.errors import StorageError
+
+_CHUNK = 1 << 22
+
+
+@contextmanager
+def disk_faults_named(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` of a write below ``path`` into a :class:`StorageError` with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "the disk is full or the quota is used up. Free some space; what was written before is whole."
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            remedy = "no permission to write there. Choose a folder of your own, or change its permissions."
+        else:
+            remedy = f"{os.strerror(error.errno) if error.errno else error}. What was written before is whole."
+        raise StorageError(f"cannot write {path}: {remedy}") from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` atomically and durably; parents are made.
+
+    Raises:
+        StorageError: no space, no permission, or another disk fault. An older file of that name is untouched.
+    """
+    with disk_faults_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(name)
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """:func:`write_bytes` of UTF-8 text."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """:func:`write_bytes` of indented JSON; NaN is refused, as JSON has none."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears under its name only when the block has ended well.
+
+    Yields a temporary neighbour to fill. On success it replaces ``path`` (an older one is moved aside first and removed
+    after); on failure nothing is left behind.
+
+    Raises:
+        StorageError: no space, no permission, or another disk fault.
+    """
+    with disk_faults_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            yield temporary
+            temporary.chmod(0o755)
+            if path.exists():
+                aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+                os.replace(path, aside / "old")
+                os.replace(temporary, path)
+                shutil.rmtree(aside)
+            else:
+                os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in pieces of 4 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

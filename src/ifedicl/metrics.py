@@ -1,0 +1,119 @@
+"""Figures of a classifier, and whether two of them differ by more than luck. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+_RESAMPLES = 9_999
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts and sums over examples: all that a client tells of its held-out text.
+
+    Attributes:
+        examples: how many.
+        correct: how many of them got their own label.
+        loss_sum: sum of ``-log P(label | prompt)`` among the labels, in nats.
+    """
+
+    examples: int = 0
+    correct: int = 0
+    loss_sum: float = 0.0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.examples + other.examples, self.correct + other.correct, self.loss_sum + other.loss_sum)
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction correct; NaN where there are no examples."""
+        return self.correct / self.examples if self.examples else float("nan")
+
+    @property
+    def loss(self) -> float:
+        """Mean loss in nats; NaN where there are no examples."""
+        return self.loss_sum / self.examples if self.examples else float("nan")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions against the truth.
+
+    Attributes:
+        labels: names, in the task's order.
+        truth: ``(N,)`` label positions.
+        predicted: ``(N,)`` label positions.
+        loss: mean ``-log P(label | prompt)`` among the labels, in nats.
+    """
+
+    labels: tuple[str, ...]
+    truth: npt.NDArray[np.int64]
+    predicted: npt.NDArray[np.int64]
+    loss: float
+
+    @property
+    def hits(self) -> npt.NDArray[np.float64]:
+        """``(N,)``: 1 where the prediction is right, else 0."""
+        return (self.truth == self.predicted).astype(np.float64)
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction correct."""
+        return float(self.hits.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% Wilson interval of the accuracy."""
+        return wilson(int(self.hits.sum()), len(self.truth))
+
+    @property
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """``(C, C)`` counts: row the true label, column the predicted one."""
+        matrix = np.zeros((len(self.labels), len(self.labels)), dtype=np.int64)
+        np.add.at(matrix, (self.truth, self.predicted), 1)
+        return matrix
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean over labels of F1; a label that is neither true nor predicted anywhere is left out."""
+        matrix = self.confusion
+        right = np.diag(matrix).astype(np.float64)
+        total = matrix.sum(axis=0) + matrix.sum(axis=1)
+        return float(np.mean(2 * right[total > 0] / total[total > 0]))
+
+
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """95% Wilson score interval of a proportion."""
+    interval = stats.binomtest(successes, trials).proportion_ci(confidence_level=0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def paired_p(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
+    """Two-sided p-value that two methods score alike on the same examples, by random sign flips of the differences.
+
+    Args:
+        first: ``(N,)`` scores of one method, for instance 1 for a hit and 0 for a miss.
+        second: ``(N,)`` scores of the other on the same examples.
+    """
+    difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
+    if not difference.any():
+        return 1.0
+    result = stats.permutation_test(
+        (difference,),
+        lambda sample, axis: np.mean(sample, axis=axis),
+        permutation_type="samples",
+        n_resamples=_RESAMPLES,
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    )
+    return float(result.pvalue)
+
+
+def mean_hits(evaluations: Sequence[Evaluation]) -> npt.NDArray[np.float64]:
+    """``(N,)``: on each example, the fraction of the evaluations that got it right."""
+    return np.mean([evaluation.hits for evaluation in evaluations], axis=0, dtype=np.float64)

@@ -1,0 +1,235 @@
+"""A whole run on this machine: settings and a folder in, an adapter and its figures out. Killed at any moment, it resumes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ifedicl import files, seeds
+from ifedicl.adapter import Adapter
+from ifedicl.backbone.load import Backbone, load_backbone
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.data import Example, dirichlet_split, draw_pool, read_examples
+from ifedicl.errors import ConfigError, DataError, Fault
+from ifedicl.federation.client import Client
+from ifedicl.federation.coordinator import Coordinator, Event, ModelShape, Outcome
+from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.metrics import Evaluation
+from ifedicl.settings import Method, ModelSettings, RunSettings
+from ifedicl.task import Task
+
+CHECKPOINT = Path("checkpoint") / "state.safetensors"
+ADAPTER = Path("adapter")
+METRICS = Path("metrics.jsonl")
+
+
+@dataclass(frozen=True)
+class Federated:
+    """A finished federation in memory.
+
+    Attributes:
+        adapter: ready to be saved.
+        outcome: rounds, choice, gate and traffic.
+    """
+
+    adapter: Adapter
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        federated: the adapter and how it came to be.
+        clients: examples of each client.
+        zero_shot: the raw model on the test file; None where the config names none.
+        test: the adapter on the test file, likewise.
+    """
+
+    federated: Federated
+    clients: Mapping[str, Sequence[Example]]
+    zero_shot: Evaluation | None
+    test: Evaluation | None
+
+
+def client_examples(settings: RunSettings) -> dict[str, tuple[Example, ...]]:
+    """Each client's labelled text, read from its file or dealt out.
+
+    Raises:
+        DataError: a file or its rows are wrong, or all clients together hold one class only.
+    """
+    data, task = settings.data, settings.task
+
+    def read(source: str) -> tuple[Example, ...]:
+        return read_examples(source, task, text=data.text_column, label=data.label_column)
+
+    if data.clients is not None:
+        clients = {name: read(source) for name, source in data.clients.items()}
+    else:
+        assert data.train is not None
+        pool = read(data.train)
+        split = data.split
+        drawn = draw_pool(pool, split.pool or len(pool), settings.seed)
+        hands = dirichlet_split(drawn, clients=split.clients, alpha=split.alpha, seed=settings.seed)
+        clients = {f"client-{number:02d}": hand for number, hand in enumerate(hands, start=1)}
+    check_classes(task, clients)
+    return clients
+
+
+def check_classes(task: Task, clients: Mapping[str, Sequence[Example]]) -> None:
+    """Refuse what nothing can be learnt from.
+
+    Raises:
+        DataError: all clients together hold one class only.
+    """
+    held = {example.label for examples in clients.values() for example in examples}
+    if len(held) < 2:
+        raise DataError(
+            f"all examples have the label {next(iter(held))!r}; at least two of {', '.join(task.labels)} are needed. "
+            "Add examples of another label"
+        )
+
+
+def federate(
+    backbone: Backbone,
+    model: ModelSettings,
+    task: Task,
+    method: Method,
+    clients: Mapping[str, Sequence[Example]],
+    *,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    more_rounds: int = 0,
+    observer: Callable[[Event], None] = lambda event: None,
+) -> Federated:
+    """Run the federation of simulated clients over one shared model.
+
+    Args:
+        backbone: the frozen model, loaded.
+        model: how it was named, for the adapter.
+        task: what is asked.
+        method: the settings.
+        clients: each one's examples, in the order in which they are aggregated.
+        checkpoint: written after each step.
+        resume: go on from the checkpoint.
+        more_rounds: after a finished run, go on with the examples that were added.
+        observer: told of what happens.
+
+    Raises:
+        FederationError: too few clients gave a usable reply.
+        StorageError: the checkpoint cannot be written.
+    """
+    engine = LocalEngine(
+        [
+            Client(name, examples, backbone, secret=seeds.derive(method.seed, "secret", name).to_bytes(8, "little"))
+            for name, examples in clients.items()
+        ]
+    )
+    shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
+    coordinator = Coordinator(engine, task, method, shape, checkpoint_file=checkpoint, observer=observer)
+    outcome = coordinator.run(resume=resume, more_rounds=more_rounds)
+    adapter = Adapter(
+        task=task,
+        vectors=outcome.vectors,
+        coefficients=outcome.coefficients,
+        model=model,
+        fingerprint=backbone.fingerprint,
+        provenance=_provenance(outcome, method, clients),
+    )
+    return Federated(adapter, outcome)
+
+
+def zero_shot_adapter(backbone: Backbone, model: ModelSettings, task: Task) -> Adapter:
+    """The raw model in the form of an adapter that changes nothing."""
+    import numpy as np
+
+    return Adapter(
+        task=task,
+        vectors=np.zeros((backbone.layers, 2, backbone.width), dtype=np.float32),
+        coefficients=Coefficients.identity(backbone.layers),
+        model=model,
+        fingerprint=backbone.fingerprint,
+    )
+
+
+def run(
+    settings: RunSettings,
+    folder: Path,
+    *,
+    resume: bool = False,
+    more_rounds: int = 0,
+    observer: Callable[[Event], None] = lambda event: None,
+) -> RunResult:
+    """Read data, load the model, run the federation, save the adapter, and read the test file once at the end.
+
+    Args:
+        settings: the config.
+        folder: where checkpoint, metrics and adapter go.
+        resume: go on from the folder's checkpoint.
+        more_rounds: after a finished run, vectorise examples added since and calibrate so many rounds more.
+        observer: told of what happens.
+
+    Raises:
+        ConfigError: the folder holds another run, and neither ``resume`` nor ``more_rounds`` was asked for.
+        IfediclError: as the parts raise it.
+    """
+    if not resume and not more_rounds and (folder / CHECKPOINT).exists():
+        fault = Fault(
+            "out", str(folder), "a folder without a run in it", "Go on with --resume, or choose another folder with --out."
+        )
+        raise ConfigError("run", [fault])
+    clients = client_examples(settings)
+    test = _test_examples(settings)
+    backbone = load_backbone(settings.model)
+    federated = federate(
+        backbone,
+        settings.model,
+        settings.task,
+        settings.method,
+        clients,
+        checkpoint=folder / CHECKPOINT,
+        resume=resume or more_rounds > 0,
+        more_rounds=more_rounds,
+        observer=observer,
+    )
+    federated.adapter.save(folder / ADAPTER)
+    write_metrics(federated.outcome, folder / METRICS)
+    zero_shot = evaluation = None
+    if test:
+        zero_shot = zero_shot_adapter(backbone, settings.model, settings.task).classifier(backbone).evaluate(test)
+        evaluation = federated.adapter.classifier(backbone).evaluate(test)
+    return RunResult(federated, clients, zero_shot, evaluation)
+
+
+def write_metrics(outcome: Outcome, path: Path) -> None:
+    """One JSON object a line: every exchange, then every round.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    lines = [{"event": "exchange", **asdict(item)} for item in outcome.state.traffic]
+    lines += [{"event": "round", **asdict(record)} for record in outcome.state.history]
+    files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _test_examples(settings: RunSettings) -> tuple[Example, ...]:
+    data = settings.data
+    if data.test is None:
+        return ()
+    return read_examples(data.test, settings.task, text=data.text_column, label=data.label_column)
+
+
+def _provenance(outcome: Outcome, method: Method, clients: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
+    state = outcome.state
+    return {
+        "method": method.model_dump(mode="json"),
+        "rounds": state.round,
+        "chosen_round": outcome.chosen_round,
+        "clients": len(clients),
+        "examples_vectorised": sum(vectors.examples for vectors in state.client_vectors.values()),
+        "gate": None if outcome.gate is None else {"open": outcome.gate.is_open},
+    }

@@ -1,0 +1,321 @@
+"""Settings of a run: frozen, checked together, with all faults reported at once.
+
+:class:`Method` is what travels to the clients and decides the numbers; :class:`RunSettings` adds what is only of this
+machine: where the model and the data lie. A config file is TOML; ``preset`` names a shipped file whose sections it starts
+from (``paper`` is the paper's variant).
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ifedicl.errors import ConfigError, Fault
+from ifedicl.task import Task
+
+M = TypeVar("M", bound=BaseModel)
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+_SHOWN_CHARACTERS = 80
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class HoldoutSettings(_Section):
+    """Which part of each client's own examples is never trained on."""
+
+    selection: Fraction = Field(default=0.2, description="fraction in [0, 1) that chooses the round")
+    gate: Fraction = Field(default=0.0, description="fraction in [0, 1) that compares the adapter with zero-shot; 0: no gate")
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> Self:
+        if self.selection + self.gate >= 1.0:
+            raise ValueError(
+                f"selection + gate is {self.selection + self.gate:g}; keep it below 1 so that something is trained on"
+            )
+        return self
+
+
+class VectorSettings(_Section):
+    """Stage 1 and 2a: what a context vector is and how clients' vectors become one (paper Eq. 1-3)."""
+
+    read_position: Literal["label", "prompt"] = Field(
+        default="label",
+        description='"label": the last token of prompt + label word; "prompt": the token that predicts the label word',
+    )
+    balance: Literal["none", "class"] = Field(
+        default="none",
+        description='"none": the mean over examples; "class": the mean of the classes\' means',
+    )
+    weighting: Literal["uniform", "examples"] = Field(
+        default="uniform",
+        description='"uniform": every client counts alike (paper Eq. 3); "examples": by its number of examples',
+    )
+    wire_dtype: Literal["float32", "float16"] = Field(
+        default="float32", description='"float32", or "float16" for half the bytes of stage 1'
+    )
+    refresh_every: int = Field(
+        default=0, ge=0, description="rounds between asking clients for vectors of examples added meanwhile; 0: never"
+    )
+
+
+class InjectionSettings(_Section):
+    """Where the context vector is injected, and the coefficients it starts from (paper Eq. 5)."""
+
+    from_depth: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0, description="fraction of the depth in [0, 1) below which nothing is injected; 0.5: the upper half"
+    )
+    to_depth: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=1.0, description="fraction of the depth in (0, 1] above which nothing is injected"
+    )
+    writes: tuple[Literal["attention", "mlp"], ...] = Field(
+        default=("attention", "mlp"), min_length=1, description='"attention", "mlp" or both'
+    )
+    context_scale: float = Field(default=0.1, description="initial λ, any finite number")
+    activation_scale: float = Field(default=1.0, description="initial β, any finite number")
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.from_depth >= self.to_depth:
+            raise ValueError(f"from_depth {self.from_depth:g} is not below to_depth {self.to_depth:g}")
+        return self
+
+    def active_layers(self, layers: int) -> range:
+        """The layers of a model with ``layers`` of them that are injected; at least one."""
+        first = min(int(self.from_depth * layers), layers - 1)
+        return range(first, max(first + 1, round(self.to_depth * layers)))
+
+
+class CalibrationSettings(_Section):
+    """Stage 2b at a client: how it moves the coefficients on its own examples (paper Eq. 6)."""
+
+    optimizer: Literal["adamw", "adam", "sgd"] = Field(default="adamw", description='"adamw", "adam" or "sgd"')
+    learning_rate: float = Field(default=0.01, gt=0.0, description="a positive number")
+    schedule: Literal["cosine", "constant"] = Field(
+        default="cosine", description='"cosine" falls to 0 over all rounds; "constant" stays'
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="steps over which the rate rises to its full value; 0 or more")
+    weight_decay: float = Field(default=0.001, ge=0.0, description="pull of λ to 0 and β to 1; 0 or more")
+    batch_size: int = Field(default=8, ge=1, description="examples a step; 1 or more")
+    local_steps: int = Field(default=4, ge=1, description="steps a client takes in a round; 1 or more")
+    noise: float = Field(
+        default=0.0, ge=0.0, description="Gaussian noise on each injected write, as a fraction of its norm; 0 or more"
+    )
+    loss: Literal["vocabulary", "labels"] = Field(
+        default="vocabulary",
+        description='"vocabulary": the label word against every token; "labels": against the other label words',
+    )
+
+
+class RoundSettings(_Section):
+    """The rounds and how one of them is chosen (paper Eq. 7; the choice never sees test text)."""
+
+    rounds: int = Field(default=10, ge=1, description="how many rounds; 1 or more")
+    min_clients: int = Field(default=1, ge=1, description="fewest usable replies for a step to count; 1 or more")
+    client_fraction: float = Field(
+        default=1.0, gt=0.0, le=1.0, description="fraction of the clients asked in each round, in (0, 1]"
+    )
+    weighting: Literal["uniform", "examples"] = Field(
+        default="uniform", description='"uniform": every client counts alike (paper Eq. 7); "examples": by its examples'
+    )
+    evaluate_every: int = Field(default=1, ge=1, description="rounds between evaluations on held-out client examples")
+    select_by: Literal["loss", "accuracy", "last"] = Field(
+        default="loss", description='"loss" or "accuracy" on held-out client examples, or "last" for the last round'
+    )
+    patience: int = Field(default=0, ge=0, description="stop after so many evaluations without a better one; 0: never")
+    deadline_seconds: float = Field(default=3600.0, gt=0.0, description="how long the coordinator waits for a step")
+
+
+class Method(_Section):
+    """Everything that decides the numbers, as it travels to the clients."""
+
+    seed: int = Field(default=0, ge=0, description="a whole number, 0 or more; the same seed gives the same adapter")
+    holdout: HoldoutSettings = Field(default_factory=HoldoutSettings)
+    vectors: VectorSettings = Field(default_factory=VectorSettings)
+    injection: InjectionSettings = Field(default_factory=InjectionSettings)
+    calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
+    rounds: RoundSettings = Field(default_factory=RoundSettings)
+
+
+class ModelSettings(_Section):
+    """The frozen model that every client runs."""
+
+    source: str = Field(min_length=1, description="a hub id, a folder with safetensors, or a .gguf file")
+    revision: str | None = Field(default=None, description="a branch, tag or commit of the hub id")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description='"float32", "bfloat16" or "float16" to compute in'
+    )
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description='"auto", "cpu", "cuda" or "cuda:N"')
+    max_prompt_tokens: int | None = Field(
+        default=None, ge=8, description="cut longer prompts (in the text, never in the template); default: the model's window"
+    )
+    writes: Mapping[str, str] | None = Field(
+        default=None,
+        description='for a family that ifedicl does not know: layers, attention and mlp, as in {layers = "model.layers", '
+        'attention = "self_attn.o_proj", mlp = "mlp.down_proj"}',
+    )
+
+
+class SplitSettings(_Section):
+    """Simulated clients: one file dealt out."""
+
+    clients: int = Field(default=10, ge=1, description="how many simulated clients; 1 or more")
+    alpha: float = Field(default=0.5, gt=0.0, description="Dirichlet concentration, positive; small is uneven")
+    pool: int | None = Field(default=None, ge=2, description="draw so many examples first; default: all of them")
+
+
+class DataSettings(_Section):
+    """Where the labelled text lies."""
+
+    clients: Mapping[str, str] | None = Field(
+        default=None, description='one file a client, as in {"clinic-a" = "a.jsonl", "clinic-b" = "b.csv"}'
+    )
+    train: str | None = Field(default=None, description="one file, dealt to simulated clients by [data.split]")
+    split: SplitSettings = Field(default_factory=SplitSettings)
+    test: str | None = Field(default=None, description="a file read once, at the end, for the report")
+    text_column: str = Field(default="text", description="the column that holds the text")
+    label_column: str = Field(default="label", description="the column that holds the label")
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if (self.clients is None) == (self.train is None):
+            raise ValueError("give either clients (one file each) or train (one file, dealt out), not both and not neither")
+        if self.clients is not None and not self.clients:
+            raise ValueError("clients is empty; name at least one client and its file")
+        return self
+
+
+class RunSettings(Method):
+    """A whole config file."""
+
+    preset: str | None = Field(default=None, description="a shipped settings file to start from, for instance paper")
+    task: Task
+    model: ModelSettings
+    data: DataSettings
+
+    @property
+    def method(self) -> Method:
+        """The part that travels to the clients."""
+        return Method(**{name: getattr(self, name) for name in Method.model_fields})
+
+
+def load_settings(path: str | Path) -> RunSettings:
+    """Read a config file.
+
+    Relative paths of files within it are taken from its own folder.
+
+    Raises:
+        ConfigError: it is absent, not TOML, or wrong; every fault is in the message.
+    """
+    path = Path(path)
+    values = _with_preset(_parse(path), str(path))
+    settings = validated(RunSettings, values, str(path))
+    return _anchored(settings, path.resolve().parent)
+
+
+def load_preset(name: str) -> Method:
+    """A shipped settings file as a :class:`Method`.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    return validated(Method, _preset(name, f"preset {name}"), f"preset {name}")
+
+
+def presets() -> tuple[str, ...]:
+    """Names of the shipped settings files."""
+    folder = resources.files("ifedicl") / "presets"
+    return tuple(sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml")))
+
+
+def validated(model: type[M], values: Mapping[str, Any], source: str) -> M:
+    """Build ``model`` from ``values``, with every fault named.
+
+    Raises:
+        ConfigError: at least one field is wrong.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(source, [_fault(model, dict(item)) for item in error.errors()]) from error
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        fault = Fault("file", str(path), "a readable TOML file", f"{error.strerror}. Write one with: ifedicl init")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        fault = Fault("file", str(path), "TOML in UTF-8", f"{error}. Compare with a fresh one: ifedicl init")
+    raise ConfigError(str(path), [fault])
+
+
+def _preset(name: str, source: str) -> dict[str, Any]:
+    if name not in presets():
+        fault = Fault("preset", repr(name), ", ".join(presets()), "Choose one of these or leave the line out.")
+        raise ConfigError(source, [fault])
+    return tomllib.loads((resources.files("ifedicl") / "presets" / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def _with_preset(values: dict[str, Any], source: str) -> dict[str, Any]:
+    name = values.get("preset")
+    return values if not isinstance(name, str) else _merged(_preset(name, source), values)
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        result[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
+
+
+def _anchored(settings: RunSettings, folder: Path) -> RunSettings:
+    def anchored(source: str | None) -> str | None:
+        if source is None or source.startswith("hub:"):
+            return source
+        return str(folder / Path(source).expanduser())
+
+    data = settings.data
+    clients = None if data.clients is None else {name: str(anchored(file)) for name, file in data.clients.items()}
+    data = data.model_copy(update={"clients": clients, "train": anchored(data.train), "test": anchored(data.test)})
+    local = folder / Path(settings.model.source).expanduser()
+    model = settings.model.model_copy(update={"source": str(local)}) if local.exists() else settings.model
+    return settings.model_copy(update={"data": data, "model": model})
+
+
+def _fault(model: type[BaseModel], error: Mapping[str, Any]) -> Fault:
+    location = [str(part) for part in error["loc"]]
+    section, known = _section_of(model, location)
+    field = ".".join(location) or "file"
+    missing = error["type"] == "missing"
+    received = "nothing" if missing else _shown(error["input"])
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        remedy = f"Did you mean {near[0]!r}?" if near else "Remove the line."
+        return Fault(field, "a name that does not exist", ", ".join(known), remedy)
+    described = section.model_fields[location[-1]].description if location and location[-1] in section.model_fields else None
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return Fault(field, received, described or message, "Add it." if missing else f"{message[0].upper()}{message[1:]}.")
+
+
+def _section_of(model: type[BaseModel], location: list[str]) -> tuple[type[BaseModel], list[str]]:
+    """The section that holds the last name of ``location``, and the names it knows."""
+    for name in location[:-1]:
+        annotation = model.model_fields[name].annotation if name in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            break
+        model = annotation
+    return model, list(model.model_fields)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

@@ -1,0 +1,101 @@
+"""The task: what is asked of a text, and which words are the answers. Knows no model and no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+TEXT_FIELD = "{text}"
+
+
+class Task(BaseModel):
+    """What every client asks the frozen model, word for word.
+
+    Two parties that share a digest ask exactly the same question, so their context vectors may be averaged.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1, description="a short name for people and reports")
+    labels: tuple[str, ...] = Field(min_length=2, description="two or more label names, as they stand in the data")
+    label_words: tuple[str, ...] = Field(
+        default=(),
+        description="the words the model is asked to say, one a label in the same order; left out: the labels themselves",
+    )
+    template: str = Field(
+        default="Text: {text}\nLabel:",
+        description="the prompt, with {text} exactly once where the text goes",
+    )
+    separator: str = Field(
+        default=" ",
+        description='what stands between prompt and label word; left out: " " after a raw prompt, "" in a chat turn',
+    )
+    turn: Literal["raw", "chat"] = Field(
+        default="raw",
+        description='"raw" sends the template as it is; "chat" wraps it in the model\'s own chat turn',
+    )
+    normalise_length: bool = Field(
+        default=False,
+        description="divide a label word's log-probability by its number of tokens",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_that_depend(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        value = dict(value)
+        if not value.get("label_words") and "labels" in value:
+            value["label_words"] = value["labels"]
+        if value.get("turn") == "chat":
+            value.setdefault("separator", "")
+        return value
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        problems = []
+        if len(self.label_words) != len(self.labels):
+            problems.append(f"{len(self.labels)} labels but {len(self.label_words)} label_words; give one word a label")
+        for field, names in (("labels", self.labels), ("label_words", self.label_words)):
+            twice = sorted(name for name, count in Counter(names).items() if count > 1)
+            if twice:
+                problems.append(f"{field} holds {', '.join(map(repr, twice))} more than once; each must be its own")
+            if any(not name.strip() for name in names):
+                problems.append(f"{field} holds an empty name; every one needs at least one character")
+        if self.template.count(TEXT_FIELD) != 1:
+            problems.append(f"template holds {TEXT_FIELD} {self.template.count(TEXT_FIELD)} times; it must stand there once")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of everything that shapes the prompt and the answers; the name does not count."""
+        content = json.dumps(self.model_dump(exclude={"name"}), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def prompt(self, text: str) -> str:
+        """The template with ``text`` in its place. Braces within the text mean nothing."""
+        head, tail = self.template.split(TEXT_FIELD)
+        return head + text + tail
+
+    def index(self, label: str) -> int:
+        """The position of a label.
+
+        Raises:
+            KeyError: the task has no such label.
+        """
+        try:
+            return self.labels.index(label)
+        except ValueError:
+            raise KeyError(label) from None
+
+    def missing(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """The labels of the task that do not occur in ``labels``."""
+        present = set(labels)
+        return tuple(label for label in self.labels if label not in present)

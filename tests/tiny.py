@@ -1,0 +1,116 @@
+"""Tiny random models and made-up text: what unit tests run on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from ifedicl import seeds
+from ifedicl.backbone.load import Backbone, load_backbone
+from ifedicl.data import Example
+from ifedicl.settings import Method, ModelSettings, validated
+from ifedicl.task import Task
+
+VOCABULARY = 320
+TASK = Task(name="mood", labels=("good", "bad"), template="Text: {text}\nMood:")
+MANY_TOKENS = Task(
+    name="place", labels=("at home", "at home alone", "out"), template="Text: {text}\nPlace:", separator=" "
+)
+SENTENCES = (
+    "the soup was warm and kind",
+    "a cold room with a loud fan",
+    "we laughed all the way home",
+    "the parcel came broken and late",
+    "sunny again, what a day!",
+    "nobody answered the phone for an hour",
+    "fresh bread on the table",
+    "my shoes are wet",
+)
+
+
+def method(**sections: Any) -> Method:
+    """Settings of a short run; sections override."""
+    base: dict[str, Any] = {
+        "holdout": {"selection": 0.25},
+        "calibration": {"batch_size": 2, "local_steps": 2, "learning_rate": 0.05},
+        "rounds": {"rounds": 3},
+    }
+    seed = sections.pop("seed", 0)
+    return validated(Method, {**{k: {**base.get(k, {}), **sections.get(k, {})} for k in {*base, *sections}}, "seed": seed}, "t")
+
+
+def examples(count: int, *, task: Task = TASK, seed: int = 0) -> tuple[Example, ...]:
+    """``count`` different labelled sentences; every label occurs."""
+    draw = seeds.generator(seed, "examples")
+    return tuple(
+        Example(f"{SENTENCES[int(draw.integers(len(SENTENCES)))]} {number}", task.labels[number % len(task.labels)])
+        for number in range(count)
+    )
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE trained on our sentences."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=["<pad>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    words = [*SENTENCES, "Text: Mood: Place:", " good bad at home alone out"] * 4
+    raw.train_from_iterator(words, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>")
+
+
+def save_model(folder: Path, model_type: str = "llama", **overrides: Any) -> Path:
+    """Write a random model of a family, with our tokenizer, as a checkpoint folder."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config(model_type, **overrides))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # norms and biases start at 1 and 0, which would hide mistakes
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def config(model_type: str, **overrides: Any) -> Any:
+    """A configuration of a few thousand parameters; names differ by family."""
+    size = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "intermediate_size": 48,
+        "max_position_embeddings": 128,
+        "pad_token_id": 0,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    if model_type == "falcon":
+        del size["num_key_value_heads"], size["head_dim"]
+    if model_type in {"gptj", "gpt_neox"}:
+        size["rotary_pct" if model_type == "gpt_neox" else "rotary_dim"] = 1.0 if model_type == "gpt_neox" else 4
+    if model_type in {"gpt2", "gptj"}:
+        renamed = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+        size = {renamed.get(key, key): value for key, value in size.items()}
+        size |= {"n_positions": 128, "n_inner": 48}
+        for name in ("num_key_value_heads", "head_dim", "intermediate_size", "max_position_embeddings"):
+            size.pop(name, None)
+    if model_type == "bloom":
+        size |= {"n_layer": 3, "n_head": 4}
+        for name in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size"):
+            size.pop(name, None)
+    if model_type == "opt":
+        size |= {"ffn_dim": 48, "word_embed_proj_dim": 32}
+    return AutoConfig.for_model(model_type, **{**size, **overrides})
+
+
+def load(folder: Path, **settings: Any) -> Backbone:
+    """The model in ``folder`` on the CPU."""
+    return load_backbone(ModelSettings(source=str(folder), device="cpu", **settings))
