@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,18 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from ifedicl import seeds
-from ifedicl.backbone.load import Backbone, load_backbone
+from ifedicl.backbone.load import Backbone, load_backbone, wrap
+from ifedicl.backbone.writes import writes_of
 from ifedicl.data import Example
 from ifedicl.settings import Method, ModelSettings, validated
 from ifedicl.task import Task
 
+# On models this small a second thread only waits for the first; on a busy machine for tens of times as long.
+torch.set_num_threads(1)
+
 VOCABULARY = 320
 TASK = Task(name="mood", labels=("good", "bad"), template="Text: {text}\nMood:")
-MANY_TOKENS = Task(
-    name="place", labels=("at home", "at home alone", "out"), template="Text: {text}\nPlace:", separator=" "
-)
+MANY_TOKENS = Task(name="place", labels=("at home", "at home alone", "out"), template="Text: {text}\nPlace:", separator=" ")
 SENTENCES = (
     "the soup was warm and kind",
     "a cold room with a loud fan",
@@ -57,7 +60,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=["<pad>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=VOCABULARY,
+        special_tokens=["<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     words = [*SENTENCES, "Text: Mood: Place:", " good bad at home alone out"] * 4
     raw.train_from_iterator(words, trainer)
@@ -106,6 +112,11 @@ def config(model_type: str, **overrides: Any) -> Any:
         size |= {"n_layer": 3, "n_head": 4}
         for name in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size"):
             size.pop(name, None)
+    if model_type == "gemma3":  # the text model stands beside a vision tower
+        sight = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8}
+        text = {**size, "sliding_window": 6, **overrides}
+        tower = {**sight, "patch_size": 4}
+        return AutoConfig.for_model("gemma3", text_config=text, vision_config=tower, mm_tokens_per_image=4)
     if model_type == "opt":
         size |= {"ffn_dim": 48, "word_embed_proj_dim": 32}
     return AutoConfig.for_model(model_type, **{**size, **overrides})
@@ -113,4 +124,54 @@ def config(model_type: str, **overrides: Any) -> Any:
 
 def load(folder: Path, **settings: Any) -> Backbone:
     """The model in ``folder`` on the CPU."""
-    return load_backbone(ModelSettings(source=str(folder), device="cpu", **settings))
+    return load_backbone(ModelSettings(source=str(folder), **{"device": "cpu", "dtype": "float32", **settings}))
+
+
+FAMILY_CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama-with-biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "mistral-sliding": ("mistral", {"sliding_window": 6}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {}),
+    "gemma": ("gemma", {}),
+    "gemma2": ("gemma2", {"sliding_window": 6, "final_logit_softcapping": 2.0}),
+    "gemma3_text": ("gemma3_text", {"sliding_window": 6}),
+    "gemma3-with-vision": ("gemma3", {}),
+    "olmo2": ("olmo2", {}),
+    "phi3": ("phi3", {}),
+    "starcoder2": ("starcoder2", {}),
+    "phi": ("phi", {}),
+    "opt": ("opt", {}),
+    "opt-post-norm": ("opt", {"do_layer_norm_before": False}),
+    "gpt2": ("gpt2", {}),
+    "gptj": ("gptj", {}),
+    "gpt_neox-parallel": ("gpt_neox", {"use_parallel_residual": True}),
+    "gpt_neox-sequential": ("gpt_neox", {"use_parallel_residual": False}),
+    "bloom": ("bloom", {}),
+    "bloom-post-norm-residual": ("bloom", {"apply_residual_connection_post_layernorm": True}),
+    "falcon-7b": ("falcon", {"parallel_attn": True, "new_decoder_architecture": False}),
+    "falcon-sequential": ("falcon", {"parallel_attn": False, "new_decoder_architecture": False, "bias": True}),
+    "falcon-rw-alibi": (
+        "falcon",
+        {"parallel_attn": False, "new_decoder_architecture": False, "alibi": True, "multi_query": False},
+    ),
+    "falcon-40b": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon-11b": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1}),
+}
+"""Every family of the table, and the variants in which the residual stream runs differently."""
+
+
+@cache
+def family_backbone(case: str) -> Backbone:
+    """One of ``FAMILY_CASES`` with random weights large enough that a mistake shows. Shared: leave it as it was."""
+    model_type, overrides = FAMILY_CASES[case]
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config(model_type, **overrides), dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+            elif "embed" not in name and "wte" not in name:
+                parameter.mul_(6.0)
+    settings = ModelSettings(source=case, device="cpu")
+    return wrap(model, tokenizer(), writes_of(model.config.model_type, None), settings, fingerprint=case)

@@ -53,7 +53,7 @@ class Adapter:
         coefficients: the chosen ones.
         model: how the model was named and loaded.
         fingerprint: of that model.
-        provenance: how it came to be, as JSON: rounds, clients, counts, settings. No times, so that equal runs give equal files.
+        provenance: how it came to be, as JSON: rounds, clients, counts, settings. No times: equal runs give equal files.
     """
 
     task: Task
@@ -172,6 +172,7 @@ class Classifier:
                 "quantisation: load the same one, or calibrate an adapter for this one"
             )
         self.adapter = adapter
+        self.backbone = backbone
         self._scorer = Scorer(backbone, adapter.task)
         self._vectors = torch.from_numpy(adapter.vectors).to(backbone.device)
         self._scales = torch.from_numpy(adapter.coefficients.scales)
@@ -184,7 +185,7 @@ class Classifier:
         """
         prompts = self._scorer.encoder.prompts(texts)
         active = self.adapter.coefficients.active
-        with injected(self._scorer.backbone, self._vectors, self._scales, active):
+        with injected(self.backbone, self._vectors, self._scales, active):
             return self._scorer.log_probabilities(prompts, on_progress=on_progress)
 
     def classify(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> list[Prediction]:

@@ -26,7 +26,7 @@ _OPTIMIZERS: Mapping[str, Callable[[Tensor, CalibrationSettings], Optimizer]] = 
 }
 _SCHEDULES: Mapping[str, Callable[[float], float]] = {
     "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
-    "constant": lambda progress: 1.0,
+    "constant": lambda _progress: 1.0,
 }
 _LOSSES: Mapping[str, Callable[[Scorer, Sequence[Tokens], Sequence[int]], Tensor]] = {
     "vocabulary": Scorer.word_losses,
@@ -105,7 +105,7 @@ def calibrate(
                 scorer, [prompts.tokens[position] for position in batch], [labels[position] for position in batch]
             ).mean()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(loss.item())
     return LocalUpdate(Coefficients((identity + deviation.detach()).numpy()), float(np.mean(losses)))

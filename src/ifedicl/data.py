@@ -123,7 +123,7 @@ def read_examples(source: str | Path, task: Task, *, text: str = "text", label: 
     """
     examples: list[Example] = []
     faults: list[str] = []
-    for line, row in _rows(source):
+    for line, row in rows_of(source):
         fault = _fault_of(row, task, text, label)
         if fault is None:
             examples.append(Example(str(row[text]), str(row[label])))
@@ -147,7 +147,7 @@ def read_texts(source: str | Path, *, text: str = "text") -> tuple[str, ...]:
     if Path(source).suffix == ".txt":
         texts = tuple(line for line in _decoded(Path(source)).splitlines() if line.strip())
     else:
-        texts = tuple(_text_of(source, line, row, text) for line, row in _rows(source))
+        texts = tuple(_text_of(source, line, row, text) for line, row in rows_of(source))
     if not texts:
         raise DataError(f"{source}: no texts in it; give a file with at least one")
     return texts
@@ -171,8 +171,12 @@ def _fault_of(row: Mapping[str, Any], task: Task, text: str, label: str) -> str 
     return None
 
 
-def _rows(source: str | Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(line number, row) pairs of any supported source."""
+def rows_of(source: str | Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(line number, row) pairs of any supported source, as they stand there.
+
+    Raises:
+        DataError: the source is absent, torn, or of a kind that is not read.
+    """
     if str(source).startswith(_HUB_PREFIX):
         yield from enumerate(_hub_rows(str(source).removeprefix(_HUB_PREFIX)), start=1)
         return

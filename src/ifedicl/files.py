@@ -54,7 +54,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.replace(name, path)
         except BaseException:
             with suppress(FileNotFoundError):
-                os.unlink(name)
+                Path(name).unlink()
             raise
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +60,8 @@ class Evaluation:
     @property
     def hits(self) -> npt.NDArray[np.float64]:
         """``(N,)``: 1 where the prediction is right, else 0."""
-        return (self.truth == self.predicted).astype(np.float64)
+        hits: npt.NDArray[np.float64] = (self.truth == self.predicted).astype(np.float64)
+        return hits
 
     @property
     def accuracy(self) -> float:
@@ -85,6 +87,18 @@ class Evaluation:
         right = np.diag(matrix).astype(np.float64)
         total = matrix.sum(axis=0) + matrix.sum(axis=1)
         return float(np.mean(2 * right[total > 0] / total[total > 0]))
+
+    def summary(self) -> dict[str, Any]:
+        """All figures as JSON."""
+        return {
+            "examples": len(self.truth),
+            "accuracy": self.accuracy,
+            "interval": self.interval,
+            "macro_f1": self.macro_f1,
+            "loss": self.loss,
+            "labels": self.labels,
+            "confusion": self.confusion.tolist(),
+        }
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
@@ -116,4 +130,5 @@ def paired_p(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
 
 def mean_hits(evaluations: Sequence[Evaluation]) -> npt.NDArray[np.float64]:
     """``(N,)``: on each example, the fraction of the evaluations that got it right."""
-    return np.mean([evaluation.hits for evaluation in evaluations], axis=0, dtype=np.float64)
+    mean: npt.NDArray[np.float64] = np.mean([evaluation.hits for evaluation in evaluations], axis=0, dtype=np.float64)
+    return mean

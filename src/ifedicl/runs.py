@@ -8,14 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ifedicl import files, seeds
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.vectors import WRITES
 from ifedicl.data import Example, dirichlet_split, draw_pool, read_examples
 from ifedicl.errors import ConfigError, DataError, Fault
 from ifedicl.federation.client import Client
-from ifedicl.federation.coordinator import Coordinator, Event, ModelShape, Outcome
+from ifedicl.federation.coordinator import Coordinator, Event, ModelShape, Outcome, ignore
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.metrics import Evaluation
 from ifedicl.settings import Method, ModelSettings, RunSettings
@@ -104,7 +107,7 @@ def federate(
     checkpoint: Path | None = None,
     resume: bool = False,
     more_rounds: int = 0,
-    observer: Callable[[Event], None] = lambda event: None,
+    observer: Callable[[Event], None] = ignore,
 ) -> Federated:
     """Run the federation of simulated clients over one shared model.
 
@@ -145,11 +148,9 @@ def federate(
 
 def zero_shot_adapter(backbone: Backbone, model: ModelSettings, task: Task) -> Adapter:
     """The raw model in the form of an adapter that changes nothing."""
-    import numpy as np
-
     return Adapter(
         task=task,
-        vectors=np.zeros((backbone.layers, 2, backbone.width), dtype=np.float32),
+        vectors=np.zeros((backbone.layers, len(WRITES), backbone.width), dtype=np.float32),
         coefficients=Coefficients.identity(backbone.layers),
         model=model,
         fingerprint=backbone.fingerprint,
@@ -162,7 +163,7 @@ def run(
     *,
     resume: bool = False,
     more_rounds: int = 0,
-    observer: Callable[[Event], None] = lambda event: None,
+    observer: Callable[[Event], None] = ignore,
 ) -> RunResult:
     """Read data, load the model, run the federation, save the adapter, and read the test file once at the end.
 

@@ -97,7 +97,7 @@ class CalibrationSettings(_Section):
     """Stage 2b at a client: how it moves the coefficients on its own examples (paper Eq. 6)."""
 
     optimizer: Literal["adamw", "adam", "sgd"] = Field(default="adamw", description='"adamw", "adam" or "sgd"')
-    learning_rate: float = Field(default=0.01, gt=0.0, description="a positive number")
+    learning_rate: float = Field(default=0.05, gt=0.0, description="a positive number")
     schedule: Literal["cosine", "constant"] = Field(
         default="cosine", description='"cosine" falls to 0 over all rounds; "constant" stays'
     )
@@ -109,7 +109,7 @@ class CalibrationSettings(_Section):
         default=0.0, ge=0.0, description="Gaussian noise on each injected write, as a fraction of its norm; 0 or more"
     )
     loss: Literal["vocabulary", "labels"] = Field(
-        default="vocabulary",
+        default="labels",
         description='"vocabulary": the label word against every token; "labels": against the other label words',
     )
 
@@ -149,8 +149,9 @@ class ModelSettings(_Section):
 
     source: str = Field(min_length=1, description="a hub id, a folder with safetensors, or a .gguf file")
     revision: str | None = Field(default=None, description="a branch, tag or commit of the hub id")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description='"float32", "bfloat16" or "float16" to compute in'
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description='"float32", "bfloat16" or "float16" to compute in; "auto": bfloat16 where the processor has units for it',
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description='"auto", "cpu", "cuda" or "cuda:N"')
     max_prompt_tokens: int | None = Field(

@@ -111,7 +111,7 @@ class Encoder:
         return self._tokens(self._rendered(text[:fits]))
 
     def _label_words(self) -> tuple[Tokens, ...]:
-        words = []
+        words: list[Tokens] = []
         for word in self._task.label_words:
             endings = {self._ending(probe, word) for probe in _PROBES}
             tokens = endings.pop()

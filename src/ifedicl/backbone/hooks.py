@@ -35,7 +35,8 @@ class Noise:
     def added(self, write: Tensor) -> Tensor:
         """``write`` ``(..., d)`` plus a fresh draw; no gradient flows through the noise."""
         draw = torch.randn(write.shape, generator=self.generator, device=write.device, dtype=write.dtype)
-        return write + draw * (self.scale * write.detach().norm(dim=-1, keepdim=True))
+        noisy: Tensor = write + draw * (self.scale * write.detach().norm(dim=-1, keepdim=True))
+        return noisy
 
 
 @dataclass
@@ -65,7 +66,7 @@ def record(backbone: Backbone) -> Iterator[Recording]:
     recording = Recording()
 
     def reader(layer: int, write: int) -> _Hook:
-        def read(module: nn.Module, inputs: object, output: Tensor) -> None:
+        def read(_module: nn.Module, _inputs: object, output: Tensor) -> None:
             positions = recording.positions
             if positions is None:
                 raise RuntimeError("set recording.positions before the forward pass")
@@ -105,7 +106,7 @@ def injected(
         vector = vectors[layer, write]
         context_scale, activation_scale = scales[layer, write, CONTEXT], scales[layer, write, ACTIVATION]
 
-        def change(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        def change(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
             result = inject(output, vector, context_scale, activation_scale)
             return result if noise is None else noise.added(result)
 

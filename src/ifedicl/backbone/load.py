@@ -125,8 +125,9 @@ def load_backbone(settings: ModelSettings, *, cache: Path | None = None) -> Back
         config = _config(folder, settings.source)
         writes = writes_of(config.model_type, settings.writes)
         device = _device(settings.device)
-        _check_memory(stored_tensors(folder), _DTYPES[settings.dtype], device, settings.source)
-        model = _model(folder, _DTYPES[settings.dtype], settings.source).to(device)
+        dtype = _dtype(settings.dtype, device)
+        _check_memory(stored_tensors(folder), dtype, device, settings.source)
+        model = _model(folder, dtype, settings.source).to(device)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     return wrap(model, tokenizer, writes, settings, fingerprint)
 
@@ -151,7 +152,7 @@ def wrap(model: Any, tokenizer: Any, writes: Writes, settings: ModelSettings, fi
         writes=write_modules(model.base_model, writes),
         source=settings.source,
         fingerprint=fingerprint,
-        dtype=settings.dtype,
+        dtype=str(model.dtype).removeprefix("torch."),
         context_window=min(window, settings.max_prompt_tokens or window),
     )
 
@@ -208,6 +209,15 @@ def _device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise BackboneError(f"model.device {name!r}: this torch sees no GPU; use 'cpu' or 'auto', or install a CUDA build")
     return torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype by name; "auto" takes bfloat16 only where it is faster than float32, which is rare on CPUs."""
+    if name != "auto":
+        return _DTYPES[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16", False) else torch.float32
 
 
 def _check_memory(tensors: tuple[StoredTensor, ...], dtype: torch.dtype, device: torch.device, source: str) -> None:

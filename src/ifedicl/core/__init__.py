@@ -1,0 +1,1 @@
+"""The method's numbers: vectors, coefficients, injection, aggregation. Only numpy and torch."""

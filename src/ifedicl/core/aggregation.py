@@ -18,7 +18,7 @@ AGGREGATE_VECTORS: Mapping[Weighting, Callable[[Sequence[ContextVectors]], Array
 }
 """Stage 2a (paper Eq. 3): clients' vectors to the global vector ``(L, 2, d)``."""
 
-_WEIGHTS: Mapping[Weighting, Callable[[int], float]] = {"uniform": lambda examples: 1.0, "examples": float}
+_WEIGHTS: Mapping[Weighting, Callable[[int], float]] = {"uniform": lambda _examples: 1.0, "examples": float}
 
 
 def average_coefficients(updates: Sequence[Coefficients], examples: Sequence[int], weighting: Weighting) -> Coefficients:

@@ -20,7 +20,7 @@ def inject(write: Tensor, vector: Tensor, context_scale: Tensor, activation_scal
         context_scale: ``λ``, a float32 scalar on the CPU (reading it there does not wait for a GPU).
         activation_scale: ``β``, likewise.
     """
-    result: Tensor = _Inject.apply(write, vector, context_scale, activation_scale)
+    result: Tensor = _Inject.apply(write, vector, context_scale, activation_scale)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -37,7 +37,7 @@ class _Inject(torch.autograd.Function):
         return torch.add((vector * float(context_scale)).to(write.dtype), write, alpha=float(activation_scale))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor | None]:
         write, vector, activation_scale = ctx.saved_tensors
         for_write = gradient * float(activation_scale) if ctx.needs_input_grad[0] else None

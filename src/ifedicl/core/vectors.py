@@ -81,7 +81,8 @@ def uniform_mean(vectors: Sequence[ContextVectors]) -> Array32:
         totals += vector.means
     present = held.sum(axis=0)  # (G,)
     groups = totals[present > 0] / present[present > 0][:, None, None, None]
-    return groups.mean(axis=0).astype(np.float32)
+    mean: Array32 = groups.mean(axis=0).astype(np.float32)
+    return mean
 
 
 def pooled_mean(vectors: Sequence[ContextVectors]) -> Array32:
@@ -89,4 +90,5 @@ def pooled_mean(vectors: Sequence[ContextVectors]) -> Array32:
     total = vectors[0]
     for vector in vectors[1:]:
         total = total.combine(vector)
-    return total.means[total.counts > 0].mean(axis=0).astype(np.float32)
+    mean: Array32 = total.means[total.counts > 0].mean(axis=0).astype(np.float32)
+    return mean

@@ -1,0 +1,1 @@
+"""Coordinator, clients and their messages, over any engine."""

@@ -43,7 +43,7 @@ from ifedicl.task import Task
 _log = logging.getLogger(__name__)
 
 
-class _Refusal(Exception):
+class _RefusalError(Exception):
     """Ends a request with a code."""
 
     def __init__(self, code: FailureCode) -> None:
@@ -113,7 +113,7 @@ class Client:
         """Answer one request. Never raises: what goes wrong becomes a :class:`Failure` with a code and no text."""
         try:
             return self._handlers[type(request)](request)
-        except _Refusal as refusal:
+        except _RefusalError as refusal:
             return Failure(refusal.code)
         except Exception:
             _log.exception("client %s could not answer a %s request", self.name, request.kind)
@@ -129,7 +129,7 @@ class Client:
         job = self._job_for(request.task, request.method, request.fingerprint)
         part, keys = job.part(Role.TRAIN), job.train_keys
         if not keys:
-            raise _Refusal(FailureCode.NO_EXAMPLES)
+            raise _RefusalError(FailureCode.NO_EXAMPLES)
         known = self._known(request.cursor, keys)
         settings = request.method.vectors
         vectors = context_vectors(job.scorer, part.prompts.tokens[known:], part.labels[known:], settings)
@@ -148,7 +148,7 @@ class Client:
         self._job_for(request.task, request.method, request.fingerprint)
         shape = (self.backbone.layers, len(WRITES), self.backbone.width)
         if request.vectors.shape != shape or not np.isfinite(request.vectors).all():
-            raise _Refusal(FailureCode.BAD_REQUEST)
+            raise _RefusalError(FailureCode.BAD_REQUEST)
         self._context = (request.context, request.vectors)
         return ContextReply()
 
@@ -156,7 +156,7 @@ class Client:
         job, vectors = self._in_context(request.context, request.coefficients)
         part = job.part(Role.TRAIN)
         if not part.labels:
-            raise _Refusal(FailureCode.NO_EXAMPLES)
+            raise _RefusalError(FailureCode.NO_EXAMPLES)
         turn = Turn(self.name, request.round, request.phase_start, request.phase_rounds)
         update = calibrate(job.scorer, part.prompts, part.labels, vectors, request.coefficients, job.method, turn)
         reply = UpdateReply(update.coefficients, len(part.labels), update.loss)
@@ -166,7 +166,7 @@ class Client:
         job, vectors = self._in_context(request.context, request.coefficients)
         part = job.part(request.role)
         if not part.labels:
-            raise _Refusal(FailureCode.NO_EXAMPLES)
+            raise _RefusalError(FailureCode.NO_EXAMPLES)
         on_device = torch.from_numpy(vectors).to(self.backbone.device)
         scales = torch.from_numpy(request.coefficients.scales)
         with injected(self.backbone, on_device, scales, request.coefficients.active):
@@ -178,20 +178,20 @@ class Client:
 
     def _job_for(self, task: Task, method: Method, fingerprint: str) -> _Job:
         if fingerprint != self.backbone.fingerprint:
-            raise _Refusal(FailureCode.WRONG_MODEL)
+            raise _RefusalError(FailureCode.WRONG_MODEL)
         if self._job is None or (self._job.task, self._job.method) != (task, method):
             try:
                 self._job = _Job(task, method, Scorer(self.backbone, task), self.examples)
             except TaskError:
                 _log.exception("client %s refuses the task", self.name)
-                raise _Refusal(FailureCode.BAD_TASK) from None
+                raise _RefusalError(FailureCode.BAD_TASK) from None
         return self._job
 
     def _in_context(self, context: str, coefficients: Coefficients) -> tuple[_Job, Array32]:
         if self._job is None or self._context is None or self._context[0] != context:
-            raise _Refusal(FailureCode.NO_CONTEXT)
+            raise _RefusalError(FailureCode.NO_CONTEXT)
         if len(coefficients.scales) != self.backbone.layers or not coefficients.is_finite:
-            raise _Refusal(FailureCode.BAD_REQUEST)
+            raise _RefusalError(FailureCode.BAD_REQUEST)
         return self._job, self._context[1]
 
     def _cursor(self, keys: Sequence[str]) -> str:

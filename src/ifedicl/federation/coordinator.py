@@ -119,7 +119,7 @@ class Outcome:
     state: State
 
 
-def _ignore(event: Event) -> None:
+def ignore(event: Event) -> None:
     """The observer of those who do not watch."""
 
 
@@ -134,7 +134,7 @@ class Coordinator:
         model: ModelShape,
         *,
         checkpoint_file: Path | None = None,
-        observer: Callable[[Event], None] = _ignore,
+        observer: Callable[[Event], None] = ignore,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -162,7 +162,7 @@ class Coordinator:
             more_rounds: after a finished run: vectorise examples added since, and calibrate so many rounds more.
 
         Raises:
-            TooFewClientsError: fewer usable replies than ``rounds.min_clients``. The checkpoint stays; resume when they are back.
+            TooFewClientsError: fewer usable replies than ``rounds.min_clients``. The checkpoint stays for a resume.
             ConfigError: the checkpoint is of another task, method or model.
             StorageError: the checkpoint cannot be written or read.
         """
@@ -262,7 +262,7 @@ class Coordinator:
             self._install(self._engine.clients())
 
     def _install(self, names: Iterable[str]) -> dict[str, ContextReply]:
-        return self._ask(dict.fromkeys(names, self._context_request()), ContextReply, lambda reply: True)
+        return self._ask(dict.fromkeys(names, self._context_request()), ContextReply, _accept)
 
     def _context_request(self) -> ContextRequest:
         assert self._state.vectors is not None
@@ -282,7 +282,8 @@ class Coordinator:
     def _outcome(self) -> Outcome:
         # Stage 3 needs these two and nothing else
         state = self._state
-        assert state.vectors is not None and state.best_round is not None
+        assert state.vectors is not None
+        assert state.best_round is not None
         gate = None
         if self._method.holdout.gate > 0:
             adapter = self._evaluate(Role.GATE, state.best)
@@ -296,7 +297,7 @@ class Coordinator:
         """Usable replies in client order. A client that lost the global vectors is sent them and asked again."""
         replies, forgetful = self._exchange(requests, expected, usable)
         if forgetful:
-            self._exchange(dict.fromkeys(forgetful, self._context_request()), ContextReply, lambda reply: True)
+            self._exchange(dict.fromkeys(forgetful, self._context_request()), ContextReply, _accept)
             again, _ = self._exchange({name: requests[name] for name in forgetful}, expected, usable)
             replies |= again
         return {name: replies[name] for name in self._engine.clients() if name in replies}
@@ -341,8 +342,8 @@ class Coordinator:
         last = {item.client: item.failure for item in self._state.traffic if item.step == step}
         reasons = ", ".join(f"{name}: {code}" for name, code in last.items() if code)
         raise TooFewClientsError(
-            f"round {self._state.round + 1}, {step}: {len(replies)} of {len(self._engine.clients())} clients gave a usable reply, "
-            f"rounds.min_clients asks for {needed} ({reasons}). What was done is kept: resume when they are back"
+            f"round {self._state.round + 1}, {step}: {len(replies)} of {len(self._engine.clients())} clients gave a usable "
+            f"reply, rounds.min_clients asks for {needed} ({reasons}). What was done is kept: resume when they are back"
         )
 
     def _is_usable_vectors(self, reply: VectorsReply) -> bool:
@@ -398,6 +399,10 @@ class Coordinator:
 def _rank(tally: Tally, by: str) -> tuple[float, ...]:
     """Smaller is better; equal accuracies are told apart by the loss."""
     return (-tally.accuracy, tally.loss) if by == "accuracy" else (tally.loss,)
+
+
+def _accept(_reply: ContextReply) -> bool:
+    return True
 
 
 def _is_usable_tally(reply: EvaluateReply) -> bool:

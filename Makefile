@@ -1,0 +1,46 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Both set up a virtual environment first.
+#   PYTHON=python3.12 make demo          another interpreter (3.11 or newer)
+#   TORCH_INDEX=URL make demo            take torch from another index, for instance one with CPU builds
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := torch==2.13.0
+TORCH_FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test check unit setup paper speed clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ifedicl needs Python 3.11 or newer; name one: PYTHON=python3.12 make")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH_FROM) $(TORCH)
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/ifedicl demo
+
+unit: setup
+	$(BIN)/python -m pytest tests/unit
+
+test: setup
+	$(BIN)/python -m pytest tests
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Table of docs/results.md: DATA is a folder of labelled sets (see docs/results.md); hours on two cores, resumes where it stopped.
+paper: setup
+	$(BIN)/python benchmarks/paper_settings.py $(DATA)
+
+speed: setup
+	for claim in extraction calibration inference one_at_a_time memory; do $(BIN)/python benchmarks/$$claim.py || exit 1; done
+
+clean:
+	rm -rf $(VENV) runs

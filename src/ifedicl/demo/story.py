@@ -1,0 +1,141 @@
+"""The demo: four organisations, each alone and then together, on a real model and real text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from ifedicl import runs
+from ifedicl.adapter import Adapter
+from ifedicl.backbone.load import Backbone, load_backbone
+from ifedicl.data import Example
+from ifedicl.demo.fetch import LABELS, Place, demo_model, demo_places
+from ifedicl.metrics import Evaluation, mean_hits, paired_p
+from ifedicl.progress import counted, federation_bars
+from ifedicl.report import Figures, Report, print_report, write_report
+from ifedicl.settings import Method, ModelSettings, load_preset
+from ifedicl.task import Task
+
+TASK = Task(name="sentiment of a sentence", labels=LABELS, template="Text: {text}\nSentiment:")
+# Ours, not out of the data.
+SENTENCES = (
+    "The nurse called me back within minutes and explained everything kindly.",
+    "The form has four pages and is printed on both sides.",
+    "After three weeks of waiting the machine arrived broken.",
+)
+POOL, TEST = 96, 48
+_LEVEL = 0.05
+
+
+def tell(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo", pool: int = POOL, test: int = TEST) -> Report:
+    """Run the demo, print it and write ``report.html``.
+
+    Args:
+        folder: where adapter, metrics and report go.
+        console: where tables are printed.
+        seed: of the whole run.
+        preset: the settings.
+        pool: sentences that each place's client holds.
+        test: sentences of each place that no client sees.
+
+    Raises:
+        DownloadError: model or text could not be fetched.
+        StorageError: a file could not be written.
+    """
+    places = demo_places(pool=pool, test=test, seed=seed)
+    model = ModelSettings(source=str(demo_model()))
+    method = load_preset(preset).model_copy(update={"seed": seed})
+    with console.status("loading the model (the first time it is converted, which takes half a minute)"):
+        backbone = load_backbone(model)
+    start = time.perf_counter()
+    clients = {name: place.pool for name, place in places.items()}
+    stage = _Stage(backbone, model, method, places)
+
+    rows = [stage.measured("zero-shot", lambda: runs.zero_shot_adapter(backbone, model, TASK))]
+    for name, examples in clients.items():
+        rows.append(stage.measured(f"{name} alone", partial(stage.alone, name, examples)))
+    together = stage.together(clients, folder)
+    rows.append(stage.measured("the federation", lambda: Adapter.load(folder / runs.ADAPTER), already=together.seconds))
+
+    samples = Adapter.load(folder / runs.ADAPTER).classifier(backbone).classify(SENTENCES)
+    report = Report(
+        title="ifedicl demo: four places, one frozen model",
+        adapter=together.federated.adapter,
+        outcome=together.federated.outcome,
+        clients=clients,
+        rows=rows,
+        verdicts=verdicts([row.evaluation for row in rows]),
+        samples=list(zip(SENTENCES, samples, strict=True)),
+        seconds=time.perf_counter() - start,
+    )
+    print_report(report, console)
+    write_report(report, folder / "report.html")
+    return report
+
+
+def verdicts(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Whether the federation beats zero-shot and the mean of the clients alone, in words, by a paired test.
+
+    Args:
+        evaluations: zero-shot first, then each client alone, the federation last.
+    """
+    zero_shot, *alone, together = evaluations
+    against = (("zero-shot", zero_shot.hits), ("the mean of the clients alone", mean_hits(alone)))
+    return [_verdict(name, together.hits, hits) for name, hits in against]
+
+
+def _verdict(name: str, together: np.ndarray, other: np.ndarray) -> str:
+    difference, p = float(together.mean() - other.mean()), paired_p(together, other)
+    figures = f"{100 * difference:+.1f} points on {len(together)} test sentences, paired p = {p:.4f}"
+    if p < _LEVEL and difference > 0:
+        return f"The federation beats {name}: {figures}."
+    return f"The federation does NOT beat {name}: {figures}."
+
+
+class _Timed:
+    def __init__(self, federated: runs.Federated, seconds: float) -> None:
+        self.federated = federated
+        self.seconds = seconds
+
+
+class _Stage:
+    """What all acts of the demo share."""
+
+    def __init__(self, backbone: Backbone, model: ModelSettings, method: Method, places: Mapping[str, Place]) -> None:
+        self._backbone = backbone
+        self._model = model
+        self._method = method
+        self._test = [example for place in places.values() for example in place.test]
+        self._spans = {name: len(place.test) for name, place in places.items()}
+
+    def alone(self, name: str, examples: Sequence[Example]) -> Adapter:
+        return self._federate(f"{name} alone", {name: examples}).adapter
+
+    def together(self, clients: Mapping[str, Sequence[Example]], folder: Path) -> _Timed:
+        start = time.perf_counter()
+        federated = self._federate("the federation", clients)
+        federated.adapter.save(folder / runs.ADAPTER)
+        runs.write_metrics(federated.outcome, folder / runs.METRICS)
+        return _Timed(federated, time.perf_counter() - start)
+
+    def measured(self, name: str, make: Callable[[], Adapter], *, already: float = 0.0) -> Figures:
+        start = time.perf_counter()
+        adapter = make()
+        seconds = already + time.perf_counter() - start
+        with counted(f"{name}: test text", len(self._test)) as advance:
+            evaluation = adapter.classifier(self._backbone).evaluate(self._test, on_progress=advance)
+        return Figures(name, evaluation, self._by_place(evaluation), seconds)
+
+    def _by_place(self, evaluation: Evaluation) -> dict[str, float]:
+        bounds = np.cumsum(list(self._spans.values()))[:-1]
+        parts = np.split(evaluation.hits, bounds)
+        return {name: float(part.mean()) for name, part in zip(self._spans, parts, strict=True)}
+
+    def _federate(self, name: str, clients: Mapping[str, Sequence[Example]]) -> runs.Federated:
+        with federation_bars(name, self._method.rounds.rounds) as observer:
+            return runs.federate(self._backbone, self._model, TASK, self._method, clients, observer=observer)

@@ -1,0 +1,128 @@
+"""What a file is and what a run would send, told before anything is sent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ifedicl import runs
+from ifedicl.adapter import Adapter
+from ifedicl.backbone.load import load_backbone
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.vectors import WRITES, ContextVectors
+from ifedicl.data import Role, rows_of, split_roles
+from ifedicl.errors import DataError
+from ifedicl.federation.messages import (
+    ContextRequest,
+    EvaluateReply,
+    EvaluateRequest,
+    Reply,
+    Request,
+    UpdateReply,
+    UpdateRequest,
+    VectorsReply,
+    VectorsRequest,
+    encode,
+)
+from ifedicl.metrics import Tally
+from ifedicl.settings import RunSettings, load_settings
+
+
+def inspect_path(path: Path) -> dict[str, Any]:
+    """Facts about an adapter folder, a config file or a data file, as JSON.
+
+    Raises:
+        IfediclError: as reading it raises.
+    """
+    if path.is_dir():
+        return inspect_adapter(path)
+    if path.suffix == ".toml":
+        return inspect_config(path)
+    return inspect_data(path)
+
+
+def inspect_adapter(path: Path) -> dict[str, Any]:
+    """An adapter's task, model, size and provenance."""
+    adapter = Adapter.load(path)
+    scales = adapter.coefficients.scales
+    return {
+        "kind": "adapter",
+        "task": adapter.task.model_dump(mode="json"),
+        "model": adapter.model.source,
+        "fingerprint": adapter.fingerprint,
+        "layers": int(scales.shape[0]),
+        "width": int(adapter.vectors.shape[2]),
+        "calibrated_coefficients": int(adapter.coefficients.active.sum()) * 2,
+        "bytes": sum(file.stat().st_size for file in path.iterdir()),
+        "provenance": dict(adapter.provenance),
+    }
+
+
+def inspect_config(path: Path) -> dict[str, Any]:
+    """What a run of this config would do, and every byte that would cross, from messages of the true shapes.
+
+    The model is loaded, since its shape decides the bytes.
+    """
+    settings = load_settings(path)
+    clients = runs.client_examples(settings)
+    holdout = settings.holdout
+    backbone = load_backbone(settings.model)
+    return {
+        "kind": "config",
+        "model": settings.model.source,
+        "fingerprint": backbone.fingerprint,
+        "dtype": backbone.dtype,
+        "clients": {
+            name: {
+                role.value: len(rows)
+                for role, rows in split_roles(
+                    examples, selection=holdout.selection, gate=holdout.gate, seed=settings.seed
+                ).items()
+            }
+            for name, examples in clients.items()
+        },
+        "bytes_per_client": expected_bytes(settings, backbone.layers, backbone.width, backbone.fingerprint),
+        "leaves_a_client": [
+            "once: the mean of what the model's layers write at one token, over its training examples, and their number",
+            "each round: its coefficients, its number of training examples, its mean training loss",
+            "each evaluation: number of held-out examples, how many were right, the sum of their losses",
+        ],
+    }
+
+
+def expected_bytes(settings: RunSettings, layers: int, width: int, fingerprint: str) -> dict[str, int]:
+    """Bytes of each kind of message, from encoding one of each with the shapes that this run has."""
+    groups = len(settings.task.labels) if settings.vectors.balance == "class" else 1
+    context, coefficients = "0" * 16, Coefficients.identity(layers)
+    vectors = ContextVectors.zeros(groups, layers, width)
+    method, task, wire = settings.method, settings.task, settings.vectors.wire_dtype
+    mean = np.zeros((layers, len(WRITES), width), dtype=np.float32)
+    messages: dict[str, Request | Reply] = {
+        "vectors_request_down": VectorsRequest(task, method, fingerprint, ""),
+        "vectors_reply_up": VectorsReply(vectors, "0" * 40, True, settings.model.dtype, wire),
+        "context_request_down": ContextRequest(task, method, fingerprint, mean, context),
+        "update_request_down": UpdateRequest(context, 10, 0, 10, coefficients),
+        "update_reply_up": UpdateReply(coefficients, 100, 0.123456789),
+        "evaluate_request_down": EvaluateRequest(context, Role.SELECTION, coefficients),
+        "evaluate_reply_up": EvaluateReply(Tally(100, 50, 123.456789)),
+    }
+    return {name: len(encode(message)) for name, message in messages.items()}
+
+
+def inspect_data(path: Path) -> dict[str, Any]:
+    """Rows, labels and lengths of a data file; no text is shown."""
+    rows = [row for _, row in rows_of(path)]
+    if not rows:
+        raise DataError(f"{path}: no rows; give a file with at least one labelled text")
+    columns = list(rows[0])
+    facts: dict[str, Any] = {"kind": "data", "rows": len(rows), "columns": columns}
+    if "label" in columns:
+        facts["labels"] = dict(Counter(str(row.get("label")) for row in rows).most_common())
+    if "text" in columns:
+        words = sorted(len(str(row.get("text", "")).split()) for row in rows)
+        facts["words"] = {"median": words[len(words) // 2], "most": words[-1]}
+        facts["repeated_texts"] = len(rows) - len({str(row.get("text")) for row in rows})
+    return facts

@@ -1,0 +1,62 @@
+"""Progress for people who wait: bars on standard error, nothing at all where that is not a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ifedicl.federation.coordinator import Delivered, Event, RoundDone, StepStarted
+
+_STEPS: Mapping[str, str] = {
+    "vectors": "stage 1: context vectors",
+    "context": "stage 2a: global vectors to clients",
+    "update": "calibrating",
+    "evaluate": "held-out examples",
+}
+
+
+@contextmanager
+def bars() -> Iterator[Progress]:
+    """A rich progress display that is silent where standard error is not a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield progress
+
+
+@contextmanager
+def federation_bars(name: str, rounds: int) -> Iterator[Callable[[Event], None]]:
+    """An observer that draws a federation: one bar for the rounds, one for the clients of the present step."""
+    with bars() as progress:
+        whole = progress.add_task(name, total=rounds)
+        step = progress.add_task("starting", total=None)
+
+        def observe(event: Event) -> None:
+            if isinstance(event, StepStarted):
+                progress.update(step, description=_STEPS[event.step], total=event.clients, completed=0)
+            elif isinstance(event, Delivered):
+                progress.advance(step)
+            else:
+                progress.update(whole, completed=event.record.round, total=event.rounds, description=_described(name, event))
+
+        yield observe
+
+
+@contextmanager
+def counted(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar for ``total`` things; call what it yields with the number just done."""
+    with bars() as progress:
+        task = progress.add_task(name, total=total)
+
+        def advance(done: int) -> None:
+            progress.advance(task, done)
+
+        yield advance
+
+
+def _described(name: str, event: RoundDone) -> str:
+    held_out = event.record.held_out
+    return name if held_out is None else f"{name} (held-out loss {held_out.loss:.3f}, accuracy {held_out.accuracy:.1%})"

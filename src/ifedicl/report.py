@@ -1,0 +1,302 @@
+"""What a run did, as tables in a terminal and as one HTML file that opens without a network."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from jinja2 import Environment, PackageLoader, select_autoescape
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from ifedicl import __version__, files
+from ifedicl.adapter import Adapter, Prediction
+from ifedicl.core.coefficients import ACTIVATION, CONTEXT
+from ifedicl.core.vectors import WRITES
+from ifedicl.data import Example
+from ifedicl.federation.checkpoint import Traffic
+from ifedicl.federation.coordinator import Outcome
+from ifedicl.metrics import Evaluation
+
+_INK, _ACCENT, _PALE = "#1f2a37", "#0f766e", "#9aa5b1"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One way to label the test text, measured.
+
+    Attributes:
+        name: for people.
+        evaluation: on everyone's test text.
+        by_client: accuracy on each client's part of it.
+        seconds: what it took to get there.
+    """
+
+    name: str
+    evaluation: Evaluation
+    by_client: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a report shows.
+
+    Attributes:
+        title: of the page.
+        adapter: what came out.
+        outcome: rounds, choice, gate and traffic.
+        clients: each one's examples.
+        rows: the ways to label the test text, the federation last; may be empty.
+        verdicts: sentences on which differences are real.
+        samples: sentences of our own and what the saved adapter says of them.
+        seconds: of the whole run.
+    """
+
+    title: str
+    adapter: Adapter
+    outcome: Outcome
+    clients: Mapping[str, Sequence[Example]]
+    rows: Sequence[Figures]
+    verdicts: Sequence[str]
+    samples: Sequence[tuple[str, Prediction]]
+    seconds: float
+
+
+def percent(fraction: float) -> str:
+    """``0.5`` as ``50.0%``."""
+    return f"{100 * fraction:.1f}%"
+
+
+def kilobytes(count: float) -> str:
+    """Bytes as KB of 1,024."""
+    return f"{count / 1024:,.1f} KB"
+
+
+@dataclass(frozen=True)
+class ClientTraffic:
+    """What one client sent and received.
+
+    Attributes:
+        client: its name.
+        setup_down: bytes to it before and between the rounds: the task and the vectors.
+        setup_up: bytes from it likewise.
+        round_down: mean bytes to it in a round, evaluations included.
+        round_up: mean bytes from it in a round.
+        seconds: of its work in all.
+        failures: replies that could not be used, by code.
+    """
+
+    client: str
+    setup_down: int
+    setup_up: int
+    round_down: float
+    round_up: float
+    seconds: float
+    failures: Mapping[str, int]
+
+
+def traffic_by_client(traffic: Sequence[Traffic], rounds: int) -> list[ClientTraffic]:
+    """Sum the exchanges of each client; vectors and context count as set-up, updates and evaluations as rounds."""
+    table = []
+    for client in dict.fromkeys(item.client for item in traffic):
+        own = [item for item in traffic if item.client == client]
+        setup = [item for item in own if item.step in {"vectors", "context"}]
+        rest = [item for item in own if item.step not in {"vectors", "context"}]
+        table.append(
+            ClientTraffic(
+                client=client,
+                setup_down=sum(item.bytes_down for item in setup),
+                setup_up=sum(item.bytes_up for item in setup),
+                round_down=sum(item.bytes_down for item in rest) / max(rounds, 1),
+                round_up=sum(item.bytes_up for item in rest) / max(rounds, 1),
+                seconds=sum(item.seconds for item in own),
+                failures=Counter(item.failure for item in own if item.failure),
+            )
+        )
+    return table
+
+
+def print_report(report: Report, console: Console) -> None:
+    """The report as tables."""
+    for table in (_clients_table(report), _rounds_table(report), _figures_table(report), _traffic_table(report)):
+        if table.row_count:
+            console.print(table)
+    for verdict in report.verdicts:
+        console.print(verdict)
+    for text, prediction in report.samples:
+        console.print(
+            f"  {text!r} → {prediction.label} ({percent(prediction.probabilities[prediction.label])})", highlight=False
+        )
+
+
+def evaluation_tables(adapter: Evaluation, zero_shot: Evaluation) -> list[Table]:
+    """Both ways to label a file beside each other, and the adapter's confusion."""
+    figures = Table("", "accuracy", "95% interval", "macro-F1", "loss", title=f"{len(adapter.truth)} examples")
+    for name, evaluation in (("zero-shot", zero_shot), ("adapter", adapter)):
+        low, high = evaluation.interval
+        cells = (percent(evaluation.accuracy), f"{percent(low)} to {percent(high)}", percent(evaluation.macro_f1))
+        figures.add_row(name, *cells, f"{evaluation.loss:.3f}")
+    confusion = Table("true label", *adapter.labels, title="What the adapter said (columns)")
+    for label, row in zip(adapter.labels, adapter.confusion, strict=True):
+        confusion.add_row(label, *map(str, row))
+    return [figures, confusion]
+
+
+def write_report(report: Report, path: Path) -> None:
+    """The report as one HTML file with its pictures inside.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    environment = Environment(loader=PackageLoader("ifedicl", "templates"), autoescape=select_autoescape())
+    pictures = [
+        ("Held-out examples of all clients, round by round", _rounds_picture(report.outcome)),
+        ("Calibrated coefficients", _coefficients_picture(report.adapter)),
+    ]
+    if report.rows:
+        pictures.insert(0, ("Accuracy on everyone's test text", _accuracy_picture(report.rows)))
+    tables = [_clients_table(report), _figures_table(report), _rounds_table(report), _traffic_table(report)]
+    page = environment.get_template("report.html").render(
+        report=report,
+        version=__version__,
+        pictures=pictures,
+        tables=[_plain(table) for table in tables if table.row_count],
+        percent=percent,
+    )
+    files.write_text(path, page)
+
+
+def _clients_table(report: Report) -> Table:
+    labels = report.adapter.task.labels
+    table = Table("client", *labels, "examples", title="What each client holds")
+    for name, examples in report.clients.items():
+        counts = Counter(example.label for example in examples)
+        table.add_row(name, *(str(counts[label]) for label in labels), str(len(examples)))
+    return table
+
+
+def _rounds_table(report: Report) -> Table:
+    table = Table(
+        "round", "clients", "training loss", "held-out loss", "held-out accuracy", title="The federation, round by round"
+    )
+    zero_shot = report.outcome.state.zero_shot
+    if zero_shot is not None:
+        table.add_row("zero-shot", "", "", f"{zero_shot.loss:.3f}", percent(zero_shot.accuracy))
+    for record in report.outcome.state.history:
+        held_out = record.held_out
+        table.add_row(
+            f"{record.round}{' *' if record.round == report.outcome.chosen_round else ''}",
+            str(len(record.clients)),
+            "" if record.train_loss is None else f"{record.train_loss:.3f}",
+            "" if held_out is None else f"{held_out.loss:.3f}",
+            "" if held_out is None else percent(held_out.accuracy),
+        )
+    table.caption = "* the chosen round"
+    return table
+
+
+def _figures_table(report: Report) -> Table:
+    clients = list(report.rows[0].by_client) if report.rows else []
+    table = Table("", "accuracy", "95% interval", "macro-F1", *clients, "seconds", title="Accuracy on everyone's test text")
+    for row in report.rows:
+        low, high = row.evaluation.interval
+        table.add_row(
+            row.name,
+            percent(row.evaluation.accuracy),
+            f"{percent(low)} to {percent(high)}",
+            percent(row.evaluation.macro_f1),
+            *(percent(row.by_client[client]) for client in clients),
+            f"{row.seconds:.0f}",
+        )
+    return table
+
+
+def _traffic_table(report: Report) -> Table:
+    table = Table(
+        "client", "vectors up", "vectors down", "a round up", "a round down", "seconds", "failures", title="What crossed"
+    )
+    for row in traffic_by_client(report.outcome.state.traffic, len(report.outcome.state.history)):
+        table.add_row(
+            row.client,
+            kilobytes(row.setup_up),
+            kilobytes(row.setup_down),
+            kilobytes(row.round_up),
+            kilobytes(row.round_down),
+            f"{row.seconds:.0f}",
+            ", ".join(f"{count} {code}" for code, count in row.failures.items()),
+        )
+    return table
+
+
+def _plain(table: Table) -> dict[str, object]:
+    """A table's cells, for the page."""
+    columns = [[str(cell) for cell in column.cells] for column in table.columns]
+    return {
+        "title": table.title,
+        "caption": table.caption,
+        "header": [str(column.header) for column in table.columns],
+        "rows": list(zip(*columns, strict=True)),
+    }
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    # Text stays text, and a fixed salt keeps equal pictures equal.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ifedicl", "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight", transparent=True)
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+
+
+def _accuracy_picture(rows: Sequence[Figures]) -> str:
+    figure = Figure(figsize=(7.5, 0.42 * len(rows) + 0.8))
+    axes = figure.subplots()
+    for place, row in enumerate(reversed(rows)):
+        low, high = row.evaluation.interval
+        accuracy = row.evaluation.accuracy
+        axes.barh(place, accuracy, color=_ACCENT if row is rows[-1] else _PALE, height=0.62)
+        axes.errorbar(accuracy, place, xerr=[[accuracy - low], [high - accuracy]], color=_INK, capsize=3, linewidth=1)
+    axes.set_yticks(range(len(rows)), [row.name for row in reversed(rows)])
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("accuracy, with its 95% interval")
+    axes.spines[["top", "right"]].set_visible(False)
+    return _svg(figure)
+
+
+def _rounds_picture(outcome: Outcome) -> str:
+    records = [record for record in outcome.state.history if record.held_out is not None]
+    rounds = [record.round for record in records]
+    figure = Figure(figsize=(7.5, 2.6))
+    panels = figure.subplots(1, 2)
+    for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
+        axes.plot(rounds, [getattr(record.held_out, name) for record in records], color=_ACCENT, marker="o", markersize=3)
+        if outcome.state.zero_shot is not None:
+            axes.axhline(getattr(outcome.state.zero_shot, name), color=_PALE, linestyle="--", label="zero-shot")
+            axes.legend(frameon=False)
+        axes.axvline(outcome.chosen_round, color=_INK, linewidth=0.6)
+        axes.set_xlabel("round")
+        axes.set_ylabel(name)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    return _svg(figure)
+
+
+def _coefficients_picture(adapter: Adapter) -> str:
+    scales = adapter.coefficients.scales  # (L, 2, 2)
+    shown = (("λ, context_scale", scales[..., CONTEXT], 0.0), ("β - 1, activation_scale", scales[..., ACTIVATION], 1.0))
+    figure = Figure(figsize=(7.5, 2.4))
+    for axes, (name, values, centre) in zip(figure.subplots(2, 1, sharex=True), shown, strict=True):
+        deviation = (values - centre).T  # (2, L)
+        bound = float(np.abs(deviation).max()) or 1.0
+        image = axes.imshow(deviation, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto")
+        axes.set_yticks(range(len(WRITES)), WRITES)
+        axes.set_title(name, fontsize=9, loc="left")
+        figure.colorbar(image, ax=axes)
+    axes.set_xlabel("layer")
+    return _svg(figure)

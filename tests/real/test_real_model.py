@@ -1,0 +1,128 @@
+"""The real thing: SmolLM2-135M and real sentences, out of registry packages. Everything the demo's user relies on."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from ifedicl import Adapter, Backbone, ModelSettings, Task, load_backbone
+from ifedicl.backbone.scoring import Scorer
+from ifedicl.demo import story
+from ifedicl.demo.fetch import MODEL_SHA256, demo_model, demo_places
+
+pytestmark = pytest.mark.real
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def model() -> ModelSettings:
+    return ModelSettings(source=str(demo_model()), dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def real_backbone(model: ModelSettings) -> Backbone:
+    return load_backbone(model)
+
+
+@pytest.fixture(scope="session")
+def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A short demo: its folder and what it printed."""
+    folder, printed = tmp_path_factory.mktemp("demo"), io.StringIO()
+    story.tell(folder, Console(file=printed, width=160), preset="demo", pool=36, test=24)
+    return folder, printed.getvalue()
+
+
+def test_the_model_is_the_published_one_and_its_digest_is_its_fingerprint(real_backbone: Backbone) -> None:
+    assert hashlib.sha256(demo_model().read_bytes()).hexdigest() == MODEL_SHA256 == real_backbone.fingerprint
+    assert (real_backbone.layers, real_backbone.width) == (30, 576)
+
+
+def test_the_places_are_balanced_and_no_test_sentence_is_held_by_a_client() -> None:
+    places = demo_places(pool=36, test=24, seed=0)
+    assert len(places) == 4
+    held = {example.text for place in places.values() for example in place.pool}
+    for place in places.values():
+        assert [sum(row.label == label for row in place.pool) for label in story.TASK.labels] == [12, 12, 12]
+        assert [sum(row.label == label for row in place.test) for label in story.TASK.labels] == [8, 8, 8]
+        assert not held & {row.text for row in place.test}
+
+
+def test_label_words_of_several_tokens_score_as_one_sequence_a_label_does(real_backbone: Backbone) -> None:
+    words = ("auto and commute", "auto and home", "banking", "credit cards")
+    task = Task(name="domain", labels=words, template="Query: {text}\nDomain:")
+    scorer = Scorer(real_backbone, task)
+    prompts = scorer.encoder.prompts(["my card was declined", "when is my next service due, and where do I park?"])
+    assert max(map(len, scorer.encoder.tree.words)) >= 3
+    assert len(scorer.encoder.tree.paths) < len(words)
+    naive = np.empty((2, len(words)))
+    with torch.inference_mode():
+        for row, prompt in enumerate(prompts.tokens):
+            for column, word in enumerate(scorer.encoder.tree.words):
+                logits = real_backbone.model(input_ids=torch.tensor([prompt + word])).logits[0].log_softmax(-1)
+                naive[row, column] = sum(float(logits[len(prompt) - 1 + i, token]) for i, token in enumerate(word))
+    naive -= np.log(np.exp(naive).sum(axis=1, keepdims=True))
+    assert np.allclose(scorer.log_probabilities(prompts), naive, atol=1e-3)
+
+
+def test_the_demo_learns_and_tells_everything(told: tuple[Path, str]) -> None:
+    folder, printed = told
+    for part in (
+        "What each client holds",
+        "zero-shot",
+        "tweets alone",
+        "the federation",
+        "95% interval",
+        "What crossed",
+        "paired p",
+    ):
+        assert part in printed, part
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["held_out"]["loss_sum"] for line in metrics if line["event"] == "round" and line["held_out"]]
+    zero_shot = next(line for line in metrics if line["event"] == "exchange" and line["step"] == "evaluate")
+    assert zero_shot["round"] == 0
+    assert losses[-1] < losses[0]
+
+
+def test_the_report_opens_offline_and_shows_no_row_of_the_data(told: tuple[Path, str]) -> None:
+    folder, printed = told
+    page = (folder / "report.html").read_text()
+    assert not re.search(r'(src|href)="https?:', page)
+    assert page.count("<svg") == 3
+    for place in demo_places(pool=36, test=24, seed=0).values():
+        for row in (*place.pool, *place.test):
+            assert row.text not in page
+            assert row.text not in printed
+    assert all(sentence in page for sentence in story.SENTENCES)
+
+
+def test_the_saved_adapter_classifies_from_the_shell(told: tuple[Path, str]) -> None:
+    command = [sys.executable, "-m", "ifedicl.cli", "classify", str(told[0] / "adapter"), "--json", *story.SENTENCES]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.stderr == ""
+    assert [line["text"] for line in lines] == list(story.SENTENCES)
+    again = Adapter.load(told[0] / "adapter").classify(story.SENTENCES)
+    assert [line["label"] for line in lines] == [prediction.label for prediction in again]
+
+
+def test_the_ten_lines_of_the_python_page_run_as_they_stand(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "python.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
+    assert len(code.strip().splitlines()) <= 12
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+    )
+    assert done.stdout.strip() in {"good", "bad"}
+    assert (tmp_path / "runs" / "mood" / "adapter.json").is_file()

@@ -1,0 +1,233 @@
+"""The command line: what a person and a script meet. Runs the real commands on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ifedicl import cli
+from tests import tiny
+
+
+def run(*arguments: str) -> int:
+    """The exit code of a command."""
+    try:
+        cli.main(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture
+def config(tmp_path: Path, llama_folder: Path) -> Path:
+    """Two clients with files, a test file, and a config of a short run."""
+    for number, name in enumerate(("north", "south", "test")):
+        rows = [{"text": row.text, "label": row.label} for row in tiny.examples(12, seed=number)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "config.toml"
+    path.write_text(
+        f"""
+        [task]
+        name = "mood"
+        labels = ["good", "bad"]
+        template = "Text: {{text}}\\nMood:"
+        [model]
+        source = "{llama_folder}"
+        dtype = "float32"
+        device = "cpu"
+        [data]
+        clients = {{ north = "north.jsonl", south = "south.jsonl" }}
+        test = "test.jsonl"
+        [rounds]
+        rounds = 2
+        [calibration]
+        batch_size = 2
+        local_steps = 1
+        """
+    )
+    return path
+
+
+@pytest.fixture
+def finished(config: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A run's folder."""
+    folder = config.parent / "run"
+    assert run("run", str(config), "--out", str(folder)) == 0
+    capsys.readouterr()
+    return folder
+
+
+def test_run_writes_adapter_metrics_config_and_a_report_that_needs_no_network(finished: Path, config: Path) -> None:
+    assert (finished / "config.toml").read_text() == config.read_text()
+    kinds = [json.loads(line)["event"] for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert kinds.count("round") == 2
+    assert "exchange" in kinds
+    page = (finished / "report.html").read_text()
+    assert page.count("<svg") == 3
+    assert "<script" not in page
+    assert "<link" not in page
+    assert "north" in page
+    assert {file.name for file in (finished / "adapter").iterdir()} == {"adapter.json", "adapter.safetensors", "README.md"}
+
+
+def test_the_report_shows_no_row_of_the_data(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    assert not [row.text for seed in range(3) for row in tiny.examples(12, seed=seed) if row.text in page]
+
+
+def test_run_as_json_prints_one_object_and_nothing_else(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("run", str(config), "--out", str(config.parent / "r"), "--json") == 0
+    printed = capsys.readouterr()
+    facts = json.loads(printed.out)
+    assert facts["rounds"] == 2
+    assert set(facts["test"]) == {"zero-shot", "the federation"}
+    assert printed.err == ""
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_says_how_to_go_on(
+    finished: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("run", str(config), "--out", str(finished)) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_resuming_a_finished_run_changes_nothing(finished: Path, config: Path) -> None:
+    before = (finished / "adapter" / "adapter.safetensors").read_bytes()
+    assert run("run", str(config), "--out", str(finished), "--resume") == 0
+    assert (finished / "adapter" / "adapter.safetensors").read_bytes() == before
+
+
+def test_more_rounds_take_in_examples_that_were_added(finished: Path, config: Path) -> None:
+    added = [{"text": f"{row.text} later", "label": row.label} for row in tiny.examples(6, seed=9)]
+    with (config.parent / "north.jsonl").open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in added)
+    before = json.loads((finished / "adapter" / "adapter.json").read_text())["provenance"]
+    assert run("run", str(config), "--out", str(finished), "--more-rounds", "1") == 0
+    after = json.loads((finished / "adapter" / "adapter.json").read_text())["provenance"]
+    assert after["rounds"] == before["rounds"] + 1
+    assert after["examples_vectorised"] > before["examples_vectorised"]
+
+
+def test_classify_labels_arguments_files_and_standard_input_alike(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = str(finished / "adapter")
+    assert run("classify", adapter, "fresh bread") == 0
+    from_argument = capsys.readouterr().out
+    label, probability, text = from_argument.rstrip("\n").split("\t")
+    assert label in tiny.TASK.labels
+    assert 0 <= float(probability) <= 1
+    assert text == "fresh bread"
+    (tmp_path / "texts.txt").write_text("fresh bread\n")
+    assert run("classify", adapter, "--file", str(tmp_path / "texts.txt")) == 0
+    assert capsys.readouterr().out == from_argument
+    with (tmp_path / "texts.txt").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert run("classify", adapter) == 0
+    assert capsys.readouterr().out == from_argument
+
+
+def test_classify_as_json_gives_all_probabilities(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("classify", str(finished / "adapter"), "a", "b", "--json") == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["text"] for line in lines] == ["a", "b"]
+    assert sum(lines[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+
+
+def test_evaluate_prints_figures_beside_zero_shot(finished: Path, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", str(finished / "adapter"), str(config.parent / "test.jsonl")) == 0
+    out = capsys.readouterr().out
+    assert "zero-shot" in out
+    assert "macro-F1" in out
+    assert run("evaluate", str(finished / "adapter"), str(config.parent / "test.jsonl"), "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert sum(map(sum, facts["adapter"]["confusion"])) == 12
+    low, high = facts["adapter"]["interval"]
+    assert low <= facts["adapter"]["accuracy"] <= high
+
+
+def test_inspecting_a_config_gives_the_bytes_that_a_run_then_sends(
+    finished: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("inspect", str(config), "--json") == 0
+    expected = json.loads(capsys.readouterr().out)["bytes_per_client"]
+    exchanges = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    for step, name in (("vectors", "vectors_reply_up"), ("update", "update_reply_up"), ("evaluate", "evaluate_reply_up")):
+        sent = [item["bytes_up"] for item in exchanges if item.get("step") == step]
+        assert max(abs(size - expected[name]) for size in sent) <= 24, step  # digits of counts and losses vary
+    down = [item["bytes_down"] for item in exchanges if item.get("step") == "context"]
+    assert down == [expected["context_request_down"]] * 2
+
+
+def test_inspecting_an_adapter_and_a_data_file(finished: Path, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("inspect", str(finished / "adapter"), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["layers"] == 3
+    assert run("inspect", str(config.parent / "north.jsonl"), "--json") == 0
+    out = capsys.readouterr().out
+    facts = json.loads(out)
+    assert facts["rows"] == 12
+    assert facts["labels"] == {"good": 6, "bad": 6}
+    assert tiny.examples(12)[0].text not in out
+
+
+def test_init_writes_a_config_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.toml"
+    assert run("init", str(path)) == 0
+    assert "ifedicl run" in capsys.readouterr().out
+    path.write_text("mine")
+    assert run("init", str(path)) == 2
+    assert "--force" in capsys.readouterr().err
+    assert path.read_text() == "mine"
+    assert run("init", str(path), "--force") == 0
+    assert "[task]" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["classify", "nowhere", "x"], 5, "is not an adapter: adapter.json is missing"),
+        (["inspect", "nowhere"], 3, "there is no such file or folder"),
+        (["run", "nowhere.toml"], 2, "Write one with: ifedicl init"),
+    ],
+)
+def test_errors_go_to_standard_error_with_a_code_and_no_traceback(
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert message in printed.err
+    assert "Traceback" not in printed.err
+
+
+def test_one_class_only_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("north", "south"):
+        (config.parent / f"{name}.jsonl").write_text('{"text": "soup", "label": "good"}\n{"text": "bread", "label": "good"}\n')
+    assert run("run", str(config), "--out", str(config.parent / "r")) == 3
+    assert "all examples have the label 'good'; at least two of good, bad are needed" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_with_130_and_says_that_nothing_is_lost(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ifedicl.runs.run", interrupted)
+    assert run("run", str(config), "--out", str(config.parent / "r")) == 130
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_every_command_has_a_help_that_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in cli.app.registered_commands:
+        assert command.callback is not None
+        name = command.callback.__name__
+        assert run(name, "--help") == 0
+        assert len(capsys.readouterr().out) > 200, name
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out.startswith("ifedicl 0.")

@@ -1,0 +1,136 @@
+"""Config files: what is read, and what every mistake is told."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from ifedicl.errors import ConfigError
+from ifedicl.settings import Method, RunSettings, load_preset, load_settings, presets, validated
+
+GOOD = """
+[task]
+name = "mood"
+labels = ["good", "bad"]
+[model]
+source = "some/model"
+[data]
+train = "train.jsonl"
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "config.toml"
+    path.write_text(text)
+    return path
+
+
+def faults_of(folder: Path, text: str) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(written(folder, text))
+    return {fault.field: str(fault) for fault in caught.value.faults}
+
+
+def test_a_short_config_is_enough_and_paths_are_taken_from_its_folder(tmp_path: Path) -> None:
+    settings = load_settings(written(tmp_path, GOOD))
+    assert settings.data.train == str(tmp_path / "train.jsonl")
+    assert settings.task.label_words == ("good", "bad")
+    assert settings.model.source == "some/model"
+
+
+def test_all_faults_are_reported_at_once_with_field_received_allowed_and_remedy(tmp_path: Path) -> None:
+    faults = faults_of(
+        tmp_path,
+        GOOD + '[calibration]\nbatch_size = 0\nlerning_rate = 0.1\noptimizer = "lion"\n[rounds]\nclient_fraction = 1.5\n',
+    )
+    assert set(faults) == {
+        "calibration.batch_size",
+        "calibration.lerning_rate",
+        "calibration.optimizer",
+        "rounds.client_fraction",
+    }
+    assert "received 0; allowed: examples a step; 1 or more" in faults["calibration.batch_size"]
+    assert "Did you mean 'learning_rate'?" in faults["calibration.lerning_rate"]
+    assert "received 'lion'" in faults["calibration.optimizer"]
+    assert "'adamw', 'adam' or 'sgd'" in faults["calibration.optimizer"]
+
+
+def test_a_missing_section_is_named(tmp_path: Path) -> None:
+    faults = faults_of(tmp_path, '[task]\nname = "x"\nlabels = ["a", "b"]\n')
+    assert {"model", "data"} == set(faults)
+    assert "received nothing" in faults["model"]
+
+
+def test_duplicate_label_words_are_named(tmp_path: Path) -> None:
+    text = GOOD.replace('labels = ["good", "bad"]', 'labels = ["good", "bad"]\nlabel_words = ["yes", "yes"]')
+    assert "label_words holds 'yes' more than once" in faults_of(tmp_path, text)["task"]
+
+
+def test_a_template_without_text_is_named(tmp_path: Path) -> None:
+    text = GOOD.replace('name = "mood"', 'name = "mood"\ntemplate = "Mood:"')
+    assert "template holds {text} 0 times" in faults_of(tmp_path, text)["task"]
+
+
+def test_a_torn_config_says_where(tmp_path: Path) -> None:
+    faults = faults_of(tmp_path, GOOD.replace("[data]", "[data"))
+    assert "line 7" in faults["file"]
+    assert "ifedicl init" in faults["file"]
+
+
+def test_an_absent_config_says_how_to_write_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Write one with: ifedicl init"):
+        load_settings(tmp_path / "no.toml")
+
+
+def test_both_sources_of_data_are_refused(tmp_path: Path) -> None:
+    text = GOOD.replace('train = "train.jsonl"', 'train = "train.jsonl"\nclients = {a = "a.jsonl"}')
+    assert "not both and not neither" in faults_of(tmp_path, text)["data"]
+
+
+def test_held_out_fractions_must_leave_something(tmp_path: Path) -> None:
+    faults = faults_of(tmp_path, GOOD + "[holdout]\nselection = 0.6\ngate = 0.5\n")
+    assert "keep it below 1" in faults["holdout"]
+
+
+def test_a_preset_is_the_base_and_the_config_overrides_it(tmp_path: Path) -> None:
+    settings = load_settings(written(tmp_path, 'preset = "paper"\n' + GOOD + "[rounds]\nrounds = 2\n"))
+    paper = load_preset("paper")
+    assert settings.rounds.rounds == 2
+    assert settings.calibration == paper.calibration
+    assert settings.vectors == paper.vectors
+
+
+def test_an_unknown_preset_names_the_known_ones(tmp_path: Path) -> None:
+    assert "paper" in faults_of(tmp_path, 'preset = "papers"\n' + GOOD)["preset"]
+
+
+def test_the_paper_preset_shows_every_choice() -> None:
+    shown = tomllib.loads((resources.files("ifedicl") / "presets" / "paper.toml").read_text())
+    for section, model in Method.model_fields.items():
+        if section != "seed":
+            assert set(shown[section]) == set(model.annotation.model_fields), section  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_is_valid(name: str) -> None:
+    assert isinstance(load_preset(name), Method)
+
+
+def test_the_written_config_shows_every_setting_with_its_default() -> None:
+    text = (resources.files("ifedicl") / "templates" / "config.toml").read_text()
+    given = tomllib.loads(text)
+    hidden = ("# train", "# split", "# preset", "# test", "# label_words", "# max_prompt")
+    lines = [
+        line.removeprefix("# ") if re.match(r"# \w+ = ", line) and not line.startswith(hidden) else line
+        for line in text.splitlines()
+    ]
+    uncommented = tomllib.loads("\n".join(lines))
+    defaults = validated(RunSettings, given, "template")
+    shown = validated(RunSettings, uncommented, "template")
+    assert shown == defaults
+    for section in ("holdout", "vectors", "injection", "calibration", "rounds"):
+        assert set(uncommented[section]) == set(type(getattr(defaults, section)).model_fields), section
