@@ -43,8 +43,8 @@ def main() -> None:
     arguments = parser.parse_args()
     model = ModelSettings(source=str(demo_model()), dtype=arguments.dtype)
     backbone = load_backbone(model)
-    for name in arguments.sets:
-        for seed in arguments.seeds:
+    for seed in arguments.seeds:
+        for name in arguments.sets:
             cell = arguments.out / f"{name}-{seed}.json"
             if not cell.exists():
                 files.write_json(cell, run_cell(arguments.data / name, seed, arguments.preset, backbone, model))

@@ -232,5 +232,6 @@ def _provenance(outcome: Outcome, method: Method, clients: Mapping[str, Sequence
         "chosen_round": outcome.chosen_round,
         "clients": len(clients),
         "examples_vectorised": sum(vectors.examples for vectors in state.client_vectors.values()),
+        "dtypes": sorted(set(state.dtypes.values())),
         "gate": None if outcome.gate is None else {"open": outcome.gate.is_open},
     }

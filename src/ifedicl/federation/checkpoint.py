@@ -74,6 +74,7 @@ class State:
         stale: evaluations since the best one.
         client_vectors: sums and counts of each client.
         cursors: what each client's vectors reply gave.
+        dtypes: what each client's model computes in.
         vectors: ``(L, 2, d)`` the global vectors; None before stage 2a.
         zero_shot: the raw model on the selection examples.
         history: one record a round.
@@ -90,6 +91,7 @@ class State:
     stale: int = 0
     client_vectors: Mapping[str, ContextVectors] = field(default_factory=dict)
     cursors: Mapping[str, str] = field(default_factory=dict)
+    dtypes: Mapping[str, str] = field(default_factory=dict)
     vectors: Array32 | None = None
     zero_shot: Tally | None = None
     history: tuple[RoundRecord, ...] = ()
@@ -112,7 +114,8 @@ def save(state: State, path: Path) -> None:
         StorageError: the disk refuses; the checkpoint before it is untouched.
     """
     header = {
-        name: getattr(state, name) for name in ("run", "round", "phase_start", "phase_rounds", "best_round", "stale", "cursors")
+        name: getattr(state, name)
+        for name in ("run", "round", "phase_start", "phase_rounds", "best_round", "stale", "cursors", "dtypes")
     }
     header["zero_shot"] = state.zero_shot and asdict(state.zero_shot)
     header["history"] = [asdict(record) for record in state.history]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ from ifedicl.metrics import Tally
 from ifedicl.settings import Method
 from ifedicl.task import Task
 
+_log = logging.getLogger(__name__)
 R = TypeVar("R", VectorsReply, ContextReply, UpdateReply, EvaluateReply)
 
 
@@ -245,10 +247,10 @@ class Coordinator:
             for name in self._engine.clients()
         }
         replies = self._ask(requests, VectorsReply, self._is_usable_vectors)
-        held, cursors = dict(state.client_vectors), dict(state.cursors)
+        held, cursors, dtypes = dict(state.client_vectors), dict(state.cursors), dict(state.dtypes)
         for name, reply in replies.items():
             held[name] = reply.vectors if reply.replaces or name not in held else held[name].combine(reply.vectors)
-            cursors[name] = reply.cursor
+            cursors[name], dtypes[name] = reply.cursor, reply.dtype
         self._require(held, "vectors")
         in_order = [held[name] for name in self._engine.clients() if name in held]
         vectors = AGGREGATE_VECTORS[self._method.vectors.weighting](in_order)
@@ -257,7 +259,10 @@ class Coordinator:
         changed = state.vectors is None or not np.array_equal(vectors, state.vectors)
         # Coefficients chosen for other vectors prove nothing for these.
         anew = {"best_round": None, "stale": 0, "zero_shot": None} if changed else {}
-        self._save(client_vectors=held, cursors=cursors, vectors=vectors, **anew)
+        self._save(client_vectors=held, cursors=cursors, dtypes=dtypes, vectors=vectors, **anew)
+        if len(set(dtypes.values())) > 1:
+            mix = ", ".join(f"{name}: {dtype}" for name, dtype in dtypes.items())
+            _log.warning("clients compute in different dtypes (%s); their vectors differ a little for that alone", mix)
         if changed:
             self._install(self._engine.clients())
 

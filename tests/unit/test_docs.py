@@ -1,0 +1,69 @@
+"""Documentation that cannot drift: command pages are the help texts, tables name what exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ifedicl import cli, errors
+from ifedicl.backbone.writes import FAMILIES
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+
+
+def help_of(*command: str) -> str:
+    environment = {**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100"}
+    arguments = [sys.executable, "-m", "ifedicl.cli", *command, "--help"]
+    return subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment).stdout.strip()
+
+
+def commands_page() -> str:
+    """What docs/commands.md must be."""
+    parts = ["# Commands\n\nThese are the help texts, word for word; `tests/unit/test_docs.py` checks that they are.\n"]
+    parts += [
+        f"## `ifedicl{' ' if name else ''}{name}`\n\n```text\n{help_of(*name.split())}\n```\n" for name in ("", *COMMANDS)
+    ]
+    return "\n".join(parts)
+
+
+def test_the_commands_page_is_the_help() -> None:
+    path = ROOT / "docs" / "commands.md"
+    page = commands_page()
+    if os.environ.get("IFEDICL_WRITE_DOCS"):
+        path.write_text(page)
+    assert path.read_text() == page, "run: IFEDICL_WRITE_DOCS=1 .venv/bin/python -m pytest tests/unit/test_docs.py"
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/python.md", "docs/paper-to-code.md", "docs/models.md"])
+def test_every_file_that_a_page_names_exists(name: str) -> None:
+    text = (ROOT / name).read_text()
+    places = [ROOT, ROOT / "docs", ROOT / "src" / "ifedicl"]
+    for path in re.findall(r"`([\w/.-]+\.(?:py|md|toml))\b", text) + re.findall(r"\]\(([\w/.-]+)\)", text):
+        if path not in {"config.toml"}:
+            assert any((place / path).exists() for place in places), path
+
+
+def test_the_models_page_names_every_family() -> None:
+    page = (ROOT / "docs" / "models.md").read_text()
+    assert [family for family in FAMILIES if f"`{family}`" not in page] == []
+
+
+def test_the_error_tree_in_the_docstring_is_the_tree_of_the_classes() -> None:
+    assert errors.__doc__ is not None
+    drawn = set(re.findall(r"\b(\w+Error)\b", errors.__doc__))
+    defined = {name for name, item in vars(errors).items() if isinstance(item, type) and issubclass(item, Exception)}
+    assert drawn == defined
+
+
+def test_the_table_of_equations_names_functions_that_exist() -> None:
+    text = (ROOT / "docs" / "paper-to-code.md").read_text()
+    for path, name in re.findall(r"`([\w/]+\.py): (\w+)", text):
+        assert re.search(rf"\b(def|class) {name}\b|^{name}\b", (ROOT / "src" / "ifedicl" / path).read_text(), re.MULTILINE), (
+            name
+        )
