@@ -154,10 +154,12 @@ def classify(
     Prints label, probability and text, separated by tabs; with --json one object a line, with all probabilities.
     """
     from ifedicl.adapter import Adapter
+    from ifedicl.progress import LOADING, waiting
 
     loaded = Adapter.load(adapter)
     wanted = _texts(texts, file, column)
-    classifier = loaded.classifier()
+    with waiting(LOADING):
+        classifier = loaded.classifier()
     predictions = _counted("texts", len(wanted), lambda done: classifier.classify(wanted, on_progress=done))
     for text, prediction in zip(wanted, predictions, strict=True):
         if as_json:
@@ -179,11 +181,13 @@ def evaluate(
     from ifedicl.adapter import Adapter
     from ifedicl.data import read_examples
     from ifedicl.metrics import paired_p
+    from ifedicl.progress import LOADING, waiting
     from ifedicl.report import evaluation_tables
 
     loaded = Adapter.load(adapter)
     examples = read_examples(file, loaded.task, text=text_column, label=label_column)
-    classifier = loaded.classifier()
+    with waiting(LOADING):
+        classifier = loaded.classifier()
     raw = runs.zero_shot_adapter(classifier.backbone, loaded.model, loaded.task).classifier(classifier.backbone)
     zero_shot = _counted("zero-shot", len(examples), lambda done: raw.evaluate(examples, on_progress=done))
     result = _counted("adapter", len(examples), lambda done: classifier.evaluate(examples, on_progress=done))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -144,8 +145,8 @@ def read_texts(source: str | Path, *, text: str = "text") -> tuple[str, ...]:
     Raises:
         DataError: the file is absent, torn or empty, or the column is missing.
     """
-    if Path(source).suffix == ".txt":
-        texts = tuple(line for line in _decoded(Path(source)).splitlines() if line.strip())
+    if Path(source).suffix.lower() == ".txt":
+        texts = tuple(line for line in _decoded(Path(source)).split("\n") if line.strip())
     else:
         texts = tuple(_text_of(source, line, row, text) for line, row in rows_of(source))
     if not texts:
@@ -154,7 +155,7 @@ def read_texts(source: str | Path, *, text: str = "text") -> tuple[str, ...]:
 
 
 def _text_of(source: str | Path, line: int, row: Mapping[str, Any], column: str) -> str:
-    if column not in row:
+    if row.get(column) is None:
         raise DataError(f"{source}, line {line}: no column {column!r}; it has {', '.join(map(repr, row))}")
     return str(row[column])
 
@@ -165,6 +166,8 @@ def _fault_of(row: Mapping[str, Any], task: Task, text: str, label: str) -> str 
             return f"no column {column!r}; it has {', '.join(map(repr, row))}. Name the columns under [data]"
     if not str(row[text]).strip():
         return "the text is empty; remove the row or fill it"
+    if any("\ud800" <= character <= "\udfff" for character in str(row[text])):
+        return "the text holds half a character (a lone surrogate, as of a cut emoji); repair or remove the row"
     if str(row[label]) not in task.labels:
         allowed = ", ".join(map(repr, task.labels))
         return f"label {str(row[label])!r} is not in the task; allowed: {allowed}. Add it to task.labels or drop the row"
@@ -217,12 +220,18 @@ def _jsonl_rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
 
 def _delimited(delimiter: str) -> Callable[[Path], Iterable[tuple[int, Mapping[str, Any]]]]:
     def rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
-        reader = csv.DictReader(_decoded(path).splitlines(keepends=True), delimiter=delimiter, strict=True)
+        # A file object splits at newlines only, as in _jsonl_rows.
+        reader = csv.DictReader(io.StringIO(_decoded(path), newline=""), delimiter=delimiter, strict=True)
         try:
             for row in reader:
-                yield reader.line_num, {name: value for name, value in row.items() if name is not None}
+                if None in row:  # never shown: what stands in the label's place is a piece of the text
+                    raise DataError(
+                        f"{path}, line {reader.line_num}: more cells than columns; put quotes around texts that hold {delimiter!r}"
+                    )
+                yield reader.line_num, row
         except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}: {error}; the file may be torn") from error
+            # The DictReader's own line_num is that of the row before.
+            raise DataError(f"{path}, line {reader.reader.line_num}: {error}; the file may be torn") from error
 
     return rows
 

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ifedicl.federation.coordinator import Delivered, Event, RoundDone, StepStarted
 
+LOADING = "loading the model (a GGUF file is converted the first time, which takes half a minute)"
 _STEPS: Mapping[str, str] = {
     "vectors": "stage 1: context vectors",
     "context": "stage 2a: global vectors to clients",
@@ -25,6 +26,17 @@ def bars() -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield progress
+
+
+@contextmanager
+def waiting(name: str) -> Iterator[None]:
+    """A spinner while something of unknown length goes on."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(name):
+        yield
 
 
 @contextmanager

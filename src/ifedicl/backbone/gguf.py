@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import torch
@@ -34,8 +36,10 @@ def converted(file: Path, cache: Path | None = None) -> Path:
         return folder
     place = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     try:
-        model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(**place)
+        # The converter draws a bar that no setting switches off; callers show that they wait in their own way.
+        with redirect_stderr(io.StringIO()):
+            model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(**place)
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise BackboneError(
             f"{file}: cannot be read as GGUF ({error}); it may be torn, or of an unknown architecture"

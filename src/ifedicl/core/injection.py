@@ -33,8 +33,9 @@ class _Inject(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, write: Tensor, vector: Tensor, context_scale: Tensor, activation_scale: Tensor) -> Tensor:
         ctx.save_for_backward(write, vector, activation_scale)
-        # ``alpha`` is applied in float32 also when the write is bfloat16, where 1.003 would round to 1.
-        return torch.add((vector * float(context_scale)).to(write.dtype), write, alpha=float(activation_scale))
+        # The float32 vector promotes the sum to float32, rounded once at its end. Between bfloat16 tensors ``alpha`` itself
+        # would be rounded on a CPU, and a β of 1.003 be 1.
+        return torch.add(vector * float(context_scale), write, alpha=float(activation_scale)).to(write.dtype)
 
     @staticmethod
     @once_differentiable

@@ -16,7 +16,7 @@ from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.data import Example
 from ifedicl.demo.fetch import LABELS, Place, demo_model, demo_places
 from ifedicl.metrics import Evaluation, mean_hits, paired_p
-from ifedicl.progress import counted, federation_bars
+from ifedicl.progress import LOADING, counted, federation_bars, waiting
 from ifedicl.report import Figures, Report, print_report, write_report
 from ifedicl.settings import Method, ModelSettings, load_preset
 from ifedicl.task import Task
@@ -47,10 +47,11 @@ def tell(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo",
         DownloadError: model or text could not be fetched.
         StorageError: a file could not be written.
     """
-    places = demo_places(pool=pool, test=test, seed=seed)
-    model = ModelSettings(source=str(demo_model()))
+    with waiting("fetching model and text (95 MB, once)"):
+        places = demo_places(pool=pool, test=test, seed=seed)
+        model = ModelSettings(source=str(demo_model()))
     method = load_preset(preset).model_copy(update={"seed": seed})
-    with console.status("loading the model (the first time it is converted, which takes half a minute)"):
+    with waiting(LOADING):
         backbone = load_backbone(model)
     start = time.perf_counter()
     clients = {name: place.pool for name, place in places.items()}
