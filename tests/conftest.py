@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from pytest_socket import disable_socket, enable_socket
 
 from ifedicl.backbone.load import Backbone
 from tests import tiny
+
+# Tests change the cache folder; matplotlib's list of fonts takes seconds to make and need not be made again for that.
+os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))
 
 
 @pytest.fixture(autouse=True)

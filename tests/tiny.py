@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from ifedicl import seeds
@@ -59,6 +59,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE trained on our sentences."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=["<pad>"],
@@ -66,6 +67,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     words = [*SENTENCES, "Text: Mood: Place:", " good bad at home alone out"] * 4
+    words += [" good bad"] * 60  # one token each; other words are several
     raw.train_from_iterator(words, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>")
 

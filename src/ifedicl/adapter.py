@@ -108,10 +108,13 @@ class Adapter:
             raise AdapterError(f"{folder}: {_TENSORS} is torn or not the one written with {_HEADER}; copy the adapter again")
         try:
             tensors = load(data)
+            vectors, scales = tensors["vectors.mean"], tensors["coefficients.scales"]
+            if vectors.dtype != np.float32 or vectors.ndim != 3 or vectors.shape[:2] != scales.shape[:2]:
+                raise ValueError(f"vectors {vectors.dtype} {vectors.shape} for scales {scales.shape}")
             return cls(
                 task=Task.model_validate(header["task"]),
-                vectors=tensors["vectors.mean"],
-                coefficients=Coefficients(tensors["coefficients.scales"]),
+                vectors=vectors,
+                coefficients=Coefficients(scales),
                 model=ModelSettings.model_validate(header["model"]),
                 fingerprint=header["fingerprint"],
                 provenance=header["provenance"],

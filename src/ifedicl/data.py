@@ -18,7 +18,7 @@ from ifedicl import seeds
 from ifedicl.errors import DataError
 from ifedicl.task import Task
 
-_SHOWN_FAULTS = 5
+_SHOWN_FAULTS, _SHOWN_LABEL = 5, 40
 _HUB_PREFIX = "hub:"
 
 
@@ -162,7 +162,9 @@ def _text_of(source: str | Path, line: int, row: Mapping[str, Any], column: str)
 
 def _fault_of(row: Mapping[str, Any], task: Task, text: str, label: str) -> str | None:
     for column in (text, label):
-        if column not in row or row[column] is None:
+        if column in row and row[column] is None:
+            return f"column {column!r} is empty; fill it or remove the row"
+        if column not in row:
             return f"no column {column!r}; it has {', '.join(map(repr, row))}. Name the columns under [data]"
     if not str(row[text]).strip():
         return "the text is empty; remove the row or fill it"
@@ -170,7 +172,9 @@ def _fault_of(row: Mapping[str, Any], task: Task, text: str, label: str) -> str 
         return "the text holds half a character (a lone surrogate, as of a cut emoji); repair or remove the row"
     if str(row[label]) not in task.labels:
         allowed = ", ".join(map(repr, task.labels))
-        return f"label {str(row[label])!r} is not in the task; allowed: {allowed}. Add it to task.labels or drop the row"
+        # Cut short: with the columns mixed up, this would be a text.
+        shown = str(row[label])[:_SHOWN_LABEL]
+        return f"label {shown!r} is not in the task; allowed: {allowed}. Add it to task.labels or drop the row"
     return None
 
 
@@ -197,6 +201,8 @@ def _decoded(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start}); convert it, or check that it is whole") from error
 
@@ -226,7 +232,8 @@ def _delimited(delimiter: str) -> Callable[[Path], Iterable[tuple[int, Mapping[s
             for row in reader:
                 if None in row:  # never shown: what stands in the label's place is a piece of the text
                     raise DataError(
-                        f"{path}, line {reader.line_num}: more cells than columns; put quotes around texts that hold {delimiter!r}"
+                        f"{path}, line {reader.line_num}: more cells than columns; put quotes around texts that hold "
+                        f"{delimiter!r}"
                     )
                 yield reader.line_num, row
         except csv.Error as error:

@@ -87,8 +87,13 @@ def new_folder(path: Path) -> Iterator[Path]:
             if path.exists():
                 aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
                 os.replace(path, aside / "old")
-                os.replace(temporary, path)
-                shutil.rmtree(aside)
+                try:
+                    os.replace(temporary, path)
+                except BaseException:
+                    os.replace(aside / "old", path)
+                    raise
+                finally:
+                    shutil.rmtree(aside, ignore_errors=True)
             else:
                 os.replace(temporary, path)
         finally:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ifedicl.federation.coordinator import Delivered, Event, RoundDone, StepStarted
+from ifedicl.federation.events import Delivered, Event, RoundDone, StepStarted
 
 LOADING = "loading the model (a GGUF file is converted the first time, which takes half a minute)"
 _STEPS: Mapping[str, str] = {

@@ -18,8 +18,9 @@ from ifedicl.core.vectors import WRITES
 from ifedicl.data import Example, dirichlet_split, draw_pool, read_examples
 from ifedicl.errors import ConfigError, DataError, Fault
 from ifedicl.federation.client import Client
-from ifedicl.federation.coordinator import Coordinator, Event, ModelShape, Outcome, ignore
+from ifedicl.federation.coordinator import Coordinator, ModelShape, Outcome
 from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.events import Event, ignore
 from ifedicl.metrics import Evaluation
 from ifedicl.settings import Method, ModelSettings, RunSettings
 from ifedicl.task import Task
@@ -178,11 +179,13 @@ def run(
         ConfigError: the folder holds another run, and neither ``resume`` nor ``more_rounds`` was asked for.
         IfediclError: as the parts raise it.
     """
-    if not resume and not more_rounds and (folder / CHECKPOINT).exists():
-        fault = Fault(
-            "out", str(folder), "a folder without a run in it", "Go on with --resume, or choose another folder with --out."
-        )
-        raise ConfigError("run", [fault])
+    exists = (folder / CHECKPOINT).exists()
+    if exists and not (resume or more_rounds):
+        remedy = "Go on with --resume, or choose another folder with --out."
+        raise ConfigError("run", [Fault("out", str(folder), "a folder without a run in it", remedy)])
+    if more_rounds and not exists:
+        remedy = "Run it first; more rounds go on from a finished run."
+        raise ConfigError("run", [Fault("out", str(folder), "the folder of a finished run", remedy)])
     clients = client_examples(settings)
     test = _test_examples(settings)
     backbone = load_backbone(settings.model)

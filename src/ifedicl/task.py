@@ -67,6 +67,8 @@ class Task(BaseModel):
                 problems.append(f"{field} holds {', '.join(map(repr, twice))} more than once; each must be its own")
             if any(not name.strip() for name in names):
                 problems.append(f"{field} holds an empty name; every one needs at least one character")
+        if self.template[-1:].isspace() and self.separator[:1].isspace():
+            problems.append("template ends in white space and separator begins with it; remove one of them")
         if self.template.count(TEXT_FIELD) != 1:
             problems.append(f"template holds {TEXT_FIELD} {self.template.count(TEXT_FIELD)} times; it must stand there once")
         if problems:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,14 @@ def run(*arguments: str) -> int:
     return 0
 
 
-@pytest.fixture
-def config(tmp_path: Path, llama_folder: Path) -> Path:
-    """Two clients with files, a test file, and a config of a short run."""
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Path:
+    """A folder with two clients' files, a test file, the config of a short run, and the run itself in ``run``."""
+    folder = tmp_path_factory.mktemp("ran")
     for number, name in enumerate(("north", "south", "test")):
         rows = [{"text": row.text, "label": row.label} for row in tiny.examples(12, seed=number)]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    path = tmp_path / "config.toml"
-    path.write_text(
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "config.toml").write_text(
         f"""
         [task]
         name = "mood"
@@ -47,16 +48,21 @@ def config(tmp_path: Path, llama_folder: Path) -> Path:
         local_steps = 1
         """
     )
-    return path
+    assert run("run", str(folder / "config.toml"), "--out", str(folder / "run")) == 0
+    return folder
 
 
 @pytest.fixture
-def finished(config: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    """A run's folder."""
-    folder = config.parent / "run"
-    assert run("run", str(config), "--out", str(folder)) == 0
-    capsys.readouterr()
-    return folder
+def config(ran: Path, tmp_path: Path) -> Path:
+    """The config in a copy of the folder, to do with as one likes."""
+    shutil.copytree(ran, tmp_path / "copy")
+    return tmp_path / "copy" / "config.toml"
+
+
+@pytest.fixture
+def finished(config: Path) -> Path:
+    """The copied run's folder."""
+    return config.parent / "run"
 
 
 def test_run_writes_adapter_metrics_config_and_a_report_that_needs_no_network(finished: Path, config: Path) -> None:

@@ -91,6 +91,8 @@ class Encoder:
         Raises:
             DataError: a text adds no token to the template.
         """
+        if not texts:
+            return Prompts((), 0)
         encoded = [tuple(tokens) for tokens in self._batch([self._rendered(text) for text in texts])]
         truncated = 0
         for position, tokens in enumerate(encoded):

@@ -11,12 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from platformdirs import user_cache_path
 
 from ifedicl import files
 from ifedicl.errors import BackboneError, StorageError
 
+# Keys of config.json that do not change what is computed.
+_VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "architectures"}
+_TOKENIZER_SETTINGS = ("chat_template", "add_bos_token", "add_eos_token", "add_prefix_space")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja")
 
 
@@ -48,7 +52,7 @@ def stored_tensors(folder: Path) -> tuple[StoredTensor, ...]:
 
 
 def fingerprint_of(folder: Path) -> str:
-    """Hex SHA-256 of a folder's tensors (names, dtypes, shapes, bytes) and tokenizer files.
+    """Hex SHA-256 of a folder's tensors (names, dtypes, shapes, bytes), tokenizer and what its config says of the numbers.
 
     How the tensors are spread over files does not count. The result is remembered by path, size and time of the files.
     """
@@ -61,11 +65,13 @@ def fingerprint_of(folder: Path) -> str:
         with ThreadPoolExecutor() as pool:
             for tensor, content in zip(tensors, pool.map(_content_digest, tensors), strict=True):
                 digest.update(f"{tensor.name}\x1f{tensor.dtype}\x1f{tensor.shape}\x1f{content}\x1e".encode())
+        digest.update(_settings_of(folder).encode())
         for file in tokenizer:
             digest.update(f"{file.name}\x1f{files.sha256_of(file)}\x1e".encode())
         return digest.hexdigest()
 
-    return remembered([*weights, *tokenizer], compute)
+    configs = [folder / name for name in ("config.json", "tokenizer_config.json") if (folder / name).is_file()]
+    return remembered([*weights, *tokenizer, *configs], compute)
 
 
 def remembered(sources: list[Path], compute: Callable[[], str]) -> str:
@@ -95,15 +101,31 @@ def _header(file: Path) -> list[StoredTensor]:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             entries = json.loads(stream.read(length))
-    except (OSError, struct.error, ValueError, MemoryError, OverflowError) as error:
+        entries.pop("__metadata__", None)
+        tensors = [
+            StoredTensor(file, name, entry["dtype"], tuple(entry["shape"]), *(8 + length + at for at in entry["data_offsets"]))
+            for name, entry in entries.items()
+        ]
+        if any(not 8 + length <= tensor.start <= tensor.end for tensor in tensors):
+            raise ValueError("an offset points outside of the data")
+    except (OSError, struct.error, ValueError, TypeError, KeyError, AttributeError, MemoryError, OverflowError) as error:
         raise BackboneError(f"{file}: not a whole safetensors file ({error}); download the model again") from error
-    size = file.stat().st_size
-    tensors = []
-    for name, entry in entries.items():
-        if name == "__metadata__":
-            continue
-        start, end = (8 + length + offset for offset in entry["data_offsets"])
-        if end > size:
-            raise BackboneError(f"{file}: cut short at {size:,} of at least {end:,} bytes; download the model again")
-        tensors.append(StoredTensor(file, name, entry["dtype"], tuple(entry["shape"]), start, end))
+    size, needed = file.stat().st_size, max((tensor.end for tensor in tensors), default=0)
+    if needed > size:
+        raise BackboneError(f"{file}: cut short at {size:,} of at least {needed:,} bytes; download the model again")
     return tensors
+
+
+def _settings_of(folder: Path) -> str:
+    """What config.json and tokenizer_config.json say that changes the numbers; names and versions do not."""
+    config, tokenizer = (_json(folder / name) for name in ("config.json", "tokenizer_config.json"))
+    kept = {key: value for key, value in config.items() if key not in _VOLATILE}
+    return json.dumps([kept, {key: tokenizer.get(key) for key in _TOKENIZER_SETTINGS}], sort_keys=True)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        value = {}  # whoever loads the model says what is wrong with it
+    return value if isinstance(value, dict) else {}

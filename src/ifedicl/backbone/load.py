@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -128,7 +129,7 @@ def load_backbone(settings: ModelSettings, *, cache: Path | None = None) -> Back
         dtype = _dtype(settings.dtype, device)
         _check_memory(stored_tensors(folder), dtype, device, settings.source)
         model = _model(folder, dtype, settings.source).to(device)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        tokenizer = _tokenizer(folder, settings.source)
     return wrap(model, tokenizer, writes, settings, fingerprint)
 
 
@@ -146,7 +147,7 @@ def wrap(model: Any, tokenizer: Any, writes: Writes, settings: ModelSettings, fi
         )
     model.eval().requires_grad_(False)
     window = int(getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "seq_length", None) or 2048)
-    return Backbone(
+    backbone = Backbone(
         model=model,
         tokenizer=tokenizer,
         writes=write_modules(model.base_model, writes),
@@ -155,6 +156,21 @@ def wrap(model: Any, tokenizer: Any, writes: Writes, settings: ModelSettings, fi
         dtype=str(model.dtype).removeprefix("torch."),
         context_window=min(window, settings.max_prompt_tokens or window),
     )
+    if settings.writes is not None:
+        _check_head(backbone)
+    return backbone
+
+
+@torch.inference_mode()
+def _check_head(backbone: Backbone) -> None:
+    """A family out of the table may do more between states and logits than a matrix, a bias and a cap."""
+    tokens = torch.arange(4, device=backbone.device).unsqueeze(0)
+    theirs = backbone.model(input_ids=tokens).logits.float()
+    if not torch.allclose(backbone.logits(backbone.hidden_states(tokens)), theirs, rtol=0.05, atol=0.05):
+        raise BackboneError(
+            f"{backbone.source}: its LM head does more than ifedicl reproduces (it scales its logits, for instance), so label "
+            "probabilities would be wrong. This family needs code of its own in backbone/load.py"
+        )
 
 
 def _downloaded(settings: ModelSettings) -> Path:
@@ -186,7 +202,8 @@ def _config(folder: Path, source: str) -> Any:
         )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # Checks of config fields raise types of their own.
         raise BackboneError(
             f"{source}: its config.json cannot be used ({error}). Models that need code of their own are never run; "
             "choose a model that transformers knows"
@@ -196,11 +213,34 @@ def _config(folder: Path, source: str) -> Any:
 
 def _model(folder: Path, dtype: torch.dtype, source: str) -> Any:
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, local_files_only=True
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BackboneError(f"{source}: its weights cannot be loaded ({error}); they may be torn. Download it again") from error
+    if info["missing_keys"]:
+        # transformers would fill them with random numbers.
+        missing = sorted(info["missing_keys"])
+        raise BackboneError(
+            f"{source} lacks {len(missing)} of the model's tensors, {missing[0]} among them; its files or its config.json are "
+            "not whole. Download it again"
+        )
+    return model
+
+
+def _tokenizer(folder: Path, source: str) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:
+        # The tokenizer libraries raise a dozen unrelated types, a bare Exception among them.
+        raise BackboneError(
+            f"{source}: its tokenizer cannot be loaded ({error}); it may be torn or absent. Download the model again"
+        ) from error
 
 
 def _device(name: str) -> torch.device:

@@ -27,6 +27,8 @@ class Coefficients:
     def __post_init__(self) -> None:
         if self.scales.ndim != 3 or self.scales.shape[1:] != (len(WRITES), 2):
             raise ValueError(f"scales {self.scales.shape} are not (L, 2, 2)")
+        if self.scales.dtype != np.float32:
+            raise ValueError(f"scales are {self.scales.dtype}, not float32")
 
     @classmethod
     def identity(cls, layers: int) -> Self:

@@ -41,6 +41,8 @@ class ContextVectors:
     @classmethod
     def from_means(cls, means: npt.NDArray[np.floating], counts: npt.NDArray[np.integer]) -> Self:
         """Sums from what travels: ``(G, L, 2, d)`` means and ``(G,)`` counts."""
+        if means.ndim != 4 or counts.shape != means.shape[:1] or counts.dtype.kind != "i" or means.dtype.kind != "f":
+            raise ValueError(f"means {means.dtype} {means.shape} and counts {counts.dtype} {counts.shape} are not vectors")
         exact = counts.astype(np.int64)
         return cls(means.astype(np.float64) * exact[:, None, None, None], exact)
 

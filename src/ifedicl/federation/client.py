@@ -18,7 +18,7 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import Turn, calibrate
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.vectors import WRITES, Array32
+from ifedicl.core.vectors import WRITES, Array32, ContextVectors
 from ifedicl.data import Example, Role, split_roles
 from ifedicl.errors import TaskError
 from ifedicl.extract import context_vectors
@@ -141,7 +141,7 @@ class Client:
                 dtype=self.backbone.dtype,
                 wire_dtype=settings.wire_dtype,
             ),
-            vectors.is_finite and bool(np.isfinite(vectors.means.astype(settings.wire_dtype)).all()),
+            vectors.is_finite and _fits(vectors, settings.wire_dtype),
         )
 
     def _install(self, request: ContextRequest) -> Reply:
@@ -180,6 +180,7 @@ class Client:
         if fingerprint != self.backbone.fingerprint:
             raise _RefusalError(FailureCode.WRONG_MODEL)
         if self._job is None or (self._job.task, self._job.method) != (task, method):
+            self._context = None  # vectors of one task mean nothing to another
             try:
                 self._job = _Job(task, method, Scorer(self.backbone, task), self.examples)
             except TaskError:
@@ -208,3 +209,9 @@ class Client:
     @staticmethod
     def _checked(reply: Reply, finite: bool) -> Reply:
         return reply if finite else Failure(FailureCode.NOT_FINITE)
+
+
+def _fits(vectors: ContextVectors, wire_dtype: str) -> bool:
+    """Whether no mean overflows in the dtype that it travels in."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(vectors.means.astype(wire_dtype)).all())

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from ifedicl.errors import ConfigError, Fault, TooFewClientsError
 from ifedicl.federation import checkpoint
 from ifedicl.federation.checkpoint import RoundRecord, State, Traffic
 from ifedicl.federation.engine import Delivery, Engine
+from ifedicl.federation.events import Delivered, Event, RoundDone, StepStarted, ignore
 from ifedicl.federation.messages import (
     ContextReply,
     ContextRequest,
@@ -40,33 +41,6 @@ from ifedicl.task import Task
 
 _log = logging.getLogger(__name__)
 R = TypeVar("R", VectorsReply, ContextReply, UpdateReply, EvaluateReply)
-
-
-@dataclass(frozen=True)
-class StepStarted:
-    """Requests of one kind are on their way."""
-
-    step: str
-    round: int
-    clients: int
-
-
-@dataclass(frozen=True)
-class Delivered:
-    """One client has answered, or failed to."""
-
-    traffic: Traffic
-
-
-@dataclass(frozen=True)
-class RoundDone:
-    """A round is over and its checkpoint written."""
-
-    record: RoundRecord
-    rounds: int
-
-
-Event: TypeAlias = StepStarted | Delivered | RoundDone
 
 
 @dataclass(frozen=True)
@@ -121,10 +95,6 @@ class Outcome:
     state: State
 
 
-def ignore(event: Event) -> None:
-    """The observer of those who do not watch."""
-
-
 class Coordinator:
     """Runs one task over the clients of an engine."""
 
@@ -174,14 +144,14 @@ class Coordinator:
         # Stage 1 and 2a: context vectors, and their mean over clients (Eq. 1-3)
         if self._state.vectors is None or (more_rounds and self._state.round == self._state.phase_start):
             self._refresh_vectors()
-        if self._state.zero_shot is None:
-            self._save(zero_shot=self._evaluate(Role.SELECTION, Coefficients.identity(self._model.layers)))
+        self._measure_zero_shot()
 
         # Stage 2b: rounds of calibration (Eq. 4-7)
         while not self._state.is_finished and not self._is_stale():
             every = self._method.vectors.refresh_every
             if every and self._state.round > self._state.phase_start and self._state.round % every == 0:
                 self._refresh_vectors()
+                self._measure_zero_shot()
             self._round()
         return self._outcome()
 
@@ -192,8 +162,8 @@ class Coordinator:
 
         # Step 2: each client moves the global coefficients on its own examples (Eq. 6)
         request = UpdateRequest(self._context_id(), state.round, state.phase_start, state.phase_rounds, state.coefficients)
-        replies = self._ask(dict.fromkeys(cohort, request), UpdateReply, self._is_usable_update)
-        self._require(replies, "update")
+        replies, failures = self._ask(dict.fromkeys(cohort, request), UpdateReply, self._is_usable_update)
+        self._require(replies, failures, "update")
 
         # Step 3: the server averages them in client order (Eq. 7)
         coefficients = average_coefficients(
@@ -206,7 +176,7 @@ class Coordinator:
         completed = state.round + 1
         last = completed == state.phase_start + state.phase_rounds
         evaluated = last or completed % settings.evaluate_every == 0
-        held_out = self._evaluate(Role.SELECTION, coefficients) if evaluated else None
+        held_out = _total(self._evaluate(Role.SELECTION, coefficients)[0]) if evaluated else None
         train_loss = float(np.mean([reply.loss for reply in replies.values()]))
         record = RoundRecord(completed, tuple(replies), train_loss, held_out)
 
@@ -220,12 +190,12 @@ class Coordinator:
         """The fields of the state that say which round is best."""
         state, by = self._state, self._method.rounds.select_by
         chosen = {"best": coefficients, "best_round": record.round, "stale": 0}
-        if by == "last" or (record.held_out is None and state.best_round is None):
+        best = next((item.held_out for item in state.history if item.round == state.best_round), None)
+        if by == "last" or best is None:
             return chosen
         if record.held_out is None:
             return {}
-        best = next((item.held_out for item in state.history if item.round == state.best_round), None)
-        return chosen if best is None or _rank(record.held_out, by) < _rank(best, by) else {"stale": state.stale + 1}
+        return chosen if _rank(record.held_out, by) < _rank(best, by) else {"stale": state.stale + 1}
 
     def _is_stale(self) -> bool:
         patience = self._method.rounds.patience
@@ -246,12 +216,13 @@ class Coordinator:
             name: VectorsRequest(self._task, self._method, self._model.fingerprint, state.cursors.get(name, ""))
             for name in self._engine.clients()
         }
-        replies = self._ask(requests, VectorsReply, self._is_usable_vectors)
+        replies, failures = self._ask(requests, VectorsReply, self._is_usable_vectors)
         held, cursors, dtypes = dict(state.client_vectors), dict(state.cursors), dict(state.dtypes)
         for name, reply in replies.items():
             held[name] = reply.vectors if reply.replaces or name not in held else held[name].combine(reply.vectors)
             cursors[name], dtypes[name] = reply.cursor, reply.dtype
-        self._require(held, "vectors")
+        self._save(client_vectors=held, cursors=cursors, dtypes=dtypes)
+        self._require(held, failures, "vectors")
         in_order = [held[name] for name in self._engine.clients() if name in held]
         vectors = AGGREGATE_VECTORS[self._method.vectors.weighting](in_order)
         # What the clients inject has crossed the network in this dtype; the adapter must hold the same numbers.
@@ -259,15 +230,20 @@ class Coordinator:
         changed = state.vectors is None or not np.array_equal(vectors, state.vectors)
         # Coefficients chosen for other vectors prove nothing for these.
         anew = {"best_round": None, "stale": 0, "zero_shot": None} if changed else {}
-        self._save(client_vectors=held, cursors=cursors, dtypes=dtypes, vectors=vectors, **anew)
+        self._save(vectors=vectors, **anew)
         if len(set(dtypes.values())) > 1:
             mix = ", ".join(f"{name}: {dtype}" for name, dtype in dtypes.items())
             _log.warning("clients compute in different dtypes (%s); their vectors differ a little for that alone", mix)
         if changed:
             self._install(self._engine.clients())
 
-    def _install(self, names: Iterable[str]) -> dict[str, ContextReply]:
-        return self._ask(dict.fromkeys(names, self._context_request()), ContextReply, _accept)
+    def _install(self, names: Iterable[str]) -> None:
+        self._exchange(dict.fromkeys(names, self._context_request()), ContextReply, _accept)
+
+    def _measure_zero_shot(self) -> None:
+        if self._state.zero_shot is None:
+            tallies, _ = self._evaluate(Role.SELECTION, Coefficients.identity(self._model.layers))
+            self._save(zero_shot=_total(tallies))
 
     def _context_request(self) -> ContextRequest:
         assert self._state.vectors is not None
@@ -278,56 +254,71 @@ class Coordinator:
         assert self._state.vectors is not None
         return hashlib.sha256(self._run_id().encode() + self._state.vectors.tobytes()).hexdigest()[:16]
 
-    def _evaluate(self, role: Role, coefficients: Coefficients) -> Tally | None:
-        """Counts and sums over all clients that hold such examples; None where none does."""
+    def _evaluate(self, role: Role, coefficients: Coefficients) -> tuple[dict[str, Tally], dict[str, FailureCode]]:
+        """Each client's counts and sums, and why others gave none."""
         request = EvaluateRequest(self._context_id(), role, coefficients)
-        replies = self._ask(dict.fromkeys(self._engine.clients(), request), EvaluateReply, _is_usable_tally)
-        return sum((reply.tally for reply in replies.values()), Tally()) if replies else None
+        replies, failures = self._ask(dict.fromkeys(self._engine.clients(), request), EvaluateReply, _is_usable_tally)
+        return {name: reply.tally for name, reply in replies.items()}, failures
+
+    def _gate(self) -> Gate | None:
+        """Chosen coefficients and the raw model on the same clients' gate examples; None where no client holds any."""
+        if self._method.holdout.gate == 0:
+            return None
+        adapter, failures = self._evaluate(Role.GATE, self._state.best)
+        if not adapter and set(failures.values()) <= {FailureCode.NO_EXAMPLES}:
+            return None
+        zero_shot, _ = self._evaluate(Role.GATE, Coefficients.identity(self._model.layers))
+        both = [name for name in adapter if name in zero_shot]
+        return Gate(
+            sum((adapter[name] for name in both), Tally()),
+            sum((zero_shot[name] for name in both), Tally()),
+        )
 
     def _outcome(self) -> Outcome:
         # Stage 3 needs these two and nothing else
         state = self._state
         assert state.vectors is not None
         assert state.best_round is not None
-        gate = None
-        if self._method.holdout.gate > 0:
-            adapter = self._evaluate(Role.GATE, state.best)
-            zero_shot = self._evaluate(Role.GATE, Coefficients.identity(self._model.layers))
-            gate = Gate(adapter, zero_shot) if adapter and zero_shot else None
+        gate = self._gate()
         fallback = gate is not None and not gate.is_open
         coefficients = Coefficients.identity(self._model.layers) if fallback else state.best
         return Outcome(state.vectors, coefficients, state.best_round, gate, self._state)
 
-    def _ask(self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]) -> dict[str, R]:
-        """Usable replies in client order. A client that lost the global vectors is sent them and asked again."""
-        replies, forgetful = self._exchange(requests, expected, usable)
-        if forgetful:
-            self._exchange(dict.fromkeys(forgetful, self._context_request()), ContextReply, _accept)
-            again, _ = self._exchange({name: requests[name] for name in forgetful}, expected, usable)
+    def _ask(
+        self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]
+    ) -> tuple[dict[str, R], dict[str, FailureCode]]:
+        """Usable replies in client order, and the other clients' codes.
+
+        A client that lost the global vectors is sent them and asked again.
+        """
+        replies, failures = self._exchange(requests, expected, usable)
+        forgetful = [name for name, code in failures.items() if code is FailureCode.NO_CONTEXT]
+        if forgetful and self._state.vectors is not None:
+            self._install(forgetful)
+            again, failures_again = self._exchange({name: requests[name] for name in forgetful}, expected, usable)
             replies |= again
-        return {name: replies[name] for name in self._engine.clients() if name in replies}
+            failures = {name: code for name, code in failures.items() if name not in forgetful} | failures_again
+        return {name: replies[name] for name in self._engine.clients() if name in replies}, failures
 
     def _exchange(
         self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]
-    ) -> tuple[dict[str, R], list[str]]:
-        """Usable replies, and who has to be sent the global vectors."""
+    ) -> tuple[dict[str, R], dict[str, FailureCode]]:
+        """One request to each client; what came back, and what it cost."""
         step = next(iter(requests.values())).kind
         self._observer(StepStarted(step, self._state.round, len(requests)))
         replies: dict[str, R] = {}
-        forgetful, traffic = [], list(self._state.traffic)
+        failures: dict[str, FailureCode] = {}
+        traffic = list(self._state.traffic)
         for delivery in self._engine.exchange(requests, self._method.rounds.deadline_seconds):
-            reply, failure = delivery.reply, None
+            reply = delivery.reply
             if isinstance(reply, expected) and usable(reply):
                 replies[delivery.client] = reply
             else:
-                failure = reply.code if isinstance(reply, Failure) else FailureCode.BAD_REPLY
-                if failure is FailureCode.NO_CONTEXT:
-                    forgetful.append(delivery.client)
-            item = self._traffic(delivery, step, failure)
-            traffic.append(item)
-            self._observer(Delivered(item))
+                failures[delivery.client] = reply.code if isinstance(reply, Failure) else FailureCode.BAD_REPLY
+            traffic.append(self._traffic(delivery, step, failures.get(delivery.client)))
+            self._observer(Delivered(traffic[-1]))
         self._state = self._state.with_(traffic=tuple(traffic))
-        return replies, forgetful
+        return replies, failures
 
     def _traffic(self, delivery: Delivery, step: str, failure: FailureCode | None) -> Traffic:
         return Traffic(
@@ -340,12 +331,11 @@ class Coordinator:
             failure=failure and failure.value,
         )
 
-    def _require(self, replies: Mapping[str, object], step: str) -> None:
+    def _require(self, replies: Mapping[str, object], failures: Mapping[str, FailureCode], step: str) -> None:
         needed = self._method.rounds.min_clients
         if len(replies) >= needed:
             return
-        last = {item.client: item.failure for item in self._state.traffic if item.step == step}
-        reasons = ", ".join(f"{name}: {code}" for name, code in last.items() if code)
+        reasons = ", ".join(f"{name}: {code.value}" for name, code in failures.items())
         raise TooFewClientsError(
             f"round {self._state.round + 1}, {step}: {len(replies)} of {len(self._engine.clients())} clients gave a usable "
             f"reply, rounds.min_clients asks for {needed} ({reasons}). What was done is kept: resume when they are back"
@@ -404,6 +394,10 @@ class Coordinator:
 def _rank(tally: Tally, by: str) -> tuple[float, ...]:
     """Smaller is better; equal accuracies are told apart by the loss."""
     return (-tally.accuracy, tally.loss) if by == "accuracy" else (tally.loss,)
+
+
+def _total(tallies: Mapping[str, Tally]) -> Tally | None:
+    return sum(tallies.values(), Tally()) if tallies else None
 
 
 def _accept(_reply: ContextReply) -> bool:

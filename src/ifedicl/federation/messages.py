@@ -78,7 +78,7 @@ class VectorsRequest:
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        return cls(**_task_fields(header), cursor=header["cursor"])
+        return cls(**_with_task(_fields(header, **_TASK_FIELDS, cursor=str)))
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ class VectorsReply:
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        return cls(vectors=ContextVectors.from_means(arrays["means"], arrays["counts"]), **header)
+        fields = _fields(header, cursor=str, replaces=bool, dtype=str, wire_dtype=str)
+        return cls(vectors=ContextVectors.from_means(arrays["means"], arrays["counts"]), **fields)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class ContextRequest:
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
         vectors = arrays["vectors"].astype(np.float32)
-        return cls(**_task_fields(header), vectors=vectors, context=header["context"])
+        return cls(vectors=vectors, **_with_task(_fields(header, **_TASK_FIELDS, context=str)))
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,8 @@ class UpdateRequest:
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        return cls(**header, coefficients=Coefficients(arrays["scales"]))
+        fields = _fields(header, context=str, round=int, phase_start=int, phase_rounds=int)
+        return cls(**fields, coefficients=Coefficients(arrays["scales"]))
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ class UpdateReply:
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        return cls(**header, coefficients=Coefficients(arrays["scales"]))
+        return cls(**_fields(header, examples=int, loss=float), coefficients=Coefficients(arrays["scales"]))
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,9 @@ class EvaluateRequest:
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        return cls(context=header["context"], role=Role(header["role"]), coefficients=Coefficients(arrays["scales"]))
+        coefficients = Coefficients(arrays["scales"])
+        fields = _fields(header, context=str, role=str)
+        return cls(context=fields["context"], role=Role(fields["role"]), coefficients=coefficients)
 
 
 @dataclass(frozen=True)
@@ -234,7 +238,7 @@ class EvaluateReply:
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        return cls(Tally(**header))
+        return cls(Tally(**_fields(header, examples=int, correct=int, loss_sum=float)))
 
 
 @dataclass(frozen=True)
@@ -249,7 +253,7 @@ class Failure:
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        return cls(FailureCode(header["code"]))
+        return cls(FailureCode(_fields(header, code=str)["code"]))
 
 
 Request: TypeAlias = VectorsRequest | ContextRequest | UpdateRequest | EvaluateRequest
@@ -301,7 +305,7 @@ def _decoded(data: bytes, kinds: Mapping[str, type[_AnyMessage]]) -> _AnyMessage
 def pack(kind: str, header: Header, arrays: Arrays) -> bytes:
     """Header and arrays as one safetensors frame."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return save_arrays(contiguous, metadata={"kind": kind, "header": json.dumps(header, separators=(",", ":"))})
+    return save_arrays(contiguous, metadata={"message": json.dumps([kind, header], separators=(",", ":"))})
 
 
 def unpack(data: bytes) -> tuple[str, Header, Arrays]:
@@ -313,9 +317,11 @@ def unpack(data: bytes) -> tuple[str, Header, Arrays]:
     try:
         arrays: Arrays = load_arrays(data)
         (length,) = struct.unpack_from("<Q", data)
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-        return metadata["kind"], json.loads(metadata["header"]), arrays
-    except (SafetensorError, struct.error, ValueError, KeyError, TypeError) as error:
+        kind, header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["message"])
+        if not isinstance(kind, str) or not isinstance(header, dict):
+            raise TypeError(f"kind {type(kind).__name__}, header {type(header).__name__}")
+        return kind, header, arrays
+    except (SafetensorError, struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise MessageError(f"{len(data)} bytes that are not a whole message: {error}") from error
 
 
@@ -329,9 +335,22 @@ def _task_header(request: VectorsRequest | ContextRequest) -> Header:
     return header | extra
 
 
-def _task_fields(header: Header) -> dict[str, Any]:
-    return {
-        "task": Task.model_validate(header["task"]),
-        "method": Method.model_validate(header["method"]),
-        "fingerprint": header["fingerprint"],
-    }
+_TASK_FIELDS: Mapping[str, type] = {"task": dict, "method": dict, "fingerprint": str}
+
+
+def _with_task(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"task": Task.model_validate(fields["task"]), "method": Method.model_validate(fields["method"])}
+
+
+def _fields(header: Header, **types: type) -> dict[str, Any]:
+    """The fields of a header, exactly these and each of exactly its type: the other side may send anything.
+
+    Raises:
+        TypeError: one is missing, of another type, or too many.
+    """
+    if set(header) != set(types):
+        raise TypeError(f"fields {', '.join(sorted(header))}; allowed: {', '.join(sorted(types))}")
+    for name, kind in types.items():
+        if type(header[name]) is not kind:
+            raise TypeError(f"{name} is {type(header[name]).__name__}, not {kind.__name__}")
+    return {name: header[name] for name in types}

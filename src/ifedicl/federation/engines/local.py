@@ -36,7 +36,9 @@ class LocalEngine:
         encoded: dict[int, bytes] = {}  # one request object sent to many is encoded once
         for name, request in requests.items():
             start = time.perf_counter()
-            down = encoded.setdefault(id(request), encode(request))
+            if id(request) not in encoded:
+                encoded[id(request)] = encode(request)
+            down = encoded[id(request)]
             up = encode(self._clients[name].handle(decode_request(down)))
             seconds = time.perf_counter() - start
             reply = Failure(FailureCode.LATE) if seconds > deadline else decode_reply(up)

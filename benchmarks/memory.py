@@ -1,0 +1,93 @@
+"""Claim: a simulated federation of 100 clients needs no more than 1.05 times the memory of one with a single client.
+
+Each side is a process of its own that loads the model and runs one round; measured is its peak resident memory. Simulated
+clients share one frozen model, so each adds only its text and its context vectors. The peak at the time when the model was
+loaded is given too: where a run does not pass it, the ratio says that clients fit into what loading had needed anyway.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from _pairs import TASK, Claim, Spread, compare, model_settings, parser, report, sentences
+from ifedicl.backbone.load import load_backbone
+from ifedicl.runs import federate
+from ifedicl.settings import CalibrationSettings, HoldoutSettings, Method, RoundSettings
+
+_METHOD = Method(
+    holdout=HoldoutSettings(selection=0.0), calibration=CalibrationSettings(local_steps=1), rounds=RoundSettings(rounds=1)
+)
+_MIB = 1 << 20
+_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Peak resident memory of one process, in MiB."""
+
+    loaded: float
+    finished: float
+
+
+def main() -> None:
+    arguments = _arguments()
+    if arguments.child:
+        print(json.dumps(_federation(arguments)))
+        return
+    arguments.model = model_settings(arguments).source  # children download nothing
+    _child(arguments, clients=1)  # a GGUF file is converted at the first run, which takes memory of its own
+    loaded: list[float] = []
+
+    def peak_of(clients: int) -> float:
+        peak = _child(arguments, clients)
+        loaded.append(peak.loaded)
+        return peak.finished
+
+    claim = Claim(f"{arguments.clients} clients / 1 client", unit="MiB", at_most=1.05)
+    comparison = compare(claim, lambda _: peak_of(arguments.clients), lambda _: peak_of(1), arguments.pairs, warm_up=False)
+    report("memory", arguments, [comparison], peak_after_loading_mib=round(Spread.of(loaded).median, 1))
+
+
+def _arguments() -> argparse.Namespace:
+    arguments = parser(__doc__, examples=4)
+    arguments.add_argument("--clients", type=int, default=100, help="of the larger federation (default: %(default)s)")
+    arguments.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    return arguments.parse_args()
+
+
+def _child(arguments: argparse.Namespace, clients: int) -> Peak:
+    """Run a federation in a process of its own.
+
+    A child starts with its parent's peak (``ru_maxrss`` outlives ``exec``), which stays below: the parent loads no model.
+    """
+    values = {name: getattr(arguments, name) for name in ("model", "dtype", "device", "threads", "examples")}
+    options = [item for name, value in values.items() if value is not None for item in (f"--{name}", str(value))]
+    command = [sys.executable, str(Path(__file__)), "--child", "--clients", str(clients), *options]
+    return Peak(**json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+def _federation(arguments: argparse.Namespace) -> dict[str, float]:
+    """One round of simulated clients with ``--examples`` sentences each."""
+    settings = model_settings(arguments)
+    backbone = load_backbone(settings)
+    loaded = _peak()
+    count = arguments.examples
+    text = sentences(arguments.clients * count)
+    clients = {f"client-{number}": text[number * count : (number + 1) * count] for number in range(arguments.clients)}
+    federate(backbone, settings, TASK, _METHOD, clients)
+    return {"loaded": loaded, "finished": _peak()}
+
+
+def _peak() -> float:
+    """Of this process until now, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT / _MIB
+
+
+if __name__ == "__main__":
+    main()

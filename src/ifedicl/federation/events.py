@@ -1,0 +1,39 @@
+"""What a coordinator tells whoever watches it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ifedicl.federation.checkpoint import RoundRecord, Traffic
+
+
+@dataclass(frozen=True)
+class StepStarted:
+    """Requests of one kind are on their way."""
+
+    step: str
+    round: int
+    clients: int
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """One client has answered, or failed to."""
+
+    traffic: Traffic
+
+
+@dataclass(frozen=True)
+class RoundDone:
+    """A round is over and its checkpoint written."""
+
+    record: RoundRecord
+    rounds: int
+
+
+Event: TypeAlias = StepStarted | Delivered | RoundDone
+
+
+def ignore(event: Event) -> None:
+    """The observer of those who do not watch."""

@@ -1,0 +1,299 @@
+"""Killed at any moment, a run resumes and ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ifedicl import files, runs
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.vectors import ContextVectors
+from ifedicl.errors import ConfigError, StorageError
+from ifedicl.federation import checkpoint
+from ifedicl.federation.checkpoint import RoundRecord, State, Traffic
+from ifedicl.federation.messages import pack
+from ifedicl.metrics import Tally
+from ifedicl.runs import ADAPTER, CHECKPOINT, METRICS
+from ifedicl.settings import RunSettings, load_settings
+from tests import tiny
+
+KILLS = 10
+
+
+def write_config(folder: Path, model: Path, *, rounds: int = 2, learning_rate: float = 0.05) -> Path:
+    """A config and its data: three clients, and a test file."""
+    for number, name in enumerate(("a", "b", "c", "test")):
+        rows = [json.dumps({"text": row.text, "label": row.label}) for row in tiny.examples(8 + number, seed=number)]
+        (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    (folder / "config.toml").write_text(
+        f"""
+        seed = 5
+        [task]
+        name = "mood"
+        labels = ["good", "bad"]
+        template = {json.dumps(tiny.TASK.template)}
+        [model]
+        source = {json.dumps(str(model))}
+        device = "cpu"
+        dtype = "float32"
+        [data]
+        clients = {{ a = "a.jsonl", b = "b.jsonl", c = "c.jsonl" }}
+        test = "test.jsonl"
+        [holdout]
+        selection = 0.3
+        gate = 0.2
+        [calibration]
+        batch_size = 2
+        local_steps = 1
+        learning_rate = {learning_rate}
+        noise = 0.01
+        [rounds]
+        rounds = {rounds}
+        """
+    )
+    return folder / "config.toml"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, llama_folder: Path) -> RunSettings:
+    return load_settings(write_config(tmp_path, llama_folder))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def history(folder: Path) -> tuple[RoundRecord, ...]:
+    state = checkpoint.load(folder / CHECKPOINT)
+    assert state is not None
+    return state.history
+
+
+def test_a_run_killed_ten_times_ends_with_the_same_adapter_byte_for_byte(tmp_path: Path, llama_folder: Path) -> None:
+    rounds = 20
+    config = write_config(tmp_path, llama_folder, rounds=rounds)
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(sys.path)}
+    script, whole, broken = Path(__file__).with_name("killed.py"), tmp_path / "whole", tmp_path / "broken"
+    done = subprocess.run(
+        [sys.executable, str(script), str(config), str(whole), str(broken), str(KILLS), "0"],
+        capture_output=True, text=True, env=environment, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+
+    # The kills did land, and nearly all of them between two checkpoints of a run that had begun. The eleventh aims at the
+    # moment in which the adapter is written, and may come too late.
+    assert report["killed"][:KILLS] == [True] * KILLS, report
+    during = [number for number in report["rounds"][1:KILLS] if 0 < number < rounds]
+    assert len(during) >= KILLS - 3, report
+    assert len(set(during)) >= 6, report
+    assert max(during) - min(during) > rounds / 2, report
+
+    assert set(contents(broken / ADAPTER)) == {"adapter.json", "adapter.safetensors", "README.md"}
+    assert contents(broken / ADAPTER) == contents(whole / ADAPTER)
+    assert history(broken) == history(whole)
+    assert len(history(whole)) == rounds
+
+
+def test_a_run_writes_checkpoint_adapter_and_metrics_and_reads_the_test_file(settings: RunSettings, tmp_path: Path) -> None:
+    result = runs.run(settings, tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {CHECKPOINT.parent.name, ADAPTER.name, METRICS.name}
+    lines = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
+    assert [line["round"] for line in lines if line["event"] == "round"] == [1, 2]
+    assert sum(line["event"] == "exchange" for line in lines) == len(result.federated.outcome.state.traffic)
+    assert result.test is not None
+    assert result.zero_shot is not None
+    assert len(result.test.truth) == len(result.zero_shot.truth) == 11
+
+
+def test_equal_runs_give_equal_adapters_whatever_their_folder(settings: RunSettings, tmp_path: Path) -> None:
+    runs.run(settings, tmp_path / "one")
+    runs.run(settings, tmp_path / "two")
+    assert contents(tmp_path / "one" / ADAPTER) == contents(tmp_path / "two" / ADAPTER)
+
+
+def test_a_folder_with_a_run_in_it_is_refused_and_left_as_it_is(settings: RunSettings, tmp_path: Path) -> None:
+    runs.run(settings, tmp_path / "run")
+    before = (tmp_path / "run" / CHECKPOINT).read_bytes(), contents(tmp_path / "run" / ADAPTER)
+    with pytest.raises(ConfigError, match=r"run.*--resume.*--out"):
+        runs.run(settings, tmp_path / "run")
+    assert ((tmp_path / "run" / CHECKPOINT).read_bytes(), contents(tmp_path / "run" / ADAPTER)) == before
+
+
+def test_resuming_an_empty_folder_starts_the_run(settings: RunSettings, tmp_path: Path) -> None:
+    runs.run(settings, tmp_path / "plain")
+    runs.run(settings, tmp_path / "run", resume=True)
+    assert contents(tmp_path / "run" / ADAPTER) == contents(tmp_path / "plain" / ADAPTER)
+
+
+def test_resuming_a_finished_run_gives_the_same_adapter(settings: RunSettings, tmp_path: Path) -> None:
+    runs.run(settings, tmp_path / "run")
+    before = contents(tmp_path / "run" / ADAPTER)
+    runs.run(settings, tmp_path / "run", resume=True)
+    assert contents(tmp_path / "run" / ADAPTER) == before
+
+
+@pytest.mark.parametrize("part", ["method", "task", "model"])
+def test_a_checkpoint_of_another_run_is_refused_with_a_remedy(settings: RunSettings, tmp_path: Path, part: str) -> None:
+    runs.run(settings, tmp_path / "run")
+    before = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    values = settings.model_dump()
+    if part == "method":
+        values["calibration"]["learning_rate"] = 0.04
+    elif part == "task":
+        values["task"]["template"] = "Note: {text}\nFeeling:"
+    else:
+        values["model"]["source"] = str(tiny.save_model(tmp_path / "other", num_hidden_layers=2))
+    with pytest.raises(ConfigError, match=r"checkpoint: received one of run .*were changed since\. Restore them"):
+        runs.run(RunSettings.model_validate(values), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
+
+
+def test_a_full_disk_in_the_middle_of_a_run_loses_only_the_round_it_was_in(
+    settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.run(settings, tmp_path / "plain")
+    calls, fsync = [0], os.fsync
+
+    def full(handle: int) -> None:
+        calls[0] += 1
+        if calls[0] > 4:  # replies, vectors, zero-shot and the first round are written
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    # Not in the fingerprint's own notes, which do without a disk.
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        with pytest.raises(StorageError, match=r"state\.safetensors: the disk is full"):
+            runs.run(settings, tmp_path / "run")
+    assert [record.round for record in history(tmp_path / "run")] == [1]
+    assert [path.name for path in (tmp_path / "run" / CHECKPOINT).parent.iterdir()] == [CHECKPOINT.name]
+    runs.run(settings, tmp_path / "run", resume=True)
+    assert contents(tmp_path / "run" / ADAPTER) == contents(tmp_path / "plain" / ADAPTER)
+
+
+# The checkpoint itself
+
+DRAW = np.random.default_rng(3)
+STATE = State(
+    run="0" * 64,
+    round=2,
+    phase_start=1,
+    phase_rounds=4,
+    coefficients=Coefficients(DRAW.normal(size=(3, 2, 2)).astype(np.float32)),
+    best=Coefficients(DRAW.normal(size=(3, 2, 2)).astype(np.float32)),
+    best_round=1,
+    stale=1,
+    client_vectors={
+        "clinic/Ä": ContextVectors(DRAW.normal(size=(2, 3, 2, 4)), np.array([3, 0])),
+        "b": ContextVectors(DRAW.normal(size=(2, 3, 2, 4)), np.array([1, 2])),
+    },
+    cursors={"clinic/Ä": "3:ab", "b": "3:cd"},
+    vectors=DRAW.normal(size=(3, 2, 4)).astype(np.float32),
+    zero_shot=Tally(5, 3, 0.1 + 0.2),
+    history=(RoundRecord(1, ("b", "clinic/Ä"), 0.5, Tally(5, 4, 1 / 3)), RoundRecord(2, ("b",), 0.25, None)),
+    traffic=(Traffic("b", "vectors", 0, 10, 20, 0.125, "late"), Traffic("clinic/Ä", "update", 1, 10, 20, 0.1)),
+)
+
+
+def assert_same_state(first: State, second: State) -> None:
+    for name, value in vars(first).items():
+        other = getattr(second, name)
+        if isinstance(value, Coefficients):
+            np.testing.assert_array_equal(value.scales, other.scales)
+        elif isinstance(value, np.ndarray):
+            assert value.dtype == other.dtype
+            np.testing.assert_array_equal(value, other)
+        elif name == "client_vectors":
+            assert value.keys() == other.keys()
+            for client, vectors in value.items():
+                np.testing.assert_array_equal(vectors.sums, other[client].sums)
+                np.testing.assert_array_equal(vectors.counts, other[client].counts)
+        else:
+            assert value == other, name
+
+
+def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    checkpoint.save(STATE, tmp_path / "state")
+    loaded = checkpoint.load(tmp_path / "state")
+    assert loaded is not None
+    assert_same_state(STATE, loaded)
+
+
+def test_the_first_checkpoint_of_a_run_has_no_vectors_yet(tmp_path: Path) -> None:
+    fresh = State("0" * 64, 0, 0, 4, STATE.coefficients, STATE.best)
+    checkpoint.save(fresh, tmp_path / "state")
+    loaded = checkpoint.load(tmp_path / "state")
+    assert loaded is not None
+    assert_same_state(fresh, loaded)
+
+
+def test_where_there_is_no_checkpoint_there_is_nothing_to_load(tmp_path: Path) -> None:
+    assert checkpoint.load(tmp_path / "state") is None
+
+
+def test_a_torn_checkpoint_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    file = tmp_path / "state"
+    checkpoint.save(STATE, file)
+    whole = file.read_bytes()
+    for length in (*range(0, len(whole), 61), len(whole) - 1):
+        file.write_bytes(whole[:length])
+        with pytest.raises(StorageError, match=r"not a whole checkpoint.*remove it to start the run again"):
+            checkpoint.load(file)
+
+
+def test_a_torn_checkpoint_stops_a_resume_and_is_left_as_it_is(settings: RunSettings, tmp_path: Path) -> None:
+    runs.run(settings, tmp_path / "run")
+    file = tmp_path / "run" / CHECKPOINT
+    file.write_bytes(file.read_bytes()[:-1])
+    before = file.read_bytes()
+    with pytest.raises(StorageError, match="remove it to start the run again"):
+        runs.run(settings, tmp_path / "run", resume=True)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("header", "arrays"),
+    [({}, {}), ({"history": [], "traffic": [], "zero_shot": None}, {}), ({"history": 1, "traffic": 1}, {"best": np.zeros(1)})],
+    ids=["empty", "no arrays", "wrong types"],
+)
+def test_a_frame_that_lacks_fields_is_no_checkpoint(tmp_path: Path, header: dict[str, Any], arrays: dict[str, Any]) -> None:
+    (tmp_path / "state").write_bytes(pack("checkpoint", header, arrays))
+    with pytest.raises(StorageError, match="not a whole checkpoint"):
+        checkpoint.load(tmp_path / "state")
+
+
+def test_a_message_is_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "state").write_bytes(pack("update_reply", {"examples": 1, "loss": 0.1}, {"scales": STATE.best.scales}))
+    with pytest.raises(StorageError, match="a update_reply frame"):
+        checkpoint.load(tmp_path / "state")
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    with pytest.raises(StorageError, match=r"cannot read the checkpoint .*state"):
+        checkpoint.load(tmp_path / "state")
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(STATE, tmp_path / "state")
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", full)
+        with pytest.raises(StorageError, match="Free some space"):
+            checkpoint.save(STATE.with_(round=3), tmp_path / "state")
+    loaded = checkpoint.load(tmp_path / "state")
+    assert loaded is not None
+    assert_same_state(STATE, loaded)
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]

@@ -1,0 +1,333 @@
+"""Calibration: gradients, single steps computed by hand, schedules, and what must not move."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.optim import SGD
+
+from ifedicl import calibrate as room
+from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.scoring import Scorer
+from ifedicl.calibrate import LocalUpdate, Turn, batch_of, calibrate
+from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
+from ifedicl.core.injection import inject
+from ifedicl.settings import Method
+from tests import oracle, tiny
+
+EXAMPLES = tiny.examples(6)
+LABELS = [tiny.TASK.index(example.label) for example in EXAMPLES]
+VECTORS = (0.3 * torch.randn(3, 2, 32, generator=torch.Generator().manual_seed(2))).numpy()
+START = Coefficients.initial(3, range(3), ("attention", "mlp"), context_scale=0.2, activation_scale=0.9)
+FIRST = Turn("clinic", round=0, phase_start=0, phase_rounds=1)
+
+
+@pytest.fixture
+def scorer(backbone: Backbone) -> Scorer:
+    return Scorer(backbone, tiny.TASK)
+
+
+def _run(scorer: Scorer, method: Method, turn: Turn = FIRST, start: Coefficients = START) -> LocalUpdate:
+    prompts = scorer.encoder.prompts([example.text for example in EXAMPLES])
+    return calibrate(scorer, prompts, LABELS, VECTORS, start, method, turn)
+
+
+def _plain(**calibration: Any) -> Method:
+    base = {"optimizer": "sgd", "schedule": "constant", "weight_decay": 0.0, "local_steps": 1, "batch_size": 6}
+    return tiny.method(calibration={**base, **calibration})
+
+
+# --- the injection formula ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 8), (7, 8)], ids=["(B, T, d)", "(B·T, d)"])
+def test_gradients_of_the_injection_equal_plain_autograd(shape: tuple[int, ...]) -> None:
+    draws = torch.Generator().manual_seed(0)
+    vector, outer = torch.randn(8, generator=draws), torch.randn(shape, generator=draws)
+
+    def gradients(formula: Any) -> tuple[Tensor, ...]:
+        write = torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        scales = [torch.tensor(value, requires_grad=True) for value in (0.3, 1.7)]
+        result = formula(write, vector, *scales)
+        return (result, *torch.autograd.grad((result * outer).square().sum(), (write, *scales)))
+
+    plain = gradients(lambda write, v, context, activation: activation * write + context * v)
+    for ours, expected in zip(gradients(inject), plain, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_of_the_injection_equal_finite_differences() -> None:
+    vector, write = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([[1.0, 2.0, -0.5], [0.3, 0.1, 0.7]])
+
+    def loss(context: float, activation: float) -> float:
+        return float(inject(write, vector, torch.tensor(context), torch.tensor(activation)).square().sum())
+
+    context, activation = torch.tensor(0.4, requires_grad=True), torch.tensor(1.2, requires_grad=True)
+    inject(write, vector, context, activation).square().sum().backward()
+    step = 1e-2
+    for ours, expected in (
+        (context.grad, (loss(0.4 + step, 1.2) - loss(0.4 - step, 1.2)) / (2 * step)),
+        (activation.grad, (loss(0.4, 1.2 + step) - loss(0.4, 1.2 - step)) / (2 * step)),
+    ):
+        assert float(ours) == pytest.approx(expected, rel=1e-3)  # type: ignore[arg-type]
+
+
+def test_a_scale_just_above_one_is_not_rounded_away_in_bfloat16() -> None:
+    # The largest bfloat16 below 2. Times 1.003 it is nearer to 2; times bfloat16(1.003) = 1 it would not move.
+    write = torch.full((1, 1, 4), 1.9921875, dtype=torch.bfloat16)
+    assert float(torch.tensor(1.003).bfloat16()) == 1.0
+    result = inject(write, torch.zeros(4), torch.tensor(0.0), torch.tensor(1.003))
+    assert result.dtype == torch.bfloat16
+    assert result.unique().tolist() == [2.0]
+
+
+def test_gradients_of_the_scales_are_float32_in_a_bfloat16_model() -> None:
+    draws = torch.Generator().manual_seed(0)
+    write = torch.randn(4, 300, 16, generator=draws).bfloat16()
+    outer = torch.randn(4, 300, 16, generator=draws).bfloat16()
+    vector = torch.randn(16, generator=draws)
+    context, activation = torch.tensor(0.1, requires_grad=True), torch.tensor(1.0, requires_grad=True)
+    inject(write, vector, context, activation).backward(outer)
+    assert context.grad is not None
+    assert activation.grad is not None
+    assert context.grad.dtype == activation.grad.dtype == torch.float32
+    exact = (outer.double() * vector.double()).sum(), (outer.double() * write.double()).sum()
+    assert float(context.grad) == pytest.approx(float(exact[0]), rel=1e-4)
+    assert float(activation.grad) == pytest.approx(float(exact[1]), rel=1e-4)
+
+
+# --- one step ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.7])
+@pytest.mark.parametrize("loss", ["vocabulary", "labels"])
+def test_one_step_equals_plain_autograd_through_a_naive_injection(scorer: Scorer, loss: str, decay: float) -> None:
+    update = _run(scorer, _plain(learning_rate=0.5, loss=loss, weight_decay=decay, batch_size=3))
+    chosen = batch_of(0, len(EXAMPLES), 3, 0, "clinic")
+    scales = torch.from_numpy(START.scales).clone().requires_grad_()
+    losses = []
+    with oracle.edited(scorer.backbone, oracle.injection(torch.from_numpy(VECTORS), scales)):
+        for place in chosen:
+            example = EXAMPLES[place]
+            prompt = scorer.backbone.tokenizer(tiny.TASK.prompt(example.text))["input_ids"]
+            words = [scorer.backbone.tokenizer(" " + word)["input_ids"][0] for word in tiny.TASK.label_words]
+            logits = scorer.backbone.model(torch.tensor([prompt])).logits[0, -1]
+            own = words[tiny.TASK.index(example.label)]
+            against = logits if loss == "vocabulary" else logits[words]
+            losses.append(against.logsumexp(dim=0) - logits[own])
+    mean = torch.stack(losses).mean()
+    mean.backward()
+    assert scales.grad is not None
+    assert scales.grad.abs().max() > 1e-3
+    identity = torch.tensor([0.0, 1.0])
+    expected = scales.detach() - 0.5 * (scales.grad + decay * (scales.detach() - identity))
+    torch.testing.assert_close(torch.from_numpy(update.coefficients.scales), expected, rtol=1e-4, atol=1e-6)
+    assert update.loss == pytest.approx(mean.item(), rel=1e-4)
+
+
+def test_several_steps_equal_single_steps_one_after_another(scorer: Scorer) -> None:
+    together = _run(scorer, _plain(local_steps=3, batch_size=2))
+    now, losses = START, []
+    for number in range(3):
+        one = _run(scorer, _plain(local_steps=1, batch_size=2), Turn("clinic", number, 0, 3), now)
+        now = one.coefficients
+        losses.append(one.loss)
+    np.testing.assert_allclose(together.coefficients.scales, now.scales, rtol=1e-5, atol=1e-7)
+    assert together.loss == pytest.approx(float(np.mean(losses)), rel=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_weight_decay_pulls_beta_to_one_and_lambda_to_zero(scorer: Scorer, optimizer: str) -> None:
+    start = Coefficients.initial(3, range(3), ("attention", "mlp"), context_scale=0.5, activation_scale=1.5)
+    # The deviation from identity shrinks by 1 - rate · decay = 1/2; the gradient adds next to nothing at this rate.
+    settings = _plain(optimizer=optimizer, learning_rate=1e-6, weight_decay=5e5)
+    scales = _run(scorer, settings, start=start).coefficients.scales
+    np.testing.assert_allclose(scales[..., CONTEXT], 0.25, atol=1e-4)
+    np.testing.assert_allclose(scales[..., ACTIVATION], 1.25, atol=1e-4)
+
+
+def test_adam_takes_weight_decay_as_part_of_the_gradient(scorer: Scorer) -> None:
+    start = Coefficients.initial(3, range(3), ("attention", "mlp"), context_scale=0.5, activation_scale=0.5)
+    scales = _run(scorer, _plain(optimizer="adam", learning_rate=0.01, weight_decay=1e6), start=start).coefficients.scales
+    np.testing.assert_allclose(scales[..., CONTEXT], 0.49, atol=1e-5)  # Adam's first step is the rate, downhill
+    np.testing.assert_allclose(scales[..., ACTIVATION], 0.51, atol=1e-5)  # towards 1
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_inactive_layers_and_writes_never_move(scorer: Scorer, optimizer: str) -> None:
+    method = tiny.method(
+        injection={"from_depth": 0.4, "writes": ["mlp"]},
+        calibration={"optimizer": optimizer, "weight_decay": 0.5, "local_steps": 3, "noise": 0.01},
+    )
+    start = Coefficients.initial(3, method.injection.active_layers(3), ("mlp",), context_scale=0.2, activation_scale=0.9)
+    scales = _run(scorer, method, start=start).coefficients.scales
+    assert method.injection.active_layers(3) == range(1, 3)
+    moved = scales != start.scales
+    assert moved[1:, 1].all()
+    assert not moved[0].any()
+    assert not moved[:, 0].any()
+    assert scales[0].tolist() == [[0.0, 1.0], [0.0, 1.0]]
+
+
+def test_depth_limits_choose_layers_and_always_at_least_one() -> None:
+    def layers(low: float, high: float) -> range:
+        return tiny.method(injection={"from_depth": low, "to_depth": high}).injection.active_layers(10)
+
+    assert layers(0.0, 1.0) == range(10)
+    assert layers(0.5, 1.0) == range(5, 10)
+    assert layers(0.2, 0.7) == range(2, 7)
+    assert layers(0.99, 1.0) == range(9, 10)
+    assert layers(0.51, 0.52) == range(5, 6)
+
+
+# --- which examples, and what noise ------------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 23), st.integers(1, 30), st.integers(0, 5))
+def test_batches_walk_through_all_examples_before_any_comes_again(examples: int, batch_size: int, seed: int) -> None:
+    size = min(batch_size, examples)
+    steps = -(-3 * examples // size)
+    walk = [place for step in range(steps) for place in batch_of(step, examples, batch_size, seed, "clinic")]
+    assert len(walk) == steps * size
+    for epoch in range(3):
+        assert sorted(walk[epoch * examples : (epoch + 1) * examples]) == list(range(examples))
+
+
+def test_batches_depend_on_seed_client_and_step_alone() -> None:
+    reference = [batch_of(step, 40, 8, 0, "clinic") for step in range(10)]
+    assert batch_of(7, 40, 8, 0, "clinic") == reference[7]
+    assert batch_of(7, 40, 8, 1, "clinic") != reference[7]
+    assert batch_of(7, 40, 8, 0, "ward") != reference[7]
+    assert reference[:5] != reference[5:], "the second walk goes another way than the first"
+
+
+def test_rounds_go_on_where_the_last_one_stopped(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+
+    def spy(step: int, *rest: Any) -> list[int]:
+        steps.append(step)
+        return batch_of(step, *rest)
+
+    monkeypatch.setattr(room, "batch_of", spy)
+    for number in (0, 1, 5):
+        _run(scorer, _plain(local_steps=2), Turn("clinic", number, 0, 6))
+    assert steps == [0, 1, 2, 3, 10, 11]
+
+
+def test_noise_is_repeatable_and_differs_between_clients_and_rounds(scorer: Scorer) -> None:
+    prompts = scorer.encoder.prompts([EXAMPLES[0].text])  # one example, so that no batch differs
+
+    def scales(noise: float, client: str = "clinic", number: int = 0) -> Any:
+        turn = Turn(client, number, 0, 2)
+        return calibrate(scorer, prompts, LABELS[:1], VECTORS, START, _plain(noise=noise), turn).coefficients.scales
+
+    noisy, quiet = scales(0.1), scales(0.0)
+    assert np.array_equal(noisy, scales(0.1))
+    assert np.array_equal(quiet, scales(0.0, "ward", 1))
+    for other in (quiet, scales(0.1, "ward"), scales(0.1, "clinic", 1)):
+        assert not np.array_equal(other, noisy)
+
+
+# --- rates -------------------------------------------------------------------------------------------------------------
+
+
+def _rates(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch, *, phase_start: int = 0, rounds: int = 4, **calibration: Any
+) -> list[float]:
+    """The rate of every step of a whole phase."""
+    seen: list[float] = []
+
+    class Recorder(SGD):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            seen.append(float(self.param_groups[0]["lr"]))
+
+    monkeypatch.setitem(room._OPTIMIZERS, "sgd", lambda values, settings: Recorder([values], settings.learning_rate))
+    method = _plain(learning_rate=0.8, batch_size=1, local_steps=2, **calibration)
+    for number in range(phase_start, phase_start + rounds):
+        _run(scorer, method, Turn("clinic", number, phase_start, rounds))
+    return seen
+
+
+def test_a_constant_rate_stays(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _rates(scorer, monkeypatch, schedule="constant") == [0.8] * 8
+
+
+@pytest.mark.parametrize("phase_start", [0, 3], ids=["first phase", "a later phase starts afresh"])
+def test_a_cosine_rate_falls_from_full_towards_zero(scorer: Scorer, monkeypatch: pytest.MonkeyPatch, phase_start: int) -> None:
+    rates = _rates(scorer, monkeypatch, schedule="cosine", phase_start=phase_start)
+    assert rates == pytest.approx([0.4 * (1 + math.cos(math.pi * step / 8)) for step in range(8)])
+    assert rates[0] == 0.8
+    assert 0 < rates[-1] < 0.05
+
+
+def test_the_rate_warms_up_in_equal_steps(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = _rates(scorer, monkeypatch, schedule="constant", warmup_steps=3)
+    assert rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.8, 0.8])
+
+
+def test_a_warm_up_longer_than_the_run_breaks_nothing(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = _rates(scorer, monkeypatch, schedule="constant", warmup_steps=15, rounds=1)
+    assert rates == pytest.approx([0.05, 0.1])
+
+
+# --- the whole ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["vocabulary", "labels"])
+@pytest.mark.parametrize("task", [tiny.TASK, tiny.MANY_TOKENS], ids=["one token", "several"])
+def test_both_losses_go_down(task: Any, loss: str) -> None:
+    backbone = tiny.family_backbone("llama")  # its weights are large enough to be worth steering
+    scorer = Scorer(backbone, task)
+    examples = tiny.examples(6, task=task)
+    prompts = scorer.encoder.prompts([example.text for example in examples])
+    labels = [task.index(example.label) for example in examples]
+    method = tiny.method(
+        calibration={"loss": loss, "batch_size": 6, "local_steps": 6, "learning_rate": 0.1, "schedule": "constant"}
+    )
+    now, losses = START, []
+    for number in range(3):
+        update = calibrate(scorer, prompts, labels, VECTORS, now, method, Turn("clinic", number, 0, 3))
+        now = update.coefficients
+        losses.append(update.loss)
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.98 * losses[0]
+    assert now.is_finite
+
+
+def test_the_model_is_left_as_it_was(scorer: Scorer) -> None:
+    model = scorer.backbone.model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    vectors, start = VECTORS.copy(), START.scales.copy()
+    _run(scorer, tiny.method(calibration={"noise": 0.01, "local_steps": 3}))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.parameters())
+    assert not any(module._forward_hooks for layer in scorer.backbone.writes for module in layer)
+    assert not model.training
+    assert np.array_equal(vectors, VECTORS)
+    assert np.array_equal(start, START.scales)
+
+
+def test_a_run_can_be_repeated_bit_for_bit(scorer: Scorer) -> None:
+    method = tiny.method(calibration={"noise": 0.05, "local_steps": 3})
+    first, second = _run(scorer, method), _run(scorer, method)
+    assert np.array_equal(first.coefficients.scales, second.coefficients.scales)
+    assert first.loss == second.loss
+
+
+def test_a_bfloat16_model_calibrates_float32_coefficients(llama_folder: Any) -> None:
+    backbone = tiny.load(llama_folder, dtype="bfloat16")
+    assert backbone.model.dtype == torch.bfloat16
+    scorer = Scorer(backbone, tiny.TASK)
+    update = _run(scorer, _plain(learning_rate=1e-4, optimizer="adamw"))
+    scales = update.coefficients.scales
+    assert scales.dtype == np.float32
+    # Adam's first step is the rate itself; in bfloat16 0.9 ± 0.0001 would be 0.9 again.
+    np.testing.assert_allclose(np.abs(scales - START.scales), 1e-4, rtol=1e-2)

@@ -1,0 +1,921 @@
+"""The rounds: what the coordinator makes of its clients' answers, good, bad and missing.
+
+Two kinds of clients: real ones on the tiny Llama, and *scripted* ones that answer by a rule, where only the server's logic
+is asked about.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pytest
+
+from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.scoring import Scorer
+from ifedicl.calibrate import Turn, calibrate
+from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
+from ifedicl.core.vectors import ContextVectors
+from ifedicl.data import Example, Role, split_roles
+from ifedicl.errors import TooFewClientsError
+from ifedicl.extract import context_vectors
+from ifedicl.federation import client as client_module
+from ifedicl.federation.client import Client
+from ifedicl.federation.coordinator import Coordinator, Event, ModelShape, Outcome, RoundDone
+from ifedicl.federation.engine import Delivery
+from ifedicl.federation.engines import local
+from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.messages import (
+    ContextReply,
+    ContextRequest,
+    EvaluateReply,
+    EvaluateRequest,
+    Failure,
+    FailureCode,
+    Reply,
+    Request,
+    UpdateReply,
+    UpdateRequest,
+    VectorsReply,
+    VectorsRequest,
+    decode_reply,
+    encode,
+    pack,
+)
+from ifedicl.metrics import Tally
+from ifedicl.settings import Method
+from ifedicl.task import Task
+from tests import tiny
+
+Hands: TypeAlias = dict[str, tuple[Example, ...]]
+HANDS: Hands = {name: tiny.examples(count, seed=seed) for seed, (name, count) in enumerate({"a": 9, "b": 6, "c": 11}.items())}
+SHORT = tiny.method(rounds={"rounds": 2, "select_by": "last"})
+
+
+# Real clients
+
+
+def real(backbone: Backbone, hands: Mapping[str, tuple[Example, ...]] = HANDS) -> list[Client]:
+    return [Client(name, examples, backbone, secret=name.encode()) for name, examples in hands.items()]
+
+
+def shape_of(backbone: Backbone) -> ModelShape:
+    return ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
+
+
+def run_real(
+    backbone: Backbone,
+    method: Method = SHORT,
+    hands: Mapping[str, tuple[Example, ...]] = HANDS,
+    *,
+    engine: Any = None,
+    **options: Any,
+) -> Outcome:
+    return run_with(engine or LocalEngine(real(backbone, hands)), method, shape_of(backbone), **options)
+
+
+def run_with(
+    engine: Any,
+    method: Method,
+    shape: ModelShape,
+    *,
+    checkpoint: Path | None = None,
+    observer: Callable[[Event], None] = lambda event: None,
+    resume: bool = False,
+    more_rounds: int = 0,
+) -> Outcome:
+    coordinator = Coordinator(engine, tiny.TASK, method, shape, checkpoint_file=checkpoint, observer=observer)
+    return coordinator.run(resume=resume, more_rounds=more_rounds)
+
+
+class Between:
+    """An engine around another that may change what comes back."""
+
+    def __init__(self, inner: Any, change: Callable[[list[Delivery], Mapping[str, Request]], list[Delivery]]) -> None:
+        self.inner, self.change = inner, change
+
+    def clients(self) -> tuple[str, ...]:
+        names: tuple[str, ...] = self.inner.clients()
+        return names
+
+    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+        yield from self.change(list(self.inner.exchange(requests, deadline)), requests)
+
+
+class Restarting(LocalEngine):
+    """Some clients forget everything before some of their requests."""
+
+    def __init__(self, clients: list[Client], when: Callable[[str, Request], bool]) -> None:
+        super().__init__(clients)
+        self.when = when
+        self.restarts = 0
+
+    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+        for name, request in requests.items():
+            if self.when(name, request):
+                old = self._clients[name]
+                self._clients[name] = Client(name, old.examples, old.backbone, secret=old._secret)
+                self.restarts += 1
+        yield from super().exchange(requests, deadline)
+
+
+def assert_same_result(first: Outcome, second: Outcome) -> None:
+    np.testing.assert_array_equal(first.vectors, second.vectors)
+    np.testing.assert_array_equal(first.coefficients.scales, second.coefficients.scales)
+    assert first.chosen_round == second.chosen_round
+    assert first.state.history == second.state.history
+
+
+def failures(outcome: Outcome) -> list[tuple[str, str, str]]:
+    return [(item.client, item.step, item.failure) for item in outcome.state.traffic if item.failure]
+
+
+# Scripted clients: λ counts the rounds, so a rule can tell what it is asked about
+
+LAYERS, WIDTH = 2, 4
+SHAPE = ModelShape("f" * 64, LAYERS, WIDTH)
+ONE_GROUP = (1, LAYERS, 2, WIDTH)
+
+
+def scripted_method(**sections: Any) -> Method:
+    sections = {"injection": {"context_scale": 0.0}, "calibration": {}, **sections}
+    return tiny.method(**sections)
+
+
+def round_of(coefficients: Coefficients) -> int:
+    return round(float(coefficients.scales[0, 0, CONTEXT]))
+
+
+def scales(context: float, activation: float = 1.0, layers: int = LAYERS) -> Coefficients:
+    values = np.empty((layers, 2, 2), dtype=np.float32)
+    values[..., CONTEXT], values[..., ACTIVATION] = context, activation
+    return Coefficients(values)
+
+
+def vectors_reply(value: float = 1.0, count: int = 4, shape: tuple[int, ...] = ONE_GROUP) -> VectorsReply:
+    means = np.full(shape, value, dtype=np.float32)
+    return VectorsReply(ContextVectors.from_means(means, np.full(shape[0], count)), f"{count}:x", True, "float32", "float32")
+
+
+@dataclass
+class Scripted:
+    """An engine whose clients answer by a rule; ``None`` from a rule means the usual answer."""
+
+    names: tuple[str, ...] = ("a", "b", "c")
+    vectors: Callable[[str, VectorsRequest], Reply | None] = lambda name, request: None
+    update: Callable[[str, UpdateRequest], Reply | None] = lambda name, request: None
+    evaluate: Callable[[str, EvaluateRequest], Reply | None] = lambda name, request: None
+    asked: list[tuple[str, Request]] = field(default_factory=list)
+
+    def clients(self) -> tuple[str, ...]:
+        return self.names
+
+    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+        for name, request in requests.items():
+            self.asked.append((name, request))
+            yield Delivery(name, self.answer(name, request), 10, 20, 0.5)
+
+    def answer(self, name: str, request: Request) -> Reply:
+        if isinstance(request, VectorsRequest):
+            return self.vectors(name, request) or vectors_reply()
+        if isinstance(request, ContextRequest):
+            return ContextReply()
+        if isinstance(request, UpdateRequest):
+            return self.update(name, request) or UpdateReply(scales(round_of(request.coefficients) + 1), 4, 0.5)
+        return self.evaluate(name, request) or EvaluateReply(Tally(4, 2, 3.0))
+
+    def asked_for(self, kind: type[Request]) -> list[tuple[str, Any]]:
+        return [(name, request) for name, request in self.asked if isinstance(request, kind)]
+
+
+def held_out(*tallies: tuple[int, float]) -> Callable[[str, EvaluateRequest], Reply | None]:
+    """Client ``a`` has ten selection examples: (correct, loss sum) after each round; the others have none."""
+
+    def evaluate(name: str, request: EvaluateRequest) -> Reply | None:
+        if name != "a" or request.role is not Role.SELECTION:
+            return Failure(FailureCode.NO_EXAMPLES)
+        number = round_of(request.coefficients)
+        return EvaluateReply(Tally(10, *tallies[number - 1])) if number else EvaluateReply(Tally(10, 5, 7.0))
+
+    return evaluate
+
+
+# The method
+
+
+def test_the_engine_computes_what_a_plain_loop_computes_bit_for_bit(backbone: Backbone) -> None:
+    method = tiny.method(rounds={"rounds": 3, "select_by": "last"}, seed=11)
+    outcome = run_real(backbone, method)
+
+    # No engine, no messages, no Client, no Coordinator: the paper's three stages on three lists of examples.
+    scorer = Scorer(backbone, tiny.TASK)
+    parts = {name: split_roles(examples, selection=0.25, gate=0.0, seed=11)[Role.TRAIN] for name, examples in HANDS.items()}
+    prompts = {name: scorer.encoder.prompts([row.text for row in rows]) for name, rows in parts.items()}
+    labels = {name: [tiny.TASK.index(row.label) for row in rows] for name, rows in parts.items()}
+    means = [context_vectors(scorer, prompts[name].tokens, labels[name], method.vectors).mean() for name in parts]
+    vectors = (sum(mean.astype(np.float32).astype(np.float64) for mean in means) / len(means)).astype(np.float32)
+    coefficients = scales(0.1, layers=backbone.layers)
+    for number in range(3):
+        updates = [
+            calibrate(scorer, prompts[name], labels[name], vectors, coefficients, method, Turn(name, number, 0, 3))
+            for name in parts
+        ]
+        total = sum(update.coefficients.scales.astype(np.float64) for update in updates)
+        coefficients = Coefficients((total / len(updates)).astype(np.float32))
+
+    assert np.abs(coefficients.scales - scales(0.1, layers=backbone.layers).scales).max() > 0.01, "nothing was learnt"
+    np.testing.assert_array_equal(outcome.vectors, vectors)
+    np.testing.assert_array_equal(outcome.coefficients.scales, coefficients.scales)
+    assert outcome.state.history[-1].train_loss == float(np.mean([update.loss for update in updates]))
+
+
+def test_the_same_seed_gives_the_same_result_and_another_seed_another(backbone: Backbone) -> None:
+    noisy = {"calibration": {"noise": 0.01}}
+    first = run_real(backbone, tiny.method(rounds={"rounds": 2}, seed=1, **noisy))
+    assert_same_result(first, run_real(backbone, tiny.method(rounds={"rounds": 2}, seed=1, **noisy)))
+    other = run_real(backbone, tiny.method(rounds={"rounds": 2}, seed=2, **noisy))
+    assert not np.array_equal(first.state.coefficients.scales, other.state.coefficients.scales)
+    assert not np.array_equal(first.vectors, other.vectors)
+
+
+def test_the_order_in_which_clients_answer_does_not_matter(backbone: Backbone) -> None:
+    engine = Between(LocalEngine(real(backbone)), lambda deliveries, requests: deliveries[::-1])
+    method = tiny.method(rounds={"rounds": 2})
+    assert_same_result(run_real(backbone, method, engine=engine), run_real(backbone, method))
+
+
+def test_the_held_out_part_is_neither_vectorised_nor_trained_on(backbone: Backbone) -> None:
+    outcome = run_real(backbone)
+    for name, examples in HANDS.items():
+        roles = split_roles(examples, selection=0.25, gate=0.0, seed=0)
+        assert outcome.state.client_vectors[name].examples == len(roles[Role.TRAIN]) < len(examples)
+    held = sum(len(split_roles(examples, selection=0.25, gate=0.0, seed=0)[Role.SELECTION]) for examples in HANDS.values())
+    record = outcome.state.history[0].held_out
+    assert record is not None
+    assert record.examples == held
+
+
+def test_bytes_and_seconds_of_every_exchange_are_counted(backbone: Backbone) -> None:
+    outcome = run_real(backbone)
+    steps = [item.step for item in outcome.state.traffic if item.client == "a"]
+    assert steps == ["vectors", "context", "evaluate", "update", "evaluate", "update", "evaluate"]
+    assert all(item.bytes_up > 0 and item.bytes_down > 0 and item.seconds > 0 for item in outcome.state.traffic)
+    floats = backbone.layers * 2 * backbone.width * 4
+    vectors = next(item for item in outcome.state.traffic if item.step == "vectors")
+    assert floats < vectors.bytes_up < floats + 600
+
+
+# Aggregation
+
+
+@pytest.mark.parametrize(("weighting", "expected"), [("uniform", 2.0), ("examples", 3.25)])
+def test_coefficients_are_weighted_as_the_settings_say(weighting: str, expected: float) -> None:
+    replies = {
+        "a": UpdateReply(scales(1.0), 1, 0.5),
+        "b": UpdateReply(scales(1.0), 2, 0.5),
+        "c": UpdateReply(scales(4.0), 9, 0.5),
+    }
+    engine = Scripted(update=lambda name, request: replies[name])
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 1, "weighting": weighting}), SHAPE)
+    np.testing.assert_allclose(outcome.state.coefficients.scales[..., CONTEXT], expected)
+
+
+@pytest.mark.parametrize(("weighting", "expected"), [("uniform", 2.0), ("examples", 3.25)])
+def test_vectors_are_weighted_as_the_settings_say(weighting: str, expected: float) -> None:
+    replies = {"a": vectors_reply(1.0, 1), "b": vectors_reply(1.0, 2), "c": vectors_reply(4.0, 9)}
+    engine = Scripted(vectors=lambda name, request: replies[name])
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 1}, vectors={"weighting": weighting}), SHAPE)
+    np.testing.assert_allclose(outcome.vectors, expected)
+
+
+def test_clients_without_examples_of_a_class_are_left_out_of_its_mean(backbone: Backbone) -> None:
+    hands = {
+        "mixed": tiny.examples(6, seed=1),
+        "good": tuple(Example(f"all well {number}", "good") for number in range(4)),
+        "bad": tuple(Example(f"all lost {number}", "bad") for number in range(4)),
+    }
+    balanced = {"vectors": {"balance": "class"}, "holdout": {"selection": 0.0}, "rounds": {"rounds": 1}}
+    outcome = run_real(backbone, tiny.method(**balanced), hands)
+    held = outcome.state.client_vectors
+    assert [list(held[name].counts) for name in hands] == [[3, 3], [4, 0], [0, 4]]
+    means = {name: vectors.means for name, vectors in held.items()}
+    classes = [(means["mixed"][0] + means["good"][0]) / 2, (means["mixed"][1] + means["bad"][1]) / 2]
+    np.testing.assert_array_equal(outcome.vectors, ((classes[0] + classes[1]) / 2).astype(np.float32))
+    assert outcome.state.history[0].clients == tuple(hands)
+
+
+def test_half_precision_on_the_wire_gives_everyone_the_same_numbers(backbone: Backbone) -> None:
+    outcome = run_real(backbone, tiny.method(vectors={"wire_dtype": "float16"}, rounds={"rounds": 1}))
+    np.testing.assert_array_equal(outcome.vectors, outcome.vectors.astype(np.float16).astype(np.float32))
+    whole = run_real(backbone, tiny.method(rounds={"rounds": 1}))
+    np.testing.assert_allclose(outcome.vectors, whole.vectors, rtol=3e-3, atol=1e-5)
+
+
+# The cohort
+
+
+@pytest.mark.parametrize(("fraction", "at_least", "size"), [(1.0, 1, 6), (0.5, 1, 3), (0.01, 1, 1), (0.01, 4, 4), (0.5, 6, 6)])
+def test_the_cohort_is_the_fraction_but_never_below_the_minimum(fraction: float, at_least: int, size: int) -> None:
+    engine = Scripted(tuple("abcdef"))
+    rounds = {"rounds": 4, "client_fraction": fraction, "min_clients": at_least}
+    outcome = run_with(engine, scripted_method(rounds=rounds), SHAPE)
+    assert [len(set(record.clients)) for record in outcome.state.history] == [size] * 4
+    assert all(list(record.clients) == sorted(record.clients) for record in outcome.state.history)
+
+
+def test_cohorts_are_drawn_by_the_seed_and_the_round() -> None:
+    def cohorts(seed: int) -> list[tuple[str, ...]]:
+        method = scripted_method(rounds={"rounds": 8, "client_fraction": 0.34}, seed=seed)
+        return [record.clients for record in run_with(Scripted(tuple("abcdef")), method, SHAPE).state.history]
+
+    assert cohorts(3) == cohorts(3) != cohorts(4)
+    assert len(set(cohorts(3))) > 2
+    assert set().union(*cohorts(3)) == set("abcdef")
+
+
+def test_only_the_cohort_calibrates_but_all_clients_evaluate() -> None:
+    engine = Scripted(tuple("abcd"))
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 3, "client_fraction": 0.5}), SHAPE)
+    asked = [name for name, _ in engine.asked_for(UpdateRequest)]
+    assert asked == [name for record in outcome.state.history for name in record.clients]
+    assert len(engine.asked_for(EvaluateRequest)) == 4 * (1 + 3)
+
+
+# The choice of a round
+
+COURSE = [(5, 6.0), (8, 9.0), (6, 4.0), (8, 8.0), (7, 5.0)]
+
+
+@pytest.mark.parametrize(("by", "chosen"), [("loss", 3), ("accuracy", 4), ("last", 5)])
+def test_the_round_is_chosen_as_the_settings_say(by: str, chosen: int) -> None:
+    engine = Scripted(evaluate=held_out(*COURSE))
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 5, "select_by": by}), SHAPE)
+    assert outcome.chosen_round == chosen == round_of(outcome.coefficients)
+    assert round_of(outcome.state.coefficients) == 5
+    assert [record.held_out for record in outcome.state.history] == [Tally(10, *item) for item in COURSE]
+
+
+def test_an_equal_round_does_not_replace_an_earlier_one() -> None:
+    engine = Scripted(evaluate=held_out((5, 4.0), (5, 4.0), (5, 4.0)))
+    assert run_with(engine, scripted_method(rounds={"rounds": 3}), SHAPE).chosen_round == 1
+
+
+@pytest.mark.parametrize(("every", "evaluated"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (3, [3, 5]), (9, [5])])
+def test_rounds_are_evaluated_as_often_as_asked_and_the_last_one_always(every: int, evaluated: list[int]) -> None:
+    engine = Scripted(evaluate=held_out(*COURSE))
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 5, "evaluate_every": every}), SHAPE)
+    assert [record.round for record in outcome.state.history if record.held_out is not None] == evaluated
+    best = min(evaluated, key=lambda number: COURSE[number - 1][1])
+    assert outcome.chosen_round == best
+
+
+@pytest.mark.parametrize(("patience", "last"), [(0, 5), (1, 2), (2, 5), (9, 5)])
+def test_rounds_stop_when_the_patience_is_over(patience: int, last: int) -> None:
+    engine = Scripted(evaluate=held_out(*COURSE))
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 5, "patience": patience}), SHAPE)
+    assert [record.round for record in outcome.state.history] == list(range(1, last + 1))
+    assert outcome.chosen_round == (1 if last == 2 else 3)
+
+
+def test_without_held_out_examples_the_last_round_is_chosen() -> None:
+    engine = Scripted(evaluate=lambda name, request: Failure(FailureCode.NO_EXAMPLES))
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 3}), SHAPE)
+    assert outcome.chosen_round == 3
+    assert outcome.state.zero_shot is None
+
+
+def test_zero_shot_is_measured_with_the_identity() -> None:
+    engine = Scripted(evaluate=held_out(*COURSE))
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 5}), SHAPE)
+    assert outcome.state.zero_shot == Tally(10, 5, 7.0)
+    first = engine.asked_for(EvaluateRequest)[0][1]
+    np.testing.assert_array_equal(first.coefficients.scales, Coefficients.identity(LAYERS).scales)
+
+
+# The gate
+
+
+def gated(adapter: dict[str, Reply], zero_shot: dict[str, Reply]) -> Callable[[str, EvaluateRequest], Reply | None]:
+    def evaluate(name: str, request: EvaluateRequest) -> Reply | None:
+        if request.role is Role.SELECTION:
+            return None
+        return (adapter if round_of(request.coefficients) else zero_shot)[name]
+
+    return evaluate
+
+
+def lost(*losses: float) -> dict[str, Reply]:
+    return {name: EvaluateReply(Tally(1, 0, loss)) for name, loss in zip("abc", losses, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("adapter", "is_open"),
+    [((1.0, 1.0, 0.5), True), ((1.0, 1.0, 1.0), True), ((1.0, 1.0, 1.5), False)],
+    ids=["better", "equal", "worse"],
+)
+def test_the_gate_falls_back_to_zero_shot_where_the_adapter_is_worse(adapter: tuple[float, ...], is_open: bool) -> None:
+    engine = Scripted(evaluate=gated(lost(*adapter), lost(1.0, 1.0, 1.0)))
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 2}, holdout={"gate": 0.2}), SHAPE)
+    assert outcome.gate is not None
+    assert outcome.gate.is_open is is_open
+    expected = scales(outcome.chosen_round) if is_open else Coefficients.identity(LAYERS)
+    np.testing.assert_array_equal(outcome.coefficients.scales, expected.scales)
+    assert outcome.chosen_round > 0
+
+
+def test_the_gate_on_real_clients_falls_back_when_the_tallies_are_worse(backbone: Backbone) -> None:
+    method = tiny.method(rounds={"rounds": 1}, holdout={"selection": 0.2, "gate": 0.3})
+    identity = Coefficients.identity(backbone.layers).scales
+
+    def worse(deliveries: list[Delivery], requests: Mapping[str, Request]) -> list[Delivery]:
+        changed = []
+        for delivery in deliveries:
+            request, reply = requests[delivery.client], delivery.reply
+            if isinstance(request, EvaluateRequest) and request.role is Role.GATE and isinstance(reply, EvaluateReply):
+                more = 0.0 if np.array_equal(request.coefficients.scales, identity) else 1e3
+                reply = EvaluateReply(reply.tally + Tally(0, 0, more))
+            changed.append(replace(delivery, reply=reply))
+        return changed
+
+    outcome = run_real(backbone, method, engine=Between(LocalEngine(real(backbone)), worse))
+    assert outcome.gate is not None
+    assert not outcome.gate.is_open
+    np.testing.assert_array_equal(outcome.coefficients.scales, identity)
+    honest = run_real(backbone, method)
+    assert honest.gate is not None
+    assert honest.gate.zero_shot == outcome.gate.zero_shot
+
+
+def test_without_gate_settings_nothing_is_asked_of_the_gate_examples() -> None:
+    engine = Scripted()
+    assert run_with(engine, scripted_method(rounds={"rounds": 1}), SHAPE).gate is None
+    assert all(request.role is Role.SELECTION for _, request in engine.asked_for(EvaluateRequest))
+
+
+def test_the_gate_compares_on_the_same_clients() -> None:
+    # On the one client that answered both requests the adapter is worse.
+    zero_shot = {**lost(1.0, 1.0, 1.0), "b": Failure(FailureCode.LATE), "c": Failure(FailureCode.LATE)}
+    engine = Scripted(evaluate=gated(lost(2.0, 0.1, 0.1), zero_shot))
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 1}, holdout={"gate": 0.2}), SHAPE)
+    np.testing.assert_array_equal(outcome.coefficients.scales, Coefficients.identity(LAYERS).scales)
+
+
+def test_a_gate_that_no_client_could_answer_does_not_open() -> None:
+    silent = dict.fromkeys("abc", Failure(FailureCode.LATE))
+    engine = Scripted(evaluate=gated(silent, silent))  # type: ignore[arg-type]
+    try:
+        outcome = run_with(engine, scripted_method(rounds={"rounds": 1}, holdout={"gate": 0.2}), SHAPE)
+    except TooFewClientsError:
+        return
+    np.testing.assert_array_equal(outcome.coefficients.scales, Coefficients.identity(LAYERS).scales)
+
+
+# Clients that fail
+
+NAN = float("nan")
+BAD_UPDATES: dict[str, tuple[Reply, str]] = {
+    **{code.value: (Failure(code), code.value) for code in FailureCode if code is not FailureCode.NO_CONTEXT},
+    "NaN coefficients": (UpdateReply(scales(NAN), 4, 0.5), "bad_reply"),
+    "infinite coefficients": (UpdateReply(scales(float("inf")), 4, 0.5), "bad_reply"),
+    "NaN loss": (UpdateReply(scales(9.0), 4, NAN), "bad_reply"),
+    "no examples": (UpdateReply(scales(9.0), 0, 0.5), "bad_reply"),
+    "fewer than no examples": (UpdateReply(scales(9.0), -4, 0.5), "bad_reply"),
+    "too few layers": (UpdateReply(scales(9.0, layers=1), 4, 0.5), "bad_reply"),
+    "too many layers": (UpdateReply(scales(9.0, layers=3), 4, 0.5), "bad_reply"),
+    "another kind": (EvaluateReply(Tally(4, 2, 3.0)), "bad_reply"),
+    "vectors": (vectors_reply(9.0), "bad_reply"),
+}
+
+
+@pytest.mark.parametrize(("reply", "code"), BAD_UPDATES.values(), ids=BAD_UPDATES)
+def test_a_client_whose_update_fails_is_left_out_and_its_code_recorded(reply: Reply, code: str) -> None:
+    engine = Scripted(update=lambda name, request: reply if name == "b" and request.round == 1 else None)
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 3, "min_clients": 2, "weighting": "examples"}), SHAPE)
+    assert failures(outcome) == [("b", "update", code)]
+    assert [record.clients for record in outcome.state.history] == [("a", "b", "c"), ("a", "c"), ("a", "b", "c")]
+    np.testing.assert_array_equal(outcome.state.coefficients.scales, scales(3.0).scales)
+
+
+BAD_VECTORS: dict[str, tuple[Reply, str]] = {
+    **{code.value: (Failure(code), code.value) for code in FailureCode if code is not FailureCode.NO_CONTEXT},
+    "NaN": (vectors_reply(NAN), "bad_reply"),
+    "infinite": (vectors_reply(float("inf")), "bad_reply"),
+    "a layer short": (vectors_reply(9.0, shape=(1, LAYERS - 1, 2, WIDTH)), "bad_reply"),
+    "another width": (vectors_reply(9.0, shape=(1, LAYERS, 2, WIDTH + 1)), "bad_reply"),
+    "a class too many": (vectors_reply(9.0, shape=(2, LAYERS, 2, WIDTH)), "bad_reply"),
+    "no examples": (vectors_reply(9.0, 0), "bad_reply"),
+    "fewer than no examples": (vectors_reply(9.0, -3), "bad_reply"),
+    "another kind": (ContextReply(), "bad_reply"),
+}
+
+
+@pytest.mark.parametrize(("reply", "code"), BAD_VECTORS.values(), ids=BAD_VECTORS)
+def test_a_client_whose_vectors_fail_is_left_out_and_its_code_recorded(reply: Reply, code: str) -> None:
+    engine = Scripted(vectors=lambda name, request: reply if name == "b" else None)
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 1, "min_clients": 2}), SHAPE)
+    assert failures(outcome) == [("b", "vectors", code)]
+    np.testing.assert_array_equal(outcome.vectors, np.ones((LAYERS, 2, WIDTH)))
+    assert set(outcome.state.client_vectors) == {"a", "c"}
+
+
+BAD_TALLIES: dict[str, tuple[Reply, str]] = {
+    "late": (Failure(FailureCode.LATE), "late"),
+    "no examples": (EvaluateReply(Tally(0, 0, 0.0)), "bad_reply"),
+    "more correct than examples": (EvaluateReply(Tally(4, 5, 0.1)), "bad_reply"),
+    "fewer than none correct": (EvaluateReply(Tally(4, -1, 0.1)), "bad_reply"),
+    "NaN": (EvaluateReply(Tally(4, 2, NAN)), "bad_reply"),
+    "another kind": (ContextReply(), "bad_reply"),
+}
+
+
+@pytest.mark.parametrize(("reply", "code"), BAD_TALLIES.values(), ids=BAD_TALLIES)
+def test_a_tally_that_makes_no_sense_is_left_out_and_its_code_recorded(reply: Reply, code: str) -> None:
+    engine = Scripted(evaluate=lambda name, request: reply if name == "b" else None)
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 1}), SHAPE)
+    assert failures(outcome) == [("b", "evaluate", code)] * 2
+    assert outcome.state.zero_shot == Tally(8, 4, 6.0)
+
+
+def test_a_client_that_asks_for_vectors_before_there_are_any_is_left_out() -> None:
+    engine = Scripted(vectors=lambda name, request: Failure(FailureCode.NO_CONTEXT) if name == "b" else None)
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 1}), SHAPE)
+    assert outcome.state.history[0].clients
+
+
+def test_a_client_that_never_keeps_the_vectors_is_left_out_after_one_more_try() -> None:
+    engine = Scripted(update=lambda name, request: Failure(FailureCode.NO_CONTEXT) if name == "b" else None)
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 1, "min_clients": 2}), SHAPE)
+    assert failures(outcome) == [("b", "update", "no_context")] * 2
+    assert outcome.state.history[0].clients == ("a", "c")
+
+
+def test_a_client_with_another_model_is_refused(backbone: Backbone) -> None:
+    clients = real(backbone)
+    clients[1] = Client("b", HANDS["b"], replace(backbone, fingerprint="0" * 64), secret=b"b")
+    outcome = run_real(backbone, engine=LocalEngine(clients))
+    assert ("b", "vectors", "wrong_model") in failures(outcome)
+    assert {code for _, _, code in failures(outcome)} <= {"wrong_model", "no_context", "no_examples"}
+    assert set(outcome.state.client_vectors) == {"a", "c"}
+    assert all(record.clients == ("a", "c") for record in outcome.state.history)
+
+
+def test_a_client_refuses_numbers_that_do_not_fit_its_model(backbone: Backbone) -> None:
+    client = real(backbone)[0]
+    shape = (backbone.layers, 2, backbone.width)
+    for vectors in (np.zeros((backbone.layers, 2, 3), "f4"), np.full(shape, NAN, "f4")):
+        request = ContextRequest(tiny.TASK, SHORT, backbone.fingerprint, vectors, "context")
+        assert client.handle(request) == Failure(FailureCode.BAD_REQUEST)
+    ready = ContextRequest(tiny.TASK, SHORT, backbone.fingerprint, np.zeros(shape, "f4"), "context")
+    assert client.handle(ready) == ContextReply()
+    for coefficients in (scales(0.1, layers=backbone.layers + 1), scales(NAN, layers=backbone.layers)):
+        assert client.handle(UpdateRequest("context", 0, 0, 2, coefficients)) == Failure(FailureCode.BAD_REQUEST)
+    assert client.handle(UpdateRequest("another", 0, 0, 2, scales(0.1, layers=3))) == Failure(FailureCode.NO_CONTEXT)
+
+
+def test_a_client_refuses_a_task_that_its_model_cannot_score(backbone: Backbone) -> None:
+    task = Task(name="t", labels=("good", "bad"), template="Text: {text} ", separator="")
+    window = replace(backbone, context_window=2)
+    client = Client("a", HANDS["a"], window, secret=b"a")
+    assert client.handle(VectorsRequest(task, SHORT, backbone.fingerprint, "")) == Failure(FailureCode.BAD_TASK)
+
+
+def test_a_client_without_examples_says_so(backbone: Backbone) -> None:
+    client = Client("a", (), backbone, secret=b"a")
+    assert client.handle(VectorsRequest(tiny.TASK, SHORT, backbone.fingerprint, "")) == Failure(FailureCode.NO_EXAMPLES)
+
+
+def test_a_client_keeps_results_back_that_are_not_finite(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = real(backbone)[0]
+    for value, wire in ((NAN, "float32"), (float("inf"), "float32"), (1e6, "float16")):
+        huge = ContextVectors.from_means(np.full((1, backbone.layers, 2, backbone.width), value), np.array([3]))
+        monkeypatch.setattr(client_module, "context_vectors", lambda *args, huge=huge: huge)
+        method = tiny.method(vectors={"wire_dtype": wire})
+        with np.errstate(over="ignore"):
+            reply = client.handle(VectorsRequest(tiny.TASK, method, backbone.fingerprint, ""))
+        assert reply == Failure(FailureCode.NOT_FINITE), (value, wire)
+
+
+def test_an_answer_after_the_deadline_is_late(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(local.time, "perf_counter", lambda: clock[0])
+
+    class Slow(Client):
+        def handle(self, request: Request) -> Reply:
+            clock[0] += 10.0 if self.name == "b" and isinstance(request, UpdateRequest) else 0.1
+            return super().handle(request)
+
+    clients = [Slow(name, examples, backbone, secret=b"x") for name, examples in HANDS.items()]
+    method = tiny.method(rounds={"rounds": 1, "deadline_seconds": 5.0, "min_clients": 2})
+    outcome = run_real(backbone, method, engine=LocalEngine(clients))
+    assert [item for item in failures(outcome) if item[1] == "update"] == [("b", "update", "late")]
+    assert outcome.state.history[0].clients == ("a", "c")
+
+
+def test_two_clients_of_one_name_are_refused(backbone: Backbone) -> None:
+    with pytest.raises(ValueError, match="same name"):
+        LocalEngine([*real(backbone), *real(backbone)])
+
+
+@pytest.mark.parametrize("step", ["vectors", "update"])
+def test_below_the_minimum_the_codes_are_named(step: str) -> None:
+    codes = {"a": FailureCode.NO_EXAMPLES, "b": FailureCode.LOST}
+    rule = {step: lambda name, request: Failure(codes[name]) if name in codes else None}
+    with pytest.raises(TooFewClientsError, match=rf"round 1, {step}: 1 of 3 .*asks for 2 \(a: no_examples, b: lost\).*resume"):
+        run_with(Scripted(**rule), scripted_method(rounds={"rounds": 2, "min_clients": 2}), SHAPE)
+
+
+def test_below_the_minimum_the_run_can_be_resumed_when_the_clients_are_back(backbone: Backbone, tmp_path: Path) -> None:
+    method = tiny.method(rounds={"rounds": 3, "min_clients": 3})
+    file = tmp_path / "state.safetensors"
+
+    def lose_b(deliveries: list[Delivery], requests: Mapping[str, Request]) -> list[Delivery]:
+        request = requests[deliveries[0].client]
+        away = isinstance(request, UpdateRequest) and request.round == 2
+        return [
+            replace(delivery, reply=Failure(FailureCode.LOST)) if away and delivery.client == "b" else delivery
+            for delivery in deliveries
+        ]
+
+    with pytest.raises(TooFewClientsError, match=r"round 3, update: 2 of 3.*b: lost"):
+        run_real(backbone, method, engine=Between(LocalEngine(real(backbone)), lose_b), checkpoint=file)
+    rows: list[int] = []
+    resumed = run_real(backbone, method, engine=LocalEngine(counting(backbone, rows)), checkpoint=file, resume=True)
+    assert rows == [], "stage 1 was not done again"
+    assert_same_result(resumed, run_real(backbone, method))
+
+
+def test_below_the_minimum_in_stage_1_the_vectors_that_came_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "state.safetensors"
+    method = scripted_method(rounds={"rounds": 1, "min_clients": 3})
+    away = Scripted(vectors=lambda name, request: Failure(FailureCode.LOST) if name == "b" else None)
+    with pytest.raises(TooFewClientsError):
+        run_with(away, method, SHAPE, checkpoint=file)
+    back = Scripted()
+    run_with(back, method, SHAPE, checkpoint=file, resume=True)
+    assert {name: request.cursor for name, request in back.asked_for(VectorsRequest)} == {"a": "4:x", "b": "", "c": "4:x"}
+
+
+# Restarts
+
+
+def counting(backbone: Backbone, rows: list[int], hands: Mapping[str, tuple[Example, ...]] = HANDS) -> list[Client]:
+    """Clients that note how many rows they vectorise."""
+
+    class Counting(Client):
+        def handle(self, request: Request) -> Reply:
+            reply = super().handle(request)
+            if isinstance(reply, VectorsReply):
+                rows.append(reply.vectors.examples)
+            return reply
+
+    return [Counting(name, examples, backbone, secret=name.encode()) for name, examples in hands.items()]
+
+
+@pytest.mark.parametrize("step", [UpdateRequest, EvaluateRequest])
+def test_a_restarted_client_is_sent_the_vectors_again_and_nothing_changes(backbone: Backbone, step: type[Request]) -> None:
+    engine = Restarting(real(backbone), lambda name, request: name != "a" and isinstance(request, step))
+    # Only the first of each two requests: the second one is the coordinator's second try.
+    engine.when = once_each(engine.when)
+    method = tiny.method(rounds={"rounds": 2})
+    outcome = run_real(backbone, method, engine=engine)
+    assert engine.restarts == 4 + 2 * (step is EvaluateRequest)
+    assert [code for _, _, code in failures(outcome)].count("no_context") == engine.restarts
+    assert_same_result(outcome, run_real(backbone, method))
+
+
+def once_each(when: Callable[[str, Request], bool]) -> Callable[[str, Request], bool]:
+    seen: set[tuple[str, int]] = set()
+    kept: list[Request] = []
+
+    def wrapped(name: str, request: Request) -> bool:
+        if not when(name, request) or (name, id(request)) in seen:
+            return False
+        kept.append(request)  # keeps its id from being used again
+        seen.add((name, id(request)))
+        return True
+
+    return wrapped
+
+
+def test_all_clients_may_restart_before_every_request(backbone: Backbone) -> None:
+    engine = Restarting(real(backbone), once_each(lambda name, request: True))
+    method = tiny.method(rounds={"rounds": 2})
+    assert_same_result(run_real(backbone, method, engine=engine), run_real(backbone, method))
+
+
+def test_a_client_does_not_mix_two_tasks_that_it_serves_in_turn(backbone: Backbone) -> None:
+    shape = (backbone.layers, 2, backbone.width)
+    other = tiny.TASK.model_copy(update={"template": "Note: {text}\nFeeling:"})
+    install = ContextRequest(tiny.TASK, SHORT, backbone.fingerprint, np.ones(shape, "f4"), "first")
+    update = UpdateRequest("first", 0, 0, 2, scales(0.1, layers=backbone.layers))
+    alone, shared = real(backbone)[0], real(backbone)[0]
+    assert alone.handle(install) == shared.handle(install) == ContextReply()
+    shared.handle(VectorsRequest(other, SHORT, backbone.fingerprint, ""))
+    expected, reply = alone.handle(update), shared.handle(update)
+    assert isinstance(expected, UpdateReply)
+    if reply != Failure(FailureCode.NO_CONTEXT):
+        assert isinstance(reply, UpdateReply)
+        np.testing.assert_array_equal(reply.coefficients.scales, expected.coefficients.scales)
+
+
+# What leaves a client
+
+
+def texts_in(data: bytes) -> list[str]:
+    """Examples whose text, key or escaped text is in these bytes."""
+    examples = [example for hand in HANDS.values() for example in hand]
+    return [
+        example.text
+        for example in examples
+        if example.text.encode() in data or json.dumps(example.text).strip('"').encode() in data or example.key.encode() in data
+    ]
+
+
+def test_no_text_is_in_any_reply_of_a_whole_run(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+
+    def recorded(message: Request | Reply) -> bytes:
+        data = encode(message)
+        if not isinstance(message, VectorsRequest | ContextRequest | UpdateRequest | EvaluateRequest):
+            sent.append(data)
+        return data
+
+    monkeypatch.setattr(local, "encode", recorded)
+    outcome = run_real(backbone, tiny.method(rounds={"rounds": 2}, holdout={"gate": 0.2}))
+    assert len(sent) == len(outcome.state.traffic) > 20
+    assert [texts_in(data) for data in sent] == [[]] * len(sent)
+    # The search finds what it looks for.
+    assert texts_in(pack("leak", {"text": HANDS["a"][0].text}, {})) == [HANDS["a"][0].text]
+
+
+@pytest.mark.parametrize(
+    ("function", "step"), [("context_vectors", "vectors"), ("calibrate", "update"), ("injected", "evaluate")]
+)
+def test_an_exception_within_a_client_leaves_it_as_a_code_only(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, function: str, step: str
+) -> None:
+    real_function, secret = getattr(client_module, function), HANDS["b"][0].text
+    sent: list[bytes] = []
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if handling[0] == "b":
+            raise ValueError(f"cannot handle {secret!r}")
+        return real_function(*args, **kwargs)
+
+    handling = [""]
+
+    class Named(Client):
+        def handle(self, request: Request) -> Reply:
+            handling[0] = self.name
+            reply = super().handle(request)
+            sent.append(encode(reply))
+            return reply
+
+    monkeypatch.setattr(client_module, function, failing)
+    clients = [Named(name, examples, backbone, secret=b"x") for name, examples in HANDS.items()]
+    method = tiny.method(rounds={"rounds": 1, "min_clients": 2})
+    outcome = run_real(backbone, method, engine=LocalEngine(clients))
+    assert ("b", step, "internal") in failures(outcome)
+    assert [texts_in(data) for data in sent] == [[]] * len(sent)
+    assert [reply for reply in map(decode_reply, sent) if reply == Failure(FailureCode.INTERNAL)]
+
+
+def cursor_of(client: Client) -> str:
+    reply = client.handle(VectorsRequest(tiny.TASK, SHORT, client.backbone.fingerprint, ""))
+    assert isinstance(reply, VectorsReply)
+    return reply.cursor
+
+
+def test_a_cursor_tells_nothing_without_the_secret(backbone: Backbone) -> None:
+    first, again, other = (Client("a", HANDS["a"], backbone, secret=secret) for secret in (b"one", b"one", b"two"))
+    assert cursor_of(first) == cursor_of(again)
+    assert cursor_of(first).partition(":")[2] != cursor_of(other).partition(":")[2]
+    assert cursor_of(first).partition(":")[0] == cursor_of(other).partition(":")[0]
+    changed = Client("a", (*HANDS["a"][:-1], Example("another text", "good")), backbone, secret=b"one")
+    assert cursor_of(changed).partition(":")[2] != cursor_of(first).partition(":")[2]
+
+
+@pytest.mark.parametrize("cursor", ["5", "5:", "5:00000000000000000000000000000000", "-1:00", "999:00"])
+def test_a_forged_cursor_makes_the_client_start_over(backbone: Backbone, cursor: str) -> None:
+    client = real(backbone)[0]
+    everything = client.handle(VectorsRequest(tiny.TASK, SHORT, backbone.fingerprint, ""))
+    reply = client.handle(VectorsRequest(tiny.TASK, SHORT, backbone.fingerprint, cursor))
+    assert isinstance(everything, VectorsReply)
+    assert isinstance(reply, VectorsReply)
+    assert reply.replaces
+    assert reply.vectors.examples == everything.vectors.examples
+
+
+# Incremental data
+
+MORE: Hands = {name: (*hand, *tiny.examples(7, seed=50 + place)) for place, (name, hand) in enumerate(HANDS.items())}
+
+
+def training_rows(hands: Mapping[str, tuple[Example, ...]]) -> int:
+    return sum(len(split_roles(hand, selection=0.25, gate=0.0, seed=0)[Role.TRAIN]) for hand in hands.values())
+
+
+def test_only_added_examples_are_vectorised_and_calibration_goes_on(backbone: Backbone, tmp_path: Path) -> None:
+    file, method, rows = tmp_path / "state.safetensors", tiny.method(rounds={"rounds": 2}), list[int]()
+    first = run_real(backbone, method, engine=LocalEngine(counting(backbone, rows)), checkpoint=file)
+    assert sum(rows) == training_rows(HANDS)
+    rows.clear()
+    second = run_real(backbone, method, engine=LocalEngine(counting(backbone, rows, MORE)), checkpoint=file, more_rounds=3)
+    assert sum(rows) == training_rows(MORE) - training_rows(HANDS) > 0
+
+    at_once = run_real(backbone, method, MORE)
+    for name, vectors in second.state.client_vectors.items():
+        np.testing.assert_array_equal(vectors.counts, at_once.state.client_vectors[name].counts)
+        np.testing.assert_allclose(vectors.sums, at_once.state.client_vectors[name].sums, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(second.vectors, at_once.vectors, rtol=1e-5, atol=1e-7)
+
+    assert [record.round for record in second.state.history] == [1, 2, 3, 4, 5]
+    assert second.state.history[:2] == first.state.history
+    assert second.chosen_round in (3, 4, 5), "a round on other vectors proves nothing for these"
+    assert second.state.zero_shot is not None
+    assert first.state.zero_shot is not None
+    assert second.state.zero_shot.examples > first.state.zero_shot.examples
+
+
+def test_more_rounds_start_from_the_best_round_and_a_schedule_of_their_own(tmp_path: Path) -> None:
+    file, method = tmp_path / "state.safetensors", scripted_method(rounds={"rounds": 2})
+    run_with(Scripted(evaluate=held_out((5, 3.0), (5, 4.0))), method, SHAPE, checkpoint=file)
+    engine = Scripted(evaluate=held_out((5, 3.0), (5, 4.0), (5, 5.0), (5, 6.0)))
+    outcome = run_with(engine, method, SHAPE, checkpoint=file, more_rounds=3)
+    requests = [request for _, request in engine.asked_for(UpdateRequest)][::3]
+    assert [(request.round, request.phase_start, request.phase_rounds) for request in requests] == [
+        (2, 2, 3),
+        (3, 2, 3),
+        (4, 2, 3),
+    ]
+    assert [round_of(request.coefficients) for request in requests] == [1, 2, 3]
+    assert [record.round for record in outcome.state.history] == [1, 2, 3, 4, 5]
+    assert outcome.chosen_round == 3
+
+
+def test_resuming_a_finished_run_repeats_nothing(backbone: Backbone, tmp_path: Path) -> None:
+    file, rows = tmp_path / "state.safetensors", list[int]()
+    first = run_real(backbone, checkpoint=file)
+    events: list[Event] = []
+    again = run_real(
+        backbone, engine=LocalEngine(counting(backbone, rows)), checkpoint=file, resume=True, observer=events.append
+    )
+    assert_same_result(first, again)
+    assert rows == []
+    assert events == []
+
+
+def test_changed_examples_are_vectorised_anew(backbone: Backbone, tmp_path: Path) -> None:
+    file, method, rows = tmp_path / "state.safetensors", tiny.method(rounds={"rounds": 1}), list[int]()
+    run_real(backbone, method, checkpoint=file)
+    changed = {**HANDS, "b": tuple(Example(f"{example.text} indeed", example.label) for example in HANDS["b"])}
+    outcome = run_real(backbone, method, engine=LocalEngine(counting(backbone, rows, changed)), checkpoint=file, more_rounds=1)
+    expected = len(split_roles(changed["b"], selection=0.25, gate=0.0, seed=0)[Role.TRAIN])
+    assert rows == [0, expected, 0]
+    fresh = run_real(backbone, method, changed)
+    for name in HANDS:
+        np.testing.assert_array_equal(outcome.state.client_vectors[name].sums, fresh.state.client_vectors[name].sums)
+    np.testing.assert_array_equal(outcome.vectors, fresh.vectors)
+
+
+def refreshed(backbone: Backbone, rows: list[int], every: int, add_after: int) -> Outcome:
+    clients = counting(backbone, rows)
+
+    def add(event: Event) -> None:
+        if isinstance(event, RoundDone) and event.record.round == add_after:
+            for client in clients:
+                client.replace_examples(MORE[client.name])
+
+    method = tiny.method(rounds={"rounds": 4}, vectors={"refresh_every": every})
+    return run_real(backbone, method, engine=LocalEngine(clients), observer=add)
+
+
+def test_examples_added_during_a_run_are_vectorised_at_the_next_refresh(backbone: Backbone) -> None:
+    rows: list[int] = []
+    outcome = refreshed(backbone, rows, every=2, add_after=1)
+    stage1, refresh = rows[:3], rows[3:]
+    assert sum(stage1) == training_rows(HANDS)
+    assert sum(refresh) == training_rows(MORE) - training_rows(HANDS)
+    assert [item.round for item in outcome.state.traffic if item.step == "vectors"] == [0] * 3 + [2] * 3
+    at_once = run_real(backbone, tiny.method(rounds={"rounds": 1}), MORE)
+    np.testing.assert_allclose(outcome.vectors, at_once.vectors, rtol=1e-5, atol=1e-7)
+    assert outcome.chosen_round in (3, 4), "rounds 1 and 2 were on other vectors"
+    assert all(record.clients == ("a", "b", "c") for record in outcome.state.history)
+
+
+def test_a_refresh_without_new_examples_changes_nothing(backbone: Backbone) -> None:
+    rows: list[int] = []
+    outcome = refreshed(backbone, rows, every=1, add_after=99)
+    assert rows[3:] == [0] * 9
+    plain = run_real(backbone, tiny.method(rounds={"rounds": 4}))
+    np.testing.assert_array_equal(outcome.vectors, plain.vectors)
+    np.testing.assert_array_equal(outcome.coefficients.scales, plain.coefficients.scales)
+    assert outcome.chosen_round == plain.chosen_round
+
+
+def test_zero_shot_is_measured_again_after_a_refresh(backbone: Backbone) -> None:
+    assert refreshed(backbone, [], every=2, add_after=1).state.zero_shot is not None

@@ -1,0 +1,293 @@
+"""What crosses the network is small, comes back as it went, and is refused when it is anything else."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save
+
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.vectors import ContextVectors
+from ifedicl.data import Role
+from ifedicl.errors import FederationError, MessageError
+from ifedicl.federation.messages import (
+    ContextReply,
+    ContextRequest,
+    EvaluateReply,
+    EvaluateRequest,
+    Failure,
+    FailureCode,
+    Reply,
+    Request,
+    UpdateReply,
+    UpdateRequest,
+    VectorsReply,
+    VectorsRequest,
+    decode_reply,
+    decode_request,
+    encode,
+    pack,
+    unpack,
+)
+from ifedicl.metrics import Tally
+from tests import tiny
+
+REPEATABLE = settings(deadline=None, derandomize=True)
+LAYERS, WIDTH = 3, 8
+DRAW = np.random.default_rng(0)
+SCALES = Coefficients(DRAW.normal(size=(LAYERS, 2, 2)).astype(np.float32))
+GLOBAL = DRAW.normal(size=(LAYERS, 2, WIDTH)).astype(np.float32)
+MEANS = DRAW.normal(size=(2, LAYERS, 2, WIDTH)).astype(np.float32)
+SUMS = ContextVectors.from_means(MEANS, np.array([3, 4]))
+
+REQUESTS: list[Request] = [
+    VectorsRequest(tiny.TASK, tiny.method(seed=5), "f" * 64, "3:abcd"),
+    ContextRequest(tiny.MANY_TOKENS, tiny.method(), "f" * 64, GLOBAL, "0123456789abcdef"),
+    UpdateRequest("0123456789abcdef", 7, 3, 10, SCALES),
+    EvaluateRequest("0123456789abcdef", Role.GATE, SCALES),
+]
+REPLIES: list[Reply] = [
+    VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float32"),
+    ContextReply(),
+    UpdateReply(SCALES, 12, 0.625),
+    EvaluateReply(Tally(9, 4, 3.1415926535897931)),
+    *(Failure(code) for code in FailureCode),
+]
+
+
+def kind_of(message: object) -> str:
+    return message.kind if not isinstance(message, Failure) else f"failure-{message.code}"  # type: ignore[attr-defined,no-any-return]
+
+
+def assert_same(first: object, second: object) -> None:
+    """Fields equal bit for bit; dataclasses with arrays have no ``==`` of their own."""
+    assert type(first) is type(second)
+    for name, value in vars(first).items():
+        other = getattr(second, name)
+        if isinstance(value, np.ndarray):
+            assert value.dtype == other.dtype
+            np.testing.assert_array_equal(value, other)
+        elif isinstance(value, Coefficients | ContextVectors):
+            assert_same(value, other)
+        else:
+            assert value == other
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=kind_of)
+def test_a_request_comes_back_as_it_went(request_: Request) -> None:
+    assert_same(request_, decode_request(encode(request_)))
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=kind_of)
+def test_a_reply_comes_back_as_it_went(reply: Reply) -> None:
+    assert_same(reply, decode_reply(encode(reply)))
+
+
+def test_means_in_half_precision_come_back_as_half_precision_numbers() -> None:
+    halved = VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float16")
+    whole = VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float32")
+    received = decode_reply(encode(halved))
+    assert isinstance(received, VectorsReply)
+    np.testing.assert_allclose(received.vectors.means, MEANS.astype(np.float16), rtol=1e-12)
+    assert len(encode(whole)) - len(encode(halved)) == MEANS.size * 2
+
+
+def test_the_scalars_of_32_layers_take_512_raw_bytes() -> None:
+    request = UpdateRequest("0123456789abcdef", 7, 3, 10, Coefficients.identity(32))
+    _, _, arrays = unpack(encode(request))
+    assert {name: array.nbytes for name, array in arrays.items()} == {"scales": 512}
+    # The paper's number, and it is in the frame: nothing else in it grows with the model.
+    other = UpdateRequest("0123456789abcdef", 7, 3, 10, Coefficients.identity(64))
+    assert len(encode(other)) - len(encode(request)) == pytest.approx(512, abs=8)
+
+
+def test_an_update_request_and_its_reply_of_32_layers_are_under_one_and_a_half_kilobytes() -> None:
+    scales = Coefficients.identity(32)
+    assert len(encode(UpdateRequest("0123456789abcdef", 10**6, 10**6, 10**6, scales))) < 1_500
+    assert len(encode(UpdateReply(scales, 10**9, 1.2345678901234567))) < 1_500
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=kind_of)
+def test_a_request_cut_anywhere_is_refused(request_: Request) -> None:
+    data = encode(request_)
+
+    @REPEATABLE
+    @given(st.integers(0, len(data) - 1))
+    def check(length: int) -> None:
+        with pytest.raises(MessageError):
+            decode_request(data[:length])
+
+    check()
+
+
+@pytest.mark.parametrize("reply", REPLIES[:5], ids=kind_of)
+def test_a_reply_cut_at_any_length_is_refused(reply: Reply) -> None:
+    data = encode(reply)
+    for length in range(len(data)):
+        with pytest.raises(MessageError):
+            decode_reply(data[:length])
+
+
+@REPEATABLE
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
+    with pytest.raises(MessageError):
+        decode_reply(data)
+
+
+@pytest.mark.parametrize("reply", REPLIES[:5], ids=kind_of)
+def test_a_reply_with_a_changed_byte_is_refused_or_decoded_but_nothing_else(reply: Reply) -> None:
+    data = encode(reply)
+
+    @REPEATABLE
+    @given(st.integers(0, len(data) - 1), st.integers(1, 255))
+    def check(place: int, change: int) -> None:
+        bent = bytearray(data)
+        bent[place] ^= change
+        try:
+            received = decode_reply(bytes(bent))
+        except MessageError:
+            return
+        assert isinstance(received, VectorsReply | ContextReply | UpdateReply | EvaluateReply | Failure)
+
+    check()
+
+
+@pytest.mark.parametrize("reply", REPLIES[:5], ids=kind_of)
+def test_a_reply_is_not_accepted_as_a_request(reply: Reply) -> None:
+    with pytest.raises(MessageError, match=r"kind .*allowed: vectors, context, update, evaluate"):
+        decode_request(encode(reply))
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=kind_of)
+def test_a_request_is_not_accepted_as_a_reply(request_: Request) -> None:
+    with pytest.raises(MessageError, match=r"kind .*allowed: vectors_reply, context_reply"):
+        decode_reply(encode(request_))
+
+
+def test_an_unknown_kind_is_refused_with_the_kinds_that_exist() -> None:
+    with pytest.raises(MessageError, match=r"'pickle'.*update_reply.*same ifedicl version"):
+        decode_reply(pack("pickle", {}, {}))
+
+
+def test_a_message_error_is_caught_with_the_other_errors_of_a_federation() -> None:
+    with pytest.raises(FederationError):
+        decode_reply(b"")
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=kind_of)
+def test_a_request_without_one_of_its_fields_is_refused(request_: Request) -> None:
+    header, arrays = request_.to_wire()
+    for name in header:
+        with pytest.raises(MessageError, match=rf"{request_.kind} message"):
+            decode_request(pack(request_.kind, {key: value for key, value in header.items() if key != name}, arrays))
+    for name in arrays:
+        with pytest.raises(MessageError, match=rf"{request_.kind} message"):
+            decode_request(pack(request_.kind, header, {key: value for key, value in arrays.items() if key != name}))
+
+
+@pytest.mark.parametrize("reply", [REPLIES[0], REPLIES[2], REPLIES[4]], ids=kind_of)
+def test_a_reply_without_one_of_its_fields_is_refused(reply: Reply) -> None:
+    header, arrays = reply.to_wire()
+    for name in header:
+        with pytest.raises(MessageError, match=rf"{reply.kind} message"):
+            decode_reply(pack(reply.kind, {key: value for key, value in header.items() if key != name}, arrays))
+    for name in arrays:
+        with pytest.raises(MessageError, match=rf"{reply.kind} message"):
+            decode_reply(pack(reply.kind, header, {key: value for key, value in arrays.items() if key != name}))
+
+
+@pytest.mark.parametrize("reply", REPLIES[2:4], ids=kind_of)
+def test_a_reply_with_a_field_too_many_is_refused(reply: Reply) -> None:
+    header, arrays = reply.to_wire()
+    with pytest.raises(MessageError):
+        decode_reply(pack(reply.kind, {**header, "text": "a row of the data"}, arrays))
+
+
+def test_a_failure_with_text_in_place_of_a_code_is_refused() -> None:
+    with pytest.raises(MessageError):
+        decode_reply(pack("failure", {"code": "ValueError: a row of the data"}, {}))
+
+
+def test_coefficients_of_a_wrong_shape_are_refused() -> None:
+    for shape in [(3, 2), (3, 2, 3), (2, 2, 2, 2), ()]:
+        with pytest.raises(MessageError, match="scales"):
+            decode_reply(pack("update_reply", {"examples": 1, "loss": 0.1}, {"scales": np.zeros(shape, dtype=np.float32)}))
+
+
+VECTORS_HEADER = {"cursor": "1:a", "replaces": True, "dtype": "float32", "wire_dtype": "float32"}
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 8), (2, 3, 3, 8), (2,), ()], ids=str)
+def test_means_of_a_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
+    arrays = {"means": np.zeros(shape, dtype=np.float32), "counts": np.array([1, 1])}
+    with pytest.raises(MessageError):
+        decode_reply(pack("vectors_reply", VECTORS_HEADER, arrays))
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        pytest.param(np.array(3)),
+        np.array([[1, 1]]),
+        np.array([1, 1, 1]),
+    ],
+    ids=["a number", "a row", "too many"],
+)
+def test_counts_of_a_wrong_shape_are_refused(counts: np.ndarray[Any, Any]) -> None:
+    # Not by ``pack``, which makes a row of a number.
+    metadata = {"kind": "vectors_reply", "header": json.dumps(VECTORS_HEADER)}
+    with pytest.raises(MessageError):
+        decode_reply(save({"means": MEANS, "counts": counts}, metadata=metadata))
+
+
+def test_a_single_mean_is_not_spread_over_several_classes() -> None:
+    with pytest.raises(MessageError):
+        decode_reply(pack("vectors_reply", VECTORS_HEADER, {"means": MEANS[:1], "counts": np.array([3, 4])}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "header"),
+    [
+        ("evaluate_reply", {"examples": "many", "correct": 1, "loss_sum": 0.1}),
+        ("evaluate_reply", {"examples": 2, "correct": None, "loss_sum": 0.1}),
+        ("evaluate_reply", {"examples": 2, "correct": 1, "loss_sum": [0.1]}),
+        ("update_reply", {"examples": "a row of the data", "loss": 0.1}),
+        ("update_reply", {"examples": 2, "loss": None}),
+    ],
+    ids=str,
+)
+def test_a_field_of_a_wrong_type_is_refused(kind: str, header: dict[str, Any]) -> None:
+    arrays = {"scales": SCALES.scales} if kind == "update_reply" else {}
+    with pytest.raises(MessageError):
+        decode_reply(pack(kind, header, arrays))
+
+
+@pytest.mark.parametrize("dtype", ["int64", "bool", "complex64"])
+def test_coefficients_that_are_no_floating_point_numbers_are_refused(dtype: str) -> None:
+    with pytest.raises(MessageError):
+        decode_reply(pack("update_reply", {"examples": 1, "loss": 0.1}, {"scales": np.ones((3, 2, 2), dtype=dtype)}))
+
+
+DEEP = pytest.param("[" * 100_000)
+
+
+@pytest.mark.parametrize("header", ["[]", '"text"', "null", "7", "{", DEEP], ids=["list", "str", "null", "int", "torn", "deep"])
+def test_a_header_that_is_no_object_is_refused(header: str) -> None:
+    metadata = json.dumps({"__metadata__": {"kind": "update_reply", "header": header}}).encode()
+    metadata += b" " * (-len(metadata) % 8)
+    with pytest.raises(MessageError):
+        decode_reply(struct.pack("<Q", len(metadata)) + metadata)
+
+
+def test_a_frame_without_our_names_in_it_is_refused() -> None:
+    for metadata in (b"{}", b'{"__metadata__":{}}', b'{"__metadata__":{"kind":"failure"}}'):
+        padded = metadata + b" " * (-len(metadata) % 8)
+        with pytest.raises(MessageError):
+            decode_reply(struct.pack("<Q", len(padded)) + padded)
