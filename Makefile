@@ -16,6 +16,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ifedicl needs Python 3.11 or newer; name one: PYTHON=python3.12 make")'
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing torch and ifedicl into $(VENV): minutes the first time"
 	$(PIP) $(TORCH_FROM) $(TORCH)
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
 	touch $@
@@ -23,11 +24,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/ifedicl demo
 
+# Unit tests run on all cores, with one thread each: tiny models have no work for two.
 unit: setup
-	$(BIN)/python -m pytest tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit --numprocesses auto
 
-test: setup
-	$(BIN)/python -m pytest tests
+test: unit
+	$(BIN)/python -m pytest tests/real
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -45,11 +45,12 @@ def main() -> None:
     backbone = load_backbone(model)
     for seed in arguments.seeds:
         for name in arguments.sets:
-            cell = arguments.out / f"{name}-{seed}.json"
+            cell = arguments.out / f"{arguments.preset}-{backbone.dtype}-{name}-{seed}.json"
             if not cell.exists():
                 files.write_json(cell, run_cell(arguments.data / name, seed, arguments.preset, backbone, model))
                 print(f"{cell}: {json.loads(cell.read_text())['accuracy']}", flush=True)
-    print("\n".join(table([json.loads(cell.read_text()) for cell in sorted(arguments.out.glob("*.json"))])))
+    finished = sorted(arguments.out.glob(f"{arguments.preset}-{backbone.dtype}-*.json"))
+    print("\n".join(table([json.loads(cell.read_text()) for cell in finished])))
 
 
 def run_cell(folder: Path, seed: int, preset: str, backbone: Backbone, model: ModelSettings) -> dict[str, Any]:
@@ -94,6 +95,7 @@ def table(cells: list[dict[str, Any]]) -> Iterator[str]:
     """Markdown: a row a data set, over seeds; p by sign flips of the per-example difference, averaged over seeds."""
     yield "| data set | seeds | zero-shot accuracy / F1 % | IFed-ICL accuracy / F1 % | difference, by seed | paired p |"
     yield "|---|---|---|---|---|---|"
+    commits = sorted({cell["commit"] for cell in cells})
     for name in dict.fromkeys(cell["set"] for cell in cells):
         own = [cell for cell in cells if cell["set"] == name]
         hits_by = {key: np.mean([np.array(cell["hits"][key]) for cell in own], axis=0) for key in ("zero-shot", "adapter")}
@@ -104,6 +106,7 @@ def table(cells: list[dict[str, Any]]) -> Iterator[str]:
         gains = ", ".join(f"{100 * (cell['accuracy']['adapter'] - cell['accuracy']['zero-shot']):+.1f}" for cell in own)
         p = paired_p(hits_by["adapter"], hits_by["zero-shot"])
         yield f"| {name} | {len(own)} | {figures['zero-shot']} | {figures['adapter']} | {gains} | {p:.4f} |"
+    yield f"\nSettings of commit {', '.join(commits)}."
 
 
 def hits(evaluation: Evaluation) -> list[int]:
@@ -111,9 +114,13 @@ def hits(evaluation: Evaluation) -> list[int]:
 
 
 def commit() -> str:
-    """The commit that the settings stand in."""
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
-    return done.stdout.strip() or "unknown"
+    """The commit that the settings stand in, marked where the sources differ from it."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    return (git("rev-parse", "HEAD") or "unknown") + ("-dirty" if git("status", "--porcelain", "--", "../src") else "")
 
 
 if __name__ == "__main__":

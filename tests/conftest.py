@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from pytest_socket import disable_socket, enable_socket
 
 from ifedicl.backbone.load import Backbone
@@ -23,6 +24,15 @@ def _no_network(request: pytest.FixtureRequest) -> Iterator[None]:
         disable_socket(allow_unix_socket=True)
     yield
     enable_socket()
+
+
+_THREADS = torch.get_num_threads()
+
+
+@pytest.fixture(autouse=True)
+def _threads(request: pytest.FixtureRequest) -> None:
+    """Tiny models have no work for two threads, and on a busy machine they only wait for each other."""
+    torch.set_num_threads(1 if "unit" in request.path.parts else _THREADS)
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,6 @@ from ifedicl.data import Example
 from ifedicl.settings import Method, ModelSettings, validated
 from ifedicl.task import Task
 
-# On models this small a second thread only waits for the first; on a busy machine for tens of times as long.
-torch.set_num_threads(1)
-
 VOCABULARY = 320
 TASK = Task(name="mood", labels=("good", "bad"), template="Text: {text}\nMood:")
 MANY_TOKENS = Task(name="place", labels=("at home", "at home alone", "out"), template="Text: {text}\nPlace:", separator=" ")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ifedicl.metrics import Evaluation
 from ifedicl.settings import ModelSettings
 from ifedicl.task import Task
 
+_log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 _TENSORS, _HEADER, _CARD = "adapter.safetensors", "adapter.json", "README.md"
 
@@ -122,6 +124,10 @@ class Adapter:
         except (SafetensorError, KeyError, ValueError) as error:
             raise AdapterError(f"{folder}: {_HEADER} and {_TENSORS} do not fit each other ({error})") from error
 
+    def located(self, source: str | None) -> Adapter:
+        """The same adapter with its model at another place; with None, as it is."""
+        return self if source is None else replace(self, model=self.model.model_copy(update={"source": source}))
+
     def classifier(self, backbone: Backbone | None = None) -> Classifier:
         """Put the adapter on its model.
 
@@ -138,6 +144,11 @@ class Adapter:
         """Load the model and label texts. To label more than once, keep a :meth:`classifier`."""
         return self.classifier().classify(texts)
 
+    @property
+    def model_name(self) -> str:
+        """The model's hub id or the last part of its path."""
+        return Path(self.model.source).name if Path(self.model.source).is_absolute() else self.model.source
+
     def describe(self) -> str:
         """A model card in Markdown."""
         task, layers, width = self.task, self.vectors.shape[0], self.vectors.shape[2]
@@ -145,7 +156,7 @@ class Adapter:
         provenance = json.dumps(dict(self.provenance), indent=2, ensure_ascii=False)
         return (
             f"# {task.name}: an ifedicl adapter\n\n"
-            f"Labels text as {', '.join(task.labels)} with the frozen model `{self.model.source}` "
+            f"Labels text as {', '.join(task.labels)} with the frozen model `{self.model_name}` "
             f"(fingerprint `{self.fingerprint[:16]}…`), without demonstrations in the prompt.\n\n"
             f"- prompt: `{task.template!r}`, {task.turn} turn\n"
             f"- label words: {', '.join(task.label_words)}\n"
@@ -187,6 +198,8 @@ class Classifier:
             DataError: a text has no tokens.
         """
         prompts = self._scorer.encoder.prompts(texts)
+        if prompts.truncated:
+            _log.warning("%d of %d texts were cut to fit the model's window", prompts.truncated, len(texts))
         active = self.adapter.coefficients.active
         with injected(self.backbone, self._vectors, self._scales, active):
             return self._scorer.log_probabilities(prompts, on_progress=on_progress)

@@ -30,10 +30,11 @@ app = typer.Typer(
     help="Calibrate one frozen language model together, without showing each other your text (IFed-ICL, arXiv 2511.06757).\n\n"
     "Start with `ifedicl demo`; for your own data, `ifedicl init`, then `ifedicl run config.toml`.",
     epilog="Exit codes: 0 done, 1 other, 2 settings or task, 3 data, 4 model, 5 adapter, 6 disk, 7 download, 8 federation, "
-    "130 stopped by Ctrl-C (what was done is kept).",
+    "130 stopped by Ctrl-C (a run goes on with --resume).",
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+ModelSource = Annotated[str | None, typer.Option(help="Where the model lies here, if not where the adapter says.")]
 AdapterFolder = Annotated[Path, typer.Argument(help="The folder that `ifedicl run` wrote, usually RUN/adapter.")]
 
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
-            print("stopped. What was done is kept; a run goes on with --resume.", file=sys.stderr)
+            print("stopped. A run goes on with --resume, from its last round; other commands start again.", file=sys.stderr)
         raise
 
 
@@ -68,7 +69,7 @@ def demo(
     """
     from ifedicl.demo.story import tell
 
-    console = Console()
+    console = Console(markup=False)
     report = tell(out, console, seed=seed)
     console.print(f"{report.seconds:.0f} seconds. Open {out / 'report.html'}; classify with:", highlight=False)
     console.print(f"  ifedicl classify {out / 'adapter'} 'your sentence'", highlight=False)
@@ -114,11 +115,14 @@ def run(
     settings = load_settings(config)
     folder = out or Path("runs") / config.stem
     start = time.perf_counter()
+    runs.check_folder(folder, resume=resume, more_rounds=more_rounds)
+    if not (folder / "config.toml").exists():
+        files.write_text(folder / "config.toml", config.read_text(encoding="utf-8"))
     with federation_bars(settings.task.name, settings.rounds.rounds) as observer:
         result = runs.run(settings, folder, resume=resume, more_rounds=more_rounds, observer=observer)
     seconds = time.perf_counter() - start
     rows = [
-        Figures(name, evaluation, {}, seconds)
+        Figures(name, evaluation, {}, 0.0 if name == "zero-shot" else seconds)
         for name, evaluation in (("zero-shot", result.zero_shot), ("the federation", result.test))
         if evaluation is not None
     ]
@@ -132,12 +136,11 @@ def run(
         samples=(),
         seconds=seconds,
     )
-    files.write_text(folder / "config.toml", config.read_text(encoding="utf-8"))
     write_report(report, folder / "report.html")
     if as_json:
         print(json.dumps(_run_facts(report, folder)))
         return
-    print_report(report, Console())
+    print_report(report, Console(markup=False))
     print(f"adapter: {folder / runs.ADAPTER}   report: {folder / 'report.html'}   {seconds:.0f} seconds")
 
 
@@ -147,6 +150,7 @@ def classify(
     texts: Annotated[list[str] | None, typer.Argument(help="Texts; none: one a line from standard input.")] = None,
     file: Annotated[Path | None, typer.Option(help="A .txt (one a line), .jsonl, .csv, .tsv or .parquet file.")] = None,
     column: Annotated[str, typer.Option(help="The column of FILE that holds the text.")] = "text",
+    model: ModelSource = None,
     as_json: Json = False,
 ) -> None:
     """Label texts given as arguments, in a file, or on standard input.
@@ -159,7 +163,7 @@ def classify(
     loaded = Adapter.load(adapter)
     wanted = _texts(texts, file, column)
     with waiting(LOADING):
-        classifier = loaded.classifier()
+        classifier = loaded.located(model).classifier()
     predictions = _counted("texts", len(wanted), lambda done: classifier.classify(wanted, on_progress=done))
     for text, prediction in zip(wanted, predictions, strict=True):
         if as_json:
@@ -174,6 +178,7 @@ def evaluate(
     file: Annotated[Path, typer.Argument(help="Labelled text: .jsonl, .csv, .tsv or .parquet.")],
     text_column: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
     label_column: Annotated[str, typer.Option(help="The column that holds the label.")] = "label",
+    model: ModelSource = None,
     as_json: Json = False,
 ) -> None:
     """Measure an adapter on labelled text: accuracy with its 95% interval, macro-F1 and confusion, beside zero-shot."""
@@ -187,7 +192,7 @@ def evaluate(
     loaded = Adapter.load(adapter)
     examples = read_examples(file, loaded.task, text=text_column, label=label_column)
     with waiting(LOADING):
-        classifier = loaded.classifier()
+        classifier = loaded.located(model).classifier()
     raw = runs.zero_shot_adapter(classifier.backbone, loaded.model, loaded.task).classifier(classifier.backbone)
     zero_shot = _counted("zero-shot", len(examples), lambda done: raw.evaluate(examples, on_progress=done))
     result = _counted("adapter", len(examples), lambda done: classifier.evaluate(examples, on_progress=done))
@@ -195,7 +200,7 @@ def evaluate(
     if as_json:
         print(json.dumps({"adapter": result.summary(), "zero_shot": zero_shot.summary(), "paired_p": p}))
         return
-    console = Console()
+    console = Console(markup=False)
     for table in evaluation_tables(result, zero_shot):
         console.print(table)
     console.print(f"paired p that both are equally accurate: {p:.4f}", highlight=False)
@@ -208,10 +213,12 @@ def inspect(
 ) -> None:
     """Show what a file holds. For a config: what would leave each client, in words and bytes, before anything is sent."""
     from ifedicl.inspection import inspect_path
+    from ifedicl.progress import waiting
 
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder; give an adapter folder, a .toml config or a data file")
-    facts = inspect_path(path)
+    with waiting("reading (the model of a config is loaded too)"):
+        facts = inspect_path(path)
     print(json.dumps(facts, indent=None if as_json else 2, ensure_ascii=False))
 
 
@@ -249,6 +256,7 @@ def _run_facts(report: Any, folder: Path) -> dict[str, Any]:
         "rounds": state.round,
         "chosen_round": report.outcome.chosen_round,
         "held_out": [{"round": item.round, **asdict(item.held_out)} for item in state.history if item.held_out is not None],
+        "gate": None if report.outcome.gate is None else {"open": report.outcome.gate.is_open},
         "test": {row.name: row.evaluation.summary() for row in report.rows},
         "seconds": round(report.seconds, 1),
     }

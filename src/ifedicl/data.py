@@ -18,7 +18,9 @@ from ifedicl import seeds
 from ifedicl.errors import DataError
 from ifedicl.task import Task
 
-_SHOWN_FAULTS, _SHOWN_LABEL = 5, 40
+_SHOWN_FAULTS, _SHOWN_COLUMN = 5, 20
+SHOWN_LABEL = 40
+"""Most characters of a label that are shown: with the columns mixed up, it would be a text."""
 _HUB_PREFIX = "hub:"
 
 
@@ -154,9 +156,14 @@ def read_texts(source: str | Path, *, text: str = "text") -> tuple[str, ...]:
     return texts
 
 
+def columns_of(row: Mapping[str, Any]) -> list[str]:
+    """Names of the columns, cut short: in a file without a header line they would be a text."""
+    return [str(name)[:_SHOWN_COLUMN] for name in row]
+
+
 def _text_of(source: str | Path, line: int, row: Mapping[str, Any], column: str) -> str:
     if row.get(column) is None:
-        raise DataError(f"{source}, line {line}: no column {column!r}; it has {', '.join(map(repr, row))}")
+        raise DataError(f"{source}, line {line}: no column {column!r}; it has {', '.join(map(repr, columns_of(row)))}")
     return str(row[column])
 
 
@@ -165,15 +172,14 @@ def _fault_of(row: Mapping[str, Any], task: Task, text: str, label: str) -> str 
         if column in row and row[column] is None:
             return f"column {column!r} is empty; fill it or remove the row"
         if column not in row:
-            return f"no column {column!r}; it has {', '.join(map(repr, row))}. Name the columns under [data]"
+            return f"no column {column!r}; it has {', '.join(map(repr, columns_of(row)))}. Name the columns under [data]"
     if not str(row[text]).strip():
         return "the text is empty; remove the row or fill it"
     if any("\ud800" <= character <= "\udfff" for character in str(row[text])):
         return "the text holds half a character (a lone surrogate, as of a cut emoji); repair or remove the row"
     if str(row[label]) not in task.labels:
         allowed = ", ".join(map(repr, task.labels))
-        # Cut short: with the columns mixed up, this would be a text.
-        shown = str(row[label])[:_SHOWN_LABEL]
+        shown = str(row[label])[:SHOWN_LABEL]
         return f"label {shown!r} is not in the task; allowed: {allowed}. Add it to task.labels or drop the row"
     return None
 

@@ -13,7 +13,7 @@ from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import load_backbone
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.vectors import WRITES, ContextVectors
-from ifedicl.data import Role, rows_of, split_roles
+from ifedicl.data import SHOWN_LABEL, Role, columns_of, rows_of, split_roles
 from ifedicl.errors import DataError
 from ifedicl.federation.messages import (
     ContextRequest,
@@ -85,12 +85,22 @@ def inspect_config(path: Path) -> dict[str, Any]:
             for name, examples in clients.items()
         },
         "bytes_per_client": expected_bytes(settings, backbone.layers, backbone.width, backbone.fingerprint),
-        "leaves_a_client": [
-            "once: the mean of what the model's layers write at one token, over its training examples, and their number",
-            "each round: its coefficients, its number of training examples, its mean training loss",
-            "each evaluation: number of held-out examples, how many were right, the sum of their losses",
-        ],
+        "leaves_a_client": what_leaves(settings),
     }
+
+
+def what_leaves(settings: RunSettings) -> list[str]:
+    """In words, all that a client of this run sends."""
+    by_class = settings.vectors.balance == "class"
+    number = "by class, and the number of each class" if by_class else "and their number"
+    again = "at every refresh" if settings.vectors.refresh_every else "with --more-rounds"
+    return [
+        f"once, and of added examples alone {again}: the mean of what the model's layers write at one token over its training "
+        f"examples, {number}; a keyed digest of which examples they were; the dtype it computes in",
+        "each round: its coefficients, its number of training examples, its mean training loss",
+        "each evaluation: number of held-out examples, how many were right, the sum of their losses",
+        "when something fails: one code of a fixed list, never a text",
+    ]
 
 
 def expected_bytes(settings: RunSettings, layers: int, width: int, fingerprint: str) -> dict[str, int]:
@@ -117,10 +127,10 @@ def inspect_data(path: Path) -> dict[str, Any]:
     rows = [row for _, row in rows_of(path)]
     if not rows:
         raise DataError(f"{path}: no rows; give a file with at least one labelled text")
-    columns = list(rows[0])
+    columns = columns_of(rows[0])
     facts: dict[str, Any] = {"kind": "data", "rows": len(rows), "columns": columns}
     if "label" in columns:
-        facts["labels"] = dict(Counter(str(row.get("label")) for row in rows).most_common())
+        facts["labels"] = dict(Counter(str(row.get("label"))[:SHOWN_LABEL] for row in rows).most_common())
     if "text" in columns:
         words = sorted(len(str(row.get("text", "")).split()) for row in rows)
         facts["words"] = {"median": words[len(words) // 2], "most": words[-1]}

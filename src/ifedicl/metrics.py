@@ -11,6 +11,7 @@ import numpy.typing as npt
 from scipy import stats
 
 _RESAMPLES = 9_999
+_BATCH_NUMBERS = 4_000_000  # resampled numbers held at once: 32 MB
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def paired_p(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
         lambda sample, axis: np.mean(sample, axis=axis),
         permutation_type="samples",
         n_resamples=_RESAMPLES,
+        batch=max(1, _BATCH_NUMBERS // len(difference)),
         vectorized=True,
         rng=np.random.default_rng(0),
     )

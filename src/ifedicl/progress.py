@@ -22,8 +22,8 @@ _STEPS: Mapping[str, str] = {
 @contextmanager
 def bars() -> Iterator[Progress]:
     """A rich progress display that is silent where standard error is not a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True, markup=False)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield progress
 
@@ -31,7 +31,7 @@ def bars() -> Iterator[Progress]:
 @contextmanager
 def waiting(name: str) -> Iterator[None]:
     """A spinner while something of unknown length goes on."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False)
     if not console.is_terminal:
         yield
         return

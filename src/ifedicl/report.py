@@ -128,12 +128,24 @@ def print_report(report: Report, console: Console) -> None:
     for table in (_clients_table(report), _rounds_table(report), _figures_table(report), _traffic_table(report)):
         if table.row_count:
             console.print(table)
-    for verdict in report.verdicts:
-        console.print(verdict)
+    for sentence in (*gate_sentences(report.outcome), *report.verdicts):
+        console.print(sentence, highlight=False, markup=False)
     for text, prediction in report.samples:
         console.print(
             f"  {text!r} → {prediction.label} ({percent(prediction.probabilities[prediction.label])})", highlight=False
         )
+
+
+def gate_sentences(outcome: Outcome) -> list[str]:
+    """What the gate decided, in a sentence; nothing where there was none."""
+    gate = outcome.gate
+    if gate is None:
+        return []
+    decision = "open, the adapter is used" if gate.is_open else "SHUT, the raw model is used"
+    return [
+        f"Gate: on {gate.adapter.examples} held-out examples that nothing else has seen, loss {gate.adapter.loss:.3f} against "
+        f"{gate.zero_shot.loss:.3f} of the raw model: {decision}."
+    ]
 
 
 def evaluation_tables(adapter: Evaluation, zero_shot: Evaluation) -> list[Table]:
@@ -169,6 +181,7 @@ def write_report(report: Report, path: Path) -> None:
         pictures=pictures,
         tables=[_plain(table) for table in tables if table.row_count],
         percent=percent,
+        gate=gate_sentences(report.outcome),
     )
     files.write_text(path, page)
 

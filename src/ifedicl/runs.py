@@ -12,6 +12,7 @@ import numpy as np
 
 from ifedicl import files, seeds
 from ifedicl.adapter import Adapter
+from ifedicl.backbone.encoding import Encoder
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.vectors import WRITES
@@ -88,14 +89,33 @@ def check_classes(task: Task, clients: Mapping[str, Sequence[Example]]) -> None:
     """Refuse what nothing can be learnt from.
 
     Raises:
-        DataError: all clients together hold one class only.
+        DataError: all clients together hold one class only or nothing, or a label that the task does not have.
     """
     held = {example.label for examples in clients.values() for example in examples}
+    if unknown := held - set(task.labels):
+        raise DataError(f"{len(unknown)} labels are not in the task; allowed: {', '.join(task.labels)}")
+    if not held:
+        raise DataError("no client holds any example; at least one client with examples of two labels is needed")
     if len(held) < 2:
         raise DataError(
             f"all examples have the label {next(iter(held))!r}; at least two of {', '.join(task.labels)} are needed. "
             "Add examples of another label"
         )
+
+
+def check_texts(backbone: Backbone, task: Task, clients: Mapping[str, Sequence[Example]]) -> None:
+    """Say here what a client could only answer with a code.
+
+    Raises:
+        TaskError: the model cannot score the task.
+        DataError: a text has no tokens.
+    """
+    encoder = Encoder(backbone, task)
+    for name, examples in clients.items():
+        try:
+            encoder.prompts([example.text for example in examples])
+        except DataError as error:
+            raise DataError(f"client {name}: {error}") from error
 
 
 def federate(
@@ -124,9 +144,13 @@ def federate(
         observer: told of what happens.
 
     Raises:
+        DataError: the clients' examples do not fit the task.
+        TaskError: the model cannot score the task.
         FederationError: too few clients gave a usable reply.
         StorageError: the checkpoint cannot be written.
     """
+    check_classes(task, clients)
+    check_texts(backbone, task, clients)
     engine = LocalEngine(
         [
             Client(name, examples, backbone, secret=seeds.derive(method.seed, "secret", name).to_bytes(8, "little"))
@@ -179,13 +203,7 @@ def run(
         ConfigError: the folder holds another run, and neither ``resume`` nor ``more_rounds`` was asked for.
         IfediclError: as the parts raise it.
     """
-    exists = (folder / CHECKPOINT).exists()
-    if exists and not (resume or more_rounds):
-        remedy = "Go on with --resume, or choose another folder with --out."
-        raise ConfigError("run", [Fault("out", str(folder), "a folder without a run in it", remedy)])
-    if more_rounds and not exists:
-        remedy = "Run it first; more rounds go on from a finished run."
-        raise ConfigError("run", [Fault("out", str(folder), "the folder of a finished run", remedy)])
+    check_folder(folder, resume=resume, more_rounds=more_rounds)
     clients = client_examples(settings)
     test = _test_examples(settings)
     backbone = load_backbone(settings.model)
@@ -207,6 +225,21 @@ def run(
         zero_shot = zero_shot_adapter(backbone, settings.model, settings.task).classifier(backbone).evaluate(test)
         evaluation = federated.adapter.classifier(backbone).evaluate(test)
     return RunResult(federated, clients, zero_shot, evaluation)
+
+
+def check_folder(folder: Path, *, resume: bool, more_rounds: int) -> None:
+    """Refuse to start over a run that is there, and to go on with one that is not.
+
+    Raises:
+        ConfigError: either.
+    """
+    exists = (folder / CHECKPOINT).exists()
+    if exists and not (resume or more_rounds):
+        remedy = "Go on with --resume, or choose another folder with --out."
+        raise ConfigError("run", [Fault("out", str(folder), "a folder without a run in it", remedy)])
+    if more_rounds and not exists:
+        remedy = "Run it first; more rounds go on from a finished run."
+        raise ConfigError("run", [Fault("out", str(folder), "the folder of a finished run", remedy)])
 
 
 def write_metrics(outcome: Outcome, path: Path) -> None:

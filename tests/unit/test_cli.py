@@ -237,3 +237,51 @@ def test_every_command_has_a_help_that_teaches(capsys: pytest.CaptureFixture[str
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out.startswith("ifedicl 0.")
+
+
+def test_a_task_that_the_model_cannot_score_is_told_in_words_and_nothing_is_started(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(config.read_text().replace('name = "mood"', 'name = "mood"\nturn = "chat"'))
+    assert run("run", str(config), "--out", str(config.parent / "r")) == 2
+    assert "has no chat template; use turn = 'raw'" in capsys.readouterr().err
+    assert not (config.parent / "r" / "checkpoint").exists()
+
+
+def test_more_rounds_without_a_run_are_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("run", str(config), "--out", str(config.parent / "r"), "--more-rounds", "2") == 2
+    assert "Run it first" in capsys.readouterr().err
+
+
+def test_a_refused_run_leaves_the_folder_as_it_was(finished: Path, config: Path) -> None:
+    before = (finished / "config.toml").read_text()
+    config.write_text(f"{before}\n# changed\n")
+    assert run("run", str(config), "--out", str(finished)) == 2
+    assert (finished / "config.toml").read_text() == before
+
+
+def test_an_adapter_can_be_told_where_its_model_lies_here(
+    finished: Path, llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = finished / "adapter" / "adapter.json"
+    header.write_text(header.read_text().replace(str(llama_folder), str(tmp_path / "moved")))
+    assert run("classify", str(finished / "adapter"), "soup") == 4
+    capsys.readouterr()
+    assert run("classify", str(finished / "adapter"), "soup", "--model", str(llama_folder)) == 0
+    assert capsys.readouterr().out.split("\t")[0] in tiny.TASK.labels
+
+
+def test_the_model_card_names_no_folder_of_its_maker(finished: Path, llama_folder: Path) -> None:
+    card = (finished / "adapter" / "README.md").read_text()
+    assert str(llama_folder) not in card
+    assert llama_folder.name in card
+
+
+def test_a_csv_without_a_header_shows_little_of_its_first_row(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "the patient said that she had been waiting since Monday"
+    (config.parent / "north.csv").write_text(f"{text},good\nsoup,bad\n")
+    config.write_text(config.read_text().replace("north.jsonl", "north.csv"))
+    assert run("run", str(config), "--out", str(config.parent / "r")) == 3
+    assert text[:30] not in capsys.readouterr().err
+    assert run("inspect", str(config.parent / "north.csv")) == 0
+    assert text[:30] not in capsys.readouterr().out

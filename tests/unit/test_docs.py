@@ -49,6 +49,10 @@ def test_every_file_that_a_page_names_exists(name: str) -> None:
             assert any((place / path).exists() for place in places), path
 
 
+def test_no_page_has_a_figure_left_to_fill_in() -> None:
+    assert [page.name for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")) if "@@" in page.read_text()] == []
+
+
 def test_the_models_page_names_every_family() -> None:
     page = (ROOT / "docs" / "models.md").read_text()
     assert [family for family in FAMILIES if f"`{family}`" not in page] == []

@@ -23,12 +23,15 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role, split_roles
 from ifedicl.errors import TooFewClientsError
 from ifedicl.extract import context_vectors
+from ifedicl.federation import checkpoint
 from ifedicl.federation import client as client_module
+from ifedicl.federation.checkpoint import State
 from ifedicl.federation.client import Client
-from ifedicl.federation.coordinator import Coordinator, Event, ModelShape, Outcome, RoundDone
+from ifedicl.federation.coordinator import Coordinator, ModelShape, Outcome
 from ifedicl.federation.engine import Delivery
 from ifedicl.federation.engines import local
 from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.events import Event, RoundDone
 from ifedicl.federation.messages import (
     ContextReply,
     ContextRequest,
@@ -839,6 +842,37 @@ def test_only_added_examples_are_vectorised_and_calibration_goes_on(backbone: Ba
     assert second.state.zero_shot is not None
     assert first.state.zero_shot is not None
     assert second.state.zero_shot.examples > first.state.zero_shot.examples
+
+
+def test_more_rounds_stopped_at_any_moment_and_resumed_end_the_same(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, save = tiny.method(rounds={"rounds": 1}), checkpoint.save
+
+    def phases(file: Path, *, stop_at: int | None) -> Outcome:
+        run_real(backbone, method, checkpoint=file)
+        left = [stop_at]
+
+        def stopping(state: State, path: Path) -> None:
+            save(state, path)
+            if left[0] is not None:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "save", stopping)
+            if stop_at is None:
+                return run_real(backbone, method, MORE, checkpoint=file, more_rounds=2)
+            with pytest.raises(KeyboardInterrupt):
+                run_real(backbone, method, MORE, checkpoint=file, more_rounds=2)
+        return run_real(backbone, method, MORE, checkpoint=file, resume=True)
+
+    whole = phases(tmp_path / "whole", stop_at=None)
+    for moment in range(6):  # the phase, the replies, the vectors, zero-shot, both rounds
+        resumed = phases(tmp_path / f"stopped-{moment}", stop_at=moment)
+        np.testing.assert_array_equal(resumed.vectors, whole.vectors)
+        np.testing.assert_array_equal(resumed.coefficients.scales, whole.coefficients.scales)
 
 
 def test_more_rounds_start_from_the_best_round_and_a_schedule_of_their_own(tmp_path: Path) -> None:

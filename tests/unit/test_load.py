@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
 from safetensors.numpy import load_file, save_file
 
 from ifedicl import files
-from ifedicl.backbone import fingerprint, load
+from ifedicl.backbone import fingerprint, load, memory
 from ifedicl.backbone import gguf as gguf_module
 from ifedicl.backbone.fingerprint import fingerprint_of, stored_tensors
 from ifedicl.backbone.load import Backbone, load_backbone
@@ -342,7 +342,7 @@ def test_too_little_memory_is_found_before_anything_is_loaded(model: Path, monke
     free = namedtuple("free", "available")
     numbers = sum(tensor.size for tensor in load_file(model / WEIGHTS).values())
     monkeypatch.setattr(load.AutoModelForCausalLM, "from_pretrained", never)
-    monkeypatch.setattr(load, "_MIB", 1 << 10)  # the tiny model has none
+    monkeypatch.setattr(memory, "_MIB", 1 << 10)  # the tiny model has none
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free(30 << 10))
     with pytest.raises(NotEnoughMemoryError) as caught:
         tiny.load(model)
@@ -583,3 +583,19 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("a text with another ending" * 50)
     with pytest.raises(BackboneError, match="cannot be read as GGUF"):
         tiny.load(tmp_path / "text.gguf")
+
+
+def test_too_little_memory_for_a_gguf_file_is_found_before_it_is_converted(
+    gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=30 << 10))
+    monkeypatch.setattr(gguf_module.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("it was loaded"))
+    with pytest.raises(NotEnoughMemoryError, match="MiB in float32"):
+        gguf_module.converted(gguf_file, tmp_path / "cache")
+
+
+def test_a_second_copy_of_the_weights_counts_for_nothing(model: Path) -> None:
+    before = fingerprint_of(model)
+    (model / "consolidated.safetensors").write_bytes((model / "model.safetensors").read_bytes())
+    assert fingerprint_of(model) == before
+    assert {tensor.file.name for tensor in stored_tensors(model)} == {"model.safetensors"}

@@ -123,7 +123,7 @@ def test_every_preset_is_valid(name: str) -> None:
 def test_the_written_config_shows_every_setting_with_its_default() -> None:
     text = (resources.files("ifedicl") / "templates" / "config.toml").read_text()
     given = tomllib.loads(text)
-    hidden = ("# train", "# split", "# preset", "# test", "# label_words", "# max_prompt")
+    hidden = ("# train", "# split", "# preset", "# test", "# label_words", "# max_prompt", "# revision", "# writes = { l")
     lines = [
         line.removeprefix("# ") if re.match(r"# \w+ = ", line) and not line.startswith(hidden) else line
         for line in text.splitlines()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -11,7 +10,6 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.errors import DataError, TaskError
 from ifedicl.task import TEXT_FIELD, Task
 
-_log = logging.getLogger(__name__)
 Tokens: TypeAlias = tuple[int, ...]
 
 # Two texts that end differently: label words must be cut into the same tokens behind both.
@@ -101,8 +99,6 @@ class Encoder:
             if len(tokens) > self._limit:
                 encoded[position] = self._cut(texts[position])
                 truncated += 1
-        if truncated:
-            _log.warning("%d of %d texts were cut to fit %d tokens", truncated, len(texts), self._limit)
         return Prompts(tuple(encoded), truncated)
 
     def _cut(self, text: str) -> Tokens:

@@ -47,8 +47,20 @@ def stored_tensors(folder: Path) -> tuple[StoredTensor, ...]:
     Raises:
         BackboneError: a file is torn.
     """
-    tensors = [tensor for file in sorted(folder.glob("*.safetensors")) for tensor in _header(file)]
+    tensors = [tensor for file in weight_files(folder) for tensor in _header(file)]
     return tuple(sorted(tensors, key=lambda tensor: tensor.name))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers loads: those of the index, or ``model.safetensors``, or all there are.
+
+    Some repositories carry a second copy of the weights under another name.
+    """
+    index = _json(folder / "model.safetensors.index.json").get("weight_map")
+    if isinstance(index, dict):
+        return [folder / str(name) for name in sorted(set(index.values()))]
+    single = folder / "model.safetensors"
+    return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
 
 
 def fingerprint_of(folder: Path) -> str:
@@ -56,7 +68,7 @@ def fingerprint_of(folder: Path) -> str:
 
     How the tensors are spread over files does not count. The result is remembered by path, size and time of the files.
     """
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = [file for file in weight_files(folder) if file.is_file()]
     tokenizer = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
 
     def compute() -> str:

@@ -7,12 +7,15 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 import torch
+from gguf import GGUFReader
 from platformdirs import user_cache_path
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ifedicl import files
 from ifedicl.backbone.fingerprint import remembered
-from ifedicl.errors import BackboneError
+from ifedicl.backbone.memory import check_memory
+from ifedicl.errors import BackboneError, StorageError
 
 
 def fingerprint_of(file: Path) -> str:
@@ -34,6 +37,8 @@ def converted(file: Path, cache: Path | None = None) -> Path:
     folder = (cache or user_cache_path("ifedicl")) / "gguf" / fingerprint_of(file)
     if folder.is_dir():
         return folder
+    elements = _elements(file)
+    check_memory(elements, torch.float32, torch.device("cpu"), str(file))
     place = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     try:
         # The converter draws a bar that no setting switches off; callers show that they wait in their own way.
@@ -49,6 +54,21 @@ def converted(file: Path, cache: Path | None = None) -> Path:
     model.hf_quantizer = None
     del model.quantization_method, model.is_quantized, model.config.quantization_config
     with files.new_folder(folder) as temporary:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        try:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+        except SafetensorError as error:
+            needed = elements * torch.float32.itemsize >> 20
+            raise StorageError(
+                f"cannot write {folder}: {error}. The float32 copy needs {needed:,} MiB; free some space"
+            ) from error
     return folder
+
+
+def _elements(file: Path) -> int:
+    """How many numbers the file's tensors hold, from its header alone."""
+    try:
+        return sum(int(tensor.n_elements) for tensor in GGUFReader(file).tensors)
+    except Exception as error:
+        # Torn files end in struct, numpy and index errors alike.
+        raise BackboneError(f"{file}: cannot be read as GGUF ({error}); it may be torn. Download it again") from error

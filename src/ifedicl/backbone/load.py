@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -16,9 +15,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ifedicl.backbone import gguf
-from ifedicl.backbone.fingerprint import StoredTensor, fingerprint_of, stored_tensors
+from ifedicl.backbone.fingerprint import fingerprint_of, stored_tensors
+from ifedicl.backbone.memory import check_memory
 from ifedicl.backbone.writes import Writes, write_modules, writes_of
-from ifedicl.errors import BackboneError, DownloadError, NotEnoughMemoryError, UnsafeWeightsError
+from ifedicl.errors import BackboneError, DownloadError, UnsafeWeightsError
 from ifedicl.settings import ModelSettings
 
 _DTYPES: Mapping[str, torch.dtype] = {
@@ -29,8 +29,6 @@ _DTYPES: Mapping[str, torch.dtype] = {
 # What a hub repository may give us: weights without code, and the tokenizer's files.
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "vocab*"]
 _HUB_FILES += ["merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model"]
-_WORKING_MEMORY = 1.15  # weights, and room for one batch of activations
-_MIB = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,18 +114,17 @@ def load_backbone(settings: ModelSettings, *, cache: Path | None = None) -> Back
         StorageError: the cache cannot be written.
     """
     original = Path(settings.source).expanduser()
+    is_gguf = original.suffix.lower() == ".gguf"
+    # Outside of the quiet part: a download shows the hub's own bars.
+    downloaded = original if is_gguf or original.is_dir() else _downloaded(settings)
     with _quiet_transformers():
-        if original.suffix.lower() == ".gguf":
-            folder = gguf.converted(original, cache)
-            fingerprint = gguf.fingerprint_of(original)
-        else:
-            folder = original if original.is_dir() else _downloaded(settings)
-            fingerprint = fingerprint_of(folder)
+        folder = gguf.converted(original, cache) if is_gguf else downloaded
+        fingerprint = gguf.fingerprint_of(original) if is_gguf else fingerprint_of(folder)
         config = _config(folder, settings.source)
         writes = writes_of(config.model_type, settings.writes)
         device = _device(settings.device)
         dtype = _dtype(settings.dtype, device)
-        _check_memory(stored_tensors(folder), dtype, device, settings.source)
+        check_memory(sum(tensor.elements for tensor in stored_tensors(folder)), dtype, device, settings.source)
         model = _model(folder, dtype, settings.source).to(device)
         tokenizer = _tokenizer(folder, settings.source)
     return wrap(model, tokenizer, writes, settings, fingerprint)
@@ -178,7 +175,11 @@ def _downloaded(settings: ModelSettings) -> Path:
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        return Path(snapshot_download(settings.source, revision=settings.revision, allow_patterns=_HUB_FILES))
+        return Path(
+            snapshot_download(
+                settings.source, revision=settings.revision, allow_patterns=_HUB_FILES, ignore_patterns=["consolidated*"]
+            )
+        )
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise BackboneError(
             f"model.source {settings.source!r} (revision {settings.revision or 'default'}): no such folder, .gguf file or "
@@ -258,16 +259,6 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16", False) else torch.float32
-
-
-def _check_memory(tensors: tuple[StoredTensor, ...], dtype: torch.dtype, device: torch.device, source: str) -> None:
-    needed = int(sum(tensor.elements for tensor in tensors) * dtype.itemsize * _WORKING_MEMORY)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    if needed > free:
-        raise NotEnoughMemoryError(
-            f"{source} needs about {needed // _MIB:,} MiB in {str(dtype).removeprefix('torch.')}, and {free // _MIB:,} MiB are "
-            f"free on {device.type}. Use model.dtype = 'bfloat16', a smaller model, or a machine with more memory"
-        )
 
 
 @contextmanager

@@ -72,6 +72,7 @@ class State:
         best_round: the round chosen so far; None before the first evaluation.
         best: its coefficients.
         stale: evaluations since the best one.
+        vectors_due: whether stage 1 is still to be done for the present phase.
         client_vectors: sums and counts of each client.
         cursors: what each client's vectors reply gave.
         dtypes: what each client's model computes in.
@@ -89,6 +90,7 @@ class State:
     best: Coefficients
     best_round: int | None = None
     stale: int = 0
+    vectors_due: bool = True
     client_vectors: Mapping[str, ContextVectors] = field(default_factory=dict)
     cursors: Mapping[str, str] = field(default_factory=dict)
     dtypes: Mapping[str, str] = field(default_factory=dict)
@@ -115,7 +117,7 @@ def save(state: State, path: Path) -> None:
     """
     header = {
         name: getattr(state, name)
-        for name in ("run", "round", "phase_start", "phase_rounds", "best_round", "stale", "cursors", "dtypes")
+        for name in ("run", "round", "phase_start", "phase_rounds", "best_round", "stale", "vectors_due", "cursors", "dtypes")
     }
     header["zero_shot"] = state.zero_shot and asdict(state.zero_shot)
     header["history"] = [asdict(record) for record in state.history]

@@ -20,7 +20,7 @@ from ifedicl.calibrate import Turn, calibrate
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.vectors import WRITES, Array32, ContextVectors
 from ifedicl.data import Example, Role, split_roles
-from ifedicl.errors import TaskError
+from ifedicl.errors import IfediclError, TaskError
 from ifedicl.extract import context_vectors
 from ifedicl.federation.messages import (
     ContextReply,
@@ -73,6 +73,8 @@ class _Job:
         if role not in self._parts:
             rows = self.roles[role]
             prompts = self.scorer.encoder.prompts([row.text for row in rows]) if rows else Prompts((), 0)
+            if prompts.truncated:
+                _log.warning("%d of %d %s texts were cut to fit the model's window", prompts.truncated, len(rows), role.value)
             self._parts[role] = _Part(prompts, tuple(self.task.index(row.label) for row in rows))
         return self._parts[role]
 
@@ -115,6 +117,9 @@ class Client:
             return self._handlers[type(request)](request)
         except _RefusalError as refusal:
             return Failure(refusal.code)
+        except IfediclError as error:
+            _log.error("client %s cannot answer a %s request: %s", self.name, request.kind, error)
+            return Failure(FailureCode.INTERNAL)
         except Exception:
             _log.exception("client %s could not answer a %s request", self.name, request.kind)
             return Failure(FailureCode.INTERNAL)
@@ -183,8 +188,8 @@ class Client:
             self._context = None  # vectors of one task mean nothing to another
             try:
                 self._job = _Job(task, method, Scorer(self.backbone, task), self.examples)
-            except TaskError:
-                _log.exception("client %s refuses the task", self.name)
+            except TaskError as error:
+                _log.error("client %s refuses the task: %s", self.name, error)
                 raise _RefusalError(FailureCode.BAD_TASK) from None
         return self._job
 

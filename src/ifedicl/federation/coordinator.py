@@ -142,7 +142,7 @@ class Coordinator:
             self._restore(more_rounds)
 
         # Stage 1 and 2a: context vectors, and their mean over clients (Eq. 1-3)
-        if self._state.vectors is None or (more_rounds and self._state.round == self._state.phase_start):
+        if self._state.vectors_due:
             self._refresh_vectors()
         self._measure_zero_shot()
 
@@ -203,6 +203,9 @@ class Coordinator:
 
     def _cohort(self, round_number: int) -> tuple[str, ...]:
         names, settings = self._engine.clients(), self._method.rounds
+        if settings.client_fraction < 1:
+            # Who gave no vectors has nothing to train on, and the draw would be the same after a resume.
+            names = tuple(name for name in names if name in self._state.client_vectors)
         size = min(len(names), max(settings.min_clients, round(settings.client_fraction * len(names)), 1))
         if size == len(names):
             return names
@@ -230,7 +233,7 @@ class Coordinator:
         changed = state.vectors is None or not np.array_equal(vectors, state.vectors)
         # Coefficients chosen for other vectors prove nothing for these.
         anew = {"best_round": None, "stale": 0, "zero_shot": None} if changed else {}
-        self._save(vectors=vectors, **anew)
+        self._save(vectors=vectors, vectors_due=False, **anew)
         if len(set(dtypes.values())) > 1:
             mix = ", ".join(f"{name}: {dtype}" for name, dtype in dtypes.items())
             _log.warning("clients compute in different dtypes (%s); their vectors differ a little for that alone", mix)
@@ -377,8 +380,13 @@ class Coordinator:
             raise ConfigError(str(self._checkpoint_file), [fault])
         self._state = stored
         if more_rounds and (stored.is_finished or self._is_stale()):
-            self._state = stored.with_(
-                phase_start=stored.round, phase_rounds=more_rounds, coefficients=stored.best, best_round=None, stale=0
+            self._save(
+                phase_start=stored.round,
+                phase_rounds=more_rounds,
+                coefficients=stored.best,
+                best_round=None,
+                stale=0,
+                vectors_due=True,
             )
 
     def _run_id(self) -> str:
