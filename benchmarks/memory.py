@@ -1,9 +1,9 @@
 """Claim: a simulated federation of 100 clients needs no more than 1.05 times the memory of one with a single client.
 
 Each side is a process of its own that loads the model and runs one round; measured is its peak resident memory. Simulated
-clients share one frozen model, so each adds only its text and its context vectors. All of them hold the same few sentences:
-among 100 clients' own there would be longer ones, and the longest pass would decide the peak, not the number of clients. The peak
-at the time when the model was loaded is given too; a run has to pass it, or the ratio says nothing.
+clients share one frozen model, so each adds only its text and its context vectors. All hold the same few sentences: among 100
+clients' own there would be longer ones, and the longest pass would decide the peak, not the number of clients. The peak at the
+time when the model was loaded is given too; a run has to pass it, or the ratio says nothing.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder that holds the data sets")
     parser.add_argument("--sets", nargs="+", default=["snips", "subj", "agnews"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("runs/paper-settings"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results/paper-settings"))
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--preset", default="paper")
     arguments = parser.parse_args()
@@ -98,7 +98,9 @@ def table(cells: list[dict[str, Any]]) -> Iterator[str]:
     commits = sorted({cell["commit"] for cell in cells})
     for name in dict.fromkeys(cell["set"] for cell in cells):
         own = [cell for cell in cells if cell["set"] == name]
-        hits_by = {key: np.mean([np.array(cell["hits"][key]) for cell in own], axis=0) for key in ("zero-shot", "adapter")}
+        hits_by = {
+            key: np.mean([[int(hit) for hit in cell["hits"][key]] for cell in own], axis=0) for key in ("zero-shot", "adapter")
+        }
         figures = {
             key: " / ".join(f"{100 * np.mean([cell[kind][key] for cell in own]):.1f}" for kind in ("accuracy", "macro_f1"))
             for key in ("zero-shot", "adapter")
@@ -109,8 +111,9 @@ def table(cells: list[dict[str, Any]]) -> Iterator[str]:
     yield f"\nSettings of commit {', '.join(commits)}."
 
 
-def hits(evaluation: Evaluation) -> list[int]:
-    return [int(hit) for hit in evaluation.hits]
+def hits(evaluation: Evaluation) -> str:
+    """A 1 or 0 for each test row, in the file's order."""
+    return "".join(str(int(hit)) for hit in evaluation.hits)
 
 
 def commit() -> str:

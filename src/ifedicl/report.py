@@ -125,9 +125,8 @@ def traffic_by_client(traffic: Sequence[Traffic], rounds: int) -> list[ClientTra
 
 def print_report(report: Report, console: Console) -> None:
     """The report as tables."""
-    for table in (_clients_table(report), _rounds_table(report), _figures_table(report), _traffic_table(report)):
-        if table.row_count:
-            console.print(table)
+    for table in _tables(report):
+        console.print(table)
     for sentence in (*gate_sentences(report.outcome), *report.verdicts):
         console.print(sentence, highlight=False, markup=False)
     for text, prediction in report.samples:
@@ -174,16 +173,21 @@ def write_report(report: Report, path: Path) -> None:
     ]
     if report.rows:
         pictures.insert(0, ("Accuracy on everyone's test text", _accuracy_picture(report.rows)))
-    tables = [_clients_table(report), _figures_table(report), _rounds_table(report), _traffic_table(report)]
     page = environment.get_template("report.html").render(
         report=report,
         version=__version__,
         pictures=pictures,
-        tables=[_plain(table) for table in tables if table.row_count],
+        tables=[_plain(table) for table in _tables(report)],
         percent=percent,
         gate=gate_sentences(report.outcome),
     )
     files.write_text(path, page)
+
+
+def _tables(report: Report) -> list[Table]:
+    """All that have something to show, in the order of the story."""
+    makers = (_clients_table, _rounds_table, _figures_table, _by_client_table, _traffic_table)
+    return [table for table in (make(report) for make in makers) if table.row_count]
 
 
 def _clients_table(report: Report) -> Table:
@@ -216,8 +220,7 @@ def _rounds_table(report: Report) -> Table:
 
 
 def _figures_table(report: Report) -> Table:
-    clients = list(report.rows[0].by_client) if report.rows else []
-    table = Table("", "accuracy", "95% interval", "macro-F1", *clients, "seconds", title="Accuracy on everyone's test text")
+    table = Table("", "accuracy", "95% interval", "macro-F1", "seconds", title="Accuracy on everyone's test text")
     for row in report.rows:
         low, high = row.evaluation.interval
         table.add_row(
@@ -225,9 +228,16 @@ def _figures_table(report: Report) -> Table:
             percent(row.evaluation.accuracy),
             f"{percent(low)} to {percent(high)}",
             percent(row.evaluation.macro_f1),
-            *(percent(row.by_client[client]) for client in clients),
             f"{row.seconds:.0f}",
         )
+    return table
+
+
+def _by_client_table(report: Report) -> Table:
+    clients = list(report.rows[0].by_client) if report.rows else []
+    table = Table("", *clients, title="Accuracy on each client's test text")
+    for row in report.rows if clients else ():
+        table.add_row(row.name, *(percent(row.by_client[client]) for client in clients))
     return table
 
 
