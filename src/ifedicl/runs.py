@@ -18,8 +18,9 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.vectors import WRITES
 from ifedicl.data import Example, dirichlet_split, draw_pool, read_examples
 from ifedicl.errors import ConfigError, DataError, Fault
+from ifedicl.federation.checks import ModelShape
 from ifedicl.federation.client import Client
-from ifedicl.federation.coordinator import Coordinator, ModelShape, Outcome
+from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, ignore
 from ifedicl.metrics import Evaluation

@@ -26,8 +26,9 @@ from ifedicl.extract import context_vectors
 from ifedicl.federation import checkpoint
 from ifedicl.federation import client as client_module
 from ifedicl.federation.checkpoint import State
+from ifedicl.federation.checks import ModelShape
 from ifedicl.federation.client import Client
-from ifedicl.federation.coordinator import Coordinator, ModelShape, Outcome
+from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engine import Delivery
 from ifedicl.federation.engines import local
 from ifedicl.federation.engines.local import LocalEngine

@@ -15,11 +15,12 @@ import numpy as np
 from ifedicl import seeds
 from ifedicl.core.aggregation import AGGREGATE_VECTORS, average_coefficients
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.vectors import WRITES, Array32
+from ifedicl.core.vectors import Array32
 from ifedicl.data import Role
 from ifedicl.errors import ConfigError, Fault, TooFewClientsError
 from ifedicl.federation import checkpoint
 from ifedicl.federation.checkpoint import RoundRecord, State, Traffic
+from ifedicl.federation.checks import Checks, ModelShape, is_usable_context, is_usable_tally, rank, total
 from ifedicl.federation.engine import Delivery, Engine
 from ifedicl.federation.events import Delivered, Event, RoundDone, StepStarted, ignore
 from ifedicl.federation.messages import (
@@ -41,21 +42,6 @@ from ifedicl.task import Task
 
 _log = logging.getLogger(__name__)
 R = TypeVar("R", VectorsReply, ContextReply, UpdateReply, EvaluateReply)
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """What the coordinator must know of the model; it needs no weights.
-
-    Attributes:
-        fingerprint: of the model that everyone must use.
-        layers: ``L``.
-        width: ``d``.
-    """
-
-    fingerprint: str
-    layers: int
-    width: int
 
 
 @dataclass(frozen=True)
@@ -124,6 +110,7 @@ class Coordinator:
         self._model = model
         self._checkpoint_file = checkpoint_file
         self._observer = observer
+        self._checks = Checks(task, method, model)
         self._state = self._fresh()
 
     def run(self, *, resume: bool = False, more_rounds: int = 0) -> Outcome:
@@ -162,7 +149,7 @@ class Coordinator:
 
         # Step 2: each client moves the global coefficients on its own examples (Eq. 6)
         request = UpdateRequest(self._context_id(), state.round, state.phase_start, state.phase_rounds, state.coefficients)
-        replies, failures = self._ask(dict.fromkeys(cohort, request), UpdateReply, self._is_usable_update)
+        replies, failures = self._ask(dict.fromkeys(cohort, request), UpdateReply, self._checks.is_usable_update)
         self._require(replies, failures, "update")
 
         # Step 3: the server averages them in client order (Eq. 7)
@@ -176,7 +163,7 @@ class Coordinator:
         completed = state.round + 1
         last = completed == state.phase_start + state.phase_rounds
         evaluated = last or completed % settings.evaluate_every == 0
-        held_out = _total(self._evaluate(Role.SELECTION, coefficients)[0]) if evaluated else None
+        held_out = total(self._evaluate(Role.SELECTION, coefficients)[0]) if evaluated else None
         train_loss = float(np.mean([reply.loss for reply in replies.values()]))
         record = RoundRecord(completed, tuple(replies), train_loss, held_out)
 
@@ -195,7 +182,7 @@ class Coordinator:
             return chosen
         if record.held_out is None:
             return {}
-        return chosen if _rank(record.held_out, by) < _rank(best, by) else {"stale": state.stale + 1}
+        return chosen if rank(record.held_out, by) < rank(best, by) else {"stale": state.stale + 1}
 
     def _is_stale(self) -> bool:
         patience = self._method.rounds.patience
@@ -219,7 +206,7 @@ class Coordinator:
             name: VectorsRequest(self._task, self._method, self._model.fingerprint, state.cursors.get(name, ""))
             for name in self._engine.clients()
         }
-        replies, failures = self._ask(requests, VectorsReply, self._is_usable_vectors)
+        replies, failures = self._ask(requests, VectorsReply, self._checks.is_usable_vectors)
         held, cursors, dtypes = dict(state.client_vectors), dict(state.cursors), dict(state.dtypes)
         for name, reply in replies.items():
             held[name] = reply.vectors if reply.replaces or name not in held else held[name].combine(reply.vectors)
@@ -241,12 +228,12 @@ class Coordinator:
             self._install(self._engine.clients())
 
     def _install(self, names: Iterable[str]) -> None:
-        self._exchange(dict.fromkeys(names, self._context_request()), ContextReply, _accept)
+        self._exchange(dict.fromkeys(names, self._context_request()), ContextReply, is_usable_context)
 
     def _measure_zero_shot(self) -> None:
         if self._state.zero_shot is None:
             tallies, _ = self._evaluate(Role.SELECTION, Coefficients.identity(self._model.layers))
-            self._save(zero_shot=_total(tallies))
+            self._save(zero_shot=total(tallies))
 
     def _context_request(self) -> ContextRequest:
         assert self._state.vectors is not None
@@ -260,7 +247,7 @@ class Coordinator:
     def _evaluate(self, role: Role, coefficients: Coefficients) -> tuple[dict[str, Tally], dict[str, FailureCode]]:
         """Each client's counts and sums, and why others gave none."""
         request = EvaluateRequest(self._context_id(), role, coefficients)
-        replies, failures = self._ask(dict.fromkeys(self._engine.clients(), request), EvaluateReply, _is_usable_tally)
+        replies, failures = self._ask(dict.fromkeys(self._engine.clients(), request), EvaluateReply, is_usable_tally)
         return {name: reply.tally for name, reply in replies.items()}, failures
 
     def _gate(self) -> Gate | None:
@@ -344,17 +331,6 @@ class Coordinator:
             f"reply, rounds.min_clients asks for {needed} ({reasons}). What was done is kept: resume when they are back"
         )
 
-    def _is_usable_vectors(self, reply: VectorsReply) -> bool:
-        vectors = reply.vectors
-        groups = len(self._task.labels) if self._method.vectors.balance == "class" else 1
-        shape = (groups, self._model.layers, len(WRITES), self._model.width)
-        return vectors.sums.shape == shape and vectors.is_finite and (vectors.examples > 0 or not reply.replaces)
-
-    def _is_usable_update(self, reply: UpdateReply) -> bool:
-        coefficients = reply.coefficients
-        fits = len(coefficients.scales) == self._model.layers and coefficients.is_finite
-        return fits and reply.examples > 0 and bool(np.isfinite(reply.loss))
-
     def _fresh(self) -> State:
         injection, layers = self._method.injection, self._model.layers
         initial = Coefficients.initial(
@@ -397,21 +373,3 @@ class Coordinator:
         self._state = self._state.with_(**changes)
         if self._checkpoint_file is not None:
             checkpoint.save(self._state, self._checkpoint_file)
-
-
-def _rank(tally: Tally, by: str) -> tuple[float, ...]:
-    """Smaller is better; equal accuracies are told apart by the loss."""
-    return (-tally.accuracy, tally.loss) if by == "accuracy" else (tally.loss,)
-
-
-def _total(tallies: Mapping[str, Tally]) -> Tally | None:
-    return sum(tallies.values(), Tally()) if tallies else None
-
-
-def _accept(_reply: ContextReply) -> bool:
-    return True
-
-
-def _is_usable_tally(reply: EvaluateReply) -> bool:
-    tally = reply.tally
-    return tally.examples > 0 and 0 <= tally.correct <= tally.examples and bool(np.isfinite(tally.loss_sum))

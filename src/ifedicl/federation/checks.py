@@ -1,0 +1,72 @@
+"""What the coordinator believes of a reply, and how it compares rounds. A client may send anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ifedicl.core.vectors import WRITES
+from ifedicl.federation.messages import ContextReply, EvaluateReply, UpdateReply, VectorsReply
+from ifedicl.metrics import Tally
+from ifedicl.settings import Method
+from ifedicl.task import Task
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What the coordinator must know of the model; it needs no weights.
+
+    Attributes:
+        fingerprint: of the model that everyone must use.
+        layers: ``L``.
+        width: ``d``.
+    """
+
+    fingerprint: str
+    layers: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Whether replies fit a run."""
+
+    task: Task
+    method: Method
+    model: ModelShape
+
+    def is_usable_vectors(self, reply: VectorsReply) -> bool:
+        """Of the run's shape, finite, and of at least one example unless they only add to earlier ones."""
+        vectors = reply.vectors
+        groups = len(self.task.labels) if self.method.vectors.balance == "class" else 1
+        shape = (groups, self.model.layers, len(WRITES), self.model.width)
+        return vectors.sums.shape == shape and vectors.is_finite and (vectors.examples > 0 or not reply.replaces)
+
+    def is_usable_update(self, reply: UpdateReply) -> bool:
+        """Of the model's shape, finite, and trained on something."""
+        coefficients = reply.coefficients
+        fits = len(coefficients.scales) == self.model.layers and coefficients.is_finite
+        return fits and reply.examples > 0 and bool(np.isfinite(reply.loss))
+
+
+def is_usable_context(_reply: ContextReply) -> bool:
+    """There is nothing in it that could be wrong."""
+    return True
+
+
+def is_usable_tally(reply: EvaluateReply) -> bool:
+    """Counts that can be, and a finite loss."""
+    tally = reply.tally
+    return tally.examples > 0 and 0 <= tally.correct <= tally.examples and bool(np.isfinite(tally.loss_sum))
+
+
+def rank(tally: Tally, by: str) -> tuple[float, ...]:
+    """Smaller is better; equal accuracies are told apart by the loss."""
+    return (-tally.accuracy, tally.loss) if by == "accuracy" else (tally.loss,)
+
+
+def total(tallies: Mapping[str, Tally]) -> Tally | None:
+    """Of all clients together; None where there are none."""
+    return sum(tallies.values(), Tally()) if tallies else None
