@@ -197,6 +197,12 @@ def parser(docstring: str | None, *, pairs: int = 10, examples: int = 32) -> arg
     return result
 
 
+def use_threads(arguments: argparse.Namespace) -> None:
+    """Give torch as many threads as asked for."""
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+
+
 def model_settings(arguments: argparse.Namespace) -> ModelSettings:
     """The model that the arguments name, downloaded if it is the demo's."""
     source = arguments.model
@@ -209,8 +215,7 @@ def model_settings(arguments: argparse.Namespace) -> ModelSettings:
 
 def bench(arguments: argparse.Namespace) -> Bench:
     """Load the model and encode made-up text."""
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
+    use_threads(arguments)
     backbone = load_backbone(model_settings(arguments))
     scorer = Scorer(backbone, TASK)
     examples = sentences(arguments.examples)

@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from _pairs import TASK, Claim, Spread, compare, model_settings, parser, report, sentences
+from _pairs import TASK, Claim, Spread, compare, model_settings, parser, report, sentences, use_threads
 from ifedicl.backbone.load import load_backbone
 from ifedicl.runs import federate
 from ifedicl.settings import CalibrationSettings, HoldoutSettings, Method, RoundSettings
@@ -38,6 +38,7 @@ class Peak:
 
 def main() -> None:
     arguments = _arguments()
+    use_threads(arguments)
     if arguments.child:
         print(json.dumps(_federation(arguments)))
         return
