@@ -135,7 +135,7 @@ class Bench:
         scorer: model and task.
         prompts: ``N`` encoded prompts.
         labels: their labels' positions in the task.
-        method: the default settings, but one local step.
+        method: the default settings, but one local step and the dearer loss, over the whole vocabulary.
         vectors: ``(L, 2, d)`` context vectors of all prompts.
         coefficients: the initial ones, active at every write of every layer.
     """
@@ -221,7 +221,7 @@ def bench(arguments: argparse.Namespace) -> Bench:
     examples = sentences(arguments.examples)
     prompts = scorer.encoder.prompts([example.text for example in examples])
     labels = tuple(TASK.index(example.label) for example in examples)
-    method = Method(calibration=CalibrationSettings(local_steps=1))
+    method = Method(calibration=CalibrationSettings(local_steps=1, loss="vocabulary"))
     vectors = context_vectors(scorer, prompts.tokens, labels, method.vectors).mean().astype(np.float32)
     coefficients = Coefficients.initial(
         backbone.layers,
