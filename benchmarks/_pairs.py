@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ifedicl import seeds
 from ifedicl.backbone.encoding import Prompts, Tokens
-from ifedicl.backbone.hooks import injected
+from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.scoring import Scorer, length_batches, right_padded
 from ifedicl.calibrate import Turn, batch_of, calibrate
@@ -179,9 +179,7 @@ class Bench:
 
     def injected(self) -> AbstractContextManager[None]:
         """Inject the vectors with the initial coefficients at every write."""
-        scales = torch.from_numpy(self.coefficients.scales)
-        on_device = torch.from_numpy(self.vectors).to(self.backbone.device)
-        return injected(self.backbone, on_device, scales, self.coefficients.active)
+        return applied(self.backbone, self.vectors, self.coefficients)
 
 
 def parser(docstring: str | None, *, pairs: int = 10, examples: int = 32) -> argparse.ArgumentParser:

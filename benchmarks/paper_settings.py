@@ -22,14 +22,14 @@ import numpy as np
 
 from ifedicl import files, runs
 from ifedicl.backbone.load import Backbone, load_backbone
-from ifedicl.data import dirichlet_split, draw_pool, read_examples
+from ifedicl.data import read_examples
 from ifedicl.demo.fetch import demo_model
 from ifedicl.metrics import Evaluation, paired_p
 from ifedicl.report import traffic_by_client
-from ifedicl.settings import ModelSettings, load_preset
+from ifedicl.settings import ModelSettings, SplitSettings, load_preset
 from ifedicl.task import Task
 
-POOL, CLIENTS, ALPHA = 400, 10, 0.5
+SPLIT = SplitSettings(clients=10, alpha=0.5, pool=400)
 
 
 def main() -> None:
@@ -58,12 +58,9 @@ def run_cell(folder: Path, seed: int, preset: str, backbone: Backbone, model: Mo
     meta = json.loads((folder / "meta.json").read_text())
     task = Task(name=folder.name, labels=meta["labels"], template=meta["template"])
     method = load_preset(preset).model_copy(update={"seed": seed})
-    pool = draw_pool(read_examples(folder / "train.jsonl", task), POOL, seed)
-    hands = dirichlet_split(pool, clients=CLIENTS, alpha=ALPHA, seed=seed)
+    clients = runs.simulated_clients(read_examples(folder / "train.jsonl", task), SPLIT, seed)
     start = time.perf_counter()
-    federated = runs.federate(
-        backbone, model, task, method, {f"client-{number:02d}": hand for number, hand in enumerate(hands, start=1)}
-    )
+    federated = runs.federate(backbone, model, task, method, clients)
     seconds = time.perf_counter() - start
     test = read_examples(folder / "test.jsonl", task)
     zero_shot = runs.zero_shot_adapter(backbone, model, task).classifier(backbone).evaluate(test)

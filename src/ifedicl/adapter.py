@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ifedicl import files
-from ifedicl.backbone.hooks import injected
+from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.coefficients import Coefficients
@@ -188,8 +187,6 @@ class Classifier:
         self.adapter = adapter
         self.backbone = backbone
         self._scorer = Scorer(backbone, adapter.task)
-        self._vectors = torch.from_numpy(adapter.vectors).to(backbone.device)
-        self._scales = torch.from_numpy(adapter.coefficients.scales)
 
     def log_probabilities(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> Array32:
         """``(N, C)`` log-probabilities among the labels, in the order of ``texts``.
@@ -200,8 +197,7 @@ class Classifier:
         prompts = self._scorer.encoder.prompts(texts)
         if prompts.truncated:
             _log.warning("%d of %d texts were cut to fit the model's window", prompts.truncated, len(texts))
-        active = self.adapter.coefficients.active
-        with injected(self.backbone, self._vectors, self._scales, active):
+        with applied(self.backbone, self.adapter.vectors, self.adapter.coefficients):
             return self._scorer.log_probabilities(prompts, on_progress=on_progress)
 
     def classify(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> list[Prediction]:

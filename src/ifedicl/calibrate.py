@@ -15,8 +15,8 @@ from ifedicl import seeds
 from ifedicl.backbone.encoding import Prompts, Tokens
 from ifedicl.backbone.hooks import Noise, injected
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.vectors import WRITES, Array32
+from ifedicl.core.coefficients import Coefficients, active_writes
+from ifedicl.core.vectors import Array32
 from ifedicl.settings import CalibrationSettings, Method
 
 _OPTIMIZERS: Mapping[str, Callable[[Tensor, CalibrationSettings], Optimizer]] = {
@@ -90,9 +90,7 @@ def calibrate(
     settings, backbone = method.calibration, scorer.backbone
     identity = torch.from_numpy(Coefficients.identity(backbone.layers).scales)
     deviation = (torch.from_numpy(coefficients.scales) - identity).requires_grad_()
-    active = np.zeros((backbone.layers, len(WRITES)), dtype=np.bool_)
-    for layer in method.injection.active_layers(backbone.layers):
-        active[layer, [WRITES.index(write) for write in method.injection.writes]] = True
+    active = active_writes(backbone.layers, method.injection.active_layers(backbone.layers), method.injection.writes)
     optimizer = _OPTIMIZERS[settings.optimizer](deviation, settings)
     on_device = torch.from_numpy(vectors).to(backbone.device)
     losses = []

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -17,8 +17,12 @@ from rich.console import Console
 from ifedicl import __version__
 from ifedicl.errors import ConfigError, DataError, Fault, IfediclError
 
+if TYPE_CHECKING:
+    from ifedicl.report import Report
+
 # torch, transformers and matplotlib take seconds to import: commands import what they run, so that --help answers at once.
 
+T = TypeVar("T")
 _INTERRUPTED = 130  # what typer exits with at Ctrl-C
 
 app = typer.Typer(
@@ -122,8 +126,8 @@ def run(
         result = runs.run(settings, folder, resume=resume, more_rounds=more_rounds, observer=observer)
     seconds = time.perf_counter() - start
     rows = [
-        Figures(name, evaluation, {}, 0.0 if name == "zero-shot" else seconds)
-        for name, evaluation in (("zero-shot", result.zero_shot), ("the federation", result.test))
+        Figures(name, evaluation, {}, took)
+        for name, evaluation, took in (("zero-shot", result.zero_shot, 0.0), ("the federation", result.test, seconds))
         if evaluation is not None
     ]
     report = Report(
@@ -239,14 +243,14 @@ def _texts(texts: Sequence[str] | None, file: Path | None, column: str) -> list[
     return lines
 
 
-def _counted(name: str, total: int, work: Callable[[Callable[[int], None]], Any]) -> Any:
+def _counted(name: str, total: int, work: Callable[[Callable[[int], None]], T]) -> T:
     from ifedicl.progress import counted
 
     with counted(name, total) as advance:
         return work(advance)
 
 
-def _run_facts(report: Any, folder: Path) -> dict[str, Any]:
+def _run_facts(report: Report, folder: Path) -> dict[str, Any]:
     from ifedicl import runs
 
     state = report.outcome.state

@@ -124,11 +124,16 @@ def traffic_by_client(traffic: Sequence[Traffic], rounds: int) -> list[ClientTra
 
 
 def print_report(report: Report, console: Console) -> None:
-    """The report as tables."""
+    """The report as tables.
+
+    Args:
+        report: what to print.
+        console: one without markup, since labels and tasks are anybody's words.
+    """
     for table in _tables(report):
         console.print(table)
     for sentence in (*gate_sentences(report.outcome), *report.verdicts):
-        console.print(sentence, highlight=False, markup=False)
+        console.print(sentence, highlight=False)
     for text, prediction in report.samples:
         console.print(
             f"  {text!r} → {prediction.label} ({percent(prediction.probabilities[prediction.label])})", highlight=False
@@ -151,9 +156,7 @@ def evaluation_tables(adapter: Evaluation, zero_shot: Evaluation) -> list[Table]
     """Both ways to label a file beside each other, and the adapter's confusion."""
     figures = Table("", "accuracy", "95% interval", "macro-F1", "loss", title=f"{len(adapter.truth)} examples")
     for name, evaluation in (("zero-shot", zero_shot), ("adapter", adapter)):
-        low, high = evaluation.interval
-        cells = (percent(evaluation.accuracy), f"{percent(low)} to {percent(high)}", percent(evaluation.macro_f1))
-        figures.add_row(name, *cells, f"{evaluation.loss:.3f}")
+        figures.add_row(name, *_figures(evaluation), f"{evaluation.loss:.3f}")
     confusion = Table("true label", *adapter.labels, title="What the adapter said (columns)")
     for label, row in zip(adapter.labels, adapter.confusion, strict=True):
         confusion.add_row(label, *map(str, row))
@@ -222,15 +225,14 @@ def _rounds_table(report: Report) -> Table:
 def _figures_table(report: Report) -> Table:
     table = Table("", "accuracy", "95% interval", "macro-F1", "seconds", title="Accuracy on everyone's test text")
     for row in report.rows:
-        low, high = row.evaluation.interval
-        table.add_row(
-            row.name,
-            percent(row.evaluation.accuracy),
-            f"{percent(low)} to {percent(high)}",
-            percent(row.evaluation.macro_f1),
-            f"{row.seconds:.0f}",
-        )
+        table.add_row(row.name, *_figures(row.evaluation), f"{row.seconds:.0f}")
     return table
+
+
+def _figures(evaluation: Evaluation) -> tuple[str, str, str]:
+    """Accuracy, its interval and macro-F1, for a table."""
+    low, high = evaluation.interval
+    return percent(evaluation.accuracy), f"{percent(low)} to {percent(high)}", percent(evaluation.macro_f1)
 
 
 def _by_client_table(report: Report) -> Table:

@@ -12,7 +12,6 @@ import numpy as np
 
 from ifedicl import files, seeds
 from ifedicl.adapter import Adapter
-from ifedicl.backbone.encoding import Encoder
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.vectors import WRITES
@@ -24,7 +23,7 @@ from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, ignore
 from ifedicl.metrics import Evaluation
-from ifedicl.settings import Method, ModelSettings, RunSettings
+from ifedicl.settings import Method, ModelSettings, RunSettings, SplitSettings
 from ifedicl.task import Task
 
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
@@ -77,13 +76,20 @@ def client_examples(settings: RunSettings) -> dict[str, tuple[Example, ...]]:
         clients = {name: read(source) for name, source in data.clients.items()}
     else:
         assert data.train is not None
-        pool = read(data.train)
-        split = data.split
-        drawn = draw_pool(pool, split.pool or len(pool), settings.seed)
-        hands = dirichlet_split(drawn, clients=split.clients, alpha=split.alpha, seed=settings.seed)
-        clients = {f"client-{number:02d}": hand for number, hand in enumerate(hands, start=1)}
+        clients = simulated_clients(read(data.train), data.split, settings.seed)
     check_classes(task, clients)
     return clients
+
+
+def simulated_clients(examples: Sequence[Example], split: SplitSettings, seed: int) -> dict[str, tuple[Example, ...]]:
+    """Draw a pool and deal it out.
+
+    Raises:
+        DataError: the pool is too small for that many clients.
+    """
+    pool = draw_pool(examples, split.pool or len(examples), seed)
+    hands = dirichlet_split(pool, clients=split.clients, alpha=split.alpha, seed=seed)
+    return {f"client-{number:02d}": hand for number, hand in enumerate(hands, start=1)}
 
 
 def check_classes(task: Task, clients: Mapping[str, Sequence[Example]]) -> None:
@@ -102,21 +108,6 @@ def check_classes(task: Task, clients: Mapping[str, Sequence[Example]]) -> None:
             f"all examples have the label {next(iter(held))!r}; at least two of {', '.join(task.labels)} are needed. "
             "Add examples of another label"
         )
-
-
-def check_texts(backbone: Backbone, task: Task, clients: Mapping[str, Sequence[Example]]) -> None:
-    """Say here what a client could only answer with a code.
-
-    Raises:
-        TaskError: the model cannot score the task.
-        DataError: a text has no tokens.
-    """
-    encoder = Encoder(backbone, task)
-    for name, examples in clients.items():
-        try:
-            encoder.prompts([example.text for example in examples])
-        except DataError as error:
-            raise DataError(f"client {name}: {error}") from error
 
 
 def federate(
@@ -151,15 +142,14 @@ def federate(
         StorageError: the checkpoint cannot be written.
     """
     check_classes(task, clients)
-    check_texts(backbone, task, clients)
-    engine = LocalEngine(
-        [
-            Client(name, examples, backbone, secret=seeds.derive(method.seed, "secret", name).to_bytes(8, "little"))
-            for name, examples in clients.items()
-        ]
-    )
+    simulated = [
+        Client(name, examples, backbone, secret=seeds.derive(method.seed, "secret", name).to_bytes(8, "little"))
+        for name, examples in clients.items()
+    ]
+    for client in simulated:
+        client.prepare(task, method)
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
-    coordinator = Coordinator(engine, task, method, shape, checkpoint_file=checkpoint, observer=observer)
+    coordinator = Coordinator(LocalEngine(simulated), task, method, shape, checkpoint_file=checkpoint, observer=observer)
     outcome = coordinator.run(resume=resume, more_rounds=more_rounds)
     adapter = Adapter(
         task=task,

@@ -757,7 +757,7 @@ def test_no_text_is_in_any_reply_of_a_whole_run(backbone: Backbone, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("function", "step"), [("context_vectors", "vectors"), ("calibrate", "update"), ("injected", "evaluate")]
+    ("function", "step"), [("context_vectors", "vectors"), ("calibrate", "update"), ("applied", "evaluate")]
 )
 def test_an_exception_within_a_client_leaves_it_as_a_code_only(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch, function: str, step: str

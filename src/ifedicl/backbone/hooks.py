@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ifedicl.backbone.load import Backbone
-from ifedicl.core.coefficients import ACTIVATION, CONTEXT
+from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
 from ifedicl.core.injection import inject
-from ifedicl.core.vectors import WRITES
+from ifedicl.core.vectors import WRITES, Array32
 
 _Hook: TypeAlias = Callable[[nn.Module, object, Tensor], Tensor | None]
 
@@ -118,6 +118,18 @@ def injected(
                 if active[layer, write]:
                     stack.enter_context(_hooked(module, changer(layer, write)))
         yield
+
+
+def applied(backbone: Backbone, vectors: Array32, coefficients: Coefficients) -> AbstractContextManager[None]:
+    """:func:`injected` of finished coefficients, for inference.
+
+    Args:
+        backbone: the model.
+        vectors: ``(L, 2, d)`` float32.
+        coefficients: writes that they do not change run as they are.
+    """
+    on_device = torch.from_numpy(vectors).to(backbone.device)
+    return injected(backbone, on_device, torch.from_numpy(coefficients.scales), coefficients.active)
 
 
 @contextmanager

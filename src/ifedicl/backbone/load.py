@@ -113,13 +113,8 @@ def load_backbone(settings: ModelSettings, *, cache: Path | None = None) -> Back
         DownloadError: the hub cannot be reached or the download was cut short.
         StorageError: the cache cannot be written.
     """
-    original = Path(settings.source).expanduser()
-    is_gguf = original.suffix.lower() == ".gguf"
-    # Outside of the quiet part: a download shows the hub's own bars.
-    downloaded = original if is_gguf or original.is_dir() else _downloaded(settings)
+    folder, fingerprint = _located(settings, cache)
     with _quiet_transformers():
-        folder = gguf.converted(original, cache) if is_gguf else downloaded
-        fingerprint = gguf.fingerprint_of(original) if is_gguf else fingerprint_of(folder)
         config = _config(folder, settings.source)
         writes = writes_of(config.model_type, settings.writes)
         device = _device(settings.device)
@@ -128,6 +123,16 @@ def load_backbone(settings: ModelSettings, *, cache: Path | None = None) -> Back
         model = _model(folder, dtype, settings.source).to(device)
         tokenizer = _tokenizer(folder, settings.source)
     return wrap(model, tokenizer, writes, settings, fingerprint)
+
+
+def _located(settings: ModelSettings, cache: Path | None) -> tuple[Path, str]:
+    """The folder with the weights, made or downloaded where need be, and the model's fingerprint."""
+    original = Path(settings.source).expanduser()
+    if original.suffix.lower() == ".gguf":
+        with _quiet_transformers():
+            return gguf.converted(original, cache), gguf.fingerprint_of(original)
+    folder = original if original.is_dir() else _downloaded(settings)
+    return folder, fingerprint_of(folder)
 
 
 def wrap(model: Any, tokenizer: Any, writes: Writes, settings: ModelSettings, fingerprint: str) -> Backbone:

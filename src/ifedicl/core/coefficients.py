@@ -42,9 +42,7 @@ class Coefficients:
         """The given λ and β at the active writes, identity elsewhere."""
         scales = np.zeros((layers, len(WRITES), 2), dtype=np.float32)
         scales[..., ACTIVATION] = 1.0
-        for layer in active_layers:
-            for write in writes:
-                scales[layer, WRITES.index(write)] = (context_scale, activation_scale)
+        scales[active_writes(layers, active_layers, writes)] = (context_scale, activation_scale)
         return cls(scales)
 
     @property
@@ -57,3 +55,11 @@ class Coefficients:
         """``(L, 2)``: the writes that these coefficients change at all."""
         changed: npt.NDArray[np.bool_] = (self.scales[..., CONTEXT] != 0) | (self.scales[..., ACTIVATION] != 1)
         return changed
+
+
+def active_writes(layers: int, active_layers: range, writes: tuple[str, ...]) -> npt.NDArray[np.bool_]:
+    """``(L, 2)``: the writes of a model with ``layers`` layers that are injected."""
+    active = np.zeros((layers, len(WRITES)), dtype=np.bool_)
+    for write in writes:
+        active[list(active_layers), WRITES.index(write)] = True
+    return active

@@ -146,13 +146,14 @@ def _label(rating: float) -> str | None:
 
 
 def _dealt(by_label: dict[str, list[Example]], pool: int, test: int, seed: int) -> Place:
-    hands: tuple[list[Example], list[Example]] = ([], [])
+    for_pool: list[Example] = []
+    for_test: list[Example] = []
     for label, examples in by_label.items():
-        order = seeds.generator(seed, label).permutation(len(examples))[: pool + test]
-        for place, position in enumerate(order):
-            hands[place >= pool].append(examples[int(position)])
-    order = seeds.generator(seed, "order").permutation(len(hands[0]))
-    return Place(tuple(hands[0][int(position)] for position in order), tuple(hands[1]))
+        drawn = [examples[int(position)] for position in seeds.generator(seed, label).permutation(len(examples))]
+        for_pool += drawn[:pool]
+        for_test += drawn[pool : pool + test]
+    order = seeds.generator(seed, "order").permutation(len(for_pool))
+    return Place(tuple(for_pool[int(position)] for position in order), tuple(for_test))
 
 
 def _folder(cache: Path | None) -> Path:

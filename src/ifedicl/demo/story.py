@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,17 +56,21 @@ def tell(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo",
     clients = {name: place.pool for name, place in places.items()}
     stage = _Stage(backbone, model, method, places)
 
-    rows = [stage.measured("zero-shot", lambda: runs.zero_shot_adapter(backbone, model, TASK))]
+    rows = [stage.measured("zero-shot", runs.zero_shot_adapter(backbone, model, TASK), 0.0)]
     for name, examples in clients.items():
-        rows.append(stage.measured(f"{name} alone", partial(stage.alone, name, examples)))
-    together = stage.together(clients, folder)
-    rows.append(stage.measured("the federation", lambda: Adapter.load(folder / runs.ADAPTER), already=together.seconds))
+        alone, seconds = stage.federated(f"{name} alone", {name: examples})
+        rows.append(stage.measured(f"{name} alone", alone.adapter, seconds))
+    together, seconds = stage.federated("the federation", clients)
+    together.adapter.save(folder / runs.ADAPTER)
+    runs.write_metrics(together.outcome, folder / runs.METRICS)
+    saved = Adapter.load(folder / runs.ADAPTER)
+    rows.append(stage.measured("the federation", saved, seconds))
 
-    samples = Adapter.load(folder / runs.ADAPTER).classifier(backbone).classify(SENTENCES)
+    samples = saved.classifier(backbone).classify(SENTENCES)
     report = Report(
         title="ifedicl demo: four places, one frozen model",
-        adapter=together.federated.adapter,
-        outcome=together.federated.outcome,
+        adapter=together.adapter,
+        outcome=together.outcome,
         clients=clients,
         rows=rows,
         verdicts=verdicts([row.evaluation for row in rows]),
@@ -98,12 +101,6 @@ def _verdict(name: str, together: np.ndarray, other: np.ndarray) -> str:
     return f"The federation does NOT beat {name}: {figures}."
 
 
-class _Timed:
-    def __init__(self, federated: runs.Federated, seconds: float) -> None:
-        self.federated = federated
-        self.seconds = seconds
-
-
 class _Stage:
     """What all acts of the demo share."""
 
@@ -114,20 +111,15 @@ class _Stage:
         self._test = [example for place in places.values() for example in place.test]
         self._spans = {name: len(place.test) for name, place in places.items()}
 
-    def alone(self, name: str, examples: Sequence[Example]) -> Adapter:
-        return self._federate(f"{name} alone", {name: examples}).adapter
-
-    def together(self, clients: Mapping[str, Sequence[Example]], folder: Path) -> _Timed:
+    def federated(self, name: str, clients: Mapping[str, Sequence[Example]]) -> tuple[runs.Federated, float]:
+        """A finished federation and its seconds."""
         start = time.perf_counter()
-        federated = self._federate("the federation", clients)
-        federated.adapter.save(folder / runs.ADAPTER)
-        runs.write_metrics(federated.outcome, folder / runs.METRICS)
-        return _Timed(federated, time.perf_counter() - start)
+        with federation_bars(name, self._method.rounds.rounds) as observer:
+            result = runs.federate(self._backbone, self._model, TASK, self._method, clients, observer=observer)
+        return result, time.perf_counter() - start
 
-    def measured(self, name: str, make: Callable[[], Adapter], *, already: float = 0.0) -> Figures:
-        start = time.perf_counter()
-        adapter = make()
-        seconds = already + time.perf_counter() - start
+    def measured(self, name: str, adapter: Adapter, seconds: float) -> Figures:
+        """An adapter on everyone's test text."""
         with counted(f"{name}: test text", len(self._test)) as advance:
             evaluation = adapter.classifier(self._backbone).evaluate(self._test, on_progress=advance)
         return Figures(name, evaluation, self._by_place(evaluation), seconds)
@@ -136,7 +128,3 @@ class _Stage:
         bounds = np.cumsum(list(self._spans.values()))[:-1]
         parts = np.split(evaluation.hits, bounds)
         return {name: float(part.mean()) for name, part in zip(self._spans, parts, strict=True)}
-
-    def _federate(self, name: str, clients: Mapping[str, Sequence[Example]]) -> runs.Federated:
-        with federation_bars(name, self._method.rounds.rounds) as observer:
-            return runs.federate(self._backbone, self._model, TASK, self._method, clients, observer=observer)

@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 
 from ifedicl.backbone.encoding import Prompts
-from ifedicl.backbone.hooks import injected
+from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import Turn, calibrate
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.vectors import WRITES, Array32, ContextVectors
 from ifedicl.data import Example, Role, split_roles
-from ifedicl.errors import IfediclError, TaskError
+from ifedicl.errors import DataError, IfediclError, TaskError
 from ifedicl.extract import context_vectors
 from ifedicl.federation.messages import (
     ContextReply,
@@ -124,6 +123,20 @@ class Client:
             _log.exception("client %s could not answer a %s request", self.name, request.kind)
             return Failure(FailureCode.INTERNAL)
 
+    def prepare(self, task: Task, method: Method) -> None:
+        """Encode all examples for a task, before anything is asked: the owner hears in words what replies only code.
+
+        Raises:
+            TaskError: the model cannot score the task.
+            DataError: a text has no tokens.
+        """
+        job = self._job_of(task, method)
+        try:
+            for role in Role:
+                job.part(role)
+        except DataError as error:
+            raise DataError(f"client {self.name}: {error}") from error
+
     def replace_examples(self, examples: Sequence[Example]) -> None:
         """Hold these examples from now on, for instance because some were added."""
         self.examples = tuple(examples)
@@ -172,9 +185,7 @@ class Client:
         part = job.part(request.role)
         if not part.labels:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
-        on_device = torch.from_numpy(vectors).to(self.backbone.device)
-        scales = torch.from_numpy(request.coefficients.scales)
-        with injected(self.backbone, on_device, scales, request.coefficients.active):
+        with applied(self.backbone, vectors, request.coefficients):
             logs = job.scorer.log_probabilities(part.prompts)
         truth = np.array(part.labels)
         own = logs[np.arange(len(truth)), truth].astype(np.float64)
@@ -184,13 +195,16 @@ class Client:
     def _job_for(self, task: Task, method: Method, fingerprint: str) -> _Job:
         if fingerprint != self.backbone.fingerprint:
             raise _RefusalError(FailureCode.WRONG_MODEL)
+        try:
+            return self._job_of(task, method)
+        except TaskError as error:
+            _log.error("client %s refuses the task: %s", self.name, error)
+            raise _RefusalError(FailureCode.BAD_TASK) from None
+
+    def _job_of(self, task: Task, method: Method) -> _Job:
         if self._job is None or (self._job.task, self._job.method) != (task, method):
             self._context = None  # vectors of one task mean nothing to another
-            try:
-                self._job = _Job(task, method, Scorer(self.backbone, task), self.examples)
-            except TaskError as error:
-                _log.error("client %s refuses the task: %s", self.name, error)
-                raise _RefusalError(FailureCode.BAD_TASK) from None
+            self._job = _Job(task, method, Scorer(self.backbone, task), self.examples)
         return self._job
 
     def _in_context(self, context: str, coefficients: Coefficients) -> tuple[_Job, Array32]:
