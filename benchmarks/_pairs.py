@@ -1,7 +1,7 @@
 """What all benchmarks share: arguments, made-up text, interleaved pairs, their spread, and how they are printed.
 
-Two sides are measured in turn, A B A B …, and compared pair by pair: a machine that slows down for a while slows both, and
-the spread of the ratios says how far to trust their median.
+Two sides are measured in turn, A B B A A B …, and compared pair by pair: a machine that slows down for a while slows both, one
+that keeps slowing down favours neither, and the spread of the ratios says how far to trust their median.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class Bench:
 
     def batches(self, sequences: Sequence[Tokens]) -> list[Tensor]:
         """``(B, T)`` tokens of the batches in which ifedicl runs ``sequences``."""
-        groups = length_batches([len(sequence) for sequence in sequences], self.scorer.batch_tokens)
+        groups = length_batches([len(sequence) for sequence in sequences], self.scorer.budget)
         return [right_padded([sequences[position] for position in group], self.backbone.device) for group in groups]
 
     def demonstrations(self) -> list[Tokens]:
@@ -167,10 +167,12 @@ class Bench:
         settings = self.method.calibration
         return batch_of(pair, len(self.labels), settings.batch_size, self.method.seed, _CLIENT)
 
-    def step_sequences(self, pair: int) -> list[Tokens]:
-        """The tokens that ``step`` runs: all but the last of prompt and label word, which nothing reads."""
-        demonstrations = self.demonstrations()
-        return [demonstrations[position][:-1] for position in self.step_positions(pair)]
+    def step_batches(self, pair: int) -> list[Tensor]:
+        """``(B, T)`` tokens of each pass of ``step``: all but the last of prompt and label word, which nothing reads."""
+        positions, demonstrations = self.step_positions(pair), self.demonstrations()
+        groups = self.scorer.batches([self.prompts.tokens[position] for position in positions])
+        rows = [[demonstrations[positions[place]][:-1] for place in group] for group in groups]
+        return [right_padded(group, self.backbone.device) for group in rows]
 
     def step(self, pair: int) -> None:
         """One calibration step, as a client takes it in round ``pair``."""
@@ -182,7 +184,7 @@ class Bench:
         return applied(self.backbone, self.vectors, self.coefficients)
 
 
-def parser(docstring: str | None, *, pairs: int = 10, examples: int = 32) -> argparse.ArgumentParser:
+def parser(docstring: str | None, *, pairs: int = 20, examples: int = 32) -> argparse.ArgumentParser:
     """The arguments of every benchmark."""
     result = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--model", help="hub id, folder or .gguf file; left out: the model of `ifedicl demo`")
@@ -268,7 +270,14 @@ def compare(claim: Claim, first: Side, second: Side, pairs: int, *, warm_up: boo
     if warm_up:
         first(0)
         second(0)
-    return Comparison(claim, tuple((first(pair), second(pair)) for pair in range(pairs)))
+    return Comparison(claim, tuple(_pair(first, second, pair) for pair in range(pairs)))
+
+
+def _pair(first: Side, second: Side, pair: int) -> tuple[float, float]:
+    if pair % 2 == 0:
+        return first(pair), second(pair)
+    late = second(pair)
+    return first(pair), late
 
 
 def report(title: str, arguments: argparse.Namespace, comparisons: Sequence[Comparison], **facts: object) -> None:

@@ -98,14 +98,20 @@ def calibrate(
         _set_rate(optimizer, settings, turn, local_step)
         step = turn.round * settings.local_steps + local_step
         batch = batch_of(step, len(labels), settings.batch_size, method.seed, turn.client)
-        with injected(backbone, on_device, identity + deviation, active, noise=_noise(scorer, method, turn, step)):
-            loss = _LOSSES[settings.loss](
-                scorer, [prompts.tokens[position] for position in batch], [labels[position] for position in batch]
-            ).mean()
+        noise = _noise(scorer, method, turn, step)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = 0.0
+        for part in scorer.batches([prompts.tokens[position] for position in batch]):
+            rows = [batch[place] for place in part]
+            with injected(backbone, on_device, identity + deviation, active, noise=noise):
+                row_losses = _LOSSES[settings.loss](
+                    scorer, [prompts.tokens[row] for row in rows], [labels[row] for row in rows]
+                )
+            share = row_losses.sum() / len(batch)
+            share.backward()  # type: ignore[no-untyped-call]
+            loss += share.item()
         optimizer.step()
-        losses.append(loss.item())
+        losses.append(loss)
     return LocalUpdate(Coefficients((identity + deviation.detach()).numpy()), float(np.mean(losses)))
 
 

@@ -38,7 +38,7 @@ def context_vectors(
     result = ContextVectors.zeros(len(words) if by_class else 1, backbone.layers, backbone.width)
     groups = np.asarray(labels) if by_class else np.zeros(len(labels), dtype=np.int64)
     with record(backbone) as recording:
-        for batch in length_batches([len(sequence) for sequence in sequences], scorer.batch_tokens):
+        for batch in length_batches([len(sequence) for sequence in sequences], scorer.budget):
             rows = [sequences[position] for position in batch]
             recording.positions = torch.tensor([len(row) - 1 for row in rows], device=backbone.device)
             backbone.hidden_states(right_padded(rows, backbone.device))

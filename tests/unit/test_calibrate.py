@@ -15,7 +15,7 @@ from torch.optim import SGD
 
 from ifedicl import calibrate as room
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.scoring import Scorer
+from ifedicl.backbone.scoring import PassBudget, Scorer
 from ifedicl.calibrate import LocalUpdate, Turn, batch_of, calibrate
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
 from ifedicl.core.injection import inject
@@ -104,6 +104,17 @@ def test_gradients_of_the_scales_are_float32_in_a_bfloat16_model() -> None:
 
 
 # --- one step ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["vocabulary", "labels"])
+def test_a_step_in_several_passes_equals_a_step_in_one(scorer: Scorer, loss: str) -> None:
+    method = _plain(learning_rate=0.5, loss=loss)
+    whole = _run(scorer, method)
+    scorer.budget = PassBudget(tokens=1, overhead=0)
+    apart = _run(scorer, method)
+    np.testing.assert_allclose(apart.coefficients.scales, whole.coefficients.scales, rtol=1e-4, atol=1e-6)
+    assert apart.loss == pytest.approx(whole.loss, rel=1e-5)
+    assert not np.array_equal(whole.coefficients.scales, START.scales)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.7])

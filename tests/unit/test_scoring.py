@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ifedicl.backbone.encoding import Encoder, LabelTree, Tokens
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.scoring import Scorer, length_batches, right_padded
+from ifedicl.backbone.scoring import PassBudget, Scorer, length_batches, right_padded
 from ifedicl.errors import DataError, TaskError
 from ifedicl.task import Task
 from tests import tiny
@@ -117,7 +118,7 @@ def test_log_probabilities_keep_the_order_of_the_prompts_whatever_the_batches(ba
         scorer = Scorer(backbone, task)
         prompts = scorer.encoder.prompts(TEXTS)
         whole = scorer.log_probabilities(prompts)
-        scorer.batch_tokens = 30
+        scorer.budget = PassBudget(tokens=30, overhead=0)
         done: list[int] = []
         small = scorer.log_probabilities(prompts, on_progress=done.append)
         np.testing.assert_allclose(small, whole, rtol=1e-4, atol=1e-5)
@@ -186,10 +187,23 @@ def test_every_token_of_every_word_is_read_at_a_node_on_some_path(words: list[To
 # --- batches -----------------------------------------------------------------------------------------------------------
 
 
+def _cost(groups: Sequence[Sequence[int]], lengths: Sequence[int], overhead: int) -> int:
+    return sum(len(group) * max(lengths[position] for position in group) + overhead for group in groups)
+
+
+def _cuts(order: Sequence[int]) -> Any:
+    """Every way to cut a sequence into consecutive groups."""
+    for places in itertools.product([False, True], repeat=max(0, len(order) - 1)):
+        groups = [[order[0]]]
+        for position, cut in zip(order[1:], places, strict=True):
+            groups = [*groups, [position]] if cut else [*groups[:-1], [*groups[-1], position]]
+        yield groups
+
+
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 200))
-def test_batches_hold_every_position_once_within_the_budget(lengths: list[int], tokens: int) -> None:
-    batches = list(length_batches(lengths, tokens))
+@given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 200), st.integers(0, 100))
+def test_batches_hold_every_position_once_within_the_budget(lengths: list[int], tokens: int, overhead: int) -> None:
+    batches = length_batches(lengths, PassBudget(tokens, overhead))
     assert sorted(position for batch in batches for position in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[position] for position in batch) <= tokens
@@ -198,11 +212,19 @@ def test_batches_hold_every_position_once_within_the_budget(lengths: list[int], 
 
 
 @settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.integers(60, 200), st.integers(0, 100))
+def test_no_other_batches_of_sorted_prompts_cost_less(lengths: list[int], tokens: int, overhead: int) -> None:
+    ours = _cost(length_batches(lengths, PassBudget(tokens, overhead)), lengths, overhead)
+    order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
+    allowed = (groups for groups in _cuts(order) if all(len(group) * lengths[group[0]] <= tokens for group in groups))
+    assert ours == min(_cost(groups, lengths, overhead) for groups in allowed)
+
+
+@settings(deadline=None, max_examples=50)
 @given(st.integers(1, 60), st.integers(2, 40), st.integers(1, 200))
-def test_batches_of_equal_lengths_are_as_full_as_the_budget_allows(length: int, count: int, tokens: int) -> None:
-    batches = list(length_batches([length] * count, tokens))
-    full = max(1, tokens // length)
-    assert [len(batch) for batch in batches[:-1]] == [full] * (len(batches) - 1)
+def test_prompts_of_equal_lengths_take_as_few_passes_as_the_budget_allows(length: int, count: int, tokens: int) -> None:
+    batches = length_batches([length] * count, PassBudget(tokens, overhead=1))
+    assert len(batches) == -(-count // max(1, tokens // length))
 
 
 # --- prompts and label words -------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,21 +15,47 @@ from ifedicl.backbone.encoding import Encoder, LabelTree, Prompts, Tokens
 from ifedicl.backbone.load import Backbone
 from ifedicl.task import Task
 
-# Tokens in one forward pass. More does not make a CPU faster; a GPU wants to be filled.
-_BATCH_TOKENS = {"cpu": 2_048, "cuda": 16_384}
+
+@dataclass(frozen=True)
+class PassBudget:
+    """How prompts are grouped into forward passes.
+
+    Attributes:
+        tokens: most in one pass, padding included. More on a CPU only adds padding; a GPU wants to be filled.
+        overhead: what a pass costs whatever its size (weights are read, modules called), in tokens of its own price.
+    """
+
+    tokens: int
+    overhead: int
 
 
-def length_batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Positions in groups of similar length, longest first, each of at most ``tokens`` tokens with its padding.
+_BUDGETS = {"cpu": PassBudget(tokens=512, overhead=80), "cuda": PassBudget(tokens=16_384, overhead=2_048)}
 
-    A sequence longer than that is a group of its own.
+
+def length_batches(lengths: Sequence[int], budget: PassBudget) -> list[list[int]]:
+    """Positions in groups of similar length, longest first: the groups that cost least, padding and overhead together.
+
+    Args:
+        lengths: tokens of each sequence, 1 or more.
+        budget: a sequence longer than its tokens is a group of its own.
     """
     order = sorted(range(len(lengths)), key=lambda position: (-lengths[position], position))
-    start = 0
-    while start < len(order):
-        rows = max(1, tokens // lengths[order[start]])
-        yield order[start : start + rows]
-        start += rows
+    widths = np.array([lengths[position] for position in order], dtype=np.int64)
+    cost, begin = np.zeros(len(order) + 1), np.zeros(len(order) + 1, dtype=np.int64)  # of the best groups of the first n
+    for end in range(1, len(order) + 1):
+        most = max(1, budget.tokens // int(widths[end - 1]))
+        starts = np.arange(max(0, end - most), end)
+        tokens = (end - starts) * widths[starts]
+        fits = (tokens <= budget.tokens) | (starts == end - 1)
+        total = np.where(fits, cost[starts] + tokens + budget.overhead, np.inf)
+        best = int(total.argmin())
+        cost[end], begin[end] = total[best], starts[best]
+    groups: list[list[int]] = []
+    end = len(order)
+    while end:
+        groups.append(order[begin[end] : end])
+        end = int(begin[end])
+    return groups[::-1]
 
 
 def right_padded(sequences: Sequence[Tokens], device: torch.device) -> Tensor:
@@ -71,7 +97,7 @@ class Scorer:
         self.backbone = backbone
         self.task = task
         self.encoder = Encoder(backbone, task)
-        self.batch_tokens = _BATCH_TOKENS[backbone.device.type]
+        self.budget = _BUDGETS[backbone.device.type]
         self._tree = self.encoder.tree
         self._reader = _TreeReader.of(self._tree)
         self._first_tokens = torch.tensor([word[0] for word in self._tree.words], device=backbone.device)
@@ -133,14 +159,17 @@ class Scorer:
             ``(N, C)``, rows in the order given; each row's exponentials sum to 1.
         """
         result = np.empty((len(prompts.tokens), len(self.task.labels)), dtype=np.float32)
-        extra = max(map(len, self._tree.paths))
-        lengths = [(len(tokens) + extra) * len(self._tree.paths) for tokens in prompts.tokens]
-        for batch in length_batches(lengths, self.batch_tokens):
+        for batch in self.batches(prompts.tokens):
             scores = self.label_scores([prompts.tokens[position] for position in batch])
             result[batch] = scores.log_softmax(dim=-1).cpu().numpy()
             if on_progress is not None:
                 on_progress(len(batch))
         return result
+
+    def batches(self, prompts: Sequence[Tokens]) -> list[list[int]]:
+        """Positions of ``prompts`` in groups that each make one forward pass."""
+        extra = max(map(len, self._tree.paths))
+        return length_batches([(len(tokens) + extra) * len(self._tree.paths) for tokens in prompts], self.budget)
 
     def _last_states(self, prompts: Sequence[Tokens]) -> Tensor:
         """``(B, d)``: the state that predicts the first token of the label word."""
