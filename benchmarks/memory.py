@@ -18,7 +18,7 @@ from pathlib import Path
 
 from _pairs import TASK, Claim, Spread, compare, model_settings, parser, report, sentences, use_threads
 from ifedicl.backbone.load import load_backbone
-from ifedicl.runs import federate
+from ifedicl.runs import federate, simulate
 from ifedicl.settings import CalibrationSettings, HoldoutSettings, Method, RoundSettings
 
 _METHOD = Method(
@@ -80,7 +80,7 @@ def _federation(arguments: argparse.Namespace) -> dict[str, float]:
     backbone = load_backbone(settings)
     loaded = _peak()
     clients = dict.fromkeys((f"client-{number}" for number in range(arguments.clients)), sentences(arguments.examples))
-    federate(backbone, settings, TASK, _METHOD, clients)
+    federate(simulate(backbone, TASK, clients), settings, TASK, _METHOD)
     return {"loaded": loaded, "finished": _peak()}
 
 

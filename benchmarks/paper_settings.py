@@ -60,7 +60,7 @@ def run_cell(folder: Path, seed: int, preset: str, backbone: Backbone, model: Mo
     method = load_preset(preset).model_copy(update={"seed": seed})
     clients = runs.simulated_clients(read_examples(folder / "train.jsonl", task), SPLIT, seed)
     start = time.perf_counter()
-    federated = runs.federate(backbone, model, task, method, clients)
+    federated = runs.federate(runs.simulate(backbone, task, clients, seed=seed), model, task, method)
     seconds = time.perf_counter() - start
     test = read_examples(folder / "test.jsonl", task)
     zero_shot = runs.zero_shot_adapter(backbone, model, task).classifier(backbone).evaluate(test)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ifedicl.backbone.load import Backbone, load_backbone
     from ifedicl.data import Example, dirichlet_split, read_examples
     from ifedicl.errors import IfediclError
-    from ifedicl.runs import Federated, RunResult, federate, run
+    from ifedicl.runs import Federated, RunResult, federate, run, simulate
     from ifedicl.settings import Method, ModelSettings, RunSettings, load_preset, load_settings
     from ifedicl.task import Task
 
@@ -40,6 +40,7 @@ _HOMES = {
     "load_settings": "settings",
     "read_examples": "data",
     "run": "runs",
+    "simulate": "runs",
 }
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "load_settings",
     "read_examples",
     "run",
+    "simulate",
 ]
 
 

@@ -10,10 +10,11 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,24 +38,30 @@ def disk_faults_named(path: Path) -> Iterator[None]:
         raise StorageError(f"cannot write {path}: {remedy}") from error
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, *, private: bool = False) -> None:
     """Write ``data`` to ``path`` atomically and durably; parents are made.
+
+    Args:
+        path: the file.
+        data: all of it.
+        private: for its owner alone, whatever the umask says.
 
     Raises:
         StorageError: no space, no permission, or another disk fault. An older file of that name is untouched.
     """
     with disk_faults_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        # Not tempfile's, whose files are for their owner alone: an adapter is served by another user than the one who made it.
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+        mode = 0o600 if private else 0o666
         try:
-            with os.fdopen(handle, "wb") as file:
+            with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(name, path)
+            os.replace(temporary, path)
         except BaseException:
-            with suppress(FileNotFoundError):
-                Path(name).unlink()
+            temporary.unlink(missing_ok=True)
             raise
 
 

@@ -20,6 +20,7 @@ from ifedicl.errors import ConfigError, DataError, Fault
 from ifedicl.federation.checks import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
+from ifedicl.federation.engine import Engine
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, ignore
 from ifedicl.metrics import Evaluation
@@ -110,46 +111,61 @@ def check_classes(task: Task, clients: Mapping[str, Sequence[Example]]) -> None:
         )
 
 
+def simulate(backbone: Backbone, task: Task, examples: Mapping[str, Sequence[Example]], *, seed: int = 0) -> tuple[Client, ...]:
+    """Clients in this process, all over one shared model. They may take part in any number of federations.
+
+    Args:
+        backbone: the frozen model, loaded.
+        task: what they will be asked.
+        examples: each one's labelled text, in the order in which their replies are aggregated.
+        seed: of the run.
+
+    Raises:
+        DataError: all clients together hold one class only or nothing, or a label that the task does not have.
+    """
+    check_classes(task, examples)
+    return tuple(
+        Client(name, own, backbone, secret=seeds.derive(seed, "secret", name).to_bytes(8, "little"))
+        for name, own in examples.items()
+    )
+
+
 def federate(
-    backbone: Backbone,
+    clients: Sequence[Client],
     model: ModelSettings,
     task: Task,
     method: Method,
-    clients: Mapping[str, Sequence[Example]],
     *,
+    engine: Callable[[Sequence[Client]], Engine] = LocalEngine,
     checkpoint: Path | None = None,
     resume: bool = False,
     more_rounds: int = 0,
     observer: Callable[[Event], None] = ignore,
 ) -> Federated:
-    """Run the federation of simulated clients over one shared model.
+    """Run the federation of simulated clients.
 
     Args:
-        backbone: the frozen model, loaded.
-        model: how it was named, for the adapter.
+        clients: one or more, in the order in which their replies are aggregated.
+        model: how their model was named, for the adapter.
         task: what is asked.
         method: the settings.
-        clients: each one's examples, in the order in which they are aggregated.
+        engine: what carries the messages.
         checkpoint: written after each step.
         resume: go on from the checkpoint.
         more_rounds: after a finished run, go on with the examples that were added.
         observer: told of what happens.
 
     Raises:
-        DataError: the clients' examples do not fit the task.
+        DataError: a text has no tokens.
         TaskError: the model cannot score the task.
         FederationError: too few clients gave a usable reply.
         StorageError: the checkpoint cannot be written.
     """
-    check_classes(task, clients)
-    simulated = [
-        Client(name, examples, backbone, secret=seeds.derive(method.seed, "secret", name).to_bytes(8, "little"))
-        for name, examples in clients.items()
-    ]
-    for client in simulated:
+    for client in clients:
         client.prepare(task, method)
+    backbone = clients[0].backbone
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
-    coordinator = Coordinator(LocalEngine(simulated), task, method, shape, checkpoint_file=checkpoint, observer=observer)
+    coordinator = Coordinator(engine(clients), task, method, shape, checkpoint_file=checkpoint, observer=observer)
     outcome = coordinator.run(resume=resume, more_rounds=more_rounds)
     adapter = Adapter(
         task=task,
@@ -157,7 +173,7 @@ def federate(
         coefficients=outcome.coefficients,
         model=model,
         fingerprint=backbone.fingerprint,
-        provenance=_provenance(outcome, method, clients),
+        provenance=_provenance(outcome, method, len(clients)),
     )
     return Federated(adapter, outcome)
 
@@ -199,11 +215,10 @@ def run(
     test = _test_examples(settings)
     backbone = load_backbone(settings.model)
     federated = federate(
-        backbone,
+        simulate(backbone, settings.task, clients, seed=settings.seed),
         settings.model,
         settings.task,
         settings.method,
-        clients,
         checkpoint=folder / CHECKPOINT,
         resume=resume or more_rounds > 0,
         more_rounds=more_rounds,
@@ -251,13 +266,13 @@ def _test_examples(settings: RunSettings) -> tuple[Example, ...]:
     return read_examples(data.test, settings.task, text=data.text_column, label=data.label_column)
 
 
-def _provenance(outcome: Outcome, method: Method, clients: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
+def _provenance(outcome: Outcome, method: Method, clients: int) -> dict[str, Any]:
     state = outcome.state
     return {
         "method": method.model_dump(mode="json"),
         "rounds": state.round,
         "chosen_round": outcome.chosen_round,
-        "clients": len(clients),
+        "clients": clients,
         "examples_vectorised": sum(vectors.examples for vectors in state.client_vectors.values()),
         "dtypes": sorted(set(state.dtypes.values())),
         "gate": None if outcome.gate is None else {"open": outcome.gate.is_open},

@@ -290,6 +290,15 @@ def fail_at(call: int, real: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def test_files_have_the_permissions_that_the_umask_gives_and_private_ones_are_for_their_owner(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    files.write_text(tmp_path / "ours", "")
+    assert (tmp_path / "ours").stat().st_mode == plain.stat().st_mode
+    files.write_bytes(tmp_path / "private", b"", private=True)
+    assert (tmp_path / "private").stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize("call", [1, 2, 3], ids=["tensors", "header", "card"])
 def test_a_full_disk_is_named_and_the_older_adapter_stays_whole(
     adapter: Adapter, saved: Path, monkeypatch: pytest.MonkeyPatch, call: int
@@ -323,14 +332,15 @@ def test_the_older_adapter_comes_back_when_the_new_one_cannot_take_its_name(
     np.testing.assert_array_equal(Adapter.load(saved).vectors, adapter.vectors)
 
 
-@pytest.mark.parametrize("function", ["mkdtemp", "mkstemp"])
+@pytest.mark.parametrize(("module", "function"), [(files.tempfile, "mkdtemp"), (files.os, "open")], ids=["folder", "file"])
 def test_an_unwritable_place_is_named_and_the_older_adapter_stays_whole(
-    adapter: Adapter, saved: Path, monkeypatch: pytest.MonkeyPatch, function: str
+    adapter: Adapter, saved: Path, monkeypatch: pytest.MonkeyPatch, module: Any, function: str
 ) -> None:
     before = contents(saved)
-    monkeypatch.setattr(files.tempfile, function, _no_permission)
-    with pytest.raises(StorageError, match=r"no permission.*Choose a folder of your own"):
-        replace(adapter, vectors=adapter.vectors + 1).save(saved)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, function, _no_permission)
+        with pytest.raises(StorageError, match=r"no permission.*Choose a folder of your own"):
+            replace(adapter, vectors=adapter.vectors + 1).save(saved)
     assert contents(saved) == before
 
 

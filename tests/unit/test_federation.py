@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 
+from ifedicl.backbone import hooks
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import Turn, calibrate
@@ -390,6 +391,12 @@ def test_without_held_out_examples_the_last_round_is_chosen() -> None:
     outcome = run_with(engine, scripted_method(rounds={"rounds": 3}), SHAPE)
     assert outcome.chosen_round == 3
     assert outcome.state.zero_shot is None
+
+
+def test_settings_that_hold_nothing_out_ask_no_client_for_held_out_figures() -> None:
+    engine = Scripted(evaluate=lambda name, request: pytest.fail("asked for figures that no client can have"))
+    outcome = run_with(engine, scripted_method(holdout={"selection": 0.0}, rounds={"rounds": 2}), SHAPE)
+    assert outcome.chosen_round == 2
 
 
 def test_zero_shot_is_measured_with_the_identity() -> None:
@@ -792,6 +799,34 @@ def cursor_of(client: Client) -> str:
     reply = client.handle(VectorsRequest(tiny.TASK, SHORT, client.backbone.fingerprint, ""))
     assert isinstance(reply, VectorsReply)
     return reply.cursor
+
+
+def test_a_client_in_a_second_federation_computes_neither_its_vectors_nor_zero_shot_again(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = real(backbone)
+    method = tiny.method(rounds={"rounds": 1}, holdout={"selection": 0.4})
+    alone = run_with(LocalEngine(clients[:1]), method, shape_of(backbone))
+    vectorised: list[str] = []
+    raw: list[str] = []
+
+    def counted(scorer: Scorer, *arguments: Any) -> ContextVectors:
+        vectorised.append("again")
+        return context_vectors(scorer, *arguments)
+
+    def applied(model: Backbone, vectors: Any, coefficients: Coefficients) -> Any:
+        if not coefficients.active.any():
+            raw.append("again")
+        return hooks.applied(model, vectors, coefficients)
+
+    monkeypatch.setattr(client_module, "context_vectors", counted)
+    monkeypatch.setattr(client_module, "applied", applied)
+    again = run_with(LocalEngine(clients[:1]), method, shape_of(backbone))
+    np.testing.assert_array_equal(again.coefficients.scales, alone.coefficients.scales)
+    assert (vectorised, raw) == ([], [])
+    clients[0].replace_examples(HANDS["b"])
+    run_with(LocalEngine(clients[:1]), method, shape_of(backbone))
+    assert (vectorised, raw) == (["again"], ["again"])
 
 
 def test_a_cursor_tells_nothing_without_the_secret(backbone: Backbone) -> None:

@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
 from safetensors.numpy import load_file, save_file
 
 from ifedicl import files
-from ifedicl.backbone import fingerprint, load, memory
+from ifedicl.backbone import checks, fingerprint, load
 from ifedicl.backbone import gguf as gguf_module
 from ifedicl.backbone.fingerprint import fingerprint_of, stored_tensors
 from ifedicl.backbone.load import Backbone, load_backbone
@@ -342,7 +342,7 @@ def test_too_little_memory_is_found_before_anything_is_loaded(model: Path, monke
     free = namedtuple("free", "available")
     numbers = sum(tensor.size for tensor in load_file(model / WEIGHTS).values())
     monkeypatch.setattr(load.AutoModelForCausalLM, "from_pretrained", never)
-    monkeypatch.setattr(memory, "_MIB", 1 << 10)  # the tiny model has none
+    monkeypatch.setattr(checks, "_MIB", 1 << 10)  # the tiny model has none
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free(30 << 10))
     with pytest.raises(NotEnoughMemoryError) as caught:
         tiny.load(model)
@@ -461,8 +461,8 @@ def test_no_code_and_no_pickle_is_ever_asked_of_the_hub(model: Path, monkeypatch
 # GGUF
 
 
-def write_gguf(folder: Path, file: Path) -> Path:
-    """The tiny Llama of ``folder`` as llama.cpp would store it, in float32."""
+def write_gguf(folder: Path, file: Path, without: str = "") -> Path:
+    """The tiny Llama of ``folder`` as llama.cpp would store it, in float32; ``without`` one of its tensors."""
     config = json.loads((folder / "config.json").read_text())
     tokenizer = json.loads((folder / "tokenizer.json").read_text())["model"]
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
@@ -492,7 +492,8 @@ def write_gguf(folder: Path, file: Path) -> Path:
         if part in heads:  # llama.cpp interleaves the two halves of each head's rotation
             halves = tensor.reshape(heads[part], 2, len(tensor) // heads[part] // 2, -1)
             tensor = halves.swapaxes(1, 2).reshape(tensor.shape)
-        writer.add_tensor(_gguf_name(name), np.ascontiguousarray(tensor))
+        if name != without:
+            writer.add_tensor(_gguf_name(name), np.ascontiguousarray(tensor))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -553,6 +554,17 @@ def test_a_conversion_that_is_interrupted_leaves_nothing_that_would_be_taken_for
 class Interrupting:
     def save_pretrained(self, folder: Path) -> None:
         raise KeyboardInterrupt
+
+
+def test_a_gguf_file_that_lacks_a_tensor_is_refused_and_not_filled_with_random_numbers(
+    llama_folder: Path, tmp_path: Path
+) -> None:
+    file = write_gguf(llama_folder, tmp_path / "holed.gguf", without="model.layers.1.mlp.down_proj.weight")
+    with pytest.raises(
+        BackboneError, match=r"holed\.gguf lacks 1 of the model's tensors, model\.layers\.1\.mlp\.down_proj\.weight"
+    ):
+        gguf_module.converted(file, tmp_path / "own")
+    assert not (tmp_path / "own" / "gguf").exists()
 
 
 def test_a_gguf_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ifedicl import files
+from ifedicl.backbone.checks import check_memory, refuse_missing
 from ifedicl.backbone.fingerprint import remembered
-from ifedicl.backbone.memory import check_memory
 from ifedicl.errors import BackboneError, StorageError
 
 
@@ -43,13 +43,14 @@ def converted(file: Path, cache: Path | None = None) -> Path:
     try:
         # The converter draws a bar that no setting switches off; callers show that they wait in their own way.
         with redirect_stderr(io.StringIO()):
-            model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+            model, info = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(**place)
     except Exception as error:
         # Torn files end in struct, numpy and tokenizer errors alike.
         raise BackboneError(
             f"{file}: cannot be read as GGUF ({error}); it may be torn, or of an unknown architecture"
         ) from error
+    refuse_missing(info["missing_keys"], str(file))
     # The loader leaves its mark on modules that are ordinary by now, and saving would refuse them for it.
     model.hf_quantizer = None
     del model.quantization_method, model.is_quantized, model.config.quantization_config

@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ifedicl.backbone import gguf
+from ifedicl.backbone.checks import check_memory, refuse_missing
 from ifedicl.backbone.fingerprint import fingerprint_of, stored_tensors
-from ifedicl.backbone.memory import check_memory
 from ifedicl.backbone.writes import Writes, write_modules, writes_of
 from ifedicl.errors import BackboneError, DownloadError, UnsafeWeightsError
 from ifedicl.settings import ModelSettings
@@ -229,13 +229,7 @@ def _model(folder: Path, dtype: torch.dtype, source: str) -> Any:
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BackboneError(f"{source}: its weights cannot be loaded ({error}); they may be torn. Download it again") from error
-    if info["missing_keys"]:
-        # transformers would fill them with random numbers.
-        missing = sorted(info["missing_keys"])
-        raise BackboneError(
-            f"{source} lacks {len(missing)} of the model's tensors, {missing[0]} among them; its files or its config.json are "
-            "not whole. Download it again"
-        )
+    refuse_missing(info["missing_keys"], source)
     return model
 
 

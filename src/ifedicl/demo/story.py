@@ -12,8 +12,8 @@ from rich.console import Console
 from ifedicl import runs
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone, load_backbone
-from ifedicl.data import Example
 from ifedicl.demo.fetch import LABELS, Place, demo_model, demo_places
+from ifedicl.federation.client import Client
 from ifedicl.metrics import Evaluation, mean_hits, paired_p
 from ifedicl.progress import LOADING, counted, federation_bars, waiting
 from ifedicl.report import Figures, Report, print_report, write_report
@@ -27,7 +27,7 @@ SENTENCES = (
     "The form has four pages and is printed on both sides.",
     "After three weeks of waiting the machine arrived broken.",
 )
-POOL, TEST = 96, 48
+POOL, TEST = 96, 72
 _LEVEL = 0.05
 
 
@@ -53,13 +53,14 @@ def tell(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo",
     with waiting(LOADING):
         backbone = load_backbone(model)
     start = time.perf_counter()
-    clients = {name: place.pool for name, place in places.items()}
+    examples = {name: place.pool for name, place in places.items()}
+    clients = runs.simulate(backbone, TASK, examples, seed=seed)
     stage = _Stage(backbone, model, method, places)
 
     rows = [stage.measured("zero-shot", runs.zero_shot_adapter(backbone, model, TASK), 0.0)]
-    for name, examples in clients.items():
-        alone, seconds = stage.federated(f"{name} alone", {name: examples})
-        rows.append(stage.measured(f"{name} alone", alone.adapter, seconds))
+    for client in clients:
+        alone, seconds = stage.federated(f"{client.name} alone", [client])
+        rows.append(stage.measured(f"{client.name} alone", alone.adapter, seconds))
     together, seconds = stage.federated("the federation", clients)
     together.adapter.save(folder / runs.ADAPTER)
     runs.write_metrics(together.outcome, folder / runs.METRICS)
@@ -71,7 +72,7 @@ def tell(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo",
         title="ifedicl demo: four places, one frozen model",
         adapter=together.adapter,
         outcome=together.outcome,
-        clients=clients,
+        clients=examples,
         rows=rows,
         verdicts=verdicts([row.evaluation for row in rows]),
         samples=list(zip(SENTENCES, samples, strict=True)),
@@ -111,11 +112,11 @@ class _Stage:
         self._test = [example for place in places.values() for example in place.test]
         self._spans = {name: len(place.test) for name, place in places.items()}
 
-    def federated(self, name: str, clients: Mapping[str, Sequence[Example]]) -> tuple[runs.Federated, float]:
+    def federated(self, name: str, clients: Sequence[Client]) -> tuple[runs.Federated, float]:
         """A finished federation and its seconds."""
         start = time.perf_counter()
         with federation_bars(name, self._method.rounds.rounds) as observer:
-            result = runs.federate(self._backbone, self._model, TASK, self._method, clients, observer=observer)
+            result = runs.federate(clients, self._model, TASK, self._method, observer=observer)
         return result, time.perf_counter() - start
 
     def measured(self, name: str, adapter: Adapter, seconds: float) -> Figures:

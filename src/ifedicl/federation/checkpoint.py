@@ -127,7 +127,7 @@ def save(state: State, path: Path) -> None:
         arrays["vectors"] = state.vectors
     for name, vectors in state.client_vectors.items():
         arrays[f"sums/{name}"], arrays[f"counts/{name}"] = vectors.sums, vectors.counts
-    files.write_bytes(path, pack(_KIND, header, arrays))
+    files.write_bytes(path, pack(_KIND, header, arrays), private=True)  # it holds single clients' sums
 
 
 def load(path: Path) -> State | None:

@@ -67,6 +67,8 @@ class _Job:
         self.scorer = scorer
         self.roles = split_roles(examples, selection=method.holdout.selection, gate=method.holdout.gate, seed=method.seed)
         self._parts: dict[Role, _Part] = {}
+        self._summed: tuple[int, ContextVectors] | None = None
+        self._zero_shot: dict[Role, Tally] = {}
 
     def part(self, role: Role) -> _Part:
         if role not in self._parts:
@@ -77,6 +79,30 @@ class _Job:
             self._parts[role] = _Part(prompts, tuple(self.task.index(row.label) for row in rows))
         return self._parts[role]
 
+    def vectors(self, known: int) -> ContextVectors:
+        """Of all training examples but the first ``known``; kept, as a coordinator that lost them asks again."""
+        if self._summed is None or self._summed[0] != known:
+            part = self.part(Role.TRAIN)
+            settings = self.method.vectors
+            self._summed = known, context_vectors(self.scorer, part.prompts.tokens[known:], part.labels[known:], settings)
+        return self._summed[1]
+
+    def tally(self, role: Role, vectors: Array32, coefficients: Coefficients) -> Tally:
+        """Figures of an adapter on one role's examples; the raw model's are kept."""
+        if coefficients.active.any():
+            return self._measured(role, vectors, coefficients)
+        if role not in self._zero_shot:
+            self._zero_shot[role] = self._measured(role, vectors, coefficients)
+        return self._zero_shot[role]
+
+    def _measured(self, role: Role, vectors: Array32, coefficients: Coefficients) -> Tally:
+        part = self.part(role)
+        with applied(self.scorer.backbone, vectors, coefficients):
+            logs = self.scorer.log_probabilities(part.prompts)
+        truth = np.array(part.labels)
+        own = logs[np.arange(len(truth)), truth].astype(np.float64)
+        return Tally(len(truth), int((logs.argmax(axis=1) == truth).sum()), float(-own.sum()))
+
     @cached_property
     def train_keys(self) -> tuple[str, ...]:
         return tuple(row.key for row in self.roles[Role.TRAIN])
@@ -85,7 +111,7 @@ class _Job:
 class Client:
     """One data owner: its examples, and the frozen model that all share.
 
-    Between requests it keeps nothing that it could not be sent again, so it may be restarted at any time.
+    Between requests it keeps nothing that it could not be sent again or compute again, so it may be restarted at any time.
     """
 
     def __init__(self, name: str, examples: Sequence[Example], backbone: Backbone, *, secret: bytes) -> None:
@@ -145,21 +171,20 @@ class Client:
 
     def _vectors(self, request: VectorsRequest) -> Reply:
         job = self._job_for(request.task, request.method, request.fingerprint)
-        part, keys = job.part(Role.TRAIN), job.train_keys
+        keys = job.train_keys
         if not keys:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
         known = self._known(request.cursor, keys)
-        settings = request.method.vectors
-        vectors = context_vectors(job.scorer, part.prompts.tokens[known:], part.labels[known:], settings)
+        vectors, wire_dtype = job.vectors(known), request.method.vectors.wire_dtype
         return self._checked(
             VectorsReply(
                 vectors=vectors,
                 cursor=self._cursor(keys),
                 replaces=known == 0,
                 dtype=self.backbone.dtype,
-                wire_dtype=settings.wire_dtype,
+                wire_dtype=wire_dtype,
             ),
-            vectors.is_finite and _fits(vectors, settings.wire_dtype),
+            vectors.is_finite and _fits(vectors, wire_dtype),
         )
 
     def _install(self, request: ContextRequest) -> Reply:
@@ -182,14 +207,9 @@ class Client:
 
     def _evaluate(self, request: EvaluateRequest) -> Reply:
         job, vectors = self._in_context(request.context, request.coefficients)
-        part = job.part(request.role)
-        if not part.labels:
+        if not job.roles[request.role]:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
-        with applied(self.backbone, vectors, request.coefficients):
-            logs = job.scorer.log_probabilities(part.prompts)
-        truth = np.array(part.labels)
-        own = logs[np.arange(len(truth)), truth].astype(np.float64)
-        tally = Tally(len(truth), int((logs.argmax(axis=1) == truth).sum()), float(-own.sum()))
+        tally = job.tally(request.role, vectors, request.coefficients)
         return self._checked(EvaluateReply(tally), bool(np.isfinite(tally.loss_sum)))
 
     def _job_for(self, task: Task, method: Method, fingerprint: str) -> _Job:

@@ -162,7 +162,7 @@ class Coordinator:
         # Step 4: held-out examples of all clients say whether this is the best round so far
         completed = state.round + 1
         last = completed == state.phase_start + state.phase_rounds
-        evaluated = last or completed % settings.evaluate_every == 0
+        evaluated = self._method.holdout.selection > 0 and (last or completed % settings.evaluate_every == 0)
         held_out = total(self._evaluate(Role.SELECTION, coefficients)[0]) if evaluated else None
         train_loss = float(np.mean([reply.loss for reply in replies.values()]))
         record = RoundRecord(completed, tuple(replies), train_loss, held_out)
@@ -231,7 +231,7 @@ class Coordinator:
         self._exchange(dict.fromkeys(names, self._context_request()), ContextReply, is_usable_context)
 
     def _measure_zero_shot(self) -> None:
-        if self._state.zero_shot is None:
+        if self._state.zero_shot is None and self._method.holdout.selection > 0:
             tallies, _ = self._evaluate(Role.SELECTION, Coefficients.identity(self._model.layers))
             self._save(zero_shot=total(tallies))
 

@@ -33,13 +33,14 @@ class LocalEngine:
 
     def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
         """One client after another; each has the whole deadline, as it would on a machine of its own."""
-        encoded: dict[int, bytes] = {}  # one request object sent to many is encoded once
+        sent: dict[int, tuple[bytes, Request]] = {}  # one request object sent to many is encoded once, and held once
         for name, request in requests.items():
             start = time.perf_counter()
-            if id(request) not in encoded:
-                encoded[id(request)] = encode(request)
-            down = encoded[id(request)]
-            up = encode(self._clients[name].handle(decode_request(down)))
+            if id(request) not in sent:
+                wire = encode(request)
+                sent[id(request)] = (wire, decode_request(wire))
+            down, received = sent[id(request)]
+            up = encode(self._clients[name].handle(received))
             seconds = time.perf_counter() - start
             reply = Failure(FailureCode.LATE) if seconds > deadline else decode_reply(up)
             yield Delivery(name, reply, len(down), len(up), seconds)

@@ -1,11 +1,13 @@
-"""Whether a model fits, said before anything is loaded."""
+"""Whether a model fits, said before anything is loaded, and whether it is whole."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import psutil
 import torch
 
-from ifedicl.errors import NotEnoughMemoryError
+from ifedicl.errors import BackboneError, NotEnoughMemoryError
 
 _WORKING_MEMORY = 1.15  # weights, and room for one batch of activations
 _MIB = 1 << 20
@@ -29,4 +31,17 @@ def check_memory(elements: int, dtype: torch.dtype, device: torch.device, source
         raise NotEnoughMemoryError(
             f"{source} needs about {needed // _MIB:,} MiB in {str(dtype).removeprefix('torch.')}, and {free // _MIB:,} MiB are "
             f"free on {device.type}. Use model.dtype = 'bfloat16', a smaller model, or a machine with more memory"
+        )
+
+
+def refuse_missing(names: Collection[str], source: str) -> None:
+    """Refuse a model that lacks tensors: transformers would fill them with random numbers.
+
+    Raises:
+        BackboneError: ``names`` is not empty.
+    """
+    if names:
+        raise BackboneError(
+            f"{source} lacks {len(names)} of the model's tensors, {min(names)} among them; its files or its config are not "
+            "whole. Download it again"
         )
