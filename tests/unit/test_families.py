@@ -64,6 +64,18 @@ def test_layers_rerun_by_hand_without_edits_are_the_model(family: Backbone, toke
 
 
 @torch.no_grad()
+def test_rows_behind_a_remembered_beginning_are_as_if_run_whole(family: Backbone, tokens: Tensor) -> None:
+    beginning = [7, 130, 22, 3, 65, 11, 204, 90]
+    vectors, scales = _random_injection()
+    whole_rows = torch.cat([torch.tensor([beginning]).expand(len(tokens), -1), tokens], dim=1)
+    with injected(family, vectors, scales, ALL):
+        whole = family.hidden_states(whole_rows)[:, len(beginning) :]
+        prefix = family.prefix(beginning)
+        for _ in range(2):  # it is not used up
+            torch.testing.assert_close(family.hidden_states(tokens, prefix), whole, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
 def test_recorded_writes_are_what_joins_the_residual_stream(family: Backbone, tokens: Tensor, last: Tensor) -> None:
     expected = oracle.writes(family, tokens)[:, :, torch.arange(len(ROWS)), last]  # (L, 2, B, d)
     with record(family) as recording:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tokenizers import normalizers, processors
 from torch import Tensor
 
-from ifedicl.backbone.encoding import Encoder, LabelTree, Tokens
-from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.encoding import Encoder, LabelTree, Prompts, Tokens
+from ifedicl.backbone.load import Backbone, Prefix
 from ifedicl.backbone.scoring import PassBudget, Scorer, length_batches, right_padded
 from ifedicl.errors import DataError, TaskError
 from ifedicl.task import Task
@@ -118,13 +118,59 @@ def test_log_probabilities_keep_the_order_of_the_prompts_whatever_the_batches(ba
         scorer = Scorer(backbone, task)
         prompts = scorer.encoder.prompts(TEXTS)
         whole = scorer.log_probabilities(prompts)
-        scorer.budget = PassBudget(tokens=30, overhead=0)
+        scorer.budget = PassBudget(tokens=30, overhead=0, remembered=480)
         done: list[int] = []
         small = scorer.log_probabilities(prompts, on_progress=done.append)
         np.testing.assert_allclose(small, whole, rtol=1e-4, atol=1e-5)
         assert np.ptp(whole, axis=0).min() > 1e-3, "rows alike would hide a mix-up"
         assert sum(done) == len(TEXTS)
         assert len(done) > 3
+
+
+def test_a_long_beginning_that_all_prompts_share_is_run_once_and_changes_no_score(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beginning = "Text: the soup was warm and kind\nMood: good\n\n" * 2
+    runs: list[int] = []
+
+    def counted(self: Backbone, tokens: Any) -> Prefix:
+        runs.append(len(tokens))
+        return run(self, tokens)
+
+    run = Backbone.prefix
+    monkeypatch.setattr(Backbone, "prefix", counted)
+    for task in (tiny.TASK, tiny.MANY_TOKENS):
+        scorer = Scorer(backbone, task.model_copy(update={"template": beginning + task.template}))
+        prompts = scorer.encoder.prompts(TEXTS)
+        together = scorer.log_probabilities(prompts)
+        assert len(runs) == 1
+        assert runs.pop() >= 32
+        alone = [scorer.log_probabilities(Prompts((tokens,), 0))[0] for tokens in prompts.tokens]
+        assert runs == []
+        np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_equal_prompts_keep_a_token_of_their_own_behind_the_shared_beginning(backbone: Backbone) -> None:
+    scorer = Scorer(backbone, tiny.TASK.model_copy(update={"template": "Text: we laughed all the way home\n" * 6 + "{text}"}))
+    twice = scorer.log_probabilities(scorer.encoder.prompts([TEXTS[0], TEXTS[0]]))
+    once = scorer.log_probabilities(scorer.encoder.prompts(TEXTS[:1]))
+    np.testing.assert_allclose(twice, np.repeat(once, 2, axis=0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("remembered", [100, 1_000])
+def test_rows_of_a_pass_hold_no_more_keys_and_values_than_the_budget_remembers(backbone: Backbone, remembered: int) -> None:
+    scorer = Scorer(backbone, tiny.TASK)
+    scorer.budget = PassBudget(tokens=100, overhead=1_000, remembered=remembered)
+    batches = scorer.batches([(1, 2)] * 30, Prefix(98, None))
+    assert max(map(len, batches)) == remembered // 100
+
+
+def test_features_are_the_states_that_predict_the_label_word(backbone: Backbone, no_gradient: None) -> None:
+    scorer = Scorer(backbone, tiny.TASK)
+    prompts = scorer.encoder.prompts(TEXTS)
+    first = torch.tensor([word[0] for word in scorer.encoder.tree.words])
+    from_features = backbone.logits(torch.from_numpy(scorer.features(prompts)), first)
+    torch.testing.assert_close(from_features, scorer.label_scores(prompts.tokens), rtol=1e-4, atol=1e-5)
 
 
 # --- labels of several tokens ------------------------------------------------------------------------------------------
@@ -203,7 +249,7 @@ def _cuts(order: Sequence[int]) -> Any:
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(1, 60), max_size=40), st.integers(1, 200), st.integers(0, 100))
 def test_batches_hold_every_position_once_within_the_budget(lengths: list[int], tokens: int, overhead: int) -> None:
-    batches = length_batches(lengths, PassBudget(tokens, overhead))
+    batches = length_batches(lengths, PassBudget(tokens, overhead, 16 * tokens))
     assert sorted(position for batch in batches for position in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[position] for position in batch) <= tokens
@@ -214,7 +260,7 @@ def test_batches_hold_every_position_once_within_the_budget(lengths: list[int], 
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=8), st.integers(60, 200), st.integers(0, 100))
 def test_no_other_batches_of_sorted_prompts_cost_less(lengths: list[int], tokens: int, overhead: int) -> None:
-    ours = _cost(length_batches(lengths, PassBudget(tokens, overhead)), lengths, overhead)
+    ours = _cost(length_batches(lengths, PassBudget(tokens, overhead, 16 * tokens)), lengths, overhead)
     order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
     allowed = (groups for groups in _cuts(order) if all(len(group) * lengths[group[0]] <= tokens for group in groups))
     assert ours == min(_cost(groups, lengths, overhead) for groups in allowed)
@@ -223,7 +269,7 @@ def test_no_other_batches_of_sorted_prompts_cost_less(lengths: list[int], tokens
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 60), st.integers(2, 40), st.integers(1, 200))
 def test_prompts_of_equal_lengths_take_as_few_passes_as_the_budget_allows(length: int, count: int, tokens: int) -> None:
-    batches = length_batches([length] * count, PassBudget(tokens, overhead=1))
+    batches = length_batches([length] * count, PassBudget(tokens, overhead=1, remembered=16 * tokens))
     assert len(batches) == -(-count // max(1, tokens // length))
 
 

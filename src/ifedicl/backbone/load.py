@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,19 @@ _DTYPES: Mapping[str, torch.dtype] = {
 # What a hub repository may give us: weights without code, and the tokenizer's files.
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "vocab*"]
 _HUB_FILES += ["merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """The beginning that prompts share, as the model remembers it.
+
+    Attributes:
+        length: its number of tokens.
+        cache: keys and values of every layer, for one row.
+    """
+
+    length: int
+    cache: Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,18 +83,29 @@ class Backbone:
         device: torch.device = self.model.device
         return device
 
-    def hidden_states(self, tokens: Tensor) -> Tensor:
+    def hidden_states(self, tokens: Tensor, prefix: Prefix | None = None) -> Tensor:
         """Last hidden states, after the final norm, without the LM head.
 
         Args:
             tokens: ``(B, T)`` int64, right-padded with any token. No mask is needed: attention is causal, so nothing to the
                 left of the padding sees it.
+            prefix: what stands before every row, run already.
 
         Returns:
             ``(B, T, d)``.
         """
-        states: Tensor = self.model.base_model(input_ids=tokens, use_cache=False)[0]
+        cache = None
+        if prefix is not None:
+            cache = copy.deepcopy(prefix.cache)  # the model appends to it
+            cache.batch_repeat_interleave(len(tokens))
+        states: Tensor = self.model.base_model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None)[0]
         return states
+
+    @torch.inference_mode()
+    def prefix(self, tokens: Sequence[int]) -> Prefix:
+        """Run a beginning that many prompts share. It holds for the injections under which it was run."""
+        row = torch.tensor([list(tokens)], device=self.device)
+        return Prefix(len(tokens), self.model.base_model(input_ids=row, use_cache=True).past_key_values)
 
     def logits(self, states: Tensor, words: Tensor | None = None) -> Tensor:
         """The LM head, on given states only.

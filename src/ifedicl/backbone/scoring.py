@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ifedicl.backbone.encoding import Encoder, LabelTree, Prompts, Tokens
-from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.load import Backbone, Prefix
 from ifedicl.task import Task
 
 
@@ -23,13 +24,19 @@ class PassBudget:
     Attributes:
         tokens: most in one pass, padding included. More on a CPU only adds padding; a GPU wants to be filled.
         overhead: what a pass costs whatever its size (weights are read, modules called), in tokens of its own price.
+        remembered: most tokens whose keys and values are held at once, where prompts share a beginning that is run once.
     """
 
     tokens: int
     overhead: int
+    remembered: int
 
 
-_BUDGETS = {"cpu": PassBudget(tokens=512, overhead=80), "cuda": PassBudget(tokens=16_384, overhead=2_048)}
+_BUDGETS = {
+    "cpu": PassBudget(tokens=512, overhead=80, remembered=8_192),
+    "cuda": PassBudget(tokens=16_384, overhead=2_048, remembered=65_536),
+}
+_FEWEST_SHARED = 32  # tokens: a shorter beginning is cheaper run again than copied to every row
 
 
 def length_batches(lengths: Sequence[int], budget: PassBudget) -> list[list[int]]:
@@ -102,19 +109,20 @@ class Scorer:
         self._reader = _TreeReader.of(self._tree)
         self._first_tokens = torch.tensor([word[0] for word in self._tree.words], device=backbone.device)
 
-    def label_scores(self, prompts: Sequence[Tokens]) -> Tensor:
+    def label_scores(self, prompts: Sequence[Tokens], prefix: Prefix | None = None) -> Tensor:
         """``log P(label word | prompt)`` up to a constant of each row.
 
         Args:
-            prompts: ``B`` encoded prompts.
+            prompts: ``B`` encoded prompts; with a ``prefix``, what follows it.
+            prefix: the beginning of all of them, run already.
 
         Returns:
             ``(B, C)`` float32. A softmax over ``C`` gives the probabilities among the labels.
         """
         if self._tree.is_flat:
             # One token each: the vocabulary's normaliser is the same for all, so only their own logits are needed.
-            return self.backbone.logits(self._last_states(prompts), self._first_tokens)
-        return self._tree_scores(prompts)
+            return self.backbone.logits(self._last_states(prompts, prefix), self._first_tokens)
+        return self._tree_scores(prompts, prefix)
 
     def word_losses(self, prompts: Sequence[Tokens], labels: Sequence[int]) -> Tensor:
         """``-log P(label word | prompt)`` over the whole vocabulary (paper Eq. 6).
@@ -151,6 +159,8 @@ class Scorer:
     ) -> npt.NDArray[np.float32]:
         """``log P(label | prompt)`` among the labels, for any number of prompts.
 
+        A long beginning that all of them share (demonstrations, instructions) is run once.
+
         Args:
             prompts: ``N`` encoded prompts.
             on_progress: called with the number of prompts just done.
@@ -159,27 +169,55 @@ class Scorer:
             ``(N, C)``, rows in the order given; each row's exponentials sum to 1.
         """
         result = np.empty((len(prompts.tokens), len(self.task.labels)), dtype=np.float32)
-        for batch in self.batches(prompts.tokens):
-            scores = self.label_scores([prompts.tokens[position] for position in batch])
+        prefix, rests = self._without_prefix(prompts.tokens)
+        for batch in self.batches(rests, prefix):
+            scores = self.label_scores([rests[position] for position in batch], prefix)
             result[batch] = scores.log_softmax(dim=-1).cpu().numpy()
             if on_progress is not None:
                 on_progress(len(batch))
         return result
 
-    def batches(self, prompts: Sequence[Tokens]) -> list[list[int]]:
-        """Positions of ``prompts`` in groups that each make one forward pass."""
-        extra = max(map(len, self._tree.paths))
-        return length_batches([(len(tokens) + extra) * len(self._tree.paths) for tokens in prompts], self.budget)
+    @torch.inference_mode()
+    def features(self, prompts: Prompts) -> npt.NDArray[np.float32]:
+        """``(N, d)``: the last hidden state at each prompt's last token, which predicts the label word."""
+        result = np.empty((len(prompts.tokens), self.backbone.width), dtype=np.float32)
+        for batch in length_batches([len(tokens) for tokens in prompts.tokens], self.budget):
+            states = self._last_states([prompts.tokens[position] for position in batch], None)
+            result[batch] = states.float().cpu().numpy()
+        return result
 
-    def _last_states(self, prompts: Sequence[Tokens]) -> Tensor:
+    def batches(self, prompts: Sequence[Tokens], prefix: Prefix | None = None) -> list[list[int]]:
+        """Positions of ``prompts`` in groups that each make one forward pass.
+
+        Args:
+            prompts: encoded prompts; with a ``prefix``, what follows it.
+            prefix: the beginning of all of them, whose keys and values every row of a pass holds.
+        """
+        paths, extra, before = len(self._tree.paths), max(map(len, self._tree.paths)), prefix.length if prefix else 0
+        share = self.budget.tokens / self.budget.remembered
+        lengths = [max(len(tokens) + extra, math.ceil((before + len(tokens) + extra) * share)) for tokens in prompts]
+        return length_batches([length * paths for length in lengths], self.budget)
+
+    def _without_prefix(self, prompts: Sequence[Tokens]) -> tuple[Prefix | None, Sequence[Tokens]]:
+        """The beginning that all prompts share, run, where it is worth it; and what follows it in each, a token or more."""
+        if len(prompts) < 2:
+            return None, prompts
+        first, last = min(prompts), max(prompts)
+        longest = min(map(len, prompts)) - 1
+        shared = next((place for place in range(longest) if first[place] != last[place]), longest)
+        if shared < _FEWEST_SHARED:
+            return None, prompts
+        return self.backbone.prefix(first[:shared]), [prompt[shared:] for prompt in prompts]
+
+    def _last_states(self, prompts: Sequence[Tokens], prefix: Prefix | None) -> Tensor:
         """``(B, d)``: the state that predicts the first token of the label word."""
-        states = self.backbone.hidden_states(right_padded(prompts, self.backbone.device))
+        states = self.backbone.hidden_states(right_padded(prompts, self.backbone.device), prefix)
         return states[torch.arange(len(prompts)), [len(prompt) - 1 for prompt in prompts]]
 
-    def _tree_scores(self, prompts: Sequence[Tokens]) -> Tensor:
+    def _tree_scores(self, prompts: Sequence[Tokens], prefix: Prefix | None) -> Tensor:
         paths = len(self._tree.paths)
         sequences = [prompt + path for prompt in prompts for path in self._tree.paths]
-        states = self.backbone.hidden_states(right_padded(sequences, self.backbone.device))  # (B·P, T, d)
+        states = self.backbone.hidden_states(right_padded(sequences, self.backbone.device), prefix)  # (B·P, T, d)
         rows = [[number * paths + path for path in self._reader.path] for number in range(len(prompts))]
         columns = [[len(prompt) - 1 + depth for depth in self._reader.depth] for prompt in prompts]
         logs = self.backbone.logits(states[rows, columns]).log_softmax(dim=-1)  # (B, N, V)
