@@ -219,6 +219,5 @@ class Classifier:
             DataError: a text has no tokens.
         """
         logs = self.log_probabilities([example.text for example in examples], on_progress=on_progress)
-        truth = np.array([self.adapter.task.index(example.label) for example in examples], dtype=np.int64)
-        loss = float(-logs[np.arange(len(truth)), truth].mean(dtype=np.float64))
-        return Evaluation(self.adapter.task.labels, truth, logs.argmax(axis=1).astype(np.int64), loss)
+        task = self.adapter.task
+        return Evaluation.of(task.labels, logs, [task.index(example.label) for example in examples])

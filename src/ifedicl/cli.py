@@ -211,6 +211,48 @@ def evaluate(
 
 
 @app.command()
+def bench(
+    plan: Annotated[str, typer.Argument(help="A plan file, or one that comes with ifedicl: smoke, cpu, paper.")],
+    out: Annotated[Path | None, typer.Option(help="Where results go. Default: runs/bench-NAME.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder that holds the plan's data sets.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is left and what it will take; run nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure methods on data sets: accuracy, bytes, seconds and memory, cell by cell.
+
+    Killed at any moment, the same command goes on: a finished cell is never run again. Writes results.jsonl, results.md and
+    results.html.
+    """
+    from ifedicl import files
+    from ifedicl.bench.estimate import estimates
+    from ifedicl.bench.page import write_page
+    from ifedicl.bench.plan import load_plan
+    from ifedicl.bench.runner import RESULTS, run_plan, standing
+    from ifedicl.bench.tables import bytes_table, markdown
+    from ifedicl.bench.watch import watching
+
+    loaded = load_plan(plan, data)
+    folder = out or Path("runs") / f"bench-{loaded.name}"
+    if dry_run:
+        expected, left = estimates(loaded), len(standing(loaded, folder).left)
+        if as_json:
+            print(json.dumps({"left": left, "models": [asdict(estimate) for estimate in expected]}))
+            return
+        for estimate in expected:
+            print(estimate)
+        print(f"{left} cells are left to be run in {folder}")
+        print("", *bytes_table(), sep="\n")
+        return
+    with watching(as_json=as_json) as watcher:
+        records = run_plan(loaded, folder, watcher)
+    files.write_text(folder / "results.md", markdown(loaded, records))
+    write_page(loaded, records, folder / "results.html")
+    if not as_json:
+        print(markdown(loaded, records))
+        print(f"results: {folder / RESULTS}, results.md and results.html beside it")
+
+
+@app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(help="An adapter folder, a config, or a data file.")],
     as_json: Json = False,

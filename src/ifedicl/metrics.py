@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,12 @@ class Tally:
     examples: int = 0
     correct: int = 0
     loss_sum: float = 0.0
+
+    @classmethod
+    def of(cls, logs: npt.NDArray[np.floating], truth: Sequence[int]) -> Self:
+        """Count ``(N, C)`` log-probabilities against ``(N,)`` label positions."""
+        own = logs[np.arange(len(truth)), list(truth)].astype(np.float64)
+        return cls(len(truth), int((logs.argmax(axis=1) == np.asarray(truth)).sum()), float(-own.sum()))
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(self.examples + other.examples, self.correct + other.correct, self.loss_sum + other.loss_sum)
@@ -57,6 +63,13 @@ class Evaluation:
     truth: npt.NDArray[np.int64]
     predicted: npt.NDArray[np.int64]
     loss: float
+
+    @classmethod
+    def of(cls, labels: Sequence[str], logs: npt.NDArray[np.floating], truth: Sequence[int]) -> Self:
+        """From ``(N, C)`` log-probabilities and ``(N,)`` label positions."""
+        return cls(
+            tuple(labels), np.array(truth, dtype=np.int64), logs.argmax(axis=1).astype(np.int64), Tally.of(logs, truth).loss
+        )
 
     @property
     def hits(self) -> npt.NDArray[np.float64]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
@@ -23,8 +21,7 @@ from ifedicl.data import Example
 from ifedicl.federation.checkpoint import Traffic
 from ifedicl.federation.coordinator import Outcome
 from ifedicl.metrics import Evaluation
-
-_INK, _ACCENT, _PALE = "#1f2a37", "#0f766e", "#9aa5b1"
+from ifedicl.pictures import ACCENT, INK, PALE, svg
 
 
 @dataclass(frozen=True)
@@ -271,27 +268,19 @@ def _plain(table: Table) -> dict[str, object]:
     }
 
 
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    # Text stays text, and a fixed salt keeps equal pictures equal.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ifedicl", "font.family": "sans-serif"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight", transparent=True)
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
-
-
 def _accuracy_picture(rows: Sequence[Figures]) -> str:
     figure = Figure(figsize=(7.5, 0.42 * len(rows) + 0.8))
     axes = figure.subplots()
     for place, row in enumerate(reversed(rows)):
         low, high = row.evaluation.interval
         accuracy = row.evaluation.accuracy
-        axes.barh(place, accuracy, color=_ACCENT if row is rows[-1] else _PALE, height=0.62)
-        axes.errorbar(accuracy, place, xerr=[[accuracy - low], [high - accuracy]], color=_INK, capsize=3, linewidth=1)
+        axes.barh(place, accuracy, color=ACCENT if row is rows[-1] else PALE, height=0.62)
+        axes.errorbar(accuracy, place, xerr=[[accuracy - low], [high - accuracy]], color=INK, capsize=3, linewidth=1)
     axes.set_yticks(range(len(rows)), [row.name for row in reversed(rows)])
     axes.set_xlim(0, 1)
     axes.set_xlabel("accuracy, with its 95% interval")
     axes.spines[["top", "right"]].set_visible(False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _rounds_picture(outcome: Outcome) -> str:
@@ -300,16 +289,16 @@ def _rounds_picture(outcome: Outcome) -> str:
     figure = Figure(figsize=(7.5, 2.6))
     panels = figure.subplots(1, 2)
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
-        axes.plot(rounds, [getattr(record.held_out, name) for record in records], color=_ACCENT, marker="o", markersize=3)
+        axes.plot(rounds, [getattr(record.held_out, name) for record in records], color=ACCENT, marker="o", markersize=3)
         if outcome.state.zero_shot is not None:
-            axes.axhline(getattr(outcome.state.zero_shot, name), color=_PALE, linestyle="--", label="zero-shot")
+            axes.axhline(getattr(outcome.state.zero_shot, name), color=PALE, linestyle="--", label="zero-shot")
             axes.legend(frameon=False)
-        axes.axvline(outcome.chosen_round, color=_INK, linewidth=0.6)
+        axes.axvline(outcome.chosen_round, color=INK, linewidth=0.6)
         axes.set_xlabel("round")
         axes.set_ylabel(name)
         axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    return _svg(figure)
+    return svg(figure)
 
 
 def _coefficients_picture(adapter: Adapter) -> str:
@@ -324,4 +313,4 @@ def _coefficients_picture(adapter: Adapter) -> str:
         axes.set_title(name, fontsize=9, loc="left")
         figure.colorbar(image, ax=axes)
     axes.set_xlabel("layer")
-    return _svg(figure)
+    return svg(figure)

@@ -24,11 +24,13 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 _SHOWN_CHARACTERS = 80
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Settings that belong together: frozen, and no name is taken that does not exist."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class HoldoutSettings(_Section):
+class HoldoutSettings(Section):
     """Which part of each client's own examples is never trained on."""
 
     selection: Fraction = Field(default=0.2, description="fraction in [0, 1) that chooses the round")
@@ -43,7 +45,7 @@ class HoldoutSettings(_Section):
         return self
 
 
-class VectorSettings(_Section):
+class VectorSettings(Section):
     """Stage 1 and 2a: what a context vector is and how clients' vectors become one (paper Eq. 1-3)."""
 
     read_position: Literal["label", "prompt"] = Field(
@@ -66,7 +68,7 @@ class VectorSettings(_Section):
     )
 
 
-class InjectionSettings(_Section):
+class InjectionSettings(Section):
     """Where the context vector is injected, and the coefficients it starts from (paper Eq. 5)."""
 
     from_depth: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
@@ -93,7 +95,7 @@ class InjectionSettings(_Section):
         return range(first, max(first + 1, round(self.to_depth * layers)))
 
 
-class CalibrationSettings(_Section):
+class CalibrationSettings(Section):
     """Stage 2b at a client: how it moves the coefficients on its own examples (paper Eq. 6)."""
 
     optimizer: Literal["adamw", "adam", "sgd"] = Field(default="adamw", description='"adamw", "adam" or "sgd"')
@@ -114,7 +116,7 @@ class CalibrationSettings(_Section):
     )
 
 
-class RoundSettings(_Section):
+class RoundSettings(Section):
     """The rounds and how one of them is chosen (paper Eq. 7; the choice never sees test text)."""
 
     rounds: int = Field(default=10, ge=1, description="how many rounds; 1 or more")
@@ -133,7 +135,7 @@ class RoundSettings(_Section):
     deadline_seconds: float = Field(default=3600.0, gt=0.0, description="how long the coordinator waits for a step")
 
 
-class Method(_Section):
+class Method(Section):
     """Everything that decides the numbers, as it travels to the clients."""
 
     seed: int = Field(default=0, ge=0, description="a whole number, 0 or more; the same seed gives the same adapter")
@@ -144,7 +146,7 @@ class Method(_Section):
     rounds: RoundSettings = Field(default_factory=RoundSettings)
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """The frozen model that every client runs."""
 
     source: str = Field(min_length=1, description="a hub id, a folder with safetensors, or a .gguf file")
@@ -164,7 +166,7 @@ class ModelSettings(_Section):
     )
 
 
-class SplitSettings(_Section):
+class SplitSettings(Section):
     """Simulated clients: one file dealt out."""
 
     clients: int = Field(default=10, ge=1, description="how many simulated clients; 1 or more")
@@ -172,7 +174,7 @@ class SplitSettings(_Section):
     pool: int | None = Field(default=None, ge=2, description="draw so many examples first; default: all of them")
 
 
-class DataSettings(_Section):
+class DataSettings(Section):
     """Where the labelled text lies."""
 
     clients: Mapping[str, str] | None = Field(

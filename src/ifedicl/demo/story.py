@@ -27,7 +27,7 @@ SENTENCES = (
     "The form has four pages and is printed on both sides.",
     "After three weeks of waiting the machine arrived broken.",
 )
-POOL, TEST = 96, 72
+POOL, TEST = 96, 48
 _LEVEL = 0.05
 
 
@@ -111,6 +111,7 @@ class _Stage:
         self._method = method
         self._test = [example for place in places.values() for example in place.test]
         self._spans = {name: len(place.test) for name, place in places.items()}
+        self._raw: Evaluation | None = None
 
     def federated(self, name: str, clients: Sequence[Client]) -> tuple[runs.Federated, float]:
         """A finished federation and its seconds."""
@@ -120,10 +121,16 @@ class _Stage:
         return result, time.perf_counter() - start
 
     def measured(self, name: str, adapter: Adapter, seconds: float) -> Figures:
-        """An adapter on everyone's test text."""
-        with counted(f"{name}: test text", len(self._test)) as advance:
-            evaluation = adapter.classifier(self._backbone).evaluate(self._test, on_progress=advance)
+        """An adapter on everyone's test text; where its gate stayed shut it is the raw model, which is read once."""
+        raw = not adapter.coefficients.active.any()
+        evaluation = self._raw if raw and self._raw is not None else self._evaluated(name, adapter)
+        if raw:
+            self._raw = evaluation
         return Figures(name, evaluation, self._by_place(evaluation), seconds)
+
+    def _evaluated(self, name: str, adapter: Adapter) -> Evaluation:
+        with counted(f"{name}: test text", len(self._test)) as advance:
+            return adapter.classifier(self._backbone).evaluate(self._test, on_progress=advance)
 
     def _by_place(self, evaluation: Evaluation) -> dict[str, float]:
         bounds = np.cumsum(list(self._spans.values()))[:-1]

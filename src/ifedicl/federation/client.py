@@ -98,10 +98,7 @@ class _Job:
     def _measured(self, role: Role, vectors: Array32, coefficients: Coefficients) -> Tally:
         part = self.part(role)
         with applied(self.scorer.backbone, vectors, coefficients):
-            logs = self.scorer.log_probabilities(part.prompts)
-        truth = np.array(part.labels)
-        own = logs[np.arange(len(truth)), truth].astype(np.float64)
-        return Tally(len(truth), int((logs.argmax(axis=1) == truth).sum()), float(-own.sum()))
+            return Tally.of(self.scorer.log_probabilities(part.prompts), part.labels)
 
     @cached_property
     def train_keys(self) -> tuple[str, ...]:

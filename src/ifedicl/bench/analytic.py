@@ -1,0 +1,75 @@
+"""The paper's Table 1 without a GPU: what crosses for ``L`` layers of width ``d``, by serialising messages of that size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.vectors import WRITES, ContextVectors
+from ifedicl.federation.messages import ContextRequest, UpdateReply, UpdateRequest, VectorsReply, encode, pack
+from ifedicl.settings import Method
+from ifedicl.task import Task
+
+_TASK = Task(name="subj", labels=("objective", "subjective"), template="Sentence: {text}\nLabel:")
+_LORA_RANK = 8
+
+
+@dataclass(frozen=True)
+class Row:
+    """One message.
+
+    Attributes:
+        what: it carries.
+        ours: bytes, as serialised.
+        paper: bytes by the paper's Table 1; None where it gives none.
+    """
+
+    what: str
+    ours: int
+    paper: float | None
+
+
+def table_1(layers: int = 32, width: int = 4096, key_value_width: int = 1024) -> list[Row]:
+    """Bytes of every message of one client for a model of this shape (the default: Llama-3-8B, the paper's).
+
+    Args:
+        layers: ``L``.
+        width: ``d``.
+        key_value_width: of the value projection's output, for LoRA.
+    """
+    shape = (layers, len(WRITES), width)
+    coefficients = Coefficients.identity(layers)
+    vectors = ContextVectors.zeros(1, layers, width)
+
+    def sent(wire_dtype: str) -> int:
+        return len(encode(VectorsReply(vectors, "340:" + "0" * 32, True, "bfloat16", wire_dtype)))
+
+    def received(wire_dtype: str) -> int:
+        method = Method.model_validate({"vectors": {"wire_dtype": wire_dtype}})
+        return len(encode(ContextRequest(_TASK, method, "0" * 64, np.zeros(shape, dtype=np.float32), "0" * 16)))
+
+    kib = 1024
+    return [
+        Row("vectors up, once (float16)", sent("float16"), 514 * kib),
+        Row("vectors up, once (float32)", sent("float32"), None),
+        Row("vectors down, once (float16)", received("float16"), 515.8 * kib),
+        Row("vectors down, once (float32)", received("float32"), None),
+        Row("coefficients up, a round", len(encode(UpdateReply(coefficients, 400, 0.5))), 1.8 * kib),
+        Row("coefficients down, a round", len(encode(UpdateRequest("0" * 16, 3, 0, 30, coefficients))), None),
+        Row(f"LoRA (rank {_LORA_RANK}, query and value) up, a round", _lora(layers, width, key_value_width), 13_357.78 * kib),
+    ]
+
+
+def _lora(layers: int, width: int, key_value_width: int) -> int:
+    """As FedAvg-LoRA of this benchmark serialises it."""
+    outputs: dict[str, int] = {"q_proj": width, "v_proj": key_value_width}
+    name: Callable[[int, str, str], str] = "model.layers.{}.self_attn.{}.lora_{}.default.weight".format
+    arrays = {}
+    for layer in range(layers):
+        for projection, output in outputs.items():
+            arrays[name(layer, projection, "A")] = np.zeros((_LORA_RANK, width), dtype=np.float32)
+            arrays[name(layer, projection, "B")] = np.zeros((output, _LORA_RANK), dtype=np.float32)
+    return len(pack("update", {"examples": 400}, arrays))

@@ -1,0 +1,98 @@
+"""Labelled sets for the benchmark: a folder, a hub name, or the demo's sentences."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ifedicl.bench.plan import DEMO, HUB, SetSettings
+from ifedicl.data import Example, read_examples, rows_of
+from ifedicl.demo.fetch import demo_places
+from ifedicl.demo.story import TASK
+from ifedicl.errors import DataError
+from ifedicl.settings import validated
+from ifedicl.task import Task
+
+_DEMO_TRAIN, _DEMO_TEST = 180, 60  # sentences of each of the four places
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Rows to draw the pool from, rows to test on, and what is asked.
+
+    Attributes:
+        task: labels and prompt.
+        train: the pool is drawn from these.
+        test: the test rows are drawn from these.
+    """
+
+    task: Task
+    train: tuple[Example, ...]
+    test: tuple[Example, ...]
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the task and of all rows in their order."""
+        content = hashlib.sha256(self.task.digest.encode())
+        for example in (*self.train, *self.test):
+            content.update(example.key.encode())
+        return content.hexdigest()
+
+
+def load_set(name: str, settings: SetSettings) -> DataSet:
+    """Read one data set of a plan.
+
+    Raises:
+        DataError: a file is absent, torn, or holds a label that the task does not have.
+        ConfigError: labels and template do not make a task.
+        DownloadError: the demo's text could not be fetched.
+    """
+    if settings.source == DEMO:
+        places = demo_places(pool=_DEMO_TRAIN, test=_DEMO_TEST, seed=0).values()
+        return DataSet(TASK, sum((place.pool for place in places), ()), sum((place.test for place in places), ()))
+    train, test = _sources(settings.source)
+    task = _task(name, settings, train)
+
+    def read(source: str) -> tuple[Example, ...]:
+        return read_examples(source, task, text=settings.text_column, label=settings.label_column)
+
+    return DataSet(task, read(train), read(test))
+
+
+def _sources(source: str) -> tuple[str, str]:
+    if source.startswith(HUB):
+        return f"{source}/train", f"{source}/test"
+    if not Path(source).is_dir():
+        raise DataError(f"{source}: there is no such folder; name the folder that holds it with --data, or correct the plan")
+    return str(Path(source) / "train.jsonl"), str(Path(source) / "test.jsonl")
+
+
+def _task(name: str, settings: SetSettings, train: str) -> Task:
+    meta = _meta(settings.source)
+    values: dict[str, Any] = {"name": name, "labels": settings.labels or meta.get("labels") or _labels(settings, train)}
+    template = settings.template or meta.get("template")
+    if template is not None:
+        values["template"] = template
+    return validated(Task, values | {"label_words": settings.label_words}, f"data set {name}")
+
+
+def _meta(source: str) -> dict[str, Any]:
+    path = Path(source) / "meta.json"
+    if source.startswith(HUB) or not path.is_file():
+        return {}
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not JSON ({error}); the file may be torn") from error
+    if not isinstance(meta, dict):
+        raise DataError(f"{path}: a {type(meta).__name__}; it must be an object with labels and template")
+    return meta
+
+
+def _labels(settings: SetSettings, train: str) -> Sequence[str]:
+    """Those that occur, in alphabetical order."""
+    return sorted({str(row[settings.label_column]) for _, row in rows_of(train) if row.get(settings.label_column) is not None})

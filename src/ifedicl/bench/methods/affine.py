@@ -1,0 +1,125 @@
+"""Affine map of the label logits: ``C × (C + 1)`` numbers on top of zero-shot, calibrated together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize
+
+from ifedicl.bench.costs import Meter
+from ifedicl.bench.methods.base import ALL, Measured, Passes, Point, Scope, Size
+from ifedicl.bench.setup import Part, Setup
+from ifedicl.core.vectors import Array64
+from ifedicl.metrics import Evaluation, Tally
+
+_STRENGTHS = (1e-3, 1e-2, 1e-1)
+_STRENGTH = "strength"
+_MOST_ITERATIONS = 30
+
+
+@dataclass(frozen=True)
+class _Fit:
+    weights: Array64
+    meter: Meter
+    rounds: int
+    held_out: Tally
+    strength: float
+
+
+class LogitAffine:
+    """Clients compute their label logits once and send loss and gradient sums; the server runs L-BFGS.
+
+    The problem is convex, and its sums do not depend on who holds an example. The pull towards the identity is the best of
+    three on the held-out examples of the first cell of each model and set.
+    """
+
+    name = "logit-affine"
+    scope = Scope.SEED
+
+    def passes(self, size: Size) -> Passes:
+        return Passes(size.training + size.held_out + size.test)
+
+    def run(self, setup: Setup) -> Measured:
+        shared = Meter(setup.names)
+        train, held_out = [], []
+        for place, hand in enumerate(setup.hands):
+            with shared.working("logits"):
+                train.append((_inputs(setup, hand.train), hand.train.labels))
+                held_out.append((_inputs(setup, hand.selection), hand.selection.labels))
+            setup.on_progress(place + 1, len(setup.hands))
+        strengths = (setup.choices[_STRENGTH],) if _STRENGTH in setup.choices else _STRENGTHS
+        fits = [_fit(setup, train, held_out, strength) for strength in strengths]
+        best = min(fits, key=lambda fit: fit.held_out.loss if fit.held_out.examples else 0.0)
+        part = setup.part(setup.test)
+        with best.meter.testing(len(setup.test)):
+            logs = _logs(_inputs(setup, part), best.weights)
+        best.meter.add(shared)
+        return Measured(
+            {ALL: Evaluation.of(setup.task.labels, logs, part.labels)},
+            best.meter.costs(),
+            rounds=best.rounds,
+            chosen_round=best.rounds,
+            curve=(Point(best.rounds, best.held_out.accuracy, best.held_out.loss),),
+            choices={_STRENGTH: best.strength},
+            settings={"strengths": _STRENGTHS, _STRENGTH: best.strength},
+        )
+
+
+_Cached = tuple[Array64, tuple[int, ...]]
+
+
+def _fit(setup: Setup, train: Sequence[_Cached], held_out: Sequence[_Cached], strength: float) -> _Fit:
+    meter, labels = Meter(setup.names), len(setup.task.labels)
+    identity = np.eye(labels, labels + 1)
+    examples = sum(len(truth) for _, truth in train)
+    rounds = 0
+
+    def objective(flat: Array64) -> tuple[float, Array64]:
+        """One round: the mean loss of all clients' examples and its gradient."""
+        nonlocal rounds
+        rounds += 1
+        weights = flat.reshape(identity.shape)
+        loss, gradient = 0.0, np.zeros_like(weights)
+        for inputs, truth in train:
+            received = meter.down("update", {}, {"weights": weights.astype(np.float32)})["weights"]
+            with meter.working("update"):
+                own_loss, own_gradient = _sums(inputs, truth, received.astype(np.float64))
+            reply = meter.up("update", {"loss": own_loss}, {"gradient": own_gradient.astype(np.float32)})
+            loss += own_loss
+            gradient += reply["gradient"]
+        pull = weights - identity
+        return loss / examples + strength * float((pull**2).sum()), (gradient / examples + 2 * strength * pull).ravel()
+
+    solved = minimize(objective, identity.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": _MOST_ITERATIONS})
+    weights = solved.x.reshape(identity.shape)
+    tally = Tally()
+    for inputs, truth in held_out:
+        received = meter.down("evaluate", {}, {"weights": weights.astype(np.float32)})["weights"]
+        if truth:
+            with meter.working("evaluate"):
+                own = Tally.of(_logs(inputs, received.astype(np.float64)), truth)
+            meter.up("evaluate", {"examples": own.examples, "correct": own.correct, "loss_sum": own.loss_sum}, {})
+            tally += own
+    return _Fit(weights, meter, rounds, tally, strength)
+
+
+def _inputs(setup: Setup, part: Part) -> Array64:
+    """``(N, C + 1)``: zero-shot log-probabilities among the labels, and 1."""
+    logs = setup.scorer.log_probabilities(part.prompts).astype(np.float64)
+    return np.concatenate([logs, np.ones((len(logs), 1))], axis=1)
+
+
+def _logs(inputs: Array64, weights: Array64) -> Array64:
+    scores = inputs @ weights.T
+    logs: Array64 = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+    return logs
+
+
+def _sums(inputs: Array64, truth: Sequence[int], weights: Array64) -> tuple[float, Array64]:
+    """Sum of the losses and their gradient ``(C, C + 1)``; both are zero for a client without examples."""
+    logs = _logs(inputs, weights)
+    error = np.exp(logs)
+    error[np.arange(len(truth)), list(truth)] -= 1
+    return float(-logs[np.arange(len(truth)), list(truth)].sum()), error.T @ inputs

@@ -1,0 +1,225 @@
+"""A benchmark plan: which methods are measured on which data, and how much each may train."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from ifedicl.bench.methods import METHODS
+from ifedicl.bench.methods.base import Scope, Size
+from ifedicl.errors import ConfigError, Fault
+from ifedicl.settings import Method, ModelSettings, Section, load_preset, validated
+
+_PRESET = "paper"
+DEMO = "demo"
+HUB = "hub:"
+
+
+class SetSettings(Section):
+    """One data set. In a plan, a string is short for its source alone."""
+
+    source: str = Field(
+        min_length=1,
+        description='a folder with train.jsonl and test.jsonl (and meta.json), "hub:OWNER/NAME", or "demo"',
+    )
+    template: str | None = Field(default=None, description="the prompt; default: meta.json's, or the usual one")
+    labels: tuple[str, ...] | None = Field(default=None, description="default: meta.json's, or those of the training rows")
+    label_words: tuple[str, ...] = Field(default=(), description="one a label in the same order; default: the labels")
+    text_column: str = Field(default="text", description="the column that holds the text")
+    label_column: str = Field(default="label", description="the column that holds the label")
+
+
+class ModelPlan(ModelSettings):
+    """A frozen model, and what a dry run needs to know of it. The source ``"demo"`` is the model of ``ifedicl demo``."""
+
+    parameters: float | None = Field(default=None, gt=0, description="how many numbers its weights are; for a dry run")
+    tokens_per_second: float | None = Field(
+        default=None, gt=0, description="of a forward pass on the machine that the plan is written for; for a dry run"
+    )
+
+    @property
+    def settings(self) -> ModelSettings:
+        """What loads it."""
+        return ModelSettings(**{name: getattr(self, name) for name in ModelSettings.model_fields})
+
+
+class TrainingSettings(Section):
+    """What every trained method may spend, alike."""
+
+    rounds: int = Field(default=16, ge=1, description="rounds; 1 or more")
+    local_steps: int = Field(default=2, ge=1, description="steps a client takes in a round; 1 or more")
+    batch_size: int = Field(default=4, ge=1, description="examples a step; 1 or more")
+    evaluate_every: int = Field(default=4, ge=1, description="rounds between evaluations on held-out client examples")
+
+    def passes(self, clients: int) -> int:
+        """Examples that all clients together run forwards and backwards."""
+        return self.rounds * self.local_steps * self.batch_size * clients
+
+
+class Grid(Section):
+    """Methods that are run for each alpha and seed. What does not move a method is not repeated for it."""
+
+    methods: tuple[str, ...] = Field(min_length=1, description=f"of {', '.join(METHODS)}")
+    alphas: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(0.5,), min_length=1, description="Dirichlet concentrations, positive; small is uneven"
+    )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(0, 1, 2), min_length=1, description="whole numbers; each moves pool, split, sample and training"
+    )
+
+    @field_validator("methods")
+    @classmethod
+    def _are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [name for name in names if name not in METHODS]:
+            raise ValueError(f"no method is called {', '.join(map(repr, unknown))}")
+        return names
+
+
+class Cell(Section):
+    """One measurement.
+
+    Attributes:
+        model: its name in the plan.
+        set: likewise.
+        method: likewise.
+        seed: None where no seed moves the method.
+        alpha: None where the split does not move it.
+    """
+
+    model: str
+    set: str
+    method: str
+    seed: int | None
+    alpha: float | None
+
+    def __str__(self) -> str:
+        moved = [f"seed {self.seed}" if self.seed is not None else "", f"α {self.alpha:g}" if self.alpha is not None else ""]
+        return ", ".join([f"{self.model} {self.set} {self.method}", *filter(None, moved)])
+
+
+class Plan(Section):
+    """A whole plan file."""
+
+    name: str = Field(min_length=1, description="a short name")
+    about: str = Field(default="", description="what it is for, in a sentence")
+    models: Mapping[str, ModelPlan] = Field(
+        min_length=1, description='models by a short name, as in smollm2 = {source = "demo"}'
+    )
+    sets: Mapping[str, SetSettings] = Field(min_length=1, description='data sets by name, as in subj = "some/folder"')
+    grids: tuple[Grid, ...] = Field(min_length=1, description="[[grids]] sections")
+    clients: int = Field(default=10, ge=1, description="simulated clients; 1 or more")
+    pool: int = Field(default=400, ge=2, description="training rows dealt to them, held-out ones included")
+    test_rows: int = Field(default=300, ge=1, description="test rows, the same for every cell")
+    tokens: int = Field(default=48, ge=1, description="of a usual prompt; for a dry run")
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+
+    @field_validator("sets", mode="before")
+    @classmethod
+    def _from_strings(cls, sets: Any) -> Any:
+        if not isinstance(sets, Mapping):
+            return sets
+        return {name: {"source": value} if isinstance(value, str) else value for name, value in sets.items()}
+
+    def cells(self) -> list[Cell]:
+        """All cells: the first seed of everything before the second, so that an unfinished run has whole tables."""
+        cells = dict.fromkeys(cell for grid in self.grids for cell in self._cells(grid))
+        order = {seed: place for place, seed in enumerate(dict.fromkeys(seed for grid in self.grids for seed in grid.seeds))}
+        sets = list(self.sets)
+        return sorted(cells, key=lambda cell: (order.get(-1 if cell.seed is None else cell.seed, -1), sets.index(cell.set)))
+
+    def _cells(self, grid: Grid) -> Iterator[Cell]:
+        for model in self.models:
+            for name in self.sets:
+                for method in grid.methods:
+                    scope = METHODS[method].scope
+                    for alpha in grid.alphas if scope is Scope.SPLIT else (None,):
+                        for seed in (None,) if scope is Scope.SET else grid.seeds:
+                            yield Cell(model=model, set=name, method=method, seed=seed, alpha=alpha)
+
+    @property
+    def size(self) -> Size:
+        """Of each cell, about: who holds what is drawn."""
+        held_out = round(load_preset(_PRESET).holdout.selection * self.pool)
+        return Size(
+            clients=self.clients,
+            held_out=held_out,
+            training=self.pool - held_out,
+            test=self.test_rows,
+            passes=self.training.passes(self.clients),
+            evaluations=1 + -(-self.training.rounds // self.training.evaluate_every),
+        )
+
+    def method(self, seed: int) -> Method:
+        """The paper's settings with the plan's rounds, steps and batches."""
+        preset, training = load_preset(_PRESET), self.training
+        steps = {"local_steps": training.local_steps, "batch_size": training.batch_size}
+        rounds = {"rounds": training.rounds, "evaluate_every": training.evaluate_every}
+        return preset.model_copy(
+            update={
+                "seed": seed,
+                "calibration": preset.calibration.model_copy(update=steps),
+                "rounds": preset.rounds.model_copy(update=rounds),
+            }
+        )
+
+    def decides(self, cell: Cell) -> str:
+        """Hex SHA-256 of all settings that decide the numbers of a cell: what was run under it need not be run again."""
+        facts = {
+            "model": self.models[cell.model].settings.model_dump(mode="json"),
+            "set": self.sets[cell.set].model_dump(mode="json", exclude={"source"}),
+            "clients": self.clients,
+            "pool": self.pool,
+            "test_rows": self.test_rows,
+            "method": self.method(cell.seed or 0).model_dump(mode="json"),
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the plans that come with ifedicl."""
+    folder = resources.files("ifedicl") / "bench" / "plans"
+    return tuple(sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml")))
+
+
+def load_plan(name: str, data: Path | None = None) -> Plan:
+    """A plan file, or a shipped plan by its name.
+
+    Args:
+        name: ``cpu`` or a path.
+        data: the folder from which the sets' relative folders are taken; left out: the plan's own, or for a shipped plan the
+            present one.
+
+    Raises:
+        ConfigError: there is no such plan, or it is wrong; every fault is in the message.
+    """
+    if name in shipped():
+        text = (resources.files("ifedicl") / "bench" / "plans" / f"{name}.toml").read_text(encoding="utf-8")
+        folder = data or Path()
+    else:
+        text, folder = _text(Path(name)), data or Path(name).resolve().parent
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(name, [Fault("file", name, "TOML", f"{error}. Compare with docs/benchmark.md.")]) from error
+    plan = validated(Plan, values, name)
+    sets = {key: value.model_copy(update={"source": _anchored(value.source, folder)}) for key, value in plan.sets.items()}
+    return plan.model_copy(update={"sets": sets})
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        allowed = f"a TOML file, or one of {', '.join(shipped())}"
+        raise ConfigError(str(path), [Fault("plan", str(path), allowed, f"It cannot be read: {error}.")]) from error
+
+
+def _anchored(source: str, folder: Path) -> str:
+    return source if source == DEMO or source.startswith(HUB) else str(folder / Path(source).expanduser())
