@@ -102,7 +102,7 @@ def _rounds(axes: Axes, table: _Table) -> None:
             )
     axes.set_xlabel("round")
     axes.set_ylabel("held-out accuracy")
-    axes.legend(frameon=False, fontsize=7)
+    _legend(axes)
 
 
 def _against_alone(axes: Axes, table: _Table) -> None:
@@ -114,7 +114,7 @@ def _against_alone(axes: Axes, table: _Table) -> None:
     seeds = [record.cell.seed for record in table.get(OURS, [])]
     axes.set_xticks(range(len(seeds)), [f"seed {seed}" for seed in seeds])
     axes.set_ylabel("accuracy")
-    axes.legend(frameon=False, fontsize=7)
+    _legend(axes)
 
 
 def _against_bytes(axes: Axes, table: _Table) -> None:
@@ -136,7 +136,12 @@ def _scatter(axes: Axes, table: _Table, cost: Callable[[Record], float], name: s
     axes.set_xscale("log")
     axes.set_xlabel(name)
     axes.set_ylabel("accuracy")
-    axes.legend(frameon=False, fontsize=7)
+    _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=7)
 
 
 def _colour(place: int) -> str:

@@ -128,11 +128,12 @@ class Plan(Section):
         return {name: {"source": value} if isinstance(value, str) else value for name, value in sets.items()}
 
     def cells(self) -> list[Cell]:
-        """All cells: the first seed of everything before the second, so that an unfinished run has whole tables."""
-        cells = dict.fromkeys(cell for grid in self.grids for cell in self._cells(grid))
-        order = {seed: place for place, seed in enumerate(dict.fromkeys(seed for grid in self.grids for seed in grid.seeds))}
-        sets = list(self.sets)
-        return sorted(cells, key=lambda cell: (order.get(-1 if cell.seed is None else cell.seed, -1), sets.index(cell.set)))
+        """All cells, grid by grid, the first seed of everything before the second: an unfinished run has whole tables."""
+        cells: list[Cell] = []
+        for grid in self.grids:
+            order = [None, *grid.seeds]
+            cells += sorted(self._cells(grid), key=lambda cell: order.index(cell.seed))
+        return list(dict.fromkeys(cells))
 
     def _cells(self, grid: Grid) -> Iterator[Cell]:
         for model in self.models:

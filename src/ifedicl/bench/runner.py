@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.bench import provenance
 from ifedicl.bench.costs import PeakMemory
@@ -122,7 +124,10 @@ class _Models:
         settings = plan.models[name].settings
         if settings.source == DEMO:
             settings = settings.model_copy(update={"source": str(demo_model())})
-        return load_backbone(settings), settings
+        backbone = load_backbone(settings)
+        # Weights are read from the disk when they are first used; no cell's memory shall count them.
+        backbone.hidden_states(torch.zeros((1, 1), dtype=torch.int64, device=backbone.device))
+        return backbone, settings
 
 
 def _standing(plan: Plan, records: Sequence[Record], sets: _Sets) -> Standing:

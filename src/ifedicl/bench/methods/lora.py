@@ -24,7 +24,7 @@ from ifedicl.federation.messages import Arrays
 from ifedicl.metrics import Evaluation, Tally
 
 _RANK, _ALPHA = 8, 16
-_RATES = (3e-4, 1e-3, 3e-3)
+_RATES = (1e-3, 3e-3, 1e-2)
 _RATE = "learning_rate"
 
 
@@ -106,24 +106,20 @@ def lora_layers(backbone: Backbone, seed: int) -> Iterator[LoRALayers]:
         BackboneError: ``peft`` is not installed, or does not know where this family has its query and value projections.
     """
     try:
-        from peft import LoraConfig, inject_adapter_in_model
-        from peft.tuners.lora import LoraLayer
+        from peft import LoraConfig, LoraModel
     except ImportError as error:
         raise BackboneError("fedavg-lora needs one more package: pip install 'ifedicl[bench]'") from error
     model = backbone.model
     with torch.random.fork_rng():
         torch.manual_seed(seeds.derive(seed, "lora"))
         try:
-            inject_adapter_in_model(LoraConfig(r=_RANK, lora_alpha=_ALPHA), model)
+            tuner = LoraModel(model, LoraConfig(r=_RANK, lora_alpha=_ALPHA), "default")
         except ValueError as error:
             raise BackboneError(f"fedavg-lora: peft knows no query and value projections of {backbone.source}") from error
     try:
         yield LoRALayers({name: parameter for name, parameter in model.named_parameters() if "lora_" in name})
     finally:
-        for name, module in list(model.named_modules()):
-            if isinstance(module, LoraLayer):
-                parent, _, child = name.rpartition(".")
-                setattr(model.get_submodule(parent), child, module.get_base_layer())
+        tuner.unload()
         model.requires_grad_(False)
 
 
