@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -247,7 +247,7 @@ def validated(model: type[M], values: Mapping[str, Any], source: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(source, [_fault(model, dict(item)) for item in error.errors()]) from error
+        raise ConfigError(source, [_fault(model, dict(item)) for item in _roots(error.errors())]) from error
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -294,29 +294,49 @@ def _anchored(settings: RunSettings, folder: Path) -> RunSettings:
     return settings.model_copy(update={"data": data, "model": model})
 
 
+def _roots(errors: Sequence[Any]) -> list[Any]:
+    """Errors without those that only follow: a list is "too short" when something in it is wrong."""
+    places = [error["loc"] for error in errors]
+    return [
+        error
+        for error in errors
+        if not any(place != error["loc"] and place[: len(error["loc"])] == error["loc"] for place in places)
+    ]
+
+
 def _fault(model: type[BaseModel], error: Mapping[str, Any]) -> Fault:
     location = [str(part) for part in error["loc"]]
-    section, known = _section_of(model, location)
+    section, name = _section_of(model, location)
     field = ".".join(location) or "file"
     missing = error["type"] == "missing"
     received = "nothing" if missing else _shown(error["input"])
     if error["type"] == "extra_forbidden":
+        known = list(section.model_fields)
         near = difflib.get_close_matches(location[-1], known, n=1)
         remedy = f"Did you mean {near[0]!r}?" if near else "Remove the line."
         return Fault(field, "a name that does not exist", ", ".join(known), remedy)
-    described = section.model_fields[location[-1]].description if location and location[-1] in section.model_fields else None
+    described = section.model_fields[name].description if name else None
     message = str(error["msg"]).removeprefix("Value error, ")
     return Fault(field, received, described or message, "Add it." if missing else f"{message[0].upper()}{message[1:]}.")
 
 
-def _section_of(model: type[BaseModel], location: list[str]) -> tuple[type[BaseModel], list[str]]:
-    """The section that holds the last name of ``location``, and the names it knows."""
-    for name in location[:-1]:
-        annotation = model.model_fields[name].annotation if name in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            break
-        model = annotation
-    return model, list(model.model_fields)
+def _section_of(model: type[BaseModel], location: list[str]) -> tuple[type[BaseModel], str | None]:
+    """The section that ``location`` ends in, and the last of its fields on the way; sections may stand in lists and tables."""
+    name = None
+    for place, part in enumerate(location):
+        if part not in model.model_fields:  # a place in a list, a key of a table, or a name that does not exist
+            continue
+        name = part
+        inner = _section_in(model.model_fields[part].annotation)
+        if inner is not None and place + 1 < len(location):
+            model, name = inner, None
+    return model, name
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section_in, get_args(annotation))), None)
 
 
 def _shown(value: object) -> str:

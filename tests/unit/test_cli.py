@@ -285,3 +285,50 @@ def test_a_csv_without_a_header_shows_little_of_its_first_row(config: Path, caps
     assert text[:30] not in capsys.readouterr().err
     assert run("inspect", str(config.parent / "north.csv")) == 0
     assert text[:30] not in capsys.readouterr().out
+
+
+def test_bench_runs_a_plan_of_ones_own_and_says_what_is_left(
+    llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, seed in (("train", 0), ("test", 5)):
+        rows = [{"text": row.text, "label": row.label} for row in tiny.examples(24, seed=seed)]
+        (tmp_path / "moods").mkdir(exist_ok=True)
+        (tmp_path / "moods" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        f"""
+        name = "own"
+        clients = 2
+        pool = 16
+        test_rows = 6
+        [models]
+        tiny = {{ source = "{llama_folder}", dtype = "float32", device = "cpu" }}
+        [sets]
+        moods = "moods"
+        [training]
+        rounds = 1
+        [[grids]]
+        methods = ["zero-shot", "ifed-icl"]
+        seeds = [0]
+        """
+    )
+    out = ["--out", str(tmp_path / "out")]
+    assert run("bench", str(plan), "--dry-run", *out) == 0
+    assert "2 cells are left" in capsys.readouterr().out
+    assert run("bench", str(plan), *out) == 0
+    assert "| ifed-icl |" in capsys.readouterr().out
+    assert run("bench", str(plan), "--dry-run", "--json", *out) == 0
+    assert json.loads(capsys.readouterr().out)["left"] == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"results.jsonl", "results.md", "results.html"}
+    (tmp_path / "out" / "results.jsonl").unlink()
+    assert run("bench", str(plan), "--json", *out) == 0
+    assert [json.loads(line)["cell"]["method"] for line in capsys.readouterr().out.splitlines()] == ["zero-shot", "ifed-icl"]
+
+
+def test_bench_refuses_a_plan_with_an_unknown_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        'name = "p"\n[models]\nm = {source = "demo"}\n[sets]\ns = "demo"\n[[grids]]\nmethods = ["magic"]\n', encoding="utf-8"
+    )
+    assert run("bench", str(plan)) == 2
+    assert "ridge-probe" in capsys.readouterr().err

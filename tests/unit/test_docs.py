@@ -12,6 +12,8 @@ import pytest
 
 from ifedicl import cli, errors
 from ifedicl.backbone.writes import FAMILIES
+from ifedicl.bench.methods import METHODS
+from ifedicl.bench.plan import load_plan
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
@@ -40,7 +42,9 @@ def test_the_commands_page_is_the_help() -> None:
     assert path.read_text() == page, "run: IFEDICL_WRITE_DOCS=1 .venv/bin/python -m pytest tests/unit/test_docs.py"
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/python.md", "docs/paper-to-code.md", "docs/models.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/python.md", "docs/paper-to-code.md", "docs/models.md", "docs/benchmark.md"]
+)
 def test_every_file_that_a_page_names_exists(name: str) -> None:
     text = (ROOT / name).read_text()
     places = [ROOT, ROOT / "docs", ROOT / "src" / "ifedicl"]
@@ -71,3 +75,10 @@ def test_the_table_of_equations_names_functions_that_exist() -> None:
         assert re.search(rf"\b(def|class) {name}\b|^{name}\b", (ROOT / "src" / "ifedicl" / path).read_text(), re.MULTILINE), (
             name
         )
+
+
+def test_the_benchmark_page_names_every_method_and_its_plan_loads(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "benchmark.md").read_text()
+    assert [name for name in METHODS if f"| `{name}` |" not in page] == []
+    (tmp_path / "plan.toml").write_text(page.split("```toml\n")[1].split("```")[0])
+    assert set(load_plan(str(tmp_path / "plan.toml")).sets) == {"tickets", "moods", "places", "reports"}
