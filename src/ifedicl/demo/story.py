@@ -27,7 +27,7 @@ SENTENCES = (
     "The form has four pages and is printed on both sides.",
     "After three weeks of waiting the machine arrived broken.",
 )
-POOL, TEST = 96, 48
+POOL, TEST = 96, 45
 _LEVEL = 0.05
 
 
