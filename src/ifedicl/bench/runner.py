@@ -19,8 +19,8 @@ from ifedicl.bench.methods import METHODS
 from ifedicl.bench.methods.base import Measured
 from ifedicl.bench.plan import DEMO, Cell, Plan
 from ifedicl.bench.results import CurvePoint, Record, load_records, now, save_records
-from ifedicl.bench.setup import Setup
-from ifedicl.data import Example, dirichlet_split, draw_pool
+from ifedicl.bench.setup import Setup, nothing
+from ifedicl.data import dirichlet_split, draw_pool
 from ifedicl.demo.fetch import demo_model
 from ifedicl.settings import ModelSettings
 
@@ -154,6 +154,35 @@ def _family(cell: Cell) -> tuple[str, str, str]:
     return cell.model, cell.set, cell.method
 
 
+def make_setup(
+    plan: Plan,
+    cell: Cell,
+    data: DataSet,
+    backbone: Backbone,
+    model: ModelSettings,
+    *,
+    choices: Mapping[str, float] | None = None,
+    on_progress: Callable[[int, int], None] = nothing,
+) -> Setup:
+    """What a method is given in a cell: pool, split and test rows drawn, everything else as the plan says.
+
+    Methods that no seed moves see the first one, and methods that no split moves the evenest.
+    """
+    seed = cell.seed or 0
+    pool = draw_pool(data.train, plan.pool, seed)
+    hands = dirichlet_split(pool, clients=plan.clients, alpha=cell.alpha or _EVEN, seed=seed)
+    return Setup(
+        backbone=backbone,
+        model=model,
+        task=data.task,
+        examples={f"client-{number:02d}": hand for number, hand in enumerate(hands, start=1)},
+        test=draw_pool(data.test, plan.test_rows, _TEST_SEED),
+        method=plan.method(seed),
+        choices=choices or {},
+        on_progress=on_progress,
+    )
+
+
 def _run_cell(
     plan: Plan,
     cell: Cell,
@@ -163,28 +192,11 @@ def _run_cell(
     watcher: Watcher,
 ) -> Record:
     backbone, model = loaded
-    seed = 0 if cell.seed is None else cell.seed
-    setup = Setup(
-        backbone=backbone,
-        model=model,
-        task=data.task,
-        examples=_dealt(plan, cell, data, seed),
-        test=draw_pool(data.test, plan.test_rows, _TEST_SEED),
-        method=plan.method(seed),
-        choices=choices,
-        on_progress=watcher.progressed,
-    )
+    setup = make_setup(plan, cell, data, backbone, model, choices=choices, on_progress=watcher.progressed)
     start = time.perf_counter()
     with PeakMemory(backbone.device) as memory:
         measured = METHODS[cell.method].run(setup)
     return _record(plan, cell, data, backbone, measured, memory.mib, time.perf_counter() - start)
-
-
-def _dealt(plan: Plan, cell: Cell, data: DataSet, seed: int) -> dict[str, tuple[Example, ...]]:
-    """The clients' examples. Methods that no split moves see the evenest one."""
-    pool = draw_pool(data.train, plan.pool, seed)
-    hands = dirichlet_split(pool, clients=plan.clients, alpha=cell.alpha or _EVEN, seed=seed)
-    return {f"client-{number:02d}": hand for number, hand in enumerate(hands, start=1)}
 
 
 def _record(
