@@ -266,7 +266,7 @@ def test_a_text_that_holds_the_place_of_the_text_is_no_demonstration(setup: Setu
 
 def test_lora_layers_are_gone_after_an_exception(backbone: Backbone) -> None:
     modules = [type(module) for module in backbone.model.modules()]
-    with pytest.raises(RuntimeError, match="on purpose"), lora_layers(backbone, 0):
+    with pytest.raises(RuntimeError, match="on purpose"), lora_layers(backbone):
         raise RuntimeError("on purpose")
     assert [type(module) for module in backbone.model.modules()] == modules
 
@@ -344,7 +344,7 @@ def test_what_a_client_does_by_itself_sends_nothing(setup: Setup) -> None:
 
 def test_lora_sends_its_weights_once_a_round_and_receives_them_once_more(setup: Setup) -> None:
     costs = METHODS["fedavg-lora"].run(replace(setup, choices={"learning_rate": 1e-3})).costs
-    with lora_layers(setup.backbone, 0) as layers:
+    with lora_layers(setup.backbone) as layers:
         weights = sum(array.nbytes for array in layers.state().values())
     up, down = sum(costs.bytes_up.values()), sum(costs.bytes_down.values())
     assert 2 * weights < up < 2 * weights + 8_000  # two rounds and their headers

@@ -110,7 +110,7 @@ def test_gradients_of_the_scales_are_float32_in_a_bfloat16_model() -> None:
 def test_a_step_in_several_passes_equals_a_step_in_one(scorer: Scorer, loss: str) -> None:
     method = _plain(learning_rate=0.5, loss=loss)
     whole = _run(scorer, method)
-    scorer.budget = PassBudget(tokens=1, overhead=0)
+    scorer.budget = PassBudget(tokens=1, overhead=0, remembered=16)
     apart = _run(scorer, method)
     np.testing.assert_allclose(apart.coefficients.scales, whole.coefficients.scales, rtol=1e-4, atol=1e-6)
     assert apart.loss == pytest.approx(whole.loss, rel=1e-5)

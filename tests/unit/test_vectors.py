@@ -53,7 +53,7 @@ def _sequences(backbone: Backbone, task: Task, labels: list[int], position: str)
 @pytest.mark.parametrize("task", [tiny.TASK, tiny.MANY_TOKENS], ids=["one token", "several"])
 def test_vectors_are_means_of_single_runs_at_the_read_position(backbone: Backbone, task: Task, position: Any) -> None:
     scorer = Scorer(backbone, task)
-    scorer.budget = PassBudget(tokens=60, overhead=0)  # several batches, with padding
+    scorer.budget = PassBudget(tokens=60, overhead=0, remembered=960)  # several batches, with padding
     labels = [0, 1, 1, 0, 0, 0, 1, 0, 1]
     prompts = scorer.encoder.prompts(TEXTS).tokens
     assert len(set(map(len, prompts))) > 2

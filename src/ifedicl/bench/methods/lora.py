@@ -56,7 +56,7 @@ class FedAvgLoRA:
 
     def run(self, setup: Setup) -> Measured:
         rates = (setup.choices[_RATE],) if _RATE in setup.choices else _RATES
-        with lora_layers(setup.backbone, setup.method.seed) as layers:
+        with lora_layers(setup.backbone) as layers:
             runs = [_train(setup, layers, rate, place, len(rates)) for place, rate in enumerate(rates)]
             best = min(runs, key=lambda run: run.best.loss)
             layers.load(best.weights)
@@ -99,7 +99,7 @@ class LoRALayers:
 
 
 @contextmanager
-def lora_layers(backbone: Backbone, seed: int) -> Iterator[LoRALayers]:
+def lora_layers(backbone: Backbone) -> Iterator[LoRALayers]:
     """Put LoRA layers into the model; gone when the block ends.
 
     Raises:
@@ -110,8 +110,7 @@ def lora_layers(backbone: Backbone, seed: int) -> Iterator[LoRALayers]:
     except ImportError as error:
         raise BackboneError("fedavg-lora needs one more package: pip install 'ifedicl[bench]'") from error
     model = backbone.model
-    with torch.random.fork_rng():
-        torch.manual_seed(seeds.derive(seed, "lora"))
+    with torch.random.fork_rng():  # what peft draws is replaced by seeded draws before training
         try:
             tuner = LoraModel(model, LoraConfig(r=_RANK, lora_alpha=_ALPHA), "default")
         except ValueError as error:
@@ -125,8 +124,7 @@ def lora_layers(backbone: Backbone, seed: int) -> Iterator[LoRALayers]:
 
 def _train(setup: Setup, layers: LoRALayers, rate: float, place: int, runs: int) -> _Trained:
     rounds, meter = setup.method.rounds, Meter(setup.names)
-    with torch.random.fork_rng():
-        weights = best = _initial(layers, setup.method.seed)
+    weights = best = _initial(layers, setup.method.seed)
     curve: list[Point] = []
     delivered = False
     for number in range(rounds.rounds):
