@@ -105,6 +105,13 @@ def test_a_method_is_run_once_for_what_moves_it(tmp_path: Path) -> None:
         assert len([cell for cell in plan.cells() if cell.method == name]) == count[method.scope]
 
 
+def test_a_grid_may_name_some_of_the_sets(tmp_path: Path) -> None:
+    sets = {"one": str(tmp_path), "two": str(tmp_path)}
+    grids = [{"methods": ["ifed-icl"]}, {"methods": ["ifed-icl"], "alphas": [9.0], "sets": ["two"]}]
+    cells = plan_of(tmp_path, tmp_path, METHODS, sets=sets, grids=grids).cells()
+    assert {(cell.set, cell.alpha) for cell in cells} == {("one", 0.5), ("two", 0.5), ("two", 9.0)}
+
+
 def test_the_first_seed_of_everything_comes_before_the_second(tmp_path: Path) -> None:
     sets = {"one": str(tmp_path), "two": str(tmp_path)}
     plan = plan_of(tmp_path, tmp_path, METHODS, sets=sets, grids=[{"methods": list(METHODS), "seeds": [4, 2]}])
@@ -120,6 +127,7 @@ def test_the_first_seed_of_everything_comes_before_the_second(tmp_path: Path) ->
         ({"sets": {}}, "sets"),
         ({"training": {"rounds": 0}}, "training.rounds"),
         ({"pol": 3}, "Did you mean 'pool'"),
+        ({"grids": [{"methods": ["zero-shot"], "sets": ["modes"]}]}, "'modes', which"),
     ],
 )
 def test_a_wrong_plan_names_the_field(tmp_path: Path, change: dict[str, Any], message: str) -> None:

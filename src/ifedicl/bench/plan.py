@@ -8,9 +8,9 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ifedicl.bench.methods import METHODS
 from ifedicl.bench.methods.base import Scope, Size
@@ -73,6 +73,7 @@ class Grid(Section):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(0, 1, 2), min_length=1, description="whole numbers; each moves pool, split, sample and training"
     )
+    sets: tuple[str, ...] | None = Field(default=None, min_length=1, description="names of the plan's sets; default: all of them")
 
     @field_validator("methods")
     @classmethod
@@ -127,6 +128,12 @@ class Plan(Section):
             return sets
         return {name: {"source": value} if isinstance(value, str) else value for name, value in sets.items()}
 
+    @model_validator(mode="after")
+    def _grids_name_its_sets(self) -> Self:
+        if unknown := sorted({name for grid in self.grids for name in grid.sets or ()} - set(self.sets)):
+            raise ValueError(f"a grid names {', '.join(map(repr, unknown))}, which [sets] does not hold")
+        return self
+
     def cells(self) -> list[Cell]:
         """All cells, grid by grid, the first seed of everything before the second: an unfinished run has whole tables."""
         cells: list[Cell] = []
@@ -137,7 +144,7 @@ class Plan(Section):
 
     def _cells(self, grid: Grid) -> Iterator[Cell]:
         for model in self.models:
-            for name in self.sets:
+            for name in grid.sets or self.sets:
                 for method in grid.methods:
                     scope = METHODS[method].scope
                     for alpha in grid.alphas if scope is Scope.SPLIT else (None,):
@@ -171,14 +178,17 @@ class Plan(Section):
         )
 
     def decides(self, cell: Cell) -> str:
-        """Hex SHA-256 of all settings that decide the numbers of a cell: what was run under it need not be run again."""
+        """Hex SHA-256 of all settings that decide the numbers of a cell: what was run under it need not be run again.
+
+        A setting that is None is left out: what a method does not use may be invented later without running it again.
+        """
         facts = {
-            "model": self.models[cell.model].settings.model_dump(mode="json"),
+            "model": self.models[cell.model].settings.model_dump(mode="json", exclude_none=True),
             "set": self.sets[cell.set].model_dump(mode="json", exclude={"source"}),
             "clients": self.clients,
             "pool": self.pool,
             "test_rows": self.test_rows,
-            "method": self.method(cell.seed or 0).model_dump(mode="json"),
+            "method": self.method(cell.seed or 0).model_dump(mode="json", exclude_none=True),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
