@@ -29,8 +29,9 @@ from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.scoring import Scorer, length_batches, right_padded
 from ifedicl.calibrate import Turn, batch_of, calibrate
-from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.vectors import WRITES, Array32
+from ifedicl.core.coefficients import Coefficients, Form, active_writes
+from ifedicl.core.subspace import Context
+from ifedicl.core.vectors import WRITES
 from ifedicl.data import Example
 from ifedicl.extract import context_vectors
 from ifedicl.settings import CalibrationSettings, Method, ModelSettings
@@ -144,7 +145,7 @@ class Bench:
     prompts: Prompts
     labels: tuple[int, ...]
     method: Method
-    vectors: Array32
+    context: Context
     coefficients: Coefficients
 
     @property
@@ -177,11 +178,11 @@ class Bench:
     def step(self, pair: int) -> None:
         """One calibration step, as a client takes it in round ``pair``."""
         turn = Turn(_CLIENT, round=pair, phase_start=0, phase_rounds=pair + 1)
-        calibrate(self.scorer, self.prompts, self.labels, self.vectors, self.coefficients, self.method, turn)
+        calibrate(self.scorer, self.prompts, self.labels, self.context, self.coefficients, self.method, turn)
 
     def injected(self) -> AbstractContextManager[None]:
         """Inject the vectors with the initial coefficients at every write."""
-        return applied(self.backbone, self.vectors, self.coefficients)
+        return applied(self.backbone, self.context, self.coefficients)
 
 
 def parser(docstring: str | None, *, pairs: int = 20, examples: int = 32) -> argparse.ArgumentParser:
@@ -224,13 +225,12 @@ def bench(arguments: argparse.Namespace) -> Bench:
     method = Method(calibration=CalibrationSettings(local_steps=1, loss="vocabulary"))
     vectors = context_vectors(scorer, prompts.tokens, labels, method.vectors).mean().astype(np.float32)
     coefficients = Coefficients.initial(
-        backbone.layers,
-        range(backbone.layers),
-        WRITES,
+        Form(backbone.layers),
+        active_writes(backbone.layers, range(backbone.layers), WRITES),
         context_scale=method.injection.context_scale,
         activation_scale=method.injection.activation_scale,
     )
-    return Bench(scorer, prompts, labels, method, vectors, coefficients)
+    return Bench(scorer, prompts, labels, method, Context(vectors), coefficients)
 
 
 def sentences(count: int, *, seed: int = 0) -> tuple[Example, ...]:

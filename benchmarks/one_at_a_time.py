@@ -66,7 +66,7 @@ def slow_vectors(setup: Bench) -> Array64:
     def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
         kept.append(output)
 
-    total: Array64 = np.zeros(setup.vectors.shape)
+    total: Array64 = np.zeros(setup.context.vectors.shape)
     demonstrations = setup.demonstrations()
     with ExitStack() as stack:
         for modules in setup.backbone.writes:
@@ -85,12 +85,12 @@ def slow_steps(setup: Bench, pair: int) -> None:
     positions, settings = setup.step_positions(pair), setup.method.calibration
     scales = torch.from_numpy(setup.coefficients.scales.copy()).requires_grad_()
     optimizer = torch.optim.AdamW([scales], settings.learning_rate, weight_decay=settings.weight_decay)
-    vectors = torch.from_numpy(setup.vectors).to(setup.backbone.device)
+    context = setup.context.on(setup.backbone.device)
     demonstrations = setup.demonstrations()
     for start in range(0, len(positions), _I2CL_BATCH):
         rows = [demonstrations[position] for position in positions[start : start + _I2CL_BATCH]]
         tokens = right_padded([row[:-1] for row in rows], setup.backbone.device)
-        with injected(setup.backbone, vectors, scales, setup.coefficients.active):
+        with injected(setup.backbone, context, scales, setup.coefficients.active):
             logits = _logits(setup, tokens)  # (B, T, V)
         read = logits[range(len(rows)), [len(row) - 2 for row in rows]]  # (B, V)
         loss = functional.cross_entropy(read.float(), torch.tensor([row[-1] for row in rows], device=read.device))

@@ -172,11 +172,20 @@ def writes(backbone: Backbone, tokens: Tensor) -> Tensor:
     return torch.stack([torch.stack([seen[layer, write] for write in (ATTENTION, MLP)]) for layer in range(len(seen) // 2)])
 
 
-def injection(vectors: Tensor, scales: Tensor) -> Edit:
-    """Eq. 5 by plain arithmetic: ``β·y + λ·v``, every operation known to autograd.
+def injection(vectors: Tensor, scales: Tensor, basis: Tensor, core: Tensor) -> Edit:
+    """Eq. 5 and the subspace by plain arithmetic: ``(βI + UᵀΓU) y + λ·v``, every operation known to autograd.
 
     Args:
         vectors: ``(L, 2, d)``.
         scales: ``(L, 2, 2)``, (λ, β) last.
+        basis: ``(L, 2, r, d)``.
+        core: ``(L, 2, r, r)``.
     """
-    return lambda layer, write, y: scales[layer, write, 1] * y + scales[layer, write, 0] * vectors[layer, write]
+
+    def edit(layer: int, write: int, y: Tensor) -> Tensor:
+        context_scale, activation_scale = scales[layer, write]
+        within = basis[layer, write].T @ core[layer, write] @ basis[layer, write]  # (d, d)
+        matrix = activation_scale * torch.eye(y.shape[-1]) + within
+        return y @ matrix.T + context_scale * vectors[layer, write]
+
+    return edit

@@ -18,7 +18,8 @@ from ifedicl import files
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.coefficients import Coefficients, Form
+from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
 from ifedicl.data import Example
 from ifedicl.errors import AdapterError, FingerprintError
@@ -46,11 +47,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Adapter:
-    """A task, the global vectors and the calibrated coefficients, for one frozen model.
+    """A task, the global context and the calibrated coefficients, for one frozen model.
 
     Attributes:
         task: what is asked.
-        vectors: ``(L, 2, d)`` float32, the global context vectors.
+        context: global vectors and basis.
         coefficients: the chosen ones.
         model: how the model was named and loaded.
         fingerprint: of that model.
@@ -58,7 +59,7 @@ class Adapter:
     """
 
     task: Task
-    vectors: Array32
+    context: Context
     coefficients: Coefficients
     model: ModelSettings
     fingerprint: str
@@ -70,7 +71,7 @@ class Adapter:
         Raises:
             StorageError: no space, no permission, or another disk fault.
         """
-        tensors = save({"vectors.mean": self.vectors, "coefficients.scales": self.coefficients.scales})
+        tensors = save(self._tensors)
         header = {
             "format_version": FORMAT_VERSION,
             "task": self.task.model_dump(mode="json"),
@@ -109,19 +110,31 @@ class Adapter:
             raise AdapterError(f"{folder}: {_TENSORS} is torn or not the one written with {_HEADER}; copy the adapter again")
         try:
             tensors = load(data)
-            vectors, scales = tensors["vectors.mean"], tensors["coefficients.scales"]
-            if vectors.dtype != np.float32 or vectors.ndim != 3 or vectors.shape[:2] != scales.shape[:2]:
-                raise ValueError(f"vectors {vectors.dtype} {vectors.shape} for scales {scales.shape}")
+            context = Context(tensors["vectors.mean"], tensors.get("subspace.basis"))
+            coefficients = Coefficients(tensors["coefficients.scales"], tensors.get("subspace.core"))
+            if coefficients.form != Form(len(context.vectors), context.rank):
+                raise ValueError(f"{coefficients.form} with a basis of rank {context.rank}")
             return cls(
                 task=Task.model_validate(header["task"]),
-                vectors=vectors,
-                coefficients=Coefficients(scales),
+                context=context,
+                coefficients=coefficients,
                 model=ModelSettings.model_validate(header["model"]),
                 fingerprint=header["fingerprint"],
                 provenance=header["provenance"],
             )
         except (SafetensorError, KeyError, ValueError) as error:
             raise AdapterError(f"{folder}: {_HEADER} and {_TENSORS} do not fit each other ({error})") from error
+
+    @property
+    def _tensors(self) -> dict[str, Array32]:
+        """Under the names of the format."""
+        named = {
+            "vectors.mean": self.context.vectors,
+            "subspace.basis": self.context.basis,
+            "coefficients.scales": self.coefficients.scales,
+            "subspace.core": self.coefficients.core,
+        }
+        return {name: array for name, array in named.items() if array is not None}
 
     def located(self, source: str | None) -> Adapter:
         """The same adapter with its model at another place; with None, as it is."""
@@ -150,8 +163,7 @@ class Adapter:
 
     def describe(self) -> str:
         """A model card in Markdown."""
-        task, layers, width = self.task, self.vectors.shape[0], self.vectors.shape[2]
-        numbers = int(self.coefficients.active.sum()) * 2
+        task, (layers, _, width) = self.task, self.context.vectors.shape
         provenance = json.dumps(dict(self.provenance), indent=2, ensure_ascii=False)
         return (
             f"# {task.name}: an ifedicl adapter\n\n"
@@ -159,7 +171,7 @@ class Adapter:
             f"(fingerprint `{self.fingerprint[:16]}…`), without demonstrations in the prompt.\n\n"
             f"- prompt: `{task.template!r}`, {task.turn} turn\n"
             f"- label words: {', '.join(task.label_words)}\n"
-            f"- context vectors: {layers} layers × 2 writes × {width}; {numbers} calibrated coefficients\n"
+            f"- context vectors: {layers} layers × 2 writes × {width}; {self.coefficients.count} calibrated coefficients\n"
             "- limits: it answers among its labels only, and is as good as the clients' examples; measure it on your own "
             "text before you rely on it\n"
             "- licence: the base model's terms apply to its use\n\n"
@@ -197,7 +209,7 @@ class Classifier:
         prompts = self._scorer.encoder.prompts(texts)
         if prompts.truncated:
             _log.warning("%d of %d texts were cut to fit the model's window", prompts.truncated, len(texts))
-        with applied(self.backbone, self.adapter.vectors, self.adapter.coefficients):
+        with applied(self.backbone, self.adapter.context, self.adapter.coefficients):
             return self._scorer.log_probabilities(prompts, on_progress=on_progress)
 
     def classify(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> list[Prediction]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -16,13 +17,14 @@ from ifedicl.backbone.encoding import Prompts, Tokens
 from ifedicl.backbone.hooks import Noise, injected
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.coefficients import Coefficients, active_writes
+from ifedicl.core.subspace import Context, ContextTensors
 from ifedicl.core.vectors import Array32
 from ifedicl.settings import CalibrationSettings, Method
 
-_OPTIMIZERS: Mapping[str, Callable[[Tensor, CalibrationSettings], Optimizer]] = {
-    "adamw": lambda values, settings: AdamW([values], settings.learning_rate, weight_decay=settings.weight_decay),
-    "adam": lambda values, settings: Adam([values], settings.learning_rate, weight_decay=settings.weight_decay),
-    "sgd": lambda values, settings: SGD([values], settings.learning_rate, weight_decay=settings.weight_decay),
+_OPTIMIZERS: Mapping[str, Callable[[list[Tensor], CalibrationSettings], Optimizer]] = {
+    "adamw": lambda values, settings: AdamW(values, settings.learning_rate, weight_decay=settings.weight_decay),
+    "adam": lambda values, settings: Adam(values, settings.learning_rate, weight_decay=settings.weight_decay),
+    "sgd": lambda values, settings: SGD(values, settings.learning_rate, weight_decay=settings.weight_decay),
 }
 _SCHEDULES: Mapping[str, Callable[[float], float]] = {
     "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
@@ -64,55 +66,126 @@ class LocalUpdate:
     loss: float
 
 
+class Objective:
+    """The loss of one client's examples as a function of the coefficients (paper Eq. 6)."""
+
+    def __init__(
+        self, scorer: Scorer, prompts: Prompts, labels: Sequence[int], context: ContextTensors, method: Method
+    ) -> None:
+        """Compute nothing yet.
+
+        Args:
+            scorer: model and task.
+            prompts: the client's ``N`` encoded training prompts.
+            labels: their labels' positions in the task.
+            context: global vectors and basis, on the model's device.
+            method: the run's settings.
+        """
+        self._scorer = scorer
+        self._prompts = prompts.tokens
+        self._labels = labels
+        self._context = context
+        self._losses = _LOSSES[method.calibration.loss]
+        layers = scorer.backbone.layers
+        self._active = active_writes(layers, method.injection.active_layers(layers), method.injection.writes)
+
+    def backward(self, values: Mapping[str, Tensor], rows: Sequence[int], *, scale: float, noise: Noise | None = None) -> float:
+        """Add the gradient of ``scale`` times the summed loss of some examples to the tensors behind ``values``.
+
+        Args:
+            values: as :attr:`Coefficients.arrays`: ``scales`` on the CPU, the others on the model's device.
+            rows: positions of the examples; they run in as many passes as memory asks for.
+            scale: of the loss.
+            noise: added to each injected write.
+
+        Returns:
+            ``scale`` times the summed loss, in nats.
+        """
+        total = 0.0
+        for part in self._scorer.batches([self._prompts[row] for row in rows]):
+            own = [rows[place] for place in part]
+            with injected(
+                self._scorer.backbone, self._context, values["scales"], self._active, core=values.get("core"), noise=noise
+            ):
+                losses = self._losses(self._scorer, [self._prompts[row] for row in own], [self._labels[row] for row in own])
+            share = losses.sum() * scale
+            share.backward()  # type: ignore[no-untyped-call]
+            total += share.item()
+        return total
+
+
 def calibrate(
     scorer: Scorer,
     prompts: Prompts,
     labels: Sequence[int],
-    vectors: Array32,
+    context: Context,
     coefficients: Coefficients,
     method: Method,
     turn: Turn,
 ) -> LocalUpdate:
     """Take ``local_steps`` optimizer steps on the client's own examples.
 
-    The optimizer starts afresh each round and works on ``(λ, β - 1)``, so weight decay pulls β to 1. Which examples a step
-    sees derives from seed, client and step alone, and walks through all of them before any comes again.
+    The optimizer starts afresh each round and works on what differs from identity: weight decay pulls λ and Γ to 0 and β to 1.
+    Which examples a step sees derives from seed, client and step alone, and walks through all of them before any comes again.
 
     Args:
         scorer: model and task.
         prompts: the client's ``N`` encoded training prompts.
         labels: their labels' positions in the task.
-        vectors: ``(L, 2, d)`` the global context vectors.
+        context: global vectors and basis.
         coefficients: the global coefficients of this round.
         method: the run's settings.
         turn: client and round.
     """
-    settings, backbone = method.calibration, scorer.backbone
-    identity = torch.from_numpy(Coefficients.identity(backbone.layers).scales)
-    deviation = (torch.from_numpy(coefficients.scales) - identity).requires_grad_()
-    active = active_writes(backbone.layers, method.injection.active_layers(backbone.layers), method.injection.writes)
-    optimizer = _OPTIMIZERS[settings.optimizer](deviation, settings)
-    on_device = torch.from_numpy(vectors).to(backbone.device)
+    settings = method.calibration
+    objective = Objective(scorer, prompts, labels, context.on(scorer.backbone.device), method)
+    point = _Point.at(coefficients, scorer.backbone.device)
+    optimizer = _OPTIMIZERS[settings.optimizer](list(point.deviations.values()), settings)
     losses = []
     for local_step in range(settings.local_steps):
         _set_rate(optimizer, settings, turn, local_step)
         step = turn.round * settings.local_steps + local_step
-        batch = batch_of(step, len(labels), settings.batch_size, method.seed, turn.client)
-        noise = _noise(scorer, method, turn, step)
+        rows = batch_of(step, len(labels), settings.batch_size, method.seed, turn.client)
         optimizer.zero_grad()
-        loss = 0.0
-        for part in scorer.batches([prompts.tokens[position] for position in batch]):
-            rows = [batch[place] for place in part]
-            with injected(backbone, on_device, identity + deviation, active, noise=noise):
-                row_losses = _LOSSES[settings.loss](
-                    scorer, [prompts.tokens[row] for row in rows], [labels[row] for row in rows]
-                )
-            share = row_losses.sum() / len(batch)
-            share.backward()  # type: ignore[no-untyped-call]
-            loss += share.item()
+        noise = _noise(scorer, method, turn, step)
+        losses.append(objective.backward(point.values, rows, scale=1 / len(rows), noise=noise))
         optimizer.step()
-        losses.append(loss)
-    return LocalUpdate(Coefficients((identity + deviation.detach()).numpy()), float(np.mean(losses)))
+    return LocalUpdate(point.coefficients, float(np.mean(losses)))
+
+
+@dataclass(frozen=True)
+class _Point:
+    """Coefficients as tensors that gradients flow into, centred at identity.
+
+    Attributes:
+        identity: where nothing is changed.
+        deviations: from there; the leaves.
+    """
+
+    identity: Mapping[str, Tensor]
+    deviations: Mapping[str, Tensor]
+
+    @classmethod
+    def at(cls, coefficients: Coefficients, device: torch.device) -> Self:
+        """A λ or β is read by the CPU, a matrix where the model runs."""
+
+        def tensors(arrays: Mapping[str, Array32]) -> dict[str, Tensor]:
+            places = {"scales": torch.device("cpu")}
+            return {name: torch.from_numpy(array).to(places.get(name, device)) for name, array in arrays.items()}
+
+        identity = tensors(Coefficients.identity(coefficients.form).arrays)
+        values = tensors(coefficients.arrays)
+        return cls(identity, {name: (values[name] - identity[name]).requires_grad_() for name in values})
+
+    @property
+    def values(self) -> dict[str, Tensor]:
+        """What the model is changed by; differentiable."""
+        return {name: self.identity[name] + deviation for name, deviation in self.deviations.items()}
+
+    @property
+    def coefficients(self) -> Coefficients:
+        """As they stand."""
+        return Coefficients.of({name: value.detach().cpu().numpy() for name, value in self.values.items()})
 
 
 def batch_of(step: int, examples: int, batch_size: int, seed: int, client: str) -> list[int]:

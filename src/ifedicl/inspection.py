@@ -11,7 +11,8 @@ import numpy as np
 from ifedicl import runs
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import load_backbone
-from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.coefficients import Coefficients, Form
+from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, ContextVectors
 from ifedicl.data import SHOWN_LABEL, Role, columns_of, rows_of, split_roles
 from ifedicl.errors import DataError
@@ -47,15 +48,16 @@ def inspect_path(path: Path) -> dict[str, Any]:
 def inspect_adapter(path: Path) -> dict[str, Any]:
     """An adapter's task, model, size and provenance."""
     adapter = Adapter.load(path)
-    scales = adapter.coefficients.scales
+    layers, _, width = adapter.context.vectors.shape
     return {
         "kind": "adapter",
         "task": adapter.task.model_dump(mode="json"),
         "model": adapter.model.source,
         "fingerprint": adapter.fingerprint,
-        "layers": int(scales.shape[0]),
-        "width": int(adapter.vectors.shape[2]),
-        "calibrated_coefficients": int(adapter.coefficients.active.sum()) * 2,
+        "layers": layers,
+        "width": width,
+        "rank": adapter.context.rank,
+        "calibrated_coefficients": adapter.coefficients.count,
         "bytes": sum(file.stat().st_size for file in path.iterdir()),
         "provenance": dict(adapter.provenance),
     }
@@ -106,17 +108,18 @@ def what_leaves(settings: RunSettings) -> list[str]:
 def expected_bytes(settings: RunSettings, layers: int, width: int, fingerprint: str) -> dict[str, int]:
     """Bytes of each kind of message, from encoding one of each with the shapes that this run has."""
     groups = len(settings.task.labels) if settings.vectors.balance == "class" else 1
-    context, coefficients = "0" * 16, Coefficients.identity(layers)
+    context_id, coefficients = "0" * 16, Coefficients.identity(Form(layers, settings.method.rank))
     vectors = ContextVectors.zeros(groups, layers, width)
     method, task, wire = settings.method, settings.task, settings.vectors.wire_dtype
     mean = np.zeros((layers, len(WRITES), width), dtype=np.float32)
+    basis = np.zeros((layers, len(WRITES), method.rank, width), dtype=np.float32) if method.rank else None
     messages: dict[str, Request | Reply] = {
         "vectors_request_down": VectorsRequest(task, method, fingerprint, ""),
         "vectors_reply_up": VectorsReply(vectors, "0" * 40, True, settings.model.dtype, wire),
-        "context_request_down": ContextRequest(task, method, fingerprint, mean, context),
-        "update_request_down": UpdateRequest(context, 10, 0, 10, coefficients),
+        "context_request_down": ContextRequest(task, method, fingerprint, Context(mean, basis), context_id),
+        "update_request_down": UpdateRequest(context_id, 10, 0, 10, coefficients),
         "update_reply_up": UpdateReply(coefficients, 100, 0.123456789),
-        "evaluate_request_down": EvaluateRequest(context, Role.SELECTION, coefficients),
+        "evaluate_request_down": EvaluateRequest(context_id, Role.SELECTION, coefficients),
         "evaluate_reply_up": EvaluateReply(Tally(100, 50, 123.456789)),
     }
     return {name: len(encode(message)) for name, message in messages.items()}

@@ -13,7 +13,8 @@ import numpy as np
 from ifedicl import files, seeds
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone, load_backbone
-from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.coefficients import Coefficients, Form
+from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
 from ifedicl.data import Example, dirichlet_split, draw_pool, read_examples
 from ifedicl.errors import ConfigError, DataError, Fault
@@ -169,7 +170,7 @@ def federate(
     outcome = coordinator.run(resume=resume, more_rounds=more_rounds)
     adapter = Adapter(
         task=task,
-        vectors=outcome.vectors,
+        context=outcome.context,
         coefficients=outcome.coefficients,
         model=model,
         fingerprint=backbone.fingerprint,
@@ -182,8 +183,8 @@ def zero_shot_adapter(backbone: Backbone, model: ModelSettings, task: Task) -> A
     """The raw model in the form of an adapter that changes nothing."""
     return Adapter(
         task=task,
-        vectors=np.zeros((backbone.layers, len(WRITES), backbone.width), dtype=np.float32),
-        coefficients=Coefficients.identity(backbone.layers),
+        context=Context(np.zeros((backbone.layers, len(WRITES), backbone.width), dtype=np.float32)),
+        coefficients=Coefficients.identity(Form(backbone.layers)),
         model=model,
         fingerprint=backbone.fingerprint,
     )

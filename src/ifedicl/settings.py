@@ -116,6 +116,12 @@ class CalibrationSettings(Section):
     )
 
 
+class SubspaceSettings(Section):
+    """Past the paper: a small matrix Γ for each write, within directions ``U`` that all share."""
+
+    rank: int = Field(default=8, ge=1, description="directions of each write; 1 or more")
+
+
 class RoundSettings(Section):
     """The rounds and how one of them is chosen (paper Eq. 7; the choice never sees test text)."""
 
@@ -144,6 +150,12 @@ class Method(Section):
     injection: InjectionSettings = Field(default_factory=InjectionSettings)
     calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
     rounds: RoundSettings = Field(default_factory=RoundSettings)
+    subspace: SubspaceSettings | None = Field(default=None, description="[subspace] makes a subspace; without it scalars only")
+
+    @property
+    def rank(self) -> int:
+        """Of the subspace; 0 without one."""
+        return 0 if self.subspace is None else self.subspace.rank
 
 
 class ModelSettings(Section):

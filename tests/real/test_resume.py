@@ -15,6 +15,7 @@ import pytest
 
 from ifedicl import files, runs
 from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import ConfigError, StorageError
 from ifedicl.federation import checkpoint
@@ -197,7 +198,7 @@ STATE = State(
         "b": ContextVectors(DRAW.normal(size=(2, 3, 2, 4)), np.array([1, 2])),
     },
     cursors={"clinic/Ä": "3:ab", "b": "3:cd"},
-    vectors=DRAW.normal(size=(3, 2, 4)).astype(np.float32),
+    context=Context(DRAW.normal(size=(3, 2, 4)).astype(np.float32)),
     zero_shot=Tally(5, 3, 0.1 + 0.2),
     history=(RoundRecord(1, ("b", "clinic/Ä"), 0.5, Tally(5, 4, 1 / 3)), RoundRecord(2, ("b",), 0.25, None)),
     traffic=(Traffic("b", "vectors", 0, 10, 20, 0.125, "late"), Traffic("clinic/Ä", "update", 1, 10, 20, 0.1)),

@@ -23,6 +23,7 @@ from ifedicl.backbone.hooks import injected
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.subspace import Context
 from ifedicl.errors import AdapterError, DataError, FingerprintError, StorageError
 from ifedicl.runs import zero_shot_adapter
 from ifedicl.settings import ModelSettings
@@ -39,7 +40,7 @@ def adapter(backbone: Backbone) -> Adapter:
     shape = (backbone.layers, 2)
     return Adapter(
         task=tiny.TASK,
-        vectors=draw.normal(size=(*shape, backbone.width)).astype(np.float32),
+        context=Context(draw.normal(size=(*shape, backbone.width)).astype(np.float32)),
         coefficients=Coefficients(draw.normal(1.0, 0.5, size=(*shape, 2)).astype(np.float32)),
         model=ModelSettings(source=backbone.source, device="cpu", dtype="float32"),
         fingerprint=backbone.fingerprint,
@@ -68,8 +69,8 @@ def resigned(folder: Path, tensors: dict[str, Any] | None = None, **header: Any)
 
 def test_what_is_saved_is_loaded_again_bit_for_bit(adapter: Adapter, saved: Path) -> None:
     loaded = Adapter.load(saved)
-    assert loaded.vectors.dtype == loaded.coefficients.scales.dtype == np.float32
-    np.testing.assert_array_equal(loaded.vectors, adapter.vectors)
+    assert loaded.context.vectors.dtype == loaded.coefficients.scales.dtype == np.float32
+    np.testing.assert_array_equal(loaded.context.vectors, adapter.context.vectors)
     np.testing.assert_array_equal(loaded.coefficients.scales, adapter.coefficients.scales)
     for name in ("task", "model", "fingerprint", "provenance"):
         assert getattr(loaded, name) == getattr(adapter, name), name
@@ -92,7 +93,7 @@ def test_the_folder_can_be_entered_by_others(saved: Path) -> None:
 
 
 def test_an_adapter_takes_four_bytes_a_number_and_a_kilobyte_of_header(adapter: Adapter, saved: Path) -> None:
-    numbers = adapter.vectors.size + adapter.coefficients.scales.size
+    numbers = adapter.context.vectors.size + adapter.coefficients.scales.size
     size = (saved / "adapter.safetensors").stat().st_size
     assert 4 * numbers < size < 4 * numbers + 300
     # 8B of parameters (L=32, d=4096), as in the paper: about a megabyte in float32
@@ -114,7 +115,7 @@ def test_the_card_names_labels_model_and_how_to_load_it(saved: Path, backbone: B
 
 def test_probabilities_are_those_of_an_injected_forward_pass(adapter: Adapter, backbone: Backbone) -> None:
     scorer = Scorer(backbone, tiny.TASK)
-    on = torch.from_numpy(adapter.vectors), torch.from_numpy(adapter.coefficients.scales)
+    on = adapter.context.on(backbone.device), torch.from_numpy(adapter.coefficients.scales)
     with injected(backbone, *on, np.ones((backbone.layers, 2), dtype=np.bool_)), torch.inference_mode():
         expected = [scorer.label_scores(scorer.encoder.prompts([text]).tokens)[0].softmax(-1).numpy() for text in TEXTS]
     predictions = adapter.classifier(backbone).classify(TEXTS)
@@ -149,7 +150,7 @@ def test_progress_adds_up_to_the_number_of_texts(adapter: Adapter, backbone: Bac
 def test_the_identity_adapter_is_the_raw_model_exactly(backbone: Backbone) -> None:
     model = ModelSettings(source=backbone.source, device="cpu", dtype="float32")
     identity = replace(
-        zero_shot_adapter(backbone, model, tiny.TASK), vectors=np.ones((backbone.layers, 2, backbone.width), "f4")
+        zero_shot_adapter(backbone, model, tiny.TASK), context=Context(np.ones((backbone.layers, 2, backbone.width), "f4"))
     )
     scorer = Scorer(backbone, tiny.TASK)
     raw = scorer.log_probabilities(scorer.encoder.prompts(TEXTS))
@@ -304,7 +305,7 @@ def test_a_full_disk_is_named_and_the_older_adapter_stays_whole(
     adapter: Adapter, saved: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
     before = contents(saved)
-    newer = replace(adapter, vectors=adapter.vectors + 1)
+    newer = replace(adapter, context=Context(adapter.context.vectors + 1))
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", fail_at(call, os.fsync))
         with pytest.raises(StorageError, match=r"disk is full.*Free some space"):
@@ -312,12 +313,12 @@ def test_a_full_disk_is_named_and_the_older_adapter_stays_whole(
     assert contents(saved) == before
     assert [path.name for path in saved.parent.iterdir()] == ["adapter"], "something was left behind"
     newer.save(saved)
-    np.testing.assert_array_equal(Adapter.load(saved).vectors, newer.vectors)
+    np.testing.assert_array_equal(Adapter.load(saved).context.vectors, newer.context.vectors)
 
 
 def test_an_adapter_is_replaced_without_leaving_anything_behind(adapter: Adapter, saved: Path) -> None:
-    replace(adapter, vectors=adapter.vectors + 1).save(saved)
-    np.testing.assert_array_equal(Adapter.load(saved).vectors, adapter.vectors + 1)
+    replace(adapter, context=Context(adapter.context.vectors + 1)).save(saved)
+    np.testing.assert_array_equal(Adapter.load(saved).context.vectors, adapter.context.vectors + 1)
     assert [path.name for path in saved.parent.iterdir()] == ["adapter"]
 
 
@@ -328,8 +329,8 @@ def test_the_older_adapter_comes_back_when_the_new_one_cannot_take_its_name(
         # Three files, then the older folder moves aside, then the new one takes its name.
         patch.setattr(files.os, "replace", fail_at(5, os.replace))
         with pytest.raises(StorageError):
-            replace(adapter, vectors=adapter.vectors + 1).save(saved)
-    np.testing.assert_array_equal(Adapter.load(saved).vectors, adapter.vectors)
+            replace(adapter, context=Context(adapter.context.vectors + 1)).save(saved)
+    np.testing.assert_array_equal(Adapter.load(saved).context.vectors, adapter.context.vectors)
 
 
 @pytest.mark.parametrize(("module", "function"), [(files.tempfile, "mkdtemp"), (files.os, "open")], ids=["folder", "file"])
@@ -340,7 +341,7 @@ def test_an_unwritable_place_is_named_and_the_older_adapter_stays_whole(
     with monkeypatch.context() as patch:
         patch.setattr(module, function, _no_permission)
         with pytest.raises(StorageError, match=r"no permission.*Choose a folder of your own"):
-            replace(adapter, vectors=adapter.vectors + 1).save(saved)
+            replace(adapter, context=Context(adapter.context.vectors + 1)).save(saved)
     assert contents(saved) == before
 
 

@@ -17,15 +17,23 @@ from ifedicl import calibrate as room
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import PassBudget, Scorer
 from ifedicl.calibrate import LocalUpdate, Turn, batch_of, calibrate
-from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
+from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients, Form, active_writes
 from ifedicl.core.injection import inject
+from ifedicl.core.subspace import Context
 from ifedicl.settings import Method
 from tests import oracle, tiny
 
 EXAMPLES = tiny.examples(6)
 LABELS = [tiny.TASK.index(example.label) for example in EXAMPLES]
+
+
+def initial(layers: range, writes: tuple[str, ...], **scales: float) -> Coefficients:
+    return Coefficients.initial(Form(3), active_writes(3, layers, writes), **scales)
+
+
+NO_BASIS, NO_CORE = torch.zeros(3, 2, 0, 32), torch.zeros(3, 2, 0, 0)
 VECTORS = (0.3 * torch.randn(3, 2, 32, generator=torch.Generator().manual_seed(2))).numpy()
-START = Coefficients.initial(3, range(3), ("attention", "mlp"), context_scale=0.2, activation_scale=0.9)
+START = initial(range(3), ("attention", "mlp"), context_scale=0.2, activation_scale=0.9)
 FIRST = Turn("clinic", round=0, phase_start=0, phase_rounds=1)
 
 
@@ -36,7 +44,7 @@ def scorer(backbone: Backbone) -> Scorer:
 
 def _run(scorer: Scorer, method: Method, turn: Turn = FIRST, start: Coefficients = START) -> LocalUpdate:
     prompts = scorer.encoder.prompts([example.text for example in EXAMPLES])
-    return calibrate(scorer, prompts, LABELS, VECTORS, start, method, turn)
+    return calibrate(scorer, prompts, LABELS, Context(VECTORS), start, method, turn)
 
 
 def _plain(**calibration: Any) -> Method:
@@ -124,7 +132,7 @@ def test_one_step_equals_plain_autograd_through_a_naive_injection(scorer: Scorer
     chosen = batch_of(0, len(EXAMPLES), 3, 0, "clinic")
     scales = torch.from_numpy(START.scales).clone().requires_grad_()
     losses = []
-    with oracle.edited(scorer.backbone, oracle.injection(torch.from_numpy(VECTORS), scales)):
+    with oracle.edited(scorer.backbone, oracle.injection(torch.from_numpy(VECTORS), scales, NO_BASIS, NO_CORE)):
         for place in chosen:
             example = EXAMPLES[place]
             prompt = scorer.backbone.tokenizer(tiny.TASK.prompt(example.text))["input_ids"]
@@ -156,7 +164,7 @@ def test_several_steps_equal_single_steps_one_after_another(scorer: Scorer) -> N
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_weight_decay_pulls_beta_to_one_and_lambda_to_zero(scorer: Scorer, optimizer: str) -> None:
-    start = Coefficients.initial(3, range(3), ("attention", "mlp"), context_scale=0.5, activation_scale=1.5)
+    start = initial(range(3), ("attention", "mlp"), context_scale=0.5, activation_scale=1.5)
     # The deviation from identity shrinks by 1 - rate · decay = 1/2; the gradient adds next to nothing at this rate.
     settings = _plain(optimizer=optimizer, learning_rate=1e-6, weight_decay=5e5)
     scales = _run(scorer, settings, start=start).coefficients.scales
@@ -165,7 +173,7 @@ def test_weight_decay_pulls_beta_to_one_and_lambda_to_zero(scorer: Scorer, optim
 
 
 def test_adam_takes_weight_decay_as_part_of_the_gradient(scorer: Scorer) -> None:
-    start = Coefficients.initial(3, range(3), ("attention", "mlp"), context_scale=0.5, activation_scale=0.5)
+    start = initial(range(3), ("attention", "mlp"), context_scale=0.5, activation_scale=0.5)
     scales = _run(scorer, _plain(optimizer="adam", learning_rate=0.01, weight_decay=1e6), start=start).coefficients.scales
     np.testing.assert_allclose(scales[..., CONTEXT], 0.49, atol=1e-5)  # Adam's first step is the rate, downhill
     np.testing.assert_allclose(scales[..., ACTIVATION], 0.51, atol=1e-5)  # towards 1
@@ -177,7 +185,7 @@ def test_inactive_layers_and_writes_never_move(scorer: Scorer, optimizer: str) -
         injection={"from_depth": 0.4, "writes": ["mlp"]},
         calibration={"optimizer": optimizer, "weight_decay": 0.5, "local_steps": 3, "noise": 0.01},
     )
-    start = Coefficients.initial(3, method.injection.active_layers(3), ("mlp",), context_scale=0.2, activation_scale=0.9)
+    start = initial(method.injection.active_layers(3), ("mlp",), context_scale=0.2, activation_scale=0.9)
     scales = _run(scorer, method, start=start).coefficients.scales
     assert method.injection.active_layers(3) == range(1, 3)
     moved = scales != start.scales
@@ -238,7 +246,7 @@ def test_noise_is_repeatable_and_differs_between_clients_and_rounds(scorer: Scor
 
     def scales(noise: float, client: str = "clinic", number: int = 0) -> Any:
         turn = Turn(client, number, 0, 2)
-        return calibrate(scorer, prompts, LABELS[:1], VECTORS, START, _plain(noise=noise), turn).coefficients.scales
+        return calibrate(scorer, prompts, LABELS[:1], Context(VECTORS), START, _plain(noise=noise), turn).coefficients.scales
 
     noisy, quiet = scales(0.1), scales(0.0)
     assert np.array_equal(noisy, scales(0.1))
@@ -260,7 +268,7 @@ def _rates(
         def step(self, closure: Any = None) -> None:  # type: ignore[override]
             seen.append(float(self.param_groups[0]["lr"]))
 
-    monkeypatch.setitem(room._OPTIMIZERS, "sgd", lambda values, settings: Recorder([values], settings.learning_rate))
+    monkeypatch.setitem(room._OPTIMIZERS, "sgd", lambda values, settings: Recorder(values, settings.learning_rate))
     method = _plain(learning_rate=0.8, batch_size=1, local_steps=2, **calibration)
     for number in range(phase_start, phase_start + rounds):
         _run(scorer, method, Turn("clinic", number, phase_start, rounds))
@@ -305,7 +313,7 @@ def test_both_losses_go_down(task: Any, loss: str) -> None:
     )
     now, losses = START, []
     for number in range(3):
-        update = calibrate(scorer, prompts, labels, VECTORS, now, method, Turn("clinic", number, 0, 3))
+        update = calibrate(scorer, prompts, labels, Context(VECTORS), now, method, Turn("clinic", number, 0, 3))
         now = update.coefficients
         losses.append(update.loss)
     assert losses == sorted(losses, reverse=True)

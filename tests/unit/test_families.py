@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from ifedicl.backbone.hooks import Noise, injected, record
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.writes import FAMILIES, write_modules, writes_of
+from ifedicl.core.injection import fold
+from ifedicl.core.subspace import ContextTensors
 from ifedicl.core.vectors import WRITES
 from ifedicl.errors import BackboneError, UnknownFamilyError
 from tests import oracle, tiny
@@ -40,11 +42,13 @@ def last() -> Tensor:
     return torch.tensor([len(row) - 1 for row in ROWS])
 
 
-def _random_injection(seed: int = 3) -> tuple[Tensor, Tensor]:
+def _random_injection(seed: int = 3) -> tuple[ContextTensors, Tensor, Tensor]:
+    """Context, scales and core."""
     draws = torch.Generator().manual_seed(seed)
     vectors = torch.randn(3, 2, 32, generator=draws)
     scales = torch.stack([torch.randn(3, 2, generator=draws) * 0.3, 0.5 + torch.rand(3, 2, generator=draws)], dim=-1)
-    return vectors, scales
+    basis = torch.linalg.qr(torch.randn(3, 2, 32, 4, generator=draws)).Q.mT.contiguous()
+    return ContextTensors(vectors, basis), scales, torch.randn(3, 2, 4, 4, generator=draws) * 0.4
 
 
 def _hooks(model: nn.Module) -> int:
@@ -66,9 +70,9 @@ def test_layers_rerun_by_hand_without_edits_are_the_model(family: Backbone, toke
 @torch.no_grad()
 def test_rows_behind_a_remembered_beginning_are_as_if_run_whole(family: Backbone, tokens: Tensor) -> None:
     beginning = [7, 130, 22, 3, 65, 11, 204, 90]
-    vectors, scales = _random_injection()
+    context, scales, core = _random_injection()
     whole_rows = torch.cat([torch.tensor([beginning]).expand(len(tokens), -1), tokens], dim=1)
-    with injected(family, vectors, scales, ALL):
+    with injected(family, context, scales, ALL, core=core):
         whole = family.hidden_states(whole_rows)[:, len(beginning) :]
         prefix = family.prefix(beginning)
         for _ in range(2):  # it is not used up
@@ -113,71 +117,91 @@ def test_recorded_writes_sum_to_what_each_layer_changes(case: str, tokens: Tenso
 @pytest.mark.parametrize("which", [(0,), (1,), (0, 1)], ids=["attention", "mlp", "both"])
 @torch.no_grad()
 def test_injection_equals_layers_edited_by_hand(family: Backbone, tokens: Tensor, which: tuple[int, ...]) -> None:
-    vectors, scales = _random_injection()
+    context, scales, core = _random_injection()
     active = np.zeros((3, 2), dtype=np.bool_)
     active[:, list(which)] = True
-    only = torch.where(torch.from_numpy(active)[..., None], scales, torch.tensor([0.0, 1.0]))
-    with oracle.edited(family, oracle.injection(vectors, only)):
+    chosen = torch.from_numpy(active)[..., None]
+    only = torch.where(chosen, scales, torch.tensor([0.0, 1.0])), context.basis, core * chosen[..., None]
+    with oracle.edited(family, oracle.injection(context.vectors, *only)):
         expected = family.hidden_states(tokens)
-    with injected(family, vectors, scales, active):
+    with injected(family, context, scales, active, core=core):
         changed = family.hidden_states(tokens)
     torch.testing.assert_close(changed, expected, rtol=1e-4, atol=1e-4)
     assert (changed - family.hidden_states(tokens)).abs().max() > 0.05
 
 
-def test_gradients_of_the_scales_equal_plain_autograd_by_hand(family: Backbone, tokens: Tensor) -> None:
-    vectors, start = _random_injection()
+def test_gradients_of_all_coefficients_equal_plain_autograd_by_hand(family: Backbone, tokens: Tensor) -> None:
+    context, *start = _random_injection()
     weights = torch.randn(32, generator=torch.Generator().manual_seed(5))
 
-    def gradient(scales: Tensor, context: Any) -> Tensor:
-        with context:
+    def gradients(change: Any) -> list[Tensor | None]:
+        scales, core = (values.clone().requires_grad_() for values in start)
+        with change(scales, core):
             (family.hidden_states(tokens) @ weights).square().mean().backward()
-        assert scales.grad is not None
-        return scales.grad
+        return [scales.grad, core.grad]
 
-    ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
-    expected = gradient(theirs, oracle.edited(family, oracle.injection(vectors, theirs)))
-    torch.testing.assert_close(gradient(ours, injected(family, vectors, ours, ALL)), expected, rtol=1e-3, atol=1e-4)
-    assert (expected != 0).all()
+    expected = gradients(
+        lambda scales, core: oracle.edited(family, oracle.injection(context.vectors, scales, context.basis, core))
+    )
+    ours = gradients(lambda scales, core: injected(family, context, scales, ALL, core=core))
+    torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
+    assert all((values != 0).all() for values in expected)
+
+
+def test_without_a_core_the_basis_is_not_used(family: Backbone, tokens: Tensor) -> None:
+    context, scales, _ = _random_injection()
+    with torch.no_grad(), injected(family, ContextTensors(context.vectors, None), scales, ALL):
+        expected = family.hidden_states(tokens)
+    with torch.no_grad(), injected(family, context, scales, ALL):
+        assert torch.equal(family.hidden_states(tokens), expected)
 
 
 @torch.no_grad()
 def test_identity_scales_change_no_bit(family: Backbone, tokens: Tensor) -> None:
-    vectors, scales = _random_injection()
+    context, scales, core = _random_injection()
     scales[..., 0], scales[..., 1] = 0.0, 1.0
-    with injected(family, vectors, scales, ALL):
+    core.zero_()
+    with injected(family, context, scales, ALL, core=core):
         changed = family.hidden_states(tokens)
     assert torch.equal(changed, family.hidden_states(tokens))
 
 
 @torch.no_grad()
 def test_injection_equals_folding_into_the_projections(tokens: Tensor) -> None:
-    vectors, scales = _random_injection()
+    context, scales, core = _random_injection()
     foldable = [case for case in tiny.FAMILY_CASES if not case.startswith(("gemma2", "gemma3", "olmo2"))]
     for case in foldable:
         family = tiny.family_backbone(case)
-        with injected(family, vectors, scales, ALL):
+        with injected(family, context, scales, ALL, core=core):
             expected = family.hidden_states(tokens)
-        with _folded(family, vectors, scales):
+        with _folded(family, context, scales, core):
             torch.testing.assert_close(family.hidden_states(tokens), expected, rtol=1e-4, atol=1e-4, msg=case)
 
 
 class _folded:  # noqa: N801 - a context manager
-    """``W ← βW``, ``b ← βb + λv`` in every projection, undone at the end."""
+    """``W ← (βI + UᵀΓU) W``, ``b ← (βI + UᵀΓU) b + λv`` in every projection, undone at the end."""
 
-    def __init__(self, family: Backbone, vectors: Tensor, scales: Tensor) -> None:
-        self._family, self._vectors, self._scales = family, vectors, scales
+    def __init__(self, family: Backbone, context: ContextTensors, scales: Tensor, core: Tensor) -> None:
+        self._family, self._context, self._scales, self._core = family, context, scales, core
         self._before: list[tuple[nn.Module, Any, Any]] = []
 
     def __enter__(self) -> None:
+        assert self._context.basis is not None
         for layer, pair in enumerate(self._family.writes):
             for write, module in enumerate(pair):
                 weight, bias = module.weight, module.bias
                 self._before.append((module, weight, bias))
-                context, activation = self._scales[layer, write]
-                old = torch.zeros(32) if bias is None else bias
-                module.weight = nn.Parameter(weight * activation, requires_grad=False)
-                module.bias = nn.Parameter(old * activation + context * self._vectors[layer, write], requires_grad=False)
+                turned = not isinstance(module, nn.Linear)  # GPT-2 keeps its weights the other way round
+                folded, shift = fold(
+                    weight.T if turned else weight,
+                    bias,
+                    self._context.vectors[layer, write],
+                    *self._scales[layer, write].tolist(),
+                    self._context.basis[layer, write],
+                    self._core[layer, write],
+                )
+                module.weight = nn.Parameter(folded.T if turned else folded, requires_grad=False)
+                module.bias = nn.Parameter(shift, requires_grad=False)
 
     def __exit__(self, *error: object) -> None:
         for module, weight, bias in self._before:
@@ -186,26 +210,27 @@ class _folded:  # noqa: N801 - a context manager
 
 @torch.no_grad()
 def test_writes_left_inactive_run_as_they_are(backbone: Backbone, tokens: Tensor, last: Tensor) -> None:
-    vectors, scales = _random_injection()
+    context, scales, core = _random_injection()
     active = np.zeros((3, 2), dtype=np.bool_)
     active[2, 1] = True
     with record(backbone) as plain:
         plain.positions = last
         backbone.hidden_states(tokens)
-    with injected(backbone, vectors, scales, active), record(backbone) as changed:
+    with injected(backbone, context, scales, active, core=core), record(backbone) as changed:
         changed.positions = last
         backbone.hidden_states(tokens)
     before, after = plain.stacked(3), changed.stacked(3)
     different = (before != after).flatten(2).any(dim=-1)
     assert different.tolist() == active.tolist()
-    torch.testing.assert_close(after[2, 1], scales[2, 1, 1] * before[2, 1] + scales[2, 1, 0] * vectors[2, 1])
+    expected = oracle.injection(context.vectors, scales, context.basis, core)(2, 1, before[2, 1])
+    torch.testing.assert_close(after[2, 1], expected)
 
 
 def test_hooks_are_gone_afterwards(family: Backbone, tokens: Tensor, last: Tensor) -> None:
-    vectors, scales = _random_injection()
+    context, scales, core = _random_injection()
     family.hidden_states(tokens)  # transformers may place hooks of its own at the first run
     before = _hooks(family.model)
-    with injected(family, vectors, scales, ALL), record(family) as recording:
+    with injected(family, context, scales, ALL, core=core), record(family) as recording:
         assert _hooks(family.model) == before + 12
         recording.positions = last
         family.hidden_states(tokens)
@@ -213,10 +238,14 @@ def test_hooks_are_gone_afterwards(family: Backbone, tokens: Tensor, last: Tenso
 
 
 def test_hooks_are_gone_after_an_exception(backbone: Backbone, tokens: Tensor) -> None:
-    vectors, scales = _random_injection()
+    context, scales, core = _random_injection()
     before = _hooks(backbone.model)
     plain = backbone.hidden_states(tokens)
-    with pytest.raises(RuntimeError, match=r"recording\.positions"), injected(backbone, vectors, scales, ALL), record(backbone):
+    with (
+        pytest.raises(RuntimeError, match=r"recording\.positions"),
+        injected(backbone, context, scales, ALL, core=core),
+        record(backbone),
+    ):
         backbone.hidden_states(tokens)  # positions were never set
     assert _hooks(backbone.model) == before
     assert torch.equal(backbone.hidden_states(tokens), plain)

@@ -19,7 +19,8 @@ from ifedicl.backbone import hooks
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import Turn, calibrate
-from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
+from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients, Form
+from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role, split_roles
 from ifedicl.errors import TooFewClientsError
@@ -129,8 +130,10 @@ class Restarting(LocalEngine):
 
 
 def assert_same_result(first: Outcome, second: Outcome) -> None:
-    np.testing.assert_array_equal(first.vectors, second.vectors)
-    np.testing.assert_array_equal(first.coefficients.scales, second.coefficients.scales)
+    assert first.context.digest == second.context.digest
+    assert first.coefficients.arrays.keys() == second.coefficients.arrays.keys()
+    for name, array in first.coefficients.arrays.items():
+        np.testing.assert_array_equal(array, second.coefficients.arrays[name])
     assert first.chosen_round == second.chosen_round
     assert first.state.history == second.state.history
 
@@ -226,14 +229,14 @@ def test_the_engine_computes_what_a_plain_loop_computes_bit_for_bit(backbone: Ba
     coefficients = scales(0.1, layers=backbone.layers)
     for number in range(3):
         updates = [
-            calibrate(scorer, prompts[name], labels[name], vectors, coefficients, method, Turn(name, number, 0, 3))
+            calibrate(scorer, prompts[name], labels[name], Context(vectors), coefficients, method, Turn(name, number, 0, 3))
             for name in parts
         ]
         total = sum(update.coefficients.scales.astype(np.float64) for update in updates)
         coefficients = Coefficients((total / len(updates)).astype(np.float32))
 
     assert np.abs(coefficients.scales - scales(0.1, layers=backbone.layers).scales).max() > 0.01, "nothing was learnt"
-    np.testing.assert_array_equal(outcome.vectors, vectors)
+    np.testing.assert_array_equal(outcome.context.vectors, vectors)
     np.testing.assert_array_equal(outcome.coefficients.scales, coefficients.scales)
     assert outcome.state.history[-1].train_loss == float(np.mean([update.loss for update in updates]))
 
@@ -244,7 +247,7 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another(backbone: 
     assert_same_result(first, run_real(backbone, tiny.method(rounds={"rounds": 2}, seed=1, **noisy)))
     other = run_real(backbone, tiny.method(rounds={"rounds": 2}, seed=2, **noisy))
     assert not np.array_equal(first.state.coefficients.scales, other.state.coefficients.scales)
-    assert not np.array_equal(first.vectors, other.vectors)
+    assert not np.array_equal(first.context.vectors, other.context.vectors)
 
 
 def test_the_order_in_which_clients_answer_does_not_matter(backbone: Backbone) -> None:
@@ -294,7 +297,7 @@ def test_vectors_are_weighted_as_the_settings_say(weighting: str, expected: floa
     replies = {"a": vectors_reply(1.0, 1), "b": vectors_reply(1.0, 2), "c": vectors_reply(4.0, 9)}
     engine = Scripted(vectors=lambda name, request: replies[name])
     outcome = run_with(engine, scripted_method(rounds={"rounds": 1}, vectors={"weighting": weighting}), SHAPE)
-    np.testing.assert_allclose(outcome.vectors, expected)
+    np.testing.assert_allclose(outcome.context.vectors, expected)
 
 
 def test_clients_without_examples_of_a_class_are_left_out_of_its_mean(backbone: Backbone) -> None:
@@ -309,15 +312,15 @@ def test_clients_without_examples_of_a_class_are_left_out_of_its_mean(backbone: 
     assert [list(held[name].counts) for name in hands] == [[3, 3], [4, 0], [0, 4]]
     means = {name: vectors.means for name, vectors in held.items()}
     classes = [(means["mixed"][0] + means["good"][0]) / 2, (means["mixed"][1] + means["bad"][1]) / 2]
-    np.testing.assert_array_equal(outcome.vectors, ((classes[0] + classes[1]) / 2).astype(np.float32))
+    np.testing.assert_array_equal(outcome.context.vectors, ((classes[0] + classes[1]) / 2).astype(np.float32))
     assert outcome.state.history[0].clients == tuple(hands)
 
 
 def test_half_precision_on_the_wire_gives_everyone_the_same_numbers(backbone: Backbone) -> None:
     outcome = run_real(backbone, tiny.method(vectors={"wire_dtype": "float16"}, rounds={"rounds": 1}))
-    np.testing.assert_array_equal(outcome.vectors, outcome.vectors.astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(outcome.context.vectors, outcome.context.vectors.astype(np.float16).astype(np.float32))
     whole = run_real(backbone, tiny.method(rounds={"rounds": 1}))
-    np.testing.assert_allclose(outcome.vectors, whole.vectors, rtol=3e-3, atol=1e-5)
+    np.testing.assert_allclose(outcome.context.vectors, whole.context.vectors, rtol=3e-3, atol=1e-5)
 
 
 # The cohort
@@ -404,7 +407,7 @@ def test_zero_shot_is_measured_with_the_identity() -> None:
     outcome = run_with(engine, scripted_method(rounds={"rounds": 5}), SHAPE)
     assert outcome.state.zero_shot == Tally(10, 5, 7.0)
     first = engine.asked_for(EvaluateRequest)[0][1]
-    np.testing.assert_array_equal(first.coefficients.scales, Coefficients.identity(LAYERS).scales)
+    np.testing.assert_array_equal(first.coefficients.scales, Coefficients.identity(Form(LAYERS)).scales)
 
 
 # The gate
@@ -433,14 +436,14 @@ def test_the_gate_falls_back_to_zero_shot_where_the_adapter_is_worse(adapter: tu
     outcome = run_with(engine, scripted_method(rounds={"rounds": 2}, holdout={"gate": 0.2}), SHAPE)
     assert outcome.gate is not None
     assert outcome.gate.is_open is is_open
-    expected = scales(outcome.chosen_round) if is_open else Coefficients.identity(LAYERS)
+    expected = scales(outcome.chosen_round) if is_open else Coefficients.identity(Form(LAYERS))
     np.testing.assert_array_equal(outcome.coefficients.scales, expected.scales)
     assert outcome.chosen_round > 0
 
 
 def test_the_gate_on_real_clients_falls_back_when_the_tallies_are_worse(backbone: Backbone) -> None:
     method = tiny.method(rounds={"rounds": 1}, holdout={"selection": 0.2, "gate": 0.3})
-    identity = Coefficients.identity(backbone.layers).scales
+    identity = Coefficients.identity(Form(backbone.layers)).scales
 
     def worse(deliveries: list[Delivery], requests: Mapping[str, Request]) -> list[Delivery]:
         changed = []
@@ -472,7 +475,7 @@ def test_the_gate_compares_on_the_same_clients() -> None:
     zero_shot = {**lost(1.0, 1.0, 1.0), "b": Failure(FailureCode.LATE), "c": Failure(FailureCode.LATE)}
     engine = Scripted(evaluate=gated(lost(2.0, 0.1, 0.1), zero_shot))
     outcome = run_with(engine, scripted_method(rounds={"rounds": 1}, holdout={"gate": 0.2}), SHAPE)
-    np.testing.assert_array_equal(outcome.coefficients.scales, Coefficients.identity(LAYERS).scales)
+    np.testing.assert_array_equal(outcome.coefficients.scales, Coefficients.identity(Form(LAYERS)).scales)
 
 
 def test_a_gate_that_no_client_could_answer_does_not_open() -> None:
@@ -482,7 +485,7 @@ def test_a_gate_that_no_client_could_answer_does_not_open() -> None:
         outcome = run_with(engine, scripted_method(rounds={"rounds": 1}, holdout={"gate": 0.2}), SHAPE)
     except TooFewClientsError:
         return
-    np.testing.assert_array_equal(outcome.coefficients.scales, Coefficients.identity(LAYERS).scales)
+    np.testing.assert_array_equal(outcome.coefficients.scales, Coefficients.identity(Form(LAYERS)).scales)
 
 
 # Clients that fail
@@ -529,7 +532,7 @@ def test_a_client_whose_vectors_fail_is_left_out_and_its_code_recorded(reply: Re
     engine = Scripted(vectors=lambda name, request: reply if name == "b" else None)
     outcome = run_with(engine, scripted_method(rounds={"rounds": 1, "min_clients": 2}), SHAPE)
     assert failures(outcome) == [("b", "vectors", code)]
-    np.testing.assert_array_equal(outcome.vectors, np.ones((LAYERS, 2, WIDTH)))
+    np.testing.assert_array_equal(outcome.context.vectors, np.ones((LAYERS, 2, WIDTH)))
     assert set(outcome.state.client_vectors) == {"a", "c"}
 
 
@@ -578,9 +581,9 @@ def test_a_client_refuses_numbers_that_do_not_fit_its_model(backbone: Backbone) 
     client = real(backbone)[0]
     shape = (backbone.layers, 2, backbone.width)
     for vectors in (np.zeros((backbone.layers, 2, 3), "f4"), np.full(shape, NAN, "f4")):
-        request = ContextRequest(tiny.TASK, SHORT, backbone.fingerprint, vectors, "context")
+        request = ContextRequest(tiny.TASK, SHORT, backbone.fingerprint, Context(vectors), "context")
         assert client.handle(request) == Failure(FailureCode.BAD_REQUEST)
-    ready = ContextRequest(tiny.TASK, SHORT, backbone.fingerprint, np.zeros(shape, "f4"), "context")
+    ready = ContextRequest(tiny.TASK, SHORT, backbone.fingerprint, Context(np.zeros(shape, "f4")), "context")
     assert client.handle(ready) == ContextReply()
     for coefficients in (scales(0.1, layers=backbone.layers + 1), scales(NAN, layers=backbone.layers)):
         assert client.handle(UpdateRequest("context", 0, 0, 2, coefficients)) == Failure(FailureCode.BAD_REQUEST)
@@ -721,7 +724,7 @@ def test_all_clients_may_restart_before_every_request(backbone: Backbone) -> Non
 def test_a_client_does_not_mix_two_tasks_that_it_serves_in_turn(backbone: Backbone) -> None:
     shape = (backbone.layers, 2, backbone.width)
     other = tiny.TASK.model_copy(update={"template": "Note: {text}\nFeeling:"})
-    install = ContextRequest(tiny.TASK, SHORT, backbone.fingerprint, np.ones(shape, "f4"), "first")
+    install = ContextRequest(tiny.TASK, SHORT, backbone.fingerprint, Context(np.ones(shape, "f4")), "first")
     update = UpdateRequest("first", 0, 0, 2, scales(0.1, layers=backbone.layers))
     alone, shared = real(backbone)[0], real(backbone)[0]
     assert alone.handle(install) == shared.handle(install) == ContextReply()
@@ -814,10 +817,10 @@ def test_a_client_in_a_second_federation_computes_neither_its_vectors_nor_zero_s
         vectorised.append("again")
         return context_vectors(scorer, *arguments)
 
-    def applied(model: Backbone, vectors: Any, coefficients: Coefficients) -> Any:
+    def applied(model: Backbone, context: Context, coefficients: Coefficients) -> Any:
         if not coefficients.active.any():
             raw.append("again")
-        return hooks.applied(model, vectors, coefficients)
+        return hooks.applied(model, context, coefficients)
 
     monkeypatch.setattr(client_module, "context_vectors", counted)
     monkeypatch.setattr(client_module, "applied", applied)
@@ -870,7 +873,7 @@ def test_only_added_examples_are_vectorised_and_calibration_goes_on(backbone: Ba
     for name, vectors in second.state.client_vectors.items():
         np.testing.assert_array_equal(vectors.counts, at_once.state.client_vectors[name].counts)
         np.testing.assert_allclose(vectors.sums, at_once.state.client_vectors[name].sums, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(second.vectors, at_once.vectors, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(second.context.vectors, at_once.context.vectors, rtol=1e-5, atol=1e-7)
 
     assert [record.round for record in second.state.history] == [1, 2, 3, 4, 5]
     assert second.state.history[:2] == first.state.history
@@ -907,7 +910,7 @@ def test_more_rounds_stopped_at_any_moment_and_resumed_end_the_same(
     whole = phases(tmp_path / "whole", stop_at=None)
     for moment in range(6):  # the phase, the replies, the vectors, zero-shot, both rounds
         resumed = phases(tmp_path / f"stopped-{moment}", stop_at=moment)
-        np.testing.assert_array_equal(resumed.vectors, whole.vectors)
+        np.testing.assert_array_equal(resumed.context.vectors, whole.context.vectors)
         np.testing.assert_array_equal(resumed.coefficients.scales, whole.coefficients.scales)
 
 
@@ -949,7 +952,7 @@ def test_changed_examples_are_vectorised_anew(backbone: Backbone, tmp_path: Path
     fresh = run_real(backbone, method, changed)
     for name in HANDS:
         np.testing.assert_array_equal(outcome.state.client_vectors[name].sums, fresh.state.client_vectors[name].sums)
-    np.testing.assert_array_equal(outcome.vectors, fresh.vectors)
+    np.testing.assert_array_equal(outcome.context.vectors, fresh.context.vectors)
 
 
 def refreshed(backbone: Backbone, rows: list[int], every: int, add_after: int) -> Outcome:
@@ -972,7 +975,7 @@ def test_examples_added_during_a_run_are_vectorised_at_the_next_refresh(backbone
     assert sum(refresh) == training_rows(MORE) - training_rows(HANDS)
     assert [item.round for item in outcome.state.traffic if item.step == "vectors"] == [0] * 3 + [2] * 3
     at_once = run_real(backbone, tiny.method(rounds={"rounds": 1}), MORE)
-    np.testing.assert_allclose(outcome.vectors, at_once.vectors, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(outcome.context.vectors, at_once.context.vectors, rtol=1e-5, atol=1e-7)
     assert outcome.chosen_round in (3, 4), "rounds 1 and 2 were on other vectors"
     assert all(record.clients == ("a", "b", "c") for record in outcome.state.history)
 
@@ -982,7 +985,7 @@ def test_a_refresh_without_new_examples_changes_nothing(backbone: Backbone) -> N
     outcome = refreshed(backbone, rows, every=1, add_after=99)
     assert rows[3:] == [0] * 9
     plain = run_real(backbone, tiny.method(rounds={"rounds": 4}))
-    np.testing.assert_array_equal(outcome.vectors, plain.vectors)
+    np.testing.assert_array_equal(outcome.context.vectors, plain.context.vectors)
     np.testing.assert_array_equal(outcome.coefficients.scales, plain.coefficients.scales)
     assert outcome.chosen_round == plain.chosen_round
 

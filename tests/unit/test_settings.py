@@ -111,7 +111,7 @@ def test_an_unknown_preset_names_the_known_ones(tmp_path: Path) -> None:
 def test_the_paper_preset_shows_every_choice() -> None:
     shown = tomllib.loads((resources.files("ifedicl") / "presets" / "paper.toml").read_text())
     for section, model in Method.model_fields.items():
-        if section != "seed":
+        if section != "seed" and model.default is not None:  # what the paper does not have is absent
             assert set(shown[section]) == set(model.annotation.model_fields), section  # type: ignore[union-attr]
 
 

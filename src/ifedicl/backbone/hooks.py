@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ifedicl.backbone.load import Backbone
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
 from ifedicl.core.injection import inject
-from ifedicl.core.vectors import WRITES, Array32
+from ifedicl.core.subspace import Context, ContextTensors
+from ifedicl.core.vectors import WRITES
 
 _Hook: TypeAlias = Callable[[nn.Module, object, Tensor], Tensor | None]
 
@@ -86,28 +87,32 @@ def record(backbone: Backbone) -> Iterator[Recording]:
 @contextmanager
 def injected(
     backbone: Backbone,
-    vectors: Tensor,
+    context: ContextTensors,
     scales: Tensor,
     active: npt.NDArray[np.bool_],
     *,
+    core: Tensor | None = None,
     noise: Noise | None = None,
 ) -> Iterator[None]:
-    """Inject ``β·y + λ·v`` at every active write and token of whatever runs within the block (paper Eq. 5).
+    """Inject ``β·y + λ·v + Uᵀ Γ U y`` at every active write and token of whatever runs within the block (paper Eq. 5).
 
     Args:
         backbone: the model; its weights are untouched.
-        vectors: ``(L, 2, d)`` float32 on the model's device.
+        context: global vectors and basis, on the model's device.
         scales: ``(L, 2, 2)`` float32 on the CPU; gradients flow into it where it asks for them.
         active: ``(L, 2)``: the writes to change; the others run as they are.
+        core: ``(L, 2, r, r)`` float32 on the model's device, likewise; None without a subspace.
         noise: added to each injected write, for calibration only.
     """
 
     def changer(layer: int, write: int) -> _Hook:
-        vector = vectors[layer, write]
+        vector = context.vectors[layer, write]
         context_scale, activation_scale = scales[layer, write, CONTEXT], scales[layer, write, ACTIVATION]
+        basis = None if context.basis is None else context.basis[layer, write]
+        own_core = None if core is None else core[layer, write]
 
         def change(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-            result = inject(output, vector, context_scale, activation_scale)
+            result = inject(output, vector, context_scale, activation_scale, basis, own_core)
             return result if noise is None else noise.added(result)
 
         return change
@@ -120,16 +125,17 @@ def injected(
         yield
 
 
-def applied(backbone: Backbone, vectors: Array32, coefficients: Coefficients) -> AbstractContextManager[None]:
+def applied(backbone: Backbone, context: Context, coefficients: Coefficients) -> AbstractContextManager[None]:
     """:func:`injected` of finished coefficients, for inference.
 
     Args:
         backbone: the model.
-        vectors: ``(L, 2, d)`` float32.
+        context: global vectors and basis.
         coefficients: writes that they do not change run as they are.
     """
-    on_device = torch.from_numpy(vectors).to(backbone.device)
-    return injected(backbone, on_device, torch.from_numpy(coefficients.scales), coefficients.active)
+    core = None if coefficients.core is None else torch.from_numpy(coefficients.core).to(backbone.device)
+    scales = torch.from_numpy(coefficients.scales)
+    return injected(backbone, context.on(backbone.device), scales, coefficients.active, core=core)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.coefficients import Coefficients, Form
+from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, ContextVectors
 from ifedicl.federation.messages import ContextRequest, UpdateReply, UpdateRequest, VectorsReply, encode, pack
 from ifedicl.settings import Method
@@ -41,7 +42,7 @@ def table_1(layers: int = 32, width: int = 4096, key_value_width: int = 1024) ->
         key_value_width: of the value projection's output, for LoRA.
     """
     shape = (layers, len(WRITES), width)
-    coefficients = Coefficients.identity(layers)
+    coefficients = Coefficients.identity(Form(layers))
     vectors = ContextVectors.zeros(1, layers, width)
 
     def sent(wire_dtype: str) -> int:
@@ -49,7 +50,7 @@ def table_1(layers: int = 32, width: int = 4096, key_value_width: int = 1024) ->
 
     def received(wire_dtype: str) -> int:
         method = Method.model_validate({"vectors": {"wire_dtype": wire_dtype}})
-        return len(encode(ContextRequest(_TASK, method, "0" * 64, np.zeros(shape, dtype=np.float32), "0" * 16)))
+        return len(encode(ContextRequest(_TASK, method, "0" * 64, Context(np.zeros(shape, dtype=np.float32)), "0" * 16)))
 
     kib = 1024
     return [

@@ -73,7 +73,9 @@ class Grid(Section):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(0, 1, 2), min_length=1, description="whole numbers; each moves pool, split, sample and training"
     )
-    sets: tuple[str, ...] | None = Field(default=None, min_length=1, description="names of the plan's sets; default: all of them")
+    sets: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="names of the plan's sets; default: all of them"
+    )
 
     @field_validator("methods")
     @classmethod

@@ -30,7 +30,8 @@ def average_coefficients(updates: Sequence[Coefficients], examples: Sequence[int
         weighting: ``"uniform"`` (``w_k = 1``, the paper) or ``"examples"``.
     """
     weights = np.array([_WEIGHTS[weighting](count) for count in examples])
-    total = np.zeros(updates[0].scales.shape)
+    totals = {name: np.zeros(array.shape) for name, array in updates[0].arrays.items()}
     for update, weight in zip(updates, weights, strict=True):
-        total += weight * update.scales
-    return Coefficients((total / weights.sum()).astype(np.float32))
+        for name, array in update.arrays.items():
+            totals[name] += weight * array
+    return Coefficients.of({name: (total / weights.sum()).astype(np.float32) for name, total in totals.items()})

@@ -1,60 +1,121 @@
-"""Injection coefficients: the few hundred numbers that the federation calibrates (paper Eq. 4-7)."""
+"""Injection coefficients: the few hundred or thousand numbers that the federation calibrates (paper Eq. 4-7)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl.core.vectors import WRITES
+from ifedicl.core.vectors import WRITES, Array32
 
 CONTEXT, ACTIVATION = 0, 1
 """Positions of λ (``context_scale``) and β (``activation_scale``) on the last axis."""
 
 
 @dataclass(frozen=True)
+class Form:
+    """Which numbers there are to calibrate.
+
+    Attributes:
+        layers: ``L``.
+        rank: ``r`` of the context subspace; 0: scalars only, as in the paper.
+        labels: ``C`` of the readout; 0: none, as in the paper.
+    """
+
+    layers: int
+    rank: int = 0
+    labels: int = 0
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of each array that this form has, by its name."""
+        shapes: dict[str, tuple[int, ...]] = {"scales": (self.layers, len(WRITES), 2)}
+        if self.rank:
+            shapes["core"] = (self.layers, len(WRITES), self.rank, self.rank)
+        if self.labels:
+            shapes["readout"] = (self.labels, self.labels + 1)
+        return shapes
+
+
+@dataclass(frozen=True)
 class Coefficients:
-    """``Λ = {λ, β}`` of every write.
+    """``Λ = {λ, β}`` of every write; past the paper also Γ of every write, and a readout.
 
     Attributes:
         scales: ``(L, 2, 2)`` float32: layer, write, (λ, β).
+        core: ``(L, 2, r, r)`` float32: Γ (``subspace_core``); None without a subspace.
+        readout: ``(C, C + 1)`` float32: an affine map of the label logits, whose last column is added; None without one.
     """
 
-    scales: npt.NDArray[np.float32]
+    scales: Array32
+    core: Array32 | None = None
+    readout: Array32 | None = None
 
     def __post_init__(self) -> None:
-        if self.scales.ndim != 3 or self.scales.shape[1:] != (len(WRITES), 2):
+        if self.scales.ndim != 3:
             raise ValueError(f"scales {self.scales.shape} are not (L, 2, 2)")
-        if self.scales.dtype != np.float32:
-            raise ValueError(f"scales are {self.scales.dtype}, not float32")
+        for name, shape in self.form.shapes.items():
+            array = self.arrays[name]
+            if array.shape != shape or array.dtype != np.float32:
+                raise ValueError(f"{name} is {array.dtype} {array.shape}, not float32 {shape}")
 
     @classmethod
-    def identity(cls, layers: int) -> Self:
-        """λ=0, β=1 everywhere: the raw model, zero-shot."""
-        return cls.initial(layers, range(0), (), context_scale=0.0, activation_scale=1.0)
+    def of(cls, arrays: Mapping[str, Array32]) -> Self:
+        """From :attr:`arrays`."""
+        return cls(arrays["scales"], arrays.get("core"), arrays.get("readout"))
 
     @classmethod
-    def initial(
-        cls, layers: int, active_layers: range, writes: tuple[str, ...], *, context_scale: float, activation_scale: float
-    ) -> Self:
-        """The given λ and β at the active writes, identity elsewhere."""
-        scales = np.zeros((layers, len(WRITES), 2), dtype=np.float32)
-        scales[..., ACTIVATION] = 1.0
-        scales[active_writes(layers, active_layers, writes)] = (context_scale, activation_scale)
-        return cls(scales)
+    def identity(cls, form: Form) -> Self:
+        """λ=0, β=1, Γ=0 and logits as they are: the raw model, zero-shot."""
+        arrays = {name: np.zeros(shape, dtype=np.float32) for name, shape in form.shapes.items()}
+        arrays["scales"][..., ACTIVATION] = 1.0
+        if form.labels:
+            arrays["readout"][:, :-1] = np.eye(form.labels)
+        return cls.of(arrays)
+
+    @classmethod
+    def initial(cls, form: Form, active: npt.NDArray[np.bool_], *, context_scale: float, activation_scale: float) -> Self:
+        """The given λ and β at the ``(L, 2)`` active writes, identity elsewhere."""
+        identity = cls.identity(form)
+        identity.scales[active] = (context_scale, activation_scale)
+        return identity
+
+    @property
+    def form(self) -> Form:
+        """Which numbers these are."""
+        rank = 0 if self.core is None else self.core.shape[-1]
+        return Form(len(self.scales), rank, 0 if self.readout is None else len(self.readout))
+
+    @property
+    def arrays(self) -> dict[str, Array32]:
+        """By name, those that there are."""
+        named = {"scales": self.scales, "core": self.core, "readout": self.readout}
+        return {name: array for name, array in named.items() if array is not None}
 
     @property
     def is_finite(self) -> bool:
         """Whether no number is NaN or infinite."""
-        return bool(np.isfinite(self.scales).all())
+        return all(bool(np.isfinite(array).all()) for array in self.arrays.values())
 
     @property
     def active(self) -> npt.NDArray[np.bool_]:
         """``(L, 2)``: the writes that these coefficients change at all."""
         changed: npt.NDArray[np.bool_] = (self.scales[..., CONTEXT] != 0) | (self.scales[..., ACTIVATION] != 1)
-        return changed
+        return changed if self.core is None else changed | self.core.any(axis=(2, 3))
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the model is left as it is."""
+        identity = self.identity(self.form).arrays
+        return all(np.array_equal(array, identity[name]) for name, array in self.arrays.items())
+
+    @property
+    def count(self) -> int:
+        """Numbers that are calibrated, where every write is active."""
+        return sum(array.size for array in self.arrays.values())
 
 
 def active_writes(layers: int, active_layers: range, writes: tuple[str, ...]) -> npt.NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""The one injection formula (paper Eq. 5), and its gradient."""
+"""The one injection formula (paper Eq. 5, and past it the subspace), and its gradient."""
 
 from __future__ import annotations
 
@@ -9,18 +9,28 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def inject(write: Tensor, vector: Tensor, context_scale: Tensor, activation_scale: Tensor) -> Tensor:
-    """``β·y + λ·v`` at every token.
+def inject(
+    write: Tensor,
+    vector: Tensor,
+    context_scale: Tensor,
+    activation_scale: Tensor,
+    basis: Tensor | None = None,
+    core: Tensor | None = None,
+) -> Tensor:
+    """``β·y + λ·v + Uᵀ Γ U y`` at every token; without a basis the paper's ``β·y + λ·v``.
 
-    Differentiable in ``write`` and the two scales; the gradients of the scales are float32, whatever the model's dtype is.
+    Differentiable in ``write``, the two scales and the core; the gradients of coefficients are float32, whatever the model's
+    dtype is.
 
     Args:
         write: ``y``, ``(..., d)``, what attention or MLP adds to the residual stream.
         vector: ``v``, ``(d,)``, float32, on the device of ``write``: the global context vector of this write.
         context_scale: ``λ``, a float32 scalar on the CPU (reading it there does not wait for a GPU).
         activation_scale: ``β``, likewise.
+        basis: ``U``, ``(r, d)`` float32 on the device of ``write``.
+        core: ``Γ``, ``(r, r)`` float32 on the device of ``write``; given with a basis.
     """
-    result: Tensor = _Inject.apply(write, vector, context_scale, activation_scale)  # type: ignore[no-untyped-call]
+    result: Tensor = _Inject.apply(write, vector, context_scale, activation_scale, basis, core)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -31,20 +41,73 @@ class _Inject(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, write: Tensor, vector: Tensor, context_scale: Tensor, activation_scale: Tensor) -> Tensor:
-        ctx.save_for_backward(write, vector, activation_scale)
+    def forward(
+        ctx: Any,
+        write: Tensor,
+        vector: Tensor,
+        context_scale: Tensor,
+        activation_scale: Tensor,
+        basis: Tensor | None,
+        core: Tensor | None,
+    ) -> Tensor:
         # The float32 vector promotes the sum to float32, rounded once at its end. Between bfloat16 tensors ``alpha`` itself
         # would be rounded on a CPU, and a β of 1.003 be 1.
-        return torch.add(vector * float(context_scale), write, alpha=float(activation_scale)).to(write.dtype)
+        total = torch.add(vector * float(context_scale), write, alpha=float(activation_scale))
+        within = None
+        if basis is not None and core is not None:
+            within = write.float() @ basis.T  # (..., r)
+            total = total + (within @ core.T) @ basis
+        ctx.save_for_backward(write, vector, activation_scale, basis, core, within)
+        return total.to(write.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor | None]:
-        write, vector, activation_scale = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        write, vector, activation_scale, basis, core, within = ctx.saved_tensors
         for_write = gradient * float(activation_scale) if ctx.needs_input_grad[0] else None
-        for_context = for_activation = None
+        for_context = for_activation = for_core = None
         if ctx.needs_input_grad[2]:
             for_context = (gradient.flatten(0, -2).sum(dim=0, dtype=torch.float32) @ vector).cpu()
         if ctx.needs_input_grad[3]:
             for_activation = torch.dot(gradient.flatten().float(), write.flatten().float()).cpu()
-        return for_write, None, for_context, for_activation
+        if basis is not None:
+            inner = gradient.float() @ basis.T  # (..., r)
+            if ctx.needs_input_grad[5]:
+                for_core = inner.flatten(0, -2).T @ within.flatten(0, -2)
+            if for_write is not None:
+                for_write = (for_write + (inner @ core) @ basis).to(write.dtype)
+        return for_write, None, for_context, for_activation, None, for_core
+
+
+def fold(
+    weight: Tensor,
+    bias: Tensor | None,
+    vector: Tensor,
+    context_scale: float,
+    activation_scale: float,
+    basis: Tensor | None = None,
+    core: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a linear layer whose output is what :func:`inject` makes of the given layer's output.
+
+    ``W ← (βI + UᵀΓU) W`` and ``b ← (βI + UᵀΓU) b + λv``: exact, since the injection is affine in the write.
+
+    Args:
+        weight: ``W``, ``(d, n)``.
+        bias: ``b``, ``(d,)``, or None.
+        vector: ``v``, ``(d,)``.
+        context_scale: ``λ``.
+        activation_scale: ``β``.
+        basis: ``U``, ``(r, d)``.
+        core: ``Γ``, ``(r, r)``.
+
+    Returns:
+        Float32 tensors ``(d, n)`` and ``(d,)``.
+    """
+
+    def changed(values: Tensor) -> Tensor:
+        result = activation_scale * values
+        return result if basis is None or core is None else result + basis.T @ (core @ (basis @ values))
+
+    shift = torch.zeros_like(vector) if bias is None else changed(bias.float())
+    return changed(weight.float()), shift + context_scale * vector

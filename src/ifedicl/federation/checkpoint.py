@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from ifedicl import files
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.vectors import Array32, ContextVectors
+from ifedicl.core.subspace import Context
+from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import MessageError, StorageError
 from ifedicl.federation.messages import Arrays, pack, unpack
 from ifedicl.metrics import Tally
@@ -76,7 +75,7 @@ class State:
         client_vectors: sums and counts of each client.
         cursors: what each client's vectors reply gave.
         dtypes: what each client's model computes in.
-        vectors: ``(L, 2, d)`` the global vectors; None before stage 2a.
+        context: global vectors and basis; None before stage 2a.
         zero_shot: the raw model on the selection examples.
         history: one record a round.
         traffic: every exchange.
@@ -94,7 +93,7 @@ class State:
     client_vectors: Mapping[str, ContextVectors] = field(default_factory=dict)
     cursors: Mapping[str, str] = field(default_factory=dict)
     dtypes: Mapping[str, str] = field(default_factory=dict)
-    vectors: Array32 | None = None
+    context: Context | None = None
     zero_shot: Tally | None = None
     history: tuple[RoundRecord, ...] = ()
     traffic: tuple[Traffic, ...] = ()
@@ -122,9 +121,13 @@ def save(state: State, path: Path) -> None:
     header["zero_shot"] = state.zero_shot and asdict(state.zero_shot)
     header["history"] = [asdict(record) for record in state.history]
     header["traffic"] = [asdict(item) for item in state.traffic]
-    arrays: Arrays = {"coefficients": state.coefficients.scales, "best": state.best.scales}
-    if state.vectors is not None:
-        arrays["vectors"] = state.vectors
+    arrays: Arrays = {}
+    for name, array in state.coefficients.arrays.items():
+        arrays[f"coefficients/{name}"] = array
+    for name, array in state.best.arrays.items():
+        arrays[f"best/{name}"] = array
+    for name, array in state.context.arrays.items() if state.context else ():
+        arrays[f"context/{name}"] = array
     for name, vectors in state.client_vectors.items():
         arrays[f"sums/{name}"], arrays[f"counts/{name}"] = vectors.sums, vectors.counts
     files.write_bytes(path, pack(_KIND, header, arrays), private=True)  # it holds single clients' sums
@@ -159,12 +162,16 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
         RoundRecord(item["round"], tuple(item["clients"]), item["train_loss"], tally(item["held_out"]))
         for item in header.pop("history")
     ]
-    names = [name.removeprefix("sums/") for name in arrays if name.startswith("sums/")]
+
+    def within(folder: str) -> Arrays:
+        return {name.removeprefix(f"{folder}/"): array for name, array in arrays.items() if name.startswith(f"{folder}/")}
+
+    context, counts = within("context"), within("counts")
     return State(
-        coefficients=Coefficients(arrays["coefficients"]),
-        best=Coefficients(arrays["best"]),
-        vectors=np.asarray(arrays["vectors"], dtype=np.float32) if "vectors" in arrays else None,
-        client_vectors={name: ContextVectors(arrays[f"sums/{name}"], arrays[f"counts/{name}"]) for name in names},
+        coefficients=Coefficients.of(within("coefficients")),
+        best=Coefficients.of(within("best")),
+        context=Context(**context) if context else None,
+        client_vectors={name: ContextVectors(sums, counts[name]) for name, sums in within("sums").items()},
         zero_shot=tally(header.pop("zero_shot")),
         history=tuple(history),
         traffic=tuple(Traffic(**item) for item in header.pop("traffic")),

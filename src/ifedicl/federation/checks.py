@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ifedicl.core.coefficients import Form
 from ifedicl.core.vectors import WRITES
 from ifedicl.federation.messages import ContextReply, EvaluateReply, UpdateReply, VectorsReply
 from ifedicl.metrics import Tally
@@ -37,6 +38,11 @@ class Checks:
     method: Method
     model: ModelShape
 
+    @property
+    def form(self) -> Form:
+        """Which coefficients this run calibrates."""
+        return Form(self.model.layers, self.method.rank)
+
     def is_usable_vectors(self, reply: VectorsReply) -> bool:
         """Of the run's shape, finite, and of at least one example unless they only add to earlier ones."""
         vectors = reply.vectors
@@ -47,7 +53,7 @@ class Checks:
     def is_usable_update(self, reply: UpdateReply) -> bool:
         """Of the model's shape, finite, and trained on something."""
         coefficients = reply.coefficients
-        fits = len(coefficients.scales) == self.model.layers and coefficients.is_finite
+        fits = coefficients.form == self.form and coefficients.is_finite
         return fits and reply.examples > 0 and bool(np.isfinite(reply.loss))
 
 

@@ -16,8 +16,9 @@ from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import Turn, calibrate
-from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.vectors import WRITES, Array32, ContextVectors
+from ifedicl.core.coefficients import Coefficients, Form
+from ifedicl.core.subspace import Context
+from ifedicl.core.vectors import WRITES, ContextVectors
 from ifedicl.data import Example, Role, split_roles
 from ifedicl.errors import DataError, IfediclError, TaskError
 from ifedicl.extract import context_vectors
@@ -87,17 +88,17 @@ class _Job:
             self._summed = known, context_vectors(self.scorer, part.prompts.tokens[known:], part.labels[known:], settings)
         return self._summed[1]
 
-    def tally(self, role: Role, vectors: Array32, coefficients: Coefficients) -> Tally:
+    def tally(self, role: Role, context: Context, coefficients: Coefficients) -> Tally:
         """Figures of an adapter on one role's examples; the raw model's are kept."""
-        if coefficients.active.any():
-            return self._measured(role, vectors, coefficients)
+        if not coefficients.is_identity:
+            return self._measured(role, context, coefficients)
         if role not in self._zero_shot:
-            self._zero_shot[role] = self._measured(role, vectors, coefficients)
+            self._zero_shot[role] = self._measured(role, context, coefficients)
         return self._zero_shot[role]
 
-    def _measured(self, role: Role, vectors: Array32, coefficients: Coefficients) -> Tally:
+    def _measured(self, role: Role, context: Context, coefficients: Coefficients) -> Tally:
         part = self.part(role)
-        with applied(self.scorer.backbone, vectors, coefficients):
+        with applied(self.scorer.backbone, context, coefficients):
             return Tally.of(self.scorer.log_probabilities(part.prompts), part.labels)
 
     @cached_property
@@ -125,7 +126,7 @@ class Client:
         self.backbone = backbone
         self._secret = secret
         self._job: _Job | None = None
-        self._context: tuple[str, Array32] | None = None
+        self._context: tuple[str, Context] | None = None
         self._handlers: Mapping[type[Request], Callable[..., Reply]] = {
             VectorsRequest: self._vectors,
             ContextRequest: self._install,
@@ -187,26 +188,26 @@ class Client:
     def _install(self, request: ContextRequest) -> Reply:
         self._job_for(request.task, request.method, request.fingerprint)
         shape = (self.backbone.layers, len(WRITES), self.backbone.width)
-        if request.vectors.shape != shape or not np.isfinite(request.vectors).all():
+        if request.context.vectors.shape != shape or not request.context.is_finite:
             raise _RefusalError(FailureCode.BAD_REQUEST)
-        self._context = (request.context, request.vectors)
+        self._context = (request.context_id, request.context)
         return ContextReply()
 
     def _update(self, request: UpdateRequest) -> Reply:
-        job, vectors = self._in_context(request.context, request.coefficients)
+        job, context = self._in_context(request.context_id, request.coefficients)
         part = job.part(Role.TRAIN)
         if not part.labels:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
         turn = Turn(self.name, request.round, request.phase_start, request.phase_rounds)
-        update = calibrate(job.scorer, part.prompts, part.labels, vectors, request.coefficients, job.method, turn)
+        update = calibrate(job.scorer, part.prompts, part.labels, context, request.coefficients, job.method, turn)
         reply = UpdateReply(update.coefficients, len(part.labels), update.loss)
         return self._checked(reply, update.coefficients.is_finite and bool(np.isfinite(update.loss)))
 
     def _evaluate(self, request: EvaluateRequest) -> Reply:
-        job, vectors = self._in_context(request.context, request.coefficients)
+        job, context = self._in_context(request.context_id, request.coefficients)
         if not job.roles[request.role]:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
-        tally = job.tally(request.role, vectors, request.coefficients)
+        tally = job.tally(request.role, context, request.coefficients)
         return self._checked(EvaluateReply(tally), bool(np.isfinite(tally.loss_sum)))
 
     def _job_for(self, task: Task, method: Method, fingerprint: str) -> _Job:
@@ -224,10 +225,11 @@ class Client:
             self._job = _Job(task, method, Scorer(self.backbone, task), self.examples)
         return self._job
 
-    def _in_context(self, context: str, coefficients: Coefficients) -> tuple[_Job, Array32]:
-        if self._job is None or self._context is None or self._context[0] != context:
+    def _in_context(self, context_id: str, coefficients: Coefficients) -> tuple[_Job, Context]:
+        if self._job is None or self._context is None or self._context[0] != context_id:
             raise _RefusalError(FailureCode.NO_CONTEXT)
-        if len(coefficients.scales) != self.backbone.layers or not coefficients.is_finite:
+        form = Form(self.backbone.layers, self._context[1].rank)
+        if coefficients.form != form or not coefficients.is_finite:
             raise _RefusalError(FailureCode.BAD_REQUEST)
         return self._job, self._context[1]
 

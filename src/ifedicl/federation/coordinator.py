@@ -14,8 +14,8 @@ import numpy as np
 
 from ifedicl import seeds
 from ifedicl.core.aggregation import AGGREGATE_VECTORS, average_coefficients
-from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.vectors import Array32
+from ifedicl.core.coefficients import Coefficients, active_writes
+from ifedicl.core.subspace import Context
 from ifedicl.data import Role
 from ifedicl.errors import ConfigError, Fault, TooFewClientsError
 from ifedicl.federation import checkpoint
@@ -67,14 +67,14 @@ class Outcome:
     """What a run ends with.
 
     Attributes:
-        vectors: ``(L, 2, d)`` the global vectors.
+        context: global vectors and basis.
         coefficients: of the chosen round, or identity where the gate stayed shut.
         chosen_round: the number of completed rounds they come from.
         gate: None where the settings have no gate or no client holds gate examples.
         state: the last checkpoint.
     """
 
-    vectors: Array32
+    context: Context
     coefficients: Coefficients
     chosen_round: int
     gate: Gate | None
@@ -214,13 +214,13 @@ class Coordinator:
         self._save(client_vectors=held, cursors=cursors, dtypes=dtypes)
         self._require(held, failures, "vectors")
         in_order = [held[name] for name in self._engine.clients() if name in held]
-        vectors = AGGREGATE_VECTORS[self._method.vectors.weighting](in_order)
+        context = Context(AGGREGATE_VECTORS[self._method.vectors.weighting](in_order))
         # What the clients inject has crossed the network in this dtype; the adapter must hold the same numbers.
-        vectors = vectors.astype(self._method.vectors.wire_dtype).astype(np.float32)
-        changed = state.vectors is None or not np.array_equal(vectors, state.vectors)
+        context = context.rounded(self._method.vectors.wire_dtype)
+        changed = state.context is None or state.context.digest != context.digest
         # Coefficients chosen for other vectors prove nothing for these.
         anew = {"best_round": None, "stale": 0, "zero_shot": None} if changed else {}
-        self._save(vectors=vectors, vectors_due=False, **anew)
+        self._save(context=context, vectors_due=False, **anew)
         if len(set(dtypes.values())) > 1:
             mix = ", ".join(f"{name}: {dtype}" for name, dtype in dtypes.items())
             _log.warning("clients compute in different dtypes (%s); their vectors differ a little for that alone", mix)
@@ -232,17 +232,17 @@ class Coordinator:
 
     def _measure_zero_shot(self) -> None:
         if self._state.zero_shot is None and self._method.holdout.selection > 0:
-            tallies, _ = self._evaluate(Role.SELECTION, Coefficients.identity(self._model.layers))
+            tallies, _ = self._evaluate(Role.SELECTION, self._identity)
             self._save(zero_shot=total(tallies))
 
     def _context_request(self) -> ContextRequest:
-        assert self._state.vectors is not None
-        return ContextRequest(self._task, self._method, self._model.fingerprint, self._state.vectors, self._context_id())
+        assert self._state.context is not None
+        return ContextRequest(self._task, self._method, self._model.fingerprint, self._state.context, self._context_id())
 
     def _context_id(self) -> str:
-        """Names task, method and vectors together."""
-        assert self._state.vectors is not None
-        return hashlib.sha256(self._run_id().encode() + self._state.vectors.tobytes()).hexdigest()[:16]
+        """Names task, method and context together."""
+        assert self._state.context is not None
+        return hashlib.sha256((self._run_id() + self._state.context.digest).encode()).hexdigest()[:16]
 
     def _evaluate(self, role: Role, coefficients: Coefficients) -> tuple[dict[str, Tally], dict[str, FailureCode]]:
         """Each client's counts and sums, and why others gave none."""
@@ -257,7 +257,7 @@ class Coordinator:
         adapter, failures = self._evaluate(Role.GATE, self._state.best)
         if not adapter and set(failures.values()) <= {FailureCode.NO_EXAMPLES}:
             return None
-        zero_shot, _ = self._evaluate(Role.GATE, Coefficients.identity(self._model.layers))
+        zero_shot, _ = self._evaluate(Role.GATE, self._identity)
         both = [name for name in adapter if name in zero_shot]
         return Gate(
             sum((adapter[name] for name in both), Tally()),
@@ -267,12 +267,12 @@ class Coordinator:
     def _outcome(self) -> Outcome:
         # Stage 3 needs these two and nothing else
         state = self._state
-        assert state.vectors is not None
+        assert state.context is not None
         assert state.best_round is not None
         gate = self._gate()
         fallback = gate is not None and not gate.is_open
-        coefficients = Coefficients.identity(self._model.layers) if fallback else state.best
-        return Outcome(state.vectors, coefficients, state.best_round, gate, self._state)
+        coefficients = self._identity if fallback else state.best
+        return Outcome(state.context, coefficients, state.best_round, gate, self._state)
 
     def _ask(
         self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]
@@ -283,7 +283,7 @@ class Coordinator:
         """
         replies, failures = self._exchange(requests, expected, usable)
         forgetful = [name for name, code in failures.items() if code is FailureCode.NO_CONTEXT]
-        if forgetful and self._state.vectors is not None:
+        if forgetful and self._state.context is not None:
             self._install(forgetful)
             again, failures_again = self._exchange({name: requests[name] for name in forgetful}, expected, usable)
             replies |= again
@@ -334,9 +334,8 @@ class Coordinator:
     def _fresh(self) -> State:
         injection, layers = self._method.injection, self._model.layers
         initial = Coefficients.initial(
-            layers,
-            injection.active_layers(layers),
-            injection.writes,
+            self._checks.form,
+            active_writes(layers, injection.active_layers(layers), injection.writes),
             context_scale=injection.context_scale,
             activation_scale=injection.activation_scale,
         )
@@ -364,6 +363,10 @@ class Coordinator:
                 stale=0,
                 vectors_due=True,
             )
+
+    @property
+    def _identity(self) -> Coefficients:
+        return Coefficients.identity(self._checks.form)
 
     def _run_id(self) -> str:
         content = [self._task.digest, self._method.model_dump(mode="json"), self._model.fingerprint]

@@ -20,7 +20,8 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.vectors import Array32, ContextVectors
+from ifedicl.core.subspace import Context
+from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Role
 from ifedicl.errors import MessageError
 from ifedicl.metrics import Tally
@@ -112,27 +113,28 @@ class VectorsReply:
 
 @dataclass(frozen=True)
 class ContextRequest:
-    """Stage 2a: the global vectors. A restarted client needs nothing but this to go on.
+    """Stage 2a: the global vectors, and the basis where there is one. A restarted client needs nothing but this to go on.
 
     Attributes:
-        vectors: ``(L, 2, d)`` float32.
-        context: names this task, method and vectors in the requests that follow.
+        context: what the coefficients weigh.
+        context_id: names this task, method and context in the requests that follow.
     """
 
     kind: ClassVar[str] = "context"
     task: Task
     method: Method
     fingerprint: str
-    vectors: Array32
-    context: str
+    context: Context
+    context_id: str
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        return _task_header(self), {"vectors": self.vectors.astype(self.method.vectors.wire_dtype)}
+        wire_dtype = self.method.vectors.wire_dtype
+        return _task_header(self), {name: array.astype(wire_dtype) for name, array in self.context.arrays.items()}
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        vectors = arrays["vectors"].astype(np.float32)
-        return cls(vectors=vectors, **_with_task(_fields(header, **_TASK_FIELDS, context=str)))
+        context = Context(**{name: array.astype(np.float32) for name, array in arrays.items()})
+        return cls(context=context, **_with_task(_fields(header, **_TASK_FIELDS, context_id=str)))
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class UpdateRequest:
     """Stage 2b: calibrate these coefficients on the client's own examples.
 
     Attributes:
-        context: of the :class:`ContextRequest` that went before.
+        context_id: of the :class:`ContextRequest` that went before.
         round: 0 for the first round of all.
         phase_start: the round at which the present learning-rate schedule began.
         phase_rounds: how many rounds it has.
@@ -162,20 +164,20 @@ class UpdateRequest:
     """
 
     kind: ClassVar[str] = "update"
-    context: str
+    context_id: str
     round: int
     phase_start: int
     phase_rounds: int
     coefficients: Coefficients
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        header = {name: getattr(self, name) for name in ("context", "round", "phase_start", "phase_rounds")}
-        return header, {"scales": self.coefficients.scales}
+        header = {name: getattr(self, name) for name in ("context_id", "round", "phase_start", "phase_rounds")}
+        return header, dict(self.coefficients.arrays)
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = _fields(header, context=str, round=int, phase_start=int, phase_rounds=int)
-        return cls(**fields, coefficients=Coefficients(arrays["scales"]))
+        fields = _fields(header, context_id=str, round=int, phase_start=int, phase_rounds=int)
+        return cls(**fields, coefficients=_coefficients(arrays))
 
 
 @dataclass(frozen=True)
@@ -194,11 +196,11 @@ class UpdateReply:
     loss: float
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        return {"examples": self.examples, "loss": self.loss}, {"scales": self.coefficients.scales}
+        return {"examples": self.examples, "loss": self.loss}, dict(self.coefficients.arrays)
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        return cls(**_fields(header, examples=int, loss=float), coefficients=Coefficients(arrays["scales"]))
+        return cls(**_fields(header, examples=int, loss=float), coefficients=_coefficients(arrays))
 
 
 @dataclass(frozen=True)
@@ -206,24 +208,23 @@ class EvaluateRequest:
     """Score held-out examples with these coefficients.
 
     Attributes:
-        context: of the :class:`ContextRequest` that went before.
+        context_id: of the :class:`ContextRequest` that went before.
         role: which held-out part.
         coefficients: the ones to score; identity is zero-shot.
     """
 
     kind: ClassVar[str] = "evaluate"
-    context: str
+    context_id: str
     role: Role
     coefficients: Coefficients
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        return {"context": self.context, "role": self.role.value}, {"scales": self.coefficients.scales}
+        return {"context_id": self.context_id, "role": self.role.value}, dict(self.coefficients.arrays)
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        coefficients = Coefficients(arrays["scales"])
-        fields = _fields(header, context=str, role=str)
-        return cls(context=fields["context"], role=Role(fields["role"]), coefficients=coefficients)
+        fields = _fields(header, context_id=str, role=str)
+        return cls(context_id=fields["context_id"], role=Role(fields["role"]), coefficients=_coefficients(arrays))
 
 
 @dataclass(frozen=True)
@@ -331,7 +332,7 @@ def _task_header(request: VectorsRequest | ContextRequest) -> Header:
         "method": request.method.model_dump(mode="json"),
         "fingerprint": request.fingerprint,
     }
-    extra = {"cursor": request.cursor} if isinstance(request, VectorsRequest) else {"context": request.context}
+    extra = {"cursor": request.cursor} if isinstance(request, VectorsRequest) else {"context_id": request.context_id}
     return header | extra
 
 
@@ -340,6 +341,18 @@ _TASK_FIELDS: Mapping[str, type] = {"task": dict, "method": dict, "fingerprint":
 
 def _with_task(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"task": Task.model_validate(fields["task"]), "method": Method.model_validate(fields["method"])}
+
+
+def _coefficients(arrays: Arrays) -> Coefficients:
+    """Of exactly the arrays that there may be.
+
+    Raises:
+        KeyError, TypeError, ValueError: they are not.
+    """
+    coefficients = Coefficients.of(arrays)
+    if extra := set(arrays) - set(coefficients.arrays):
+        raise TypeError(f"arrays {', '.join(sorted(extra))}")
+    return coefficients
 
 
 def _fields(header: Header, **types: type) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""The context subspace: directions in which mean context vectors differ, where Γ may move the writes.
+
+Past the paper, whose scalars can only stretch a write. With ``U`` (``r`` orthonormal rows for each write),
+``y ← β·y + λ·v + Uᵀ Γ U y`` is a low-rank update with a frozen basis: ``r²`` numbers where LoRA learns ``2dr``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ifedicl.core.vectors import WRITES, Array32, Array64
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the coordinator hands out once, and the coefficients then weigh.
+
+    Attributes:
+        vectors: ``(L, 2, d)`` float32, the global context vectors ``v``.
+        basis: ``(L, 2, r, d)`` float32, ``U`` (``subspace_basis``); None without a subspace.
+    """
+
+    vectors: Array32
+    basis: Array32 | None = None
+
+    def __post_init__(self) -> None:
+        shape = self.vectors.shape
+        if self.vectors.ndim != 3 or shape[1] != len(WRITES) or self.vectors.dtype != np.float32:
+            raise ValueError(f"vectors {self.vectors.dtype} {shape} are not float32 (L, 2, d)")
+        basis = self.basis
+        if basis is None:
+            return
+        if basis.ndim != 4 or (*basis.shape[:2], basis.shape[3]) != shape or basis.dtype != np.float32:
+            raise ValueError(f"basis {basis.dtype} {basis.shape} is not float32 (L, 2, r, d) for vectors {shape}")
+
+    @property
+    def rank(self) -> int:
+        """``r``; 0 without a subspace."""
+        return 0 if self.basis is None else self.basis.shape[2]
+
+    @property
+    def arrays(self) -> dict[str, Array32]:
+        """By name, those that there are."""
+        return {"vectors": self.vectors} | ({} if self.basis is None else {"basis": self.basis})
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no number is NaN or infinite."""
+        return all(bool(np.isfinite(array).all()) for array in self.arrays.values())
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of all numbers."""
+        content = hashlib.sha256()
+        for array in self.arrays.values():
+            content.update(np.ascontiguousarray(array).tobytes())
+        return content.hexdigest()
+
+    def rounded(self, dtype: str) -> Self:
+        """As it is after crossing the network in ``dtype``."""
+        return type(self)(**{name: array.astype(dtype).astype(np.float32) for name, array in self.arrays.items()})
+
+    def on(self, device: torch.device) -> ContextTensors:
+        """The same on a device."""
+        basis = None if self.basis is None else torch.from_numpy(self.basis).to(device)
+        return ContextTensors(torch.from_numpy(self.vectors).to(device), basis)
+
+
+@dataclass(frozen=True)
+class ContextTensors:
+    """A :class:`Context` where the model runs.
+
+    Attributes:
+        vectors: ``(L, 2, d)`` float32.
+        basis: ``(L, 2, r, d)`` float32 or None.
+    """
+
+    vectors: Tensor
+    basis: Tensor | None
+
+
+def subspace_basis(means: Array64, rank: int, draw: np.random.Generator) -> Array32:
+    """``(L, 2, r, d)``: for each write the leading directions among centred mean vectors.
+
+    Where the means span fewer than ``rank`` directions (``M`` of them span ``M - 1`` at most), drawn ones follow, orthogonal to
+    them. Signs are fixed, so that equal means give an equal basis wherever it is computed.
+
+    Args:
+        means: ``(M, L, 2, d)``, of classes, shards or groups of clients.
+        rank: ``r``, at most ``d``.
+        draw: of the directions that the means do not give.
+    """
+    _, layers, writes, width = means.shape
+    basis = np.empty((layers, writes, rank, width), dtype=np.float32)
+    for layer in range(layers):
+        for write in range(writes):
+            basis[layer, write] = _directions(means[:, layer, write], rank, draw)
+    return basis
+
+
+def _directions(means: Array64, rank: int, draw: np.random.Generator) -> Array64:
+    """``(r, d)`` of one write."""
+    drawn = draw.standard_normal((rank, means.shape[1]))
+    centred = means - means.mean(axis=0) if len(means) else means
+    _, strengths, rows = np.linalg.svd(centred, full_matrices=False)
+    spanned = int((strengths > 1e-9 * max(strengths, default=0.0)).sum())
+    own = rows[: min(rank, spanned)]
+    # QR keeps the span of each leading part, and so the order of the directions.
+    directions: Array64 = np.linalg.qr(np.concatenate([own, drawn[len(own) :]]).T)[0].T
+    largest = directions[np.arange(rank), np.abs(directions).argmax(axis=1)]
+    signed: Array64 = directions * np.sign(largest)[:, None]
+    return signed
