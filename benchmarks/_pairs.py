@@ -223,7 +223,7 @@ def bench(arguments: argparse.Namespace) -> Bench:
     prompts = scorer.encoder.prompts([example.text for example in examples])
     labels = tuple(TASK.index(example.label) for example in examples)
     method = Method(calibration=CalibrationSettings(local_steps=1, loss="vocabulary"))
-    vectors = context_vectors(scorer, prompts.tokens, labels, method.vectors).mean().astype(np.float32)
+    vectors = context_vectors(scorer, prompts.tokens, labels, method).mean().astype(np.float32)
     coefficients = Coefficients.initial(
         Form(backbone.layers),
         active_writes(backbone.layers, range(backbone.layers), WRITES),

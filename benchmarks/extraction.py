@@ -23,7 +23,7 @@ def main() -> None:
             setup.backbone.hidden_states(batch)
 
     def extraction(_: int) -> None:
-        context_vectors(setup.scorer, setup.prompts.tokens, setup.labels, setup.method.vectors)
+        context_vectors(setup.scorer, setup.prompts.tokens, setup.labels, setup.method)
 
     comparison = compare(Claim("body / extraction", at_least=0.90), timed(body), timed(extraction), arguments.pairs)
     report("extraction", arguments, [comparison], batches=len(batches))

@@ -55,7 +55,7 @@ def main() -> None:
 
 def batched_vectors(setup: Bench) -> Array64:
     """``(L, 2, d)``, ours."""
-    return context_vectors(setup.scorer, setup.prompts.tokens, setup.labels, setup.method.vectors).mean()
+    return context_vectors(setup.scorer, setup.prompts.tokens, setup.labels, setup.method).mean()
 
 
 @torch.inference_mode()

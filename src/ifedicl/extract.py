@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
+from ifedicl import seeds
 from ifedicl.backbone.encoding import Tokens
 from ifedicl.backbone.hooks import record
 from ifedicl.backbone.scoring import Scorer, length_batches, right_padded
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.settings import VectorSettings
+from ifedicl.settings import Method
 
 
 @torch.inference_mode()
 def context_vectors(
-    scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], settings: VectorSettings
+    scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method, keys: Sequence[str] = ()
 ) -> ContextVectors:
     """Run each demonstration alone through the frozen model and sum both writes of every layer at one token.
 
@@ -24,19 +26,19 @@ def context_vectors(
         scorer: model and task.
         prompts: ``N`` encoded prompts.
         labels: the ``N`` labels' positions in the task.
-        settings: the read position, and whether sums are kept by class.
+        method: the read position, and which examples are summed together.
+        keys: what tells the ``N`` examples apart; for shards only.
 
     Returns:
-        Sums and counts, ``G = C`` with ``balance = "class"``, else 1. The LM head is never run.
+        Sums and counts of ``method.groups`` groups. The LM head is never run.
     """
     backbone, words = scorer.backbone, scorer.encoder.tree.words
-    if settings.read_position == "label":
+    if method.vectors.read_position == "label":
         sequences = [prompt + words[label] for prompt, label in zip(prompts, labels, strict=True)]
     else:
         sequences = list(prompts)
-    by_class = settings.balance == "class"
-    result = ContextVectors.zeros(len(words) if by_class else 1, backbone.layers, backbone.width)
-    groups = np.asarray(labels) if by_class else np.zeros(len(labels), dtype=np.int64)
+    result = ContextVectors.zeros(method.groups(len(words)), backbone.layers, backbone.width)
+    groups = _groups(labels, keys, method)
     with record(backbone) as recording:
         for batch in length_batches([len(sequence) for sequence in sequences], scorer.budget):
             rows = [sequences[position] for position in batch]
@@ -46,3 +48,14 @@ def context_vectors(
             np.add.at(result.sums, groups[batch], writes.transpose(2, 0, 1, 3))
             np.add.at(result.counts, groups[batch], 1)
     return result
+
+
+def _groups(labels: Sequence[int], keys: Sequence[str], method: Method) -> npt.NDArray[np.int64]:
+    """``(N,)``: all in one, by class, or by class and shard; who holds an example does not matter."""
+    if not method.classes_apart:
+        return np.zeros(len(labels), dtype=np.int64)
+    classes = np.asarray(labels, dtype=np.int64)
+    if method.shards == 1:
+        return classes
+    shards = [seeds.derive(method.seed, "shard", key) % method.shards for key in keys]
+    return classes * method.shards + np.asarray(shards, dtype=np.int64)

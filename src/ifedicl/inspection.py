@@ -107,9 +107,8 @@ def what_leaves(settings: RunSettings) -> list[str]:
 
 def expected_bytes(settings: RunSettings, layers: int, width: int, fingerprint: str) -> dict[str, int]:
     """Bytes of each kind of message, from encoding one of each with the shapes that this run has."""
-    groups = len(settings.task.labels) if settings.vectors.balance == "class" else 1
     context_id, coefficients = "0" * 16, Coefficients.identity(Form(layers, settings.method.rank))
-    vectors = ContextVectors.zeros(groups, layers, width)
+    vectors = ContextVectors.zeros(settings.method.groups(len(settings.task.labels)), layers, width)
     method, task, wire = settings.method, settings.task, settings.vectors.wire_dtype
     mean = np.zeros((layers, len(WRITES), width), dtype=np.float32)
     basis = np.zeros((layers, len(WRITES), method.rank, width), dtype=np.float32) if method.rank else None

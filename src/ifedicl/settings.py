@@ -120,6 +120,12 @@ class SubspaceSettings(Section):
     """Past the paper: a small matrix Γ for each write, within directions ``U`` that all share."""
 
     rank: int = Field(default=8, ge=1, description="directions of each write; 1 or more")
+    source: Literal["classes", "shards", "clients", "random"] = Field(
+        default="shards",
+        description='where the directions come from: means of "classes", of "shards" of classes, of classes within groups of '
+        '"clients", or "random"',
+    )
+    parts: int = Field(default=4, ge=2, description="shards of each class, or groups of clients; 2 or more")
 
 
 class RoundSettings(Section):
@@ -156,6 +162,21 @@ class Method(Section):
     def rank(self) -> int:
         """Of the subspace; 0 without one."""
         return 0 if self.subspace is None else self.subspace.rank
+
+    @property
+    def classes_apart(self) -> bool:
+        """Whether clients send context vectors by class."""
+        from_means = self.subspace is not None and self.subspace.source != "random"
+        return self.vectors.balance == "class" or from_means
+
+    @property
+    def shards(self) -> int:
+        """Into how many parts a client divides the examples of a class."""
+        return self.subspace.parts if self.subspace is not None and self.subspace.source == "shards" else 1
+
+    def groups(self, classes: int) -> int:
+        """How many sums of writes a client sends, of a task with so many classes."""
+        return classes * self.shards if self.classes_apart else 1
 
 
 class ModelSettings(Section):

@@ -224,7 +224,7 @@ def test_the_engine_computes_what_a_plain_loop_computes_bit_for_bit(backbone: Ba
     parts = {name: split_roles(examples, selection=0.25, gate=0.0, seed=11)[Role.TRAIN] for name, examples in HANDS.items()}
     prompts = {name: scorer.encoder.prompts([row.text for row in rows]) for name, rows in parts.items()}
     labels = {name: [tiny.TASK.index(row.label) for row in rows] for name, rows in parts.items()}
-    means = [context_vectors(scorer, prompts[name].tokens, labels[name], method.vectors).mean() for name in parts]
+    means = [context_vectors(scorer, prompts[name].tokens, labels[name], method).mean() for name in parts]
     vectors = (sum(mean.astype(np.float32).astype(np.float64) for mean in means) / len(means)).astype(np.float32)
     coefficients = scales(0.1, layers=backbone.layers)
     for number in range(3):

@@ -15,11 +15,15 @@ from ifedicl.core.aggregation import AGGREGATE_VECTORS, average_coefficients
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.vectors import ContextVectors, pooled_mean, uniform_mean
 from ifedicl.extract import context_vectors
-from ifedicl.settings import VectorSettings
+from ifedicl.settings import Method
 from ifedicl.task import Task
 from tests import tiny
 
 TEXTS = tuple(example.text for example in tiny.examples(9))
+
+
+def _method(**vectors: Any) -> Method:
+    return Method.model_validate({"vectors": vectors})
 
 
 def _by_hand(backbone: Backbone, sequence: tuple[int, ...]) -> npt.NDArray[np.float64]:
@@ -57,7 +61,7 @@ def test_vectors_are_means_of_single_runs_at_the_read_position(backbone: Backbon
     labels = [0, 1, 1, 0, 0, 0, 1, 0, 1]
     prompts = scorer.encoder.prompts(TEXTS).tokens
     assert len(set(map(len, prompts))) > 2
-    vectors = context_vectors(scorer, prompts, labels, VectorSettings(read_position=position))
+    vectors = context_vectors(scorer, prompts, labels, _method(read_position=position))
     expected = np.mean([_by_hand(backbone, row) for row in _sequences(backbone, task, labels, position)], axis=0)
     np.testing.assert_allclose(vectors.mean(), expected, rtol=1e-4, atol=1e-6)
     assert vectors.counts.tolist() == [9]
@@ -68,7 +72,7 @@ def test_the_two_read_positions_differ(backbone: Backbone) -> None:
     scorer = Scorer(backbone, tiny.TASK)
     prompts = scorer.encoder.prompts(TEXTS).tokens
     at = {
-        position: context_vectors(scorer, prompts, [0] * 9, VectorSettings(read_position=position)).mean()
+        position: context_vectors(scorer, prompts, [0] * 9, _method(read_position=position)).mean()
         for position in ("label", "prompt")
     }
     assert np.abs(at["label"] - at["prompt"]).max() > 1e-3
@@ -78,7 +82,7 @@ def test_balanced_vectors_are_kept_by_class(backbone: Backbone) -> None:
     scorer = Scorer(backbone, tiny.MANY_TOKENS)
     labels = [0, 0, 0, 0, 0, 0, 0, 1, 1]  # nobody is out
     prompts = scorer.encoder.prompts(TEXTS).tokens
-    vectors = context_vectors(scorer, prompts, labels, VectorSettings(balance="class"))
+    vectors = context_vectors(scorer, prompts, labels, _method(balance="class"))
     single = [_by_hand(backbone, row) for row in _sequences(backbone, tiny.MANY_TOKENS, labels, "label")]
     classes = np.mean(single[:7], axis=0), np.mean(single[7:], axis=0)
     assert vectors.counts.tolist() == [7, 2, 0]
@@ -92,7 +96,7 @@ def test_balanced_vectors_are_kept_by_class(backbone: Backbone) -> None:
 @pytest.mark.parametrize("balance", ["none", "class"])
 def test_vectors_of_parts_combine_to_those_of_all(backbone: Backbone, balance: Any) -> None:
     scorer = Scorer(backbone, tiny.TASK)
-    settings = VectorSettings(balance=balance)
+    settings = _method(balance=balance)
     labels = [0, 1, 1, 0, 0, 0, 1, 0, 1]
     prompts = scorer.encoder.prompts(TEXTS).tokens
     whole = context_vectors(scorer, prompts, labels, settings)
@@ -105,8 +109,8 @@ def test_vectors_of_parts_combine_to_those_of_all(backbone: Backbone, balance: A
 
 def test_vectors_of_no_example_are_zero_and_combine_to_the_other(backbone: Backbone) -> None:
     scorer = Scorer(backbone, tiny.TASK)
-    nothing = context_vectors(scorer, [], [], VectorSettings())
-    some = context_vectors(scorer, scorer.encoder.prompts(TEXTS).tokens, [0] * 9, VectorSettings())
+    nothing = context_vectors(scorer, [], [], _method())
+    some = context_vectors(scorer, scorer.encoder.prompts(TEXTS).tokens, [0] * 9, _method())
     assert nothing.examples == 0
     assert not nothing.mean().any()
     assert np.array_equal(nothing.combine(some).sums, some.sums)
@@ -141,7 +145,7 @@ def test_averaged_coefficients_by_hand() -> None:
 def test_means_and_counts_travel_without_loss(backbone: Backbone) -> None:
     scorer = Scorer(backbone, tiny.TASK)
     prompts = scorer.encoder.prompts(TEXTS).tokens
-    vectors = context_vectors(scorer, prompts, [0, 1, 1, 0, 0, 0, 1, 0, 1], VectorSettings(balance="class"))
+    vectors = context_vectors(scorer, prompts, [0, 1, 1, 0, 0, 0, 1, 0, 1], _method(balance="class"))
     back = ContextVectors.from_means(vectors.means, vectors.counts)
     np.testing.assert_allclose(back.sums, vectors.sums, rtol=1e-12)
     assert back.counts.tolist() == vectors.counts.tolist()

@@ -7,14 +7,16 @@ Past the paper, whose scalars can only stretch a write. With ``U`` (``r`` orthon
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ifedicl.core.vectors import WRITES, Array32, Array64
+from ifedicl.core.vectors import WRITES, Array32, Array64, ContextVectors
 
 
 @dataclass(frozen=True)
@@ -116,3 +118,33 @@ def _directions(means: Array64, rank: int, draw: np.random.Generator) -> Array64
     largest = directions[np.arange(rank), np.abs(directions).argmax(axis=1)]
     signed: Array64 = directions * np.sign(largest)[:, None]
     return signed
+
+
+def _pooled(vectors: Sequence[ContextVectors], _parts: int) -> Array64:
+    """Means of the groups that clients tell apart (classes, or their shards), over all clients."""
+    return _total(vectors).present_means
+
+
+def _by_clients(vectors: Sequence[ContextVectors], parts: int) -> Array64:
+    """Means of the classes within each of ``parts`` groups of clients: only sums over a group are needed."""
+    groups = [vectors[part::parts] for part in range(parts)]
+    return np.concatenate([_total(group).present_means for group in groups if group])
+
+
+def _none(vectors: Sequence[ContextVectors], _parts: int) -> Array64:
+    """No means: all directions are drawn."""
+    means: Array64 = np.zeros((0, *vectors[0].sums.shape[1:]))
+    return means
+
+
+def _total(vectors: Sequence[ContextVectors]) -> ContextVectors:
+    return reduce(ContextVectors.combine, vectors)
+
+
+BASIS_MEANS: Mapping[str, Callable[[Sequence[ContextVectors], int], Array64]] = {
+    "classes": _pooled,
+    "shards": _pooled,
+    "clients": _by_clients,
+    "random": _none,
+}
+"""Clients' vectors, in client order, to the ``(M, L, 2, d)`` means that a basis is made of; by ``subspace.source``."""

@@ -66,6 +66,20 @@ class ContextVectors:
         """The vectors of both sets of examples together."""
         return ContextVectors(self.sums + other.sums, self.counts + other.counts)
 
+    def merged(self, groups: int) -> ContextVectors:
+        """The same examples in fewer groups: neighbours are summed.
+
+        Args:
+            groups: a divisor of ``G``.
+        """
+        sums = self.sums.reshape(groups, -1, *self.sums.shape[1:]).sum(axis=1)
+        return ContextVectors(sums, self.counts.reshape(groups, -1).sum(axis=1))
+
+    @property
+    def present_means(self) -> Array64:
+        """``(M, L, 2, d)``: the means of the groups that hold an example."""
+        return self.means[self.counts > 0]
+
     def mean(self) -> Array64:
         """``(L, 2, d)``: the mean over examples, whatever their group (Eq. 2)."""
         mean: Array64 = self.sums.sum(axis=0) / max(self.examples, 1)

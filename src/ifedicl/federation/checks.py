@@ -46,8 +46,7 @@ class Checks:
     def is_usable_vectors(self, reply: VectorsReply) -> bool:
         """Of the run's shape, finite, and of at least one example unless they only add to earlier ones."""
         vectors = reply.vectors
-        groups = len(self.task.labels) if self.method.vectors.balance == "class" else 1
-        shape = (groups, self.model.layers, len(WRITES), self.model.width)
+        shape = (self.method.groups(len(self.task.labels)), self.model.layers, len(WRITES), self.model.width)
         return vectors.sums.shape == shape and vectors.is_finite and (vectors.examples > 0 or not reply.replaces)
 
     def is_usable_update(self, reply: UpdateReply) -> bool:

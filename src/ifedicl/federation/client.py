@@ -84,8 +84,8 @@ class _Job:
         """Of all training examples but the first ``known``; kept, as a coordinator that lost them asks again."""
         if self._summed is None or self._summed[0] != known:
             part = self.part(Role.TRAIN)
-            settings = self.method.vectors
-            self._summed = known, context_vectors(self.scorer, part.prompts.tokens[known:], part.labels[known:], settings)
+            rows = part.prompts.tokens[known:], part.labels[known:]
+            self._summed = known, context_vectors(self.scorer, *rows, self.method, self.train_keys[known:])
         return self._summed[1]
 
     def tally(self, role: Role, context: Context, coefficients: Coefficients) -> Tally:

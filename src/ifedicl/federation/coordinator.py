@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +15,8 @@ import numpy as np
 from ifedicl import seeds
 from ifedicl.core.aggregation import AGGREGATE_VECTORS, average_coefficients
 from ifedicl.core.coefficients import Coefficients, active_writes
-from ifedicl.core.subspace import Context
+from ifedicl.core.subspace import BASIS_MEANS, Context, subspace_basis
+from ifedicl.core.vectors import Array32, ContextVectors
 from ifedicl.data import Role
 from ifedicl.errors import ConfigError, Fault, TooFewClientsError
 from ifedicl.federation import checkpoint
@@ -214,7 +215,9 @@ class Coordinator:
         self._save(client_vectors=held, cursors=cursors, dtypes=dtypes)
         self._require(held, failures, "vectors")
         in_order = [held[name] for name in self._engine.clients() if name in held]
-        context = Context(AGGREGATE_VECTORS[self._method.vectors.weighting](in_order))
+        classes = len(self._task.labels) if self._method.vectors.balance == "class" else 1
+        mean = AGGREGATE_VECTORS[self._method.vectors.weighting]([vectors.merged(classes) for vectors in in_order])
+        context = Context(mean, self._basis(in_order))
         # What the clients inject has crossed the network in this dtype; the adapter must hold the same numbers.
         context = context.rounded(self._method.vectors.wire_dtype)
         changed = state.context is None or state.context.digest != context.digest
@@ -226,6 +229,16 @@ class Coordinator:
             _log.warning("clients compute in different dtypes (%s); their vectors differ a little for that alone", mix)
         if changed:
             self._install(self._engine.clients())
+
+    def _basis(self, vectors: Sequence[ContextVectors]) -> Array32 | None:
+        """Once for all: Γ means nothing without the basis that it was calibrated in."""
+        subspace, seed = self._method.subspace, self._method.seed
+        if subspace is None:
+            return None
+        if self._state.context is not None:
+            return self._state.context.basis
+        means = BASIS_MEANS[subspace.source](vectors, subspace.parts)
+        return subspace_basis(means, subspace.rank, seeds.generator(seed, "basis"))
 
     def _install(self, names: Iterable[str]) -> None:
         self._exchange(dict.fromkeys(names, self._context_request()), ContextReply, is_usable_context)

@@ -1,0 +1,129 @@
+"""The context subspace: its basis, where it comes from, and what it is worth through a whole federation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.scoring import Scorer
+from ifedicl.core.subspace import BASIS_MEANS, Context, subspace_basis
+from ifedicl.core.vectors import ContextVectors
+from ifedicl.data import Role, split_roles
+from ifedicl.extract import context_vectors
+from ifedicl.federation.coordinator import Outcome
+from tests import tiny
+from tests.unit.test_federation import assert_same_result, real, run_real
+
+SOURCES = ("classes", "shards", "clients", "random")
+
+
+def _draw() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_the_basis_holds_the_leading_directions_in_their_order() -> None:
+    means = np.zeros((3, 1, 2, 5))
+    means[0, ..., 1], means[1, ..., 3] = 9.0, 2.0  # differences along the second and the fourth coordinate
+    basis = subspace_basis(means + 100.0, 2, _draw())
+    assert basis.shape == (1, 2, 2, 5)
+    np.testing.assert_allclose(basis[0, 0] @ basis[0, 0].T, np.eye(2), atol=1e-6)
+    assert np.abs(basis[0, 0, 0]).argmax() == 1
+    assert np.abs(basis[0, 0, 1]).argmax() == 3
+    assert np.abs(basis[..., [0, 2, 4]]).max() < 1e-6, "what all means share is no direction"
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_directions_that_the_means_lack_are_drawn_and_orthogonal(count: int) -> None:
+    means = _draw().normal(size=(count, 2, 2, 16))
+    basis = subspace_basis(means, 6, _draw()).astype(np.float64)
+    np.testing.assert_allclose(basis @ basis.swapaxes(2, 3), np.broadcast_to(np.eye(6), (2, 2, 6, 6)), atol=1e-5)
+    if count > 1:
+        centred = means[:, 1, 0] - means[:, 1, 0].mean(axis=0)
+        np.testing.assert_allclose(centred @ basis[1, 0].T @ basis[1, 0], centred, atol=1e-5)
+
+
+def test_the_signs_of_the_basis_do_not_depend_on_those_of_the_decomposition() -> None:
+    means = _draw().normal(size=(5, 1, 2, 8))
+    np.testing.assert_allclose(subspace_basis(means, 3, _draw()), subspace_basis(-means, 3, _draw()), atol=1e-6)
+
+
+@pytest.mark.parametrize("basis", [np.zeros((2, 2, 3, 7), "f4"), np.zeros((2, 2, 8), "f4"), np.zeros((2, 2, 3, 8))])
+def test_a_basis_that_does_not_fit_the_vectors_is_refused(basis: Any) -> None:
+    with pytest.raises(ValueError, match="basis"):
+        Context(np.zeros((2, 2, 8), "f4"), basis)
+
+
+def test_groups_of_clients_need_sums_only() -> None:
+    clients = [ContextVectors.from_means(np.full((2, 1, 2, 3), float(k)), np.array([1, 3])) for k in range(5)]
+    means = BASIS_MEANS["clients"](clients, 2)
+    assert means[:, 0, 0, 0].tolist() == [2.0, 2.0, 2.0, 2.0]  # clients 0, 2, 4 and clients 1, 3; two classes each
+
+
+def test_shards_are_the_same_whoever_holds_the_examples(backbone: Backbone) -> None:
+    scorer, examples = Scorer(backbone, tiny.TASK), tiny.examples(24)
+    method = tiny.method(subspace={"rank": 4, "parts": 3})
+
+    def vectors(rows: Any) -> ContextVectors:
+        prompts = scorer.encoder.prompts([row.text for row in rows]).tokens
+        return context_vectors(scorer, prompts, [tiny.TASK.index(row.label) for row in rows], method, [row.key for row in rows])
+
+    whole, parts = vectors(examples), vectors(examples[:7]).combine(vectors(examples[7:]))
+    assert whole.counts.tolist() == parts.counts.tolist()
+    assert len(whole.counts) == 2 * 3
+    assert (whole.counts > 0).sum() > 3
+    np.testing.assert_allclose(whole.sums, parts.sums, rtol=1e-5, atol=1e-6)
+    classes = whole.merged(2)
+    assert classes.counts.sum() == len(examples)
+    np.testing.assert_allclose(classes.merged(1).sums[0], whole.sums.sum(axis=0))
+
+
+def _run(backbone: Backbone, **values: Any) -> Outcome:
+    method = {"rounds": {"rounds": 3}, "subspace": {"rank": 4, "source": "shards", "parts": 2}, **values}
+    return run_real(backbone, tiny.method(**method))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_federation_calibrates_the_core(backbone: Backbone, source: str) -> None:
+    long = {"calibration": {"local_steps": 4, "batch_size": 8}, "rounds": {"rounds": 8}}
+    outcome = _run(backbone, subspace={"rank": 4, "source": source, "parts": 2}, **long)
+    assert outcome.context.rank == 4
+    core = outcome.state.coefficients.core
+    assert core is not None
+    assert np.abs(core).max() > 1e-3
+    losses = [record.train_loss or 0.0 for record in outcome.state.history]
+    assert losses[-1] < losses[0]
+    assert_same_result(outcome, _run(backbone, subspace={"rank": 4, "source": source, "parts": 2}, **long))
+
+
+def test_the_scalars_are_the_core_that_is_not_there(backbone: Backbone) -> None:
+    plain = run_real(backbone, tiny.method(rounds={"rounds": 1}))
+    assert plain.state.coefficients.core is None
+    assert plain.context.basis is None
+
+
+def test_more_rounds_keep_the_basis(backbone: Backbone) -> None:
+    from ifedicl.federation.coordinator import Coordinator
+    from ifedicl.federation.engines.local import LocalEngine
+    from tests.unit.test_federation import shape_of
+
+    method = tiny.method(rounds={"rounds": 2}, subspace={"rank": 4, "parts": 2})
+    clients = real(backbone)
+    coordinator = Coordinator(LocalEngine(clients), tiny.TASK, method, shape_of(backbone))
+    before = coordinator.run()
+    for client in clients:
+        client.replace_examples((*client.examples, *tiny.examples(6, seed=9)))
+    after = coordinator.run(more_rounds=1)
+    assert before.context.basis is not None
+    assert after.context.basis is not None
+    np.testing.assert_array_equal(before.context.basis, after.context.basis)
+
+
+def test_held_out_examples_are_in_no_mean(backbone: Backbone) -> None:
+    method = tiny.method(subspace={"rank": 4, "parts": 2})
+    outcome = run_real(backbone, method)
+    for client in real(backbone):
+        train = split_roles(client.examples, selection=method.holdout.selection, gate=0.0, seed=method.seed)[Role.TRAIN]
+        assert outcome.state.client_vectors[client.name].examples == len(train)
