@@ -19,6 +19,7 @@ from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.coefficients import Coefficients, Form
+from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
 from ifedicl.data import Example
@@ -53,6 +54,7 @@ class Adapter:
         task: what is asked.
         context: global vectors and basis.
         coefficients: the chosen ones.
+        readout: reads the labels off; None: the label words do.
         model: how the model was named and loaded.
         fingerprint: of that model.
         provenance: how it came to be, as JSON: rounds, clients, counts, settings. No times: equal runs give equal files.
@@ -63,6 +65,7 @@ class Adapter:
     coefficients: Coefficients
     model: ModelSettings
     fingerprint: str
+    readout: Readout | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def save(self, folder: str | Path) -> None:
@@ -114,8 +117,14 @@ class Adapter:
             coefficients = Coefficients(tensors["coefficients.scales"], tensors.get("subspace.core"))
             if coefficients.form != Form(len(context.vectors), context.rank):
                 raise ValueError(f"{coefficients.form} with a basis of rank {context.rank}")
+            task = Task.model_validate(header["task"])
+            readout = Readout(tensors["readout.weights"]) if "readout.weights" in tensors else None
+            classes, width = len(task.labels), context.vectors.shape[2]
+            if readout is not None and readout.weights.shape != (classes, width + classes + 1):
+                raise ValueError(f"a readout {readout.weights.shape} for {classes} labels and a width of {width}")
             return cls(
-                task=Task.model_validate(header["task"]),
+                task=task,
+                readout=readout,
                 context=context,
                 coefficients=coefficients,
                 model=ModelSettings.model_validate(header["model"]),
@@ -133,6 +142,7 @@ class Adapter:
             "subspace.basis": self.context.basis,
             "coefficients.scales": self.coefficients.scales,
             "subspace.core": self.coefficients.core,
+            "readout.weights": None if self.readout is None else self.readout.weights,
         }
         return {name: array for name, array in named.items() if array is not None}
 
@@ -171,7 +181,8 @@ class Adapter:
             f"(fingerprint `{self.fingerprint[:16]}…`), without demonstrations in the prompt.\n\n"
             f"- prompt: `{task.template!r}`, {task.turn} turn\n"
             f"- label words: {', '.join(task.label_words)}\n"
-            f"- context vectors: {layers} layers × 2 writes × {width}; {self.coefficients.count} calibrated coefficients\n"
+            f"- context vectors: {layers} layers × 2 writes × {width}; {self.coefficients.count} calibrated coefficients"
+            f"{', and a readout of the last hidden state' if self.readout else ''}\n"
             "- limits: it answers among its labels only, and is as good as the clients' examples; measure it on your own "
             "text before you rely on it\n"
             "- licence: the base model's terms apply to its use\n\n"
@@ -210,7 +221,7 @@ class Classifier:
         if prompts.truncated:
             _log.warning("%d of %d texts were cut to fit the model's window", prompts.truncated, len(texts))
         with applied(self.backbone, self.adapter.context, self.adapter.coefficients):
-            return self._scorer.log_probabilities(prompts, on_progress=on_progress)
+            return self._scorer.log_probabilities(prompts, readout=self.adapter.readout, on_progress=on_progress)
 
     def classify(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> list[Prediction]:
         """Label texts.

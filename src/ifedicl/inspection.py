@@ -12,6 +12,7 @@ from ifedicl import runs
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import load_backbone
 from ifedicl.core.coefficients import Coefficients, Form
+from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout, ReadoutSums
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, ContextVectors
 from ifedicl.data import SHOWN_LABEL, Role, columns_of, rows_of, split_roles
@@ -22,6 +23,8 @@ from ifedicl.federation.messages import (
     EvaluateRequest,
     Reply,
     Request,
+    StatisticsReply,
+    StatisticsRequest,
     UpdateReply,
     UpdateRequest,
     VectorsReply,
@@ -93,14 +96,22 @@ def inspect_config(path: Path) -> dict[str, Any]:
 
 def what_leaves(settings: RunSettings) -> list[str]:
     """In words, all that a client of this run sends."""
-    by_class = settings.vectors.balance == "class"
-    number = "by class, and the number of each class" if by_class else "and their number"
+    number = "and their number"
+    if settings.method.classes_apart:
+        parts = f", each in {settings.method.shards} shards" if settings.method.shards > 1 else ""
+        number = f"by class{parts}, and the number of each"
+    readout = (
+        ["once, after the rounds: sums of products of the last hidden states and labels over its training examples"]
+        if settings.readout
+        else []
+    )
     again = "at every refresh" if settings.vectors.refresh_every else "with --more-rounds"
     return [
         f"once, and of added examples alone {again}: the mean of what the model's layers write at one token over its training "
         f"examples, {number}; a keyed digest of which examples they were; the dtype it computes in",
         "each round: its coefficients, its number of training examples, its mean training loss",
         "each evaluation: number of held-out examples, how many were right, the sum of their losses",
+        *readout,
         "when something fails: one code of a fixed list, never a text",
     ]
 
@@ -119,9 +130,27 @@ def expected_bytes(settings: RunSettings, layers: int, width: int, fingerprint: 
         "update_request_down": UpdateRequest(context_id, 10, 0, 10, coefficients),
         "update_reply_up": UpdateReply(coefficients, 100, 0.123456789),
         "evaluate_request_down": EvaluateRequest(context_id, Role.SELECTION, coefficients),
-        "evaluate_reply_up": EvaluateReply(Tally(100, 50, 123.456789)),
+        **_readout_messages(settings, width, context_id, coefficients),
+        "evaluate_reply_up": EvaluateReply((Tally(100, 50, 123.456789),)),
     }
     return {name: len(encode(message)) for name, message in messages.items()}
+
+
+def _readout_messages(
+    settings: RunSettings, width: int, context_id: str, coefficients: Coefficients
+) -> dict[str, Request | Reply]:
+    """What a readout adds, once."""
+    if settings.readout is None:
+        return {}
+    classes = len(settings.task.labels)
+    size = min(width, settings.readout.most_features) + classes + 1
+    sums = ReadoutSums(np.zeros((size, size)), np.zeros((size, classes)), 100)
+    readouts = tuple(Readout(np.zeros((classes, width + classes + 1), dtype=np.float32)) for _ in PENALTIES)
+    return {
+        "statistics_request_down": StatisticsRequest(context_id, coefficients),
+        "statistics_reply_up": StatisticsReply(sums),
+        "readouts_request_down": EvaluateRequest(context_id, Role.SELECTION, coefficients, readouts, TEMPERATURES),
+    }
 
 
 def inspect_data(path: Path) -> dict[str, Any]:

@@ -171,6 +171,7 @@ def federate(
     adapter = Adapter(
         task=task,
         context=outcome.context,
+        readout=outcome.readout,
         coefficients=outcome.coefficients,
         model=model,
         fingerprint=backbone.fingerprint,

@@ -128,6 +128,14 @@ class SubspaceSettings(Section):
     parts: int = Field(default=4, ge=2, description="shards of each class, or groups of clients; 2 or more")
 
 
+class ReadoutSettings(Section):
+    """Past the paper: after the rounds, a linear classifier on the adapted model's hidden state, in closed form from sums."""
+
+    most_features: int = Field(
+        default=1024, ge=8, description="hidden states wider than this are projected to so many random directions"
+    )
+
+
 class RoundSettings(Section):
     """The rounds and how one of them is chosen (paper Eq. 7; the choice never sees test text)."""
 
@@ -157,6 +165,14 @@ class Method(Section):
     calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
     rounds: RoundSettings = Field(default_factory=RoundSettings)
     subspace: SubspaceSettings | None = Field(default=None, description="[subspace] makes a subspace; without it scalars only")
+
+    readout: ReadoutSettings | None = Field(default=None, description="[readout] makes one; without it label words are read")
+
+    @model_validator(mode="after")
+    def _chooses_its_readout(self) -> Self:
+        if self.readout is not None and self.holdout.selection == 0:
+            raise ValueError("[readout] is chosen on held-out examples; set holdout.selection above 0, for instance to 0.2")
+        return self
 
     @property
     def rank(self) -> int:
@@ -350,7 +366,9 @@ def _fault(model: type[BaseModel], error: Mapping[str, Any]) -> Fault:
         return Fault(field, "a name that does not exist", ", ".join(known), remedy)
     described = section.model_fields[name].description if name else None
     message = str(error["msg"]).removeprefix("Value error, ")
-    return Fault(field, received, described or message, "Add it." if missing else f"{message[0].upper()}{message[1:]}.")
+    if described is None:  # of fields that do not go together; the message says which
+        return Fault(field, received, message, "Change one of them.")
+    return Fault(field, received, described, "Add it." if missing else f"{message[0].upper()}{message[1:]}.")
 
 
 def _section_of(model: type[BaseModel], location: list[str]) -> tuple[type[BaseModel], str | None]:

@@ -194,7 +194,7 @@ class Scripted:
             return ContextReply()
         if isinstance(request, UpdateRequest):
             return self.update(name, request) or UpdateReply(scales(round_of(request.coefficients) + 1), 4, 0.5)
-        return self.evaluate(name, request) or EvaluateReply(Tally(4, 2, 3.0))
+        return self.evaluate(name, request) or EvaluateReply((Tally(4, 2, 3.0),))
 
     def asked_for(self, kind: type[Request]) -> list[tuple[str, Any]]:
         return [(name, request) for name, request in self.asked if isinstance(request, kind)]
@@ -207,7 +207,7 @@ def held_out(*tallies: tuple[int, float]) -> Callable[[str, EvaluateRequest], Re
         if name != "a" or request.role is not Role.SELECTION:
             return Failure(FailureCode.NO_EXAMPLES)
         number = round_of(request.coefficients)
-        return EvaluateReply(Tally(10, *tallies[number - 1])) if number else EvaluateReply(Tally(10, 5, 7.0))
+        return EvaluateReply((Tally(10, *tallies[number - 1]),)) if number else EvaluateReply((Tally(10, 5, 7.0),))
 
     return evaluate
 
@@ -423,7 +423,7 @@ def gated(adapter: dict[str, Reply], zero_shot: dict[str, Reply]) -> Callable[[s
 
 
 def lost(*losses: float) -> dict[str, Reply]:
-    return {name: EvaluateReply(Tally(1, 0, loss)) for name, loss in zip("abc", losses, strict=True)}
+    return {name: EvaluateReply((Tally(1, 0, loss),)) for name, loss in zip("abc", losses, strict=True)}
 
 
 @pytest.mark.parametrize(
@@ -451,7 +451,7 @@ def test_the_gate_on_real_clients_falls_back_when_the_tallies_are_worse(backbone
             request, reply = requests[delivery.client], delivery.reply
             if isinstance(request, EvaluateRequest) and request.role is Role.GATE and isinstance(reply, EvaluateReply):
                 more = 0.0 if np.array_equal(request.coefficients.scales, identity) else 1e3
-                reply = EvaluateReply(reply.tally + Tally(0, 0, more))
+                reply = EvaluateReply((reply.tallies[0] + Tally(0, 0, more),))
             changed.append(replace(delivery, reply=reply))
         return changed
 
@@ -500,7 +500,7 @@ BAD_UPDATES: dict[str, tuple[Reply, str]] = {
     "fewer than no examples": (UpdateReply(scales(9.0), -4, 0.5), "bad_reply"),
     "too few layers": (UpdateReply(scales(9.0, layers=1), 4, 0.5), "bad_reply"),
     "too many layers": (UpdateReply(scales(9.0, layers=3), 4, 0.5), "bad_reply"),
-    "another kind": (EvaluateReply(Tally(4, 2, 3.0)), "bad_reply"),
+    "another kind": (EvaluateReply((Tally(4, 2, 3.0),)), "bad_reply"),
     "vectors": (vectors_reply(9.0), "bad_reply"),
 }
 
@@ -538,10 +538,10 @@ def test_a_client_whose_vectors_fail_is_left_out_and_its_code_recorded(reply: Re
 
 BAD_TALLIES: dict[str, tuple[Reply, str]] = {
     "late": (Failure(FailureCode.LATE), "late"),
-    "no examples": (EvaluateReply(Tally(0, 0, 0.0)), "bad_reply"),
-    "more correct than examples": (EvaluateReply(Tally(4, 5, 0.1)), "bad_reply"),
-    "fewer than none correct": (EvaluateReply(Tally(4, -1, 0.1)), "bad_reply"),
-    "NaN": (EvaluateReply(Tally(4, 2, NAN)), "bad_reply"),
+    "no examples": (EvaluateReply((Tally(0, 0, 0.0),)), "bad_reply"),
+    "more correct than examples": (EvaluateReply((Tally(4, 5, 0.1),)), "bad_reply"),
+    "fewer than none correct": (EvaluateReply((Tally(4, -1, 0.1),)), "bad_reply"),
+    "NaN": (EvaluateReply((Tally(4, 2, NAN),)), "bad_reply"),
     "another kind": (ContextReply(), "bad_reply"),
 }
 

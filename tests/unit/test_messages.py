@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from ifedicl.core.coefficients import Coefficients, Form
+from ifedicl.core.readout import Readout, ReadoutSums
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Role
@@ -26,6 +27,8 @@ from ifedicl.federation.messages import (
     FailureCode,
     Reply,
     Request,
+    StatisticsReply,
+    StatisticsRequest,
     UpdateReply,
     UpdateRequest,
     VectorsReply,
@@ -43,6 +46,7 @@ REPEATABLE = settings(deadline=None, derandomize=True)
 LAYERS, WIDTH = 3, 8
 DRAW = np.random.default_rng(0)
 SCALES = Coefficients(DRAW.normal(size=(LAYERS, 2, 2)).astype(np.float32))
+READOUT = Readout(DRAW.normal(size=(2, WIDTH + 3)).astype(np.float32))
 CORE = Coefficients(SCALES.scales, DRAW.normal(size=(LAYERS, 2, 2, 2)).astype(np.float32))
 BASIS = DRAW.normal(size=(LAYERS, 2, 2, WIDTH)).astype(np.float32)
 GLOBAL = DRAW.normal(size=(LAYERS, 2, WIDTH)).astype(np.float32)
@@ -53,13 +57,15 @@ REQUESTS: list[Request] = [
     VectorsRequest(tiny.TASK, tiny.method(seed=5), "f" * 64, "3:abcd"),
     ContextRequest(tiny.MANY_TOKENS, tiny.method(), "f" * 64, Context(GLOBAL, BASIS), "0123456789abcdef"),
     UpdateRequest("0123456789abcdef", 7, 3, 10, SCALES),
-    EvaluateRequest("0123456789abcdef", Role.GATE, CORE),
+    EvaluateRequest("0123456789abcdef", Role.GATE, CORE, (READOUT, READOUT.sharpened(2.0)), (1.0, 4.0)),
+    StatisticsRequest("0123456789abcdef", SCALES),
 ]
 REPLIES: list[Reply] = [
     VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float32"),
     ContextReply(),
     UpdateReply(SCALES, 12, 0.625),
-    EvaluateReply(Tally(9, 4, 3.1415926535897931)),
+    EvaluateReply((Tally(9, 4, 3.1415926535897931), Tally(9, 5, 2.0))),
+    StatisticsReply(ReadoutSums(np.eye(5), np.ones((5, 2)), 3)),
     *(Failure(code) for code in FailureCode),
 ]
 
@@ -76,8 +82,12 @@ def assert_same(first: object, second: object) -> None:
         if isinstance(value, np.ndarray):
             assert value.dtype == other.dtype
             np.testing.assert_array_equal(value, other)
-        elif isinstance(value, Coefficients | Context | ContextVectors):
+        elif isinstance(value, Coefficients | Context | ContextVectors | ReadoutSums):
             assert_same(value, other)
+        elif isinstance(value, tuple) and isinstance(next(iter(value), None), Readout):
+            assert len(value) == len(other)
+            for ours, theirs in zip(value, other, strict=True):
+                assert_same(ours, theirs)
         else:
             assert value == other
 
@@ -157,7 +167,7 @@ def test_a_reply_with_a_changed_byte_is_refused_or_decoded_but_nothing_else(repl
             received = decode_reply(bytes(bent))
         except MessageError:
             return
-        assert isinstance(received, VectorsReply | ContextReply | UpdateReply | EvaluateReply | Failure)
+        assert isinstance(received, VectorsReply | ContextReply | UpdateReply | EvaluateReply | StatisticsReply | Failure)
 
     check()
 
@@ -190,7 +200,7 @@ def test_a_request_without_one_of_its_fields_is_refused(request_: Request) -> No
     for name in header:
         with pytest.raises(MessageError, match=rf"{request_.kind} message"):
             decode_request(pack(request_.kind, {key: value for key, value in header.items() if key != name}, arrays))
-    for name in set(arrays) - {"core", "basis"}:  # without these it is a message of the paper's form
+    for name in set(arrays) - {"core", "basis", "readouts"}:  # without these it is a message of the paper's form
         with pytest.raises(MessageError, match=rf"{request_.kind} message"):
             decode_request(pack(request_.kind, header, {key: value for key, value in arrays.items() if key != name}))
 

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from ifedicl.errors import ConfigError
-from ifedicl.settings import Method, RunSettings, load_preset, load_settings, presets, validated
+from ifedicl.settings import (
+    Method,
+    ReadoutSettings,
+    RunSettings,
+    SubspaceSettings,
+    load_preset,
+    load_settings,
+    presets,
+    validated,
+)
 
 GOOD = """
 [task]
@@ -125,10 +134,13 @@ def test_the_written_config_shows_every_setting_with_its_default() -> None:
     given = tomllib.loads(text)
     hidden = ("# train", "# split", "# preset", "# test", "# label_words", "# max_prompt", "# revision", "# writes = { l")
     lines = [
-        line.removeprefix("# ") if re.match(r"# \w+ = ", line) and not line.startswith(hidden) else line
+        line.removeprefix("# ") if re.match(r"# (\w+ = |\[)", line) and not line.startswith(hidden) else line
         for line in text.splitlines()
     ]
     uncommented = tomllib.loads("\n".join(lines))
+    for section in (SubspaceSettings, ReadoutSettings):  # off unless they are there
+        name = section.__name__.removesuffix("Settings").lower()
+        assert uncommented.pop(name) == section().model_dump(), name
     defaults = validated(RunSettings, given, "template")
     shown = validated(RunSettings, uncommented, "template")
     assert shown == defaults

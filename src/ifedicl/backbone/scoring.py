@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from ifedicl.backbone.encoding import Encoder, LabelTree, Prompts, Tokens
 from ifedicl.backbone.load import Backbone, Prefix
+from ifedicl.core.readout import Readout
 from ifedicl.task import Task
 
 
@@ -92,6 +93,19 @@ class _TreeReader:
         return cls(tuple(paths), tuple(map(len, tree.nodes)))
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a model says of prompts.
+
+    Attributes:
+        states: ``(N, d)`` float32, the last hidden state at each prompt's last token, which predicts the label word.
+        logs: ``(N, C)`` float32, ``log P(label | prompt)`` among the labels by their words.
+    """
+
+    states: npt.NDArray[np.float32]
+    logs: npt.NDArray[np.float32]
+
+
 class Scorer:
     """Scores the label words of one task with one model. Injections around it change what it computes."""
 
@@ -119,10 +133,7 @@ class Scorer:
         Returns:
             ``(B, C)`` float32. A softmax over ``C`` gives the probabilities among the labels.
         """
-        if self._tree.is_flat:
-            # One token each: the vocabulary's normaliser is the same for all, so only their own logits are needed.
-            return self.backbone.logits(self._last_states(prompts, prefix), self._first_tokens)
-        return self._tree_scores(prompts, prefix)
+        return self._read(prompts, prefix)[1]
 
     def word_losses(self, prompts: Sequence[Tokens], labels: Sequence[int]) -> Tensor:
         """``-log P(label word | prompt)`` over the whole vocabulary (paper Eq. 6).
@@ -153,9 +164,8 @@ class Scorer:
         scores = self.label_scores(prompts)
         return functional.cross_entropy(scores, torch.tensor(labels, device=scores.device), reduction="none")
 
-    @torch.inference_mode()
     def log_probabilities(
-        self, prompts: Prompts, *, on_progress: Callable[[int], None] | None = None
+        self, prompts: Prompts, *, readout: Readout | None = None, on_progress: Callable[[int], None] | None = None
     ) -> npt.NDArray[np.float32]:
         """``log P(label | prompt)`` among the labels, for any number of prompts.
 
@@ -163,19 +173,24 @@ class Scorer:
 
         Args:
             prompts: ``N`` encoded prompts.
+            readout: reads the labels off; without one, the label words' own probabilities are taken.
             on_progress: called with the number of prompts just done.
 
         Returns:
             ``(N, C)``, rows in the order given; each row's exponentials sum to 1.
         """
         result = np.empty((len(prompts.tokens), len(self.task.labels)), dtype=np.float32)
-        prefix, rests = self._without_prefix(prompts.tokens)
-        for batch in self.batches(rests, prefix):
-            scores = self.label_scores([rests[position] for position in batch], prefix)
-            result[batch] = scores.log_softmax(dim=-1).cpu().numpy()
-            if on_progress is not None:
-                on_progress(len(batch))
+        for batch, states, logs in self._readings(prompts, on_progress):
+            result[batch] = logs if readout is None else readout.log_probabilities(states.float().cpu().numpy(), logs)
         return result
+
+    def read(self, prompts: Prompts) -> Reading:
+        """Hidden states and label words' log-probabilities of any number of prompts, from one pass."""
+        states = np.empty((len(prompts.tokens), self.backbone.width), dtype=np.float32)
+        logs = np.empty((len(prompts.tokens), len(self.task.labels)), dtype=np.float32)
+        for batch, own_states, own_logs in self._readings(prompts, None):
+            states[batch], logs[batch] = own_states.float().cpu().numpy(), own_logs
+        return Reading(states, logs)
 
     @torch.inference_mode()
     def features(self, prompts: Prompts) -> npt.NDArray[np.float32]:
@@ -209,19 +224,40 @@ class Scorer:
             return None, prompts
         return self.backbone.prefix(first[:shared]), [prompt[shared:] for prompt in prompts]
 
+    @torch.inference_mode()
+    def _readings(
+        self, prompts: Prompts, on_progress: Callable[[int], None] | None
+    ) -> Iterator[tuple[list[int], Tensor, npt.NDArray[np.float32]]]:
+        """Positions, ``(B, d)`` states and ``(B, C)`` log-probabilities of batch after batch."""
+        prefix, rests = self._without_prefix(prompts.tokens)
+        for batch in self.batches(rests, prefix):
+            states, scores = self._read([rests[position] for position in batch], prefix)
+            yield batch, states, scores.log_softmax(dim=-1).cpu().numpy()
+            if on_progress is not None:
+                on_progress(len(batch))
+
+    def _read(self, prompts: Sequence[Tokens], prefix: Prefix | None) -> tuple[Tensor, Tensor]:
+        """``(B, d)`` states that predict the first token of the label word, and ``(B, C)`` label scores."""
+        if not self._tree.is_flat:
+            return self._tree_read(prompts, prefix)
+        states = self._last_states(prompts, prefix)
+        # One token each: the vocabulary's normaliser is the same for all, so only their own logits are needed.
+        return states, self.backbone.logits(states, self._first_tokens)
+
     def _last_states(self, prompts: Sequence[Tokens], prefix: Prefix | None) -> Tensor:
         """``(B, d)``: the state that predicts the first token of the label word."""
         states = self.backbone.hidden_states(right_padded(prompts, self.backbone.device), prefix)
         return states[torch.arange(len(prompts)), [len(prompt) - 1 for prompt in prompts]]
 
-    def _tree_scores(self, prompts: Sequence[Tokens], prefix: Prefix | None) -> Tensor:
+    def _tree_read(self, prompts: Sequence[Tokens], prefix: Prefix | None) -> tuple[Tensor, Tensor]:
         paths = len(self._tree.paths)
         sequences = [prompt + path for prompt in prompts for path in self._tree.paths]
         states = self.backbone.hidden_states(right_padded(sequences, self.backbone.device), prefix)  # (B·P, T, d)
         rows = [[number * paths + path for path in self._reader.path] for number in range(len(prompts))]
         columns = [[len(prompt) - 1 + depth for depth in self._reader.depth] for prompt in prompts]
-        logs = self.backbone.logits(states[rows, columns]).log_softmax(dim=-1)  # (B, N, V)
         nodes = {node: position for position, node in enumerate(self._tree.nodes)}
+        read = states[rows, columns]  # (B, N, d)
+        logs = self.backbone.logits(read).log_softmax(dim=-1)  # (B, N, V)
         scores = torch.stack(
             [
                 sum((logs[:, nodes[word[:step]], word[step]] for step in range(len(word))), torch.zeros_like(logs[:, 0, 0]))
@@ -229,7 +265,9 @@ class Scorer:
             ],
             dim=1,
         )  # (B, C)
-        return scores / self._lengths(self._tree.words, scores) if self.task.normalise_length else scores
+        if self.task.normalise_length:
+            scores = scores / self._lengths(self._tree.words, scores)
+        return read[:, nodes[()]], scores
 
     @staticmethod
     def _lengths(words: Sequence[Tokens], like: Tensor) -> Tensor:

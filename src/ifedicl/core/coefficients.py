@@ -22,12 +22,10 @@ class Form:
     Attributes:
         layers: ``L``.
         rank: ``r`` of the context subspace; 0: scalars only, as in the paper.
-        labels: ``C`` of the readout; 0: none, as in the paper.
     """
 
     layers: int
     rank: int = 0
-    labels: int = 0
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -35,24 +33,20 @@ class Form:
         shapes: dict[str, tuple[int, ...]] = {"scales": (self.layers, len(WRITES), 2)}
         if self.rank:
             shapes["core"] = (self.layers, len(WRITES), self.rank, self.rank)
-        if self.labels:
-            shapes["readout"] = (self.labels, self.labels + 1)
         return shapes
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """``Λ = {λ, β}`` of every write; past the paper also Γ of every write, and a readout.
+    """``Λ = {λ, β}`` of every write; past the paper also Γ of every write.
 
     Attributes:
         scales: ``(L, 2, 2)`` float32: layer, write, (λ, β).
         core: ``(L, 2, r, r)`` float32: Γ (``subspace_core``); None without a subspace.
-        readout: ``(C, C + 1)`` float32: an affine map of the label logits, whose last column is added; None without one.
     """
 
     scales: Array32
     core: Array32 | None = None
-    readout: Array32 | None = None
 
     def __post_init__(self) -> None:
         if self.scales.ndim != 3:
@@ -65,15 +59,13 @@ class Coefficients:
     @classmethod
     def of(cls, arrays: Mapping[str, Array32]) -> Self:
         """From :attr:`arrays`."""
-        return cls(arrays["scales"], arrays.get("core"), arrays.get("readout"))
+        return cls(arrays["scales"], arrays.get("core"))
 
     @classmethod
     def identity(cls, form: Form) -> Self:
-        """λ=0, β=1, Γ=0 and logits as they are: the raw model, zero-shot."""
+        """λ=0, β=1, Γ=0: the raw model, zero-shot."""
         arrays = {name: np.zeros(shape, dtype=np.float32) for name, shape in form.shapes.items()}
         arrays["scales"][..., ACTIVATION] = 1.0
-        if form.labels:
-            arrays["readout"][:, :-1] = np.eye(form.labels)
         return cls.of(arrays)
 
     @classmethod
@@ -86,14 +78,12 @@ class Coefficients:
     @property
     def form(self) -> Form:
         """Which numbers these are."""
-        rank = 0 if self.core is None else self.core.shape[-1]
-        return Form(len(self.scales), rank, 0 if self.readout is None else len(self.readout))
+        return Form(len(self.scales), 0 if self.core is None else self.core.shape[-1])
 
     @property
     def arrays(self) -> dict[str, Array32]:
         """By name, those that there are."""
-        named = {"scales": self.scales, "core": self.core, "readout": self.readout}
-        return {name: array for name, array in named.items() if array is not None}
+        return {"scales": self.scales} | ({} if self.core is None else {"core": self.core})
 
     @property
     def is_finite(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from ifedicl import files
 from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import MessageError, StorageError
@@ -76,6 +77,8 @@ class State:
         cursors: what each client's vectors reply gave.
         dtypes: what each client's model computes in.
         context: global vectors and basis; None before stage 2a.
+        readout: of the best round; None before it is made, and where the label words do better.
+        readout_round: the best round when it was made.
         zero_shot: the raw model on the selection examples.
         history: one record a round.
         traffic: every exchange.
@@ -94,6 +97,8 @@ class State:
     cursors: Mapping[str, str] = field(default_factory=dict)
     dtypes: Mapping[str, str] = field(default_factory=dict)
     context: Context | None = None
+    readout: Readout | None = None
+    readout_round: int | None = None
     zero_shot: Tally | None = None
     history: tuple[RoundRecord, ...] = ()
     traffic: tuple[Traffic, ...] = ()
@@ -118,6 +123,7 @@ def save(state: State, path: Path) -> None:
         name: getattr(state, name)
         for name in ("run", "round", "phase_start", "phase_rounds", "best_round", "stale", "vectors_due", "cursors", "dtypes")
     }
+    header["readout_round"] = state.readout_round
     header["zero_shot"] = state.zero_shot and asdict(state.zero_shot)
     header["history"] = [asdict(record) for record in state.history]
     header["traffic"] = [asdict(item) for item in state.traffic]
@@ -128,6 +134,8 @@ def save(state: State, path: Path) -> None:
         arrays[f"best/{name}"] = array
     for name, array in state.context.arrays.items() if state.context else ():
         arrays[f"context/{name}"] = array
+    if state.readout is not None:
+        arrays["readout"] = state.readout.weights
     for name, vectors in state.client_vectors.items():
         arrays[f"sums/{name}"], arrays[f"counts/{name}"] = vectors.sums, vectors.counts
     files.write_bytes(path, pack(_KIND, header, arrays), private=True)  # it holds single clients' sums
@@ -171,6 +179,7 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
         coefficients=Coefficients.of(within("coefficients")),
         best=Coefficients.of(within("best")),
         context=Context(**context) if context else None,
+        readout=Readout(arrays["readout"]) if "readout" in arrays else None,
         client_vectors={name: ContextVectors(sums, counts[name]) for name, sums in within("sums").items()},
         zero_shot=tally(header.pop("zero_shot")),
         history=tuple(history),

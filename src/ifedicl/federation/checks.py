@@ -9,7 +9,7 @@ import numpy as np
 
 from ifedicl.core.coefficients import Form
 from ifedicl.core.vectors import WRITES
-from ifedicl.federation.messages import ContextReply, EvaluateReply, UpdateReply, VectorsReply
+from ifedicl.federation.messages import ContextReply, EvaluateReply, StatisticsReply, UpdateReply, VectorsReply
 from ifedicl.metrics import Tally
 from ifedicl.settings import Method
 from ifedicl.task import Task
@@ -55,16 +55,26 @@ class Checks:
         fits = coefficients.form == self.form and coefficients.is_finite
         return fits and reply.examples > 0 and bool(np.isfinite(reply.loss))
 
+    def is_usable_statistics(self, reply: StatisticsReply) -> bool:
+        """Of the run's shape, finite, and of at least one example."""
+        classes, readout = len(self.task.labels), self.method.readout
+        size = min(self.model.width, readout.most_features if readout else 0) + classes + 1
+        return reply.sums.moment.shape == (size, classes) and reply.sums.is_finite and reply.sums.examples > 0
+
 
 def is_usable_context(_reply: ContextReply) -> bool:
     """There is nothing in it that could be wrong."""
     return True
 
 
-def is_usable_tally(reply: EvaluateReply) -> bool:
-    """Counts that can be, and a finite loss."""
-    tally = reply.tally
-    return tally.examples > 0 and 0 <= tally.correct <= tally.examples and bool(np.isfinite(tally.loss_sum))
+def is_usable_evaluation(reply: EvaluateReply, answers: int) -> bool:
+    """As many tallies as were asked for, of equally many examples, with counts that can be and a finite loss."""
+    tallies = reply.tallies
+    return (
+        len(tallies) == answers
+        and len({tally.examples for tally in tallies}) == 1
+        and all(0 <= tally.correct <= tally.examples > 0 and bool(np.isfinite(tally.loss_sum)) for tally in tallies)
+    )
 
 
 def rank(tally: Tally, by: str) -> tuple[float, ...]:

@@ -11,12 +11,14 @@ from functools import cached_property
 
 import numpy as np
 
+from ifedicl import seeds
 from ifedicl.backbone.encoding import Prompts
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.scoring import Scorer
+from ifedicl.backbone.scoring import Reading, Scorer
 from ifedicl.calibrate import Turn, calibrate
 from ifedicl.core.coefficients import Coefficients, Form
+from ifedicl.core.readout import Readout, ReadoutSums, features, projection
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, ContextVectors
 from ifedicl.data import Example, Role, split_roles
@@ -31,6 +33,8 @@ from ifedicl.federation.messages import (
     FailureCode,
     Reply,
     Request,
+    StatisticsReply,
+    StatisticsRequest,
     UpdateReply,
     UpdateRequest,
     VectorsReply,
@@ -69,7 +73,7 @@ class _Job:
         self.roles = split_roles(examples, selection=method.holdout.selection, gate=method.holdout.gate, seed=method.seed)
         self._parts: dict[Role, _Part] = {}
         self._summed: tuple[int, ContextVectors] | None = None
-        self._zero_shot: dict[Role, Tally] = {}
+        self._zero_shot: dict[Role, Reading] = {}
 
     def part(self, role: Role) -> _Part:
         if role not in self._parts:
@@ -88,18 +92,32 @@ class _Job:
             self._summed = known, context_vectors(self.scorer, *rows, self.method, self.train_keys[known:])
         return self._summed[1]
 
-    def tally(self, role: Role, context: Context, coefficients: Coefficients) -> Tally:
-        """Figures of an adapter on one role's examples; the raw model's are kept."""
-        if not coefficients.is_identity:
-            return self._measured(role, context, coefficients)
-        if role not in self._zero_shot:
-            self._zero_shot[role] = self._measured(role, context, coefficients)
-        return self._zero_shot[role]
+    def tallies(
+        self, role: Role, context: Context, coefficients: Coefficients, readouts: Sequence[Readout]
+    ) -> tuple[Tally, ...]:
+        """Figures of an adapter on one role's examples, for each readout or by the label words."""
+        reading, labels = self._reading(role, context, coefficients), self.part(role).labels
+        if not readouts:
+            return (Tally.of(reading.logs, labels),)
+        return tuple(Tally.of(readout.log_probabilities(reading.states, reading.logs), labels) for readout in readouts)
 
-    def _measured(self, role: Role, context: Context, coefficients: Coefficients) -> Tally:
-        part = self.part(role)
+    def readout_sums(self, context: Context, coefficients: Coefficients, most_features: int) -> ReadoutSums:
+        """Of the training examples, as the adapted model sees them."""
+        reading, labels = self._reading(Role.TRAIN, context, coefficients), self.part(Role.TRAIN).labels
+        draw = seeds.generator(self.method.seed, "projection")
+        matrix = projection(self.scorer.backbone.width, most_features, draw)
+        states = reading.states if matrix is None else reading.states @ matrix
+        return ReadoutSums.of(features(states, reading.logs), np.asarray(labels), len(self.task.labels))
+
+    def _reading(self, role: Role, context: Context, coefficients: Coefficients) -> Reading:
+        """The raw model's are kept."""
+        if role in self._zero_shot and coefficients.is_identity:
+            return self._zero_shot[role]
         with applied(self.scorer.backbone, context, coefficients):
-            return Tally.of(self.scorer.log_probabilities(part.prompts), part.labels)
+            reading = self.scorer.read(self.part(role).prompts)
+        if coefficients.is_identity:
+            self._zero_shot[role] = reading
+        return reading
 
     @cached_property
     def train_keys(self) -> tuple[str, ...]:
@@ -132,6 +150,7 @@ class Client:
             ContextRequest: self._install,
             UpdateRequest: self._update,
             EvaluateRequest: self._evaluate,
+            StatisticsRequest: self._statistics,
         }
 
     def handle(self, request: Request) -> Reply:
@@ -207,8 +226,20 @@ class Client:
         job, context = self._in_context(request.context_id, request.coefficients)
         if not job.roles[request.role]:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
-        tally = job.tally(request.role, context, request.coefficients)
-        return self._checked(EvaluateReply(tally), bool(np.isfinite(tally.loss_sum)))
+        classes, width = len(job.task.labels), self.backbone.width
+        if any(readout.weights.shape != (classes, width + classes + 1) for readout in request.readouts):
+            raise _RefusalError(FailureCode.BAD_REQUEST)
+        tallies = job.tallies(request.role, context, request.coefficients, request.candidates)
+        return self._checked(EvaluateReply(tallies), all(bool(np.isfinite(tally.loss_sum)) for tally in tallies))
+
+    def _statistics(self, request: StatisticsRequest) -> Reply:
+        job, context = self._in_context(request.context_id, request.coefficients)
+        if not job.roles[Role.TRAIN]:
+            raise _RefusalError(FailureCode.NO_EXAMPLES)
+        if job.method.readout is None:
+            raise _RefusalError(FailureCode.BAD_REQUEST)
+        sums = job.readout_sums(context, request.coefficients, job.method.readout.most_features)
+        return self._checked(StatisticsReply(sums), sums.is_finite)
 
     def _job_for(self, task: Task, method: Method, fingerprint: str) -> _Job:
         if fingerprint != self.backbone.fingerprint:

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,13 +16,14 @@ import numpy as np
 from ifedicl import seeds
 from ifedicl.core.aggregation import AGGREGATE_VECTORS, average_coefficients
 from ifedicl.core.coefficients import Coefficients, active_writes
+from ifedicl.core.readout import TEMPERATURES, Readout, ReadoutSums, projection
 from ifedicl.core.subspace import BASIS_MEANS, Context, subspace_basis
 from ifedicl.core.vectors import Array32, ContextVectors
 from ifedicl.data import Role
 from ifedicl.errors import ConfigError, Fault, TooFewClientsError
 from ifedicl.federation import checkpoint
 from ifedicl.federation.checkpoint import RoundRecord, State, Traffic
-from ifedicl.federation.checks import Checks, ModelShape, is_usable_context, is_usable_tally, rank, total
+from ifedicl.federation.checks import Checks, ModelShape, is_usable_context, is_usable_evaluation, rank, total
 from ifedicl.federation.engine import Delivery, Engine
 from ifedicl.federation.events import Delivered, Event, RoundDone, StepStarted, ignore
 from ifedicl.federation.messages import (
@@ -32,6 +34,8 @@ from ifedicl.federation.messages import (
     Failure,
     FailureCode,
     Request,
+    StatisticsReply,
+    StatisticsRequest,
     UpdateReply,
     UpdateRequest,
     VectorsReply,
@@ -42,7 +46,7 @@ from ifedicl.settings import Method
 from ifedicl.task import Task
 
 _log = logging.getLogger(__name__)
-R = TypeVar("R", VectorsReply, ContextReply, UpdateReply, EvaluateReply)
+R = TypeVar("R", VectorsReply, ContextReply, UpdateReply, EvaluateReply, StatisticsReply)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Outcome:
     Attributes:
         context: global vectors and basis.
         coefficients: of the chosen round, or identity where the gate stayed shut.
+        readout: reads the labels off; None: the label words do.
         chosen_round: the number of completed rounds they come from.
         gate: None where the settings have no gate or no client holds gate examples.
         state: the last checkpoint.
@@ -77,6 +82,7 @@ class Outcome:
 
     context: Context
     coefficients: Coefficients
+    readout: Readout | None
     chosen_round: int
     gate: Gate | None
     state: State
@@ -257,17 +263,50 @@ class Coordinator:
         assert self._state.context is not None
         return hashlib.sha256((self._run_id() + self._state.context.digest).encode()).hexdigest()[:16]
 
-    def _evaluate(self, role: Role, coefficients: Coefficients) -> tuple[dict[str, Tally], dict[str, FailureCode]]:
+    def _evaluate(
+        self, role: Role, coefficients: Coefficients, readout: Readout | None = None
+    ) -> tuple[dict[str, Tally], dict[str, FailureCode]]:
         """Each client's counts and sums, and why others gave none."""
-        request = EvaluateRequest(self._context_id(), role, coefficients)
-        replies, failures = self._ask(dict.fromkeys(self._engine.clients(), request), EvaluateReply, is_usable_tally)
-        return {name: reply.tally for name, reply in replies.items()}, failures
+        readouts = () if readout is None else (readout,)
+        replies, failures = self._tried(EvaluateRequest(self._context_id(), role, coefficients, readouts))
+        return {name: reply.tallies[0] for name, reply in replies.items()}, failures
+
+    def _tried(self, request: EvaluateRequest) -> tuple[dict[str, EvaluateReply], dict[str, FailureCode]]:
+        answers = max(1, len(request.candidates))
+        requests = dict.fromkeys(self._engine.clients(), request)
+        return self._ask(requests, EvaluateReply, lambda reply: is_usable_evaluation(reply, answers))
+
+    def _fit_readout(self) -> None:
+        """Once for each best round: sums of all clients to candidates, and the best of them on held-out examples.
+
+        The label words stay where no candidate does better, or too few clients answer.
+        """
+        state, method = self._state, self._method
+        if method.readout is None or state.readout_round == state.best_round:
+            return
+        request = StatisticsRequest(self._context_id(), state.best)
+        requests = dict.fromkeys(self._engine.clients(), request)
+        replies, failures = self._ask(requests, StatisticsReply, self._checks.is_usable_statistics)
+        self._require(replies, failures, "statistics")
+        sums = reduce(ReadoutSums.combine, [reply.sums for reply in replies.values()])
+        draw = seeds.generator(method.seed, "projection")
+        readouts = sums.solve(projection(self._model.width, method.readout.most_features, draw))
+        trial = EvaluateRequest(self._context_id(), Role.SELECTION, state.best, tuple(readouts), TEMPERATURES)
+        tried, _ = self._tried(trial)
+        by_words, _ = self._evaluate(Role.SELECTION, state.best)
+        both = [name for name in tried if name in by_words]
+        candidates: list[tuple[Readout | None, Tally | None]] = [(None, total({name: by_words[name] for name in both}))]
+        for place, readout in enumerate(trial.candidates):
+            candidates.append((readout, total({name: tried[name].tallies[place] for name in both})))
+        ranked = [(rank(tally, method.rounds.select_by), readout) for readout, tally in candidates if tally is not None]
+        best = min(ranked, key=lambda item: item[0])[1] if ranked else None
+        self._save(readout=best, readout_round=state.best_round)
 
     def _gate(self) -> Gate | None:
         """Chosen coefficients and the raw model on the same clients' gate examples; None where no client holds any."""
         if self._method.holdout.gate == 0:
             return None
-        adapter, failures = self._evaluate(Role.GATE, self._state.best)
+        adapter, failures = self._evaluate(Role.GATE, self._state.best, self._state.readout)
         if not adapter and set(failures.values()) <= {FailureCode.NO_EXAMPLES}:
             return None
         zero_shot, _ = self._evaluate(Role.GATE, self._identity)
@@ -278,14 +317,16 @@ class Coordinator:
         )
 
     def _outcome(self) -> Outcome:
-        # Stage 3 needs these two and nothing else
+        self._fit_readout()
+        # Stage 3 needs these and nothing else
         state = self._state
         assert state.context is not None
         assert state.best_round is not None
         gate = self._gate()
         fallback = gate is not None and not gate.is_open
         coefficients = self._identity if fallback else state.best
-        return Outcome(state.context, coefficients, state.best_round, gate, self._state)
+        readout = None if fallback else state.readout
+        return Outcome(state.context, coefficients, readout, state.best_round, gate, self._state)
 
     def _ask(
         self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]

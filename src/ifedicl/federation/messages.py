@@ -20,6 +20,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.readout import Readout, ReadoutSums
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Role
@@ -211,35 +212,95 @@ class EvaluateRequest:
         context_id: of the :class:`ContextRequest` that went before.
         role: which held-out part.
         coefficients: the ones to score; identity is zero-shot.
+        readouts: how the labels are read off; none: by the label words.
+        temperatures: each readout is tried at each of them.
     """
 
     kind: ClassVar[str] = "evaluate"
     context_id: str
     role: Role
     coefficients: Coefficients
+    readouts: tuple[Readout, ...] = ()
+    temperatures: tuple[float, ...] = (1.0,)
+
+    @property
+    def candidates(self) -> list[Readout]:
+        """All that are to be tried, readout by readout; one answer for each, or one where there is none."""
+        return [readout.sharpened(temperature) for readout in self.readouts for temperature in self.temperatures]
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        return {"context_id": self.context_id, "role": self.role.value}, dict(self.coefficients.arrays)
+        readouts = {"readouts": np.stack([readout.weights for readout in self.readouts])} if self.readouts else {}
+        header = {"context_id": self.context_id, "role": self.role.value, "temperatures": list(self.temperatures)}
+        return header, self.coefficients.arrays | readouts
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = _fields(header, context_id=str, role=str)
-        return cls(context_id=fields["context_id"], role=Role(fields["role"]), coefficients=_coefficients(arrays))
+        fields = _fields(header, context_id=str, role=str, temperatures=list)
+        return cls(
+            context_id=fields["context_id"],
+            role=Role(fields["role"]),
+            coefficients=_coefficients({name: array for name, array in arrays.items() if name != "readouts"}),
+            readouts=tuple(map(Readout, arrays.get("readouts", ()))),
+            temperatures=tuple(map(float, fields["temperatures"])),
+        )
 
 
 @dataclass(frozen=True)
 class EvaluateReply:
-    """Counts and sums, never text."""
+    """Counts and sums, never text.
+
+    Attributes:
+        tallies: one for each candidate of the request, or one.
+    """
 
     kind: ClassVar[str] = "evaluate_reply"
-    tally: Tally
+    tallies: tuple[Tally, ...]
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        return asdict(self.tally), {}
+        return {"tallies": [list(asdict(tally).values()) for tally in self.tallies]}, {}
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        return cls(Tally(**_fields(header, examples=int, correct=int, loss_sum=float)))
+        rows = _fields(header, tallies=list)["tallies"]
+        return cls(tuple(Tally(**_typed(dict(zip(_TALLY, row, strict=True)), _TALLY)) for row in rows))
+
+
+@dataclass(frozen=True)
+class StatisticsRequest:
+    """Sum what a readout is made of over the client's training examples.
+
+    Attributes:
+        context_id: of the :class:`ContextRequest` that went before.
+        coefficients: of the adapted model.
+    """
+
+    kind: ClassVar[str] = "statistics"
+    context_id: str
+    coefficients: Coefficients
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {"context_id": self.context_id}, dict(self.coefficients.arrays)
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(**_fields(header, context_id=str), coefficients=_coefficients(arrays))
+
+
+@dataclass(frozen=True)
+class StatisticsReply:
+    """Sums of products of features and labels; their number of examples."""
+
+    kind: ClassVar[str] = "statistics_reply"
+    sums: ReadoutSums
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        arrays = {"triangle": self.sums.triangle, "moment": self.sums.moment}
+        return {"examples": self.sums.examples}, {name: array.astype(np.float32) for name, array in arrays.items()}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        fields = _fields(header, examples=int)
+        return cls(ReadoutSums.from_triangle(arrays["triangle"], arrays["moment"], fields["examples"]))
 
 
 @dataclass(frozen=True)
@@ -257,14 +318,14 @@ class Failure:
         return cls(FailureCode(_fields(header, code=str)["code"]))
 
 
-Request: TypeAlias = VectorsRequest | ContextRequest | UpdateRequest | EvaluateRequest
-Reply: TypeAlias = VectorsReply | ContextReply | UpdateReply | EvaluateReply | Failure
+Request: TypeAlias = VectorsRequest | ContextRequest | UpdateRequest | EvaluateRequest | StatisticsRequest
+Reply: TypeAlias = VectorsReply | ContextReply | UpdateReply | EvaluateReply | StatisticsReply | Failure
 
 _REQUESTS: Mapping[str, type[Request]] = {
-    message.kind: message for message in (VectorsRequest, ContextRequest, UpdateRequest, EvaluateRequest)
+    message.kind: message for message in (VectorsRequest, ContextRequest, UpdateRequest, EvaluateRequest, StatisticsRequest)
 }
 _REPLIES: Mapping[str, type[Reply]] = {
-    message.kind: message for message in (VectorsReply, ContextReply, UpdateReply, EvaluateReply, Failure)
+    message.kind: message for message in (VectorsReply, ContextReply, UpdateReply, EvaluateReply, StatisticsReply, Failure)
 }
 _AnyMessage = TypeVar("_AnyMessage", Request, Reply)
 
@@ -336,6 +397,7 @@ def _task_header(request: VectorsRequest | ContextRequest) -> Header:
     return header | extra
 
 
+_TALLY: Mapping[str, type] = {"examples": int, "correct": int, "loss_sum": float}
 _TASK_FIELDS: Mapping[str, type] = {"task": dict, "method": dict, "fingerprint": str}
 
 
@@ -361,6 +423,10 @@ def _fields(header: Header, **types: type) -> dict[str, Any]:
     Raises:
         TypeError: one is missing, of another type, or too many.
     """
+    return _typed(header, types)
+
+
+def _typed(header: Header, types: Mapping[str, type]) -> dict[str, Any]:
     if set(header) != set(types):
         raise TypeError(f"fields {', '.join(sorted(header))}; allowed: {', '.join(sorted(types))}")
     for name, kind in types.items():

@@ -1,0 +1,235 @@
+"""The readout: closed form from sums, whoever holds the examples, and through a whole federation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ifedicl import runs
+from ifedicl.adapter import Adapter
+from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.scoring import Scorer
+from ifedicl.core.coefficients import Coefficients, Form
+from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout, ReadoutSums, features, projection
+from ifedicl.core.subspace import Context
+from ifedicl.data import Role
+from ifedicl.errors import AdapterError, ConfigError
+from ifedicl.federation.client import Client
+from ifedicl.federation.coordinator import Coordinator, Outcome
+from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.messages import (
+    ContextReply,
+    ContextRequest,
+    EvaluateReply,
+    EvaluateRequest,
+    Failure,
+    FailureCode,
+    StatisticsReply,
+    StatisticsRequest,
+)
+from ifedicl.settings import ModelSettings
+from tests import tiny
+from tests.unit.test_federation import assert_same_result, real, run_real, shape_of
+
+DRAW = np.random.default_rng(1)
+STATES, LABELS = DRAW.normal(size=(60, 7)), DRAW.integers(0, 3, size=60)
+LOGS = np.log(DRAW.dirichlet(np.ones(3), size=60))
+
+
+def _sums(rows: slice = slice(None)) -> ReadoutSums:
+    return ReadoutSums.of(features(STATES[rows], LOGS[rows]), LABELS[rows], 3)
+
+
+def test_the_readout_is_ridge_regression_on_all_examples_together() -> None:
+    phi, penalty = features(STATES, LOGS), PENALTIES[2]
+    unit = (STATES**2).sum() / 7
+    rows = np.concatenate([phi, np.sqrt(penalty * unit) * np.eye(7, 11)])  # ridge as least squares with rows of its own
+    expected = np.linalg.lstsq(rows, np.concatenate([np.eye(3)[LABELS], np.zeros((7, 3))]), rcond=None)[0]
+    readout = _sums().solve(None)[2]
+    np.testing.assert_allclose(phi @ readout.weights.T, phi @ expected, atol=2e-4)
+
+
+def test_sums_of_parts_give_the_readout_of_the_whole() -> None:
+    parts = _sums(slice(0, 11)).combine(_sums(slice(11, 60)))
+    assert parts.examples == 60
+    for ours, whole in zip(parts.solve(None), _sums().solve(None), strict=True):
+        np.testing.assert_allclose(ours.weights, whole.weights, rtol=1e-4, atol=1e-6)
+
+
+def test_a_strong_penalty_leaves_the_label_words() -> None:
+    hidden = [np.abs(readout.weights[:, :7]).max() for readout in _sums().solve(None)]
+    assert hidden == sorted(hidden, reverse=True)
+    assert hidden[-1] < hidden[0] / 5
+
+
+def test_the_triangle_holds_the_whole_matrix() -> None:
+    sums = _sums()
+    back = ReadoutSums.from_triangle(sums.triangle, sums.moment, sums.examples)
+    np.testing.assert_array_equal(back.gram, sums.gram)
+    with pytest.raises(ValueError, match="triangle"):
+        ReadoutSums.from_triangle(sums.triangle[:-1], sums.moment, sums.examples)
+
+
+def test_wide_states_are_projected_and_the_readout_is_not() -> None:
+    assert projection(7, 7, np.random.default_rng(0)) is None
+    matrix = projection(7, 4, np.random.default_rng(0))
+    assert matrix is not None
+    assert matrix.shape == (7, 4)
+    small = ReadoutSums.of(features(STATES @ matrix, LOGS), LABELS, 3)
+    assert small.gram.shape == (8, 8)
+    readout = small.solve(matrix)[0]
+    assert readout.weights.shape == (3, 11)
+    solution = small.solve(None)[0].weights  # on the projected states themselves
+    expected = features(STATES @ matrix, LOGS) @ solution.T
+    np.testing.assert_allclose(features(STATES, LOGS) @ readout.weights.T, expected, atol=1e-4)
+
+
+def test_probabilities_sum_to_one_and_a_temperature_changes_no_label() -> None:
+    readout = _sums().solve(None)[0]
+    logs, sharper = readout.log_probabilities(STATES, LOGS), readout.sharpened(8.0).log_probabilities(STATES, LOGS)
+    np.testing.assert_allclose(np.exp(logs).sum(axis=1), 1.0, rtol=1e-5)
+    assert (logs.argmax(axis=1) == sharper.argmax(axis=1)).all()
+    assert sharper.max() > logs.max()
+
+
+@pytest.mark.parametrize("task", [tiny.TASK, tiny.MANY_TOKENS], ids=["one token", "several"])
+def test_what_is_read_is_what_the_labels_are_scored_from(backbone: Backbone, task: Any) -> None:
+    scorer = Scorer(backbone, task)
+    prompts = scorer.encoder.prompts([example.text for example in tiny.examples(9)])
+    reading = scorer.read(prompts)
+    np.testing.assert_array_equal(reading.logs, scorer.log_probabilities(prompts))
+    np.testing.assert_allclose(reading.states, scorer.features(prompts), rtol=1e-4, atol=1e-5)
+    zeros = Readout(
+        np.concatenate([np.zeros((len(task.labels), backbone.width)), np.eye(len(task.labels))], axis=1).astype("f4")
+    )
+    with_one = replace(zeros, weights=np.concatenate([zeros.weights, np.zeros((len(task.labels), 1), "f4")], axis=1))
+    np.testing.assert_allclose(scorer.log_probabilities(prompts, readout=with_one), reading.logs, atol=1e-5)
+
+
+def _run(backbone: Backbone, **values: Any) -> Outcome:
+    return run_real(backbone, tiny.method(**{"rounds": {"rounds": 2}, "readout": {}, **values}))
+
+
+def test_a_federation_ends_with_a_readout_that_all_examples_made(backbone: Backbone) -> None:
+    outcome = _run(backbone)
+    assert outcome.state.readout_round == outcome.chosen_round
+    clients = real(backbone)
+    coefficients, sums = outcome.state.best, None
+    for client in clients:
+        client.prepare(tiny.TASK, tiny.method(rounds={"rounds": 2}, readout={}))
+        assert client._job is not None
+        own = client._job.readout_sums(outcome.context, coefficients, 1024)
+        assert own.examples == len(client._job.roles[Role.TRAIN])
+        sums = own if sums is None else sums.combine(own)
+    assert sums is not None
+    candidates = [readout.sharpened(t).weights for readout in sums.solve(None) for t in TEMPERATURES]
+    if outcome.readout is not None:
+        nearest = min(float(np.abs(weights - outcome.readout.weights).max()) for weights in candidates)
+        assert nearest < 1e-2 * float(np.abs(outcome.readout.weights).max())
+    assert_same_result(outcome, _run(backbone))
+
+
+def test_the_readout_is_the_same_whoever_holds_the_examples(backbone: Backbone) -> None:
+    """Where nothing is calibrated by the clients' own steps, only sums remain."""
+    examples = tiny.examples(24)
+    method = tiny.method(holdout={"selection": 0.0001}, rounds={"rounds": 1}, readout={})
+    identity = Coefficients.identity(Form(backbone.layers))
+    context = Context(np.zeros((backbone.layers, 2, backbone.width), "f4"))
+    totals = []
+    for cuts in ((0, 5, 24), (0, 17, 24)):
+        sums = None
+        for begin, end in pairwise(cuts):
+            client = Client(f"c{begin}", examples[begin:end], backbone, secret=b"s")
+            client.prepare(tiny.TASK, method)
+            assert client._job is not None
+            own = client._job.readout_sums(context, identity, 1024)
+            sums = own if sums is None else sums.combine(own)
+        assert sums is not None
+        totals.append(sums)
+    np.testing.assert_allclose(totals[0].gram, totals[1].gram, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(totals[0].moment, totals[1].moment, rtol=1e-4, atol=1e-5)
+
+
+def test_a_finished_run_asks_for_no_second_readout(backbone: Backbone, tmp_path: Path) -> None:
+    method, file = tiny.method(rounds={"rounds": 2}, readout={}), tmp_path / "state"
+    clients = real(backbone)
+    first = Coordinator(LocalEngine(clients), tiny.TASK, method, shape_of(backbone), checkpoint_file=file).run()
+    asked = len(first.state.traffic)
+    again = Coordinator(LocalEngine(clients), tiny.TASK, method, shape_of(backbone), checkpoint_file=file).run(resume=True)
+    assert_same_result(first, again)
+    assert (first.readout is None) == (again.readout is None)
+    if first.readout is not None and again.readout is not None:
+        np.testing.assert_array_equal(first.readout.weights, again.readout.weights)
+    assert [item.step for item in again.state.traffic[asked:]] in ([], ["context"] * len(clients))
+
+
+def test_the_adapter_keeps_its_readout(backbone: Backbone, tmp_path: Path) -> None:
+    model = ModelSettings(source=backbone.source, device="cpu", dtype="float32")
+    weights = np.random.default_rng(3).normal(size=(2, backbone.width + 3)).astype("f4")
+    adapter = replace(runs.zero_shot_adapter(backbone, model, tiny.TASK), readout=Readout(weights))
+    adapter.save(tmp_path / "a")
+    loaded = Adapter.load(tmp_path / "a")
+    assert loaded.readout is not None
+    np.testing.assert_array_equal(loaded.readout.weights, weights)
+    texts = [example.text for example in tiny.examples(4)]
+    ours = loaded.classifier(backbone).log_probabilities(texts)
+    raw = replace(loaded, readout=None).classifier(backbone).log_probabilities(texts)
+    assert np.abs(ours - raw).max() > 0.1
+    assert "readout" in loaded.describe()
+    assert "readout" not in replace(loaded, readout=None).describe()
+
+
+def test_a_readout_for_other_labels_is_a_torn_adapter(backbone: Backbone, tmp_path: Path) -> None:
+    model = ModelSettings(source=backbone.source, device="cpu", dtype="float32")
+    readout = Readout(np.zeros((3, backbone.width + 4), "f4"))
+    replace(runs.zero_shot_adapter(backbone, model, tiny.TASK), readout=readout).save(tmp_path / "a")
+    with pytest.raises(AdapterError, match="readout"):
+        Adapter.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("readouts", [(), ({},)], ids=["not asked for", "of another width"])
+def test_a_client_refuses_what_the_method_does_not_have(backbone: Backbone, readouts: tuple[Any, ...]) -> None:
+    client = real(backbone)[0]
+    method = tiny.method()
+    context = Context(np.zeros((backbone.layers, 2, backbone.width), "f4"))
+    install = ContextRequest(tiny.TASK, method, backbone.fingerprint, context, "id")
+    assert client.handle(install) == ContextReply()
+    identity = Coefficients.identity(Form(backbone.layers))
+    if readouts:
+        wrong = Readout(np.zeros((2, backbone.width + 9), "f4"))
+        reply = client.handle(EvaluateRequest("id", Role.SELECTION, identity, (wrong,)))
+    else:
+        reply = client.handle(StatisticsRequest("id", identity))
+    assert reply == Failure(FailureCode.BAD_REQUEST)
+
+
+class _Liar(Client):
+    """Sums that are not, or an answer too few."""
+
+    def handle(self, request: Any) -> Any:
+        reply = super().handle(request)
+        if isinstance(reply, StatisticsReply):
+            return StatisticsReply(replace(reply.sums, gram=reply.sums.gram * np.nan))
+        if isinstance(reply, EvaluateReply) and len(reply.tallies) > 1:
+            return EvaluateReply(reply.tallies[:-1])
+        return reply
+
+
+def test_a_liar_changes_nothing(backbone: Backbone) -> None:
+    honest = real(backbone)
+    liar = _Liar(honest[0].name, honest[0].examples, backbone, secret=b"x")
+    method = tiny.method(rounds={"rounds": 1}, readout={})
+    outcome = run_real(backbone, method, engine=LocalEngine([liar, *honest[1:]]))
+    bad = [(item.client, item.step) for item in outcome.state.traffic if item.failure == "bad_reply"]
+    assert bad == [(liar.name, "statistics"), (liar.name, "evaluate")]
+    assert outcome.readout is None or np.isfinite(outcome.readout.weights).all()
+
+
+def test_a_readout_without_held_out_examples_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"holdout\.selection"):
+        tiny.method(holdout={"selection": 0.0}, readout={})
