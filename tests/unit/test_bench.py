@@ -74,7 +74,7 @@ def folder(tmp_path: Path) -> Path:
 def setup(backbone: Backbone, folder: Path) -> Setup:
     data = load_set("moods", SetSettings(source=str(folder)))
     examples = {name: data.train[start : start + 8] for name, start in (("a", 0), ("b", 8), ("c", 16))}
-    method = plan_of(folder, folder, ["zero-shot"]).method(0)
+    method = plan_of(folder, folder, ["zero-shot"]).method("ifed-icl", 0)
     return Setup(backbone, ModelSettings(source="tiny"), data.task, examples, data.test[:TEST], method)
 
 
@@ -95,7 +95,7 @@ def test_the_cpu_plan_is_as_it_was_agreed() -> None:
     assert (plan.clients, plan.pool, plan.test_rows) == (10, 400, 300)
     assert plan.training.passes(plan.clients) == 1_280
     assert {cell.alpha for cell in plan.cells() if cell.method == "ifed-icl"} == {0.1, 0.5, 100.0}
-    assert {cell.method for cell in plan.cells()} == set(METHODS)
+    assert {cell.method for cell in plan.cells()} >= set(METHODS) - {"ifed-icl-readout", "ifed-icl-subspace"}
 
 
 def test_a_method_is_run_once_for_what_moves_it(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_every_method_gives_the_same_figures_twice(setup: Setup, name: str) -> N
     ]
 
 
-@pytest.mark.parametrize("name", ["ifed-icl", "i2cl-pooled", "client-alone", "fedavg-lora"])
+@pytest.mark.parametrize("name", ["ifed-icl", "ifed-icl-subspace", "i2cl-pooled", "client-alone", "fedavg-lora"])
 def test_every_trained_method_gets_the_same_number_of_example_passes(
     setup: Setup, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,7 +494,7 @@ def test_all_methods_see_the_same_test_rows_and_a_record_holds_a_hit_or_miss_for
     text = markdown(plan, records)
     for name in METHODS:
         assert f"| {name} |" in text
-    assert "9 of 9 cells" in text
+    assert f"{len(METHODS)} of {len(METHODS)} cells" in text
     write_page(plan, records, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert page.count("<svg") == 4

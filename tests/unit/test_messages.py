@@ -47,7 +47,7 @@ LAYERS, WIDTH = 3, 8
 DRAW = np.random.default_rng(0)
 SCALES = Coefficients(DRAW.normal(size=(LAYERS, 2, 2)).astype(np.float32))
 READOUT = Readout(DRAW.normal(size=(2, WIDTH + 3)).astype(np.float32))
-CORE = Coefficients(SCALES.scales, DRAW.normal(size=(LAYERS, 2, 2, 2)).astype(np.float32))
+CORE = Coefficients(SCALES.scales, DRAW.normal(size=(LAYERS, 2, 2, 2)).astype(np.float32)).rounded
 BASIS = DRAW.normal(size=(LAYERS, 2, 2, WIDTH)).astype(np.float32)
 GLOBAL = DRAW.normal(size=(LAYERS, 2, WIDTH)).astype(np.float32)
 MEANS = DRAW.normal(size=(2, LAYERS, 2, WIDTH)).astype(np.float32)
@@ -304,3 +304,16 @@ def test_a_frame_without_our_names_in_it_is_refused() -> None:
         padded = metadata + b" " * (-len(metadata) % 8)
         with pytest.raises(MessageError):
             decode_reply(struct.pack("<Q", len(padded)) + padded)
+
+
+def test_a_round_of_a_subspace_fits_sixteen_kilobytes_a_direction() -> None:
+    coefficients = Coefficients.identity(Form(30, rank=8))  # SmolLM2-135M
+    sent = [
+        UpdateRequest("0123456789abcdef", 7, 3, 10, coefficients),
+        UpdateReply(coefficients, 12, 0.625),
+        EvaluateRequest("0123456789abcdef", Role.GATE, coefficients),
+    ]
+    update, reply, evaluate = (len(encode(message)) for message in sent)
+    assert update + evaluate <= 2 * 16 * 1024
+    assert update <= 9 * 1024
+    assert reply <= 9 * 1024

@@ -13,11 +13,10 @@ from typing import Annotated, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from ifedicl.bench.methods import METHODS
-from ifedicl.bench.methods.base import Scope, Size
+from ifedicl.bench.methods.base import PAPER, Scope, Size
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.settings import Method, ModelSettings, Section, load_preset, validated
 
-_PRESET = "paper"
 DEMO = "demo"
 HUB = "hub:"
 
@@ -156,7 +155,7 @@ class Plan(Section):
     @property
     def size(self) -> Size:
         """Of each cell, about: who holds what is drawn."""
-        held_out = round(load_preset(_PRESET).holdout.selection * self.pool)
+        held_out = round(load_preset(PAPER).holdout.selection * self.pool)
         return Size(
             clients=self.clients,
             held_out=held_out,
@@ -166,9 +165,9 @@ class Plan(Section):
             evaluations=1 + -(-self.training.rounds // self.training.evaluate_every),
         )
 
-    def method(self, seed: int) -> Method:
-        """The paper's settings with the plan's rounds, steps and batches."""
-        preset, training = load_preset(_PRESET), self.training
+    def method(self, name: str, seed: int) -> Method:
+        """The settings of the bench method ``name`` with the plan's rounds, steps and batches."""
+        preset, training = load_preset(METHODS[name].preset), self.training
         steps = {"local_steps": training.local_steps, "batch_size": training.batch_size}
         rounds = {"rounds": training.rounds, "evaluate_every": training.evaluate_every}
         return preset.model_copy(
@@ -190,7 +189,7 @@ class Plan(Section):
             "clients": self.clients,
             "pool": self.pool,
             "test_rows": self.test_rows,
-            "method": self.method(cell.seed or 0).model_dump(mode="json", exclude_none=True),
+            "method": self.method(cell.method, cell.seed or 0).model_dump(mode="json", exclude_none=True),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

@@ -177,7 +177,7 @@ def make_setup(
         task=data.task,
         examples={f"client-{number:02d}": hand for number, hand in enumerate(hands, start=1)},
         test=draw_pool(data.test, plan.test_rows, _TEST_SEED),
-        method=plan.method(seed),
+        method=plan.method(cell.method, seed),
         choices=choices or {},
         on_progress=on_progress,
     )

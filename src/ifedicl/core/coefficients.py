@@ -62,6 +62,23 @@ class Coefficients:
         return cls(arrays["scales"], arrays.get("core"))
 
     @classmethod
+    def from_wire(cls, arrays: Mapping[str, npt.NDArray[np.floating]]) -> Self:
+        """From :attr:`on_wire`."""
+        return cls.of(
+            {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in arrays.items()}
+        )
+
+    @property
+    def on_wire(self) -> dict[str, npt.NDArray[np.floating]]:
+        """As they cross the network: Γ in float16, which halves a round's bytes; λ and β, near 1 and few, as they are."""
+        return {name: array.astype(np.float16) if name == "core" else array for name, array in self.arrays.items()}
+
+    @property
+    def rounded(self) -> Self:
+        """As the other side has them."""
+        return self.from_wire(self.on_wire)
+
+    @classmethod
     def identity(cls, form: Form) -> Self:
         """λ=0, β=1, Γ=0: the raw model, zero-shot."""
         arrays = {name: np.zeros(shape, dtype=np.float32) for name, shape in form.shapes.items()}

@@ -164,7 +164,7 @@ class Coordinator:
             [reply.coefficients for reply in replies.values()],
             [reply.examples for reply in replies.values()],
             settings.weighting,
-        )
+        ).rounded  # what is evaluated and kept is what the clients are sent
 
         # Step 4: held-out examples of all clients say whether this is the best round so far
         completed = state.round + 1

@@ -173,7 +173,7 @@ class UpdateRequest:
 
     def to_wire(self) -> tuple[Header, Arrays]:
         header = {name: getattr(self, name) for name in ("context_id", "round", "phase_start", "phase_rounds")}
-        return header, dict(self.coefficients.arrays)
+        return header, dict(self.coefficients.on_wire)
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
@@ -197,7 +197,7 @@ class UpdateReply:
     loss: float
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        return {"examples": self.examples, "loss": self.loss}, dict(self.coefficients.arrays)
+        return {"examples": self.examples, "loss": self.loss}, dict(self.coefficients.on_wire)
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
@@ -231,7 +231,7 @@ class EvaluateRequest:
     def to_wire(self) -> tuple[Header, Arrays]:
         readouts = {"readouts": np.stack([readout.weights for readout in self.readouts])} if self.readouts else {}
         header = {"context_id": self.context_id, "role": self.role.value, "temperatures": list(self.temperatures)}
-        return header, self.coefficients.arrays | readouts
+        return header, self.coefficients.on_wire | readouts
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
@@ -279,7 +279,7 @@ class StatisticsRequest:
     coefficients: Coefficients
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        return {"context_id": self.context_id}, dict(self.coefficients.arrays)
+        return {"context_id": self.context_id}, dict(self.coefficients.on_wire)
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
@@ -411,7 +411,7 @@ def _coefficients(arrays: Arrays) -> Coefficients:
     Raises:
         KeyError, TypeError, ValueError: they are not.
     """
-    coefficients = Coefficients.of(arrays)
+    coefficients = Coefficients.from_wire(arrays)
     if extra := set(arrays) - set(coefficients.arrays):
         raise TypeError(f"arrays {', '.join(sorted(extra))}")
     return coefficients

@@ -1,11 +1,11 @@
-"""One file for each kind of method. To add one: a class with ``name``, ``scope``, ``passes`` and ``run``, and a line here."""
+"""One file for each kind of method. To add one: a class as ``BenchMethod`` in ``base.py`` says, and a line here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from ifedicl.bench.methods.affine import LogitAffine
-from ifedicl.bench.methods.base import BenchMethod
+from ifedicl.bench.methods.base import PAPER, BenchMethod
 from ifedicl.bench.methods.lora import FedAvgLoRA
 from ifedicl.bench.methods.ours import ClientAlone, IFedICL, PooledI2CL
 from ifedicl.bench.methods.raw import LocalICL, PooledICL, ZeroShot
@@ -16,7 +16,9 @@ _ALL: tuple[BenchMethod, ...] = (
     LocalICL(),
     PooledICL(),
     ClientAlone(),
-    IFedICL(),
+    IFedICL("ifed-icl", PAPER),
+    IFedICL("ifed-icl-readout", "readout"),
+    IFedICL("ifed-icl-subspace", "subspace"),
     PooledI2CL(),
     FedAvgLoRA(),
     LogitAffine(),

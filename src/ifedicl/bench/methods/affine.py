@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from ifedicl.bench.costs import Meter
-from ifedicl.bench.methods.base import ALL, Measured, Passes, Point, Scope, Size
+from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size
 from ifedicl.bench.setup import Part, Setup
 from ifedicl.core.vectors import Array64
 from ifedicl.metrics import Evaluation, Tally
@@ -37,6 +37,7 @@ class LogitAffine:
 
     name = "logit-affine"
     scope = Scope.SEED
+    preset = PAPER
 
     def passes(self, size: Size) -> Passes:
         return Passes(size.training + size.held_out + size.test)

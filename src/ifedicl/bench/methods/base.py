@@ -98,10 +98,12 @@ class BenchMethod(Protocol):
     Attributes:
         name: in plans and tables.
         scope: what moves its figures.
+        preset: the shipped settings file that its ``setup.method`` comes from.
     """
 
     name: str
     scope: Scope
+    preset: str
 
     def passes(self, size: Size) -> Passes:
         """What a cell runs through the model, about."""
@@ -112,5 +114,7 @@ class BenchMethod(Protocol):
         ...
 
 
+PAPER = "paper"
+"""The preset of all methods but the variants of ours: held-out parts, loss and schedule are the same for all."""
 ALL = "all"
 """The one classifier of a method that has no others."""

@@ -15,7 +15,7 @@ from torch.optim import AdamW
 from ifedicl import seeds
 from ifedicl.backbone.load import Backbone
 from ifedicl.bench.costs import Meter
-from ifedicl.bench.methods.base import ALL, Measured, Passes, Point, Scope, Size
+from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size
 from ifedicl.bench.setup import Hand, Setup
 from ifedicl.calibrate import batch_of
 from ifedicl.core.vectors import Array32
@@ -50,6 +50,7 @@ class FedAvgLoRA:
 
     name = "fedavg-lora"
     scope = Scope.SPLIT
+    preset = PAPER
 
     def passes(self, size: Size) -> Passes:
         return Passes(size.held_out * size.evaluations + size.test, size.passes)

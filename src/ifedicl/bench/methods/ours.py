@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ifedicl import runs
 from ifedicl.adapter import Adapter
 from ifedicl.bench.costs import Meter
-from ifedicl.bench.methods.base import ALL, Measured, Passes, Point, Scope, Size
+from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size
 from ifedicl.bench.setup import Setup
 from ifedicl.errors import TooFewClientsError
 from ifedicl.federation.client import Client
@@ -20,10 +20,13 @@ _POOLED = "pooled"
 
 
 class IFedICL:
-    """The paper's method, by the settings file ``paper`` and the plan's rounds."""
+    """Our federation by a shipped settings file and the plan's rounds; ``paper`` is the paper's method."""
 
-    name = "ifed-icl"
     scope = Scope.SPLIT
+
+    def __init__(self, name: str, preset: str) -> None:
+        self.name = name
+        self.preset = preset
 
     def passes(self, size: Size) -> Passes:
         return _passes(size, tests=1)
@@ -43,6 +46,7 @@ class ClientAlone:
 
     name = "client-alone"
     scope = Scope.SPLIT
+    preset = PAPER
 
     def passes(self, size: Size) -> Passes:
         return _passes(size, tests=size.clients)
@@ -66,6 +70,7 @@ class PooledI2CL:
 
     name = "i2cl-pooled"
     scope = Scope.SEED
+    preset = PAPER
 
     def passes(self, size: Size) -> Passes:
         return _passes(size, tests=1)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ifedicl import runs, seeds
 from ifedicl.bench.costs import Meter
-from ifedicl.bench.methods.base import ALL, Measured, Passes, Scope, Size
+from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Scope, Size
 from ifedicl.bench.setup import Setup
 from ifedicl.data import Example
 from ifedicl.metrics import Evaluation
@@ -23,6 +23,7 @@ class ZeroShot:
 
     name = "zero-shot"
     scope = Scope.SET
+    preset = PAPER
 
     def passes(self, size: Size) -> Passes:
         return Passes(size.test)
@@ -37,6 +38,7 @@ class PooledICL:
 
     name = "icl-pooled"
     scope = Scope.SEED
+    preset = PAPER
 
     def passes(self, size: Size) -> Passes:
         return Passes(size.test)
@@ -52,6 +54,7 @@ class LocalICL:
 
     name = "icl-local"
     scope = Scope.SPLIT
+    preset = PAPER
 
     def passes(self, size: Size) -> Passes:
         return Passes(size.test * min(_CLIENTS, size.clients))

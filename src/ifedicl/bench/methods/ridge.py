@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.bench.costs import Meter
-from ifedicl.bench.methods.base import ALL, Measured, Passes, Point, Scope, Size
+from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size
 from ifedicl.bench.setup import Part, Setup
 from ifedicl.core.vectors import Array64
 from ifedicl.metrics import Evaluation, Tally
@@ -23,6 +23,7 @@ class RidgeProbe:
 
     name = "ridge-probe"
     scope = Scope.SEED
+    preset = PAPER
 
     def passes(self, size: Size) -> Passes:
         return Passes(size.training + size.held_out + size.test)
