@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+_ONE_SIDED = 0.95
 _RESAMPLES = 9_999
 _BATCH_NUMBERS = 4_000_000  # resampled numbers held at once: 32 MB
 
@@ -46,6 +48,60 @@ class Tally:
     def loss(self) -> float:
         """Mean loss in nats; NaN where there are no examples."""
         return self.loss_sum / self.examples if self.examples else float("nan")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An adapter and the raw model on the same held-out examples, in sums: what the gate looks at.
+
+    Attributes:
+        adapter: its figures.
+        zero_shot: the raw model's.
+        squared_gains: sum of squares of each example's loss by the raw model minus its loss by the adapter.
+        disagreements: on how many examples exactly one of them is right.
+    """
+
+    adapter: Tally = Tally()
+    zero_shot: Tally = Tally()
+    squared_gains: float = 0.0
+    disagreements: int = 0
+
+    @classmethod
+    def of(cls, adapter: npt.NDArray[np.floating], zero_shot: npt.NDArray[np.floating], truth: Sequence[int]) -> Self:
+        """Compare ``(N, C)`` log-probabilities against ``(N,)`` label positions."""
+        rows, own = np.arange(len(truth)), list(truth)
+        gains = adapter[rows, own].astype(np.float64) - zero_shot[rows, own]
+        right = [logs.argmax(axis=1) == np.asarray(truth) for logs in (adapter, zero_shot)]
+        disagreements = int((right[0] != right[1]).sum())
+        return cls(Tally.of(adapter, truth), Tally.of(zero_shot, truth), float((gains**2).sum()), disagreements)
+
+    def __add__(self, other: Comparison) -> Comparison:
+        return Comparison(
+            self.adapter + other.adapter,
+            self.zero_shot + other.zero_shot,
+            self.squared_gains + other.squared_gains,
+            self.disagreements + other.disagreements,
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the adapter may be used.
+
+        Its loss must be lower by a paired one-sided 95% bound (or equal on every example), and its accuracy not lower by more
+        than one standard error of the paired difference: a lower loss alone can come from doubting everything.
+        """
+        count = self.adapter.examples
+        if count < 2:
+            return False
+        gain = (self.zero_shot.loss_sum - self.adapter.loss_sum) / count
+        right = (self.adapter.correct - self.zero_shot.correct) / count
+        loss_bound = gain - stats.t.ppf(_ONE_SIDED, count - 1) * _standard_error(gain, self.squared_gains, count)
+        return bool(loss_bound >= 0 and right + _standard_error(right, float(self.disagreements), count) >= 0)
+
+
+def _standard_error(mean: float, squares: float, count: int) -> float:
+    """Of the mean of ``count`` numbers whose squares sum to ``squares``."""
+    return math.sqrt(max(0.0, squares - count * mean**2) / (count * (count - 1)))
 
 
 @dataclass(frozen=True)

@@ -143,9 +143,10 @@ def gate_sentences(outcome: Outcome) -> list[str]:
     if gate is None:
         return []
     decision = "open, the adapter is used" if gate.is_open else "SHUT, the raw model is used"
+    ours, raw = (f"loss {tally.loss:.3f}, {percent(tally.accuracy)} right" for tally in (gate.adapter, gate.zero_shot))
     return [
-        f"Gate: on {gate.adapter.examples} held-out examples that nothing else has seen, loss {gate.adapter.loss:.3f} against "
-        f"{gate.zero_shot.loss:.3f} of the raw model: {decision}."
+        f"Gate: on {gate.adapter.examples} held-out examples that nothing else has seen, {ours} against {raw} of the raw "
+        f"model: {decision}."
     ]
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import pytest
@@ -36,6 +36,8 @@ from ifedicl.federation.engines import local
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, RoundDone
 from ifedicl.federation.messages import (
+    CompareReply,
+    CompareRequest,
     ContextReply,
     ContextRequest,
     EvaluateReply,
@@ -52,7 +54,7 @@ from ifedicl.federation.messages import (
     encode,
     pack,
 )
-from ifedicl.metrics import Tally
+from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
 from ifedicl.task import Task
 from tests import tiny
@@ -177,6 +179,7 @@ class Scripted:
     vectors: Callable[[str, VectorsRequest], Reply | None] = lambda name, request: None
     update: Callable[[str, UpdateRequest], Reply | None] = lambda name, request: None
     evaluate: Callable[[str, EvaluateRequest], Reply | None] = lambda name, request: None
+    compare: Callable[[str, CompareRequest], Reply | None] = lambda name, request: None
     asked: list[tuple[str, Request]] = field(default_factory=list)
 
     def clients(self) -> tuple[str, ...]:
@@ -194,6 +197,8 @@ class Scripted:
             return ContextReply()
         if isinstance(request, UpdateRequest):
             return self.update(name, request) or UpdateReply(scales(round_of(request.coefficients) + 1), 4, 0.5)
+        if isinstance(request, CompareRequest):
+            return self.compare(name, request) or CompareReply(Comparison(Tally(4, 2, 2.0), Tally(4, 2, 3.0), 0.3, 0))
         return self.evaluate(name, request) or EvaluateReply((Tally(4, 2, 3.0),))
 
     def asked_for(self, kind: type[Request]) -> list[tuple[str, Any]]:
@@ -413,78 +418,84 @@ def test_zero_shot_is_measured_with_the_identity() -> None:
 # The gate
 
 
-def gated(adapter: dict[str, Reply], zero_shot: dict[str, Reply]) -> Callable[[str, EvaluateRequest], Reply | None]:
-    def evaluate(name: str, request: EvaluateRequest) -> Reply | None:
-        if request.role is Role.SELECTION:
-            return None
-        return (adapter if round_of(request.coefficients) else zero_shot)[name]
-
-    return evaluate
-
-
-def lost(*losses: float) -> dict[str, Reply]:
-    return {name: EvaluateReply((Tally(1, 0, loss),)) for name, loss in zip("abc", losses, strict=True)}
+def compared(gain: float, *, spread: float = 0.1, right: int = 0, wrong: int = 0, examples: int = 20) -> CompareReply:
+    """An adapter whose mean loss is lower by ``gain``, and which is right or wrong where the raw model is not."""
+    squares = examples * (gain**2 + spread**2)
+    adapter = Tally(examples, 10 + right - wrong, examples * (2.0 - gain))
+    return CompareReply(Comparison(adapter, Tally(examples, 10, examples * 2.0), squares, right + wrong))
 
 
 @pytest.mark.parametrize(
-    ("adapter", "is_open"),
-    [((1.0, 1.0, 0.5), True), ((1.0, 1.0, 1.0), True), ((1.0, 1.0, 1.5), False)],
-    ids=["better", "equal", "worse"],
+    ("reply", "is_open"),
+    [
+        (compared(0.5, right=3), True),
+        (compared(0.0, spread=0.0), True),
+        (compared(-0.1), False),
+        (compared(0.5, spread=8.0), False),
+        (compared(0.5, wrong=5), False),
+        (compared(0.5, right=2, wrong=3), True),
+    ],
+    ids=["better", "equal", "higher loss", "lower by luck", "surer but more often wrong", "about as often wrong"],
 )
-def test_the_gate_falls_back_to_zero_shot_where_the_adapter_is_worse(adapter: tuple[float, ...], is_open: bool) -> None:
-    engine = Scripted(evaluate=gated(lost(*adapter), lost(1.0, 1.0, 1.0)))
+def test_the_gate_falls_back_to_zero_shot_where_the_adapter_is_worse(reply: CompareReply, is_open: bool) -> None:
+    engine = Scripted(compare=lambda name, request: reply)
     outcome = run_with(engine, scripted_method(rounds={"rounds": 2}, holdout={"gate": 0.2}), SHAPE)
     assert outcome.gate is not None
+    assert outcome.gate.adapter.examples == 3 * 20
     assert outcome.gate.is_open is is_open
     expected = scales(outcome.chosen_round) if is_open else Coefficients.identity(Form(LAYERS))
     np.testing.assert_array_equal(outcome.coefficients.scales, expected.scales)
     assert outcome.chosen_round > 0
 
 
-def test_the_gate_on_real_clients_falls_back_when_the_tallies_are_worse(backbone: Backbone) -> None:
-    method = tiny.method(rounds={"rounds": 1}, holdout={"selection": 0.2, "gate": 0.3})
-    identity = Coefficients.identity(Form(backbone.layers)).scales
-
-    def worse(deliveries: list[Delivery], requests: Mapping[str, Request]) -> list[Delivery]:
-        changed = []
-        for delivery in deliveries:
-            request, reply = requests[delivery.client], delivery.reply
-            if isinstance(request, EvaluateRequest) and request.role is Role.GATE and isinstance(reply, EvaluateReply):
-                more = 0.0 if np.array_equal(request.coefficients.scales, identity) else 1e3
-                reply = EvaluateReply((reply.tallies[0] + Tally(0, 0, more),))
-            changed.append(replace(delivery, reply=reply))
-        return changed
-
-    outcome = run_real(backbone, method, engine=Between(LocalEngine(real(backbone)), worse))
+def test_the_gate_of_one_example_stays_shut() -> None:
+    engine = Scripted(compare=lambda name, request: compared(1.0, examples=1) if name == "a" else Failure(FailureCode.LATE))
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 1}, holdout={"gate": 0.2}), SHAPE)
     assert outcome.gate is not None
     assert not outcome.gate.is_open
-    np.testing.assert_array_equal(outcome.coefficients.scales, identity)
-    honest = run_real(backbone, method)
-    assert honest.gate is not None
-    assert honest.gate.zero_shot == outcome.gate.zero_shot
+
+
+def test_the_gate_on_real_clients_compares_with_the_raw_model(backbone: Backbone) -> None:
+    method = tiny.method(rounds={"rounds": 1}, holdout={"selection": 0.2, "gate": 0.3})
+    outcome = run_real(backbone, method)
+    expected = Comparison()
+    for client in real(backbone):
+        roles = split_roles(client.examples, selection=0.2, gate=0.3, seed=method.seed)
+        scorer, labels = Scorer(backbone, tiny.TASK), [tiny.TASK.index(row.label) for row in roles[Role.GATE]]
+        if not labels:
+            continue
+        prompts = scorer.encoder.prompts([row.text for row in roles[Role.GATE]])
+        raw = scorer.log_probabilities(prompts)
+        with hooks.applied(backbone, outcome.context, outcome.state.best):
+            expected += Comparison.of(scorer.log_probabilities(prompts), raw, labels)
+    assert outcome.gate is not None
+    assert outcome.gate.adapter.correct == expected.adapter.correct
+    assert outcome.gate.disagreements == expected.disagreements
+    assert outcome.gate.squared_gains == pytest.approx(expected.squared_gains, rel=1e-3)
 
 
 def test_without_gate_settings_nothing_is_asked_of_the_gate_examples() -> None:
     engine = Scripted()
     assert run_with(engine, scripted_method(rounds={"rounds": 1}), SHAPE).gate is None
+    assert not engine.asked_for(CompareRequest)
     assert all(request.role is Role.SELECTION for _, request in engine.asked_for(EvaluateRequest))
 
 
-def test_the_gate_compares_on_the_same_clients() -> None:
-    # On the one client that answered both requests the adapter is worse.
-    zero_shot = {**lost(1.0, 1.0, 1.0), "b": Failure(FailureCode.LATE), "c": Failure(FailureCode.LATE)}
-    engine = Scripted(evaluate=gated(lost(2.0, 0.1, 0.1), zero_shot))
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Failure(FailureCode.LATE),
+        CompareReply(Comparison(Tally(4, 2, 1.0), Tally(5, 2, 3.0), 0.3, 0)),
+        CompareReply(Comparison(Tally(4, 5, 1.0), Tally(4, 2, 3.0), 0.3, 3)),
+        CompareReply(Comparison(Tally(4, 4, 1.0), Tally(4, 2, 3.0), 0.3, 1)),
+        CompareReply(Comparison(Tally(4, 2, 1.0), Tally(4, 2, 3.0), float("nan"), 1)),
+        CompareReply(Comparison(Tally(4, 2, 1.0), Tally(4, 2, 3.0), -1.0, 1)),
+    ],
+    ids=["late", "other examples", "more right than there are", "too few disagreements", "NaN", "negative squares"],
+)
+def test_a_gate_that_no_client_could_answer_does_not_open(reply: Reply) -> None:
+    engine = Scripted(compare=lambda name, request: reply)
     outcome = run_with(engine, scripted_method(rounds={"rounds": 1}, holdout={"gate": 0.2}), SHAPE)
-    np.testing.assert_array_equal(outcome.coefficients.scales, Coefficients.identity(Form(LAYERS)).scales)
-
-
-def test_a_gate_that_no_client_could_answer_does_not_open() -> None:
-    silent = dict.fromkeys("abc", Failure(FailureCode.LATE))
-    engine = Scripted(evaluate=gated(silent, silent))  # type: ignore[arg-type]
-    try:
-        outcome = run_with(engine, scripted_method(rounds={"rounds": 1}, holdout={"gate": 0.2}), SHAPE)
-    except TooFewClientsError:
-        return
     np.testing.assert_array_equal(outcome.coefficients.scales, Coefficients.identity(Form(LAYERS)).scales)
 
 
@@ -754,7 +765,7 @@ def test_no_text_is_in_any_reply_of_a_whole_run(backbone: Backbone, monkeypatch:
 
     def recorded(message: Request | Reply) -> bytes:
         data = encode(message)
-        if not isinstance(message, VectorsRequest | ContextRequest | UpdateRequest | EvaluateRequest):
+        if not isinstance(message, get_args(Request)):
             sent.append(data)
         return data
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,6 +19,8 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Role
 from ifedicl.errors import FederationError, MessageError
 from ifedicl.federation.messages import (
+    CompareReply,
+    CompareRequest,
     ContextReply,
     ContextRequest,
     EvaluateReply,
@@ -39,7 +41,7 @@ from ifedicl.federation.messages import (
     pack,
     unpack,
 )
-from ifedicl.metrics import Tally
+from ifedicl.metrics import Comparison, Tally
 from tests import tiny
 
 REPEATABLE = settings(deadline=None, derandomize=True)
@@ -59,6 +61,7 @@ REQUESTS: list[Request] = [
     UpdateRequest("0123456789abcdef", 7, 3, 10, SCALES),
     EvaluateRequest("0123456789abcdef", Role.GATE, CORE, (READOUT, READOUT.sharpened(2.0)), (1.0, 4.0)),
     StatisticsRequest("0123456789abcdef", SCALES),
+    CompareRequest("0123456789abcdef", CORE, READOUT),
 ]
 REPLIES: list[Reply] = [
     VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float32"),
@@ -66,6 +69,7 @@ REPLIES: list[Reply] = [
     UpdateReply(SCALES, 12, 0.625),
     EvaluateReply((Tally(9, 4, 3.1415926535897931), Tally(9, 5, 2.0))),
     StatisticsReply(ReadoutSums(np.eye(5), np.ones((5, 2)), 3)),
+    CompareReply(Comparison(Tally(9, 4, 3.5), Tally(9, 5, 2.0), 0.75, 3)),
     *(Failure(code) for code in FailureCode),
 ]
 
@@ -82,7 +86,7 @@ def assert_same(first: object, second: object) -> None:
         if isinstance(value, np.ndarray):
             assert value.dtype == other.dtype
             np.testing.assert_array_equal(value, other)
-        elif isinstance(value, Coefficients | Context | ContextVectors | ReadoutSums):
+        elif isinstance(value, Coefficients | Context | ContextVectors | Readout | ReadoutSums):
             assert_same(value, other)
         elif isinstance(value, tuple) and isinstance(next(iter(value), None), Readout):
             assert len(value) == len(other)
@@ -106,7 +110,7 @@ def test_means_in_half_precision_come_back_as_half_precision_numbers() -> None:
     halved = VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float16")
     whole = VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float32")
     received = decode_reply(encode(halved))
-    assert isinstance(received, VectorsReply)
+    assert isinstance(received, get_args(Reply))
     np.testing.assert_allclose(received.vectors.means, MEANS.astype(np.float16), rtol=1e-12)
     assert len(encode(whole)) - len(encode(halved)) == MEANS.size * 2
 
@@ -167,7 +171,7 @@ def test_a_reply_with_a_changed_byte_is_refused_or_decoded_but_nothing_else(repl
             received = decode_reply(bytes(bent))
         except MessageError:
             return
-        assert isinstance(received, VectorsReply | ContextReply | UpdateReply | EvaluateReply | StatisticsReply | Failure)
+        assert isinstance(received, get_args(Reply))
 
     check()
 
@@ -200,7 +204,7 @@ def test_a_request_without_one_of_its_fields_is_refused(request_: Request) -> No
     for name in header:
         with pytest.raises(MessageError, match=rf"{request_.kind} message"):
             decode_request(pack(request_.kind, {key: value for key, value in header.items() if key != name}, arrays))
-    for name in set(arrays) - {"core", "basis", "readouts"}:  # without these it is a message of the paper's form
+    for name in set(arrays) - {"core", "basis", "readouts", "readout"}:  # without these it is a message of the paper's form
         with pytest.raises(MessageError, match=rf"{request_.kind} message"):
             decode_request(pack(request_.kind, header, {key: value for key, value in arrays.items() if key != name}))
 

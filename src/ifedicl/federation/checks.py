@@ -9,7 +9,7 @@ import numpy as np
 
 from ifedicl.core.coefficients import Form
 from ifedicl.core.vectors import WRITES
-from ifedicl.federation.messages import ContextReply, EvaluateReply, StatisticsReply, UpdateReply, VectorsReply
+from ifedicl.federation.messages import CompareReply, ContextReply, EvaluateReply, StatisticsReply, UpdateReply, VectorsReply
 from ifedicl.metrics import Tally
 from ifedicl.settings import Method
 from ifedicl.task import Task
@@ -74,6 +74,21 @@ def is_usable_evaluation(reply: EvaluateReply, answers: int) -> bool:
         len(tallies) == answers
         and len({tally.examples for tally in tallies}) == 1
         and all(0 <= tally.correct <= tally.examples > 0 and bool(np.isfinite(tally.loss_sum)) for tally in tallies)
+    )
+
+
+def is_usable_comparison(reply: CompareReply) -> bool:
+    """Two tallies of the same examples, and sums that can be theirs."""
+    comparison = reply.comparison
+    count, squares = comparison.adapter.examples, comparison.squared_gains
+    both = (comparison.adapter, comparison.zero_shot)
+    difference = abs(comparison.adapter.correct - comparison.zero_shot.correct)
+    return (
+        comparison.zero_shot.examples == count > 0
+        and all(0 <= tally.correct <= count and bool(np.isfinite(tally.loss_sum)) for tally in both)
+        and difference <= comparison.disagreements <= count
+        and bool(np.isfinite(squares))
+        and squares >= 0
     )
 
 

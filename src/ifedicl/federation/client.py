@@ -25,6 +25,8 @@ from ifedicl.data import Example, Role, split_roles
 from ifedicl.errors import DataError, IfediclError, TaskError
 from ifedicl.extract import context_vectors
 from ifedicl.federation.messages import (
+    CompareReply,
+    CompareRequest,
     ContextReply,
     ContextRequest,
     EvaluateReply,
@@ -40,7 +42,7 @@ from ifedicl.federation.messages import (
     VectorsReply,
     VectorsRequest,
 )
-from ifedicl.metrics import Tally
+from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
 from ifedicl.task import Task
 
@@ -101,6 +103,13 @@ class _Job:
             return (Tally.of(reading.logs, labels),)
         return tuple(Tally.of(readout.log_probabilities(reading.states, reading.logs), labels) for readout in readouts)
 
+    def comparison(self, context: Context, coefficients: Coefficients, readout: Readout | None) -> Comparison:
+        """The adapter and the raw model on the gate examples."""
+        identity = Coefficients.identity(coefficients.form)
+        adapted, raw = (self._reading(Role.GATE, context, values) for values in (coefficients, identity))
+        logs = adapted.logs if readout is None else readout.log_probabilities(adapted.states, adapted.logs)
+        return Comparison.of(logs, raw.logs, self.part(Role.GATE).labels)
+
     def readout_sums(self, context: Context, coefficients: Coefficients, most_features: int) -> ReadoutSums:
         """Of the training examples, as the adapted model sees them."""
         reading, labels = self._reading(Role.TRAIN, context, coefficients), self.part(Role.TRAIN).labels
@@ -151,6 +160,7 @@ class Client:
             UpdateRequest: self._update,
             EvaluateRequest: self._evaluate,
             StatisticsRequest: self._statistics,
+            CompareRequest: self._compare,
         }
 
     def handle(self, request: Request) -> Reply:
@@ -226,11 +236,25 @@ class Client:
         job, context = self._in_context(request.context_id, request.coefficients)
         if not job.roles[request.role]:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
-        classes, width = len(job.task.labels), self.backbone.width
-        if any(readout.weights.shape != (classes, width + classes + 1) for readout in request.readouts):
-            raise _RefusalError(FailureCode.BAD_REQUEST)
+        self._check_readouts(request.readouts)
         tallies = job.tallies(request.role, context, request.coefficients, request.candidates)
         return self._checked(EvaluateReply(tallies), all(bool(np.isfinite(tally.loss_sum)) for tally in tallies))
+
+    def _compare(self, request: CompareRequest) -> Reply:
+        job, context = self._in_context(request.context_id, request.coefficients)
+        if not job.roles[Role.GATE]:
+            raise _RefusalError(FailureCode.NO_EXAMPLES)
+        readouts = () if request.readout is None else (request.readout,)
+        self._check_readouts(readouts)
+        comparison = job.comparison(context, request.coefficients, request.readout)
+        return self._checked(CompareReply(comparison), bool(np.isfinite(comparison.squared_gains)))
+
+    def _check_readouts(self, readouts: Sequence[Readout]) -> None:
+        assert self._job is not None
+        classes = len(self._job.task.labels)
+        shape = (classes, self.backbone.width + classes + 1)
+        if any(readout.weights.shape != shape or not np.isfinite(readout.weights).all() for readout in readouts):
+            raise _RefusalError(FailureCode.BAD_REQUEST)
 
     def _statistics(self, request: StatisticsRequest) -> Reply:
         job, context = self._in_context(request.context_id, request.coefficients)

@@ -23,10 +23,20 @@ from ifedicl.data import Role
 from ifedicl.errors import ConfigError, Fault, TooFewClientsError
 from ifedicl.federation import checkpoint
 from ifedicl.federation.checkpoint import RoundRecord, State, Traffic
-from ifedicl.federation.checks import Checks, ModelShape, is_usable_context, is_usable_evaluation, rank, total
+from ifedicl.federation.checks import (
+    Checks,
+    ModelShape,
+    is_usable_comparison,
+    is_usable_context,
+    is_usable_evaluation,
+    rank,
+    total,
+)
 from ifedicl.federation.engine import Delivery, Engine
 from ifedicl.federation.events import Delivered, Event, RoundDone, StepStarted, ignore
 from ifedicl.federation.messages import (
+    CompareReply,
+    CompareRequest,
     ContextReply,
     ContextRequest,
     EvaluateReply,
@@ -41,30 +51,12 @@ from ifedicl.federation.messages import (
     VectorsReply,
     VectorsRequest,
 )
-from ifedicl.metrics import Tally
+from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
 from ifedicl.task import Task
 
 _log = logging.getLogger(__name__)
-R = TypeVar("R", VectorsReply, ContextReply, UpdateReply, EvaluateReply, StatisticsReply)
-
-
-@dataclass(frozen=True)
-class Gate:
-    """The adapter and the raw model on held-out examples that nothing else has seen.
-
-    Attributes:
-        adapter: the calibrated coefficients.
-        zero_shot: the raw model.
-    """
-
-    adapter: Tally
-    zero_shot: Tally
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the adapter's loss is no higher than zero-shot's."""
-        return self.adapter.loss <= self.zero_shot.loss
+R = TypeVar("R", VectorsReply, ContextReply, UpdateReply, EvaluateReply, StatisticsReply, CompareReply)
 
 
 @dataclass(frozen=True)
@@ -84,7 +76,7 @@ class Outcome:
     coefficients: Coefficients
     readout: Readout | None
     chosen_round: int
-    gate: Gate | None
+    gate: Comparison | None
     state: State
 
 
@@ -170,7 +162,7 @@ class Coordinator:
         completed = state.round + 1
         last = completed == state.phase_start + state.phase_rounds
         evaluated = self._method.holdout.selection > 0 and (last or completed % settings.evaluate_every == 0)
-        held_out = total(self._evaluate(Role.SELECTION, coefficients)[0]) if evaluated else None
+        held_out = total(self._evaluate(coefficients)) if evaluated else None
         train_loss = float(np.mean([reply.loss for reply in replies.values()]))
         record = RoundRecord(completed, tuple(replies), train_loss, held_out)
 
@@ -251,8 +243,7 @@ class Coordinator:
 
     def _measure_zero_shot(self) -> None:
         if self._state.zero_shot is None and self._method.holdout.selection > 0:
-            tallies, _ = self._evaluate(Role.SELECTION, self._identity)
-            self._save(zero_shot=total(tallies))
+            self._save(zero_shot=total(self._evaluate(self._identity)))
 
     def _context_request(self) -> ContextRequest:
         assert self._state.context is not None
@@ -263,18 +254,15 @@ class Coordinator:
         assert self._state.context is not None
         return hashlib.sha256((self._run_id() + self._state.context.digest).encode()).hexdigest()[:16]
 
-    def _evaluate(
-        self, role: Role, coefficients: Coefficients, readout: Readout | None = None
-    ) -> tuple[dict[str, Tally], dict[str, FailureCode]]:
-        """Each client's counts and sums, and why others gave none."""
-        readouts = () if readout is None else (readout,)
-        replies, failures = self._tried(EvaluateRequest(self._context_id(), role, coefficients, readouts))
-        return {name: reply.tallies[0] for name, reply in replies.items()}, failures
+    def _evaluate(self, coefficients: Coefficients) -> dict[str, Tally]:
+        """Each client's counts and sums on its selection examples."""
+        replies = self._tried(EvaluateRequest(self._context_id(), Role.SELECTION, coefficients))
+        return {name: reply.tallies[0] for name, reply in replies.items()}
 
-    def _tried(self, request: EvaluateRequest) -> tuple[dict[str, EvaluateReply], dict[str, FailureCode]]:
+    def _tried(self, request: EvaluateRequest) -> dict[str, EvaluateReply]:
         answers = max(1, len(request.candidates))
         requests = dict.fromkeys(self._engine.clients(), request)
-        return self._ask(requests, EvaluateReply, lambda reply: is_usable_evaluation(reply, answers))
+        return self._ask(requests, EvaluateReply, lambda reply: is_usable_evaluation(reply, answers))[0]
 
     def _fit_readout(self) -> None:
         """Once for each best round: sums of all clients to candidates, and the best of them on held-out examples.
@@ -292,8 +280,7 @@ class Coordinator:
         draw = seeds.generator(method.seed, "projection")
         readouts = sums.solve(projection(self._model.width, method.readout.most_features, draw))
         trial = EvaluateRequest(self._context_id(), Role.SELECTION, state.best, tuple(readouts), TEMPERATURES)
-        tried, _ = self._tried(trial)
-        by_words, _ = self._evaluate(Role.SELECTION, state.best)
+        tried, by_words = self._tried(trial), self._evaluate(state.best)
         both = [name for name in tried if name in by_words]
         candidates: list[tuple[Readout | None, Tally | None]] = [(None, total({name: by_words[name] for name in both}))]
         for place, readout in enumerate(trial.candidates):
@@ -302,19 +289,16 @@ class Coordinator:
         best = min(ranked, key=lambda item: item[0])[1] if ranked else None
         self._save(readout=best, readout_round=state.best_round)
 
-    def _gate(self) -> Gate | None:
-        """Chosen coefficients and the raw model on the same clients' gate examples; None where no client holds any."""
+    def _gate(self) -> Comparison | None:
+        """The chosen adapter and the raw model on the clients' gate examples; None where no client holds any."""
         if self._method.holdout.gate == 0:
             return None
-        adapter, failures = self._evaluate(Role.GATE, self._state.best, self._state.readout)
-        if not adapter and set(failures.values()) <= {FailureCode.NO_EXAMPLES}:
+        request = CompareRequest(self._context_id(), self._state.best, self._state.readout)
+        requests = dict.fromkeys(self._engine.clients(), request)
+        replies, failures = self._ask(requests, CompareReply, is_usable_comparison)
+        if not replies and set(failures.values()) <= {FailureCode.NO_EXAMPLES}:
             return None
-        zero_shot, _ = self._evaluate(Role.GATE, self._identity)
-        both = [name for name in adapter if name in zero_shot]
-        return Gate(
-            sum((adapter[name] for name in both), Tally()),
-            sum((zero_shot[name] for name in both), Tally()),
-        )
+        return sum((reply.comparison for reply in replies.values()), Comparison())
 
     def _outcome(self) -> Outcome:
         self._fit_readout()

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, ClassVar, Self, TypeAlias, TypeVar
+from typing import Any, ClassVar, Self, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Role
 from ifedicl.errors import MessageError
-from ifedicl.metrics import Tally
+from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
 from ifedicl.task import Task
 
@@ -266,6 +266,49 @@ class EvaluateReply:
 
 
 @dataclass(frozen=True)
+class CompareRequest:
+    """Compare an adapter with the raw model on the gate examples.
+
+    Attributes:
+        context_id: of the :class:`ContextRequest` that went before.
+        coefficients: the adapter's.
+        readout: the adapter's; None: the label words.
+    """
+
+    kind: ClassVar[str] = "compare"
+    context_id: str
+    coefficients: Coefficients
+    readout: Readout | None
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        readout = {} if self.readout is None else {"readout": self.readout.weights}
+        return {"context_id": self.context_id}, self.coefficients.on_wire | readout
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        readout = Readout(arrays["readout"]) if "readout" in arrays else None
+        coefficients = _coefficients({name: array for name, array in arrays.items() if name != "readout"})
+        return cls(**_fields(header, context_id=str), coefficients=coefficients, readout=readout)
+
+
+@dataclass(frozen=True)
+class CompareReply:
+    """Counts and sums, never text."""
+
+    kind: ClassVar[str] = "compare_reply"
+    comparison: Comparison
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return asdict(self.comparison), {}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        fields = _fields(header, adapter=dict, zero_shot=dict, squared_gains=float, disagreements=int)
+        both = {name: Tally(**_typed(fields[name], _TALLY)) for name in ("adapter", "zero_shot")}
+        return cls(Comparison(**fields | both))
+
+
+@dataclass(frozen=True)
 class StatisticsRequest:
     """Sum what a readout is made of over the client's training examples.
 
@@ -318,15 +361,11 @@ class Failure:
         return cls(FailureCode(_fields(header, code=str)["code"]))
 
 
-Request: TypeAlias = VectorsRequest | ContextRequest | UpdateRequest | EvaluateRequest | StatisticsRequest
-Reply: TypeAlias = VectorsReply | ContextReply | UpdateReply | EvaluateReply | StatisticsReply | Failure
+Request: TypeAlias = VectorsRequest | ContextRequest | UpdateRequest | EvaluateRequest | StatisticsRequest | CompareRequest
+Reply: TypeAlias = VectorsReply | ContextReply | UpdateReply | EvaluateReply | StatisticsReply | CompareReply | Failure
 
-_REQUESTS: Mapping[str, type[Request]] = {
-    message.kind: message for message in (VectorsRequest, ContextRequest, UpdateRequest, EvaluateRequest, StatisticsRequest)
-}
-_REPLIES: Mapping[str, type[Reply]] = {
-    message.kind: message for message in (VectorsReply, ContextReply, UpdateReply, EvaluateReply, StatisticsReply, Failure)
-}
+_REQUESTS: Mapping[str, type[Request]] = {message.kind: message for message in get_args(Request)}
+_REPLIES: Mapping[str, type[Reply]] = {message.kind: message for message in get_args(Reply)}
 _AnyMessage = TypeVar("_AnyMessage", Request, Reply)
 
 
