@@ -83,7 +83,7 @@ class Adapter:
             "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
             "provenance": dict(self.provenance),
         }
-        with files.new_folder(Path(folder)) as temporary:
+        with files.new_folder(Path(folder), mark=_HEADER) as temporary:
             files.write_bytes(temporary / _TENSORS, tensors)
             files.write_json(temporary / _HEADER, header)
             files.write_text(temporary / _CARD, self.describe())

@@ -76,15 +76,21 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, mark: str) -> Iterator[Path]:
     """A folder that appears under its name only when the block has ended well.
 
     Yields a temporary neighbour to fill. On success it replaces ``path`` (an older one is moved aside first and removed
     after); on failure nothing is left behind.
 
+    Args:
+        path: the folder.
+        mark: a file that every such folder holds; what has no such file is somebody else's and is left alone.
+
     Raises:
-        StorageError: no space, no permission, or another disk fault.
+        StorageError: something else stands there; no space, no permission, or another disk fault.
     """
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / mark).is_file()):
+        raise StorageError(f"cannot write {path}: something else stands there (it holds no {mark}). Choose another folder")
     with disk_faults_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -98,9 +104,9 @@ def new_folder(path: Path) -> Iterator[Path]:
                     os.replace(temporary, path)
                 except BaseException:
                     os.replace(aside / "old", path)
+                    aside.rmdir()
                     raise
-                finally:
-                    shutil.rmtree(aside, ignore_errors=True)
+                shutil.rmtree(aside, ignore_errors=True)
             else:
                 os.replace(temporary, path)
         finally:

@@ -185,7 +185,7 @@ def paired_p(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
         second: ``(N,)`` scores of the other on the same examples.
     """
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    if not difference.any():
+    if len(difference) < 2 or not difference.any():
         return 1.0
     result = stats.permutation_test(
         (difference,),

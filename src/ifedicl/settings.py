@@ -119,13 +119,13 @@ class CalibrationSettings(Section):
 class SubspaceSettings(Section):
     """Past the paper: a small matrix Γ for each write, within directions ``U`` that all share."""
 
-    rank: int = Field(default=8, ge=1, description="directions of each write; 1 or more")
+    rank: int = Field(default=8, ge=1, le=256, description="directions of each write; 1 to 256")
     source: Literal["classes", "shards", "clients", "random"] = Field(
         default="shards",
         description='where the directions come from: means of "classes", of "shards" of classes, of classes within groups of '
         '"clients", or "random"',
     )
-    parts: int = Field(default=4, ge=2, description="shards of each class, or groups of clients; 2 or more")
+    parts: int = Field(default=4, ge=2, le=64, description="shards of each class, or groups of clients; 2 to 64")
 
 
 class ReadoutSettings(Section):
@@ -269,7 +269,11 @@ def load_settings(path: str | Path) -> RunSettings:
     path = Path(path)
     values = _with_preset(_parse(path), str(path))
     settings = validated(RunSettings, values, str(path))
-    return _anchored(settings, path.resolve().parent)
+    try:
+        return _anchored(settings, path.resolve().parent)
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user, a NUL
+        fault = Fault("model or data", "a path that cannot be", "paths of files", f"{error}. Correct the path.")
+        raise ConfigError(str(path), [fault]) from error
 
 
 def load_preset(name: str) -> Method:
@@ -304,7 +308,7 @@ def _parse(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         fault = Fault("file", str(path), "a readable TOML file", f"{error.strerror}. Write one with: ifedicl init")
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number of thousands of digits, deep nesting
         fault = Fault("file", str(path), "TOML in UTF-8", f"{error}. Compare with a fresh one: ifedicl init")
     raise ConfigError(str(path), [fault])
 
@@ -391,5 +395,8 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no number of thousands of digits
+        text = "a number of too many digits"
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

@@ -54,7 +54,7 @@ def converted(file: Path, cache: Path | None = None) -> Path:
     # The loader leaves its mark on modules that are ordinary by now, and saving would refuse them for it.
     model.hf_quantizer = None
     del model.quantization_method, model.is_quantized, model.config.quantization_config
-    with files.new_folder(folder) as temporary:
+    with files.new_folder(folder, mark="config.json") as temporary:
         try:
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)

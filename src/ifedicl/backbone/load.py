@@ -173,7 +173,7 @@ def wrap(model: Any, tokenizer: Any, writes: Writes, settings: ModelSettings, fi
             "set slow_but_exact to false in its config.json"
         )
     model.eval().requires_grad_(False)
-    window = int(getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "seq_length", None) or 2048)
+    window = _window(text_config)
     backbone = Backbone(
         model=model,
         tokenizer=tokenizer,
@@ -186,6 +186,20 @@ def wrap(model: Any, tokenizer: Any, writes: Writes, settings: ModelSettings, fi
     if settings.writes is not None:
         _check_head(backbone)
     return backbone
+
+
+def _window(text_config: Any) -> int:
+    """Most tokens in a sequence.
+
+    Some rotary embeddings change for the whole batch when one of its sequences is longer than the model was first trained for.
+    There, what a row gives would depend on its neighbours; sequences stay below that length.
+    """
+    window = int(getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "seq_length", None) or 2048)
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    if rope.get("rope_type") not in ("dynamic", "longrope"):
+        return window
+    first = rope.get("original_max_position_embeddings") or getattr(text_config, "original_max_position_embeddings", None)
+    return min(window, int(first or window))
 
 
 @torch.inference_mode()

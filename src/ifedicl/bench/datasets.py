@@ -36,8 +36,8 @@ class DataSet:
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of the task and of all rows in their order."""
-        content = hashlib.sha256(self.task.digest.encode())
+        """Hex SHA-256 of the task, of all rows in their order, and of which of them are for training."""
+        content = hashlib.sha256(f"{self.task.digest} {len(self.train)}".encode())
         for example in (*self.train, *self.test):
             content.update(example.key.encode())
         return content.hexdigest()

@@ -218,7 +218,7 @@ def load_plan(name: str, data: Path | None = None) -> Plan:
         text, folder = _text(Path(name)), data or Path(name).resolve().parent
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(name, [Fault("file", name, "TOML", f"{error}. Compare with docs/benchmark.md.")]) from error
     plan = validated(Plan, values, name)
     sets = {key: value.model_copy(update={"source": _anchored(value.source, folder)}) for key, value in plan.sets.items()}
@@ -228,7 +228,7 @@ def load_plan(name: str, data: Path | None = None) -> Plan:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         allowed = f"a TOML file, or one of {', '.join(shipped())}"
         raise ConfigError(str(path), [Fault("plan", str(path), allowed, f"It cannot be read: {error}.")]) from error
 

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from ifedicl import files
 from ifedicl.bench.plan import Cell
@@ -37,6 +37,7 @@ class Record(Section):
         commit: of the source tree, with ``-dirty`` where it differs; "unknown" outside one.
         date: when it was finished, UTC.
         machine: processor, threads and versions.
+        fingerprint: of the model.
         dtype: that the model computed in.
         accuracy: on the test rows; the mean where several clients have a classifier each.
         macro_f1: likewise.
@@ -60,10 +61,11 @@ class Record(Section):
     commit: str
     date: str
     machine: Mapping[str, Any]
+    fingerprint: str
     dtype: str
-    accuracy: float
-    macro_f1: float
-    hits: Mapping[str, str]
+    accuracy: Annotated[float, Field(ge=0, le=1)]
+    macro_f1: Annotated[float, Field(ge=0, le=1)]
+    hits: Annotated[Mapping[str, Annotated[str, Field(pattern="^[01]+$")]], Field(min_length=1)]
     rounds: int
     chosen_round: int
     curve: tuple[CurvePoint, ...]
@@ -75,6 +77,12 @@ class Record(Section):
     wall_seconds: float
     choices: Mapping[str, float]
     settings: Mapping[str, Any]
+
+    @model_validator(mode="after")
+    def _has_rows_of_one_length(self) -> Self:
+        if len({len(row) for row in self.hits.values()}) > 1:
+            raise ValueError("hits of different lengths")
+        return self
 
     @property
     def mean_hits(self) -> npt.NDArray[np.float64]:
@@ -94,7 +102,7 @@ class Record(Section):
 
 
 def interval(hits: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """95% Wilson interval of a mean over test rows; for means of several classifiers it is wider than need be."""
+    """95% Wilson interval of a mean over test rows: what other rows would give. What other seeds would give is not in it."""
     return wilson(round(float(hits.sum())), len(hits))
 
 
@@ -112,6 +120,8 @@ def load_records(path: Path) -> list[Record]:
         raise StorageError(f"cannot read {path}: {error}") from error
     records = []
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             records.append(Record.model_validate_json(line))
         except ValidationError as error:

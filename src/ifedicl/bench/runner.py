@@ -22,6 +22,7 @@ from ifedicl.bench.results import CurvePoint, Record, load_records, now, save_re
 from ifedicl.bench.setup import Setup, nothing
 from ifedicl.data import dirichlet_split, draw_pool
 from ifedicl.demo.fetch import demo_model
+from ifedicl.errors import ConfigError, Fault
 from ifedicl.settings import ModelSettings
 
 RESULTS = Path("results.jsonl")
@@ -95,12 +96,13 @@ def run_plan(plan: Plan, folder: Path, watcher: Watcher | None = None) -> list[R
     records, sets, models = load_records(folder / RESULTS), _Sets(plan), _Models(plan)
     while (now_standing := _standing(plan, records, sets)).left:
         cell = now_standing.left[0]
+        loaded = models.get(cell.model)
+        _check_model(cell.model, loaded[0], now_standing.finished, folder)
         watcher.started(cell, now_standing)
-        record = _run_cell(
-            plan, cell, sets.get(cell.set), models.get(cell.model), _choices(cell, now_standing.finished), watcher
-        )
-        # An older record of the same cell was made under other settings or on other rows.
-        records = [other for other in records if other.cell != cell] + [record]
+        record = _run_cell(plan, cell, sets.get(cell.set), loaded, _choices(cell, now_standing.finished), watcher)
+        # Another run may have finished cells in this folder meanwhile. An older record of the same cell was made under other
+        # settings or on other rows.
+        records = [other for other in load_records(folder / RESULTS) if other.cell != cell] + [record]
         save_records(records, folder / RESULTS)
         watcher.finished(record)
     return list(now_standing.finished)
@@ -141,6 +143,18 @@ def _standing(plan: Plan, records: Sequence[Record], sets: _Sets) -> Standing:
         else:
             left.append(cell)
     return Standing(tuple(finished), tuple(left))
+
+
+def _check_model(name: str, backbone: Backbone, finished: Sequence[Record], folder: Path) -> None:
+    """A model that changed behind its name makes other figures; they may not stand in one table."""
+    if any(record.fingerprint != backbone.fingerprint for record in finished if record.cell.model == name):
+        fault = Fault(
+            f"models.{name}",
+            f"{backbone.source} with fingerprint {backbone.fingerprint[:12]}…",
+            "the model that the finished cells were run with",
+            "Give the new model another name in the plan, or start in another folder with --out.",
+        )
+        raise ConfigError(str(folder / RESULTS), [fault])
 
 
 def _choices(cell: Cell, finished: Sequence[Record]) -> Mapping[str, float]:
@@ -211,6 +225,7 @@ def _record(
         commit=provenance.commit(),
         date=now(),
         machine=provenance.machine(),
+        fingerprint=backbone.fingerprint,
         dtype=backbone.dtype,
         accuracy=sum(evaluation.accuracy for evaluation in evaluations.values()) / count,
         macro_f1=sum(evaluation.macro_f1 for evaluation in evaluations.values()) / count,

@@ -72,14 +72,17 @@ def _model_tables(plan: Plan, records: Sequence[Record]) -> Iterator[str]:
     seeds = sorted({record.cell.seed for record in records if record.cell.seed is not None})
     about = f"mean over seeds {', '.join(map(str, seeds)) or _DASH}; split by Dirichlet({main:g})" if main else "no split"
     yield from _titled(
-        f"Accuracy / macro-F1 in %, {about}; in brackets the 95% interval of the accuracy",
+        f"Accuracy ± its standard deviation over seeds / macro-F1 in %, {about}; in brackets the accuracy's 95% interval over "
+        "test rows",
         ["method", *plan.sets, "mean"],
         ([name, *(_figures(table.get(key)) for key in plan.sets), _mean(table, plan)] for name, table in tables.items()),
     )
     if OURS in tables:
         others = [name for name in methods if name != OURS]
         yield from _titled(
-            f"{OURS} minus each other method, in points of accuracy, with the paired p-value over test rows",
+            f"{OURS} minus each other method, in points of accuracy over the seeds that both have (smallest to largest of a "
+            "seed), and the paired p-value over test rows: of these trained classifiers, not of other seeds, and each test "
+            "by itself",
             ["method", *plan.sets],
             ([name, *(_difference(tables[OURS].get(key), tables[name].get(key)) for key in plan.sets)] for name in others),
         )
@@ -121,7 +124,8 @@ def _figures(records: Sequence[Record] | None) -> str:
         return _DASH
     low, high = interval(hits(records))
     f1 = np.mean([record.macro_f1 for record in records])
-    return f"{_accuracy(records)} / {100 * f1:.1f} ({100 * low:.0f}–{100 * high:.0f})"
+    spread = f" ± {100 * np.std([record.accuracy for record in records], ddof=1):.1f}" if len(records) > 1 else ""
+    return f"{_accuracy(records)}{spread} / {100 * f1:.1f} ({100 * low:.0f}–{100 * high:.0f})"
 
 
 def _accuracy(records: Sequence[Record] | None) -> str:
@@ -138,8 +142,20 @@ def _mean(table: dict[str, list[Record]], plan: Plan) -> str:
 def _difference(ours: Sequence[Record] | None, theirs: Sequence[Record] | None) -> str:
     if not ours or not theirs:
         return _DASH
-    first, second = hits(ours), hits(theirs)
-    return f"{100 * (first.mean() - second.mean()):+.1f} (p {paired_p(first, second):.4f})"
+    pairs = _paired(ours, theirs)
+    if not pairs:
+        return _DASH
+    first, second = (hits(side) for side in zip(*pairs, strict=True))
+    by_seed = [100 * (one.accuracy - other.accuracy) for one, other in pairs]
+    spread = f" ({min(by_seed):+.1f} to {max(by_seed):+.1f})" if len(by_seed) > 1 else ""
+    return f"{100 * (first.mean() - second.mean()):+.1f}{spread}, p {paired_p(first, second):.4f}"
+
+
+def _paired(ours: Sequence[Record], theirs: Sequence[Record]) -> list[tuple[Record, Record]]:
+    """By seed; what no seed moves stands beside each."""
+    by_seed = {record.cell.seed: record for record in theirs}
+    both = ((record, by_seed.get(record.cell.seed) or by_seed.get(None)) for record in ours)
+    return [(one, other) for one, other in both if other is not None]
 
 
 def _cost_row(name: str, records: Sequence[Record]) -> list[str]:

@@ -14,6 +14,10 @@ from ifedicl.metrics import Tally
 from ifedicl.settings import Method
 from ifedicl.task import Task
 
+_MOST_EXAMPLES = 2**31
+_LARGEST_MEAN = 1e30
+_LARGEST_LOSS = 1e6  # nats, of one example: far beyond any that a model gives
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -47,19 +51,23 @@ class Checks:
         """Of the run's shape, finite, and of at least one example unless they only add to earlier ones."""
         vectors = reply.vectors
         shape = (self.method.groups(len(self.task.labels)), self.model.layers, len(WRITES), self.model.width)
-        return vectors.sums.shape == shape and vectors.is_finite and (vectors.examples > 0 or not reply.replaces)
+        fits = vectors.sums.shape == shape and vectors.is_finite and bool((vectors.counts <= _MOST_EXAMPLES).all())
+        # A mean beyond what float16 holds (65,504) has never been seen, and one beyond float32 could not be used.
+        largest = float(np.abs(vectors.means).max(initial=0.0)) if fits else np.inf
+        return largest <= _LARGEST_MEAN and (vectors.examples > 0 or not reply.replaces)
 
     def is_usable_update(self, reply: UpdateReply) -> bool:
         """Of the model's shape, finite, and trained on something."""
         coefficients = reply.coefficients
         fits = coefficients.form == self.form and coefficients.is_finite
-        return fits and reply.examples > 0 and bool(np.isfinite(reply.loss))
+        return fits and 0 < reply.examples <= _MOST_EXAMPLES and 0 <= reply.loss <= _LARGEST_LOSS
 
     def is_usable_statistics(self, reply: StatisticsReply) -> bool:
         """Of the run's shape, finite, and of at least one example."""
         classes, readout = len(self.task.labels), self.method.readout
         size = min(self.model.width, readout.most_features if readout else 0) + classes + 1
-        return reply.sums.moment.shape == (size, classes) and reply.sums.is_finite and reply.sums.examples > 0
+        fits = reply.sums.moment.shape == (size, classes) and reply.sums.is_finite
+        return fits and 0 < reply.sums.examples <= _MOST_EXAMPLES
 
 
 def is_usable_context(_reply: ContextReply) -> bool:
@@ -71,9 +79,7 @@ def is_usable_evaluation(reply: EvaluateReply, answers: int) -> bool:
     """As many tallies as were asked for, of equally many examples, with counts that can be and a finite loss."""
     tallies = reply.tallies
     return (
-        len(tallies) == answers
-        and len({tally.examples for tally in tallies}) == 1
-        and all(0 <= tally.correct <= tally.examples > 0 and bool(np.isfinite(tally.loss_sum)) for tally in tallies)
+        len(tallies) == answers and len({tally.examples for tally in tallies}) == 1 and all(_can_be(tally) for tally in tallies)
     )
 
 
@@ -84,12 +90,17 @@ def is_usable_comparison(reply: CompareReply) -> bool:
     both = (comparison.adapter, comparison.zero_shot)
     difference = abs(comparison.adapter.correct - comparison.zero_shot.correct)
     return (
-        comparison.zero_shot.examples == count > 0
-        and all(0 <= tally.correct <= count and bool(np.isfinite(tally.loss_sum)) for tally in both)
+        comparison.zero_shot.examples == count
+        and all(_can_be(tally) for tally in both)
         and difference <= comparison.disagreements <= count
-        and bool(np.isfinite(squares))
-        and squares >= 0
+        and 0 <= squares <= count * _LARGEST_LOSS**2
     )
+
+
+def _can_be(tally: Tally) -> bool:
+    """Counts that fit each other, and a loss that log-probabilities can have."""
+    fits = 0 <= tally.correct <= tally.examples and 0 < tally.examples <= _MOST_EXAMPLES
+    return fits and 0 <= tally.loss_sum <= tally.examples * _LARGEST_LOSS
 
 
 def rank(tally: Tally, by: str) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ from ifedicl.core.readout import TEMPERATURES, Readout, ReadoutSums, projection
 from ifedicl.core.subspace import BASIS_MEANS, Context, subspace_basis
 from ifedicl.core.vectors import Array32, ContextVectors
 from ifedicl.data import Role
-from ifedicl.errors import ConfigError, Fault, TooFewClientsError
+from ifedicl.errors import ConfigError, Fault, FederationError, TooFewClientsError
 from ifedicl.federation import checkpoint
 from ifedicl.federation.checkpoint import RoundRecord, State, Traffic
 from ifedicl.federation.checks import (
@@ -211,13 +211,18 @@ class Coordinator:
             held[name] = reply.vectors if reply.replaces or name not in held else held[name].combine(reply.vectors)
             cursors[name], dtypes[name] = reply.cursor, reply.dtype
         self._save(client_vectors=held, cursors=cursors, dtypes=dtypes)
-        self._require(held, failures, "vectors")
-        in_order = [held[name] for name in self._engine.clients() if name in held]
+        in_order = [held[name] for name in self._engine.clients() if name in held and held[name].examples > 0]
+        self._require({name: vectors for name, vectors in held.items() if vectors.examples > 0}, failures, "vectors")
         classes = len(self._task.labels) if self._method.vectors.balance == "class" else 1
         mean = AGGREGATE_VECTORS[self._method.vectors.weighting]([vectors.merged(classes) for vectors in in_order])
         context = Context(mean, self._basis(in_order))
         # What the clients inject has crossed the network in this dtype; the adapter must hold the same numbers.
         context = context.rounded(self._method.vectors.wire_dtype)
+        if not context.is_finite:
+            raise FederationError(
+                f"the global vectors do not fit {self._method.vectors.wire_dtype}; set vectors.wire_dtype to float32. "
+                "Nothing was handed out"
+            )
         changed = state.context is None or state.context.digest != context.digest
         # Coefficients chosen for other vectors prove nothing for these.
         anew = {"best_round": None, "stale": 0, "zero_shot": None} if changed else {}

@@ -37,8 +37,8 @@ class _Trained:
 
     @property
     def best(self) -> Point:
-        """By held-out loss; the last round where nothing is held out."""
-        return min(self.curve, key=lambda point: point.loss if math.isfinite(point.loss) else -point.round)
+        """By held-out loss; the last round where none has one."""
+        return min(self.curve, key=lambda point: (point.loss, 0) if math.isfinite(point.loss) else (math.inf, -point.round))
 
 
 class FedAvgLoRA:
@@ -59,7 +59,7 @@ class FedAvgLoRA:
         rates = (setup.choices[_RATE],) if _RATE in setup.choices else _RATES
         with lora_layers(setup.backbone) as layers:
             runs = [_train(setup, layers, rate, place, len(rates)) for place, rate in enumerate(rates)]
-            best = min(runs, key=lambda run: run.best.loss)
+            best = min(runs, key=lambda run: run.best.loss if math.isfinite(run.best.loss) else math.inf)
             layers.load(best.weights)
             evaluation = _tested(setup, best.meter)
         calibration = setup.method.calibration
@@ -117,7 +117,10 @@ def lora_layers(backbone: Backbone) -> Iterator[LoRALayers]:
         except ValueError as error:
             raise BackboneError(f"fedavg-lora: peft knows no query and value projections of {backbone.source}") from error
     try:
-        yield LoRALayers({name: parameter for name, parameter in model.named_parameters() if "lora_" in name})
+        parameters = {name: parameter for name, parameter in model.named_parameters() if "lora_" in name}
+        for parameter in parameters.values():
+            parameter.data = parameter.data.float()  # whatever the model computes in, as our own coefficients
+        yield LoRALayers(parameters)
     finally:
         tuner.unload()
         model.requires_grad_(False)
