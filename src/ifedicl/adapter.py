@@ -23,7 +23,7 @@ from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
 from ifedicl.data import Example
-from ifedicl.errors import AdapterError, FingerprintError
+from ifedicl.errors import AdapterError, DataError, FingerprintError
 from ifedicl.metrics import Evaluation
 from ifedicl.settings import ModelSettings
 from ifedicl.task import Task
@@ -217,6 +217,8 @@ class Classifier:
         Raises:
             DataError: a text has no tokens.
         """
+        if isinstance(texts, str):
+            raise DataError("texts is a single string; give a list of texts: classify([text])")
         prompts = self._scorer.encoder.prompts(texts)
         if prompts.truncated:
             _log.warning("%d of %d texts were cut to fit the model's window", prompts.truncated, len(texts))

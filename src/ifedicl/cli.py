@@ -276,13 +276,24 @@ def _texts(texts: Sequence[str] | None, file: Path | None, column: str) -> list[
 
         return list(read_texts(file, text=column))
     if texts:
+        if any(_is_cut(text) for text in texts):
+            raise DataError("a text on the command line is not UTF-8; set the terminal to UTF-8, or give a file with --file")
         return list(texts)
     if sys.stdin.isatty():
         print("reading texts from the keyboard, one a line; end with Ctrl-D", file=sys.stderr)
-    lines = [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    try:
+        piped = sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input: not UTF-8 text (byte {error.start}); convert it first") from error
+    lines = [line.rstrip("\r") for line in piped.split("\n") if line.strip()]
     if not lines:
         raise DataError("no texts: none as arguments, none in a file, none on standard input. See: ifedicl classify --help")
     return lines
+
+
+def _is_cut(text: str) -> bool:
+    """Whether bytes of an argument were no UTF-8: Python keeps them as halves of characters."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _counted(name: str, total: int, work: Callable[[Callable[[int], None]], T]) -> T:

@@ -19,7 +19,7 @@ from ifedicl.errors import DataError
 from ifedicl.task import Task
 
 _SHOWN_FAULTS, _SHOWN_COLUMN = 5, 20
-SHOWN_LABEL = 40
+_COLUMN_REMEDY = "Name the columns: text_column and label_column under [data], or --text-column and --label-column"
 """Most characters of a label that are shown: with the columns mixed up, it would be a text."""
 _HUB_PREFIX = "hub:"
 
@@ -172,16 +172,22 @@ def _fault_of(row: Mapping[str, Any], task: Task, text: str, label: str) -> str 
         if column in row and row[column] is None:
             return f"column {column!r} is empty; fill it or remove the row"
         if column not in row:
-            return f"no column {column!r}; it has {', '.join(map(repr, columns_of(row)))}. Name the columns under [data]"
+            return f"no column {column!r}; it has {', '.join(map(repr, columns_of(row)))}. {_COLUMN_REMEDY}"
     if not str(row[text]).strip():
         return "the text is empty; remove the row or fill it"
     if any("\ud800" <= character <= "\udfff" for character in str(row[text])):
         return "the text holds half a character (a lone surrogate, as of a cut emoji); repair or remove the row"
     if str(row[label]) not in task.labels:
-        allowed = ", ".join(map(repr, task.labels))
-        shown = str(row[label])[:SHOWN_LABEL]
-        return f"label {shown!r} is not in the task; allowed: {allowed}. Add it to task.labels or drop the row"
+        return _unknown_label(str(row[label]), task)
     return None
+
+
+def _unknown_label(name: str, task: Task) -> str:
+    try:
+        task.index(name)
+    except DataError as error:
+        return f"{error}. Correct the row, or add the label to the task"
+    raise AssertionError(name)
 
 
 def rows_of(source: str | Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -198,7 +204,7 @@ def rows_of(source: str | Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if reader is None:
         raise DataError(f"{path}: files ending in {path.suffix!r} are not read; allowed: {', '.join(sorted(_READERS))}")
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file; check the path (it is taken from the config's folder)")
+        raise DataError(f"{path}: there is no such file; check the path (in a config it is taken from the config's folder)")
     yield from reader(path)
 
 
@@ -236,6 +242,8 @@ def _delimited(delimiter: str) -> Callable[[Path], Iterable[tuple[int, Mapping[s
         reader = csv.DictReader(io.StringIO(_decoded(path), newline=""), delimiter=delimiter, strict=True)
         try:
             for row in reader:
+                if delimiter == "," and any(";" in str(name) for name in reader.fieldnames or ()):
+                    raise DataError(f"{path}: its cells are separated by ';'; save it with ',' between them, or as .jsonl")
                 if None in row:  # never shown: what stands in the label's place is a piece of the text
                     raise DataError(
                         f"{path}, line {reader.line_num}: more cells than columns; put quotes around texts that hold "

@@ -12,7 +12,7 @@ from ifedicl import seeds
 from ifedicl.backbone.encoding import Tokens
 from ifedicl.backbone.hooks import record
 from ifedicl.backbone.scoring import Scorer, length_batches, right_padded
-from ifedicl.core.vectors import ContextVectors
+from ifedicl.core.vectors import WRITES, ContextVectors
 from ifedicl.settings import Method
 
 
@@ -37,7 +37,8 @@ def context_vectors(
         sequences = [prompt + words[label] for prompt, label in zip(prompts, labels, strict=True)]
     else:
         sequences = list(prompts)
-    result = ContextVectors.zeros(method.groups(len(words)), backbone.layers, backbone.width)
+    size = method.groups(len(words))
+    sums, counts = np.zeros((size, backbone.layers, len(WRITES), backbone.width)), np.zeros(size, dtype=np.int64)
     groups = _groups(labels, keys, method)
     with record(backbone) as recording:
         for batch in length_batches([len(sequence) for sequence in sequences], scorer.budget):
@@ -45,9 +46,9 @@ def context_vectors(
             recording.positions = torch.tensor([len(row) - 1 for row in rows], device=backbone.device)
             backbone.hidden_states(right_padded(rows, backbone.device))
             writes = recording.stacked(backbone.layers).double().cpu().numpy()  # (L, 2, B, d)
-            np.add.at(result.sums, groups[batch], writes.transpose(2, 0, 1, 3))
-            np.add.at(result.counts, groups[batch], 1)
-    return result
+            np.add.at(sums, groups[batch], writes.transpose(2, 0, 1, 3))
+            np.add.at(counts, groups[batch], 1)
+    return ContextVectors.of_sums(sums, counts)
 
 
 def _groups(labels: Sequence[int], keys: Sequence[str], method: Method) -> npt.NDArray[np.int64]:

@@ -15,7 +15,7 @@ from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout, ReadoutSums
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, ContextVectors
-from ifedicl.data import SHOWN_LABEL, Role, columns_of, rows_of, split_roles
+from ifedicl.data import Role, columns_of, rows_of, split_roles
 from ifedicl.errors import DataError
 from ifedicl.federation.messages import (
     ContextRequest,
@@ -33,6 +33,7 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.metrics import Tally
 from ifedicl.settings import RunSettings, load_settings
+from ifedicl.task import SHOWN_LABEL
 
 
 def inspect_path(path: Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ifedicl.core.vectors import WRITES
 from ifedicl.data import Example
 from ifedicl.federation.checkpoint import Traffic
 from ifedicl.federation.coordinator import Outcome
+from ifedicl.federation.messages import FailureCode
 from ifedicl.metrics import Evaluation
 from ifedicl.pictures import ACCENT, INK, PALE, svg
 
@@ -82,7 +83,7 @@ class ClientTraffic:
 
     Attributes:
         client: its name.
-        setup_down: bytes to it before and between the rounds: the task and the vectors.
+        setup_down: bytes to it before, between and after the rounds: the task, the vectors, a readout's sums.
         setup_up: bytes from it likewise.
         round_down: mean bytes to it in a round, evaluations included.
         round_up: mean bytes from it in a round.
@@ -100,12 +101,12 @@ class ClientTraffic:
 
 
 def traffic_by_client(traffic: Sequence[Traffic], rounds: int) -> list[ClientTraffic]:
-    """Sum the exchanges of each client; vectors and context count as set-up, updates and evaluations as rounds."""
+    """Sum the exchanges of each client; updates and evaluations count as rounds, all else as set-up."""
     table = []
     for client in dict.fromkeys(item.client for item in traffic):
         own = [item for item in traffic if item.client == client]
-        setup = [item for item in own if item.step in {"vectors", "context"}]
-        rest = [item for item in own if item.step not in {"vectors", "context"}]
+        rest = [item for item in own if item.step in {"update", "evaluate"}]
+        setup = [item for item in own if item not in rest]
         table.append(
             ClientTraffic(
                 client=client,
@@ -114,7 +115,8 @@ def traffic_by_client(traffic: Sequence[Traffic], rounds: int) -> list[ClientTra
                 round_down=sum(item.bytes_down for item in rest) / max(rounds, 1),
                 round_up=sum(item.bytes_up for item in rest) / max(rounds, 1),
                 seconds=sum(item.seconds for item in own),
-                failures=Counter(item.failure for item in own if item.failure),
+                # Who was started again asks for the vectors again: nothing failed.
+                failures=Counter(item.failure for item in own if item.failure and item.failure != FailureCode.NO_CONTEXT),
             )
         )
     return table

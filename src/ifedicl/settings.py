@@ -121,7 +121,7 @@ class SubspaceSettings(Section):
 
     rank: int = Field(default=8, ge=1, le=256, description="directions of each write; 1 to 256")
     source: Literal["classes", "shards", "clients", "random"] = Field(
-        default="shards",
+        default="classes",
         description='where the directions come from: means of "classes", of "shards" of classes, of classes within groups of '
         '"clients", or "random"',
     )

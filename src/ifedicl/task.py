@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections import Counter
@@ -10,7 +11,11 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ifedicl.errors import DataError
+
 TEXT_FIELD = "{text}"
+SHOWN_LABEL = 40
+"""Characters of a label that a message shows: in a file with other columns it may be a text."""
 
 
 class Task(BaseModel):
@@ -90,12 +95,15 @@ class Task(BaseModel):
         """The position of a label.
 
         Raises:
-            KeyError: the task has no such label.
+            DataError: the task has no such label.
         """
         try:
             return self.labels.index(label)
         except ValueError:
-            raise KeyError(label) from None
+            near = difflib.get_close_matches(label.strip().lower(), self.labels, n=1)
+            hint = f". Did you mean {near[0]!r}?" if near else ""
+            allowed = ", ".join(map(repr, self.labels))
+            raise DataError(f"label {label[:SHOWN_LABEL]!r} is not in the task; allowed: {allowed}{hint}") from None
 
     def missing(self, labels: Sequence[str]) -> tuple[str, ...]:
         """The labels of the task that do not occur in ``labels``."""

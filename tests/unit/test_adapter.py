@@ -349,3 +349,24 @@ def test_a_parent_that_is_a_file_is_named(adapter: Adapter, tmp_path: Path) -> N
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="cannot write"):
         adapter.save(tmp_path / "file" / "adapter")
+
+
+def test_somebody_elses_folder_is_left_alone(adapter: Adapter, tmp_path: Path) -> None:
+    folder, file = tmp_path / "thesis", tmp_path / "note"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("years of work")
+    file.write_text("a note")
+    for place in (folder, file):
+        with pytest.raises(StorageError, match="something else stands there"):
+            adapter.save(place)
+    assert (folder / "thesis.tex").read_text() == "years of work"
+    assert file.read_text() == "a note"
+    (tmp_path / "empty").mkdir()
+    adapter.save(tmp_path / "empty")
+    adapter.save(tmp_path / "empty")
+    assert Adapter.load(tmp_path / "empty").fingerprint == adapter.fingerprint
+
+
+def test_a_single_string_is_no_list_of_texts(adapter: Adapter, backbone: Backbone) -> None:
+    with pytest.raises(DataError, match="give a list"):
+        adapter.classifier(backbone).classify("smoke")

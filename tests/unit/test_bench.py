@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -527,3 +528,61 @@ def test_records_survive_being_written_and_read(llama_folder: Path, folder: Path
 
 def test_encode_is_what_the_analytic_table_uses() -> None:
     assert table_1.__globals__["encode"] is encode
+
+
+def test_rows_moved_from_training_to_test_are_other_data() -> None:
+    from ifedicl.bench.datasets import DataSet
+
+    rows = tiny.examples(20)
+    assert DataSet(tiny.TASK, rows[:15], rows[15:]).digest != DataSet(tiny.TASK, rows[:5], rows[5:]).digest
+
+
+def test_a_model_that_changed_behind_its_name_is_refused(tmp_path: Path) -> None:
+    model, folder = tiny.save_model(tmp_path / "m", "llama"), write_set(tmp_path / "set")
+    run_plan(plan_of(model, folder, ["zero-shot"]), tmp_path / "out")
+    shutil.rmtree(model)
+    tiny.save_model(model, "gpt2")
+    with pytest.raises(ConfigError, match=r"models\.tiny.*fingerprint"):
+        run_plan(plan_of(model, folder, ["zero-shot", "ridge-probe"]), tmp_path / "out")
+
+
+def test_cells_of_another_run_in_the_same_folder_are_kept(tmp_path: Path) -> None:
+    model, folder, out = tiny.save_model(tmp_path / "m", "llama"), write_set(tmp_path / "set"), tmp_path / "out"
+
+    class Other(Watcher):
+        """Finishes a cell while this run's is under way."""
+
+        def started(self, cell: Cell, standing: Standing) -> None:
+            if cell.method == "ridge-probe":
+                run_plan(plan_of(model, folder, ["icl-pooled"]), out)
+
+    run_plan(plan_of(model, folder, ["zero-shot", "ridge-probe"]), out, Other())
+    assert {record.cell.method for record in load_records(out / RESULTS)} == {"zero-shot", "ridge-probe", "icl-pooled"}
+
+
+def test_a_diverged_round_is_not_preferred() -> None:
+    from ifedicl.bench.methods.base import Point
+    from ifedicl.bench.methods.lora import _Trained
+
+    points = [Point(4, 0.5, 0.3), Point(8, 0.6, 0.2), Point(12, 0.1, float("nan"))]
+    assert _Trained({}, Meter(["a"]), tuple(points), 0.1).best.round == 8
+    assert _Trained({}, Meter(["a"]), (Point(4, 0.5, float("nan")), Point(8, 0.5, float("nan"))), 0.1).best.round == 8
+
+
+def test_lora_trains_in_float32_whatever_the_model_computes_in(tmp_path: Path) -> None:
+    backbone = tiny.load(tiny.save_model(tmp_path / "m", "llama"), dtype="bfloat16")
+    with lora_layers(backbone) as layers:
+        assert {parameter.dtype for parameter in layers.parameters.values()} == {torch.float32}
+        scorer = Scorer(backbone, tiny.TASK)
+        scorer.label_losses(scorer.encoder.prompts(["a fine day"]).tokens, [0]).sum().backward()
+        assert any(parameter.grad is not None for parameter in layers.parameters.values())
+
+
+@pytest.mark.parametrize("hits", [{}, {"a": "102"}, {"a": "10", "b": "1"}, {"a": ""}])
+def test_a_record_with_impossible_hits_is_refused(tmp_path: Path, hits: dict[str, str]) -> None:
+    model, folder = tiny.save_model(tmp_path / "m", "llama"), write_set(tmp_path / "set")
+    (record,) = run_plan(plan_of(model, folder, ["zero-shot"]), tmp_path)
+    line = {**record.model_dump(mode="json"), "hits": hits}
+    (tmp_path / RESULTS).write_text(json.dumps(line) + "\n")
+    with pytest.raises(StorageError, match="line 1"):
+        load_records(tmp_path / RESULTS)

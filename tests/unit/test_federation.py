@@ -23,7 +23,7 @@ from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients, Form
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role, split_roles
-from ifedicl.errors import TooFewClientsError
+from ifedicl.errors import FederationError, TooFewClientsError
 from ifedicl.extract import context_vectors
 from ifedicl.federation import checkpoint
 from ifedicl.federation import client as client_module
@@ -168,7 +168,7 @@ def scales(context: float, activation: float = 1.0, layers: int = LAYERS) -> Coe
 
 def vectors_reply(value: float = 1.0, count: int = 4, shape: tuple[int, ...] = ONE_GROUP) -> VectorsReply:
     means = np.full(shape, value, dtype=np.float32)
-    return VectorsReply(ContextVectors.from_means(means, np.full(shape[0], count)), f"{count}:x", True, "float32", "float32")
+    return VectorsReply(ContextVectors.from_wire(means, np.full(shape[0], count)), f"{count}:x", True, "float32", "float32")
 
 
 @dataclass
@@ -317,7 +317,9 @@ def test_clients_without_examples_of_a_class_are_left_out_of_its_mean(backbone: 
     assert [list(held[name].counts) for name in hands] == [[3, 3], [4, 0], [0, 4]]
     means = {name: vectors.means for name, vectors in held.items()}
     classes = [(means["mixed"][0] + means["good"][0]) / 2, (means["mixed"][1] + means["bad"][1]) / 2]
-    np.testing.assert_array_equal(outcome.context.vectors, ((classes[0] + classes[1]) / 2).astype(np.float32))
+    np.testing.assert_allclose(
+        outcome.context.vectors, ((classes[0] + classes[1]) / 2).astype(np.float32), rtol=1e-5, atol=1e-8
+    )
     assert outcome.state.history[0].clients == tuple(hands)
 
 
@@ -415,6 +417,15 @@ def test_zero_shot_is_measured_with_the_identity() -> None:
     np.testing.assert_array_equal(first.coefficients.scales, Coefficients.identity(Form(LAYERS)).scales)
 
 
+def test_vectors_too_large_for_the_wire_are_not_handed_out(tmp_path: Path) -> None:
+    file, method = tmp_path / "state", scripted_method(vectors={"wire_dtype": "float16"})
+    engine = Scripted(vectors=lambda name, request: vectors_reply(1e5))
+    with pytest.raises(FederationError, match="wire_dtype"):
+        run_with(engine, method, SHAPE, checkpoint=file)
+    assert not engine.asked_for(ContextRequest)
+    assert run_with(Scripted(), method, SHAPE, checkpoint=file, resume=True).chosen_round > 0, "nothing is poisoned"
+
+
 # The gate
 
 
@@ -507,6 +518,9 @@ BAD_UPDATES: dict[str, tuple[Reply, str]] = {
     "NaN coefficients": (UpdateReply(scales(NAN), 4, 0.5), "bad_reply"),
     "infinite coefficients": (UpdateReply(scales(float("inf")), 4, 0.5), "bad_reply"),
     "NaN loss": (UpdateReply(scales(9.0), 4, NAN), "bad_reply"),
+    "negative loss": (UpdateReply(scales(9.0), 4, -0.1), "bad_reply"),
+    "a loss that sums to infinity": (UpdateReply(scales(9.0), 4, 1.7e308), "bad_reply"),
+    "more examples than numbers hold": (UpdateReply(scales(9.0), 10**400, 0.5), "bad_reply"),
     "no examples": (UpdateReply(scales(9.0), 0, 0.5), "bad_reply"),
     "fewer than no examples": (UpdateReply(scales(9.0), -4, 0.5), "bad_reply"),
     "too few layers": (UpdateReply(scales(9.0, layers=1), 4, 0.5), "bad_reply"),
@@ -529,6 +543,8 @@ BAD_VECTORS: dict[str, tuple[Reply, str]] = {
     **{code.value: (Failure(code), code.value) for code in FailureCode if code is not FailureCode.NO_CONTEXT},
     "NaN": (vectors_reply(NAN), "bad_reply"),
     "infinite": (vectors_reply(float("inf")), "bad_reply"),
+    "too large for any dtype": (vectors_reply(3e38), "bad_reply"),
+    "more examples than numbers hold": (vectors_reply(9.0, 2**62), "bad_reply"),
     "a layer short": (vectors_reply(9.0, shape=(1, LAYERS - 1, 2, WIDTH)), "bad_reply"),
     "another width": (vectors_reply(9.0, shape=(1, LAYERS, 2, WIDTH + 1)), "bad_reply"),
     "a class too many": (vectors_reply(9.0, shape=(2, LAYERS, 2, WIDTH)), "bad_reply"),
@@ -553,6 +569,10 @@ BAD_TALLIES: dict[str, tuple[Reply, str]] = {
     "more correct than examples": (EvaluateReply((Tally(4, 5, 0.1),)), "bad_reply"),
     "fewer than none correct": (EvaluateReply((Tally(4, -1, 0.1),)), "bad_reply"),
     "NaN": (EvaluateReply((Tally(4, 2, NAN),)), "bad_reply"),
+    "negative loss": (EvaluateReply((Tally(4, 2, -1e9),)), "bad_reply"),
+    "more examples than numbers hold": (EvaluateReply((Tally(10**400, 2, 1.0),)), "bad_reply"),
+    "an answer too many": (EvaluateReply((Tally(4, 2, 3.0), Tally(4, 2, 3.0))), "bad_reply"),
+    "no answer": (EvaluateReply(()), "bad_reply"),
     "another kind": (ContextReply(), "bad_reply"),
 }
 
@@ -616,7 +636,7 @@ def test_a_client_without_examples_says_so(backbone: Backbone) -> None:
 def test_a_client_keeps_results_back_that_are_not_finite(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     client = real(backbone)[0]
     for value, wire in ((NAN, "float32"), (float("inf"), "float32"), (1e6, "float16")):
-        huge = ContextVectors.from_means(np.full((1, backbone.layers, 2, backbone.width), value), np.array([3]))
+        huge = ContextVectors.from_wire(np.full((1, backbone.layers, 2, backbone.width), value), np.array([3]))
         monkeypatch.setattr(client_module, "context_vectors", lambda *args, huge=huge: huge)
         method = tiny.method(vectors={"wire_dtype": wire})
         with np.errstate(over="ignore"):
@@ -938,7 +958,15 @@ def test_more_rounds_start_from_the_best_round_and_a_schedule_of_their_own(tmp_p
     ]
     assert [round_of(request.coefficients) for request in requests] == [1, 2, 3]
     assert [record.round for record in outcome.state.history] == [1, 2, 3, 4, 5]
-    assert outcome.chosen_round == 3
+    assert outcome.chosen_round == 1, "the vectors are the same, and no later round did better"
+
+
+def test_after_new_vectors_earlier_rounds_are_no_candidates(tmp_path: Path) -> None:
+    file, method = tmp_path / "state.safetensors", scripted_method(rounds={"rounds": 2})
+    run_with(Scripted(evaluate=held_out((5, 3.0), (5, 4.0))), method, SHAPE, checkpoint=file)
+    course = held_out((5, 3.0), (5, 4.0), (5, 5.0), (5, 6.0))
+    engine = Scripted(evaluate=course, vectors=lambda name, request: vectors_reply(2.0))
+    assert run_with(engine, method, SHAPE, checkpoint=file, more_rounds=3).chosen_round == 3
 
 
 def test_resuming_a_finished_run_repeats_nothing(backbone: Backbone, tmp_path: Path) -> None:

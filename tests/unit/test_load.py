@@ -611,3 +611,14 @@ def test_a_second_copy_of_the_weights_counts_for_nothing(model: Path) -> None:
     (model / "consolidated.safetensors").write_bytes((model / "model.safetensors").read_bytes())
     assert fingerprint_of(model) == before
     assert {tensor.file.name for tensor in stored_tensors(model)} == {"model.safetensors"}
+
+
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope", "llama3"])
+def test_sequences_stay_where_positions_mean_the_same_to_all_rows(rope_type: str) -> None:
+    from types import SimpleNamespace
+
+    from ifedicl.backbone.load import _window
+
+    rope = {"rope_type": rope_type, "original_max_position_embeddings": 64}
+    config = SimpleNamespace(max_position_embeddings=256, rope_parameters=rope)
+    assert _window(config) == (256 if rope_type == "llama3" else 64)

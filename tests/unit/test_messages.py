@@ -53,7 +53,7 @@ CORE = Coefficients(SCALES.scales, DRAW.normal(size=(LAYERS, 2, 2, 2)).astype(np
 BASIS = DRAW.normal(size=(LAYERS, 2, 2, WIDTH)).astype(np.float32)
 GLOBAL = DRAW.normal(size=(LAYERS, 2, WIDTH)).astype(np.float32)
 MEANS = DRAW.normal(size=(2, LAYERS, 2, WIDTH)).astype(np.float32)
-SUMS = ContextVectors.from_means(MEANS, np.array([3, 4]))
+SUMS = ContextVectors.from_wire(MEANS, np.array([3, 4]))
 
 REQUESTS: list[Request] = [
     VectorsRequest(tiny.TASK, tiny.method(seed=5), "f" * 64, "3:abcd"),

@@ -146,3 +146,29 @@ def test_the_written_config_shows_every_setting_with_its_default() -> None:
     assert shown == defaults
     for section in ("holdout", "vectors", "injection", "calibration", "rounds"):
         assert set(uncommented[section]) == set(type(getattr(defaults, section)).model_fields), section
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["seed = " + "9" * 5000, "preset = 0x" + "f" * 5000, "seed = " + "[" * 3000 + "]" * 3000],
+    ids=["digits", "hexadecimal", "nesting"],
+)
+def test_numbers_and_nesting_beyond_reason_are_faults(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(line + GOOD)
+    with pytest.raises(ConfigError):
+        load_settings(file)
+
+
+@pytest.mark.parametrize("source", ["~nosuchuser/x", "x" * 300], ids=["user", "length"])
+def test_paths_that_cannot_be_are_faults(tmp_path: Path, source: str) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(GOOD.replace("some/model", source))
+    with pytest.raises(ConfigError, match=r"path|model\.source"):
+        load_settings(file)
+
+
+@pytest.mark.parametrize("change", [{"parts": 65}, {"parts": 1}, {"rank": 0}, {"source": "text"}])
+def test_a_subspace_has_bounds(change: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        validated(Method, {"subspace": change}, "t")

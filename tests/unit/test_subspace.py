@@ -57,14 +57,14 @@ def test_a_basis_that_does_not_fit_the_vectors_is_refused(basis: Any) -> None:
 
 
 def test_groups_of_clients_need_sums_only() -> None:
-    clients = [ContextVectors.from_means(np.full((2, 1, 2, 3), float(k)), np.array([1, 3])) for k in range(5)]
+    clients = [ContextVectors.from_wire(np.full((2, 1, 2, 3), float(k)), np.array([1, 3])) for k in range(5)]
     means = BASIS_MEANS["clients"](clients, 2)
     assert means[:, 0, 0, 0].tolist() == [2.0, 2.0, 2.0, 2.0]  # clients 0, 2, 4 and clients 1, 3; two classes each
 
 
 def test_shards_are_the_same_whoever_holds_the_examples(backbone: Backbone) -> None:
     scorer, examples = Scorer(backbone, tiny.TASK), tiny.examples(24)
-    method = tiny.method(subspace={"rank": 4, "parts": 3})
+    method = tiny.method(subspace={"rank": 4, "source": "shards", "parts": 3})
 
     def vectors(rows: Any) -> ContextVectors:
         prompts = scorer.encoder.prompts([row.text for row in rows]).tokens

@@ -74,7 +74,7 @@ def test_braces_within_a_text_mean_nothing() -> None:
 
 def test_a_label_is_found_by_name_and_an_unknown_one_is_not() -> None:
     assert (TASK.index("good"), TASK.index("bad")) == (0, 1)
-    with pytest.raises(KeyError, match="ugly"):
+    with pytest.raises(DataError, match="'ugly' is not in the task; allowed"):
         TASK.index("ugly")
     assert TASK.missing(["bad", "bad"]) == ("good",)
     assert TASK.missing(["bad", "good"]) == ()
@@ -338,7 +338,7 @@ def test_a_parquet_file_without_rows_is_an_error(tmp_path: Path) -> None:
 def test_a_missing_column_names_the_ones_there_are(tmp_path: Path, columns: dict[str, str]) -> None:
     message = _faulty(tmp_path / "a.jsonl", json.dumps({"text": PRIVATE, "label": "good"}), **columns)
     (name,) = columns.values()
-    assert f"line 1: no column '{name}'; it has 'text', 'label'. Name the columns under [data]" in message
+    assert f"line 1: no column '{name}'; it has 'text', 'label'. Name the columns: text_column" in message
 
 
 def test_a_column_that_is_null_counts_as_missing(tmp_path: Path) -> None:
@@ -507,3 +507,17 @@ def test_tallies_add_up_and_an_empty_one_has_no_figure() -> None:
 def test_mean_hits_are_per_example() -> None:
     first, second = _evaluation([0, 1, 2, 0], [0, 1, 0, 1]), _evaluation([0, 1, 2, 0], [0, 0, 0, 0])
     assert mean_hits([first, second]).tolist() == [1.0, 0.5, 0.0, 0.5]
+
+
+def test_semicolons_between_cells_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("text;label\nfine, really;good\n")
+    with pytest.raises(DataError, match="separated by ';'"):
+        read_examples(file, tiny.TASK)
+
+
+def test_a_label_nearly_right_is_offered(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("text,label\nfine,Good \n")
+    with pytest.raises(DataError, match="Did you mean 'good'"):
+        read_examples(file, tiny.TASK)

@@ -65,8 +65,9 @@ class Context:
         return content.hexdigest()
 
     def rounded(self, dtype: str) -> Self:
-        """As it is after crossing the network in ``dtype``."""
-        return type(self)(**{name: array.astype(dtype).astype(np.float32) for name, array in self.arrays.items()})
+        """As it is after crossing the network in ``dtype``; infinite where that cannot hold it."""
+        with np.errstate(over="ignore"):
+            return type(self)(**{name: array.astype(dtype).astype(np.float32) for name, array in self.arrays.items()})
 
     def on(self, device: torch.device) -> ContextTensors:
         """The same on a device."""
@@ -133,7 +134,7 @@ def _by_clients(vectors: Sequence[ContextVectors], parts: int) -> Array64:
 
 def _none(vectors: Sequence[ContextVectors], _parts: int) -> Array64:
     """No means: all directions are drawn."""
-    means: Array64 = np.zeros((0, *vectors[0].sums.shape[1:]))
+    means: Array64 = np.zeros((0, *vectors[0].means.shape[1:]))
     return means
 
 

@@ -18,20 +18,21 @@ WRITES = ("attention", "mlp")
 
 @dataclass(frozen=True)
 class ContextVectors:
-    """Sums and counts, so that vectors of more examples, other clients and other times combine exactly.
+    """Means and counts, from which sums follow, so that vectors of more examples, other clients and other times combine.
 
     Attributes:
-        sums: ``(G, L, 2, d)`` float64: per group of examples, layer and write, the sum of the writes at the read position.
-            ``G`` is 1 (all examples together) or the number of classes.
+        means: ``(G, L, 2, d)`` float64, or float32 where they have crossed the network: per group of examples, layer and write,
+            the mean of the writes at the read position, zero for an empty group. ``G`` is 1 (all examples together), the number
+            of classes, or of shards of classes.
         counts: ``(G,)`` int64: examples in each group.
     """
 
-    sums: Array64
+    means: Array32 | Array64
     counts: npt.NDArray[np.int64]
 
     def __post_init__(self) -> None:
-        if self.sums.ndim != 4 or self.sums.shape[2] != len(WRITES) or self.counts.shape != self.sums.shape[:1]:
-            raise ValueError(f"sums {self.sums.shape} and counts {self.counts.shape} are not (G, L, 2, d) and (G,)")
+        if self.means.ndim != 4 or self.means.shape[2] != len(WRITES) or self.counts.shape != self.means.shape[:1]:
+            raise ValueError(f"means {self.means.shape} and counts {self.counts.shape} are not (G, L, 2, d) and (G,)")
 
     @classmethod
     def zeros(cls, groups: int, layers: int, width: int) -> Self:
@@ -39,12 +40,27 @@ class ContextVectors:
         return cls(np.zeros((groups, layers, len(WRITES), width)), np.zeros(groups, dtype=np.int64))
 
     @classmethod
-    def from_means(cls, means: npt.NDArray[np.floating], counts: npt.NDArray[np.integer]) -> Self:
-        """Sums from what travels: ``(G, L, 2, d)`` means and ``(G,)`` counts."""
-        if means.ndim != 4 or counts.shape != means.shape[:1] or counts.dtype.kind != "i" or means.dtype.kind != "f":
+    def of_sums(cls, sums: Array64, counts: npt.NDArray[np.int64]) -> Self:
+        """From ``(G, L, 2, d)`` sums over examples."""
+        return cls(sums / np.maximum(counts, 1)[:, None, None, None], counts)
+
+    @classmethod
+    def from_wire(cls, means: npt.NDArray[np.floating], counts: npt.NDArray[np.integer]) -> Self:
+        """From what travels: ``(G, L, 2, d)`` means and ``(G,)`` counts."""
+        if counts.dtype.kind != "i" or means.dtype.kind != "f":
             raise ValueError(f"means {means.dtype} {means.shape} and counts {counts.dtype} {counts.shape} are not vectors")
-        exact = counts.astype(np.int64)
-        return cls(means.astype(np.float64) * exact[:, None, None, None], exact)
+        return cls(means.astype(np.float32), counts.astype(np.int64))
+
+    @property
+    def packed(self) -> Self:
+        """The same in float32, in half the memory."""
+        return type(self)(self.means.astype(np.float32), self.counts)
+
+    @property
+    def sums(self) -> Array64:
+        """``(G, L, 2, d)``: over the examples of each group."""
+        sums: Array64 = self.means.astype(np.float64) * self.counts[:, None, None, None]
+        return sums
 
     @property
     def examples(self) -> int:
@@ -52,19 +68,13 @@ class ContextVectors:
         return int(self.counts.sum())
 
     @property
-    def means(self) -> Array64:
-        """``(G, L, 2, d)``: the mean of each group, zero for an empty one."""
-        means: Array64 = self.sums / np.maximum(self.counts, 1)[:, None, None, None]
-        return means
-
-    @property
     def is_finite(self) -> bool:
         """Whether no number is NaN or infinite and no count negative."""
-        return bool(np.isfinite(self.sums).all() and (self.counts >= 0).all())
+        return bool(np.isfinite(self.means).all() and (self.counts >= 0).all())
 
     def combine(self, other: ContextVectors) -> ContextVectors:
         """The vectors of both sets of examples together."""
-        return ContextVectors(self.sums + other.sums, self.counts + other.counts)
+        return ContextVectors.of_sums(self.sums + other.sums, self.counts + other.counts)
 
     def merged(self, groups: int) -> ContextVectors:
         """The same examples in fewer groups: neighbours are summed.
@@ -72,13 +82,16 @@ class ContextVectors:
         Args:
             groups: a divisor of ``G``.
         """
-        sums = self.sums.reshape(groups, -1, *self.sums.shape[1:]).sum(axis=1)
-        return ContextVectors(sums, self.counts.reshape(groups, -1).sum(axis=1))
+        if groups == len(self.counts):
+            return self
+        sums = self.sums.reshape(groups, -1, *self.means.shape[1:]).sum(axis=1)
+        return ContextVectors.of_sums(sums, self.counts.reshape(groups, -1).sum(axis=1))
 
     @property
     def present_means(self) -> Array64:
         """``(M, L, 2, d)``: the means of the groups that hold an example."""
-        return self.means[self.counts > 0]
+        present: Array64 = self.means[self.counts > 0].astype(np.float64)
+        return present
 
     def mean(self) -> Array64:
         """``(L, 2, d)``: the mean over examples, whatever their group (Eq. 2)."""
@@ -92,7 +105,7 @@ def uniform_mean(vectors: Sequence[ContextVectors]) -> Array32:
     With several groups (classes), each group is first averaged over the clients that hold it, then the groups are averaged.
     """
     held = np.stack([vector.counts > 0 for vector in vectors])  # (K, G)
-    totals: Array64 = np.zeros_like(vectors[0].sums)
+    totals: Array64 = np.zeros(vectors[0].means.shape)
     for vector in vectors:
         totals += vector.means
     present = held.sum(axis=0)  # (G,)

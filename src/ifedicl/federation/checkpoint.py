@@ -137,7 +137,7 @@ def save(state: State, path: Path) -> None:
     if state.readout is not None:
         arrays["readout"] = state.readout.weights
     for name, vectors in state.client_vectors.items():
-        arrays[f"sums/{name}"], arrays[f"counts/{name}"] = vectors.sums, vectors.counts
+        arrays[f"means/{name}"], arrays[f"counts/{name}"] = vectors.means, vectors.counts
     files.write_bytes(path, pack(_KIND, header, arrays), private=True)  # it holds single clients' sums
 
 
@@ -180,7 +180,7 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
         best=Coefficients.of(within("best")),
         context=Context(**context) if context else None,
         readout=Readout(arrays["readout"]) if "readout" in arrays else None,
-        client_vectors={name: ContextVectors(sums, counts[name]) for name, sums in within("sums").items()},
+        client_vectors={name: ContextVectors(means, counts[name]) for name, means in within("means").items()},
         zero_shot=tally(header.pop("zero_shot")),
         history=tuple(history),
         traffic=tuple(Traffic(**item) for item in header.pop("traffic")),

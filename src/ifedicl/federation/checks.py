@@ -51,7 +51,7 @@ class Checks:
         """Of the run's shape, finite, and of at least one example unless they only add to earlier ones."""
         vectors = reply.vectors
         shape = (self.method.groups(len(self.task.labels)), self.model.layers, len(WRITES), self.model.width)
-        fits = vectors.sums.shape == shape and vectors.is_finite and bool((vectors.counts <= _MOST_EXAMPLES).all())
+        fits = vectors.means.shape == shape and vectors.is_finite and bool((vectors.counts <= _MOST_EXAMPLES).all())
         # A mean beyond what float16 holds (65,504) has never been seen, and one beyond float32 could not be used.
         largest = float(np.abs(vectors.means).max(initial=0.0)) if fits else np.inf
         return largest <= _LARGEST_MEAN and (vectors.examples > 0 or not reply.replaces)

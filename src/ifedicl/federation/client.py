@@ -91,7 +91,8 @@ class _Job:
         if self._summed is None or self._summed[0] != known:
             part = self.part(Role.TRAIN)
             rows = part.prompts.tokens[known:], part.labels[known:]
-            self._summed = known, context_vectors(self.scorer, *rows, self.method, self.train_keys[known:])
+            # What is sent is float32 at most, and many clients may share this memory.
+            self._summed = known, context_vectors(self.scorer, *rows, self.method, self.train_keys[known:]).packed
         return self._summed[1]
 
     def tallies(

@@ -402,9 +402,8 @@ class Coordinator:
                 phase_start=stored.round,
                 phase_rounds=more_rounds,
                 coefficients=stored.best,
-                best_round=None,
                 stale=0,
-                vectors_due=True,
+                vectors_due=True,  # new vectors make earlier rounds no candidates any more; the same ones do not
             )
 
     @property

@@ -109,7 +109,7 @@ class VectorsReply:
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
         fields = _fields(header, cursor=str, replaces=bool, dtype=str, wire_dtype=str)
-        return cls(vectors=ContextVectors.from_means(arrays["means"], arrays["counts"]), **fields)
+        return cls(vectors=ContextVectors.from_wire(arrays["means"], arrays["counts"]), **fields)
 
 
 @dataclass(frozen=True)
