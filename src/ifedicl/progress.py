@@ -11,11 +11,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ifedicl.federation.events import Delivered, Event, RoundDone, StepStarted
 
 LOADING = "loading the model (a GGUF file is converted the first time, which takes half a minute)"
-_STEPS: Mapping[str, str] = {
+STEPS: Mapping[str, str] = {
     "vectors": "stage 1: context vectors",
     "context": "stage 2a: global vectors to clients",
     "update": "calibrating",
     "evaluate": "held-out examples",
+    "statistics": "sums for the readout",
+    "compare": "the gate",
 }
 
 
@@ -48,7 +50,7 @@ def federation_bars(name: str, rounds: int) -> Iterator[Callable[[Event], None]]
 
         def observe(event: Event) -> None:
             if isinstance(event, StepStarted):
-                progress.update(step, description=_STEPS[event.step], total=event.clients, completed=0)
+                progress.update(step, description=STEPS[event.step], total=event.clients, completed=0)
             elif isinstance(event, Delivered):
                 progress.advance(step)
             else:

@@ -37,5 +37,6 @@ def test_smoke_runs_every_method_and_goes_on_after_a_kill_without_repeating_a_ce
     by_method = {record["cell"]["method"]: record for record in records}
     ours, lora = by_method["ifed-icl"], by_method["fedavg-lora"]
     assert sum(lora["bytes_up"].values()) > 10 * sum(ours["bytes_up"].values())
+    assert ours["bytes_up"].keys() < by_method["ifed-icl-subspace"]["bytes_up"].keys(), "a readout's sums cross too"
     for name in ("results.md", "results.html"):
         assert "ifed-icl" in (tmp_path / name).read_text()

@@ -137,7 +137,7 @@ def test_a_wrong_plan_names_the_field(tmp_path: Path, change: dict[str, Any], me
 
 
 def test_a_plan_that_is_not_there_names_the_shipped_ones() -> None:
-    with pytest.raises(ConfigError, match="cpu, paper, smoke"):
+    with pytest.raises(ConfigError, match="cpu, dev, paper, smoke"):
         load_plan("cpv")
 
 

@@ -42,6 +42,7 @@ from ifedicl.federation.messages import (
     unpack,
 )
 from ifedicl.metrics import Comparison, Tally
+from ifedicl.progress import STEPS
 from tests import tiny
 
 REPEATABLE = settings(deadline=None, derandomize=True)
@@ -321,3 +322,7 @@ def test_a_round_of_a_subspace_fits_sixteen_kilobytes_a_direction() -> None:
     assert update + evaluate <= 2 * 16 * 1024
     assert update <= 9 * 1024
     assert reply <= 9 * 1024
+
+
+def test_every_request_has_a_name_for_people() -> None:
+    assert set(STEPS) == {request.kind for request in get_args(Request)}
