@@ -15,6 +15,7 @@ import pytest
 
 from ifedicl import files, runs
 from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import ConfigError, StorageError
@@ -190,7 +191,7 @@ STATE = State(
     phase_start=1,
     phase_rounds=4,
     coefficients=Coefficients(DRAW.normal(size=(3, 2, 2)).astype(np.float32)),
-    best=Coefficients(DRAW.normal(size=(3, 2, 2)).astype(np.float32)),
+    best=Coefficients(DRAW.normal(size=(3, 2, 2)).astype(np.float32), DRAW.normal(size=(3, 2, 2, 2)).astype(np.float32)),
     best_round=1,
     stale=1,
     client_vectors={
@@ -198,7 +199,9 @@ STATE = State(
         "b": ContextVectors(DRAW.normal(size=(2, 3, 2, 4)), np.array([1, 2])),
     },
     cursors={"clinic/Ä": "3:ab", "b": "3:cd"},
-    context=Context(DRAW.normal(size=(3, 2, 4)).astype(np.float32)),
+    context=Context(DRAW.normal(size=(3, 2, 4)).astype(np.float32), DRAW.normal(size=(3, 2, 2, 4)).astype(np.float32)),
+    readout=Readout(DRAW.normal(size=(2, 7)).astype(np.float32)),
+    readout_round=1,
     zero_shot=Tally(5, 3, 0.1 + 0.2),
     history=(RoundRecord(1, ("b", "clinic/Ä"), 0.5, Tally(5, 4, 1 / 3)), RoundRecord(2, ("b",), 0.25, None)),
     traffic=(Traffic("b", "vectors", 0, 10, 20, 0.125, "late"), Traffic("clinic/Ä", "update", 1, 10, 20, 0.1)),
@@ -208,11 +211,12 @@ STATE = State(
 def assert_same_state(first: State, second: State) -> None:
     for name, value in vars(first).items():
         other = getattr(second, name)
-        if isinstance(value, Coefficients):
-            np.testing.assert_array_equal(value.scales, other.scales)
-        elif isinstance(value, np.ndarray):
-            assert value.dtype == other.dtype
-            np.testing.assert_array_equal(value, other)
+        if isinstance(value, Coefficients | Context):
+            assert value.arrays.keys() == other.arrays.keys()
+            for key, array in value.arrays.items():
+                np.testing.assert_array_equal(array, other.arrays[key])
+        elif isinstance(value, Readout):
+            np.testing.assert_array_equal(value.weights, other.weights)
         elif name == "client_vectors":
             assert value.keys() == other.keys()
             for client, vectors in value.items():
