@@ -161,6 +161,11 @@ def inspect_data(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: no rows; give a file with at least one labelled text")
     columns = columns_of(rows[0])
     facts: dict[str, Any] = {"kind": "data", "rows": len(rows), "columns": columns}
+    if missing := [name for name in ("text", "label") if name not in columns]:
+        facts["note"] = (
+            f"no column named {' or '.join(missing)}; name yours with text_column and label_column in a config, or check "
+            "that the first line is a header"
+        )
     if "label" in columns:
         facts["labels"] = dict(Counter(str(row.get("label"))[:SHOWN_LABEL] for row in rows).most_common())
     if "text" in columns:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ifedicl import cli
+from ifedicl.errors import DataError
 from tests import tiny
 
 
@@ -332,3 +333,21 @@ def test_bench_refuses_a_plan_with_an_unknown_method(tmp_path: Path, capsys: pyt
     )
     assert run("bench", str(plan)) == 2
     assert "ridge-probe" in capsys.readouterr().err
+
+
+def test_text_that_is_not_utf8_is_an_error_and_no_traceback(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "latin.txt").write_bytes("für immer\n".encode("latin-1"))
+    with (tmp_path / "latin.txt").open(encoding="utf-8", errors="surrogateescape") as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert run("classify", str(finished / "adapter")) == DataError.exit_code
+    assert "not UTF-8 text (byte 1)" in capsys.readouterr().err
+    assert run("classify", str(finished / "adapter"), "caf\udce9 bleeding") == DataError.exit_code
+    assert "--file" in capsys.readouterr().err
+
+
+def test_inspecting_a_file_without_the_columns_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("note,mood\nfine,good\n")
+    assert run("inspect", str(tmp_path / "a.csv"), "--json") == 0
+    assert "no column named text or label" in json.loads(capsys.readouterr().out)["note"]
