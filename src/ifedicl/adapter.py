@@ -120,7 +120,7 @@ class Adapter:
             task = Task.model_validate(header["task"])
             readout = Readout(tensors["readout.weights"]) if "readout.weights" in tensors else None
             classes, width = len(task.labels), context.vectors.shape[2]
-            if readout is not None and readout.weights.shape != (classes, width + classes + 1):
+            if readout is not None and not readout.fits(classes, width):
                 raise ValueError(f"a readout {readout.weights.shape} for {classes} labels and a width of {width}")
             return cls(
                 task=task,

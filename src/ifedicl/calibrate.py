@@ -170,8 +170,7 @@ class _Point:
         """A λ or β is read by the CPU, a matrix where the model runs."""
 
         def tensors(arrays: Mapping[str, Array32]) -> dict[str, Tensor]:
-            places = {"scales": torch.device("cpu")}
-            return {name: torch.from_numpy(array).to(places.get(name, device)) for name, array in arrays.items()}
+            return {name: torch.from_numpy(array).to("cpu" if name == "scales" else device) for name, array in arrays.items()}
 
         identity = tensors(Coefficients.identity(coefficients.form).arrays)
         values = tensors(coefficients.arrays)

@@ -271,12 +271,12 @@ def inspect(
 def _texts(texts: Sequence[str] | None, file: Path | None, column: str) -> list[str]:
     if texts and file:
         raise DataError("texts and --file were both given; give one of them")
-    if file is not None:
-        from ifedicl.data import read_texts
+    from ifedicl.data import holds_half_a_character, read_texts
 
+    if file is not None:
         return list(read_texts(file, text=column))
     if texts:
-        if any(_is_cut(text) for text in texts):
+        if any(map(holds_half_a_character, texts)):
             raise DataError("a text on the command line is not UTF-8; set the terminal to UTF-8, or give a file with --file")
         return list(texts)
     if sys.stdin.isatty():
@@ -289,11 +289,6 @@ def _texts(texts: Sequence[str] | None, file: Path | None, column: str) -> list[
     if not lines:
         raise DataError("no texts: none as arguments, none in a file, none on standard input. See: ifedicl classify --help")
     return lines
-
-
-def _is_cut(text: str) -> bool:
-    """Whether bytes of an argument were no UTF-8: Python keeps them as halves of characters."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _counted(name: str, total: int, work: Callable[[Callable[[int], None]], T]) -> T:

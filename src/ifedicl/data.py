@@ -175,19 +175,16 @@ def _fault_of(row: Mapping[str, Any], task: Task, text: str, label: str) -> str 
             return f"no column {column!r}; it has {', '.join(map(repr, columns_of(row)))}. {_COLUMN_REMEDY}"
     if not str(row[text]).strip():
         return "the text is empty; remove the row or fill it"
-    if any("\ud800" <= character <= "\udfff" for character in str(row[text])):
+    if holds_half_a_character(str(row[text])):
         return "the text holds half a character (a lone surrogate, as of a cut emoji); repair or remove the row"
     if str(row[label]) not in task.labels:
-        return _unknown_label(str(row[label]), task)
+        return f"{task.unknown(str(row[label]))}. Correct the row, or add the label to the task"
     return None
 
 
-def _unknown_label(name: str, task: Task) -> str:
-    try:
-        task.index(name)
-    except DataError as error:
-        return f"{error}. Correct the row, or add the label to the task"
-    raise AssertionError(name)
+def holds_half_a_character(text: str) -> bool:
+    """Whether there is a lone surrogate in it: of a cut emoji, or of bytes that were no UTF-8. No tokenizer takes one."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def rows_of(source: str | Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -241,9 +238,9 @@ def _delimited(delimiter: str) -> Callable[[Path], Iterable[tuple[int, Mapping[s
         # A file object splits at newlines only, as in _jsonl_rows.
         reader = csv.DictReader(io.StringIO(_decoded(path), newline=""), delimiter=delimiter, strict=True)
         try:
+            if delimiter == "," and any(";" in name for name in reader.fieldnames or ()):
+                raise DataError(f"{path}: its cells are separated by ';'; save it with ',' between them, or as .jsonl")
             for row in reader:
-                if delimiter == "," and any(";" in str(name) for name in reader.fieldnames or ()):
-                    raise DataError(f"{path}: its cells are separated by ';'; save it with ',' between them, or as .jsonl")
                 if None in row:  # never shown: what stands in the label's place is a piece of the text
                     raise DataError(
                         f"{path}, line {reader.line_num}: more cells than columns; put quotes around texts that hold "

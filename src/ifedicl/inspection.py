@@ -12,7 +12,7 @@ from ifedicl import runs
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import load_backbone
 from ifedicl.core.coefficients import Coefficients, Form
-from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout, ReadoutSums
+from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout, ReadoutSums, feature_count
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, ContextVectors
 from ifedicl.data import Role, columns_of, rows_of, split_roles
@@ -98,8 +98,8 @@ def inspect_config(path: Path) -> dict[str, Any]:
 def what_leaves(settings: RunSettings) -> list[str]:
     """In words, all that a client of this run sends."""
     number = "and their number"
-    if settings.method.classes_apart:
-        parts = f", each in {settings.method.shards} shards" if settings.method.shards > 1 else ""
+    if settings.classes_apart:
+        parts = f", each in {settings.shards} shards" if settings.shards > 1 else ""
         number = f"by class{parts}, and the number of each"
     readout = (
         ["once, after the rounds: sums of products of the last hidden states and labels over its training examples"]
@@ -119,8 +119,8 @@ def what_leaves(settings: RunSettings) -> list[str]:
 
 def expected_bytes(settings: RunSettings, layers: int, width: int, fingerprint: str) -> dict[str, int]:
     """Bytes of each kind of message, from encoding one of each with the shapes that this run has."""
-    context_id, coefficients = "0" * 16, Coefficients.identity(Form(layers, settings.method.rank))
-    vectors = ContextVectors.zeros(settings.method.groups(len(settings.task.labels)), layers, width)
+    context_id, coefficients = "0" * 16, Coefficients.identity(Form(layers, settings.rank))
+    vectors = ContextVectors.zeros(settings.groups(len(settings.task.labels)), layers, width)
     method, task, wire = settings.method, settings.task, settings.vectors.wire_dtype
     mean = np.zeros((layers, len(WRITES), width), dtype=np.float32)
     basis = np.zeros((layers, len(WRITES), method.rank, width), dtype=np.float32) if method.rank else None
@@ -144,9 +144,9 @@ def _readout_messages(
     if settings.readout is None:
         return {}
     classes = len(settings.task.labels)
-    size = min(width, settings.readout.most_features) + classes + 1
+    size = feature_count(min(width, settings.readout.most_features), classes)
     sums = ReadoutSums(np.zeros((size, size)), np.zeros((size, classes)), 100)
-    readouts = tuple(Readout(np.zeros((classes, width + classes + 1), dtype=np.float32)) for _ in PENALTIES)
+    readouts = tuple(Readout(np.zeros((classes, feature_count(width, classes)), dtype=np.float32)) for _ in PENALTIES)
     return {
         "statistics_request_down": StatisticsRequest(context_id, coefficients),
         "statistics_reply_up": StatisticsReply(sums),

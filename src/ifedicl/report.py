@@ -100,13 +100,16 @@ class ClientTraffic:
     failures: Mapping[str, int]
 
 
+_STEPS_OF_A_ROUND = {"update", "evaluate"}
+
+
 def traffic_by_client(traffic: Sequence[Traffic], rounds: int) -> list[ClientTraffic]:
     """Sum the exchanges of each client; updates and evaluations count as rounds, all else as set-up."""
     table = []
     for client in dict.fromkeys(item.client for item in traffic):
         own = [item for item in traffic if item.client == client]
-        rest = [item for item in own if item.step in {"update", "evaluate"}]
-        setup = [item for item in own if item not in rest]
+        setup = [item for item in own if item.step not in _STEPS_OF_A_ROUND]
+        rest = [item for item in own if item.step in _STEPS_OF_A_ROUND]
         table.append(
             ClientTraffic(
                 client=client,

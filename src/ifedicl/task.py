@@ -97,13 +97,16 @@ class Task(BaseModel):
         Raises:
             DataError: the task has no such label.
         """
-        try:
-            return self.labels.index(label)
-        except ValueError:
-            near = difflib.get_close_matches(label.strip().lower(), self.labels, n=1)
-            hint = f". Did you mean {near[0]!r}?" if near else ""
-            allowed = ", ".join(map(repr, self.labels))
-            raise DataError(f"label {label[:SHOWN_LABEL]!r} is not in the task; allowed: {allowed}{hint}") from None
+        if label not in self.labels:
+            raise DataError(self.unknown(label))
+        return self.labels.index(label)
+
+    def unknown(self, label: str) -> str:
+        """What to say of a label that the task does not have."""
+        near = difflib.get_close_matches(label.strip().lower(), self.labels, n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
+        allowed = ", ".join(map(repr, self.labels))
+        return f"label {label[:SHOWN_LABEL]!r} is not in the task; allowed: {allowed}{hint}"
 
     def missing(self, labels: Sequence[str]) -> tuple[str, ...]:
         """The labels of the task that do not occur in ``labels``."""

@@ -13,9 +13,10 @@ from ifedicl.core.subspace import BASIS_MEANS, Context, subspace_basis
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Role, split_roles
 from ifedicl.extract import context_vectors
-from ifedicl.federation.coordinator import Outcome
+from ifedicl.federation.coordinator import Coordinator, Outcome
+from ifedicl.federation.engines.local import LocalEngine
 from tests import tiny
-from tests.unit.test_federation import assert_same_result, real, run_real
+from tests.unit.test_federation import assert_same_result, real, run_real, shape_of
 
 SOURCES = ("classes", "shards", "clients", "random")
 
@@ -105,10 +106,6 @@ def test_the_scalars_are_the_core_that_is_not_there(backbone: Backbone) -> None:
 
 
 def test_more_rounds_keep_the_basis(backbone: Backbone) -> None:
-    from ifedicl.federation.coordinator import Coordinator
-    from ifedicl.federation.engines.local import LocalEngine
-    from tests.unit.test_federation import shape_of
-
     method = tiny.method(rounds={"rounds": 2}, subspace={"rank": 4, "parts": 2})
     clients = real(backbone)
     coordinator = Coordinator(LocalEngine(clients), tiny.TASK, method, shape_of(backbone))

@@ -105,6 +105,10 @@ class Reading:
     states: npt.NDArray[np.float32]
     logs: npt.NDArray[np.float32]
 
+    def log_probabilities(self, readout: Readout | None) -> npt.NDArray[np.float32]:
+        """``(N, C)`` among the labels, by a readout; None: by the label words."""
+        return self.logs if readout is None else readout.log_probabilities(self.states, self.logs)
+
 
 class Scorer:
     """Scores the label words of one task with one model. Injections around it change what it computes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -62,14 +62,14 @@ class Coefficients:
         return cls(arrays["scales"], arrays.get("core"))
 
     @classmethod
-    def from_wire(cls, arrays: Mapping[str, npt.NDArray[np.floating]]) -> Self:
+    def from_wire(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
         """From :attr:`on_wire`."""
         return cls.of(
             {name: array.astype(np.float32) if array.dtype == np.float16 else array for name, array in arrays.items()}
         )
 
     @property
-    def on_wire(self) -> dict[str, npt.NDArray[np.floating]]:
+    def on_wire(self) -> dict[str, npt.NDArray[Any]]:
         """As they cross the network: Γ in float16, which halves a round's bytes; λ and β, near 1 and few, as they are."""
         return {name: array.astype(np.float16) if name == "core" else array for name, array in self.arrays.items()}
 

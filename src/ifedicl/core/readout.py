@@ -14,6 +14,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from ifedicl import seeds
 from ifedicl.core.vectors import Array32, Array64
 
 PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
@@ -37,6 +38,10 @@ class Readout:
         if self.weights.dtype != np.float32 or len(shape) != 2 or shape[1] <= shape[0] + 1:
             raise ValueError(f"readout {self.weights.dtype} {shape} is not float32 (C, d + C + 1)")
 
+    def fits(self, classes: int, width: int) -> bool:
+        """Whether it reads so many labels off a model of this width."""
+        return self.weights.shape == (classes, feature_count(width, classes))
+
     def sharpened(self, temperature: float) -> Readout:
         """The same with all scores times ``temperature``: other probabilities, the same labels."""
         return Readout((self.weights * np.float32(temperature)).astype(np.float32))
@@ -49,7 +54,7 @@ class Readout:
             logs: ``(N, C)``, the label words' log-probabilities.
         """
         scores = features(states, logs) @ self.weights.T.astype(np.float64)
-        return _log_softmax(scores).astype(np.float32)
+        return log_softmax(scores).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -107,15 +112,21 @@ class ReadoutSums:
         size, classes = self.moment.shape
         hidden = size - classes - 1
         unit = np.trace(self.gram[:hidden, :hidden]) / hidden
-        # A whisker on the rest keeps the system regular: centred log-probabilities sum to zero.
-        shape = np.concatenate([np.full(hidden, unit), np.full(classes + 1, 0.0)])
+        penalised = np.zeros(size)
+        penalised[:hidden] = unit
+        # A whisker on all keeps the system regular: centred log-probabilities sum to zero.
         whisker = 1e-6 * np.trace(self.gram) / size
         readouts = []
         for penalty in PENALTIES:
-            solution = np.linalg.solve(self.gram + np.diag(penalty * shape + whisker), self.moment)  # (F, C)
+            solution = np.linalg.solve(self.gram + np.diag(penalty * penalised + whisker), self.moment)  # (F, C)
             own = solution[:hidden] if projection is None else projection @ solution[:hidden]
             readouts.append(Readout(np.concatenate([own, solution[hidden:]]).T.astype(np.float32)))
         return readouts
+
+
+def feature_count(hidden: int, classes: int) -> int:
+    """``F``: so many numbers of the hidden state, one log-probability a label, and 1."""
+    return hidden + classes + 1
 
 
 def features(states: npt.NDArray[np.floating], logs: npt.NDArray[np.floating]) -> Array64:
@@ -124,14 +135,16 @@ def features(states: npt.NDArray[np.floating], logs: npt.NDArray[np.floating]) -
     return np.concatenate([states, centred, np.ones((len(states), 1))], axis=1).astype(np.float64)
 
 
-def projection(width: int, most: int, draw: np.random.Generator) -> Array64 | None:
-    """``(d, m)`` seeded random directions for states wider than ``most``; None where they are not."""
+def projection(width: int, most: int, seed: int) -> Array64 | None:
+    """``(d, m)`` random directions for states wider than ``most``, the same for all of a run; None where they are not."""
     if width <= most:
         return None
+    draw = seeds.generator(seed, "projection")
     drawn: Array64 = draw.standard_normal((width, most)) / np.sqrt(most)
     return drawn
 
 
-def _log_softmax(scores: Array64) -> Array64:
+def log_softmax(scores: Array64) -> Array64:
+    """``(N, C)``: scores as logits to log-probabilities."""
     logs: Array64 = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
     return logs

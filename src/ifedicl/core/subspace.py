@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from typing import Self
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ifedicl.core.vectors import WRITES, Array32, Array64, ContextVectors
+from ifedicl.core.vectors import WRITES, Array32, Array64, ContextVectors, pooled
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Context:
         """Whether no number is NaN or infinite."""
         return all(bool(np.isfinite(array).all()) for array in self.arrays.values())
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Hex SHA-256 of all numbers."""
         content = hashlib.sha256()
@@ -64,10 +65,19 @@ class Context:
             content.update(np.ascontiguousarray(array).tobytes())
         return content.hexdigest()
 
-    def rounded(self, dtype: str) -> Self:
-        """As it is after crossing the network in ``dtype``; infinite where that cannot hold it."""
+    @classmethod
+    def from_wire(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """From :meth:`on_wire`."""
+        return cls(**{name: array.astype(np.float32) for name, array in arrays.items()})
+
+    def on_wire(self, dtype: str) -> dict[str, npt.NDArray[Any]]:
+        """As it crosses the network in ``dtype``; infinite where that cannot hold it."""
         with np.errstate(over="ignore"):
-            return type(self)(**{name: array.astype(dtype).astype(np.float32) for name, array in self.arrays.items()})
+            return {name: array.astype(dtype) for name, array in self.arrays.items()}
+
+    def rounded(self, dtype: str) -> Self:
+        """As the other side has it."""
+        return self.from_wire(self.on_wire(dtype))
 
     def on(self, device: torch.device) -> ContextTensors:
         """The same on a device."""
@@ -123,23 +133,19 @@ def _directions(means: Array64, rank: int, draw: np.random.Generator) -> Array64
 
 def _pooled(vectors: Sequence[ContextVectors], _parts: int) -> Array64:
     """Means of the groups that clients tell apart (classes, or their shards), over all clients."""
-    return _total(vectors).present_means
+    return pooled(vectors).present_means
 
 
 def _by_clients(vectors: Sequence[ContextVectors], parts: int) -> Array64:
     """Means of the classes within each of ``parts`` groups of clients: only sums over a group are needed."""
     groups = [vectors[part::parts] for part in range(parts)]
-    return np.concatenate([_total(group).present_means for group in groups if group])
+    return np.concatenate([pooled(group).present_means for group in groups if group])
 
 
 def _none(vectors: Sequence[ContextVectors], _parts: int) -> Array64:
     """No means: all directions are drawn."""
     means: Array64 = np.zeros((0, *vectors[0].means.shape[1:]))
     return means
-
-
-def _total(vectors: Sequence[ContextVectors]) -> ContextVectors:
-    return reduce(ContextVectors.combine, vectors)
 
 
 BASIS_MEANS: Mapping[str, Callable[[Sequence[ContextVectors], int], Array64]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Self, TypeAlias
 
 import numpy as np
@@ -99,6 +100,11 @@ class ContextVectors:
         return mean
 
 
+def pooled(vectors: Sequence[ContextVectors]) -> ContextVectors:
+    """All clients' examples together, combined in the order given."""
+    return reduce(ContextVectors.combine, vectors)
+
+
 def uniform_mean(vectors: Sequence[ContextVectors]) -> Array32:
     """``(L, 2, d)``: every client counts alike (Eq. 3), in the order given.
 
@@ -116,8 +122,5 @@ def uniform_mean(vectors: Sequence[ContextVectors]) -> Array32:
 
 def pooled_mean(vectors: Sequence[ContextVectors]) -> Array32:
     """``(L, 2, d)``: every example counts alike, in the order given; several groups are averaged with equal weight."""
-    total = vectors[0]
-    for vector in vectors[1:]:
-        total = total.combine(vector)
-    mean: Array32 = total.means[total.counts > 0].mean(axis=0).astype(np.float32)
+    mean: Array32 = pooled(vectors).present_means.mean(axis=0).astype(np.float32)
     return mean

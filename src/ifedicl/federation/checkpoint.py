@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy.typing as npt
+
 from ifedicl import files
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
@@ -17,6 +19,19 @@ from ifedicl.federation.messages import Arrays, pack, unpack
 from ifedicl.metrics import Tally
 
 _KIND = "checkpoint"
+_HEADER = (
+    "run",
+    "round",
+    "phase_start",
+    "phase_rounds",
+    "best_round",
+    "stale",
+    "vectors_due",
+    "cursors",
+    "dtypes",
+    "readout_round",
+)
+"""Fields of a state that are JSON as they are."""
 
 
 @dataclass(frozen=True)
@@ -119,25 +134,20 @@ def save(state: State, path: Path) -> None:
     Raises:
         StorageError: the disk refuses; the checkpoint before it is untouched.
     """
-    header = {
-        name: getattr(state, name)
-        for name in ("run", "round", "phase_start", "phase_rounds", "best_round", "stale", "vectors_due", "cursors", "dtypes")
-    }
-    header["readout_round"] = state.readout_round
+    header = {name: getattr(state, name) for name in _HEADER}
     header["zero_shot"] = state.zero_shot and asdict(state.zero_shot)
     header["history"] = [asdict(record) for record in state.history]
     header["traffic"] = [asdict(item) for item in state.traffic]
-    arrays: Arrays = {}
-    for name, array in state.coefficients.arrays.items():
-        arrays[f"coefficients/{name}"] = array
-    for name, array in state.best.arrays.items():
-        arrays[f"best/{name}"] = array
-    for name, array in state.context.arrays.items() if state.context else ():
-        arrays[f"context/{name}"] = array
+    folders: dict[str, Mapping[str, npt.NDArray[Any]]] = {
+        "coefficients": state.coefficients.arrays,
+        "best": state.best.arrays,
+        "context": state.context.arrays if state.context else {},
+        "means": {name: vectors.means for name, vectors in state.client_vectors.items()},
+        "counts": {name: vectors.counts for name, vectors in state.client_vectors.items()},
+    }
+    arrays: Arrays = {f"{folder}/{name}": array for folder, own in folders.items() for name, array in own.items()}
     if state.readout is not None:
         arrays["readout"] = state.readout.weights
-    for name, vectors in state.client_vectors.items():
-        arrays[f"means/{name}"], arrays[f"counts/{name}"] = vectors.means, vectors.counts
     files.write_bytes(path, pack(_KIND, header, arrays), private=True)  # it holds single clients' sums
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ifedicl.core.coefficients import Form
+from ifedicl.core.readout import feature_count
 from ifedicl.core.vectors import WRITES
 from ifedicl.federation.messages import CompareReply, ContextReply, EvaluateReply, StatisticsReply, UpdateReply, VectorsReply
 from ifedicl.metrics import Tally
@@ -15,7 +16,7 @@ from ifedicl.settings import Method
 from ifedicl.task import Task
 
 _MOST_EXAMPLES = 2**31
-_LARGEST_MEAN = 1e30
+_LARGEST_MEAN = 1e30  # far beyond any that a model writes, and many of them still sum to a float32
 _LARGEST_LOSS = 1e6  # nats, of one example: far beyond any that a model gives
 
 
@@ -52,7 +53,6 @@ class Checks:
         vectors = reply.vectors
         shape = (self.method.groups(len(self.task.labels)), self.model.layers, len(WRITES), self.model.width)
         fits = vectors.means.shape == shape and vectors.is_finite and bool((vectors.counts <= _MOST_EXAMPLES).all())
-        # A mean beyond what float16 holds (65,504) has never been seen, and one beyond float32 could not be used.
         largest = float(np.abs(vectors.means).max(initial=0.0)) if fits else np.inf
         return largest <= _LARGEST_MEAN and (vectors.examples > 0 or not reply.replaces)
 
@@ -65,7 +65,7 @@ class Checks:
     def is_usable_statistics(self, reply: StatisticsReply) -> bool:
         """Of the run's shape, finite, and of at least one example."""
         classes, readout = len(self.task.labels), self.method.readout
-        size = min(self.model.width, readout.most_features if readout else 0) + classes + 1
+        size = feature_count(min(self.model.width, readout.most_features if readout else 0), classes)
         fits = reply.sums.moment.shape == (size, classes) and reply.sums.is_finite
         return fits and 0 < reply.sums.examples <= _MOST_EXAMPLES
 

@@ -11,7 +11,6 @@ from functools import cached_property
 
 import numpy as np
 
-from ifedicl import seeds
 from ifedicl.backbone.encoding import Prompts
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
@@ -96,26 +95,22 @@ class _Job:
         return self._summed[1]
 
     def tallies(
-        self, role: Role, context: Context, coefficients: Coefficients, readouts: Sequence[Readout]
+        self, role: Role, context: Context, coefficients: Coefficients, readouts: Sequence[Readout | None]
     ) -> tuple[Tally, ...]:
-        """Figures of an adapter on one role's examples, for each readout or by the label words."""
+        """Figures of an adapter on one role's examples, for each readout."""
         reading, labels = self._reading(role, context, coefficients), self.part(role).labels
-        if not readouts:
-            return (Tally.of(reading.logs, labels),)
-        return tuple(Tally.of(readout.log_probabilities(reading.states, reading.logs), labels) for readout in readouts)
+        return tuple(Tally.of(reading.log_probabilities(readout), labels) for readout in readouts)
 
     def comparison(self, context: Context, coefficients: Coefficients, readout: Readout | None) -> Comparison:
         """The adapter and the raw model on the gate examples."""
         identity = Coefficients.identity(coefficients.form)
         adapted, raw = (self._reading(Role.GATE, context, values) for values in (coefficients, identity))
-        logs = adapted.logs if readout is None else readout.log_probabilities(adapted.states, adapted.logs)
-        return Comparison.of(logs, raw.logs, self.part(Role.GATE).labels)
+        return Comparison.of(adapted.log_probabilities(readout), raw.logs, self.part(Role.GATE).labels)
 
     def readout_sums(self, context: Context, coefficients: Coefficients, most_features: int) -> ReadoutSums:
         """Of the training examples, as the adapted model sees them."""
         reading, labels = self._reading(Role.TRAIN, context, coefficients), self.part(Role.TRAIN).labels
-        draw = seeds.generator(self.method.seed, "projection")
-        matrix = projection(self.scorer.backbone.width, most_features, draw)
+        matrix = projection(self.scorer.backbone.width, most_features, self.method.seed)
         states = reading.states if matrix is None else reading.states @ matrix
         return ReadoutSums.of(features(states, reading.logs), np.asarray(labels), len(self.task.labels))
 
@@ -252,9 +247,8 @@ class Client:
 
     def _check_readouts(self, readouts: Sequence[Readout]) -> None:
         assert self._job is not None
-        classes = len(self._job.task.labels)
-        shape = (classes, self.backbone.width + classes + 1)
-        if any(readout.weights.shape != shape or not np.isfinite(readout.weights).all() for readout in readouts):
+        classes, width = len(self._job.task.labels), self.backbone.width
+        if not all(readout.fits(classes, width) and np.isfinite(readout.weights).all() for readout in readouts):
             raise _RefusalError(FailureCode.BAD_REQUEST)
 
     def _statistics(self, request: StatisticsRequest) -> Reply:

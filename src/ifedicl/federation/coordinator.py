@@ -211,8 +211,9 @@ class Coordinator:
             held[name] = reply.vectors if reply.replaces or name not in held else held[name].combine(reply.vectors)
             cursors[name], dtypes[name] = reply.cursor, reply.dtype
         self._save(client_vectors=held, cursors=cursors, dtypes=dtypes)
-        in_order = [held[name] for name in self._engine.clients() if name in held and held[name].examples > 0]
-        self._require({name: vectors for name, vectors in held.items() if vectors.examples > 0}, failures, "vectors")
+        usable = {name: vectors for name, vectors in held.items() if vectors.examples > 0}
+        self._require(usable, failures, "vectors")
+        in_order = [usable[name] for name in self._engine.clients() if name in usable]
         classes = len(self._task.labels) if self._method.vectors.balance == "class" else 1
         mean = AGGREGATE_VECTORS[self._method.vectors.weighting]([vectors.merged(classes) for vectors in in_order])
         context = Context(mean, self._basis(in_order))
@@ -265,7 +266,7 @@ class Coordinator:
         return {name: reply.tallies[0] for name, reply in replies.items()}
 
     def _tried(self, request: EvaluateRequest) -> dict[str, EvaluateReply]:
-        answers = max(1, len(request.candidates))
+        answers = len(request.candidates)
         requests = dict.fromkeys(self._engine.clients(), request)
         return self._ask(requests, EvaluateReply, lambda reply: is_usable_evaluation(reply, answers))[0]
 
@@ -282,16 +283,11 @@ class Coordinator:
         replies, failures = self._ask(requests, StatisticsReply, self._checks.is_usable_statistics)
         self._require(replies, failures, "statistics")
         sums = reduce(ReadoutSums.combine, [reply.sums for reply in replies.values()])
-        draw = seeds.generator(method.seed, "projection")
-        readouts = sums.solve(projection(self._model.width, method.readout.most_features, draw))
+        readouts = sums.solve(projection(self._model.width, method.readout.most_features, method.seed))
         trial = EvaluateRequest(self._context_id(), Role.SELECTION, state.best, tuple(readouts), TEMPERATURES)
-        tried, by_words = self._tried(trial), self._evaluate(state.best)
-        both = [name for name in tried if name in by_words]
-        candidates: list[tuple[Readout | None, Tally | None]] = [(None, total({name: by_words[name] for name in both}))]
-        for place, readout in enumerate(trial.candidates):
-            candidates.append((readout, total({name: tried[name].tallies[place] for name in both})))
-        ranked = [(rank(tally, method.rounds.select_by), readout) for readout, tally in candidates if tally is not None]
-        best = min(ranked, key=lambda item: item[0])[1] if ranked else None
+        answers = zip(*(reply.tallies for reply in self._tried(trial).values()), strict=True)
+        ranks = [rank(sum(tallies, Tally()), method.rounds.select_by) for tallies in answers]  # none if no client answered
+        best = trial.candidates[ranks.index(min(ranks))] if ranks else None
         self._save(readout=best, readout_round=state.best_round)
 
     def _gate(self) -> Comparison | None:

@@ -129,13 +129,11 @@ class ContextRequest:
     context_id: str
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        wire_dtype = self.method.vectors.wire_dtype
-        return _task_header(self), {name: array.astype(wire_dtype) for name, array in self.context.arrays.items()}
+        return _task_header(self), self.context.on_wire(self.method.vectors.wire_dtype)
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        context = Context(**{name: array.astype(np.float32) for name, array in arrays.items()})
-        return cls(context=context, **_with_task(_fields(header, **_TASK_FIELDS, context_id=str)))
+        return cls(context=Context.from_wire(arrays), **_with_task(_fields(header, **_TASK_FIELDS, context_id=str)))
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,7 @@ class UpdateRequest:
 
     def to_wire(self) -> tuple[Header, Arrays]:
         header = {name: getattr(self, name) for name in ("context_id", "round", "phase_start", "phase_rounds")}
-        return header, dict(self.coefficients.on_wire)
+        return header, self.coefficients.on_wire
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
@@ -197,7 +195,7 @@ class UpdateReply:
     loss: float
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        return {"examples": self.examples, "loss": self.loss}, dict(self.coefficients.on_wire)
+        return {"examples": self.examples, "loss": self.loss}, self.coefficients.on_wire
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
@@ -212,7 +210,7 @@ class EvaluateRequest:
         context_id: of the :class:`ContextRequest` that went before.
         role: which held-out part.
         coefficients: the ones to score; identity is zero-shot.
-        readouts: how the labels are read off; none: by the label words.
+        readouts: other ways to read the labels off than by the label words, from the same pass.
         temperatures: each readout is tried at each of them.
     """
 
@@ -224,9 +222,9 @@ class EvaluateRequest:
     temperatures: tuple[float, ...] = (1.0,)
 
     @property
-    def candidates(self) -> list[Readout]:
-        """All that are to be tried, readout by readout; one answer for each, or one where there is none."""
-        return [readout.sharpened(temperature) for readout in self.readouts for temperature in self.temperatures]
+    def candidates(self) -> list[Readout | None]:
+        """All that are tried, one answer for each: the label words (None), then readout by readout."""
+        return [None, *(readout.sharpened(temperature) for readout in self.readouts for temperature in self.temperatures)]
 
     def to_wire(self) -> tuple[Header, Arrays]:
         readouts = {"readouts": np.stack([readout.weights for readout in self.readouts])} if self.readouts else {}
@@ -250,7 +248,7 @@ class EvaluateReply:
     """Counts and sums, never text.
 
     Attributes:
-        tallies: one for each candidate of the request, or one.
+        tallies: one for each candidate of the request.
     """
 
     kind: ClassVar[str] = "evaluate_reply"
@@ -322,7 +320,7 @@ class StatisticsRequest:
     coefficients: Coefficients
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        return {"context_id": self.context_id}, dict(self.coefficients.on_wire)
+        return {"context_id": self.context_id}, self.coefficients.on_wire
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:

@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 from ifedicl.bench.costs import Meter
 from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size
 from ifedicl.bench.setup import Part, Setup
+from ifedicl.core.readout import log_softmax
 from ifedicl.core.vectors import Array64
 from ifedicl.metrics import Evaluation, Tally
 
@@ -113,9 +114,7 @@ def _inputs(setup: Setup, part: Part) -> Array64:
 
 
 def _logs(inputs: Array64, weights: Array64) -> Array64:
-    scores = inputs @ weights.T
-    logs: Array64 = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
-    return logs
+    return log_softmax(inputs @ weights.T)
 
 
 def _sums(inputs: Array64, truth: Sequence[int], weights: Array64) -> tuple[float, Array64]:

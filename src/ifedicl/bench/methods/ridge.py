@@ -8,6 +8,7 @@ import numpy.typing as npt
 from ifedicl.bench.costs import Meter
 from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size
 from ifedicl.bench.setup import Part, Setup
+from ifedicl.core.readout import log_softmax
 from ifedicl.core.vectors import Array64
 from ifedicl.metrics import Evaluation, Tally
 
@@ -81,6 +82,4 @@ def _solutions(gram: Array64, moment: Array64) -> npt.NDArray[np.float32]:
 
 def _logs(features: Array64, weights: npt.NDArray[np.float32]) -> Array64:
     """``(N, C)``: the scores as if they were logits."""
-    scores = features @ weights
-    logs: Array64 = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
-    return logs
+    return log_softmax(features @ weights)
