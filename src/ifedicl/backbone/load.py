@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from ifedicl.backbone import gguf
 from ifedicl.backbone.checks import check_memory, refuse_missing
 from ifedicl.backbone.fingerprint import fingerprint_of, stored_tensors
-from ifedicl.backbone.writes import Writes, write_modules, writes_of
+from ifedicl.backbone.writes import Writes, layer_modules, write_modules, writes_of
 from ifedicl.errors import BackboneError, DownloadError, UnsafeWeightsError
 from ifedicl.settings import ModelSettings
 
@@ -52,6 +52,7 @@ class Backbone:
     Attributes:
         model: in evaluation mode, no parameter asks for a gradient.
         tokenizer: the model's own.
+        blocks: the ``L`` layers.
         writes: per layer the modules that yield the attention and the MLP write.
         source: where it came from, as the user named it.
         fingerprint: hex SHA-256 of stored weights and tokenizer; equal means the same model.
@@ -61,6 +62,7 @@ class Backbone:
 
     model: Any
     tokenizer: Any
+    blocks: tuple[nn.Module, ...]
     writes: tuple[tuple[nn.Module, nn.Module], ...]
     source: str
     fingerprint: str
@@ -177,6 +179,7 @@ def wrap(model: Any, tokenizer: Any, writes: Writes, settings: ModelSettings, fi
     backbone = Backbone(
         model=model,
         tokenizer=tokenizer,
+        blocks=layer_modules(model.base_model, writes),
         writes=write_modules(model.base_model, writes),
         source=settings.source,
         fingerprint=fingerprint,

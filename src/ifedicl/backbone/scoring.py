@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from ifedicl.backbone.encoding import Encoder, LabelTree, Prompts, Tokens
 from ifedicl.backbone.load import Backbone, Prefix
+from ifedicl.backbone.upper import UpperLayers
 from ifedicl.core.readout import Readout
 from ifedicl.task import Task
 
@@ -113,13 +114,19 @@ class Reading:
 class Scorer:
     """Scores the label words of one task with one model. Injections around it change what it computes."""
 
-    def __init__(self, backbone: Backbone, task: Task) -> None:
+    def __init__(self, backbone: Backbone, task: Task, *, first_layer: int = 0) -> None:
         """Prepare the label words.
+
+        Args:
+            backbone: the frozen model.
+            task: what is asked.
+            first_layer: the lowest that is ever injected; the states that enter it are computed once for each prompt and kept.
 
         Raises:
             TaskError: as :class:`Encoder`.
         """
         self.backbone = backbone
+        self._upper = UpperLayers(backbone, first_layer) if first_layer else None
         self.task = task
         self.encoder = Encoder(backbone, task)
         self.budget = _BUDGETS[backbone.device.type]
@@ -151,7 +158,7 @@ class Scorer:
         """
         words = [self._tree.words[label] for label in labels]
         sequences = [prompt + word[:-1] for prompt, word in zip(prompts, words, strict=True)]
-        states = self.backbone.hidden_states(right_padded(sequences, self.backbone.device))  # (B, T, d)
+        states = self._states(sequences, None)  # (B, T, d)
         rows = [row for row, word in enumerate(words) for _ in word]
         columns = [len(prompt) - 1 + step for prompt, word in zip(prompts, words, strict=True) for step in range(len(word))]
         targets = torch.tensor([token for word in words for token in word], device=states.device)
@@ -219,7 +226,7 @@ class Scorer:
 
     def _without_prefix(self, prompts: Sequence[Tokens]) -> tuple[Prefix | None, Sequence[Tokens]]:
         """The beginning that all prompts share, run, where it is worth it; and what follows it in each, a token or more."""
-        if len(prompts) < 2:
+        if len(prompts) < 2 or self._upper is not None:  # kept states are of whole sequences
             return None, prompts
         first, last = min(prompts), max(prompts)
         longest = min(map(len, prompts)) - 1
@@ -248,15 +255,22 @@ class Scorer:
         # One token each: the vocabulary's normaliser is the same for all, so only their own logits are needed.
         return states, self.backbone.logits(states, self._first_tokens)
 
+    def _states(self, sequences: Sequence[Tokens], prefix: Prefix | None) -> Tensor:
+        """``(B, T, d)``."""
+        padded = right_padded(sequences, self.backbone.device)
+        if self._upper is None or prefix is not None:
+            return self.backbone.hidden_states(padded, prefix)
+        return self._upper.hidden_states(sequences, padded)
+
     def _last_states(self, prompts: Sequence[Tokens], prefix: Prefix | None) -> Tensor:
         """``(B, d)``: the state that predicts the first token of the label word."""
-        states = self.backbone.hidden_states(right_padded(prompts, self.backbone.device), prefix)
+        states = self._states(prompts, prefix)
         return states[torch.arange(len(prompts)), [len(prompt) - 1 for prompt in prompts]]
 
     def _tree_read(self, prompts: Sequence[Tokens], prefix: Prefix | None) -> tuple[Tensor, Tensor]:
         paths = len(self._tree.paths)
         sequences = [prompt + path for prompt in prompts for path in self._tree.paths]
-        states = self.backbone.hidden_states(right_padded(sequences, self.backbone.device), prefix)  # (B·P, T, d)
+        states = self._states(sequences, prefix)  # (B·P, T, d)
         rows = [[number * paths + path for path in self._reader.path] for number in range(len(prompts))]
         columns = [[len(prompt) - 1 + depth for depth in self._reader.depth] for prompt in prompts]
         nodes = {node: position for position, node in enumerate(self._tree.nodes)}

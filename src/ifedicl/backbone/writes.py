@@ -80,6 +80,15 @@ def writes_of(model_type: str, override: Mapping[str, str] | None) -> Writes:
     return FAMILIES[model_type]
 
 
+def layer_modules(body: nn.Module, writes: Writes) -> tuple[nn.Module, ...]:
+    """The ``L`` layers.
+
+    Raises:
+        BackboneError: their path leads nowhere in this model.
+    """
+    return tuple(_at(body, writes.layers, "the model").children())
+
+
 def write_modules(body: nn.Module, writes: Writes) -> tuple[tuple[nn.Module, nn.Module], ...]:
     """The modules of every layer, ``L`` pairs of (attention, MLP).
 
@@ -87,7 +96,7 @@ def write_modules(body: nn.Module, writes: Writes) -> tuple[tuple[nn.Module, nn.
         BackboneError: a path leads nowhere in this model.
     """
     pairs = []
-    for number, layer in enumerate(_at(body, writes.layers, "the model").children()):
+    for number, layer in enumerate(layer_modules(body, writes)):
         where = f"layer {number}"
         pairs.append((_at(layer, writes.attention, where), _at(layer, writes.mlp, where)))
     return tuple(pairs)
