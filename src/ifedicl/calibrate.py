@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -16,7 +15,9 @@ from ifedicl import seeds
 from ifedicl.backbone.encoding import Prompts, Tokens
 from ifedicl.backbone.hooks import Noise, injected
 from ifedicl.backbone.scoring import Scorer
+from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, active_writes
+from ifedicl.core.schedules import SCHEDULES
 from ifedicl.core.subspace import Context, ContextTensors
 from ifedicl.core.vectors import Array32
 from ifedicl.settings import CalibrationSettings, Method
@@ -25,10 +26,6 @@ _OPTIMIZERS: Mapping[str, Callable[[list[Tensor], CalibrationSettings], Optimize
     "adamw": lambda values, settings: AdamW(values, settings.learning_rate, weight_decay=settings.weight_decay),
     "adam": lambda values, settings: Adam(values, settings.learning_rate, weight_decay=settings.weight_decay),
     "sgd": lambda values, settings: SGD(values, settings.learning_rate, weight_decay=settings.weight_decay),
-}
-_SCHEDULES: Mapping[str, Callable[[float], float]] = {
-    "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
-    "constant": lambda _progress: 1.0,
 }
 _LOSSES: Mapping[str, Callable[[Scorer, Sequence[Tokens], Sequence[int]], Tensor]] = {
     "vocabulary": Scorer.word_losses,
@@ -153,6 +150,35 @@ def calibrate(
     return LocalUpdate(point.coefficients, float(np.mean(losses)))
 
 
+def gradient_sum(
+    scorer: Scorer,
+    prompts: Prompts,
+    labels: Sequence[int],
+    context: Context,
+    coefficients: Coefficients,
+    method: Method,
+    rows: Sequence[int],
+) -> GradientSum:
+    """The gradient of the summed loss of the examples ``rows``; zeros of no examples.
+
+    Other arguments: as :func:`calibrate`.
+    """
+    objective = Objective(scorer, prompts, labels, context.on(scorer.backbone.device), method)
+    point = _Point.at(coefficients, scorer.backbone.device)
+    loss = objective.backward(point.values, rows, scale=1.0) if rows else 0.0
+    leaves = point.deviations.items()
+    arrays = {
+        name: torch.zeros_like(leaf).cpu().numpy() if leaf.grad is None else leaf.grad.cpu().numpy() for name, leaf in leaves
+    }
+    return GradientSum(arrays, len(rows), loss)
+
+
+def drawn(keys: Sequence[str], round_number: int, method: Method) -> list[int]:
+    """Positions of the examples that take part in a round: each by its own hash, so it does not matter who holds it."""
+    assert method.server is not None
+    return [row for row, key in enumerate(keys) if seeds.unit(method.seed, "draw", round_number, key) < method.server.draw]
+
+
 @dataclass(frozen=True)
 class _Point:
     """Coefficients as tensors that gradients flow into, centred at identity.
@@ -205,7 +231,7 @@ def _set_rate(optimizer: Optimizer, settings: CalibrationSettings, turn: Turn, l
     progress = step / (turn.phase_rounds * settings.local_steps)
     warmup = min(1.0, (step + 1) / (settings.warmup_steps + 1))
     for group in optimizer.param_groups:
-        group["lr"] = settings.learning_rate * warmup * _SCHEDULES[settings.schedule](progress)
+        group["lr"] = settings.learning_rate * warmup * SCHEDULES[settings.schedule](progress)
 
 
 def _noise(scorer: Scorer, method: Method, turn: Turn, step: int) -> Noise | None:

@@ -15,6 +15,7 @@ STEPS: Mapping[str, str] = {
     "vectors": "stage 1: context vectors",
     "context": "stage 2a: global vectors to clients",
     "update": "calibrating",
+    "gradient": "gradients",
     "evaluate": "held-out examples",
     "statistics": "sums for the readout",
     "compare": "the gate",

@@ -136,6 +136,25 @@ class ReadoutSettings(Section):
     )
 
 
+class ServerSettings(Section):
+    """Past the paper: the server moves the coefficients by an optimizer of its own, in place of taking the clients' mean."""
+
+    update: Literal["local", "gradient"] = Field(
+        default="local",
+        description='"local": along the mean change of the clients\' own steps; "gradient": along the exact gradient of '
+        "examples that are drawn by their hash, whoever holds them",
+    )
+    optimizer: Literal["momentum", "adam"] = Field(default="adam", description='"momentum" or "adam"')
+    learning_rate: float = Field(default=0.02, gt=0.0, description="a positive number; 1 with momentum 0 is plain averaging")
+    momentum: float = Field(default=0.9, ge=0.0, lt=1.0, description="what is kept of earlier rounds' direction, in [0, 1)")
+    schedule: Literal["cosine", "constant"] = Field(
+        default="cosine", description='"cosine" falls to 0 over all rounds; "constant" stays'
+    )
+    draw: float = Field(
+        default=0.25, gt=0.0, le=1.0, description='fraction of all examples in a round of update "gradient", in (0, 1]'
+    )
+
+
 class RoundSettings(Section):
     """The rounds and how one of them is chosen (paper Eq. 7; the choice never sees test text)."""
 
@@ -167,6 +186,16 @@ class Method(Section):
     subspace: SubspaceSettings | None = Field(default=None, description="[subspace] makes a subspace; without it scalars only")
 
     readout: ReadoutSettings | None = Field(default=None, description="[readout] makes one; without it label words are read")
+    server: ServerSettings | None = Field(default=None, description="[server] gives it an optimizer; without it it averages")
+
+    @model_validator(mode="after")
+    def _draws_once(self) -> Self:
+        if self.takes_gradients and (self.rounds.client_fraction < 1 or self.calibration.noise > 0):
+            raise ValueError(
+                'server.update "gradient" draws examples, not clients, and must not depend on who holds them; '
+                "leave rounds.client_fraction at 1 and calibration.noise at 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _chooses_its_readout(self) -> Self:
@@ -178,6 +207,11 @@ class Method(Section):
     def rank(self) -> int:
         """Of the subspace; 0 without one."""
         return 0 if self.subspace is None else self.subspace.rank
+
+    @property
+    def takes_gradients(self) -> bool:
+        """Whether clients send gradient sums, and take no steps of their own."""
+        return self.server is not None and self.server.update == "gradient"
 
     @property
     def classes_apart(self) -> bool:
@@ -283,6 +317,15 @@ def load_preset(name: str) -> Method:
         ConfigError: there is no such preset.
     """
     return validated(Method, _preset(name, f"preset {name}"), f"preset {name}")
+
+
+def changed(method: Method, sections: Mapping[str, Any], source: str) -> Method:
+    """``method`` with some fields of some sections replaced, as a config file would give them.
+
+    Raises:
+        ConfigError: they do not fit; ``source`` names them in the message.
+    """
+    return validated(Method, _merged(method.model_dump(exclude_none=True), sections), source)
 
 
 def presets() -> tuple[str, ...]:

@@ -136,6 +136,32 @@ def test_a_wrong_plan_names_the_field(tmp_path: Path, change: dict[str, Any], me
         plan_of(tmp_path, tmp_path, ["zero-shot"], **change)
 
 
+def test_a_variant_is_our_federation_with_other_settings(tmp_path: Path) -> None:
+    """Its own settings have the last word; those that it does not name are the plan's."""
+    settings = {"injection": {"from_depth": 0.5}, "rounds": {"rounds": 3}}
+    variants = {"upper": {"preset": "subspace", "settings": settings}}
+    plan = plan_of(tmp_path, tmp_path, ["upper", "ifed-icl-subspace"], variants=variants)
+    variant, shipped = plan.method("upper", 7), plan.method("ifed-icl-subspace", 7)
+    assert (variant.injection.from_depth, variant.rounds.rounds, variant.seed) == (0.5, 3, 7)
+    assert variant.calibration == shipped.calibration
+    assert variant.subspace == shipped.subspace
+    first, second = plan.cells()[:2]
+    assert plan.decides(first) != plan.decides(second)
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ({"upper": {"preset": "no such"}}, "no such"),
+        ({"upper": {"preset": "paper", "settings": {"rounds": {"rounds": 0}}}}, "rounds.rounds"),
+        ({"ridge-probe": {"preset": "paper"}}, "ridge-probe"),
+    ],
+)
+def test_a_variant_that_cannot_be_is_refused(tmp_path: Path, variants: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan_of(tmp_path, tmp_path, list(variants), variants=variants)
+
+
 def test_a_plan_that_is_not_there_names_the_shipped_ones() -> None:
     with pytest.raises(ConfigError, match="cpu, dev, paper, smoke"):
         load_plan("cpv")

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
+from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import Readout, ReadoutSums
 from ifedicl.core.subspace import Context
@@ -27,6 +28,8 @@ from ifedicl.federation.messages import (
     EvaluateRequest,
     Failure,
     FailureCode,
+    GradientReply,
+    GradientRequest,
     Reply,
     Request,
     StatisticsReply,
@@ -62,12 +65,14 @@ REQUESTS: list[Request] = [
     UpdateRequest("0123456789abcdef", 7, 3, 10, SCALES),
     EvaluateRequest("0123456789abcdef", Role.GATE, CORE, (READOUT, READOUT.sharpened(2.0)), (1.0, 4.0)),
     StatisticsRequest("0123456789abcdef", SCALES),
+    GradientRequest("0123456789abcdef", 7, CORE),
     CompareRequest("0123456789abcdef", CORE, READOUT),
 ]
 REPLIES: list[Reply] = [
     VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float32"),
     ContextReply(),
     UpdateReply(SCALES, 12, 0.625),
+    GradientReply(GradientSum({name: array * 3 for name, array in CORE.arrays.items()}, 12, 7.5)),
     EvaluateReply((Tally(9, 4, 3.1415926535897931), Tally(9, 5, 2.0))),
     StatisticsReply(ReadoutSums(np.eye(5), np.ones((5, 2)), 3)),
     CompareReply(Comparison(Tally(9, 4, 3.5), Tally(9, 5, 2.0), 0.75, 3)),
@@ -87,7 +92,11 @@ def assert_same(first: object, second: object) -> None:
         if isinstance(value, np.ndarray):
             assert value.dtype == other.dtype
             np.testing.assert_array_equal(value, other)
-        elif isinstance(value, Coefficients | Context | ContextVectors | Readout | ReadoutSums):
+        elif isinstance(value, dict):
+            assert value.keys() == other.keys()
+            for key, array in value.items():
+                np.testing.assert_array_equal(array, other[key])
+        elif isinstance(value, Coefficients | Context | ContextVectors | GradientSum | Readout | ReadoutSums):
             assert_same(value, other)
         elif isinstance(value, tuple) and isinstance(next(iter(value), None), Readout):
             assert len(value) == len(other)
@@ -179,7 +188,7 @@ def test_a_reply_with_a_changed_byte_is_refused_or_decoded_but_nothing_else(repl
 
 @pytest.mark.parametrize("reply", REPLIES[:5], ids=kind_of)
 def test_a_reply_is_not_accepted_as_a_request(reply: Reply) -> None:
-    with pytest.raises(MessageError, match=r"kind .*allowed: vectors, context, update, evaluate"):
+    with pytest.raises(MessageError, match=r"kind .*allowed: vectors, context, update, gradient, evaluate"):
         decode_request(encode(reply))
 
 

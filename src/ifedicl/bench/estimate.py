@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ifedicl.bench.methods import METHODS
 from ifedicl.bench.plan import Cell, ModelPlan, Plan
 
 _BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
@@ -50,5 +49,5 @@ def _estimate(plan: Plan, name: str, model: ModelPlan) -> Estimate:
 
 def _tokens(plan: Plan, cell: Cell) -> float:
     """In units of a forward pass."""
-    passes = METHODS[cell.method].passes(plan.size)
+    passes = plan.methods[cell.method].passes(plan.size)
     return plan.tokens * (passes.forward + _TRAINING_COST * passes.training)

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ifedicl import __version__, files
-from ifedicl.bench.methods import METHODS
 from ifedicl.bench.plan import Plan
 from ifedicl.bench.results import Record
 from ifedicl.bench.tables import OURS, by_set, markdown
@@ -81,7 +80,7 @@ def _each_set(
     rows = -(-len(plan.sets) // _COLUMNS)
     figure = Figure(figsize=(11, 3.2 * rows))
     panels = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
-    by_method = {name: by_set(records, plan, name, alpha) for name in METHODS}
+    by_method = {name: by_set(records, plan, name, alpha) for name in plan.methods}
     for axes, name in zip(panels, plan.sets, strict=False):
         draw(axes, {method: table[name] for method, table in by_method.items() if name in table})
         axes.set_title(name, fontsize=10, loc="left")

@@ -6,6 +6,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -13,9 +14,10 @@ from typing import Annotated, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from ifedicl.bench.methods import METHODS
-from ifedicl.bench.methods.base import PAPER, Scope, Size
+from ifedicl.bench.methods.base import PAPER, BenchMethod, Scope, Size
+from ifedicl.bench.methods.ours import IFedICL
 from ifedicl.errors import ConfigError, Fault
-from ifedicl.settings import Method, ModelSettings, Section, load_preset, validated
+from ifedicl.settings import Method, ModelSettings, Section, changed, load_preset, validated
 
 DEMO = "demo"
 HUB = "hub:"
@@ -62,10 +64,27 @@ class TrainingSettings(Section):
         return self.rounds * self.local_steps * self.batch_size * clients
 
 
+class Variant(Section):
+    """Our federation with other settings than a shipped file's."""
+
+    preset: str = Field(description="the shipped settings file that it starts from")
+    settings: Mapping[str, Any] = Field(
+        default_factory=dict, description="sections of a config that differ, as in {injection = {from_depth = 0.5}}"
+    )
+
+    @model_validator(mode="after")
+    def _is_a_method(self) -> Self:
+        try:
+            changed(load_preset(self.preset), self.settings, "settings")
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
 class Grid(Section):
     """Methods that are run for each alpha and seed. What does not move a method is not repeated for it."""
 
-    methods: tuple[str, ...] = Field(min_length=1, description=f"of {', '.join(METHODS)}")
+    methods: tuple[str, ...] = Field(min_length=1, description=f"of {', '.join(METHODS)}, and the plan's variants")
     alphas: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         default=(0.5,), min_length=1, description="Dirichlet concentrations, positive; small is uneven"
     )
@@ -75,13 +94,6 @@ class Grid(Section):
     sets: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="names of the plan's sets; default: all of them"
     )
-
-    @field_validator("methods")
-    @classmethod
-    def _are_known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [name for name in names if name not in METHODS]:
-            raise ValueError(f"no method is called {', '.join(map(repr, unknown))}")
-        return names
 
 
 class Cell(Section):
@@ -115,6 +127,9 @@ class Plan(Section):
         min_length=1, description='models by a short name, as in smollm2 = {source = "demo"}'
     )
     sets: Mapping[str, SetSettings] = Field(min_length=1, description='data sets by name, as in subj = "some/folder"')
+    variants: Mapping[str, Variant] = Field(
+        default_factory=dict, description='methods of the plan\'s own by name, as in [variants.upper] with preset = "subspace"'
+    )
     grids: tuple[Grid, ...] = Field(min_length=1, description="[[grids]] sections")
     clients: int = Field(default=10, ge=1, description="simulated clients; 1 or more")
     pool: int = Field(default=400, ge=2, description="training rows dealt to them, held-out ones included")
@@ -135,6 +150,19 @@ class Plan(Section):
             raise ValueError(f"a grid names {', '.join(map(repr, unknown))}, which [sets] does not hold")
         return self
 
+    @model_validator(mode="after")
+    def _grids_name_methods(self) -> Self:
+        if taken := sorted(set(self.variants) & set(METHODS)):
+            raise ValueError(f"variants {', '.join(map(repr, taken))} have names of methods; give them others")
+        if unknown := sorted({name for grid in self.grids for name in grid.methods} - set(self.methods)):
+            raise ValueError(f"no method is called {', '.join(map(repr, unknown))}; there are {', '.join(self.methods)}")
+        return self
+
+    @cached_property
+    def methods(self) -> Mapping[str, BenchMethod]:
+        """All that a grid may name, in the order of the tables."""
+        return {**METHODS, **{name: IFedICL(name, variant.preset) for name, variant in self.variants.items()}}
+
     def cells(self) -> list[Cell]:
         """All cells, grid by grid, the first seed of everything before the second: an unfinished run has whole tables."""
         cells: list[Cell] = []
@@ -147,7 +175,7 @@ class Plan(Section):
         for model in self.models:
             for name in grid.sets or self.sets:
                 for method in grid.methods:
-                    scope = METHODS[method].scope
+                    scope = self.methods[method].scope
                     for alpha in grid.alphas if scope is Scope.SPLIT else (None,):
                         for seed in (None,) if scope is Scope.SET else grid.seeds:
                             yield Cell(model=model, set=name, method=method, seed=seed, alpha=alpha)
@@ -166,17 +194,18 @@ class Plan(Section):
         )
 
     def method(self, name: str, seed: int) -> Method:
-        """The settings of the bench method ``name`` with the plan's rounds, steps and batches."""
-        preset, training = load_preset(METHODS[name].preset), self.training
+        """The settings of the bench method ``name`` with the plan's rounds, steps and batches; a variant has the last word."""
+        preset, training = load_preset(self.methods[name].preset), self.training
         steps = {"local_steps": training.local_steps, "batch_size": training.batch_size}
         rounds = {"rounds": training.rounds, "evaluate_every": training.evaluate_every}
-        return preset.model_copy(
+        method = preset.model_copy(
             update={
                 "seed": seed,
                 "calibration": preset.calibration.model_copy(update=steps),
                 "rounds": preset.rounds.model_copy(update=rounds),
             }
         )
+        return changed(method, self.variants[name].settings, f"variant {name}") if name in self.variants else method
 
     def decides(self, cell: Cell) -> str:
         """Hex SHA-256 of all settings that decide the numbers of a cell: what was run under it need not be run again.

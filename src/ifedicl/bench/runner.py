@@ -15,7 +15,6 @@ from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.bench import provenance
 from ifedicl.bench.costs import PeakMemory
 from ifedicl.bench.datasets import DataSet, load_set
-from ifedicl.bench.methods import METHODS
 from ifedicl.bench.methods.base import Measured
 from ifedicl.bench.plan import DEMO, Cell, Plan
 from ifedicl.bench.results import CurvePoint, Record, load_records, now, save_records
@@ -209,7 +208,7 @@ def _run_cell(
     setup = make_setup(plan, cell, data, backbone, model, choices=choices, on_progress=watcher.progressed)
     start = time.perf_counter()
     with PeakMemory(backbone.device) as memory:
-        measured = METHODS[cell.method].run(setup)
+        measured = plan.methods[cell.method].run(setup)
     return _record(plan, cell, data, backbone, measured, memory.mib, time.perf_counter() - start)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.bench.analytic import table_1
-from ifedicl.bench.methods import METHODS
 from ifedicl.bench.plan import Plan
 from ifedicl.bench.results import Record, interval
 from ifedicl.metrics import paired_p
@@ -67,7 +66,7 @@ def hits(records: Sequence[Record]) -> npt.NDArray[np.float64]:
 def _model_tables(plan: Plan, records: Sequence[Record]) -> Iterator[str]:
     alphas = list(dict.fromkeys(record.cell.alpha for record in records if record.cell.alpha is not None))
     main = alphas[0] if alphas else None
-    methods = [name for name in METHODS if any(record.cell.method == name for record in records)]
+    methods = [name for name in plan.methods if any(record.cell.method == name for record in records)]
     tables = {name: by_set(records, plan, name, main) for name in methods}
     seeds = sorted({record.cell.seed for record in records if record.cell.seed is not None})
     about = f"mean over seeds {', '.join(map(str, seeds)) or _DASH}; split by Dirichlet({main:g})" if main else "no split"

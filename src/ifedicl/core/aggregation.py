@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Literal, Self, TypeAlias
 
 import numpy as np
 
@@ -19,6 +20,31 @@ AGGREGATE_VECTORS: Mapping[Weighting, Callable[[Sequence[ContextVectors]], Array
 """Stage 2a (paper Eq. 3): clients' vectors to the global vector ``(L, 2, d)``."""
 
 _WEIGHTS: Mapping[Weighting, Callable[[int], float]] = {"uniform": lambda _examples: 1.0, "examples": float}
+
+
+@dataclass(frozen=True)
+class GradientSum:
+    """What some examples say about the coefficients; sums of several clients add up to that of their pooled text.
+
+    Attributes:
+        arrays: gradient of the summed loss, by array name, float32, shaped as the coefficients.
+        examples: how many they are.
+        loss: summed, in nats.
+    """
+
+    arrays: Mapping[str, Array32]
+    examples: int
+    loss: float
+
+    def combine(self, other: Self) -> Self:
+        """Of both sets of examples."""
+        arrays = {name: array + other.arrays[name] for name, array in self.arrays.items()}
+        return type(self)(arrays, self.examples + other.examples, self.loss + other.loss)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no number is NaN or infinite."""
+        return bool(np.isfinite(self.loss)) and all(bool(np.isfinite(array).all()) for array in self.arrays.values())
 
 
 def average_coefficients(updates: Sequence[Coefficients], examples: Sequence[int], weighting: Weighting) -> Coefficients:

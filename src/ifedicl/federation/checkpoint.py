@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ifedicl import files
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
+from ifedicl.core.server import Moments
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import MessageError, StorageError
@@ -92,6 +93,7 @@ class State:
         cursors: what each client's vectors reply gave.
         dtypes: what each client's model computes in.
         context: global vectors and basis; None before stage 2a.
+        moments: of the server's optimizer; None where it only averages.
         readout: of the best round; None before it is made, and where the label words do better.
         readout_round: the best round when it was made.
         zero_shot: the raw model on the selection examples.
@@ -112,6 +114,7 @@ class State:
     cursors: Mapping[str, str] = field(default_factory=dict)
     dtypes: Mapping[str, str] = field(default_factory=dict)
     context: Context | None = None
+    moments: Moments | None = None
     readout: Readout | None = None
     readout_round: int | None = None
     zero_shot: Tally | None = None
@@ -136,12 +139,15 @@ def save(state: State, path: Path) -> None:
     """
     header = {name: getattr(state, name) for name in _HEADER}
     header["zero_shot"] = state.zero_shot and asdict(state.zero_shot)
+    header["moments"] = state.moments and state.moments.steps
     header["history"] = [asdict(record) for record in state.history]
     header["traffic"] = [asdict(item) for item in state.traffic]
     folders: dict[str, Mapping[str, npt.NDArray[Any]]] = {
         "coefficients": state.coefficients.arrays,
         "best": state.best.arrays,
         "context": state.context.arrays if state.context else {},
+        "first": state.moments.first if state.moments else {},
+        "second": state.moments.second if state.moments else {},
         "means": {name: vectors.means for name, vectors in state.client_vectors.items()},
         "counts": {name: vectors.counts for name, vectors in state.client_vectors.items()},
     }
@@ -185,10 +191,12 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
         return {name.removeprefix(f"{folder}/"): array for name, array in arrays.items() if name.startswith(f"{folder}/")}
 
     context, counts = within("context"), within("counts")
+    steps = header.pop("moments")
     return State(
         coefficients=Coefficients.of(within("coefficients")),
         best=Coefficients.of(within("best")),
         context=Context(**context) if context else None,
+        moments=None if steps is None else Moments(steps, within("first"), within("second")),
         readout=Readout(arrays["readout"]) if "readout" in arrays else None,
         client_vectors={name: ContextVectors(means, counts[name]) for name, means in within("means").items()},
         zero_shot=tally(header.pop("zero_shot")),

@@ -10,7 +10,15 @@ import numpy as np
 from ifedicl.core.coefficients import Form
 from ifedicl.core.readout import feature_count
 from ifedicl.core.vectors import WRITES
-from ifedicl.federation.messages import CompareReply, ContextReply, EvaluateReply, StatisticsReply, UpdateReply, VectorsReply
+from ifedicl.federation.messages import (
+    CompareReply,
+    ContextReply,
+    EvaluateReply,
+    GradientReply,
+    StatisticsReply,
+    UpdateReply,
+    VectorsReply,
+)
 from ifedicl.metrics import Tally
 from ifedicl.settings import Method
 from ifedicl.task import Task
@@ -61,6 +69,12 @@ class Checks:
         coefficients = reply.coefficients
         fits = coefficients.form == self.form and coefficients.is_finite
         return fits and 0 < reply.examples <= _MOST_EXAMPLES and 0 <= reply.loss <= _LARGEST_LOSS
+
+    def is_usable_gradient(self, reply: GradientReply) -> bool:
+        """Of the model's shape and finite; of any number of examples, none included."""
+        sums = reply.sums
+        fits = {name: array.shape for name, array in sums.arrays.items()} == self.form.shapes and sums.is_finite
+        return fits and 0 <= sums.examples <= _MOST_EXAMPLES and 0 <= sums.loss <= sums.examples * _LARGEST_LOSS
 
     def is_usable_statistics(self, reply: StatisticsReply) -> bool:
         """Of the run's shape, finite, and of at least one example."""

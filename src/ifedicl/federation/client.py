@@ -15,7 +15,7 @@ from ifedicl.backbone.encoding import Prompts
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Reading, Scorer
-from ifedicl.calibrate import Turn, calibrate
+from ifedicl.calibrate import Turn, calibrate, drawn, gradient_sum
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import Readout, ReadoutSums, features, projection
 from ifedicl.core.subspace import Context
@@ -32,6 +32,8 @@ from ifedicl.federation.messages import (
     EvaluateRequest,
     Failure,
     FailureCode,
+    GradientReply,
+    GradientRequest,
     Reply,
     Request,
     StatisticsReply,
@@ -154,6 +156,7 @@ class Client:
             VectorsRequest: self._vectors,
             ContextRequest: self._install,
             UpdateRequest: self._update,
+            GradientRequest: self._gradient,
             EvaluateRequest: self._evaluate,
             StatisticsRequest: self._statistics,
             CompareRequest: self._compare,
@@ -228,6 +231,17 @@ class Client:
         reply = UpdateReply(update.coefficients, len(part.labels), update.loss)
         return self._checked(reply, update.coefficients.is_finite and bool(np.isfinite(update.loss)))
 
+    def _gradient(self, request: GradientRequest) -> Reply:
+        job, context = self._in_context(request.context_id, request.coefficients)
+        part = job.part(Role.TRAIN)
+        if not part.labels:
+            raise _RefusalError(FailureCode.NO_EXAMPLES)
+        if not job.method.takes_gradients:
+            raise _RefusalError(FailureCode.BAD_REQUEST)
+        rows = drawn(job.train_keys, request.round, job.method)
+        sums = gradient_sum(job.scorer, part.prompts, part.labels, context, request.coefficients, job.method, rows)
+        return self._checked(GradientReply(sums), sums.is_finite)
+
     def _evaluate(self, request: EvaluateRequest) -> Reply:
         job, context = self._in_context(request.context_id, request.coefficients)
         if not job.roles[request.role]:
@@ -272,14 +286,16 @@ class Client:
     def _job_of(self, task: Task, method: Method) -> _Job:
         if self._job is None or (self._job.task, self._job.method) != (task, method):
             self._context = None  # vectors of one task mean nothing to another
-            self._job = _Job(task, method, Scorer(self.backbone, task), self.examples)
+            scorer = Scorer(self.backbone, task, first_layer=method.injection.active_layers(self.backbone.layers).start)
+            self._job = _Job(task, method, scorer, self.examples)
         return self._job
 
     def _in_context(self, context_id: str, coefficients: Coefficients) -> tuple[_Job, Context]:
         if self._job is None or self._context is None or self._context[0] != context_id:
             raise _RefusalError(FailureCode.NO_CONTEXT)
-        form = Form(self.backbone.layers, self._context[1].rank)
-        if coefficients.form != form or not coefficients.is_finite:
+        form, layers = Form(self.backbone.layers, self._context[1].rank), self.backbone.layers
+        below = self._job.method.injection.active_layers(layers).start
+        if coefficients.form != form or not coefficients.is_finite or coefficients.active[:below].any():
             raise _RefusalError(FailureCode.BAD_REQUEST)
         return self._job, self._context[1]
 

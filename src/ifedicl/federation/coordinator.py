@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ifedicl import seeds
-from ifedicl.core.aggregation import AGGREGATE_VECTORS, average_coefficients
+from ifedicl.core.aggregation import AGGREGATE_VECTORS, GradientSum, average_coefficients
 from ifedicl.core.coefficients import Coefficients, active_writes
 from ifedicl.core.readout import TEMPERATURES, Readout, ReadoutSums, projection
+from ifedicl.core.schedules import SCHEDULES
+from ifedicl.core.server import Moments, stepped
 from ifedicl.core.subspace import BASIS_MEANS, Context, subspace_basis
 from ifedicl.core.vectors import Array32, ContextVectors
 from ifedicl.data import Role
@@ -43,6 +45,8 @@ from ifedicl.federation.messages import (
     EvaluateRequest,
     Failure,
     FailureCode,
+    GradientReply,
+    GradientRequest,
     Request,
     StatisticsReply,
     StatisticsRequest,
@@ -52,11 +56,11 @@ from ifedicl.federation.messages import (
     VectorsRequest,
 )
 from ifedicl.metrics import Comparison, Tally
-from ifedicl.settings import Method
+from ifedicl.settings import Method, ServerSettings
 from ifedicl.task import Task
 
 _log = logging.getLogger(__name__)
-R = TypeVar("R", VectorsReply, ContextReply, UpdateReply, EvaluateReply, StatisticsReply, CompareReply)
+R = TypeVar("R", VectorsReply, ContextReply, UpdateReply, GradientReply, EvaluateReply, StatisticsReply, CompareReply)
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,23 @@ class Outcome:
     chosen_round: int
     gate: Comparison | None
     state: State
+
+
+@dataclass(frozen=True)
+class _Move:
+    """Where a round takes the coefficients.
+
+    Attributes:
+        coefficients: the new ones.
+        moments: what the server's optimizer remembers; None where it only averages.
+        clients: who had a part in it.
+        loss: mean training loss in nats; None of no examples.
+    """
+
+    coefficients: Coefficients
+    moments: Moments | None
+    clients: tuple[str, ...]
+    loss: float | None
 
 
 class Coordinator:
@@ -146,31 +167,75 @@ class Coordinator:
         state, settings = self._state, self._method.rounds
         cohort = self._cohort(state.round)
 
-        # Step 2: each client moves the global coefficients on its own examples (Eq. 6)
-        request = UpdateRequest(self._context_id(), state.round, state.phase_start, state.phase_rounds, state.coefficients)
-        replies, failures = self._ask(dict.fromkeys(cohort, request), UpdateReply, self._checks.is_usable_update)
-        self._require(replies, failures, "update")
-
-        # Step 3: the server averages them in client order (Eq. 7)
-        coefficients = average_coefficients(
-            [reply.coefficients for reply in replies.values()],
-            [reply.examples for reply in replies.values()],
-            settings.weighting,
-        ).rounded  # what is evaluated and kept is what the clients are sent
+        # Step 2: each client says where they should go by its own examples (Eq. 6); step 3: the server takes them there (Eq. 7)
+        moved = self._along_gradient(cohort) if self._method.takes_gradients else self._along_updates(cohort)
+        coefficients = moved.coefficients.rounded  # what is evaluated and kept is what the clients are sent
 
         # Step 4: held-out examples of all clients say whether this is the best round so far
         completed = state.round + 1
         last = completed == state.phase_start + state.phase_rounds
         evaluated = self._method.holdout.selection > 0 and (last or completed % settings.evaluate_every == 0)
         held_out = total(self._evaluate(coefficients)) if evaluated else None
-        train_loss = float(np.mean([reply.loss for reply in replies.values()]))
-        record = RoundRecord(completed, tuple(replies), train_loss, held_out)
+        record = RoundRecord(completed, moved.clients, moved.loss, held_out)
 
         # Step 5: remember
         self._save(
-            round=completed, coefficients=coefficients, history=(*state.history, record), **self._choice(record, coefficients)
+            round=completed,
+            coefficients=coefficients,
+            moments=moved.moments,
+            history=(*state.history, record),
+            **self._choice(record, coefficients),
         )
         self._observer(RoundDone(record, state.phase_start + state.phase_rounds))
+
+    def _along_updates(self, cohort: Sequence[str]) -> _Move:
+        """The mean of the clients' own coefficients, or a step of the server's optimizer in its direction."""
+        state = self._state
+        request = UpdateRequest(self._context_id(), state.round, state.phase_start, state.phase_rounds, state.coefficients)
+        replies, failures = self._ask(dict.fromkeys(cohort, request), UpdateReply, self._checks.is_usable_update)
+        self._require(replies, failures, "update")
+        mean = average_coefficients(
+            [reply.coefficients for reply in replies.values()],
+            [reply.examples for reply in replies.values()],
+            self._method.rounds.weighting,
+        )
+        loss = float(np.mean([reply.loss for reply in replies.values()]))
+        if self._method.server is None:
+            return _Move(mean, None, tuple(replies), loss)
+        back = {name: array - mean.arrays[name] for name, array in state.coefficients.arrays.items()}
+        return _Move(*self._step(back, self._method.server), tuple(replies), loss)
+
+    def _along_gradient(self, cohort: Sequence[str]) -> _Move:
+        """A step of the server's optimizer on the gradient of this round's examples: the same whoever holds them.
+
+        The sum is divided by how many examples a round draws on average, not by how many it drew: a fixed number.
+        """
+        state, server = self._state, self._method.server
+        assert server is not None
+        request = GradientRequest(self._context_id(), state.round, state.coefficients)
+        replies, failures = self._ask(dict.fromkeys(cohort, request), GradientReply, self._checks.is_usable_gradient)
+        self._require(replies, failures, "gradient")
+        sums = reduce(GradientSum.combine, [reply.sums for reply in replies.values()])
+        expected = server.draw * sum(vectors.examples for vectors in state.client_vectors.values())
+        gradient = {name: array / np.float32(expected) for name, array in sums.arrays.items()}
+        loss = sums.loss / sums.examples if sums.examples else None
+        decay = self._method.calibration.weight_decay
+        return _Move(*self._step(gradient, server, decay), tuple(replies), loss)
+
+    def _step(
+        self, direction: Mapping[str, Array32], server: ServerSettings, decay: float = 0.0
+    ) -> tuple[Coefficients, Moments]:
+        state = self._state
+        progress = (state.round - state.phase_start) / state.phase_rounds
+        return stepped(
+            state.coefficients,
+            direction,
+            state.moments or Moments.none(state.coefficients),
+            server.optimizer,
+            rate=server.learning_rate * SCHEDULES[server.schedule](progress),
+            momentum=server.momentum,
+            decay=decay,
+        )
 
     def _choice(self, record: RoundRecord, coefficients: Coefficients) -> dict[str, Any]:
         """The fields of the state that say which round is best."""
@@ -398,6 +463,7 @@ class Coordinator:
                 phase_start=stored.round,
                 phase_rounds=more_rounds,
                 coefficients=stored.best,
+                moments=None,  # they remember the way to where the rounds ended, not to where they go on
                 stale=0,
                 vectors_due=True,  # new vectors make earlier rounds no candidates any more; the same ones do not
             )

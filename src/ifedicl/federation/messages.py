@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
+from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout, ReadoutSums
 from ifedicl.core.subspace import Context
@@ -203,6 +204,48 @@ class UpdateReply:
 
 
 @dataclass(frozen=True)
+class GradientRequest:
+    """Stage 2b with exact aggregation: sum the gradient over those of the client's examples that this round draws.
+
+    Attributes:
+        context_id: of the :class:`ContextRequest` that went before.
+        round: 0 for the first round of all.
+        coefficients: the global ones.
+    """
+
+    kind: ClassVar[str] = "gradient"
+    context_id: str
+    round: int
+    coefficients: Coefficients
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {"context_id": self.context_id, "round": self.round}, self.coefficients.on_wire
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(**_fields(header, context_id=str, round=int), coefficients=_coefficients(arrays))
+
+
+@dataclass(frozen=True)
+class GradientReply:
+    """A sum over examples, in float32 so that sums of many clients are exact; of no examples it is zero.
+
+    Attributes:
+        sums: gradient, number of examples and loss.
+    """
+
+    kind: ClassVar[str] = "gradient_reply"
+    sums: GradientSum
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {"examples": self.sums.examples, "loss": self.sums.loss}, dict(self.sums.arrays)
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(GradientSum(_coefficients(arrays).arrays, **_fields(header, examples=int, loss=float)))
+
+
+@dataclass(frozen=True)
 class EvaluateRequest:
     """Score held-out examples with these coefficients.
 
@@ -359,8 +402,12 @@ class Failure:
         return cls(FailureCode(_fields(header, code=str)["code"]))
 
 
-Request: TypeAlias = VectorsRequest | ContextRequest | UpdateRequest | EvaluateRequest | StatisticsRequest | CompareRequest
-Reply: TypeAlias = VectorsReply | ContextReply | UpdateReply | EvaluateReply | StatisticsReply | CompareReply | Failure
+Request: TypeAlias = (
+    VectorsRequest | ContextRequest | UpdateRequest | GradientRequest | EvaluateRequest | StatisticsRequest | CompareRequest
+)
+Reply: TypeAlias = (
+    VectorsReply | ContextReply | UpdateReply | GradientReply | EvaluateReply | StatisticsReply | CompareReply | Failure
+)
 
 _REQUESTS: Mapping[str, type[Request]] = {message.kind: message for message in get_args(Request)}
 _REPLIES: Mapping[str, type[Reply]] = {message.kind: message for message in get_args(Reply)}
