@@ -74,15 +74,7 @@ class Adapter:
         Raises:
             StorageError: no space, no permission, or another disk fault.
         """
-        tensors = save(self._tensors)
-        header = {
-            "format_version": FORMAT_VERSION,
-            "task": self.task.model_dump(mode="json"),
-            "model": self.model.model_dump(mode="json"),
-            "fingerprint": self.fingerprint,
-            "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
-            "provenance": dict(self.provenance),
-        }
+        header, tensors = self.packed()
         with files.new_folder(Path(folder), mark=_HEADER) as temporary:
             files.write_bytes(temporary / _TENSORS, tensors)
             files.write_json(temporary / _HEADER, header)
@@ -106,11 +98,38 @@ class Adapter:
             ) from error
         except (OSError, ValueError) as error:
             raise AdapterError(f"{folder}: {_HEADER} cannot be read ({error}); copy the adapter again") from error
+        return cls.unpacked(header, data, source=str(folder))
+
+    def packed(self) -> tuple[dict[str, Any], bytes]:
+        """The contents of the folder's two files: a header that is JSON, with the digest of the tensors, and the tensors."""
+        tensors = save(self._tensors)
+        header = {
+            "format_version": FORMAT_VERSION,
+            "task": self.task.model_dump(mode="json"),
+            "model": self.model.model_dump(mode="json"),
+            "fingerprint": self.fingerprint,
+            "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
+            "provenance": dict(self.provenance),
+        }
+        return header, tensors
+
+    @classmethod
+    def unpacked(cls, header: Any, data: bytes, *, source: str) -> Adapter:
+        """From :meth:`packed`.
+
+        Args:
+            header: parsed JSON.
+            data: the tensors.
+            source: where they come from, for messages.
+
+        Raises:
+            AdapterError: torn, or of another format version.
+        """
         version = header.get("format_version") if isinstance(header, dict) else None
         if version != FORMAT_VERSION:
-            raise AdapterError(f"{folder}: format version {version!r}; this ifedicl reads {FORMAT_VERSION}. Update ifedicl")
+            raise AdapterError(f"{source}: format version {version!r}; this ifedicl reads {FORMAT_VERSION}. Update ifedicl")
         if hashlib.sha256(data).hexdigest() != header.get("tensors_sha256"):
-            raise AdapterError(f"{folder}: {_TENSORS} is torn or not the one written with {_HEADER}; copy the adapter again")
+            raise AdapterError(f"{source}: {_TENSORS} is torn or not the one written with {_HEADER}; copy the adapter again")
         try:
             tensors = load(data)
             context = Context(tensors["vectors.mean"], tensors.get("subspace.basis"))
@@ -132,7 +151,7 @@ class Adapter:
                 provenance=header["provenance"],
             )
         except (SafetensorError, KeyError, ValueError) as error:
-            raise AdapterError(f"{folder}: {_HEADER} and {_TENSORS} do not fit each other ({error})") from error
+            raise AdapterError(f"{source}: {_HEADER} and {_TENSORS} do not fit each other ({error})") from error
 
     @property
     def _tensors(self) -> dict[str, Array32]:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from ifedicl import __version__
+from ifedicl import __version__, cli_tasks
 from ifedicl.errors import ConfigError, DataError, Fault, IfediclError
 
 if TYPE_CHECKING:
+    from ifedicl.federation.session import Answer
     from ifedicl.report import Report
 
 # torch, transformers and matplotlib take seconds to import: commands import what they run, so that --help answers at once.
@@ -36,6 +37,8 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 other, 2 settings or task, 3 data, 4 model, 5 adapter, 6 disk, 7 download, 8 federation, "
     "130 stopped by Ctrl-C (a run goes on with --resume).",
 )
+
+app.add_typer(cli_tasks.app, name="tasks")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 ModelSource = Annotated[str | None, typer.Option(help="Where the model lies here, if not where the adapter says.")]
@@ -105,6 +108,18 @@ def run(
     more_rounds: Annotated[
         int, typer.Option(min=0, help="After a finished run: take in added examples, and calibrate so many rounds more.")
     ] = 0,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            envvar="IFEDICL_STORE",
+            show_envvar=True,
+            help="A task cache, a file or postgresql://USER@HOST/DATABASE: looked up first, and what is calibrated is stored.",
+        ),
+    ] = None,
+    federation: Annotated[str, typer.Option(help="With --store: nothing is found across federations.")] = "default",
+    recalibrate: Annotated[
+        bool, typer.Option("--recalibrate", help="With --store: calibrate even where the answer is stored.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run a federation of the clients in CONFIG on this machine, and save its adapter.
@@ -122,8 +137,18 @@ def run(
     runs.check_folder(folder, resume=resume, more_rounds=more_rounds)
     if not (folder / "config.toml").exists():
         files.write_text(folder / "config.toml", config.read_text(encoding="utf-8"))
+    cache = None if store is None else runs.Cache(store, federation, recalibrate or resume or more_rounds > 0)
     with federation_bars(settings.task.name, settings.rounds.rounds) as observer:
-        result = runs.run(settings, folder, resume=resume, more_rounds=more_rounds, observer=observer)
+        result = runs.run(settings, folder, resume=resume, more_rounds=more_rounds, observer=observer, cache=cache)
+    if result.answer is not None and not as_json:
+        print(f"task cache: {result.answer.found.kind}: {result.answer.found.why}")
+    if result.federated is None:
+        assert result.answer is not None
+        if as_json:
+            print(json.dumps(_hit_facts(result.answer, folder)))
+        else:
+            print(f"adapter: {folder / runs.ADAPTER}   {time.perf_counter() - start:.1f} seconds")
+        return
     seconds = time.perf_counter() - start
     rows = [
         Figures(name, evaluation, {}, took)
@@ -142,7 +167,8 @@ def run(
     )
     write_report(report, folder / "report.html")
     if as_json:
-        print(json.dumps(_run_facts(report, folder)))
+        found = {} if result.answer is None else {"cache": _found_facts(result.answer)}
+        print(json.dumps(_run_facts(report, folder) | found))
         return
     print_report(report, Console(markup=False))
     print(f"adapter: {folder / runs.ADAPTER}   report: {folder / 'report.html'}   {seconds:.0f} seconds")
@@ -312,6 +338,16 @@ def _run_facts(report: Report, folder: Path) -> dict[str, Any]:
         "test": {row.name: row.evaluation.summary() for row in report.rows},
         "seconds": round(report.seconds, 1),
     }
+
+
+def _found_facts(answer: Answer) -> dict[str, Any]:
+    return {"kind": answer.found.kind, "why": answer.found.why, "id": answer.entry.id, "version": answer.entry.version}
+
+
+def _hit_facts(answer: Answer, folder: Path) -> dict[str, Any]:
+    from ifedicl import runs
+
+    return {"adapter": str(folder / runs.ADAPTER), "cache": _found_facts(answer)}
 
 
 if __name__ == "__main__":

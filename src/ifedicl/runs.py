@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +14,25 @@ import numpy as np
 
 from ifedicl import files, seeds
 from ifedicl.adapter import Adapter
-from ifedicl.backbone.load import Backbone, load_backbone
+from ifedicl.backbone.load import Backbone, fingerprint, load_backbone
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.subspace import Context
-from ifedicl.core.vectors import WRITES
+from ifedicl.core.vectors import WRITES, Array32
 from ifedicl.data import Example, dirichlet_split, draw_pool, read_examples
 from ifedicl.errors import ConfigError, DataError, Fault
+from ifedicl.federation import session
 from ifedicl.federation.checks import ModelShape
 from ifedicl.federation.client import Client
-from ifedicl.federation.coordinator import Coordinator, Outcome
+from ifedicl.federation.coordinator import Coordinator, Outcome, Starter
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, ignore
+from ifedicl.federation.session import Answer
 from ifedicl.metrics import Evaluation
 from ifedicl.settings import Method, ModelSettings, RunSettings, SplitSettings
+from ifedicl.store import open_store
+from ifedicl.store.records import TaskKey
+from ifedicl.store.signature import reference
 from ifedicl.task import Task
 
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
@@ -51,16 +58,33 @@ class RunResult:
     """A finished run.
 
     Attributes:
-        federated: the adapter and how it came to be.
-        clients: examples of each client.
+        federated: the adapter and how it came to be; None where it came out of the task cache.
+        clients: examples of each client; none where nothing was read.
         zero_shot: the raw model on the test file; None where the config names none.
         test: the adapter on the test file, likewise.
+        answer: what the task cache had; None where none was named.
     """
 
-    federated: Federated
+    federated: Federated | None
     clients: Mapping[str, Sequence[Example]]
     zero_shot: Evaluation | None
     test: Evaluation | None
+    answer: Answer | None = None
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Which task cache a run asks.
+
+    Attributes:
+        url: as :func:`ifedicl.store.open_store` takes it.
+        federation: id; nothing is found across it.
+        anew: calibrate even where the answer is stored.
+    """
+
+    url: str
+    federation: str
+    anew: bool = False
 
 
 def client_examples(settings: RunSettings) -> dict[str, tuple[Example, ...]]:
@@ -142,6 +166,7 @@ def federate(
     resume: bool = False,
     more_rounds: int = 0,
     observer: Callable[[Event], None] = ignore,
+    starter: Starter | None = None,
 ) -> Federated:
     """Run the federation of simulated clients.
 
@@ -155,6 +180,7 @@ def federate(
         resume: go on from the checkpoint.
         more_rounds: after a finished run, go on with the examples that were added.
         observer: told of what happens.
+        starter: gives a warm start, as :class:`Coordinator` says.
 
     Raises:
         DataError: a text has no tokens.
@@ -166,7 +192,9 @@ def federate(
         client.prepare(task, method)
     backbone = clients[0].backbone
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
-    coordinator = Coordinator(engine(clients), task, method, shape, checkpoint_file=checkpoint, observer=observer)
+    coordinator = Coordinator(
+        engine(clients), task, method, shape, checkpoint_file=checkpoint, observer=observer, starter=starter
+    )
     outcome = coordinator.run(resume=resume, more_rounds=more_rounds)
     adapter = Adapter(
         task=task,
@@ -198,6 +226,7 @@ def run(
     resume: bool = False,
     more_rounds: int = 0,
     observer: Callable[[Event], None] = ignore,
+    cache: Cache | None = None,
 ) -> RunResult:
     """Read data, load the model, run the federation, save the adapter, and read the test file once at the end.
 
@@ -207,15 +236,68 @@ def run(
         resume: go on from the folder's checkpoint.
         more_rounds: after a finished run, vectorise examples added since and calibrate so many rounds more.
         observer: told of what happens.
+        cache: a task cache that is looked up first and takes what is calibrated; None: no cache.
 
     Raises:
         ConfigError: the folder holds another run, and neither ``resume`` nor ``more_rounds`` was asked for.
         IfediclError: as the parts raise it.
     """
     check_folder(folder, resume=resume, more_rounds=more_rounds)
+
+    backbone = lru_cache(lambda: load_backbone(settings.model))  # once, and only if it is needed
+
+    def calibrated(starter: Starter | None = None) -> RunResult:
+        return _calibrated(
+            settings, folder, backbone, resume=resume, more_rounds=more_rounds, observer=observer, starter=starter
+        )
+
+    if cache is None:
+        return calibrated()
+    return _cached(settings, folder, cache, backbone, calibrated)
+
+
+def _cached(
+    settings: RunSettings,
+    folder: Path,
+    cache: Cache,
+    backbone: Callable[[], Backbone],
+    calibrated: Callable[[Starter], RunResult],
+) -> RunResult:
+    """Out of the task cache, or into it."""
+    key = TaskKey.of(cache.federation, fingerprint(settings.model), settings.task, settings.method)
+
+    def centre() -> Array32:
+        return reference(backbone(), settings.vectors.read_position)
+
+    with closing(open_store(cache.url)) as store:
+        results: list[RunResult] = []
+
+        def calibrate(starter: Starter) -> Federated:
+            results.append(calibrated(starter))
+            federated = results[-1].federated
+            assert federated is not None
+            return federated
+
+        answer, federated = session.request(store, key, settings.method, calibrate, centre, anew=cache.anew)
+    if federated is not None:
+        return replace(results[-1], answer=answer)
+    answer.adapter.save(folder / ADAPTER)
+    return RunResult(None, {}, None, None, answer)
+
+
+def _calibrated(
+    settings: RunSettings,
+    folder: Path,
+    load: Callable[[], Backbone],
+    *,
+    resume: bool,
+    more_rounds: int,
+    observer: Callable[[Event], None],
+    starter: Starter | None,
+) -> RunResult:
     clients = client_examples(settings)
     test = _test_examples(settings)
-    backbone = load_backbone(settings.model)
+    backbone = load()
     federated = federate(
         simulate(backbone, settings.task, clients, seed=settings.seed),
         settings.model,
@@ -225,6 +307,7 @@ def run(
         resume=resume or more_rounds > 0,
         more_rounds=more_rounds,
         observer=observer,
+        starter=starter,
     )
     federated.adapter.save(folder / ADAPTER)
     write_metrics(federated.outcome, folder / METRICS)

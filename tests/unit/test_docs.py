@@ -17,6 +17,19 @@ from ifedicl.bench.plan import load_plan
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+COMMANDS += [
+    name
+    for group in cli.app.registered_groups
+    if group.name and group.typer_instance
+    for name in (
+        group.name,
+        *(
+            f"{group.name} {item.name or item.callback.__name__}"
+            for item in group.typer_instance.registered_commands
+            if item.callback
+        ),
+    )
+]
 
 
 def help_of(*command: str) -> str:
@@ -43,7 +56,7 @@ def test_the_commands_page_is_the_help() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/python.md", "docs/paper-to-code.md", "docs/models.md", "docs/benchmark.md"]
+    "name", ["README.md", "docs/python.md", "docs/paper-to-code.md", "docs/models.md", "docs/benchmark.md", "docs/cache.md"]
 )
 def test_every_file_that_a_page_names_exists(name: str) -> None:
     text = (ROOT / name).read_text()

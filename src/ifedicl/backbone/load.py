@@ -152,6 +152,16 @@ def load_backbone(settings: ModelSettings, *, cache: Path | None = None) -> Back
     return wrap(model, tokenizer, writes, settings, fingerprint)
 
 
+def fingerprint(settings: ModelSettings, *, cache: Path | None = None) -> str:
+    """Which model ``settings`` name, without loading it; remembered by path, size and time of its files.
+
+    Raises:
+        BackboneError: there is no such model.
+        DownloadError: the hub cannot be reached.
+    """
+    return _located(settings, cache)[1]
+
+
 def _located(settings: ModelSettings, cache: Path | None) -> tuple[Path, str]:
     """The folder with the weights, made or downloaded where need be, and the model's fingerprint."""
     original = Path(settings.source).expanduser()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from ifedicl.core.schedules import SCHEDULES
 from ifedicl.core.server import Moments, stepped
 from ifedicl.core.subspace import BASIS_MEANS, Context, subspace_basis
 from ifedicl.core.vectors import Array32, ContextVectors
+from ifedicl.core.warm import Start
 from ifedicl.data import Role
 from ifedicl.errors import ConfigError, Fault, FederationError, TooFewClientsError
 from ifedicl.federation import checkpoint
@@ -61,6 +62,9 @@ from ifedicl.task import Task
 
 _log = logging.getLogger(__name__)
 R = TypeVar("R", VectorsReply, ContextReply, UpdateReply, GradientReply, EvaluateReply, StatisticsReply, CompareReply)
+
+Starter: TypeAlias = Callable[[Context, Coefficients], Start | None]
+"""Given the first context and the coefficients of a cold start, another start; None: the cold one."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ class Coordinator:
         *,
         checkpoint_file: Path | None = None,
         observer: Callable[[Event], None] = ignore,
+        starter: Starter | None = None,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -123,6 +128,8 @@ class Coordinator:
             model: which model everyone must use.
             checkpoint_file: written after each step; left out: the run cannot be resumed.
             observer: told of each step, delivery and round as it happens.
+            starter: asked once, after the first stage 1, with its context and the cold start's coefficients, for another start;
+                None from it, or left out: the cold start.
         """
         self._engine = engine
         self._task = task
@@ -130,6 +137,7 @@ class Coordinator:
         self._model = model
         self._checkpoint_file = checkpoint_file
         self._observer = observer
+        self._starter = starter
         self._checks = Checks(task, method, model)
         self._state = self._fresh()
 
@@ -292,12 +300,22 @@ class Coordinator:
         changed = state.context is None or state.context.digest != context.digest
         # Coefficients chosen for other vectors prove nothing for these.
         anew = {"best_round": None, "stale": 0, "zero_shot": None} if changed else {}
-        self._save(context=context, vectors_due=False, **anew)
+        self._save(context=context, vectors_due=False, **anew, **self._start(context))
         if len(set(dtypes.values())) > 1:
             mix = ", ".join(f"{name}: {dtype}" for name, dtype in dtypes.items())
             _log.warning("clients compute in different dtypes (%s); their vectors differ a little for that alone", mix)
         if changed:
             self._install(self._engine.clients())
+
+    def _start(self, context: Context) -> dict[str, Any]:
+        """The fields of the state that a warm start changes, saved with the first context so that a resume keeps them."""
+        state = self._state
+        if self._starter is None or state.context is not None:
+            return {}
+        start = self._starter(context, state.coefficients)
+        if start is None:
+            return {}
+        return {"coefficients": start.coefficients, "best": start.coefficients, "phase_rounds": start.rounds}
 
     def _basis(self, vectors: Sequence[ContextVectors]) -> Array32 | None:
         """Once for all: Γ means nothing without the basis that it was calibrated in."""

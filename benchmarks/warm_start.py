@@ -1,0 +1,127 @@
+"""Does a warm start from a related task reach a cold run's held-out loss in half its rounds or less?
+
+For each pair the first task is calibrated; the second is calibrated twice, from a cold start and from the coefficients of the
+first, with the same rounds, settings, clients and held-out examples. Also printed: cosines between the signatures of all tasks,
+on which the threshold of a near hit is chosen. Test rows are never read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from ifedicl import runs
+from ifedicl.adapter import Adapter
+from ifedicl.backbone.load import Backbone, load_backbone
+from ifedicl.bench.datasets import load_set
+from ifedicl.bench.plan import SetSettings
+from ifedicl.core.coefficients import Coefficients, active_writes
+from ifedicl.core.subspace import Context
+from ifedicl.core.vectors import WRITES, Array32
+from ifedicl.core.warm import Start, warm_start
+from ifedicl.demo.fetch import demo_model
+from ifedicl.federation.client import Client
+from ifedicl.federation.coordinator import Starter
+from ifedicl.settings import CalibrationSettings, HoldoutSettings, Method, ModelSettings, RoundSettings, SplitSettings
+from ifedicl.store.signature import reference, signature
+from ifedicl.task import Task
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task and its clients."""
+
+    task: Task
+    clients: tuple[Client, ...]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds the data sets")
+    parser.add_argument("--pairs", nargs="+", default=["sst2:sst5", "snips:clinc_domain", "sst5:sst2"], help="FROM:TO")
+    parser.add_argument("--pool", type=int, default=200, help="examples of all clients together (default: %(default)s)")
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--local-steps", type=int, default=2)
+    parser.add_argument("--selection", type=float, default=0.4, help="share of each client's examples that is held out")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", help="left out: the model of `ifedicl demo`")
+    arguments = parser.parse_args()
+    model = ModelSettings(source=arguments.model or str(demo_model()), dtype="float32", device="cpu")
+    backbone = load_backbone(model)
+    method = Method(
+        seed=arguments.seed,
+        holdout=HoldoutSettings(selection=arguments.selection),
+        rounds=RoundSettings(rounds=arguments.rounds),
+        calibration=CalibrationSettings(local_steps=arguments.local_steps),
+    )
+    split = SplitSettings(clients=arguments.clients, pool=arguments.pool)
+    names = {name for pair in arguments.pairs for name in pair.split(":")}
+    prepared = {name: prepare(arguments.data / name, backbone, split, arguments.seed) for name in sorted(names)}
+    finished: dict[str, runs.Federated] = {}
+    for pair in arguments.pairs:
+        old, new = pair.split(":")
+        for name in (old, new):
+            if name not in finished:
+                finished[name] = calibrated(prepared[name], model, method)
+        warm = calibrated(prepared[new], model, method, warm_from(finished[old].adapter, method))
+        print(json.dumps({"pair": pair, **compared(finished[new], warm)}), flush=True)
+    centre = reference(backbone, method.vectors.read_position)
+    signatures = {name: signature(item.adapter.context.vectors, centre) for name, item in finished.items()}
+    for first, second in combinations(signatures, 2):
+        print(json.dumps({"cosine": round(float(signatures[first] @ signatures[second]), 3), "of": [first, second]}))
+    print(json.dumps({"plain cosines": plain({name: item.adapter.context.vectors for name, item in finished.items()})}))
+
+
+def prepare(folder: Path, backbone: Backbone, split: SplitSettings, seed: int) -> Prepared:
+    """Simulated clients of one data set; they remember their vectors."""
+    data = load_set(folder.name, SetSettings(source=str(folder)))
+    examples = runs.simulated_clients(data.train, split, seed)
+    return Prepared(data.task, runs.simulate(backbone, data.task, examples, seed=seed))
+
+
+def calibrated(prepared: Prepared, model: ModelSettings, method: Method, starter: Starter | None = None) -> runs.Federated:
+    start = time.perf_counter()
+    federated = runs.federate(prepared.clients, model, prepared.task, method, starter=starter)
+    print(
+        json.dumps({"task": prepared.task.name, "losses": losses(federated), "seconds": time.perf_counter() - start}),
+        flush=True,
+    )
+    return federated
+
+
+def warm_from(old: Adapter, method: Method) -> Starter:
+    """Coefficients of the first task, for as many rounds as the cold run has, so that the two schedules are the same."""
+
+    def start(context: Context, initial: Coefficients) -> Start:
+        layers = len(initial.scales)
+        active = active_writes(layers, method.injection.active_layers(layers), WRITES)
+        return warm_start(old.coefficients, old.context, initial, context, active, method.rounds.rounds)
+
+    return start
+
+
+def losses(federated: runs.Federated) -> list[float]:
+    """Held-out loss after each round."""
+    return [round(record.held_out.loss, 4) for record in federated.outcome.state.history if record.held_out is not None]
+
+
+def compared(cold: runs.Federated, warm: runs.Federated) -> dict[str, object]:
+    best = min(losses(cold))
+    cold_round = losses(cold).index(best) + 1
+    reached = next((number for number, loss in enumerate(losses(warm), start=1) if loss <= best), None)
+    return {"cold_best": best, "cold_round": cold_round, "warm_reaches_it_in": reached, "warm_best": min(losses(warm))}
+
+
+def plain(vectors: dict[str, Array32]) -> dict[str, float]:
+    """Cosines without centre and projection, for comparison."""
+    flat = {name: array.ravel() / float((array**2).sum()) ** 0.5 for name, array in vectors.items()}
+    return {f"{a} {b}": round(float(flat[a] @ flat[b]), 4) for a, b in combinations(flat, 2)}
+
+
+if __name__ == "__main__":
+    main()

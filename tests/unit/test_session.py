@@ -1,0 +1,215 @@
+"""A task request: exact hit, near hit and miss, and what a warm start carries over."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ifedicl import runs
+from ifedicl.backbone.load import Backbone
+from ifedicl.core.coefficients import Coefficients, Form
+from ifedicl.core.subspace import Context
+from ifedicl.core.vectors import Array32
+from ifedicl.core.warm import Start, carried, warm_start
+from ifedicl.errors import StorageError
+from ifedicl.federation import session
+from ifedicl.federation.coordinator import Starter
+from ifedicl.federation.session import Answer
+from ifedicl.settings import Method, ModelSettings
+from ifedicl.store import open_store
+from ifedicl.store.door import Store
+from ifedicl.store.records import TaskKey
+from ifedicl.store.signature import reference
+from ifedicl.task import Task
+from tests import tiny
+from tests.unit.test_cli import config, ran, run  # noqa: F401
+
+METHOD = tiny.method(rounds={"rounds": 4})
+RELATED = tiny.TASK.model_copy(update={"name": "weather", "template": "Text: {text}\n\nMood:"})
+ALL = np.ones((3, 2), dtype=np.bool_)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(str(tmp_path / "tasks.sqlite"))
+    yield opened
+    opened.close()
+
+
+def ask(
+    store: Store, backbone: Backbone, task: Task = tiny.TASK, method: Method = METHOD, *, anew: bool = False
+) -> tuple[Answer, runs.Federated | None]:
+    """A request with two clients."""
+    examples = {"a": tiny.examples(12, task=task), "b": tiny.examples(12, task=task, seed=1)}
+
+    def calibrate(starter: Starter) -> runs.Federated:
+        clients = runs.simulate(backbone, task, examples)
+        return runs.federate(clients, ModelSettings(source="tiny"), task, method, starter=starter)
+
+    key = TaskKey.of("clinics", backbone.fingerprint, task, method)
+    return session.request(store, key, method, calibrate, lambda: reference(backbone, "label"), anew=anew)
+
+
+def test_a_miss_is_calibrated_and_stored_and_the_next_is_an_exact_hit(store: Store, backbone: Backbone) -> None:
+    missed, calibrated = ask(store, backbone)
+    assert (missed.found.kind, missed.entry.version) == ("miss", 1)
+    assert calibrated is not None
+    hit, nothing = ask(store, backbone)
+    assert (hit.found.kind, hit.entry.id, nothing) == ("exact", missed.entry.id, None)
+    np.testing.assert_array_equal(hit.adapter.coefficients.scales, calibrated.adapter.coefficients.scales)
+    anew, again = ask(store, backbone, anew=True)
+    assert again is not None
+    assert anew.entry.version == 2
+
+
+def test_a_near_task_is_a_warm_start_with_half_the_rounds(store: Store, backbone: Backbone) -> None:
+    first, _ = ask(store, backbone)
+    near, calibrated = ask(store, backbone, RELATED)
+    assert near.found.kind == "near"
+    assert near.found.neighbour is not None
+    assert near.found.neighbour.entry.id == first.entry.id
+    assert "'mood', version 1" in near.found.why
+    assert calibrated is not None
+    assert calibrated.outcome.state.round == 2
+
+
+def test_a_far_task_is_a_miss_that_says_why(store: Store, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask(store, backbone)
+    monkeypatch.setattr(session, "NEAR", 1.1)
+    missed, calibrated = ask(store, backbone, RELATED)
+    assert missed.found.kind == "miss"
+    assert "the nearest task is 'mood', version 1, at a cosine of" in missed.found.why
+    assert calibrated is not None
+    assert calibrated.outcome.state.round == 4
+
+
+def test_two_equal_requests_at_the_same_time_calibrate_once(tmp_path: Path) -> None:
+    from tests.unit.test_store import KEY, adapter, unit
+
+    calibrations: list[int] = []
+    both, answers = threading.Barrier(2), []
+
+    def one() -> None:
+        own = open_store(str(tmp_path / "tasks.sqlite"))
+        both.wait()
+        with session.leased(own, KEY, poll=0.01):
+            if session.exact(own, KEY) is None:
+                calibrations.append(1)
+                own.put(KEY, adapter(), unit(0))
+        answers.append(session.exact(own, KEY))
+        own.close()
+
+    open_store(str(tmp_path / "tasks.sqlite")).close()
+    threads = [threading.Thread(target=one) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert calibrations == [1]
+    assert [answer.entry.version for answer in answers if answer] == [1, 1]
+
+
+def test_a_core_carried_to_a_basis_of_the_same_directions_does_the_same() -> None:
+    draw = np.random.default_rng(0)
+    basis = np.linalg.qr(draw.standard_normal((3, 2, 8, 4)))[0].swapaxes(2, 3).astype(np.float32)  # (L, 2, r, d)
+    turn = np.linalg.qr(draw.standard_normal((4, 4)))[0].astype(np.float32)
+    turned = (turn @ basis).astype(np.float32)
+    core = draw.standard_normal((3, 2, 4, 4)).astype(np.float32)
+    moved = carried(core, basis, turned)
+
+    def whole(core: Array32, basis: Array32) -> Array32:
+        result: Array32 = basis.swapaxes(2, 3) @ core @ basis
+        return result
+
+    np.testing.assert_allclose(whole(moved, turned), whole(core, basis), atol=1e-5)
+    half = carried(core, basis, turned[:, :, :2])
+    assert np.linalg.norm(half) < np.linalg.norm(core)
+
+
+def test_a_warm_start_keeps_to_the_writes_that_are_active_and_says_what_of_the_core_is_left() -> None:
+    draw = np.random.default_rng(0)
+    basis = np.linalg.qr(draw.standard_normal((3, 2, 8, 4)))[0].swapaxes(2, 3).astype(np.float32)
+    vectors = draw.standard_normal((3, 2, 8)).astype(np.float32)
+    old = Coefficients(np.full((3, 2, 2), 0.5, dtype=np.float32), np.ones((3, 2, 4, 4), dtype=np.float32))
+    active = ALL.copy()
+    active[0] = False
+    cold = Coefficients.identity(Form(3, 4))
+    start = warm_start(old, Context(vectors, basis), cold, Context(vectors, basis), active, 2)
+    assert start.core_kept == pytest.approx((2 / 3) ** 0.5, abs=1e-3)
+    np.testing.assert_array_equal(start.coefficients.scales[0], cold.scales[0])
+    np.testing.assert_array_equal(start.coefficients.scales[1:], old.scales[1:])
+    without = warm_start(old, Context(vectors, basis), Coefficients.identity(Form(3)), Context(vectors), ALL, 2)
+    assert (without.coefficients.core, without.core_kept) == (None, None)
+
+
+def test_a_resumed_run_keeps_its_warm_start(backbone: Backbone, tmp_path: Path) -> None:
+    asked: list[Context] = []
+
+    def starter(context: Context, initial: Coefficients) -> Start:
+        asked.append(context)
+        return Start(Coefficients((initial.scales * np.float32(0.5)).astype(np.float32)), 2)
+
+    clients = runs.simulate(backbone, tiny.TASK, {"a": tiny.examples(12)})
+    path, model = tmp_path / "state", ModelSettings(source="tiny")
+    first = runs.federate(clients, model, tiny.TASK, METHOD, checkpoint=path, starter=starter)
+    again = runs.federate(clients, model, tiny.TASK, METHOD, checkpoint=path, resume=True, starter=starter)
+    assert (len(asked), first.outcome.state.round, again.outcome.state.round) == (1, 2, 2)
+
+
+def test_the_command_line_from_a_miss_to_a_hit_and_to_another_federation(
+    config: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = str(tmp_path / "cache.sqlite")
+    arguments = ["run", str(config), "--store", store, "--federation", "clinics", "--json"]
+    assert run(*arguments, "--out", str(tmp_path / "one")) == 0
+    assert json.loads(capsys.readouterr().out)["cache"]["kind"] == "miss"
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr(runs, "load_backbone", never)
+    assert run(*arguments, "--out", str(tmp_path / "two")) == 0
+    assert json.loads(capsys.readouterr().out)["cache"]["kind"] == "exact"
+    for name in ("adapter.json", "adapter.safetensors"):
+        assert (tmp_path / "one" / "adapter" / name).read_bytes() == (tmp_path / "two" / "adapter" / name).read_bytes()
+
+    assert run("tasks", "export", "1", str(tmp_path / "out"), "--store", store) == 0
+    assert run("tasks", "import", str(tmp_path / "out"), "--federation", "banks", "--store", store) == 0
+    capsys.readouterr()
+    assert run("tasks", "list", "--store", store, "--json") == 0
+    assert [(row["federation"], row["version"]) for row in json.loads(capsys.readouterr().out)] == [
+        ("clinics", 1),
+        ("banks", 1),
+    ]
+    assert run("tasks", "search", "2", "--store", store, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == []  # clinics' version is no neighbour of banks'
+    assert run("tasks", "show", "2", "--store", store) == 0
+    assert json.loads(capsys.readouterr().out)["has_signature"]
+    assert run("tasks", "gc", "--store", store) == 0
+    assert run("tasks", "rm", "1", "2", "--store", store) == 0
+    with sqlite3.connect(store) as connection:
+        names = ("tasks", "versions", "signatures")
+        counts = [connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names]  # noqa: S608
+    connection.close()
+    assert counts == [0, 0, 0]
+    assert run("tasks", "show", "1", "--store", store) == StorageError.exit_code
+
+
+def test_without_its_packages_the_command_says_how_to_get_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
+    monkeypatch.delitem(sys.modules, "ifedicl.store.database", raising=False)
+    assert run("tasks", "list", "--store", str(tmp_path / "x")) == StorageError.exit_code
+    assert "pip install 'ifedicl[store]'" in capsys.readouterr().err
