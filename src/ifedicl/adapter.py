@@ -163,7 +163,8 @@ class Adapter:
             "subspace.core": self.coefficients.core,
             "readout.weights": None if self.readout is None else self.readout.weights,
         }
-        return {name: array for name, array in named.items() if array is not None}
+        # safetensors writes memory as it lies, whatever its strides say.
+        return {name: np.ascontiguousarray(array) for name, array in named.items() if array is not None}
 
     def located(self, source: str | None) -> Adapter:
         """The same adapter with its model at another place; with None, as it is."""

@@ -333,7 +333,11 @@ def _run_facts(report: Report, folder: Path) -> dict[str, Any]:
         "report": str(folder / "report.html"),
         "rounds": state.round,
         "chosen_round": report.outcome.chosen_round,
-        "held_out": [{"round": item.round, **asdict(item.held_out)} for item in state.history if item.held_out is not None],
+        "held_out": [
+            {"round": item.round, **asdict(item.held_out), "worst": item.worst}
+            for item in state.history
+            if item.held_out is not None
+        ],
         "gate": None if report.outcome.gate is None else {"open": report.outcome.gate.is_open},
         "test": {row.name: row.evaluation.summary() for row in report.rows},
         "seconds": round(report.seconds, 1),

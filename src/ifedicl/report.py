@@ -100,7 +100,7 @@ class ClientTraffic:
     failures: Mapping[str, int]
 
 
-_STEPS_OF_A_ROUND = {"update", "evaluate"}
+_STEPS_OF_A_ROUND = {"update", "gradient", "evaluate"}
 
 
 def traffic_by_client(traffic: Sequence[Traffic], rounds: int) -> list[ClientTraffic]:
@@ -206,12 +206,11 @@ def _clients_table(report: Report) -> Table:
 
 
 def _rounds_table(report: Report) -> Table:
-    table = Table(
-        "round", "clients", "training loss", "held-out loss", "held-out accuracy", title="The federation, round by round"
-    )
+    columns = "round", "clients", "training loss", "held-out loss", "held-out accuracy", "worst client"
+    table = Table(*columns, title="The federation, round by round")
     zero_shot = report.outcome.state.zero_shot
     if zero_shot is not None:
-        table.add_row("zero-shot", "", "", f"{zero_shot.loss:.3f}", percent(zero_shot.accuracy))
+        table.add_row("zero-shot", "", "", f"{zero_shot.loss:.3f}", percent(zero_shot.accuracy), "")
     for record in report.outcome.state.history:
         held_out = record.held_out
         table.add_row(
@@ -220,6 +219,7 @@ def _rounds_table(report: Report) -> Table:
             "" if record.train_loss is None else f"{record.train_loss:.3f}",
             "" if held_out is None else f"{held_out.loss:.3f}",
             "" if held_out is None else percent(held_out.accuracy),
+            "" if record.worst is None else f"{percent(record.by_client[record.worst].accuracy)} ({record.worst})",
         )
     table.caption = "* the chosen round"
     return table

@@ -340,7 +340,10 @@ def write_metrics(outcome: Outcome, path: Path) -> None:
         StorageError: it cannot be written.
     """
     lines = [{"event": "exchange", **asdict(item)} for item in outcome.state.traffic]
-    lines += [{"event": "round", **asdict(record)} for record in outcome.state.history]
+    lines += [
+        {"event": "round", **asdict(record), "held_out": record.held_out and asdict(record.held_out), "worst": record.worst}
+        for record in outcome.state.history
+    ]
     files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 

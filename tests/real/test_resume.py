@@ -203,7 +203,7 @@ STATE = State(
     readout=Readout(DRAW.normal(size=(2, 7)).astype(np.float32)),
     readout_round=1,
     zero_shot=Tally(5, 3, 0.1 + 0.2),
-    history=(RoundRecord(1, ("b", "clinic/Ä"), 0.5, Tally(5, 4, 1 / 3)), RoundRecord(2, ("b",), 0.25, None)),
+    history=(RoundRecord(1, ("b", "clinic/Ä"), 0.5, {"b": Tally(5, 4, 1 / 3)}), RoundRecord(2, ("b",), None)),
     traffic=(Traffic("b", "vectors", 0, 10, 20, 0.125, "late"), Traffic("clinic/Ä", "update", 1, 10, 20, 0.1)),
 )
 

@@ -23,6 +23,7 @@ from ifedicl.backbone.hooks import injected
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.errors import AdapterError, DataError, FingerprintError, StorageError
 from ifedicl.runs import zero_shot_adapter
@@ -74,6 +75,17 @@ def test_what_is_saved_is_loaded_again_bit_for_bit(adapter: Adapter, saved: Path
     np.testing.assert_array_equal(loaded.coefficients.scales, adapter.coefficients.scales)
     for name in ("task", "model", "fingerprint", "provenance"):
         assert getattr(loaded, name) == getattr(adapter, name), name
+
+
+def test_arrays_come_back_however_they_lie_in_memory(adapter: Adapter, tmp_path: Path) -> None:
+    weights = np.random.default_rng(0).normal(size=(adapter.context.vectors.shape[-1] + 3, 2)).astype(np.float32).T
+    scales = np.asfortranarray(adapter.coefficients.scales)
+    assert not weights.flags.c_contiguous
+    replace(adapter, readout=Readout(weights), coefficients=Coefficients(scales)).save(tmp_path / "strided")
+    loaded = Adapter.load(tmp_path / "strided")
+    assert loaded.readout is not None
+    np.testing.assert_array_equal(loaded.readout.weights, weights)
+    np.testing.assert_array_equal(loaded.coefficients.scales, adapter.coefficients.scales)
 
 
 def test_saving_twice_gives_the_same_bytes(adapter: Adapter, saved: Path, tmp_path: Path) -> None:

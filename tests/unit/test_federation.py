@@ -27,7 +27,7 @@ from ifedicl.errors import FederationError, TooFewClientsError
 from ifedicl.extract import context_vectors
 from ifedicl.federation import checkpoint
 from ifedicl.federation import client as client_module
-from ifedicl.federation.checkpoint import State
+from ifedicl.federation.checkpoint import RoundRecord, State
 from ifedicl.federation.checks import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
@@ -372,6 +372,17 @@ def test_the_round_is_chosen_as_the_settings_say(by: str, chosen: int) -> None:
     assert outcome.chosen_round == chosen == round_of(outcome.coefficients)
     assert round_of(outcome.state.coefficients) == 5
     assert [record.held_out for record in outcome.state.history] == [Tally(10, *item) for item in COURSE]
+
+
+def test_each_round_says_which_client_fares_worst() -> None:
+    def evaluate(name: str, request: EvaluateRequest) -> Reply | None:
+        return EvaluateReply((Tally(10, {"a": 7, "b": 4, "c": 4}[name], {"a": 9.0, "b": 6.0, "c": 7.0}[name]),))
+
+    outcome = run_with(Scripted(evaluate=evaluate), scripted_method(rounds={"rounds": 2}), SHAPE)
+    record = outcome.state.history[-1]
+    assert record.worst == "c"  # as many right as "b", at a higher loss
+    assert record.held_out == Tally(30, 15, 22.0)
+    assert RoundRecord(1, ("a",), 0.5).worst is None
 
 
 def test_an_equal_round_does_not_replace_an_earlier_one() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.subspace import BASIS_MEANS, Context, subspace_basis
@@ -15,8 +17,10 @@ from ifedicl.data import Role, split_roles
 from ifedicl.extract import context_vectors
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.runs import federate, simulate, zero_shot_adapter
+from ifedicl.settings import ModelSettings
 from tests import tiny
-from tests.unit.test_federation import assert_same_result, real, run_real, shape_of
+from tests.unit.test_federation import HANDS, assert_same_result, real, run_real, shape_of
 
 SOURCES = ("classes", "shards", "clients", "random")
 
@@ -124,3 +128,27 @@ def test_held_out_examples_are_in_no_mean(backbone: Backbone) -> None:
     for client in real(backbone):
         train = split_roles(client.examples, selection=method.holdout.selection, gate=0.0, seed=method.seed)[Role.TRAIN]
         assert outcome.state.client_vectors[client.name].examples == len(train)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "opt"])
+def test_families_other_than_llama_run_end_to_end(name: str, tmp_path: Path) -> None:
+    """All forms at once, from stage 1 to an adapter that is saved, loaded, and labels better than the raw model."""
+    family = tiny.family_backbone(name)
+    method = tiny.method(
+        holdout={"selection": 0.3},
+        rounds={"rounds": 6, "select_by": "last"},
+        calibration={"local_steps": 4, "batch_size": 8},
+        subspace={"rank": 4, "parts": 2},
+        readout={},
+    )
+    clients = simulate(family, tiny.TASK, HANDS, seed=0)
+    federated = federate(clients, ModelSettings(source=name), tiny.TASK, method)
+    history = federated.outcome.state.history
+    assert (history[-1].train_loss or 0.0) < (history[0].train_loss or 0.0)
+    federated.adapter.save(tmp_path / "adapter")
+    rows = [row for own in HANDS.values() for row in split_roles(own, selection=0.3, gate=0.0, seed=0)[Role.TRAIN]]
+    learnt = Adapter.load(tmp_path / "adapter").classifier(family).evaluate(rows)
+    raw = zero_shot_adapter(family, ModelSettings(source=name), tiny.TASK).classifier(family).evaluate(rows)
+    assert learnt.accuracy > raw.accuracy
+    assert learnt.loss < raw.loss
+    assert learnt.loss == federated.adapter.classifier(family).evaluate(rows).loss

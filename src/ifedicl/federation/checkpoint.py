@@ -66,13 +66,23 @@ class RoundRecord:
         round: number of completed rounds; 0 is the state before the first.
         clients: who gave a usable update.
         train_loss: mean over those clients; None for round 0.
-        held_out: on the clients' selection examples; None where this round was not evaluated.
+        by_client: on each client's selection examples; empty where this round was not evaluated.
     """
 
     round: int
     clients: tuple[str, ...]
     train_loss: float | None
-    held_out: Tally | None
+    by_client: Mapping[str, Tally] = field(default_factory=dict)
+
+    @property
+    def held_out(self) -> Tally | None:
+        """On all clients' selection examples; None where this round was not evaluated."""
+        return sum(self.by_client.values(), Tally()) if self.by_client else None
+
+    @property
+    def worst(self) -> str | None:
+        """The client whose selection examples fare worst by accuracy, equal ones by loss; likewise."""
+        return min(self.by_client, key=lambda name: (self.by_client[name].accuracy, -self.by_client[name].loss), default=None)
 
 
 @dataclass(frozen=True)
@@ -183,7 +193,12 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
         return None if value is None else Tally(**value)
 
     history = [
-        RoundRecord(item["round"], tuple(item["clients"]), item["train_loss"], tally(item["held_out"]))
+        RoundRecord(
+            item["round"],
+            tuple(item["clients"]),
+            item["train_loss"],
+            {name: Tally(**own) for name, own in item["by_client"].items()},
+        )
         for item in header.pop("history")
     ]
 

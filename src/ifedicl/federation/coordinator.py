@@ -183,8 +183,8 @@ class Coordinator:
         completed = state.round + 1
         last = completed == state.phase_start + state.phase_rounds
         evaluated = self._method.holdout.selection > 0 and (last or completed % settings.evaluate_every == 0)
-        held_out = total(self._evaluate(coefficients)) if evaluated else None
-        record = RoundRecord(completed, moved.clients, moved.loss, held_out)
+        by_client = self._evaluate(coefficients) if evaluated else {}
+        record = RoundRecord(completed, moved.clients, moved.loss, by_client)
 
         # Step 5: remember
         self._save(
