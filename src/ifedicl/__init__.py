@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ifedicl.backbone.load import Backbone, load_backbone
     from ifedicl.data import Example, dirichlet_split, read_examples
     from ifedicl.errors import IfediclError
+    from ifedicl.personal import personalise
     from ifedicl.runs import Federated, RunResult, federate, run, simulate
     from ifedicl.settings import Method, ModelSettings, RunSettings, load_preset, load_settings
     from ifedicl.task import Task
@@ -38,6 +39,7 @@ _HOMES = {
     "load_backbone": "backbone.load",
     "load_preset": "settings",
     "load_settings": "settings",
+    "personalise": "personal",
     "read_examples": "data",
     "run": "runs",
     "simulate": "runs",
@@ -62,6 +64,7 @@ __all__ = [
     "load_backbone",
     "load_preset",
     "load_settings",
+    "personalise",
     "read_examples",
     "run",
     "simulate",

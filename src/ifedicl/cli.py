@@ -237,6 +237,53 @@ def evaluate(
 
 
 @app.command()
+def personalise(
+    adapter: AdapterFolder,
+    file: Annotated[Path, typer.Argument(help="Your own labelled text: .jsonl, .csv, .tsv or .parquet.")],
+    out: Annotated[Path, typer.Option(help="Where the personal adapter goes.")],
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps, rounded up to a multiple of 4.")] = 40,
+    held_out: Annotated[float, typer.Option(min=0.05, max=0.95, help="Fraction of FILE that decides.")] = 0.3,
+    seed: Annotated[int, typer.Option(min=0, help="Of split and batches.")] = 0,
+    text_column: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
+    label_column: Annotated[str, typer.Option(help="The column that holds the label.")] = "label",
+    model: ModelSource = None,
+    as_json: Json = False,
+) -> None:
+    """Take a federation's adapter a few steps further on your own text; nothing leaves this machine.
+
+    It is kept only where it beats the federation's adapter on examples of yours that it was not trained on.
+    """
+    from ifedicl.adapter import Adapter
+    from ifedicl.data import read_examples
+    from ifedicl.personal import personalise as personalised
+    from ifedicl.progress import LOADING, counted, waiting
+
+    loaded = Adapter.load(adapter)
+    examples = read_examples(file, loaded.task, text=text_column, label=label_column)
+    with waiting(LOADING):
+        backbone = loaded.located(model).classifier().backbone
+    with counted("calibrating", steps) as advance:
+        result = personalised(loaded, examples, backbone, steps=steps, held_out=held_out, seed=seed, on_progress=advance)
+    own, federation = result.comparison.adapter, result.comparison.zero_shot
+    if result.is_used:
+        result.adapter.save(out)
+    if as_json:
+        figures = {"personal": own.accuracy, "federation": federation.accuracy, "examples": own.examples}
+        print(json.dumps({"used": result.is_used, "accuracy": figures, "adapter": str(out) if result.is_used else None}))
+        return
+    console = Console(markup=False)
+    console.print(
+        f"on {own.examples} examples that were not trained on: loss {own.loss:.3f}, {own.accuracy:.1%} right, against "
+        f"{federation.loss:.3f} and {federation.accuracy:.1%} of the federation's adapter",
+        highlight=False,
+    )
+    verdict = (
+        f"written to {out}" if result.is_used else "no better by a paired 95% bound: nothing is written, use the federation's"
+    )
+    console.print(verdict, highlight=False)
+
+
+@app.command()
 def bench(
     plan: Annotated[str, typer.Argument(help="A plan file, or one that comes with ifedicl: smoke, cpu, paper.")],
     out: Annotated[Path | None, typer.Option(help="Where results go. Default: runs/bench-NAME.")] = None,
