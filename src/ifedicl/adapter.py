@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ifedicl import files
+from ifedicl.backbone.export import export_folded
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.scoring import Scorer
@@ -186,6 +188,31 @@ class Adapter:
         """Load the model and label texts. To label more than once, keep a :meth:`classifier`."""
         return self.classifier().classify(texts)
 
+    def export(self, folder: str | Path, backbone: Backbone | None = None, *, dtype: str = "float32") -> None:
+        """Fold the adapter into an ordinary checkpoint, which any server runs at the price of the plain model.
+
+        The folder holds model, tokenizer, a model card, the base model's licence where it has one, and under ``ifedicl/`` this
+        adapter: label words and readout are no part of a checkpoint.
+
+        Args:
+            folder: made whole or not at all; an earlier export there is replaced.
+            backbone: the model, where it is loaded already.
+            dtype: of the stored weights: ``float32``, ``bfloat16`` or ``float16``.
+
+        Raises:
+            BackboneError: the family cannot store it; the adapter stays of use beside the model.
+            StorageError: as :meth:`save`.
+        """
+        folder, backbone = Path(folder), self.classifier(backbone).backbone
+        with files.new_folder(folder, mark=f"{_BESIDE}/{_HEADER}") as temporary:
+            export_folded(backbone, self.context, self.coefficients, temporary, dtype=dtype)
+            files.write_text(temporary / "README.md", self.describe() + _EXPORTED.format(dtype=dtype))
+            base = Path(self.model.source)
+            for notice in sorted(base.glob("*")) if base.is_dir() else ():
+                if notice.is_file() and notice.name.upper().startswith(_NOTICES):
+                    shutil.copyfile(notice, temporary / notice.name)
+            self.save(temporary / _BESIDE)
+
     @property
     def model_name(self) -> str:
         """The model's hub id or the last part of its path."""
@@ -210,6 +237,17 @@ class Adapter:
             'Adapter.load("this/folder").classify(["a text"])\n```\n\n'
             f"How it came to be:\n\n```json\n{provenance}\n```\n"
         )
+
+
+_BESIDE = "ifedicl"
+_NOTICES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "ACCEPTABLE_USE")
+_EXPORTED = """
+## This checkpoint
+
+The adapter is folded into the weights, stored as {dtype}: an ordinary checkpoint, of another family's name where its own has no
+place for biases. Ask it with the prompt above and compare the probabilities of the label words. A readout is not in it; it
+stands, with the adapter itself, in `ifedicl/`.
+"""
 
 
 class Classifier:

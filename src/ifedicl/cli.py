@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from enum import StrEnum
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -39,6 +40,15 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_tasks.app, name="tasks")
+
+
+class Stored(StrEnum):
+    """Dtypes of an exported checkpoint."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 ModelSource = Annotated[str | None, typer.Option(help="Where the model lies here, if not where the adapter says.")]
@@ -281,6 +291,31 @@ def personalise(
         f"written to {out}" if result.is_used else "no better by a paired 95% bound: nothing is written, use the federation's"
     )
     console.print(verdict, highlight=False)
+
+
+@app.command()
+def export(
+    adapter: AdapterFolder,
+    out: Annotated[Path, typer.Argument(help="The folder of the checkpoint.")],
+    dtype: Annotated[Stored, typer.Option(help="Of the stored weights; float32 is exact.")] = Stored.FLOAT32,
+    model: ModelSource = None,
+) -> None:
+    """Fold an adapter into an ordinary checkpoint that any server runs.
+
+    For families whose checkpoints can store biases (docs/serving.md has the table); a readout stays beside it.
+    """
+    from ifedicl.adapter import Adapter
+    from ifedicl.progress import LOADING, waiting
+
+    loaded = Adapter.load(adapter)
+    with waiting(LOADING):
+        backbone = loaded.located(model).classifier().backbone
+    with waiting("folding and writing"):
+        loaded.export(out, backbone, dtype=dtype.value)
+    console = Console(markup=False)
+    console.print(f"written to {out}: an ordinary checkpoint; README.md there says how to ask it", highlight=False)
+    if loaded.readout is not None:
+        console.print("its readout is not in the checkpoint: ask by label words, or use the adapter itself", highlight=False)
 
 
 @app.command()

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from ifedicl import Adapter, Backbone, ModelSettings, Task, load_backbone
+from ifedicl import Adapter, Backbone, ModelSettings, Task, federate, load_backbone, load_preset, runs, simulate
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.demo import story
 from ifedicl.demo.fetch import MODEL_SHA256, demo_model, demo_places
+from ifedicl.settings import changed
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[2]
@@ -126,3 +128,23 @@ def test_the_ten_lines_of_the_python_page_run_as_they_stand(tmp_path: Path) -> N
     )
     assert done.stdout.strip() in {"good", "bad"}
     assert (tmp_path / "runs" / "mood" / "adapter.json").is_file()
+
+
+@pytest.mark.parametrize("preset", ["paper", "subspace"])
+def test_a_folded_checkpoint_says_what_the_adapter_says(
+    preset: str, model: ModelSettings, real_backbone: Backbone, tmp_path: Path
+) -> None:
+    """Scalars, and a core within a subspace: read back by plain transformers, in float32."""
+    places = demo_places(pool=12, test=12, seed=0)
+    sections = {"rounds": {"rounds": 2}, "calibration": {"local_steps": 2}}
+    method = changed(load_preset(preset), sections, "test")
+    clients = simulate(real_backbone, story.TASK, {name: place.pool for name, place in places.items()})
+    adapter = replace(federate(clients, model, story.TASK, method).adapter, readout=None)
+    texts = [example.text for place in places.values() for example in place.test]
+    expected = adapter.classifier(real_backbone).log_probabilities(texts)
+    adapter.export(tmp_path / "out", real_backbone)
+    exported = load_backbone(ModelSettings(source=str(tmp_path / "out"), dtype="float32", device="cpu"))
+    plain = runs.zero_shot_adapter(exported, model, story.TASK).classifier(exported).log_probabilities(texts)
+    np.testing.assert_allclose(plain, expected, atol=1e-4)
+    raw = runs.zero_shot_adapter(real_backbone, model, story.TASK).classifier(real_backbone).log_probabilities(texts)
+    assert np.abs(expected - raw).max() > 0.1

@@ -141,7 +141,7 @@ def load_backbone(settings: ModelSettings, *, cache: Path | None = None) -> Back
         StorageError: the cache cannot be written.
     """
     folder, fingerprint = _located(settings, cache)
-    with _quiet_transformers():
+    with quiet_transformers():
         config = _config(folder, settings.source)
         writes = writes_of(config.model_type, settings.writes)
         device = _device(settings.device)
@@ -166,7 +166,7 @@ def _located(settings: ModelSettings, cache: Path | None) -> tuple[Path, str]:
     """The folder with the weights, made or downloaded where need be, and the model's fingerprint."""
     original = Path(settings.source).expanduser()
     if original.suffix.lower() == ".gguf":
-        with _quiet_transformers():
+        with quiet_transformers():
             return gguf.converted(original, cache), gguf.fingerprint_of(original)
     folder = original if original.is_dir() else _downloaded(settings)
     return folder, fingerprint_of(folder)
@@ -313,7 +313,7 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Loading bars and advice of transformers belong to no one's script; what the user set before is put back."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
