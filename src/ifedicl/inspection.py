@@ -11,6 +11,7 @@ import numpy as np
 from ifedicl import runs
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import load_backbone
+from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout, ReadoutSums, feature_count
 from ifedicl.core.subspace import Context
@@ -21,6 +22,8 @@ from ifedicl.federation.messages import (
     ContextRequest,
     EvaluateReply,
     EvaluateRequest,
+    GradientReply,
+    GradientRequest,
     Reply,
     Request,
     StatisticsReply,
@@ -32,7 +35,7 @@ from ifedicl.federation.messages import (
     encode,
 )
 from ifedicl.metrics import Tally
-from ifedicl.settings import RunSettings, load_settings
+from ifedicl.settings import Method, RunSettings, load_settings
 from ifedicl.task import SHOWN_LABEL
 
 
@@ -106,11 +109,16 @@ def what_leaves(settings: RunSettings) -> list[str]:
         if settings.readout
         else []
     )
+    moved = (
+        "each round: the gradient of the loss summed over the training examples that it draws, their number, their summed loss"
+        if settings.takes_gradients
+        else "each round: its coefficients, its number of training examples, its mean training loss"
+    )
     again = "at every refresh" if settings.vectors.refresh_every else "with --more-rounds"
     return [
         f"once, and of added examples alone {again}: the mean of what the model's layers write at one token over its training "
         f"examples, {number}; a keyed digest of which examples they were; the dtype it computes in",
-        "each round: its coefficients, its number of training examples, its mean training loss",
+        moved,
         "each evaluation: number of held-out examples, how many were right, the sum of their losses",
         *readout,
         "when something fails: one code of a fixed list, never a text",
@@ -128,13 +136,25 @@ def expected_bytes(settings: RunSettings, layers: int, width: int, fingerprint: 
         "vectors_request_down": VectorsRequest(task, method, fingerprint, ""),
         "vectors_reply_up": VectorsReply(vectors, "0" * 40, True, settings.model.dtype, wire),
         "context_request_down": ContextRequest(task, method, fingerprint, Context(mean, basis), context_id),
-        "update_request_down": UpdateRequest(context_id, 10, 0, 10, coefficients),
-        "update_reply_up": UpdateReply(coefficients, 100, 0.123456789),
+        **_round_messages(method, context_id, coefficients),
         "evaluate_request_down": EvaluateRequest(context_id, Role.SELECTION, coefficients),
         **_readout_messages(settings, width, context_id, coefficients),
         "evaluate_reply_up": EvaluateReply((Tally(100, 50, 123.456789),)),
     }
     return {name: len(encode(message)) for name, message in messages.items()}
+
+
+def _round_messages(method: Method, context_id: str, coefficients: Coefficients) -> dict[str, Request | Reply]:
+    """One round, evaluations apart."""
+    if method.takes_gradients:
+        return {
+            "gradient_request_down": GradientRequest(context_id, 10, coefficients),
+            "gradient_reply_up": GradientReply(GradientSum(coefficients.arrays, 100, 0.123456789)),
+        }
+    return {
+        "update_request_down": UpdateRequest(context_id, 10, 0, 10, coefficients),
+        "update_reply_up": UpdateReply(coefficients, 100, 0.123456789),
+    }
 
 
 def _readout_messages(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Self
 
 import numpy as np
@@ -51,6 +52,50 @@ class Tally:
 
 
 @dataclass(frozen=True)
+class LabelLosses:
+    """A classifier's losses by true label, in sums: enough to hold it against guessing by the labels' shares.
+
+    Attributes:
+        counts: ``(C,)`` examples of each label; empty of no examples.
+        sums: ``(C,)`` their summed losses, in nats.
+        squares: sum of squares of all losses.
+    """
+
+    counts: tuple[int, ...] = ()
+    sums: tuple[float, ...] = ()
+    squares: float = 0.0
+
+    @classmethod
+    def of(cls, logs: npt.NDArray[np.floating], truth: Sequence[int]) -> Self:
+        """Of ``(N, C)`` log-probabilities and ``(N,)`` label positions."""
+        losses = -logs[np.arange(len(truth)), list(truth)].astype(np.float64)
+        classes = logs.shape[1]
+        counts = np.bincount(list(truth), minlength=classes)
+        sums = np.bincount(list(truth), weights=losses, minlength=classes)
+        return cls(tuple(map(int, counts)), tuple(map(float, sums)), float((losses**2).sum()))
+
+    def __add__(self, other: LabelLosses) -> LabelLosses:
+        counts = tuple(mine + theirs for mine, theirs in zip_longest(self.counts, other.counts, fillvalue=0))
+        sums = tuple(mine + theirs for mine, theirs in zip_longest(self.sums, other.sums, fillvalue=0.0))
+        return LabelLosses(counts, sums, self.squares + other.squares)
+
+    @property
+    def beat_guessing(self) -> bool:
+        """Whether the loss is lower, by a paired one-sided 95% bound, than that of always answering the labels' own shares.
+
+        The shares are those of these very examples: as good as guessing can be.
+        """
+        counts = np.array(self.counts, dtype=np.float64)
+        examples = int(counts.sum())
+        if examples < 2:
+            return False
+        guesses = -np.log(np.maximum(counts, 1.0) / examples)
+        gain = float(counts @ guesses - sum(self.sums)) / examples
+        squares = float(counts @ guesses**2 - 2 * np.dot(guesses, self.sums)) + self.squares
+        return _lower_bound(gain, squares, examples) > 0
+
+
+@dataclass(frozen=True)
 class Comparison:
     """An adapter and the raw model on the same held-out examples, in sums: what the gate looks at.
 
@@ -59,12 +104,14 @@ class Comparison:
         zero_shot: the raw model's.
         squared_gains: sum of squares of each example's loss by the raw model minus its loss by the adapter.
         disagreements: on how many examples exactly one of them is right.
+        by_label: the adapter's losses by true label.
     """
 
     adapter: Tally = Tally()
     zero_shot: Tally = Tally()
     squared_gains: float = 0.0
     disagreements: int = 0
+    by_label: LabelLosses = LabelLosses()
 
     @classmethod
     def of(cls, adapter: npt.NDArray[np.floating], zero_shot: npt.NDArray[np.floating], truth: Sequence[int]) -> Self:
@@ -73,7 +120,8 @@ class Comparison:
         gains = adapter[rows, own].astype(np.float64) - zero_shot[rows, own]
         right = [logs.argmax(axis=1) == np.asarray(truth) for logs in (adapter, zero_shot)]
         disagreements = int((right[0] != right[1]).sum())
-        return cls(Tally.of(adapter, truth), Tally.of(zero_shot, truth), float((gains**2).sum()), disagreements)
+        tallies = Tally.of(adapter, truth), Tally.of(zero_shot, truth)
+        return cls(*tallies, float((gains**2).sum()), disagreements, LabelLosses.of(adapter, truth))
 
     def __add__(self, other: Comparison) -> Comparison:
         return Comparison(
@@ -81,11 +129,21 @@ class Comparison:
             self.zero_shot + other.zero_shot,
             self.squared_gains + other.squared_gains,
             self.disagreements + other.disagreements,
+            self.by_label + other.by_label,
         )
 
     @property
     def is_open(self) -> bool:
-        """Whether the adapter may be used.
+        """Whether the adapter may be used: it is better than the raw model, and than guessing by the labels' shares.
+
+        The second catches examples whose labels mean nothing. There a model that has learnt to doubt everything has a lower
+        loss than one that is sure, on held-out examples as well, since their labels mean nothing either.
+        """
+        return self.is_better and self.by_label.beat_guessing
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the adapter is better than the raw model on these examples.
 
         Its loss must be lower by a paired one-sided 95% bound (or equal on every example), and its accuracy not lower by more
         than one standard error of the paired difference: a lower loss alone can come from doubting everything.
@@ -95,8 +153,15 @@ class Comparison:
             return False
         gain = (self.zero_shot.loss_sum - self.adapter.loss_sum) / count
         right = (self.adapter.correct - self.zero_shot.correct) / count
-        loss_bound = gain - stats.t.ppf(_ONE_SIDED, count - 1) * _standard_error(gain, self.squared_gains, count)
-        return bool(loss_bound >= 0 and right + _standard_error(right, float(self.disagreements), count) >= 0)
+        return bool(
+            _lower_bound(gain, self.squared_gains, count) >= 0
+            and right + _standard_error(right, float(self.disagreements), count) >= 0
+        )
+
+
+def _lower_bound(mean: float, squares: float, count: int) -> float:
+    """One-sided 95% bound of the mean of ``count`` numbers whose squares sum to ``squares``, by Student's t."""
+    return mean - float(stats.t.ppf(_ONE_SIDED, count - 1)) * _standard_error(mean, squares, count)
 
 
 def _standard_error(mean: float, squares: float, count: int) -> float:

@@ -40,7 +40,7 @@ class Personal:
     @property
     def is_used(self) -> bool:
         """Whether the personal coefficients are better by the paired bound that the gate uses."""
-        return self.comparison.is_open
+        return self.comparison.is_better
 
 
 def personalise(
@@ -95,5 +95,5 @@ def personalise(
     ours, theirs = (candidate.classifier(backbone).log_probabilities(texts) for candidate in (own, adapter))
     comparison = Comparison.of(ours, theirs, truth)
     facts = {"examples": len(train), "steps": rounds * _STEPS_AT_ONCE, "held_out": asdict(comparison)}
-    chosen = replace(own, provenance={**adapter.provenance, "personal": facts}) if comparison.is_open else adapter
+    chosen = replace(own, provenance={**adapter.provenance, "personal": facts}) if comparison.is_better else adapter
     return Personal(chosen, comparison, len(train))

@@ -54,7 +54,7 @@ from ifedicl.federation.messages import (
     encode,
     pack,
 )
-from ifedicl.metrics import Comparison, Tally
+from ifedicl.metrics import Comparison, LabelLosses, Tally
 from ifedicl.settings import Method
 from ifedicl.task import Task
 from tests import tiny
@@ -198,7 +198,7 @@ class Scripted:
         if isinstance(request, UpdateRequest):
             return self.update(name, request) or UpdateReply(scales(round_of(request.coefficients) + 1), 4, 0.5)
         if isinstance(request, CompareRequest):
-            return self.compare(name, request) or CompareReply(Comparison(Tally(4, 2, 2.0), Tally(4, 2, 3.0), 0.3, 0))
+            return self.compare(name, request) or compared(0.25, examples=4)
         return self.evaluate(name, request) or EvaluateReply((Tally(4, 2, 3.0),))
 
     def asked_for(self, kind: type[Request]) -> list[tuple[str, Any]]:
@@ -440,11 +440,22 @@ def test_vectors_too_large_for_the_wire_are_not_handed_out(tmp_path: Path) -> No
 # The gate
 
 
-def compared(gain: float, *, spread: float = 0.1, right: int = 0, wrong: int = 0, examples: int = 20) -> CompareReply:
-    """An adapter whose mean loss is lower by ``gain``, and which is right or wrong where the raw model is not."""
-    squares = examples * (gain**2 + spread**2)
-    adapter = Tally(examples, 10 + right - wrong, examples * (2.0 - gain))
-    return CompareReply(Comparison(adapter, Tally(examples, 10, examples * 2.0), squares, right + wrong))
+def compared(
+    gain: float, *, loss: float = 0.6, spread: float = 0.1, right: int = 0, wrong: int = 0, examples: int = 20
+) -> CompareReply:
+    """An adapter whose mean loss is lower than the raw model's by ``gain``, and which is right or wrong where that is not."""
+    squares, own, half = examples * (gain**2 + spread**2), loss - gain, examples // 2
+    adapter, raw = Tally(examples, half + right - wrong, examples * own), Tally(examples, half, examples * loss)
+    by_label = LabelLosses((half, half), (half * own, half * own), examples * (own**2 + 0.01))
+    return CompareReply(Comparison(adapter, raw, squares, right + wrong, by_label))
+
+
+USUAL = compared(0.25, loss=0.6, examples=4).comparison
+
+
+def changed(**fields: Any) -> CompareReply:
+    """A usual answer but for some fields."""
+    return CompareReply(replace(USUAL, **fields))
 
 
 @pytest.mark.parametrize(
@@ -456,8 +467,19 @@ def compared(gain: float, *, spread: float = 0.1, right: int = 0, wrong: int = 0
         (compared(0.5, spread=8.0), False),
         (compared(0.5, wrong=5), False),
         (compared(0.5, right=2, wrong=3), True),
+        (compared(0.5, loss=1.2), False),
+        (compared(0.5, loss=1.1), True),
     ],
-    ids=["better", "equal", "higher loss", "lower by luck", "surer but more often wrong", "about as often wrong"],
+    ids=[
+        "better",
+        "equal",
+        "higher loss",
+        "lower by luck",
+        "surer but more often wrong",
+        "about as often wrong",
+        "doubts everything",
+        "knows something",
+    ],
 )
 def test_the_gate_falls_back_to_zero_shot_where_the_adapter_is_worse(reply: CompareReply, is_open: bool) -> None:
     engine = Scripted(compare=lambda name, request: reply)
@@ -471,7 +493,9 @@ def test_the_gate_falls_back_to_zero_shot_where_the_adapter_is_worse(reply: Comp
 
 
 def test_the_gate_of_one_example_stays_shut() -> None:
-    engine = Scripted(compare=lambda name, request: compared(1.0, examples=1) if name == "a" else Failure(FailureCode.LATE))
+    engine = Scripted(
+        compare=lambda name, request: compared(1.0, loss=1.5, examples=1) if name == "a" else Failure(FailureCode.LATE)
+    )
     outcome = run_with(engine, scripted_method(rounds={"rounds": 1}, holdout={"gate": 0.2}), SHAPE)
     assert outcome.gate is not None
     assert not outcome.gate.is_open
@@ -507,11 +531,15 @@ def test_without_gate_settings_nothing_is_asked_of_the_gate_examples() -> None:
     "reply",
     [
         Failure(FailureCode.LATE),
-        CompareReply(Comparison(Tally(4, 2, 1.0), Tally(5, 2, 3.0), 0.3, 0)),
-        CompareReply(Comparison(Tally(4, 5, 1.0), Tally(4, 2, 3.0), 0.3, 3)),
-        CompareReply(Comparison(Tally(4, 4, 1.0), Tally(4, 2, 3.0), 0.3, 1)),
-        CompareReply(Comparison(Tally(4, 2, 1.0), Tally(4, 2, 3.0), float("nan"), 1)),
-        CompareReply(Comparison(Tally(4, 2, 1.0), Tally(4, 2, 3.0), -1.0, 1)),
+        changed(zero_shot=Tally(5, 2, 3.0)),
+        changed(adapter=Tally(4, 5, USUAL.adapter.loss_sum), disagreements=3),
+        changed(adapter=Tally(4, 4, USUAL.adapter.loss_sum), disagreements=1),
+        changed(squared_gains=float("nan")),
+        changed(squared_gains=-1.0),
+        changed(by_label=LabelLosses((2, 3), (0.35, 0.35), 0.6)),
+        changed(by_label=LabelLosses((2, 2), (0.35, 9.0), 0.6)),
+        changed(by_label=LabelLosses((4,), (0.7,), 0.6)),
+        changed(by_label=LabelLosses((5, -1), (0.35, 0.35), 0.6)),
     ],
     ids=["late", "other examples", "more right than there are", "too few disagreements", "NaN", "negative squares"],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -83,6 +84,25 @@ class Checks:
         fits = reply.sums.moment.shape == (size, classes) and reply.sums.is_finite
         return fits and 0 < reply.sums.examples <= _MOST_EXAMPLES
 
+    def is_usable_comparison(self, reply: CompareReply) -> bool:
+        """Two tallies of the same examples, and sums that can be theirs."""
+        comparison = reply.comparison
+        count, squares, by_label = comparison.adapter.examples, comparison.squared_gains, comparison.by_label
+        both = (comparison.adapter, comparison.zero_shot)
+        difference = abs(comparison.adapter.correct - comparison.zero_shot.correct)
+        return (
+            comparison.zero_shot.examples == count
+            and all(_can_be(tally) for tally in both)
+            and difference <= comparison.disagreements <= count
+            and 0 <= squares <= count * _LARGEST_LOSS**2
+            and len(by_label.counts) == len(by_label.sums) == len(self.task.labels)
+            and min(by_label.counts) >= 0
+            and sum(by_label.counts) == count
+            and min(by_label.sums) >= 0
+            and math.isclose(sum(by_label.sums), comparison.adapter.loss_sum, rel_tol=1e-6, abs_tol=1e-6)
+            and 0 <= by_label.squares <= count * _LARGEST_LOSS**2
+        )
+
 
 def is_usable_context(_reply: ContextReply) -> bool:
     """There is nothing in it that could be wrong."""
@@ -94,20 +114,6 @@ def is_usable_evaluation(reply: EvaluateReply, answers: int) -> bool:
     tallies = reply.tallies
     return (
         len(tallies) == answers and len({tally.examples for tally in tallies}) == 1 and all(_can_be(tally) for tally in tallies)
-    )
-
-
-def is_usable_comparison(reply: CompareReply) -> bool:
-    """Two tallies of the same examples, and sums that can be theirs."""
-    comparison = reply.comparison
-    count, squares = comparison.adapter.examples, comparison.squared_gains
-    both = (comparison.adapter, comparison.zero_shot)
-    difference = abs(comparison.adapter.correct - comparison.zero_shot.correct)
-    return (
-        comparison.zero_shot.examples == count
-        and all(_can_be(tally) for tally in both)
-        and difference <= comparison.disagreements <= count
-        and 0 <= squares <= count * _LARGEST_LOSS**2
     )
 
 

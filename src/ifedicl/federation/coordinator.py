@@ -29,7 +29,6 @@ from ifedicl.federation.checkpoint import RoundRecord, State, Traffic
 from ifedicl.federation.checks import (
     Checks,
     ModelShape,
-    is_usable_comparison,
     is_usable_context,
     is_usable_evaluation,
     rank,
@@ -379,7 +378,7 @@ class Coordinator:
             return None
         request = CompareRequest(self._context_id(), self._state.best, self._state.readout)
         requests = dict.fromkeys(self._engine.clients(), request)
-        replies, failures = self._ask(requests, CompareReply, is_usable_comparison)
+        replies, failures = self._ask(requests, CompareReply, self._checks.is_usable_comparison)
         if not replies and set(failures.values()) <= {FailureCode.NO_EXAMPLES}:
             return None
         return sum((reply.comparison for reply in replies.values()), Comparison())

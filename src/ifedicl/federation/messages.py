@@ -7,6 +7,7 @@ is a field of a reply in this file; there is no other door.
 from __future__ import annotations
 
 import json
+import operator
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Role
 from ifedicl.errors import MessageError
-from ifedicl.metrics import Comparison, Tally
+from ifedicl.metrics import Comparison, LabelLosses, Tally
 from ifedicl.settings import Method
 from ifedicl.task import Task
 
@@ -344,9 +345,11 @@ class CompareReply:
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = _fields(header, adapter=dict, zero_shot=dict, squared_gains=float, disagreements=int)
+        fields = _fields(header, adapter=dict, zero_shot=dict, squared_gains=float, disagreements=int, by_label=dict)
         both = {name: Tally(**_typed(fields[name], _TALLY)) for name in ("adapter", "zero_shot")}
-        return cls(Comparison(**fields | both))
+        by_label = _typed(fields["by_label"], {"counts": list, "sums": list, "squares": float})
+        counts, sums = tuple(map(operator.index, by_label["counts"])), tuple(map(float, by_label["sums"]))
+        return cls(Comparison(**fields | both | {"by_label": LabelLosses(counts, sums, by_label["squares"])}))
 
 
 @dataclass(frozen=True)
