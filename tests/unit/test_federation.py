@@ -541,7 +541,18 @@ def test_without_gate_settings_nothing_is_asked_of_the_gate_examples() -> None:
         changed(by_label=LabelLosses((4,), (0.7,), 0.6)),
         changed(by_label=LabelLosses((5, -1), (0.35, 0.35), 0.6)),
     ],
-    ids=["late", "other examples", "more right than there are", "too few disagreements", "NaN", "negative squares"],
+    ids=[
+        "late",
+        "other examples",
+        "more right than there are",
+        "too few disagreements",
+        "NaN",
+        "negative squares",
+        "five labels",
+        "other losses",
+        "one label",
+        "fewer than none",
+    ],
 )
 def test_a_gate_that_no_client_could_answer_does_not_open(reply: Reply) -> None:
     engine = Scripted(compare=lambda name, request: reply)
