@@ -207,7 +207,7 @@ class Adapter:
         with files.new_folder(folder, mark=f"{_BESIDE}/{_HEADER}") as temporary:
             export_folded(backbone, self.context, self.coefficients, temporary, dtype=dtype)
             files.write_text(temporary / "README.md", self.describe() + _EXPORTED.format(dtype=dtype))
-            base = Path(self.model.source)
+            base = Path(self.model.source).expanduser()
             for notice in sorted(base.glob("*")) if base.is_dir() else ():
                 if notice.is_file() and notice.name.upper().startswith(_NOTICES):
                     shutil.copyfile(notice, temporary / notice.name)

@@ -307,9 +307,9 @@ def export(
     from ifedicl.adapter import Adapter
     from ifedicl.progress import LOADING, waiting
 
-    loaded = Adapter.load(adapter)
+    loaded = Adapter.load(adapter).located(model)  # its licence lies there too
     with waiting(LOADING):
-        backbone = loaded.located(model).classifier().backbone
+        backbone = loaded.classifier().backbone
     with waiting("folding and writing"):
         loaded.export(out, backbone, dtype=dtype.value)
     console = Console(markup=False)

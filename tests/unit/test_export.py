@@ -122,3 +122,15 @@ def test_the_command_writes_a_checkpoint(backbone: Backbone, llama_folder: Path,
     assert "written to" in done.output
     assert "shards" not in done.output  # no bars where nobody looks
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
+
+
+def test_the_licence_is_found_where_the_model_lies_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tiny.save_model(tmp_path / "base")
+    (base / "LICENSE").write_text("of the base model")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _adapter(tiny.load(base), rank=0, source="elsewhere").save(tmp_path / "adapter")
+    for number, place in enumerate((str(base), "~/base")):
+        out = tmp_path / f"out{number}"
+        done = CliRunner().invoke(app, ["export", str(tmp_path / "adapter"), str(out), "--model", place])
+        assert done.exit_code == 0, done.output
+        assert (out / "LICENSE").read_text() == "of the base model"
