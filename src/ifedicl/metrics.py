@@ -52,50 +52,6 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class LabelLosses:
-    """A classifier's losses by true label, in sums: enough to hold it against guessing by the labels' shares.
-
-    Attributes:
-        counts: ``(C,)`` examples of each label; empty of no examples.
-        sums: ``(C,)`` their summed losses, in nats.
-        squares: sum of squares of all losses.
-    """
-
-    counts: tuple[int, ...] = ()
-    sums: tuple[float, ...] = ()
-    squares: float = 0.0
-
-    @classmethod
-    def of(cls, logs: npt.NDArray[np.floating], truth: Sequence[int]) -> Self:
-        """Of ``(N, C)`` log-probabilities and ``(N,)`` label positions."""
-        losses = -logs[np.arange(len(truth)), list(truth)].astype(np.float64)
-        classes = logs.shape[1]
-        counts = np.bincount(list(truth), minlength=classes)
-        sums = np.bincount(list(truth), weights=losses, minlength=classes)
-        return cls(tuple(map(int, counts)), tuple(map(float, sums)), float((losses**2).sum()))
-
-    def __add__(self, other: LabelLosses) -> LabelLosses:
-        counts = tuple(mine + theirs for mine, theirs in zip_longest(self.counts, other.counts, fillvalue=0))
-        sums = tuple(mine + theirs for mine, theirs in zip_longest(self.sums, other.sums, fillvalue=0.0))
-        return LabelLosses(counts, sums, self.squares + other.squares)
-
-    @property
-    def beat_guessing(self) -> bool:
-        """Whether the loss is lower, by a paired one-sided 95% bound, than that of always answering the labels' own shares.
-
-        The shares are those of these very examples: as good as guessing can be.
-        """
-        counts = np.array(self.counts, dtype=np.float64)
-        examples = int(counts.sum())
-        if examples < 2:
-            return False
-        guesses = -np.log(np.maximum(counts, 1.0) / examples)
-        gain = float(counts @ guesses - sum(self.sums)) / examples
-        squares = float(counts @ guesses**2 - 2 * np.dot(guesses, self.sums)) + self.squares
-        return _lower_bound(gain, squares, examples) > 0
-
-
-@dataclass(frozen=True)
 class Comparison:
     """An adapter and the raw model on the same held-out examples, in sums: what the gate looks at.
 
@@ -104,14 +60,16 @@ class Comparison:
         zero_shot: the raw model's.
         squared_gains: sum of squares of each example's loss by the raw model minus its loss by the adapter.
         disagreements: on how many examples exactly one of them is right.
-        by_label: the adapter's losses by true label.
+        truth: ``(C,)`` how many examples there are of each label; empty of no examples.
+        answers: ``(C,)`` how often the adapter answers each label.
     """
 
     adapter: Tally = Tally()
     zero_shot: Tally = Tally()
     squared_gains: float = 0.0
     disagreements: int = 0
-    by_label: LabelLosses = LabelLosses()
+    truth: tuple[int, ...] = ()
+    answers: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, adapter: npt.NDArray[np.floating], zero_shot: npt.NDArray[np.floating], truth: Sequence[int]) -> Self:
@@ -121,7 +79,8 @@ class Comparison:
         right = [logs.argmax(axis=1) == np.asarray(truth) for logs in (adapter, zero_shot)]
         disagreements = int((right[0] != right[1]).sum())
         tallies = Tally.of(adapter, truth), Tally.of(zero_shot, truth)
-        return cls(*tallies, float((gains**2).sum()), disagreements, LabelLosses.of(adapter, truth))
+        counts = (np.bincount(labels, minlength=adapter.shape[1]) for labels in (own, adapter.argmax(axis=1)))
+        return cls(*tallies, float((gains**2).sum()), disagreements, *(tuple(map(int, each)) for each in counts))
 
     def __add__(self, other: Comparison) -> Comparison:
         return Comparison(
@@ -129,17 +88,34 @@ class Comparison:
             self.zero_shot + other.zero_shot,
             self.squared_gains + other.squared_gains,
             self.disagreements + other.disagreements,
-            self.by_label + other.by_label,
+            _added(self.truth, other.truth),
+            _added(self.answers, other.answers),
         )
 
     @property
     def is_open(self) -> bool:
-        """Whether the adapter may be used: it is better than the raw model, and than guessing by the labels' shares.
+        """Whether the adapter may be used: it is better than the raw model, and its answers have to do with the labels.
 
         The second catches examples whose labels mean nothing. There a model that has learnt to doubt everything has a lower
         loss than one that is sure, on held-out examples as well, since their labels mean nothing either.
         """
-        return self.is_better and self.by_label.beat_guessing
+        return self.is_better and self.beats_chance
+
+    @property
+    def beats_chance(self) -> bool:
+        """Whether more answers are right than if they were dealt to the examples at random, one-sided at 5%.
+
+        That is Cohen's kappa above 0, by its permutation distribution: with ``n_c`` examples of each label and ``m_c`` answers,
+        a random deal has ``Σ n_c m_c / n`` right on average. Who always answers the same is right as often as chance.
+        """
+        count = self.adapter.examples
+        if count < 2:
+            return False
+        truth, answers = np.array(self.truth, dtype=np.float64), np.array(self.answers, dtype=np.float64)
+        both = float(truth @ answers)
+        variance = (both**2 - count * float((truth * answers) @ (truth + answers)) + count**2 * both) / (count**2 * (count - 1))
+        threshold = float(stats.norm.ppf(_ONE_SIDED)) * math.sqrt(max(0.0, variance))
+        return self.adapter.correct - both / count > threshold
 
     @property
     def is_better(self) -> bool:
@@ -157,6 +133,10 @@ class Comparison:
             _lower_bound(gain, self.squared_gains, count) >= 0
             and right + _standard_error(right, float(self.disagreements), count) >= 0
         )
+
+
+def _added(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
+    return tuple(mine + theirs for mine, theirs in zip_longest(first, second, fillvalue=0))
 
 
 def _lower_bound(mean: float, squares: float, count: int) -> float:

@@ -150,7 +150,7 @@ def gate_sentences(outcome: Outcome) -> list[str]:
     decision = "open, the adapter is used" if gate.is_open else "SHUT, the raw model is used"
     ours, raw = (f"loss {tally.loss:.3f}, {percent(tally.accuracy)} right" for tally in (gate.adapter, gate.zero_shot))
     if gate.is_better and not gate.is_open:
-        decision = f"{decision}, since the adapter does no better than guessing by the labels' shares"
+        decision = f"{decision}, since the adapter's answers are no better than chance"
     return [
         f"Gate: on {gate.adapter.examples} held-out examples that nothing else has seen, {ours} against {raw} of the raw "
         f"model: {decision}."

@@ -54,7 +54,7 @@ from ifedicl.federation.messages import (
     encode,
     pack,
 )
-from ifedicl.metrics import Comparison, LabelLosses, Tally
+from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
 from ifedicl.task import Task
 from tests import tiny
@@ -441,16 +441,19 @@ def test_vectors_too_large_for_the_wire_are_not_handed_out(tmp_path: Path) -> No
 
 
 def compared(
-    gain: float, *, loss: float = 0.6, spread: float = 0.1, right: int = 0, wrong: int = 0, examples: int = 20
+    gain: float, *, spread: float = 0.1, right: int = 0, wrong: int = 0, examples: int = 20, known: int | None = None
 ) -> CompareReply:
-    """An adapter whose mean loss is lower than the raw model's by ``gain``, and which is right or wrong where that is not."""
-    squares, own, half = examples * (gain**2 + spread**2), loss - gain, examples // 2
-    adapter, raw = Tally(examples, half + right - wrong, examples * own), Tally(examples, half, examples * loss)
-    by_label = LabelLosses((half, half), (half * own, half * own), examples * (own**2 + 0.01))
-    return CompareReply(Comparison(adapter, raw, squares, right + wrong, by_label))
+    """An adapter whose mean loss is lower than the raw model's by ``gain``, and which is right or wrong where that is not.
+
+    The raw model is right on ``known`` examples, three quarters unless given; half of them have each label, and half get each.
+    """
+    known, squares = 3 * examples // 4 if known is None else known, examples * (gain**2 + spread**2)
+    adapter, raw = Tally(examples, known + right - wrong, examples * (2.0 - gain)), Tally(examples, known, examples * 2.0)
+    halves = (examples // 2, examples - examples // 2)
+    return CompareReply(Comparison(adapter, raw, squares, right + wrong, halves, halves))
 
 
-USUAL = compared(0.25, loss=0.6, examples=4).comparison
+USUAL = compared(0.25, examples=4).comparison
 
 
 def changed(**fields: Any) -> CompareReply:
@@ -467,8 +470,9 @@ def changed(**fields: Any) -> CompareReply:
         (compared(0.5, spread=8.0), False),
         (compared(0.5, wrong=5), False),
         (compared(0.5, right=2, wrong=3), True),
-        (compared(0.5, loss=1.2), False),
-        (compared(0.5, loss=1.1), True),
+        (compared(0.5, known=10), False),
+        (compared(0.5, known=12), False),
+        (compared(0.5, known=13), True),
     ],
     ids=[
         "better",
@@ -478,6 +482,7 @@ def changed(**fields: Any) -> CompareReply:
         "surer but more often wrong",
         "about as often wrong",
         "doubts everything",
+        "right as often as by luck",
         "knows something",
     ],
 )
@@ -494,7 +499,7 @@ def test_the_gate_falls_back_to_zero_shot_where_the_adapter_is_worse(reply: Comp
 
 def test_the_gate_of_one_example_stays_shut() -> None:
     engine = Scripted(
-        compare=lambda name, request: compared(1.0, loss=1.5, examples=1) if name == "a" else Failure(FailureCode.LATE)
+        compare=lambda name, request: compared(1.0, examples=1, known=1) if name == "a" else Failure(FailureCode.LATE)
     )
     outcome = run_with(engine, scripted_method(rounds={"rounds": 1}, holdout={"gate": 0.2}), SHAPE)
     assert outcome.gate is not None
@@ -533,13 +538,13 @@ def test_without_gate_settings_nothing_is_asked_of_the_gate_examples() -> None:
         Failure(FailureCode.LATE),
         changed(zero_shot=Tally(5, 2, 3.0)),
         changed(adapter=Tally(4, 5, USUAL.adapter.loss_sum), disagreements=3),
-        changed(adapter=Tally(4, 4, USUAL.adapter.loss_sum), disagreements=1),
+        changed(adapter=Tally(4, 4, USUAL.adapter.loss_sum), disagreements=0),
         changed(squared_gains=float("nan")),
         changed(squared_gains=-1.0),
-        changed(by_label=LabelLosses((2, 3), (0.35, 0.35), 0.6)),
-        changed(by_label=LabelLosses((2, 2), (0.35, 9.0), 0.6)),
-        changed(by_label=LabelLosses((4,), (0.7,), 0.6)),
-        changed(by_label=LabelLosses((5, -1), (0.35, 0.35), 0.6)),
+        changed(truth=(2, 3)),
+        changed(answers=(0, 4), truth=(4, 0)),
+        changed(truth=(4,)),
+        changed(truth=(5, -1)),
     ],
     ids=[
         "late",
@@ -549,7 +554,7 @@ def test_without_gate_settings_nothing_is_asked_of_the_gate_examples() -> None:
         "NaN",
         "negative squares",
         "five labels",
-        "other losses",
+        "answers that cannot be right so often",
         "one label",
         "fewer than none",
     ],

@@ -44,7 +44,7 @@ from ifedicl.federation.messages import (
     pack,
     unpack,
 )
-from ifedicl.metrics import Comparison, LabelLosses, Tally
+from ifedicl.metrics import Comparison, Tally
 from ifedicl.progress import STEPS
 from tests import tiny
 
@@ -75,7 +75,7 @@ REPLIES: list[Reply] = [
     GradientReply(GradientSum({name: array * 3 for name, array in CORE.arrays.items()}, 12, 7.5)),
     EvaluateReply((Tally(9, 4, 3.1415926535897931), Tally(9, 5, 2.0))),
     StatisticsReply(ReadoutSums(np.eye(5), np.ones((5, 2)), 3)),
-    CompareReply(Comparison(Tally(9, 4, 3.5), Tally(9, 5, 2.0), 0.75, 3, LabelLosses((4, 5), (1.5, 2.0), 2.25))),
+    CompareReply(Comparison(Tally(9, 4, 3.5), Tally(9, 5, 2.0), 0.75, 3, (4, 5), (5, 4))),
     *(Failure(code) for code in FailureCode),
 ]
 

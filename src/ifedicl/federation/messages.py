@@ -27,7 +27,7 @@ from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Role
 from ifedicl.errors import MessageError
-from ifedicl.metrics import Comparison, LabelLosses, Tally
+from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
 from ifedicl.task import Task
 
@@ -345,11 +345,10 @@ class CompareReply:
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = _fields(header, adapter=dict, zero_shot=dict, squared_gains=float, disagreements=int, by_label=dict)
+        fields = _fields(header, adapter=dict, zero_shot=dict, squared_gains=float, disagreements=int, truth=list, answers=list)
         both = {name: Tally(**_typed(fields[name], _TALLY)) for name in ("adapter", "zero_shot")}
-        by_label = _typed(fields["by_label"], {"counts": list, "sums": list, "squares": float})
-        counts, sums = tuple(map(operator.index, by_label["counts"])), tuple(map(float, by_label["sums"]))
-        return cls(Comparison(**fields | both | {"by_label": LabelLosses(counts, sums, by_label["squares"])}))
+        counts = {name: tuple(map(operator.index, fields[name])) for name in ("truth", "answers")}
+        return cls(Comparison(**fields | both | counts))
 
 
 @dataclass(frozen=True)
