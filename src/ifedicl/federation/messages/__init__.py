@@ -1,0 +1,56 @@
+"""What crosses between coordinator and clients: requests and replies, and their bytes.
+
+A message on the wire is a safetensors frame: raw little-endian arrays behind a JSON header. Everything that leaves a client
+is a field of a reply; there is no other door.
+"""
+
+from ifedicl.federation.messages.codec import Reply, Request, decode_reply, decode_request, encode
+from ifedicl.federation.messages.replies import (
+    CompareReply,
+    ContextReply,
+    EvaluateReply,
+    Failure,
+    FailureCode,
+    GradientReply,
+    StatisticsReply,
+    UpdateReply,
+    VectorsReply,
+)
+from ifedicl.federation.messages.requests import (
+    CompareRequest,
+    ContextRequest,
+    EvaluateRequest,
+    GradientRequest,
+    StatisticsRequest,
+    UpdateRequest,
+    VectorsRequest,
+)
+from ifedicl.federation.messages.wire import Arrays, Header, pack, unpack
+
+__all__ = [
+    "Arrays",
+    "CompareReply",
+    "CompareRequest",
+    "ContextReply",
+    "ContextRequest",
+    "EvaluateReply",
+    "EvaluateRequest",
+    "Failure",
+    "FailureCode",
+    "GradientReply",
+    "GradientRequest",
+    "Header",
+    "Reply",
+    "Request",
+    "StatisticsReply",
+    "StatisticsRequest",
+    "UpdateReply",
+    "UpdateRequest",
+    "VectorsReply",
+    "VectorsRequest",
+    "decode_reply",
+    "decode_request",
+    "encode",
+    "pack",
+    "unpack",
+]

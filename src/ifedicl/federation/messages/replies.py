@@ -1,0 +1,202 @@
+"""What a client may answer. Everything that leaves it is a field of a reply in this file; there is no other door."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import ClassVar, Self
+
+import numpy as np
+
+from ifedicl.core.aggregation import GradientSum
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.readout import ReadoutSums
+from ifedicl.core.vectors import ContextVectors
+from ifedicl.federation.messages.wire import Arrays, Header, coefficients_of, exact_fields
+from ifedicl.metrics import Comparison, Tally
+
+_TALLY: Mapping[str, type] = {"examples": int, "correct": int, "loss_sum": float}
+
+
+class FailureCode(StrEnum):
+    """Why there is no usable reply. Codes only: an error's text could carry a client's text to the server."""
+
+    NO_EXAMPLES = "no_examples"
+    """The client holds no example for this request."""
+    NO_CONTEXT = "no_context"
+    """The client does not know the global vectors (it was restarted): send them again."""
+    WRONG_MODEL = "wrong_model"
+    """The client's model has another fingerprint."""
+    BAD_TASK = "bad_task"
+    """The task cannot be scored with the client's model."""
+    BAD_REQUEST = "bad_request"
+    """The request does not fit the client's model: wrong shapes, or numbers that are not finite."""
+    NOT_FINITE = "not_finite"
+    """The client's own result holds NaN or infinity; it was kept back."""
+    INTERNAL = "internal"
+    """Anything else; the reason is in the client's own log."""
+    LATE = "late"
+    """The reply came after the deadline. Said by the engine."""
+    LOST = "lost"
+    """The client could not be reached. Said by the engine."""
+    BAD_REPLY = "bad_reply"
+    """The reply was not a message, or did not fit the request. Said by the coordinator."""
+
+
+@dataclass(frozen=True)
+class VectorsReply:
+    """Sums and counts of the new examples.
+
+    Attributes:
+        vectors: means and counts on the wire, in the dtype that the settings ask for.
+        cursor: opaque to the coordinator; comes back with the next vectors request.
+        replaces: whether these vectors replace earlier ones, because the earlier examples changed, or add to them.
+        dtype: the dtype the client's model computes in.
+        wire_dtype: of the means on the wire.
+    """
+
+    kind: ClassVar[str] = "vectors_reply"
+    vectors: ContextVectors
+    cursor: str
+    replaces: bool
+    dtype: str
+    wire_dtype: str
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        header = {"cursor": self.cursor, "replaces": self.replaces, "dtype": self.dtype, "wire_dtype": self.wire_dtype}
+        return header, {"means": self.vectors.means.astype(self.wire_dtype), "counts": self.vectors.counts}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        fields = exact_fields(header, cursor=str, replaces=bool, dtype=str, wire_dtype=str)
+        return cls(vectors=ContextVectors.from_wire(arrays["means"], arrays["counts"]), **fields)
+
+
+@dataclass(frozen=True)
+class ContextReply:
+    """The vectors are in place."""
+
+    kind: ClassVar[str] = "context_reply"
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {}, {}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls()
+
+
+@dataclass(frozen=True)
+class UpdateReply:
+    """The client's coefficients.
+
+    Attributes:
+        coefficients: after its local steps.
+        examples: how many examples it trains on.
+        loss: mean training loss over the local steps, in nats.
+    """
+
+    kind: ClassVar[str] = "update_reply"
+    coefficients: Coefficients
+    examples: int
+    loss: float
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {"examples": self.examples, "loss": self.loss}, self.coefficients.on_wire
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(**exact_fields(header, examples=int, loss=float), coefficients=coefficients_of(arrays))
+
+
+@dataclass(frozen=True)
+class GradientReply:
+    """A sum over examples, in float32 so that sums of many clients are exact; of no examples it is zero.
+
+    Attributes:
+        sums: gradient, number of examples and loss.
+    """
+
+    kind: ClassVar[str] = "gradient_reply"
+    sums: GradientSum
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {"examples": self.sums.examples, "loss": self.sums.loss}, dict(self.sums.arrays)
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(GradientSum(coefficients_of(arrays).arrays, **exact_fields(header, examples=int, loss=float)))
+
+
+@dataclass(frozen=True)
+class EvaluateReply:
+    """Counts and sums, never text.
+
+    Attributes:
+        tallies: one for each candidate of the request.
+    """
+
+    kind: ClassVar[str] = "evaluate_reply"
+    tallies: tuple[Tally, ...]
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {"tallies": [list(asdict(tally).values()) for tally in self.tallies]}, {}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        rows = exact_fields(header, tallies=list)["tallies"]
+        return cls(tuple(Tally(**exact_fields(dict(zip(_TALLY, row, strict=True)), **_TALLY)) for row in rows))
+
+
+@dataclass(frozen=True)
+class StatisticsReply:
+    """Sums of products of features and labels; their number of examples."""
+
+    kind: ClassVar[str] = "statistics_reply"
+    sums: ReadoutSums
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        arrays = {"triangle": self.sums.triangle, "moment": self.sums.moment}
+        return {"examples": self.sums.examples}, {name: array.astype(np.float32) for name, array in arrays.items()}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        fields = exact_fields(header, examples=int)
+        return cls(ReadoutSums.from_triangle(arrays["triangle"], arrays["moment"], fields["examples"]))
+
+
+@dataclass(frozen=True)
+class CompareReply:
+    """Counts and sums, never text."""
+
+    kind: ClassVar[str] = "compare_reply"
+    comparison: Comparison
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return asdict(self.comparison), {}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        fields = exact_fields(
+            header, adapter=dict, zero_shot=dict, squared_gains=float, disagreements=int, truth=list, answers=list
+        )
+        both = {name: Tally(**exact_fields(fields[name], **_TALLY)) for name in ("adapter", "zero_shot")}
+        counts = {name: tuple(map(operator.index, fields[name])) for name in ("truth", "answers")}
+        return cls(Comparison(**fields | both | counts))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """No usable reply, and why."""
+
+    kind: ClassVar[str] = "failure"
+    code: FailureCode
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {"code": self.code.value}, {}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(FailureCode(exact_fields(header, code=str)["code"]))

@@ -1,0 +1,222 @@
+"""What the coordinator may ask of a client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.readout import Readout
+from ifedicl.core.subspace import Context
+from ifedicl.data import Role
+from ifedicl.federation.messages.wire import Arrays, Header, coefficients_of, exact_fields
+from ifedicl.settings import Method
+from ifedicl.task import Task
+
+_TASK_FIELDS: Mapping[str, type] = {"task": dict, "method": dict, "fingerprint": str}
+
+
+@dataclass(frozen=True)
+class VectorsRequest:
+    """Stage 1: vectorise the examples that are not behind ``cursor`` yet.
+
+    Attributes:
+        task: the question.
+        method: the settings.
+        fingerprint: of the model that everyone must use.
+        cursor: what the client's last vectors reply gave; empty at first.
+    """
+
+    kind: ClassVar[str] = "vectors"
+    task: Task
+    method: Method
+    fingerprint: str
+    cursor: str
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return _task_header(self), {}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(**_with_task(exact_fields(header, **_TASK_FIELDS, cursor=str)))
+
+
+@dataclass(frozen=True)
+class ContextRequest:
+    """Stage 2a: the global vectors, and the basis where there is one. A restarted client needs nothing but this to go on.
+
+    Attributes:
+        context: what the coefficients weigh.
+        context_id: names this task, method and context in the requests that follow.
+    """
+
+    kind: ClassVar[str] = "context"
+    task: Task
+    method: Method
+    fingerprint: str
+    context: Context
+    context_id: str
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return _task_header(self), self.context.on_wire(self.method.vectors.wire_dtype)
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(context=Context.from_wire(arrays), **_with_task(exact_fields(header, **_TASK_FIELDS, context_id=str)))
+
+
+@dataclass(frozen=True)
+class UpdateRequest:
+    """Stage 2b: calibrate these coefficients on the client's own examples.
+
+    Attributes:
+        context_id: of the :class:`ContextRequest` that went before.
+        round: 0 for the first round of all.
+        phase_start: the round at which the present learning-rate schedule began.
+        phase_rounds: how many rounds it has.
+        coefficients: the global ones.
+    """
+
+    kind: ClassVar[str] = "update"
+    context_id: str
+    round: int
+    phase_start: int
+    phase_rounds: int
+    coefficients: Coefficients
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        header = {name: getattr(self, name) for name in ("context_id", "round", "phase_start", "phase_rounds")}
+        return header, self.coefficients.on_wire
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        fields = exact_fields(header, context_id=str, round=int, phase_start=int, phase_rounds=int)
+        return cls(**fields, coefficients=coefficients_of(arrays))
+
+
+@dataclass(frozen=True)
+class GradientRequest:
+    """Stage 2b with exact aggregation: sum the gradient over those of the client's examples that this round draws.
+
+    Attributes:
+        context_id: of the :class:`ContextRequest` that went before.
+        round: 0 for the first round of all.
+        coefficients: the global ones.
+    """
+
+    kind: ClassVar[str] = "gradient"
+    context_id: str
+    round: int
+    coefficients: Coefficients
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {"context_id": self.context_id, "round": self.round}, self.coefficients.on_wire
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(**exact_fields(header, context_id=str, round=int), coefficients=coefficients_of(arrays))
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """Score held-out examples with these coefficients.
+
+    Attributes:
+        context_id: of the :class:`ContextRequest` that went before.
+        role: which held-out part.
+        coefficients: the ones to score; identity is zero-shot.
+        readouts: other ways to read the labels off than by the label words, from the same pass.
+        temperatures: each readout is tried at each of them.
+    """
+
+    kind: ClassVar[str] = "evaluate"
+    context_id: str
+    role: Role
+    coefficients: Coefficients
+    readouts: tuple[Readout, ...] = ()
+    temperatures: tuple[float, ...] = (1.0,)
+
+    @property
+    def candidates(self) -> list[Readout | None]:
+        """All that are tried, one answer for each: the label words (None), then readout by readout."""
+        return [None, *(readout.sharpened(temperature) for readout in self.readouts for temperature in self.temperatures)]
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        readouts = {"readouts": np.stack([readout.weights for readout in self.readouts])} if self.readouts else {}
+        header = {"context_id": self.context_id, "role": self.role.value, "temperatures": list(self.temperatures)}
+        return header, self.coefficients.on_wire | readouts
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        fields = exact_fields(header, context_id=str, role=str, temperatures=list)
+        return cls(
+            context_id=fields["context_id"],
+            role=Role(fields["role"]),
+            coefficients=coefficients_of({name: array for name, array in arrays.items() if name != "readouts"}),
+            readouts=tuple(map(Readout, arrays.get("readouts", ()))),
+            temperatures=tuple(map(float, fields["temperatures"])),
+        )
+
+
+@dataclass(frozen=True)
+class StatisticsRequest:
+    """Sum what a readout is made of over the client's training examples.
+
+    Attributes:
+        context_id: of the :class:`ContextRequest` that went before.
+        coefficients: of the adapted model.
+    """
+
+    kind: ClassVar[str] = "statistics"
+    context_id: str
+    coefficients: Coefficients
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {"context_id": self.context_id}, self.coefficients.on_wire
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(**exact_fields(header, context_id=str), coefficients=coefficients_of(arrays))
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """Compare an adapter with the raw model on the gate examples.
+
+    Attributes:
+        context_id: of the :class:`ContextRequest` that went before.
+        coefficients: the adapter's.
+        readout: the adapter's; None: the label words.
+    """
+
+    kind: ClassVar[str] = "compare"
+    context_id: str
+    coefficients: Coefficients
+    readout: Readout | None
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        readout = {} if self.readout is None else {"readout": self.readout.weights}
+        return {"context_id": self.context_id}, self.coefficients.on_wire | readout
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        readout = Readout(arrays["readout"]) if "readout" in arrays else None
+        coefficients = coefficients_of({name: array for name, array in arrays.items() if name != "readout"})
+        return cls(**exact_fields(header, context_id=str), coefficients=coefficients, readout=readout)
+
+
+def _task_header(request: VectorsRequest | ContextRequest) -> Header:
+    header: Header = {
+        "task": request.task.model_dump(mode="json"),
+        "method": request.method.model_dump(mode="json"),
+        "fingerprint": request.fingerprint,
+    }
+    extra = {"cursor": request.cursor} if isinstance(request, VectorsRequest) else {"context_id": request.context_id}
+    return header | extra
+
+
+def _with_task(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"task": Task.model_validate(fields["task"]), "method": Method.model_validate(fields["method"])}
