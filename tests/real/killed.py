@@ -20,7 +20,7 @@ import torch._dynamo  # the first optimizer step of every attempt would import i
 
 from ifedicl.backbone.load import load_backbone
 from ifedicl.federation import checkpoint
-from ifedicl.federation.coordinator import Delivered, Event, RoundDone
+from ifedicl.federation.events import Delivered, Event, RoundDone
 from ifedicl.runs import CHECKPOINT, run
 from ifedicl.settings import RunSettings, load_settings
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -297,7 +298,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "replace", full)
         with pytest.raises(StorageError, match="Free some space"):
-            checkpoint.save(STATE.with_(round=3), tmp_path / "state")
+            checkpoint.save(replace(STATE, round=3), tmp_path / "state")
     loaded = checkpoint.load(tmp_path / "state")
     assert loaded is not None
     assert_same_state(STATE, loaded)

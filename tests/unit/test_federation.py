@@ -27,8 +27,8 @@ from ifedicl.errors import FederationError, TooFewClientsError
 from ifedicl.extract import context_vectors
 from ifedicl.federation import checkpoint
 from ifedicl.federation import client as client_module
+from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.checkpoint import RoundRecord, State
-from ifedicl.federation.checks import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engine import Delivery

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy.typing as npt
 
@@ -15,7 +15,7 @@ from ifedicl.core.readout import Readout
 from ifedicl.core.server import Moments
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.errors import MessageError, StorageError
+from ifedicl.errors import ConfigError, Fault, MessageError, StorageError
 from ifedicl.federation.messages import Arrays, pack, unpack
 from ifedicl.metrics import Tally
 
@@ -131,14 +131,54 @@ class State:
     history: tuple[RoundRecord, ...] = ()
     traffic: tuple[Traffic, ...] = ()
 
-    def with_(self, **changes: Any) -> Self:
-        """A copy with these fields changed."""
-        return replace(self, **changes)
-
     @property
     def is_finished(self) -> bool:
         """Whether the present schedule has run out."""
         return self.round >= self.phase_start + self.phase_rounds
+
+
+class Memory:
+    """The state of a run, and the file that keeps it."""
+
+    def __init__(self, state: State, path: Path | None) -> None:
+        """Begin with ``state``; nothing is written yet. Without a path nothing ever is."""
+        self.state = state
+        self._path = path
+
+    def note(self, **changes: Any) -> None:
+        """Change these fields; they are written with the next :meth:`keep`."""
+        self.state = replace(self.state, **changes)
+
+    def keep(self, **changes: Any) -> None:
+        """Change these fields and write the checkpoint.
+
+        Raises:
+            StorageError: the disk refuses; the checkpoint before it is untouched.
+        """
+        self.note(**changes)
+        if self._path is not None:
+            save(self.state, self._path)
+
+    def recall(self) -> bool:
+        """Go on from the file, where there is one of this run.
+
+        Raises:
+            StorageError: the file is torn or of another format.
+            ConfigError: it is of another run.
+        """
+        stored = load(self._path) if self._path else None
+        if stored is None:
+            return False
+        if stored.run != self.state.run:
+            fault = Fault(
+                "checkpoint",
+                f"one of run {stored.run[:12]}",
+                f"run {self.state.run[:12]}",
+                "Task, method or model were changed since. Restore them, or start again in another folder.",
+            )
+            raise ConfigError(str(self._path), [fault])
+        self.state = stored
+        return True
 
 
 def save(state: State, path: Path) -> None:

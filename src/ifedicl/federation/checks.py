@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ifedicl.core.coefficients import Form
 from ifedicl.core.readout import feature_count
 from ifedicl.core.vectors import WRITES
+from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.messages import (
     CompareReply,
     ContextReply,
@@ -20,8 +20,6 @@ from ifedicl.federation.messages import (
     VectorsReply,
 )
 from ifedicl.metrics import Tally
-from ifedicl.settings import Method
-from ifedicl.task import Task
 
 _MOST_EXAMPLES = 2**31
 _LARGEST_MEAN = 1e30  # far beyond any that a model writes, and many of them still sum to a float32
@@ -29,37 +27,20 @@ _LARGEST_LOSS = 1e6  # nats, of one example: far beyond any that a model gives
 
 
 @dataclass(frozen=True)
-class ModelShape:
-    """What the coordinator must know of the model; it needs no weights.
-
-    Attributes:
-        fingerprint: of the model that everyone must use.
-        layers: ``L``.
-        width: ``d``.
-    """
-
-    fingerprint: str
-    layers: int
-    width: int
-
-
-@dataclass(frozen=True)
 class Checks:
     """Whether replies fit a run."""
 
-    task: Task
-    method: Method
-    model: ModelShape
-
-    @property
-    def form(self) -> Form:
-        """Which coefficients this run calibrates."""
-        return Form(self.model.layers, self.method.rank)
+    assignment: Assignment
 
     def is_usable_vectors(self, reply: VectorsReply) -> bool:
         """Of the run's shape, finite, and of at least one example unless they only add to earlier ones."""
         vectors = reply.vectors
-        shape = (self.method.groups(len(self.task.labels)), self.model.layers, len(WRITES), self.model.width)
+        shape = (
+            self.assignment.method.groups(len(self.assignment.task.labels)),
+            self.assignment.model.layers,
+            len(WRITES),
+            self.assignment.model.width,
+        )
         fits = vectors.means.shape == shape and vectors.is_finite and bool((vectors.counts <= _MOST_EXAMPLES).all())
         largest = float(np.abs(vectors.means).max(initial=0.0)) if fits else np.inf
         return largest <= _LARGEST_MEAN and (vectors.examples > 0 or not reply.replaces)
@@ -67,19 +48,19 @@ class Checks:
     def is_usable_update(self, reply: UpdateReply) -> bool:
         """Of the model's shape, finite, and trained on something."""
         coefficients = reply.coefficients
-        fits = coefficients.form == self.form and coefficients.is_finite
+        fits = coefficients.form == self.assignment.form and coefficients.is_finite
         return fits and 0 < reply.examples <= _MOST_EXAMPLES and 0 <= reply.loss <= _LARGEST_LOSS
 
     def is_usable_gradient(self, reply: GradientReply) -> bool:
         """Of the model's shape and finite; of any number of examples, none included."""
         sums = reply.sums
-        fits = {name: array.shape for name, array in sums.arrays.items()} == self.form.shapes and sums.is_finite
+        fits = {name: array.shape for name, array in sums.arrays.items()} == self.assignment.form.shapes and sums.is_finite
         return fits and 0 <= sums.examples <= _MOST_EXAMPLES and 0 <= sums.loss <= sums.examples * _LARGEST_LOSS
 
     def is_usable_statistics(self, reply: StatisticsReply) -> bool:
         """Of the run's shape, finite, and of at least one example."""
-        classes, readout = len(self.task.labels), self.method.readout
-        size = feature_count(min(self.model.width, readout.most_features if readout else 0), classes)
+        classes, readout = len(self.assignment.task.labels), self.assignment.method.readout
+        size = feature_count(min(self.assignment.model.width, readout.most_features if readout else 0), classes)
         fits = reply.sums.moment.shape == (size, classes) and reply.sums.is_finite
         return fits and 0 < reply.sums.examples <= _MOST_EXAMPLES
 
@@ -95,7 +76,7 @@ class Checks:
             and all(_can_be(tally) for tally in both)
             and difference <= comparison.disagreements <= count
             and 0 <= squares <= count * _LARGEST_LOSS**2
-            and all(len(own) == len(self.task.labels) and min(own) >= 0 and sum(own) == count for own in counts)
+            and all(len(own) == len(self.assignment.task.labels) and min(own) >= 0 and sum(own) == count for own in counts)
             and comparison.adapter.correct <= sum(map(min, *counts))
         )
 

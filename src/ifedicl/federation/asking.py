@@ -1,0 +1,134 @@
+"""One request to each client: who answered what one can believe, and what it cost."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+from ifedicl.errors import TooFewClientsError
+from ifedicl.federation.assignment import Assignment
+from ifedicl.federation.checkpoint import Memory, Traffic
+from ifedicl.federation.checks import is_usable_context
+from ifedicl.federation.engine import Delivery, Engine
+from ifedicl.federation.events import Delivered, Event, StepStarted
+from ifedicl.federation.messages import (
+    CompareReply,
+    ContextReply,
+    ContextRequest,
+    EvaluateReply,
+    Failure,
+    FailureCode,
+    GradientReply,
+    Request,
+    StatisticsReply,
+    UpdateReply,
+    VectorsReply,
+)
+
+R = TypeVar("R", VectorsReply, ContextReply, UpdateReply, GradientReply, EvaluateReply, StatisticsReply, CompareReply)
+
+
+class Clients:
+    """The clients of a run as its coordinator sees them."""
+
+    def __init__(self, engine: Engine, assignment: Assignment, memory: Memory, observer: Callable[[Event], None]) -> None:
+        """Prepare; nothing is sent yet.
+
+        Args:
+            engine: reaches them.
+            assignment: what they are asked about.
+            memory: knows the global vectors, and keeps what each exchange cost.
+            observer: told of each step and delivery.
+        """
+        self._engine = engine
+        self._assignment = assignment
+        self._memory = memory
+        self._observer = observer
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all clients, in the order in which their replies are aggregated."""
+        return self._engine.clients()
+
+    @property
+    def context_id(self) -> str:
+        """Names task, method, model and global vectors together."""
+        context = self._memory.state.context
+        assert context is not None
+        return hashlib.sha256((self._assignment.digest + context.digest).encode()).hexdigest()[:16]
+
+    def install(self, names: Iterable[str]) -> None:
+        """Send the global vectors (stage 2a). Who does not take them will say so when asked for more."""
+        context, assignment = self._memory.state.context, self._assignment
+        assert context is not None
+        request = ContextRequest(assignment.task, assignment.method, assignment.model.fingerprint, context, self.context_id)
+        self._exchange(dict.fromkeys(names, request), ContextReply, is_usable_context)
+
+    def ask_all(
+        self, request: Request, expected: type[R], usable: Callable[[R], bool]
+    ) -> tuple[dict[str, R], dict[str, FailureCode]]:
+        """One request to all, as :meth:`ask`."""
+        return self.ask(dict.fromkeys(self.names, request), expected, usable)
+
+    def ask(
+        self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]
+    ) -> tuple[dict[str, R], dict[str, FailureCode]]:
+        """Usable replies in client order, and the other clients' codes.
+
+        A client that lost the global vectors is sent them and asked again.
+        """
+        replies, failures = self._exchange(requests, expected, usable)
+        forgetful = [name for name, code in failures.items() if code is FailureCode.NO_CONTEXT]
+        if forgetful and self._memory.state.context is not None:
+            self.install(forgetful)
+            again, failures_again = self._exchange({name: requests[name] for name in forgetful}, expected, usable)
+            replies |= again
+            failures = {name: code for name, code in failures.items() if name not in forgetful} | failures_again
+        return {name: replies[name] for name in self.names if name in replies}, failures
+
+    def require(self, replies: Mapping[str, object], failures: Mapping[str, FailureCode], step: str) -> None:
+        """Go on only with enough of them.
+
+        Raises:
+            TooFewClientsError: fewer than ``rounds.min_clients``.
+        """
+        needed = self._assignment.method.rounds.min_clients
+        if len(replies) >= needed:
+            return
+        reasons = ", ".join(f"{name}: {code.value}" for name, code in failures.items())
+        raise TooFewClientsError(
+            f"round {self._memory.state.round + 1}, {step}: {len(replies)} of {len(self.names)} clients gave a usable "
+            f"reply, rounds.min_clients asks for {needed} ({reasons}). What was done is kept: resume when they are back"
+        )
+
+    def _exchange(
+        self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]
+    ) -> tuple[dict[str, R], dict[str, FailureCode]]:
+        step, state = next(iter(requests.values())).kind, self._memory.state
+        self._observer(StepStarted(step, state.round, len(requests)))
+        replies: dict[str, R] = {}
+        failures: dict[str, FailureCode] = {}
+        traffic = list(state.traffic)
+        for delivery in self._engine.exchange(requests, self._assignment.method.rounds.deadline_seconds):
+            reply = delivery.reply
+            if isinstance(reply, expected) and usable(reply):
+                replies[delivery.client] = reply
+            else:
+                failures[delivery.client] = reply.code if isinstance(reply, Failure) else FailureCode.BAD_REPLY
+            traffic.append(_traffic(delivery, step, state.round, failures.get(delivery.client)))
+            self._observer(Delivered(traffic[-1]))
+        self._memory.note(traffic=tuple(traffic))
+        return replies, failures
+
+
+def _traffic(delivery: Delivery, step: str, round_number: int, failure: FailureCode | None) -> Traffic:
+    return Traffic(
+        client=delivery.client,
+        step=step,
+        round=round_number,
+        bytes_down=delivery.bytes_down,
+        bytes_up=delivery.bytes_up,
+        seconds=delivery.seconds,
+        failure=failure and failure.value,
+    )

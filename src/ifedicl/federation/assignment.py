@@ -1,0 +1,63 @@
+"""What a run is of: the task, the settings and the model that coordinator and clients agree on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+from ifedicl.core.coefficients import Coefficients, Form, active_writes
+from ifedicl.settings import Method
+from ifedicl.task import Task
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What the coordinator must know of the model; it needs no weights.
+
+    Attributes:
+        fingerprint: of the model that everyone must use.
+        layers: ``L``.
+        width: ``d``.
+    """
+
+    fingerprint: str
+    layers: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One task, by one method, on one model."""
+
+    task: Task
+    method: Method
+    model: ModelShape
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the run: a checkpoint belongs to one."""
+        content = [self.task.digest, self.method.model_dump(mode="json"), self.model.fingerprint]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def form(self) -> Form:
+        """Which coefficients are calibrated."""
+        return Form(self.model.layers, self.method.rank)
+
+    @property
+    def identity(self) -> Coefficients:
+        """Coefficients that change nothing: the raw model."""
+        return Coefficients.identity(self.form)
+
+    @property
+    def initial(self) -> Coefficients:
+        """Coefficients of a cold start (paper: λ = 0.1, β = 1)."""
+        injection, layers = self.method.injection, self.model.layers
+        return Coefficients.initial(
+            self.form,
+            active_writes(layers, injection.active_layers(layers), injection.writes),
+            context_scale=injection.context_scale,
+            activation_scale=injection.activation_scale,
+        )

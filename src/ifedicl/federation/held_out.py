@@ -1,0 +1,81 @@
+"""What the clients' held-out examples decide: which round, which readout, and whether the adapter is used at all."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.readout import TEMPERATURES, ReadoutSums, projection
+from ifedicl.data import Role
+from ifedicl.federation.asking import Clients
+from ifedicl.federation.assignment import Assignment
+from ifedicl.federation.checkpoint import Memory
+from ifedicl.federation.checks import Checks, is_usable_evaluation, rank, total
+from ifedicl.federation.messages import (
+    CompareReply,
+    CompareRequest,
+    EvaluateReply,
+    EvaluateRequest,
+    FailureCode,
+    StatisticsReply,
+    StatisticsRequest,
+)
+from ifedicl.metrics import Comparison, Tally
+
+
+class HeldOut:
+    """The clients' held-out examples: a selection part, and a gate part that chooses nothing else."""
+
+    def __init__(self, clients: Clients, assignment: Assignment, memory: Memory) -> None:
+        """Prepare; nothing is asked yet."""
+        self._clients = clients
+        self._assignment = assignment
+        self._memory = memory
+        self._checks = Checks(assignment)
+
+    def measure_zero_shot(self) -> None:
+        """The raw model on the selection examples, once for each context."""
+        if self._memory.state.zero_shot is None and self._assignment.method.holdout.selection > 0:
+            self._memory.keep(zero_shot=total(self.evaluate(self._assignment.identity)))
+
+    def evaluate(self, coefficients: Coefficients) -> dict[str, Tally]:
+        """Each client's counts and sums on its selection examples."""
+        replies = self._tried(EvaluateRequest(self._clients.context_id, Role.SELECTION, coefficients))
+        return {name: reply.tallies[0] for name, reply in replies.items()}
+
+    def fit_readout(self) -> None:
+        """Once for each best round: sums of all clients to candidates, and the best of them on the selection examples.
+
+        The label words stay where no candidate does better, or too few clients answer.
+
+        Raises:
+            TooFewClientsError: fewer clients than ``rounds.min_clients`` gave sums.
+        """
+        state, method = self._memory.state, self._assignment.method
+        if method.readout is None or state.readout_round == state.best_round:
+            return
+        request = StatisticsRequest(self._clients.context_id, state.best)
+        replies, failures = self._clients.ask_all(request, StatisticsReply, self._checks.is_usable_statistics)
+        self._clients.require(replies, failures, "statistics")
+        sums = reduce(ReadoutSums.combine, [reply.sums for reply in replies.values()])
+        readouts = sums.solve(projection(self._assignment.model.width, method.readout.most_features, method.seed))
+        trial = EvaluateRequest(self._clients.context_id, Role.SELECTION, state.best, tuple(readouts), TEMPERATURES)
+        answers = zip(*(reply.tallies for reply in self._tried(trial).values()), strict=True)
+        ranks = [rank(sum(tallies, Tally()), method.rounds.select_by) for tallies in answers]  # none if no client answered
+        best = trial.candidates[ranks.index(min(ranks))] if ranks else None
+        self._memory.keep(readout=best, readout_round=state.best_round)
+
+    def compare(self) -> Comparison | None:
+        """The chosen adapter and the raw model on the gate examples; None where there is no gate or nobody holds any."""
+        if self._assignment.method.holdout.gate == 0:
+            return None
+        state = self._memory.state
+        request = CompareRequest(self._clients.context_id, state.best, state.readout)
+        replies, failures = self._clients.ask_all(request, CompareReply, self._checks.is_usable_comparison)
+        if not replies and set(failures.values()) <= {FailureCode.NO_EXAMPLES}:
+            return None
+        return sum((reply.comparison for reply in replies.values()), Comparison())
+
+    def _tried(self, request: EvaluateRequest) -> dict[str, EvaluateReply]:
+        answers = len(request.candidates)
+        return self._clients.ask_all(request, EvaluateReply, lambda reply: is_usable_evaluation(reply, answers))[0]
