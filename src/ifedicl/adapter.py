@@ -17,8 +17,9 @@ from safetensors.numpy import load, save
 
 from ifedicl import files
 from ifedicl.backbone.export import export_folded
-from ifedicl.backbone.hooks import applied
+from ifedicl.backbone.hooks import Injection, applied
 from ifedicl.backbone.load import Backbone, load_backbone
+from ifedicl.backbone.mixed import Placed
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import Readout
@@ -268,6 +269,12 @@ class Classifier:
         self.adapter = adapter
         self.backbone = backbone
         self._scorer = Scorer(backbone, adapter.task)
+
+    def placed(self) -> tuple[Placed, Placed]:
+        """The adapter, and the raw model asked the same, for passes that others share (:mod:`ifedicl.backbone.mixed`)."""
+        adapter = self.adapter
+        injection = Injection.of(adapter.context, adapter.coefficients, self.backbone.device)
+        return Placed(self._scorer, injection, adapter.readout), Placed(self._scorer)
 
     def log_probabilities(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> Array32:
         """``(N, C)`` log-probabilities among the labels, in the order of ``texts``.

@@ -208,8 +208,8 @@ class Scorer:
         """``(N, d)``: the last hidden state at each prompt's last token, which predicts the label word."""
         result = np.empty((len(prompts.tokens), self.backbone.width), dtype=np.float32)
         for batch in length_batches([len(tokens) for tokens in prompts.tokens], self.budget):
-            states = self._last_states([prompts.tokens[position] for position in batch], None)
-            result[batch] = states.float().cpu().numpy()
+            own = [prompts.tokens[position] for position in batch]
+            result[batch] = _last(self._states(own, None), own).float().cpu().numpy()
         return result
 
     def batches(self, prompts: Sequence[Tokens], prefix: Prefix | None = None) -> list[list[int]]:
@@ -219,10 +219,18 @@ class Scorer:
             prompts: encoded prompts; with a ``prefix``, what follows it.
             prefix: the beginning of all of them, whose keys and values every row of a pass holds.
         """
-        paths, extra, before = len(self._tree.paths), max(map(len, self._tree.paths)), prefix.length if prefix else 0
-        share = self.budget.tokens / self.budget.remembered
-        lengths = [max(len(tokens) + extra, math.ceil((before + len(tokens) + extra) * share)) for tokens in prompts]
-        return length_batches([length * paths for length in lengths], self.budget)
+        before, share = prefix.length if prefix else 0, self.budget.tokens / self.budget.remembered
+        lengths = [max(self.longest(tokens), math.ceil((before + self.longest(tokens)) * share)) for tokens in prompts]
+        return length_batches([length * self.paths for length in lengths], self.budget)
+
+    @property
+    def paths(self) -> int:
+        """``P``: how many sequences are run for one prompt."""
+        return len(self._tree.paths)
+
+    def longest(self, prompt: Tokens) -> int:
+        """Tokens of the longest sequence that is run for a prompt."""
+        return len(prompt) + max(map(len, self._tree.paths))
 
     def _without_prefix(self, prompts: Sequence[Tokens]) -> tuple[Prefix | None, Sequence[Tokens]]:
         """The beginning that all prompts share, run, where it is worth it; and what follows it in each, a token or more."""
@@ -247,13 +255,29 @@ class Scorer:
             if on_progress is not None:
                 on_progress(len(batch))
 
+    def sequences(self, prompts: Sequence[Tokens]) -> list[Tokens]:
+        """What is run for ``B`` prompts: each with every path of the label words, ``B·P`` sequences."""
+        return [prompt + path for prompt in prompts for path in self._tree.paths]
+
+    def scored(self, states: Tensor, prompts: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
+        """What the model says of prompts, from a pass over :meth:`sequences`.
+
+        Args:
+            states: ``(B·P, T, d)`` last hidden states.
+            prompts: ``B`` of them.
+
+        Returns:
+            ``(B, d)`` states that predict the first token of the label word, and ``(B, C)`` label scores.
+        """
+        if not self._tree.is_flat:
+            return self._tree_scored(states, prompts)
+        last = _last(states, prompts)
+        # One token each: the vocabulary's normaliser is the same for all, so only their own logits are needed.
+        return last, self.backbone.logits(last, self._first_tokens)
+
     def _read(self, prompts: Sequence[Tokens], prefix: Prefix | None) -> tuple[Tensor, Tensor]:
         """``(B, d)`` states that predict the first token of the label word, and ``(B, C)`` label scores."""
-        if not self._tree.is_flat:
-            return self._tree_read(prompts, prefix)
-        states = self._last_states(prompts, prefix)
-        # One token each: the vocabulary's normaliser is the same for all, so only their own logits are needed.
-        return states, self.backbone.logits(states, self._first_tokens)
+        return self.scored(self._states(self.sequences(prompts), prefix), prompts)
 
     def _states(self, sequences: Sequence[Tokens], prefix: Prefix | None) -> Tensor:
         """``(B, T, d)``."""
@@ -262,15 +286,8 @@ class Scorer:
             return self.backbone.hidden_states(padded, prefix)
         return self._upper.hidden_states(sequences, padded)
 
-    def _last_states(self, prompts: Sequence[Tokens], prefix: Prefix | None) -> Tensor:
-        """``(B, d)``: the state that predicts the first token of the label word."""
-        states = self._states(prompts, prefix)
-        return states[torch.arange(len(prompts)), [len(prompt) - 1 for prompt in prompts]]
-
-    def _tree_read(self, prompts: Sequence[Tokens], prefix: Prefix | None) -> tuple[Tensor, Tensor]:
+    def _tree_scored(self, states: Tensor, prompts: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
         paths = len(self._tree.paths)
-        sequences = [prompt + path for prompt in prompts for path in self._tree.paths]
-        states = self._states(sequences, prefix)  # (B·P, T, d)
         rows = [[number * paths + path for path in self._reader.path] for number in range(len(prompts))]
         columns = [[len(prompt) - 1 + depth for depth in self._reader.depth] for prompt in prompts]
         nodes = {node: position for position, node in enumerate(self._tree.nodes)}
@@ -290,3 +307,8 @@ class Scorer:
     @staticmethod
     def _lengths(words: Sequence[Tokens], like: Tensor) -> Tensor:
         return torch.tensor([len(word) for word in words], device=like.device, dtype=like.dtype)
+
+
+def _last(states: Tensor, prompts: Sequence[Tokens]) -> Tensor:
+    """``(B, d)`` of ``(B, T, d)``: the state that predicts the first token of the label word."""
+    return states[torch.arange(len(prompts)), [len(prompt) - 1 for prompt in prompts]]

@@ -1,0 +1,79 @@
+"""Texts of several adapters in one forward pass: what is injected, and how labels are read, differs from row to row."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+
+from ifedicl.backbone.encoding import Tokens
+from ifedicl.backbone.hooks import Injection, injected_by_row
+from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.scoring import Scorer, length_batches, right_padded
+from ifedicl.core.readout import Readout
+from ifedicl.core.vectors import Array32
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """An adapter on the model, or the raw model asked its task.
+
+    Attributes:
+        scorer: of its task.
+        injection: None: the raw model.
+        readout: reads the labels off; None: the label words do.
+    """
+
+    scorer: Scorer
+    injection: Injection | None = None
+    readout: Readout | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One encoded text and who is asked about it."""
+
+    placed: Placed
+    prompt: Tokens
+
+
+def mixed_batches(rows: Sequence[Row]) -> list[list[int]]:
+    """Positions of ``rows`` in groups that each make one forward pass; within a group, rows of one adapter stand together."""
+    by_paths: defaultdict[int, list[int]] = defaultdict(list)  # rows that run for more paths of label words are wider
+    for position, row in enumerate(rows):
+        by_paths[row.placed.scorer.paths].append(position)
+    groups = []
+    for paths, positions in by_paths.items():
+        widths = [rows[position].placed.scorer.longest(rows[position].prompt) * paths for position in positions]
+        for group in length_batches(widths, rows[positions[0]].placed.scorer.budget):
+            groups.append(sorted((positions[place] for place in group), key=lambda position: id(rows[position].placed)))
+    return groups
+
+
+@torch.inference_mode()
+def mixed_log_probabilities(backbone: Backbone, rows: Sequence[Row]) -> list[Array32]:
+    """``(C,)`` log-probabilities among its own labels for each row, from one forward pass.
+
+    Args:
+        backbone: the model of all of them.
+        rows: those of one adapter together, as :func:`mixed_batches` puts them.
+    """
+    spans = [(placed, [row.prompt for row in own]) for placed, own in groupby(rows, key=lambda row: row.placed)]
+    sequences = [placed.scorer.sequences(prompts) for placed, prompts in spans]
+    padded = right_padded([sequence for own in sequences for sequence in own], backbone.device)
+    counts = [len(own) for own in sequences]
+    with injected_by_row(backbone, [(placed.injection, count) for (placed, _), count in zip(spans, counts, strict=True)]):
+        states = backbone.hidden_states(padded)  # (B, T, d)
+    return [
+        logs
+        for (placed, prompts), own in zip(spans, torch.split(states, counts), strict=True)  # type: ignore[no-untyped-call] for logs in _read(placed, own, prompts)
+    ]
+
+
+def _read(placed: Placed, states: torch.Tensor, prompts: Sequence[Tokens]) -> Iterator[Array32]:
+    read, scores = placed.scorer.scored(states, prompts)
+    logs: Array32 = scores.log_softmax(dim=-1).cpu().numpy()
+    yield from logs if placed.readout is None else placed.readout.log_probabilities(read.float().cpu().numpy(), logs)
