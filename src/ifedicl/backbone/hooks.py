@@ -140,7 +140,6 @@ def injected(
         core: ``(L, 2, r, r)`` float32 on the model's device, likewise; None without a subspace.
         noise: added to each injected write, for calibration only.
     """
-
     injection = Injection(context, scales, active, core)
 
     def changer(layer: int, write: int) -> _Hook:
@@ -183,7 +182,7 @@ def injected_by_row(backbone: Backbone, spans: Sequence[tuple[Injection | None, 
     def changer(layer: int, write: int) -> _Hook:
         def change(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
             # OPT flattens (B, T, d) to (B·T, d) for its MLP.
-            parts = torch.split(output.view(sum(counts), -1, output.shape[-1]), counts)  # type: ignore[no-untyped-call]
+            parts = torch.split(output.view(sum(counts), -1, output.shape[-1]), counts)
             own = [
                 part if injection is None else injection.changed(layer, write, part)
                 for (injection, _), part in zip(spans, parts, strict=True)

@@ -45,11 +45,11 @@ def mixed_batches(rows: Sequence[Row]) -> list[list[int]]:
     by_paths: defaultdict[int, list[int]] = defaultdict(list)  # rows that run for more paths of label words are wider
     for position, row in enumerate(rows):
         by_paths[row.placed.scorer.paths].append(position)
-    groups = []
+    groups: list[list[int]] = []
     for paths, positions in by_paths.items():
         widths = [rows[position].placed.scorer.longest(rows[position].prompt) * paths for position in positions]
-        for group in length_batches(widths, rows[positions[0]].placed.scorer.budget):
-            groups.append(sorted((positions[place] for place in group), key=lambda position: id(rows[position].placed)))
+        batches = length_batches(widths, rows[positions[0]].placed.scorer.budget)
+        groups += [sorted((positions[place] for place in batch), key=lambda place: id(rows[place].placed)) for batch in batches]
     return groups
 
 
@@ -67,10 +67,10 @@ def mixed_log_probabilities(backbone: Backbone, rows: Sequence[Row]) -> list[Arr
     counts = [len(own) for own in sequences]
     with injected_by_row(backbone, [(placed.injection, count) for (placed, _), count in zip(spans, counts, strict=True)]):
         states = backbone.hidden_states(padded)  # (B, T, d)
-    return [
-        logs
-        for (placed, prompts), own in zip(spans, torch.split(states, counts), strict=True)  # type: ignore[no-untyped-call] for logs in _read(placed, own, prompts)
-    ]
+    result: list[Array32] = []
+    for (placed, prompts), own in zip(spans, torch.split(states, counts), strict=True):
+        result += _read(placed, own, prompts)
+    return result
 
 
 def _read(placed: Placed, states: torch.Tensor, prompts: Sequence[Tokens]) -> Iterator[Array32]:
