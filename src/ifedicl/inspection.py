@@ -13,7 +13,7 @@ from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import load_backbone
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form
-from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout, ReadoutSums, feature_count
+from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout, ReadoutSums, feature_count, hidden_count
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, ContextVectors
 from ifedicl.data import Role, columns_of, rows_of, split_roles
@@ -105,7 +105,7 @@ def what_leaves(settings: RunSettings) -> list[str]:
         parts = f", each in {settings.shards} shards" if settings.shards > 1 else ""
         number = f"by class{parts}, and the number of each"
     readout = (
-        ["once, after the rounds: sums of products of the last hidden states and labels over its training examples"]
+        ["once, after the rounds: sums of products of hidden states and labels over its training examples"]
         if settings.readout
         else []
     )
@@ -138,7 +138,7 @@ def expected_bytes(settings: RunSettings, layers: int, width: int, fingerprint: 
         "context_request_down": ContextRequest(task, method, fingerprint, Context(mean, basis), context_id),
         **_round_messages(method, context_id, coefficients),
         "evaluate_request_down": EvaluateRequest(context_id, Role.SELECTION, coefficients),
-        **_readout_messages(settings, width, context_id, coefficients),
+        **_readout_messages(settings, layers, width, context_id, coefficients),
         "evaluate_reply_up": EvaluateReply((Tally(100, 50, 123.456789),)),
     }
     return {name: len(encode(message)) for name, message in messages.items()}
@@ -158,15 +158,17 @@ def _round_messages(method: Method, context_id: str, coefficients: Coefficients)
 
 
 def _readout_messages(
-    settings: RunSettings, width: int, context_id: str, coefficients: Coefficients
+    settings: RunSettings, layers: int, width: int, context_id: str, coefficients: Coefficients
 ) -> dict[str, Request | Reply]:
     """What a readout adds, once."""
     if settings.readout is None:
         return {}
-    classes = len(settings.task.labels)
-    size = feature_count(min(width, settings.readout.most_features), classes)
+    classes, layer = len(settings.task.labels), settings.pooled_layer(layers)
+    hidden = hidden_count(width, layer)
+    size = feature_count(min(hidden, settings.readout.most_features), classes)
     sums = ReadoutSums(np.zeros((size, size)), np.zeros((size, classes)), 100)
-    readouts = tuple(Readout(np.zeros((classes, feature_count(width, classes)), dtype=np.float32)) for _ in PENALTIES)
+    weights = np.zeros((classes, feature_count(hidden, classes)), dtype=np.float32)
+    readouts = tuple(Readout(weights, layer) for _ in PENALTIES)
     return {
         "statistics_request_down": StatisticsRequest(context_id, coefficients),
         "statistics_reply_up": StatisticsReply(sums),

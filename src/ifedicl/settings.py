@@ -129,10 +129,16 @@ class SubspaceSettings(Section):
 
 
 class ReadoutSettings(Section):
-    """Past the paper: after the rounds, a linear classifier on the adapted model's hidden state, in closed form from sums."""
+    """Past the paper: after the rounds, a linear classifier on the adapted model's hidden states, in closed form from sums."""
 
+    pooled_depth: float = Field(
+        default=0.5,
+        ge=0.0,
+        le=1.0,
+        description="depth in (0, 1] at which the mean state of the text's tokens is read too; 0: the last hidden state alone",
+    )
     most_features: int = Field(
-        default=1024, ge=8, description="hidden states wider than this are projected to so many random directions"
+        default=2048, ge=8, description="hidden states of more numbers than this are projected to so many random directions"
     )
 
 
@@ -207,6 +213,15 @@ class Method(Section):
     def rank(self) -> int:
         """Of the subspace; 0 without one."""
         return 0 if self.subspace is None else self.subspace.rank
+
+    def pooled_layer(self, layers: int) -> int | None:
+        """Which layer of so many the readout meets the text at, 1 to ``layers``; None where it does not.
+
+        Never one below the lowest that is injected: what enters those need not be kept.
+        """
+        if self.readout is None or self.readout.pooled_depth == 0:
+            return None
+        return max(1, round(self.readout.pooled_depth * layers), self.injection.active_layers(layers).start)
 
     @property
     def takes_gradients(self) -> bool:

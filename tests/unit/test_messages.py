@@ -68,13 +68,16 @@ REQUESTS: list[Request] = [
     GradientRequest("0123456789abcdef", 7, CORE),
     CompareRequest("0123456789abcdef", CORE, READOUT),
 ]
+READOUT_SUMS = ReadoutSums(  # of numbers that float16 holds as they are
+    np.array([[4, 3, 1, 0, 0], [3, 9, 0, 1, 0], [1, 0, 2, 0, 0], [0, 1, 0, 2, 0], [0, 0, 0, 0, 3]], "f8"), np.ones((5, 2)), 3
+)
 REPLIES: list[Reply] = [
     VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float32"),
     ContextReply(),
     UpdateReply(SCALES, 12, 0.625),
     GradientReply(GradientSum({name: array * 3 for name, array in CORE.arrays.items()}, 12, 7.5)),
     EvaluateReply((Tally(9, 4, 3.1415926535897931), Tally(9, 5, 2.0))),
-    StatisticsReply(ReadoutSums(np.eye(5), np.ones((5, 2)), 3)),
+    StatisticsReply(READOUT_SUMS),
     CompareReply(Comparison(Tally(9, 4, 3.5), Tally(9, 5, 2.0), 0.75, 3, (4, 5), (5, 4))),
     *(Failure(code) for code in FailureCode),
 ]

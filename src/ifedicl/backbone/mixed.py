@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import torch
+from torch import Tensor
 
 from ifedicl.backbone.encoding import Tokens
 from ifedicl.backbone.hooks import Injection, injected_by_row
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.scoring import Scorer, length_batches, right_padded
+from ifedicl.backbone.pooling import Span, pooled
+from ifedicl.backbone.scoring import Scorer, length_batches, right_padded, with_text
 from ifedicl.core.readout import Readout
 from ifedicl.core.vectors import Array32
 
@@ -30,6 +32,11 @@ class Placed:
     scorer: Scorer
     injection: Injection | None = None
     readout: Readout | None = None
+
+    def spans(self, prompts: Sequence[Tokens]) -> list[Span | None]:
+        """Where the readout looks at the text, for each sequence that is run."""
+        layer = None if self.readout is None else self.readout.pooled_layer
+        return self.scorer.spread(self.scorer.spans(prompts, layer))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,19 +68,27 @@ def mixed_log_probabilities(backbone: Backbone, rows: Sequence[Row]) -> list[Arr
         backbone: the model of all of them.
         rows: those of one adapter together, as :func:`mixed_batches` puts them.
     """
-    spans = [(placed, [row.prompt for row in own]) for placed, own in groupby(rows, key=lambda row: row.placed)]
-    sequences = [placed.scorer.sequences(prompts) for placed, prompts in spans]
+    parts = [(placed, [row.prompt for row in own]) for placed, own in groupby(rows, key=lambda row: row.placed)]
+    sequences = [placed.scorer.sequences(prompts) for placed, prompts in parts]
     padded = right_padded([sequence for own in sequences for sequence in own], backbone.device)
     counts = [len(own) for own in sequences]
-    with injected_by_row(backbone, [(placed.injection, count) for (placed, _), count in zip(spans, counts, strict=True)]):
+    spans = [span for placed, prompts in parts for span in placed.spans(prompts)]
+    injections = [(placed.injection, count) for (placed, _), count in zip(parts, counts, strict=True)]
+    with injected_by_row(backbone, injections), pooled(backbone, spans) as caught:
         states = backbone.hidden_states(padded)  # (B, T, d)
     result: list[Array32] = []
-    for (placed, prompts), own in zip(spans, torch.split(states, counts), strict=True):
-        result += _read(placed, own, prompts)
+    begin = 0
+    for (placed, prompts), own in zip(parts, torch.split(states, counts), strict=True):
+        text = [caught[row] for row in range(begin, begin + len(own)) if row in caught]
+        result += _read(placed, own, prompts, text)
+        begin += len(own)
     return result
 
 
-def _read(placed: Placed, states: torch.Tensor, prompts: Sequence[Tokens]) -> Iterator[Array32]:
-    read, scores = placed.scorer.scored(states, prompts)
+def _read(placed: Placed, states: Tensor, prompts: Sequence[Tokens], text: Sequence[Tensor]) -> Iterator[Array32]:
+    last, scores = placed.scorer.scored(states, prompts)
     logs: Array32 = scores.log_softmax(dim=-1).cpu().numpy()
-    yield from logs if placed.readout is None else placed.readout.log_probabilities(read.float().cpu().numpy(), logs)
+    if placed.readout is None:
+        yield from logs
+    else:
+        yield from placed.readout.log_probabilities(with_text(last, text).float().cpu().numpy(), logs)

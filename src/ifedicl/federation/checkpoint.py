@@ -190,6 +190,7 @@ def save(state: State, path: Path) -> None:
     header = {name: getattr(state, name) for name in _HEADER}
     header["zero_shot"] = state.zero_shot and asdict(state.zero_shot)
     header["moments"] = state.moments and state.moments.steps
+    header["pooled_layer"] = state.readout and state.readout.pooled_layer
     header["history"] = [asdict(record) for record in state.history]
     header["traffic"] = [asdict(item) for item in state.traffic]
     folders: dict[str, Mapping[str, npt.NDArray[Any]]] = {
@@ -246,13 +247,13 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
         return {name.removeprefix(f"{folder}/"): array for name, array in arrays.items() if name.startswith(f"{folder}/")}
 
     context, counts = within("context"), within("counts")
-    steps = header.pop("moments")
+    steps, pooled_layer = header.pop("moments"), header.pop("pooled_layer", None)
     return State(
         coefficients=Coefficients.of(within("coefficients")),
         best=Coefficients.of(within("best")),
         context=Context(**context) if context else None,
         moments=None if steps is None else Moments(steps, within("first"), within("second")),
-        readout=Readout(arrays["readout"]) if "readout" in arrays else None,
+        readout=Readout(arrays["readout"], pooled_layer) if "readout" in arrays else None,
         client_vectors={name: ContextVectors(means, counts[name]) for name, means in within("means").items()},
         zero_shot=tally(header.pop("zero_shot")),
         history=tuple(history),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ifedicl.core.readout import feature_count
+from ifedicl.core.readout import feature_count, hidden_count
 from ifedicl.core.vectors import WRITES
 from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.messages import (
@@ -59,8 +59,10 @@ class Checks:
 
     def is_usable_statistics(self, reply: StatisticsReply) -> bool:
         """Of the run's shape, finite, and of at least one example."""
-        classes, readout = len(self.assignment.task.labels), self.assignment.method.readout
-        size = feature_count(min(self.assignment.model.width, readout.most_features if readout else 0), classes)
+        assignment = self.assignment
+        readout, classes, model = assignment.method.readout, len(assignment.task.labels), assignment.model
+        hidden = hidden_count(model.width, assignment.method.pooled_layer(model.layers))
+        size = feature_count(min(hidden, readout.most_features if readout else 0), classes)
         fits = reply.sums.moment.shape == (size, classes) and reply.sums.is_finite
         return fits and 0 < reply.sums.examples <= _MOST_EXAMPLES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import reduce
 
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.readout import TEMPERATURES, ReadoutSums, projection
+from ifedicl.core.readout import TEMPERATURES, ReadoutSums, hidden_count, projection
 from ifedicl.data import Role
 from ifedicl.federation.asking import Clients
 from ifedicl.federation.assignment import Assignment
@@ -58,7 +58,10 @@ class HeldOut:
         replies, failures = self._clients.ask_all(request, StatisticsReply, self._checks.is_usable_statistics)
         self._clients.require(replies, failures, "statistics")
         sums = reduce(ReadoutSums.combine, [reply.sums for reply in replies.values()])
-        readouts = sums.solve(projection(self._assignment.model.width, method.readout.most_features, method.seed))
+        model = self._assignment.model
+        layer = method.pooled_layer(model.layers)
+        directions = projection(hidden_count(model.width, layer), model.width, method.readout.most_features, method.seed)
+        readouts = sums.solve(directions, layer)
         trial = EvaluateRequest(self._clients.context_id, Role.SELECTION, state.best, tuple(readouts), TEMPERATURES)
         answers = zip(*(reply.tallies for reply in self._tried(trial).values()), strict=True)
         ranks = [rank(sum(tallies, Tally()), method.rounds.select_by) for tallies in answers]  # none if no client answered

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import ClassVar, Self
 
-import numpy as np
-
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import ReadoutSums
@@ -158,13 +156,11 @@ class StatisticsReply:
     sums: ReadoutSums
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        arrays = {"triangle": self.sums.triangle, "moment": self.sums.moment}
-        return {"examples": self.sums.examples}, {name: array.astype(np.float32) for name, array in arrays.items()}
+        return {"examples": self.sums.examples}, self.sums.on_wire
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = exact_fields(header, examples=int)
-        return cls(ReadoutSums.from_triangle(arrays["triangle"], arrays["moment"], fields["examples"]))
+        return cls(ReadoutSums.from_wire(arrays, exact_fields(header, examples=int)["examples"]))
 
 
 @dataclass(frozen=True)
