@@ -12,7 +12,7 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.data import Role
-from ifedicl.federation.messages.wire import Arrays, Header, coefficients_of, exact_fields
+from ifedicl.federation.messages.wire import Arrays, Header, Message, coefficients_of, exact_fields
 from ifedicl.settings import Method
 from ifedicl.task import Task
 
@@ -20,7 +20,7 @@ _TASK_FIELDS: Mapping[str, type] = {"task": dict, "method": dict, "fingerprint":
 
 
 @dataclass(frozen=True)
-class VectorsRequest:
+class VectorsRequest(Message):
     """Stage 1: vectorise the examples that are not behind ``cursor`` yet.
 
     Attributes:
@@ -45,7 +45,7 @@ class VectorsRequest:
 
 
 @dataclass(frozen=True)
-class ContextRequest:
+class ContextRequest(Message):
     """Stage 2a: the global vectors, and the basis where there is one. A restarted client needs nothing but this to go on.
 
     Attributes:
@@ -69,7 +69,7 @@ class ContextRequest:
 
 
 @dataclass(frozen=True)
-class UpdateRequest:
+class UpdateRequest(Message):
     """Stage 2b: calibrate these coefficients on the client's own examples.
 
     Attributes:
@@ -98,7 +98,7 @@ class UpdateRequest:
 
 
 @dataclass(frozen=True)
-class GradientRequest:
+class GradientRequest(Message):
     """Stage 2b with exact aggregation: sum the gradient over those of the client's examples that this round draws.
 
     Attributes:
@@ -121,7 +121,7 @@ class GradientRequest:
 
 
 @dataclass(frozen=True)
-class EvaluateRequest:
+class EvaluateRequest(Message):
     """Score held-out examples with these coefficients.
 
     Attributes:
@@ -162,7 +162,7 @@ class EvaluateRequest:
 
 
 @dataclass(frozen=True)
-class StatisticsRequest:
+class StatisticsRequest(Message):
     """Sum what a readout is made of over the client's training examples.
 
     Attributes:
@@ -183,7 +183,7 @@ class StatisticsRequest:
 
 
 @dataclass(frozen=True)
-class CompareRequest:
+class CompareRequest(Message):
     """Compare an adapter with the raw model on the gate examples.
 
     Attributes:
