@@ -18,6 +18,7 @@
     │   └── ChecksumError           it arrived, but is not what was published
     └── FederationError             the rounds cannot go on                         exit 8
         ├── TooFewClientsError      fewer usable replies than ``min_clients``
+        ├── BudgetSpentError        an owner's privacy budget is used up
         └── MessageError            bytes that are not one of our messages
 
 Each message says what is wrong, what was received, what is allowed and what to do. ``exit_code`` is what the command line
@@ -137,6 +138,10 @@ class FederationError(IfediclError):
 
 class TooFewClientsError(FederationError):
     """Fewer clients gave a usable reply than the settings ask for."""
+
+
+class BudgetSpentError(FederationError):
+    """What was asked would cost more privacy than the owner's budget has left."""
 
 
 class MessageError(FederationError):

@@ -1,0 +1,80 @@
+"""What stands between an attacker and a sum of vectors: nothing, or clip and noise. Secure sums make ``n`` larger, no more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ifedicl.core.vectors import Array64
+from ifedicl.privacy.accountant import Release, noise_multiplier
+from ifedicl.privacy.clip import Bound, clipped
+from ifedicl.privacy.noise import skellam
+
+DELTA = 1e-5
+
+
+@dataclass(frozen=True)
+class Defence:
+    """How a sum over examples leaves.
+
+    Attributes:
+        epsilon: of one release at δ = 1e-5; infinite: no noise.
+        clip: L2 bound of each example; infinite: none.
+        multiplier: standard deviation of the noise over the sensitivity.
+    """
+
+    epsilon: float = math.inf
+    clip: float = math.inf
+    multiplier: float = 0.0
+
+    @classmethod
+    def of(cls, epsilon: float, clip: float, size: int, times: int = 1) -> Self:
+        """With as much noise as a budget asks for.
+
+        Args:
+            epsilon: for all releases together.
+            clip: of each example.
+            size: numbers in a release.
+            times: how many releases.
+        """
+        bound = Bound(clip, size)
+
+        def releases(multiplier: float) -> list[Release]:
+            return [Release(size, bound.sensitivity, (multiplier * bound.sensitivity) ** 2, times)]
+
+        return cls(epsilon, clip, noise_multiplier(epsilon, DELTA, releases))
+
+    @property
+    def is_none(self) -> bool:
+        """Whether sums leave as they are."""
+        return math.isinf(self.epsilon)
+
+    def kept(self, rows: npt.NDArray[np.floating]) -> Array64:
+        """``(N, D)``: what of each example goes into a sum."""
+        return clipped(rows, self.clip) if math.isfinite(self.clip) else rows.astype(np.float64)
+
+    def released(self, rows: npt.NDArray[np.floating], draw: np.random.Generator) -> Array64:
+        """``(D,)``: the sum over ``(N, D)`` rows as it leaves."""
+        total: Array64
+        if self.is_none:
+            total = self.kept(rows).sum(axis=0)
+            return total
+        bound = Bound(self.clip, rows.shape[1])
+        total = (bound.sum(rows) + skellam(bound.size, (self.multiplier * bound.sensitivity) ** 2, draw)) * bound.step
+        return total
+
+
+def median_norm(rows: npt.NDArray[np.floating]) -> float:
+    """The clip that we take: of public text, so that it costs nothing."""
+    return float(np.median(np.linalg.norm(rows, axis=1)))
+
+
+def budgets(epsilons: Sequence[float], rows: npt.NDArray[np.floating], times: int = 1) -> list[Defence]:
+    """No defence, then one for each ε, clipped at the median norm of ``(N, D)`` public rows."""
+    clip = median_norm(rows)
+    return [Defence(), *(Defence.of(epsilon, clip, rows.shape[1], times) for epsilon in epsilons)]
