@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -48,7 +50,9 @@ def parser(docstring: str | None) -> argparse.ArgumentParser:
     return result
 
 
+@cache
 def demo_backbone(dtype: str) -> Backbone:
+    """On one thread."""
     torch.set_num_threads(1)
     return load_backbone(ModelSettings(source=str(demo_model()), dtype=dtype, device="cpu"))
 
@@ -66,24 +70,23 @@ def public_examples(task: Task, count: int, seed: int) -> tuple[Example, ...]:
     return tuple(Example(text, task.labels[int(draw.integers(len(task.labels)))]) for text in texts)
 
 
-def cast(arguments: argparse.Namespace, name: str, position: str, backbone: Backbone) -> Cast:
-    """Vectors of one data set, from the cache where they are there."""
+def cast(arguments: argparse.Namespace, name: str, position: Literal["label", "prompt"]) -> Cast:
+    """Vectors of one data set in float32, from the cache where they are there."""
     data, private = private_set(arguments, name)
     public = public_examples(data.task, arguments.public, arguments.seed)
-    scorer = Scorer(backbone, data.task)
     method = Method(vectors=VectorSettings(read_position=position))
-    return Cast(*(_kept(arguments, f"{name}-{position}-{kind}", scorer, rows, method)
-                  for kind, rows in (("private", private), ("public", public))))
+    kinds = {"private": private, "public": public}
+    return Cast(*(_kept(arguments, f"{name}-{position}-{kind}", data.task, rows, method) for kind, rows in kinds.items()))
 
 
-def _kept(arguments: argparse.Namespace, name: str, scorer: Scorer, rows: Sequence[Example], method: Method) -> Victims:
-    file = arguments.cache / f"{name}-{len(rows)}-{arguments.seed}-{scorer.backbone.dtype}.npz"
+def _kept(arguments: argparse.Namespace, name: str, task: Task, rows: Sequence[Example], method: Method) -> Victims:
+    file = arguments.cache / f"{name}-{len(rows)}-{arguments.seed}-float32.npz"
     if not file.exists():
-        victims = Victims.of(scorer, rows, method)
+        victims = Victims.of(Scorer(demo_backbone("float32"), task), rows, method)
         file.parent.mkdir(parents=True, exist_ok=True)
         lengths = [len(tokens) for tokens in victims.tokens]
-        np.savez(file, vectors=victims.vectors, labels=victims.labels, lengths=lengths,
-                 tokens=np.concatenate([sorted(tokens) for tokens in victims.tokens]))
+        tokens = np.concatenate([sorted(tokens) for tokens in victims.tokens])
+        np.savez(file, vectors=victims.vectors, labels=victims.labels, lengths=lengths, tokens=tokens)
     with np.load(file) as kept:
         parts = np.split(kept["tokens"], np.cumsum(kept["lengths"])[:-1])
         return Victims(kept["vectors"], tuple(frozenset(part.tolist()) for part in parts), kept["labels"])

@@ -21,13 +21,13 @@ class Game:
         trials: how often it was asked.
         auc: probability that it scores a world with the example above one without; 0.5 is guessing.
         caught: share of the worlds with the example that it names while it is wrong in 1% of those without.
-        epsilon: the mechanism's ε is at least this, with 95% confidence, whatever was promised; 0: nothing is proven.
+        bound: the mechanism's ε is at least this, with 95% confidence, whatever was promised; 0: nothing is proven.
     """
 
     trials: int
     auc: float
     caught: float
-    epsilon: float
+    bound: float
 
 
 def judged(inside: npt.NDArray[np.floating], outside: npt.NDArray[np.floating], delta: float) -> Game:

@@ -16,7 +16,7 @@ from ifedicl.core.vectors import Array64
 from ifedicl.privacy.audit.defence import DELTA, Defence
 from ifedicl.privacy.audit.guessing import Game, judged
 
-_DIRECTIONS = 128  # of public text's variance that the outsider discounts
+_DIRECTIONS = 128  # of public text's variance that the outsider discounts, at most
 
 Scorer: TypeAlias = Callable[[Array64, Array64, Array64], float]
 """A released sum, the canary's row, and the sum of the others (which only insiders look at) to "it is there"."""
@@ -40,9 +40,10 @@ class Outsider:
         self._centre = public.mean(axis=0, dtype=np.float64)
         _, strengths, directions = np.linalg.svd((public - self._centre).astype(np.float32), full_matrices=False)
         variances = strengths.astype(np.float64) ** 2 / len(public)
-        floor = max(float(variances[_DIRECTIONS:].sum()) / public.shape[1], 1e-12)
-        self._directions = directions[:_DIRECTIONS]
-        self._discount = variances[:_DIRECTIONS] / (variances[:_DIRECTIONS] + floor)
+        count = min(_DIRECTIONS, min(public.shape) // 4)
+        floor = max(float(variances[count:].sum()) / (public.shape[1] - count), 1e-12)
+        self._directions = directions[:count]
+        self._discount = variances[:count] / (variances[:count] + floor)
         self._examples = examples
 
     def __call__(self, released: Array64, canary: Array64, _others: Array64) -> float:
