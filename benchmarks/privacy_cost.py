@@ -89,7 +89,10 @@ class Stage:
         self.start = Coefficients.initial(form, active, context_scale=0.1, activation_scale=1.0)
         self.shapes = {name: (int(active.sum()), *shape[2:]) for name, shape in form.shapes.items()}
         self.active = active
-        self.basis = subspace_basis(known.public.vectors.astype(np.float64), arguments.core, np.random.default_rng(0))
+        # The leading directions of public text, where anything is injected; elsewhere none is looked at.
+        above = known.public.vectors[:, first:].astype(np.float64)
+        self.basis = np.zeros((*known.public.vectors.shape[1:3], arguments.core, backbone.width), dtype=np.float32)
+        self.basis[first:] = subspace_basis(above, arguments.core, np.random.default_rng(0))
 
     def _prompts(self, rows: tuple[Example, ...]) -> Prompts:
         return self.scorer.encoder.prompts([row.text for row in rows])
@@ -200,10 +203,11 @@ def fidelity(known: Cast, draw: np.random.Generator) -> list[dict[str, object]]:
         private, clip = frame.measured(known.private.vectors), median_norm(frame.measured(known.public.vectors))
         for budget in (1.0, 4.0, 8.0, math.inf):
             defence = Defence() if math.isinf(budget) else Defence.of(budget, clip, frame.size)
-            released = defence.released(private, draw) / len(private)
+            kept = defence.kept(private)
+            released = defence.released(kept, draw) / len(private)
             ours = (frame.restored(released) - frame.centre) / frame.sizes[..., None]
             wanted = (truth - frame.centre) / frame.sizes[..., None]
-            noise = released - defence.kept(private).mean(axis=0)
+            noise = released - kept.mean(axis=0)
             rows.append(
                 {
                     "numbers": frame.size,

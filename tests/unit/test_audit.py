@@ -99,7 +99,7 @@ def test_too_little_noise_is_caught() -> None:
 
 
 def test_an_outsider_tells_less_the_more_examples_there_are() -> None:
-    aucs = [played(ROWS, n, Defence(), Outsider(ROWS[:60], n), trials=600, draw=draw()).auc for n in (1, 8, 64)]
+    aucs = [played(ROWS, n, Defence(), Outsider(ROWS[:60]).among(n), trials=600, draw=draw()).auc for n in (1, 8, 64)]
     assert aucs[0] > 0.99
     assert aucs[0] > aucs[1] > aucs[2] > 0.5
 
@@ -212,7 +212,7 @@ def test_an_audit_repeats(tables: dict[str, Any], backbone: Backbone) -> None:
 def test_the_noise_of_a_defence_is_what_the_accountant_asks_for() -> None:
     bare, noisy = budgets([1.0], ROWS)
     assert bare.is_none
-    sums = np.stack([noisy.released(ROWS, np.random.default_rng(seed)) for seed in range(200)])
+    sums = np.stack([noisy.released(noisy.kept(ROWS), np.random.default_rng(seed)) for seed in range(200)])
     expected = noisy.multiplier * noisy.clip
     assert sums.std(axis=0).mean() == pytest.approx(expected, rel=0.05)
 

@@ -43,15 +43,19 @@ class Bound:
         """L2, in steps: rounding moves a clipped point by half a step in each coordinate at most."""
         return self.clip / self.step + math.sqrt(self.size) / 2
 
-    def sum(self, rows: npt.NDArray[np.floating]) -> Steps:
-        """``(D,)`` in steps: the sum over ``(N, D)`` rows, each clipped and rounded; an example that is not finite counts as 0.
+    def rounded(self, rows: npt.NDArray[np.floating]) -> Steps:
+        """``(N, D)`` in steps: each row clipped and rounded; an example that is not finite counts as 0.
 
         Raises:
             ValueError: the rows have another size.
         """
         if rows.shape[1:] != (self.size,):
             raise ValueError(f"rows {rows.shape} are not (N, {self.size})")
-        total: Steps = np.rint(clipped(rows, self.clip) / self.step).astype(np.int64).sum(axis=0)
+        return np.rint(clipped(rows, self.clip) / self.step).astype(np.int64)
+
+    def sum(self, rows: npt.NDArray[np.floating]) -> Steps:
+        """``(D,)`` in steps: the sum over :meth:`rounded` rows."""
+        total: Steps = self.rounded(rows).sum(axis=0)
         return total
 
 

@@ -10,9 +10,9 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl.core.vectors import Array64
+from ifedicl.core.vectors import Array32, Array64
 from ifedicl.privacy.accountant import Release, noise_multiplier
-from ifedicl.privacy.clip import Bound, clipped
+from ifedicl.privacy.clip import Bound
 from ifedicl.privacy.noise import skellam
 
 DELTA = 1e-5
@@ -54,19 +54,23 @@ class Defence:
         """Whether sums leave as they are."""
         return math.isinf(self.epsilon)
 
-    def kept(self, rows: npt.NDArray[np.floating]) -> Array64:
+    def kept(self, rows: npt.NDArray[np.floating]) -> Array32:
         """``(N, D)``: what of each example goes into a sum."""
-        return clipped(rows, self.clip) if math.isfinite(self.clip) else rows.astype(np.float64)
-
-    def released(self, rows: npt.NDArray[np.floating], draw: np.random.Generator) -> Array64:
-        """``(D,)``: the sum over ``(N, D)`` rows as it leaves."""
-        total: Array64
         if self.is_none:
-            total = self.kept(rows).sum(axis=0)
-            return total
+            return rows.astype(np.float32)
         bound = Bound(self.clip, rows.shape[1])
-        total = (bound.sum(rows) + skellam(bound.size, (self.multiplier * bound.sensitivity) ** 2, draw)) * bound.step
-        return total
+        kept: Array32 = (bound.rounded(rows) * bound.step).astype(np.float32)
+        return kept
+
+    def released(self, kept: Array32, draw: np.random.Generator) -> Array64:
+        """``(D,)``: the sum over ``(N, D)`` rows of :meth:`kept`, as it leaves."""
+        total: Array64 = kept.sum(axis=0).astype(np.float64)
+        return total if self.is_none else total + self.noise(kept.shape[1], draw)
+
+    def noise(self, size: int, draw: np.random.Generator) -> Array64:
+        """``(D,)``: what is added."""
+        bound = Bound(self.clip, size)
+        return skellam(size, (self.multiplier * bound.sensitivity) ** 2, draw) * bound.step
 
 
 def median_norm(rows: npt.NDArray[np.floating]) -> float:

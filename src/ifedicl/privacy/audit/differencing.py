@@ -54,12 +54,13 @@ def differenced(
     """
     centred = rows - centre
     directions = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-30)
+    kept = defence.kept(rows)
     cosines, named = [], []
     for _ in range(trials):
         places = draw.choice(len(rows), size=examples + added, replace=False)
         old, new = places[:examples], places[examples:]
-        first = (defence.released(rows[old], draw) / examples).astype(np.float32)
-        second = (defence.released(rows[places], draw) / len(places)).astype(np.float32)
+        first = (defence.released(kept[old], draw) / examples).astype(np.float32)
+        second = (defence.released(kept[places], draw) / len(places)).astype(np.float32)
         found = second.astype(np.float64) * len(places) - first.astype(np.float64) * examples - added * centre
         truth = centred[new].sum(axis=0)
         cosines.append(found @ truth / max(float(np.linalg.norm(found) * np.linalg.norm(truth)), 1e-30))

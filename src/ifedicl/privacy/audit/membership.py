@@ -12,17 +12,19 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl.core.vectors import Array64
+from ifedicl.core.vectors import Array32, Array64
 from ifedicl.privacy.audit.defence import DELTA, Defence
 from ifedicl.privacy.audit.guessing import Game, judged
 
 _DIRECTIONS = 128  # of public text's variance that the outsider discounts, at most
 
-Scorer: TypeAlias = Callable[[Array64, Array64, Array64], float]
+Scorer: TypeAlias = Callable[[Array64, Array32, Array32], float]
 """A released sum, the canary's row, and the sum of the others (which only insiders look at) to "it is there"."""
 
+_UNKNOWN = np.zeros(0, dtype=np.float32)
 
-def insider(released: Array64, canary: Array64, others: Array64) -> float:
+
+def insider(released: Array64, canary: Array32, others: Array32) -> float:
     """What is left of the sum without the others, along the canary: the likelihood ratio under isotropic noise."""
     return float((released - others) @ canary / max(float(canary @ canary), 1e-30))
 
@@ -30,27 +32,32 @@ def insider(released: Array64, canary: Array64, others: Array64) -> float:
 class Outsider:
     """Along the canary, discounting the directions in which all text varies (a whitened matched filter)."""
 
-    def __init__(self, public: npt.NDArray[np.floating], examples: int) -> None:
+    def __init__(self, public: npt.NDArray[np.floating]) -> None:
         """Learn what texts are like.
 
         Args:
             public: ``(N, D)`` rows of public text.
-            examples: how many are in a sum.
         """
-        self._centre = public.mean(axis=0, dtype=np.float64)
-        _, strengths, directions = np.linalg.svd((public - self._centre).astype(np.float32), full_matrices=False)
-        variances = strengths.astype(np.float64) ** 2 / len(public)
+        self._centre = public.mean(axis=0, dtype=np.float64).astype(np.float32)
+        # Fewer rows than numbers: the small matrix of their products has the same strengths.
+        centred = (public - self._centre).astype(np.float32)
+        strengths, mixes = np.linalg.eigh((centred @ centred.T).astype(np.float64))
+        variances = np.maximum(strengths[::-1], 0) / len(public)
         count = min(_DIRECTIONS, min(public.shape) // 4)
         floor = max(float(variances[count:].sum()) / (public.shape[1] - count), 1e-12)
-        self._directions = directions[:count]
-        self._discount = variances[:count] / (variances[:count] + floor)
-        self._examples = examples
+        norms = np.sqrt(np.maximum(strengths[::-1][:count], 1e-30))[:, None]
+        self._directions = ((mixes[:, ::-1][:, :count].T @ centred) / norms).astype(np.float32)
+        self._discount = (variances[:count] / (variances[:count] + floor)).astype(np.float32)
 
-    def __call__(self, released: Array64, canary: Array64, _others: Array64) -> float:
-        """The filter's answer: around 1 if the canary is there, around 0 if not."""
-        along = canary - self._centre
-        along = along - ((self._directions @ along) * self._discount) @ self._directions
-        return float((released - self._examples * self._centre) @ along / max(float((canary - self._centre) @ along), 1e-30))
+    def among(self, examples: int) -> Scorer:
+        """The attacker of sums of so many examples: around 1 if the canary is there, around 0 if not."""
+
+        def score(released: Array64, canary: Array32, _others: Array32) -> float:
+            along = canary - self._centre
+            filtered = along - ((self._directions @ along) * self._discount) @ self._directions
+            return float((released - examples * self._centre) @ filtered / max(float(along @ filtered), 1e-30))
+
+        return score
 
 
 def played(
@@ -81,6 +88,6 @@ def played(
         # Without the canary its place stays empty for the insider, and is another's for the outsider.
         stands_in = [] if scorer is insider else [int(places[1])]
         members = np.array([*others, *([canary] if present else stands_in)], dtype=np.int64)
-        released = defence.released(rows[members], draw)
-        scores[present].append(scorer(released, kept[canary], kept[others].sum(axis=0)))
+        released = defence.released(kept[members], draw)
+        scores[present].append(scorer(released, kept[canary], kept[others].sum(axis=0) if scorer is insider else _UNKNOWN))
     return judged(np.array(scores[True]), np.array(scores[False]), DELTA)

@@ -73,10 +73,11 @@ def mix_attack(
         clients: in one secure sum; the attacker takes the whole sum's mix for that of each.
     """
     classes = len(means)
+    kept = defence.kept(rows)
     errors, blind = [], []
     for _ in range(groups):
         hands = [_hand(labels, classes, examples, draw) for _ in range(clients)]
-        released = defence.released(rows[np.concatenate(hands)], draw) / (examples * clients)
+        released = defence.released(kept[np.concatenate(hands)], draw) / (examples * clients)
         guess = guessed(released, means)
         truth = np.bincount(labels[hands[0]], minlength=classes) / examples
         errors.append(np.abs(guess - truth).sum() / 2)

@@ -30,7 +30,8 @@ from ifedicl.privacy.frame import PublicFrame
 from ifedicl.settings import Method
 
 EPSILONS = (1.0, 4.0, 8.0)
-_SIZES = (1, 2, 4, 16, 64, 256)
+_SIZES = (1, 4, 16, 64, 256)
+_INSIDE = 16
 _GROUPS, _CANARIES = 60, 100
 _CLIENTS = 10
 _ADDED = (1, 4)
@@ -146,7 +147,8 @@ class _Scene:
             places = [draw.choice(len(private), size=examples, replace=False) for _ in range(_GROUPS)]
             texts = [frozenset().union(*(private.tokens[int(row)] for row in own)) for own in places]
             for defence in self._defences:
-                means = np.stack([self._mean(own, defence, draw) for own in places])
+                kept = defence.kept(self._rows)
+                means = np.stack([self._frame.restored(defence.released(kept[own], draw) / examples) for own in places])
                 for name, (attacker, where) in attackers.items():
                     found = recovered(attacker, means, texts, candidates, examples)
                     table.append({"attacker": name, "where": where, **_of(defence), **asdict(found)})
@@ -154,14 +156,17 @@ class _Scene:
 
     def membership(self, trials: int) -> list[Row]:
         """Attack 2 on vectors."""
+        outsider = Outsider(self._public)
+        sizes = self._sizes_up_to(len(self._rows) - 1)
+        games = [("outsider", examples, outsider.among(examples)) for examples in sizes]
+        # What an insider is left with does not depend on how many others there are.
+        games.append(("insider", max(size for size in sizes if size <= _INSIDE), insider))
         table = []
-        for examples in self._sizes_up_to(len(self._rows) - 1):
-            attackers: Mapping[str, Any] = {"outsider": Outsider(self._public, examples), "insider": insider}
-            for name, attacker in attackers.items():
-                for defence in self._defences:
-                    draw = self._draw("membership", name, examples, str(defence.epsilon))
-                    game = played(self._rows, examples, defence, attacker, trials=trials, draw=draw)
-                    table.append({"attacker": name, "examples": examples, **_of(defence), **asdict(game)})
+        for defence in self._defences:
+            for name, examples, attacker in games:
+                draw = self._draw("membership", name, examples, str(defence.epsilon))
+                game = played(self._rows, examples, defence, attacker, trials=trials, draw=draw)
+                table.append({"attacker": name, "examples": examples, **_of(defence), **asdict(game)})
         return table
 
     def updates(self) -> list[Row]:
@@ -171,10 +176,10 @@ class _Scene:
         for rounds in (1, 10):
             for defence in budgets([d.epsilon for d in self._defences[1:]], self._scaled(self._evidence.public_updates), rounds):
                 draw = self._draw("one run", rounds, str(defence.epsilon))
-                kept = defence.kept(rows)[:canaries]
+                kept = defence.kept(rows[:canaries])
                 present = draw.random(canaries) < 0.5
                 # The same gradients each round: what differs is the noise, and the attacker takes the mean.
-                sums = [defence.released(rows[:canaries][present], draw) for _ in range(rounds)]
+                sums = [defence.released(kept[present], draw) for _ in range(rounds)]
                 scores = _unmixed(kept, np.mean(sums, axis=0), defence, rounds)
                 right = float(((scores > 0.5) == present).mean())
                 bound = one_run(scores, present, DELTA)
@@ -220,9 +225,6 @@ class _Scene:
                     table.append({**_of(defence), **asdict(found)})
         return table
 
-    def _mean(self, places: npt.NDArray[np.int64], defence: Defence, draw: np.random.Generator) -> Array32:
-        return self._frame.restored(defence.released(self._rows[places], draw) / len(places))
-
     def _scaled(self, rows: Array32) -> Array64:
         scaled: Array64 = rows.astype(np.float64) / self._sizes
         return scaled
@@ -232,7 +234,7 @@ class _Scene:
         return [size for size in _SIZES if size <= most]
 
 
-def _unmixed(kept: Array64, mean: Array64, defence: Defence, rounds: int) -> Array64:
+def _unmixed(kept: Array32, mean: Array64, defence: Defence, rounds: int) -> Array64:
     """``(m,)``: how much of each canary is in the sum, by least squares with as much ridge as there is noise."""
     gram = kept @ kept.T
     variance = 0.0 if defence.is_none else (defence.multiplier * defence.clip) ** 2 / rounds
