@@ -32,9 +32,16 @@ def main() -> None:
         evidence = Evidence(known.private, known.public, *gradients(chosen, name, known.public.vectors.mean(axis=0)))
         tables = attacked(evidence, demo_backbone("bfloat16"), trials=chosen.trials, seed=chosen.seed)
         facts = {
-            "set": name, "examples": len(known.private), "public": len(known.public), "updates": chosen.updates,
-            "trials": chosen.trials, "seed": chosen.seed, "model": "SmolLM2-135M-Instruct", "vectors": "float32",
-            "updates_dtype": "bfloat16", "seconds": round(time.perf_counter() - start),
+            "set": name,
+            "examples": len(known.private),
+            "public": len(known.public),
+            "updates": chosen.updates,
+            "trials": chosen.trials,
+            "seed": chosen.seed,
+            "model": "SmolLM2-135M-Instruct",
+            "vectors": "float32",
+            "updates_dtype": "bfloat16",
+            "seconds": round(time.perf_counter() - start),
         }
         files.write_json(chosen.out / f"attacks-{name}-{chosen.seed}.json", facts | rounded(tables))
         print(json.dumps(facts), *summary(tables), sep="\n", flush=True)
@@ -58,7 +65,9 @@ def gradients(arguments: argparse.Namespace, name: str, centre: Array32) -> tupl
 def rounded(tables: dict[str, list[dict[str, object]]]) -> dict[str, object]:
     """Three digits are enough."""
     return {
-        name: [{key: float(f"{value:.3g}") if isinstance(value, float) else value for key, value in row.items()} for row in rows]
+        name: [
+            {key: float(f"{value:.3g}") if isinstance(value, float) else value for key, value in row.items()} for row in rows
+        ]
         for name, rows in tables.items()
     }
 

@@ -1,9 +1,9 @@
 """What do the defences cost in accuracy? Ten clients, secure sums with distributed noise, ε = 1, 4, 8 and infinity.
 
-The rounds send clipped per-example gradients of the coefficients, summed; the server takes Adam steps. The context vector is the
-clients' own mean (only without a bound on ε), a mean measured in a public frame of few directions, or that of public text. All
-of it is played in one process: each client clips, rounds and adds its own noise share, and only the sum is used. Also printed: how
-much of a noisy mean is still the mean, by how it is sent. Test rows are read once, at the end of each run.
+The rounds send clipped per-example gradients of the coefficients, summed; the server takes Adam steps. The context vector is
+the clients' own mean (only without a bound on ε), a mean measured in a public frame of few directions, or that of public text.
+All of it is played in one process: each client clips, rounds and adds its own noise share, and only the sum is used. Also
+printed: how much of a noisy mean is still the mean, by how it is sent. Test rows are read once, at the end of each run.
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ class Stage:
             weights[name] = 1 / np.maximum(sizes, np.median(sizes) / 10)
         return weights
 
-    def moved(self, coefficients: Coefficients, total: np.ndarray, moments: Moments, rate: float) -> tuple[Coefficients, Moments]:
+    def moved(
+        self, coefficients: Coefficients, total: np.ndarray, moments: Moments, rate: float
+    ) -> tuple[Coefficients, Moments]:
         """One Adam step of the server along a mean of weighted gradients, in which the noise is alike everywhere."""
         ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes.values()])[:-1]
         direction = {name: np.zeros_like(array) for name, array in self.start.arrays.items()}
@@ -126,6 +128,7 @@ class Stage:
         return stepped(coefficients, direction, moments, "adam", rate=rate, momentum=0.9)
 
     def evaluate(self, context: Context, coefficients: Coefficients) -> Evaluation:
+        """On the test rows."""
         task = self.scorer.task
         with applied(self.scorer.backbone, context, coefficients):
             logs = self.scorer.log_probabilities(self._prompts(self.test))
@@ -175,10 +178,7 @@ def run(stage: Stage, plan: Plan, rounds: int, rate: float, frame: PublicFrame) 
     coefficients, moments = stage.start, Moments.none(stage.start)
     for _ in range(rounds):
         rows = joint(stage.gradients(context, coefficients), weights)
-        if private:
-            total = stage.summed(rows, Bound(clip, rows.shape[1]), noise, "gradient")
-        else:
-            total = rows.sum(axis=0)
+        total = stage.summed(rows, Bound(clip, rows.shape[1]), noise, "gradient") if private else rows.sum(axis=0)
         coefficients, moments = stage.moved(coefficients, total / len(rows), moments, rate)
     evaluation = stage.evaluate(context, coefficients)
     spent = epsilon(releases(noise), DELTA) if private else None
@@ -229,26 +229,46 @@ def main() -> None:
     arguments.add_argument("--alpha", type=float, default=0.5)
     arguments.add_argument("--test", type=int, default=300, help="test rows (default: %(default)s)")
     arguments.add_argument("--rank", type=int, default=4, help="directions of a write in the public frame")
-    arguments.add_argument("--plans", nargs="+", type=int, default=list(range(len(PLANS))), help="positions in the list of runs")
+    arguments.add_argument(
+        "--plans", nargs="+", type=int, default=list(range(len(PLANS))), help="positions in the list of runs"
+    )
     chosen = arguments.parse_args()
     for name in chosen.sets:
         known = cast(chosen, name, "prompt")
         frame = PublicFrame.of(known.public.vectors, chosen.rank, seeds.generator(chosen.seed, "frame"))
         stage = Stage(chosen, name, demo_backbone("bfloat16"), known)
         raw = stage.evaluate(Context(frame.centre, stage.basis), Coefficients.identity(stage.start.form))
-        results = [{"plan": "zero-shot", "accuracy": round(raw.accuracy, 4), "interval": [round(b, 4) for b in raw.interval],
-                    "loss": round(raw.loss, 4)}]
+        results = [
+            {
+                "plan": "zero-shot",
+                "accuracy": round(raw.accuracy, 4),
+                "interval": [round(b, 4) for b in raw.interval],
+                "loss": round(raw.loss, 4),
+            }
+        ]
         print(json.dumps({"set": name, **results[0]}), flush=True)
+        facts = {
+            "set": name,
+            "examples": len(stage.labels),
+            "clients": CLIENTS,
+            "alpha": chosen.alpha,
+            "rounds": chosen.rounds,
+            "rate": chosen.rate,
+            "delta": DELTA,
+            "survivors": CROWD.survivors,
+            "colluders": CROWD.colluders,
+            "test_rows": len(stage.test),
+            "from_depth": chosen.from_depth,
+            "core": chosen.core,
+            "dtype": "bfloat16",
+            "seed": chosen.seed,
+            "torch": torch.__version__,
+            "vectors": fidelity(known, seeds.generator(chosen.seed, "fidelity")),
+        }
         for place in chosen.plans:
             results.append(run(stage, PLANS[place], chosen.rounds, chosen.rate, frame))
             print(json.dumps({"set": name, **results[-1]}), flush=True)
-        facts = {
-            "set": name, "examples": len(stage.labels), "clients": CLIENTS, "alpha": chosen.alpha, "rounds": chosen.rounds,
-            "delta": DELTA, "survivors": CROWD.survivors, "colluders": CROWD.colluders, "test_rows": len(stage.test),
-            "from_depth": chosen.from_depth, "core": chosen.core, "rate": chosen.rate, "dtype": "bfloat16", "seed": chosen.seed, "torch": torch.__version__,
-            "vectors": fidelity(known, seeds.generator(chosen.seed, "fidelity")), "runs": results,
-        }
-        files.write_json(chosen.out / f"cost-{name}-{chosen.seed}.json", facts)
+            files.write_json(chosen.out / f"cost-{name}-{chosen.seed}.json", facts | {"runs": results})
 
 
 if __name__ == "__main__":

@@ -201,8 +201,8 @@ def example_gradients(
 ) -> Iterator[tuple[list[int], dict[str, Array32]]]:
     """Each example's own gradient, in the passes that the sum of them takes: the injection tells them apart.
 
-    A row's gradient of λ is ``Σ_t g_t·v``, of β ``Σ_t g_t·y_t``, of Γ ``Σ_t (U g_t)(U y_t)ᵀ``, with ``g`` the gradient after the
-    injection and ``y`` the write before it. It stays with its owner, who clips and sums it.
+    A row's gradient of λ is ``Σ_t g_t·v``, of β ``Σ_t g_t·y_t``, of Γ ``Σ_t (U g_t)(U y_t)ᵀ``, with ``g`` the gradient after
+    the injection and ``y`` the write before it. It stays with its owner, who clips and sums it.
 
     Args: as :func:`gradient_sum`.
 

@@ -22,7 +22,9 @@ _FEWEST = 20
 
 def audit(
     path: Annotated[Path, typer.Argument(help="A TOML config, or a file of labelled text: .jsonl, .csv, .tsv or .parquet.")],
-    client: Annotated[str | None, typer.Option(help="Whose text of the config is audited. Default: its first client's.")] = None,
+    client: Annotated[
+        str | None, typer.Option(help="Whose text of the config is audited. Default: its first client's.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="With a data file: a hub id, folder or .gguf. Default: the demo's.")] = None,
     public: Annotated[
         Path | None, typer.Option(help="Other people's text for the attackers to learn from. Default: the demo's sentences.")
@@ -81,9 +83,7 @@ def audit(
     print(f"tables: {out}")
 
 
-def _audited(
-    path: Path, client: str | None, model: str | None
-) -> tuple[Task, Method, ModelSettings, str, Sequence[Example]]:
+def _audited(path: Path, client: str | None, model: str | None) -> tuple[Task, Method, ModelSettings, str, Sequence[Example]]:
     """What is asked, how, of which model, and whose text is audited."""
     if not path.exists():
         raise DataError(f"{path}: there is no such file; give a .toml config or a file of labelled text")
@@ -99,9 +99,7 @@ def _audited(
     return task, Method(), ModelSettings(source=model or str(demo_model())), path.name, read_examples(path, task)
 
 
-def _of_config(
-    path: Path, client: str | None, model: str | None
-) -> tuple[Task, Method, ModelSettings, str, Sequence[Example]]:
+def _of_config(path: Path, client: str | None, model: str | None) -> tuple[Task, Method, ModelSettings, str, Sequence[Example]]:
     from ifedicl import runs
     from ifedicl.settings import load_settings
 

@@ -180,6 +180,51 @@ class RobustSettings(Section):
     )
 
 
+class NoiseSettings(Section):
+    """Differential privacy on top of sums over clients: what one example may change, and how well noise hides it."""
+
+    epsilon: float = Field(
+        default=4.0, gt=0.0, le=16.0, description="most that all rounds together tell of one example, in (0, 16]; 1 is strong"
+    )
+    delta: float = Field(
+        default=1e-5, gt=0.0, le=1e-3, description="probability of telling more, in (0, 0.001]; well below 1 in all examples"
+    )
+    clip: float = Field(
+        default=1.0, gt=0.0, description="longest gradient of one example, in lengths of a usual one; a positive number"
+    )
+    colluders: int = Field(
+        default=1, ge=0, description="clients that may tell the coordinator their own noise; 0 or more, fewer than answer"
+    )
+
+    def contradictions(self, method: Method, survivors: int) -> list[str]:
+        """What in a run would make the promise empty; none: it holds.
+
+        Args:
+            method: the run's settings.
+            survivors: fewest clients that a sum is ever opened for.
+        """
+        server = method.server
+        wrong = {
+            f"noise.colluders {self.colluders} must be fewer than the {survivors} clients that a sum may come from, or no "
+            "one's noise hides it": self.colluders >= survivors,
+            'server.update must be "gradient": steps that a client takes itself are not clipped for each example': (
+                not method.takes_gradients
+            ),
+            'server.optimizer must be "adam": gradients are sent in units of their usual size': (
+                server is None or server.optimizer != "adam"
+            ),
+            "[readout] must be left out: its sums carry no noise": method.readout is not None,
+            "holdout.selection and holdout.gate must be 0: figures of held-out examples carry no noise": (
+                method.holdout.selection + method.holdout.gate > 0
+            ),
+            'rounds.select_by must be "last", as there are no figures to choose by': method.rounds.select_by != "last",
+            'subspace.source must not be "clients": the basis comes from public text': (
+                method.subspace is not None and method.subspace.source == "clients"
+            ),
+        }
+        return [sentence for sentence, is_so in wrong.items() if is_so]
+
+
 class RoundSettings(Section):
     """The rounds and how one of them is chosen (paper Eq. 7; the choice never sees test text)."""
 

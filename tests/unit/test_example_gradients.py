@@ -35,7 +35,12 @@ def _setting(backbone: Backbone, task: Any, rank: int, first: int, loss: str) ->
 @pytest.mark.parametrize("rank", [0, 3])
 @pytest.mark.parametrize(
     ("task", "loss", "first"),
-    [(tiny.TASK, "labels", 0), (tiny.TASK, "vocabulary", 1), (tiny.MANY_TOKENS, "labels", 0), (tiny.MANY_TOKENS, "vocabulary", 0)],
+    [
+        (tiny.TASK, "labels", 0),
+        (tiny.TASK, "vocabulary", 1),
+        (tiny.MANY_TOKENS, "labels", 0),
+        (tiny.MANY_TOKENS, "vocabulary", 0),
+    ],
 )
 def test_rows_of_one_pass_give_what_each_gives_alone(backbone: Backbone, task: Any, loss: str, first: int, rank: int) -> None:
     setting = _setting(backbone, task, rank, first, loss)

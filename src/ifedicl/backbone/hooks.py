@@ -151,7 +151,9 @@ def injected(
             result = injection.changed(layer, write, output)
             if watcher is not None:
                 write_before = output.detach()
-                result.register_hook(lambda gradient: watcher(layer, write, write_before, gradient))
+                result.register_hook(  # type: ignore[no-untyped-call]
+                    lambda gradient: watcher(layer, write, write_before, gradient)
+                )
             return result if noise is None else noise.added(result)
 
         return change

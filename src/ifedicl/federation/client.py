@@ -16,6 +16,7 @@ from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Reading, Scorer
 from ifedicl.calibrate import Turn, calibrate, drawn, gradient_sum
+from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import Readout, ReadoutSums, features, projection
 from ifedicl.core.subspace import Context
@@ -66,10 +67,24 @@ class _Part:
     labels: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Summing:
+    """How a client's examples become what leaves it; differential privacy puts its own in their place.
+
+    Attributes:
+        vectors: as :func:`ifedicl.extract.context_vectors`.
+        gradient: as :func:`ifedicl.calibrate.gradient_sum`.
+    """
+
+    vectors: Callable[..., ContextVectors] = context_vectors
+    gradient: Callable[..., GradientSum] = gradient_sum
+
+
 class _Job:
     """One task under one method, on this client's examples."""
 
-    def __init__(self, task: Task, method: Method, scorer: Scorer, examples: Sequence[Example]) -> None:
+    def __init__(self, task: Task, method: Method, scorer: Scorer, examples: Sequence[Example], summing: Summing) -> None:
+        self.summing = summing
         self.task = task
         self.method = method
         self.scorer = scorer
@@ -93,7 +108,7 @@ class _Job:
             part = self.part(Role.TRAIN)
             rows = part.prompts.tokens[known:], part.labels[known:]
             # What is sent is float32 at most, and many clients may share this memory.
-            self._summed = known, context_vectors(self.scorer, *rows, self.method, self.train_keys[known:]).packed
+            self._summed = known, self.summing.vectors(self.scorer, *rows, self.method, self.train_keys[known:]).packed
         return self._summed[1]
 
     def tallies(
@@ -138,7 +153,9 @@ class Client:
     Between requests it keeps nothing that it could not be sent again or compute again, so it may be restarted at any time.
     """
 
-    def __init__(self, name: str, examples: Sequence[Example], backbone: Backbone, *, secret: bytes) -> None:
+    def __init__(
+        self, name: str, examples: Sequence[Example], backbone: Backbone, *, secret: bytes, summing: Summing | None = None
+    ) -> None:
         """Hold ``examples``; nothing is computed yet.
 
         Args:
@@ -146,8 +163,10 @@ class Client:
             examples: its labelled text.
             backbone: the frozen model; simulated clients share one.
             secret: keys the cursors, so that they tell the coordinator nothing about the examples. The same after a restart.
+            summing: how examples are summed; None: as they are.
         """
         self.name = name
+        self._summing = summing or Summing()
         self.examples = tuple(examples)
         self.backbone = backbone
         self._secret = secret
@@ -244,7 +263,7 @@ class Client:
         if not job.method.takes_gradients:
             raise _RefusalError(FailureCode.BAD_REQUEST)
         rows = drawn(job.train_keys, request.round, job.method)
-        sums = gradient_sum(job.scorer, part.prompts, part.labels, context, request.coefficients, job.method, rows)
+        sums = job.summing.gradient(job.scorer, part.prompts, part.labels, context, request.coefficients, job.method, rows)
         return self._checked(GradientReply(sums), sums.is_finite)
 
     def _evaluate(self, request: EvaluateRequest) -> Reply:
@@ -294,7 +313,7 @@ class Client:
         if self._job is None or (self._job.task, self._job.method) != (task, method):
             self._context = None  # vectors of one task mean nothing to another
             scorer = Scorer(self.backbone, task, first_layer=method.injection.active_layers(self.backbone.layers).start)
-            self._job = _Job(task, method, scorer, self.examples)
+            self._job = _Job(task, method, scorer, self.examples, self._summing)
         return self._job
 
     def _in_context(self, context_id: str, coefficients: Coefficients) -> tuple[_Job, Context]:

@@ -30,8 +30,8 @@ class Release:
         sensitivity: L2, in steps, of one example more or less.
         variance: of the Skellam noise on each number, in squared steps.
         times: how many of them.
-        draw: probability with which each example takes part, each time anew, **if the draw is its client's secret**; else 1. Who
-            could know the draw would know who is hidden among fewer.
+        draw: probability with which each example takes part, each time anew, **if the draw is its client's secret**; else 1.
+            Who could know the draw would know who is hidden among fewer.
     """
 
     size: int
@@ -120,8 +120,8 @@ class Budget:
         if after.spent_epsilon > self.epsilon:
             raise BudgetSpentError(
                 f"privacy budget: this release would make it ε {after.spent_epsilon:.2f} of {self.epsilon:g} at δ "
-                f"{self.delta:g} ({self.spent_epsilon:.2f} are spent), so nothing is sent. Raise the budget in the owner's policy, "
-                "or stay with the adapter that there is"
+                f"{self.delta:g} ({self.spent_epsilon:.2f} are spent), so nothing is sent. Raise the budget in the owner's "
+                "policy, or stay with the adapter that there is"
             )
         return after
 

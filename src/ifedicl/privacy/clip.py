@@ -18,7 +18,7 @@ from ifedicl.core.vectors import Array64
 
 Steps: TypeAlias = npt.NDArray[np.int64]
 _FINENESS = 2**13
-"""Least number of steps that a clip is long. The sum of a thousand examples stays below 2^24 steps, which float32 holds exactly."""
+"""Least number of steps that a clip is long: the sum of a thousand examples stays below 2^24 steps, exact in float32."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class PublicFrame:
     def size(self) -> int:
         """``D``: numbers of a measured vector."""
         layers, writes, width = self.centre.shape
-        return layers * writes * (width if self.basis is None else self.basis.shape[2])
+        return int(layers * writes * (width if self.basis is None else self.basis.shape[2]))
 
     def measured(self, vectors: npt.NDArray[np.floating]) -> Array64:
         """``(N, D)`` of ``(N, L, 2, d)``: around 1 a write in norm, for text like the public one's."""

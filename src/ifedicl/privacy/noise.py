@@ -1,7 +1,7 @@
 """Noise for sums that no one adds alone: each client's share is too small to hide it, the sum of the shares is not.
 
-Shares are Skellam (the difference of two Poisson numbers): sums of Skellam numbers are Skellam again, exactly, and whole numbers
-stay what they are modulo 2^k (Agarwal, Kairouz and Liu 2021).
+Shares are Skellam (the difference of two Poisson numbers): sums of Skellam numbers are Skellam again, exactly, and whole
+numbers stay what they are modulo 2^k (Agarwal, Kairouz and Liu 2021).
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ifedicl.privacy.clip import Steps
+
+_LARGEST_VARIANCE = 2.0**44
+"""Poisson numbers are drawn in double precision: near 2^53 they come out too wide, by a quarter at 2^57."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,12 @@ def skellam(size: int, variance: float, draw: np.random.Generator) -> Steps:
         size: how many.
         variance: of each; the difference of two Poisson numbers of half of it.
         draw: where they come from.
+
+    Raises:
+        ValueError: the variance is beyond what floating-point Poisson draws have right; take a coarser grid.
     """
+    if not 0 <= variance <= _LARGEST_VARIANCE:
+        raise ValueError(f"a noise variance of {variance:g} squared steps is not in 0 to {_LARGEST_VARIANCE:g}")
     return draw.poisson(variance / 2, size) - draw.poisson(variance / 2, size)
 
 

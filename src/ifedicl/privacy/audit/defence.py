@@ -70,7 +70,8 @@ class Defence:
     def noise(self, size: int, draw: np.random.Generator) -> Array64:
         """``(D,)``: what is added."""
         bound = Bound(self.clip, size)
-        return skellam(size, (self.multiplier * bound.sensitivity) ** 2, draw) * bound.step
+        noise: Array64 = skellam(size, (self.multiplier * bound.sensitivity) ** 2, draw) * np.float64(bound.step)
+        return noise
 
 
 def median_norm(rows: npt.NDArray[np.floating]) -> float:

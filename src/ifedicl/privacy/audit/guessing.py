@@ -71,14 +71,10 @@ def _lower(successes: int, trials: int) -> float:
 
 
 def _upper(successes: int, trials: int) -> float:
-    return (
-        1.0 if successes == trials else float(stats.beta.ppf(1 - (1 - _CONFIDENCE) / 2, successes + 1, trials - successes))
-    )
+    return 1.0 if successes == trials else float(stats.beta.ppf(1 - (1 - _CONFIDENCE) / 2, successes + 1, trials - successes))
 
 
-def one_run_epsilon(
-    canaries: int, guesses: int, right: int, delta: float, *, doubt: float = 1 - _CONFIDENCE
-) -> float:
+def one_run_epsilon(canaries: int, guesses: int, right: int, delta: float, *, doubt: float = 1 - _CONFIDENCE) -> float:
     """A lower bound of ε from a single run in which each canary was put in by a coin.
 
     Steinke, Nasr and Jagielski 2023, theorem 5.2 and its appendix D.

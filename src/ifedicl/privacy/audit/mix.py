@@ -38,7 +38,7 @@ def class_means(rows: npt.NDArray[np.floating], labels: npt.NDArray[np.int64], c
 
 
 def guessed(mean: npt.NDArray[np.floating], means: Array64) -> Array64:
-    """``(C,)`` shares whose mixture of ``(C, D)`` class means is nearest to a mean ``(D,)``; they are at least 0 and sum to 1."""
+    """``(C,)`` shares, at least 0 and 1 in sum, whose mixture of ``(C, D)`` class means is nearest to a mean ``(D,)``."""
     # Scaled to what tells the classes apart, and turned into their span: least squares sees nothing else.
     spread = max(float(np.linalg.norm(means - means.mean(axis=0))), 1e-30)
     centre = means.mean(axis=0)

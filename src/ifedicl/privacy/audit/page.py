@@ -12,8 +12,13 @@ Tables = Mapping[str, Sequence[Row]]
 
 def summary(tables: Tables) -> list[str]:
     """The findings as sentences."""
-    return [*_words(tables["words"]), *_membership(tables["membership"]), *_updates(tables["updates"]), *_mix(tables["mix"]),
-            *_differencing(tables["differencing"])]
+    return [
+        *_words(tables["words"]),
+        *_membership(tables["membership"]),
+        *_updates(tables["updates"]),
+        *_mix(tables["mix"]),
+        *_differencing(tables["differencing"]),
+    ]
 
 
 def page(title: str, facts: Mapping[str, Any], tables: Tables) -> str:
@@ -40,9 +45,9 @@ def table(rows: Sequence[Row]) -> str:
 
 
 _CAUTION = (
-    "These are attacks that we know, on this text and this model. An attack that fails proves nothing about the next one; what is "
-    "proven is the bound of ε, and the lower bounds show how far the attacks here come towards it. ε: of one release (of all rounds, "
-    "for updates), at δ = 1e-5 and each example clipped; none: no clip and no noise."
+    "These are attacks that we know, on this text and this model. An attack that fails proves nothing about the next one; what "
+    "is proven is the bound of ε, and the lower bounds show how far the attacks here come towards it. ε: of one release (for "
+    "updates, of all rounds), at δ = 1e-5 and each example clipped; none: no clip and no noise."
 )
 _HEADINGS = {
     "words": "Which words come back from a mean vector",
@@ -103,8 +108,8 @@ def _words(rows: Sequence[Row]) -> list[str]:
 def _membership(rows: Sequence[Row]) -> list[str]:
     outside = [row for row in rows if row["attacker"] == "outsider"]
     sentences = [
-        f"Whoever knows a text and sees the mean of {_examples(row)} without noise tells whether it is there in {row['auc']:.0%} of "
-        "pairs (50% is guessing)."
+        f"Whoever knows a text and sees the mean of {_examples(row)} without noise tells whether it is there in "
+        f"{row['auc']:.0%} of pairs (50% is guessing)."
         for row in _best(_plain(outside), lambda row: float(row["auc"]))
     ]
     sentences += [
@@ -117,7 +122,11 @@ def _membership(rows: Sequence[Row]) -> list[str]:
 def _updates(rows: Sequence[Row]) -> list[str]:
     return [
         f"From the sum of {row['canaries']} updates, {row['right']:.0%} of the examples are told rightly"
-        + (" without noise." if row["epsilon"] is None else f" with noise for ε = {row['epsilon']:g} over {row['rounds']} rounds.")
+        + (
+            " without noise."
+            if row["epsilon"] is None
+            else f" with noise for ε = {row['epsilon']:g} over {row['rounds']} rounds."
+        )
         for row in [*_plain(rows)[:1], *_strictest(rows)[-1:]]
     ]
 
@@ -134,8 +143,8 @@ def _mix(rows: Sequence[Row]) -> list[str]:
 def _differencing(rows: Sequence[Row]) -> list[str]:
     single = [row for row in rows if row["added"] == 1]
     return [
-        f"If one example was added to {row['examples']}, the difference of the two versions names it in {row['named']:.0%} of trials"
-        + (" without noise." if row["epsilon"] is None else f" with noise for ε = {row['epsilon']:g}.")
+        f"If one example was added to {row['examples']}, the difference of the two versions names it in {row['named']:.0%} of "
+        "trials" + (" without noise." if row["epsilon"] is None else f" with noise for ε = {row['epsilon']:g}.")
         for row in [*_plain(single)[-1:], *_strictest(single)[-1:]]
     ]
 

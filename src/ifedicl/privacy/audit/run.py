@@ -45,8 +45,8 @@ class Evidence:
     Attributes:
         private: the owner's texts.
         public: other people's texts under the same prompt, for attackers to learn from.
-        private_updates: ``(N', D)``: gradients of the coefficients at the start of calibration, one row an example, of the first
-            ``N'`` of the owner's texts.
+        private_updates: ``(N', D)``: gradients of the coefficients at the start of calibration, one row an example, of the
+            first ``N'`` of the owner's texts.
         public_updates: ``(M, D)``, of the first ``M`` public texts.
     """
 
@@ -67,18 +67,21 @@ class Evidence:
         on_progress: Callable[[int], None] = lambda _done: None,
     ) -> Self:
         """One forward pass for each text, and one backward pass for the first ``updates`` of both."""
-        victims = []
-        for rows in (private, public):
-            victims.append(Victims.of(scorer, rows, method))
-            on_progress(len(rows))
-        context, rows_of = Context(victims[1].vectors.mean(axis=0, dtype=np.float64).astype(np.float32)), []
-        for rows in (private, public):
-            rows_of.append(first_gradients(scorer, rows[:updates], context, method))
-            on_progress(len(rows_of[-1]))
-        return cls(*victims, *rows_of)
+        own, others = (Victims.of(scorer, rows, method, on_progress) for rows in (private, public))
+        context = Context(others.vectors.mean(axis=0, dtype=np.float64).astype(np.float32))
+        own_updates, other_updates = (
+            first_gradients(scorer, rows[:updates], context, method, on_progress) for rows in (private, public)
+        )
+        return cls(own, others, own_updates, other_updates)
 
 
-def first_gradients(scorer: Scorer, rows: Sequence[Example], context: Context, method: Method) -> Array32:
+def first_gradients(
+    scorer: Scorer,
+    rows: Sequence[Example],
+    context: Context,
+    method: Method,
+    on_progress: Callable[[int], None] = lambda _done: None,
+) -> Array32:
     """``(N, D)``: what each example alone would send in the first round; inactive writes are left out."""
     backbone, task, injection = scorer.backbone, scorer.task, method.injection
     active = active_writes(backbone.layers, injection.active_layers(backbone.layers), injection.writes)
@@ -89,6 +92,7 @@ def first_gradients(scorer: Scorer, rows: Sequence[Example], context: Context, m
     result = np.zeros((len(rows), *start.scales.shape), dtype=np.float32)
     for places, arrays in example_gradients(scorer, prompts, labels, context, start, method, range(len(rows))):
         result[places] = arrays["scales"]
+        on_progress(len(places))
     return result[:, active].reshape(len(rows), -1)
 
 
@@ -174,7 +178,9 @@ class _Scene:
         rows = self._scaled(self._evidence.private_updates)
         canaries, table = min(_CANARIES, len(rows)), []
         for rounds in (1, 10):
-            for defence in budgets([d.epsilon for d in self._defences[1:]], self._scaled(self._evidence.public_updates), rounds):
+            for defence in budgets(
+                [d.epsilon for d in self._defences[1:]], self._scaled(self._evidence.public_updates), rounds
+            ):
                 draw = self._draw("one run", rounds, str(defence.epsilon))
                 kept = defence.kept(rows[:canaries])
                 present = draw.random(canaries) < 0.5
@@ -208,8 +214,7 @@ class _Scene:
                 for clients in (1, _CLIENTS):
                     for defence in defences:
                         draw = self._draw("mix", kind, examples, clients, str(defence.epsilon))
-                        options = {"groups": _GROUPS, "draw": draw, "clients": clients}
-                        guess = mix_attack(rows, own, means, examples, defence, **options)
+                        guess = mix_attack(rows, own, means, examples, defence, groups=_GROUPS, draw=draw, clients=clients)
                         table.append({"of": kind, "clients": clients, **_of(defence), **asdict(guess)})
         return table
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,13 @@ class Victims:
     labels: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, scorer: Scorer, examples: Sequence[Example], method: Method) -> Victims:
+    def of(
+        cls,
+        scorer: Scorer,
+        examples: Sequence[Example],
+        method: Method,
+        on_progress: Callable[[int], None] = lambda _done: None,
+    ) -> Victims:
         """One forward pass each."""
         encoder, task = scorer.encoder, scorer.task
         prompts = encoder.prompts([example.text for example in examples])
@@ -47,6 +53,7 @@ class Victims:
         vectors = np.empty((len(examples), backbone.layers, len(WRITES), backbone.width), dtype=np.float32)
         for batch, writes in example_writes(scorer, prompts.tokens, labels, method):
             vectors[batch] = writes
+            on_progress(len(batch))
         return cls(vectors, tuple(map(frozenset, prompts.tokens)), np.array(labels, dtype=np.int64))
 
     def take(self, rows: npt.ArrayLike) -> Victims:

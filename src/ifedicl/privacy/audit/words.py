@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from ifedicl.backbone.load import Backbone
-from ifedicl.core.vectors import Array32, Array64
+from ifedicl.core.vectors import Array32
 from ifedicl.privacy.audit.victims import Victims
 
 Attacker: TypeAlias = Callable[[Array32], Array32]
