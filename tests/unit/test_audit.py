@@ -16,9 +16,9 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.privacy.audit.defence import DELTA, Defence, budgets
 from ifedicl.privacy.audit.differencing import differenced
-from ifedicl.privacy.audit.guessing import judged, one_run, one_run_epsilon
+from ifedicl.privacy.audit.guessing import Game, judged, one_run, one_run_epsilon
 from ifedicl.privacy.audit.membership import Outsider, insider, played
-from ifedicl.privacy.audit.mix import class_means, guessed, mix_attack
+from ifedicl.privacy.audit.mix import Span, class_means, mix_attack
 from ifedicl.privacy.audit.page import page, summary
 from ifedicl.privacy.audit.run import Evidence, attacked
 from ifedicl.privacy.audit.victims import Victims, rare_words
@@ -84,22 +84,27 @@ def test_one_run_of_a_private_mechanism_proves_no_more_than_its_epsilon() -> Non
 # --- membership --------------------------------------------------------------------------------------------------------
 
 
+def _inside(defence: Defence, trials: int) -> Game:
+    kept = defence.kept(ROWS)
+    return played(kept, 8, defence, insider(kept), trials=trials, draw=draw())
+
+
 def test_an_insider_wins_without_noise_and_loses_most_with_it() -> None:
-    open_game = played(ROWS, 8, Defence(), insider, trials=400, draw=draw())
+    open_game = _inside(Defence(), 400)
     assert open_game.auc == 1.0
-    hidden = played(ROWS, 8, Defence.of(1.0, 3.0, 40), insider, trials=2000, draw=draw())
+    hidden = _inside(Defence.of(1.0, 3.0, 40), 2000)
     assert 0.5 < hidden.auc < 0.75
     assert hidden.bound <= 1.0
 
 
 def test_too_little_noise_is_caught() -> None:
     """An audit that could not fail would be worth nothing: noise for ε = 40 that is sold as 1."""
-    game = played(ROWS, 8, Defence.of(40.0, 3.0, 40), insider, trials=2000, draw=draw())
-    assert game.bound > 1.0
+    assert _inside(Defence.of(40.0, 3.0, 40), 2000).bound > 1.0
 
 
 def test_an_outsider_tells_less_the_more_examples_there_are() -> None:
-    aucs = [played(ROWS, n, Defence(), Outsider(ROWS[:60]).among(n), trials=600, draw=draw()).auc for n in (1, 8, 64)]
+    bare, outsider = Defence().kept(ROWS), Outsider(ROWS[:60])
+    aucs = [played(bare, n, Defence(), outsider.filters(bare, n), trials=600, draw=draw()).auc for n in (1, 8, 64)]
     assert aucs[0] > 0.99
     assert aucs[0] > aucs[1] > aucs[2] > 0.5
 
@@ -109,8 +114,10 @@ def test_an_outsider_tells_less_the_more_examples_there_are() -> None:
 
 def test_the_mix_of_known_means_is_read_off_exactly() -> None:
     means = draw().standard_normal((4, 40))
-    np.testing.assert_allclose(guessed(np.array([0.1, 0.0, 0.6, 0.3]) @ means, means), [0.1, 0.0, 0.6, 0.3], atol=1e-3)
-    assert guessed(1e3 * draw().standard_normal(40), means).sum() == pytest.approx(1.0)
+    span = Span(means)
+    mixture = span.mixture(span.within(np.array([0.1, 0.0, 0.6, 0.3]) @ means))
+    np.testing.assert_allclose(mixture, [0.1, 0.0, 0.6, 0.3], atol=1e-3)
+    assert span.mixture(span.within(1e3 * draw().standard_normal(40))).sum() == pytest.approx(1.0)
 
 
 def test_a_mix_is_guessed_from_one_client_and_hidden_by_ten() -> None:

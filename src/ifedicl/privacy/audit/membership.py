@@ -6,8 +6,7 @@ canary, the model and public text; the *insider*, whom differential privacy spea
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +17,31 @@ from ifedicl.privacy.audit.guessing import Game, judged
 
 _DIRECTIONS = 128  # of public text's variance that the outsider discounts, at most
 
-Scorer: TypeAlias = Callable[[Array64, Array32, Array32], float]
-"""A released sum, the canary's row, and the sum of the others (which only insiders look at) to "it is there"."""
+@dataclass(frozen=True)
+class Filters:
+    """An attacker that is linear: its score is ``(released · direction - offset) / length``, of each example as the canary.
 
-_UNKNOWN = np.zeros(0, dtype=np.float32)
+    Attributes:
+        directions: ``(N, D)``.
+        offsets: ``(N,)``.
+        lengths: ``(N,)``: around these, the score of a canary that is there is 1 above that of one that is not.
+        knows_others: whether the others' sum is taken off first.
+    """
+
+    directions: Array32
+    offsets: Array64
+    lengths: Array64
+    knows_others: bool
 
 
-def insider(released: Array64, canary: Array32, others: Array32) -> float:
-    """What is left of the sum without the others, along the canary: the likelihood ratio under isotropic noise."""
-    return float((released - others) @ canary / max(float(canary @ canary), 1e-30))
+def insider(kept: Array32) -> Filters:
+    """What is left of the sum without the others, along the canary: the likelihood ratio under isotropic noise.
+
+    Args:
+        kept: ``(N, D)``: what of each example goes into a sum.
+    """
+    lengths = np.maximum(np.square(kept, dtype=np.float64).sum(axis=1), 1e-30)
+    return Filters(kept, np.zeros(len(kept)), lengths, knows_others=True)
 
 
 class Outsider:
@@ -49,45 +64,44 @@ class Outsider:
         self._directions = ((mixes[:, ::-1][:, :count].T @ centred) / norms).astype(np.float32)
         self._discount = (variances[:count] / (variances[:count] + floor)).astype(np.float32)
 
-    def among(self, examples: int) -> Scorer:
-        """The attacker of sums of so many examples: around 1 if the canary is there, around 0 if not."""
+    def filters(self, kept: Array32, examples: int) -> Filters:
+        """Of sums of so many examples.
 
-        def score(released: Array64, canary: Array32, _others: Array32) -> float:
-            along = canary - self._centre
-            filtered = along - ((self._directions @ along) * self._discount) @ self._directions
-            return float((released - examples * self._centre) @ filtered / max(float(along @ filtered), 1e-30))
-
-        return score
+        Args:
+            kept: ``(N, D)``: what of each example goes into a sum.
+            examples: how many are in one.
+        """
+        along = kept - self._centre
+        directions = along - ((along @ self._directions.T) * self._discount) @ self._directions
+        lengths = np.maximum((along * directions).sum(axis=1, dtype=np.float64), 1e-30)
+        return Filters(directions, examples * (directions @ self._centre).astype(np.float64), lengths, knows_others=False)
 
 
 def played(
-    rows: npt.NDArray[np.floating],
-    examples: int,
-    defence: Defence,
-    scorer: Scorer,
-    *,
-    trials: int,
-    draw: np.random.Generator,
+    kept: Array32, examples: int, defence: Defence, attacker: Filters, *, trials: int, draw: np.random.Generator
 ) -> Game:
     """The canary game.
 
     Args:
-        rows: ``(N, D)`` of the owner's examples, more than ``examples``.
+        kept: ``(N, D)``: what of each of the owner's examples goes into a sum; more than ``examples``.
         examples: how many are in a sum, the canary (or one more other) included.
         defence: how it leaves.
-        scorer: the attacker.
+        attacker: its filters for these rows.
         trials: half of them with the canary, half without.
         draw: of canaries, others and noise.
     """
-    kept = defence.kept(rows)
+    # A sum's product with a direction is the sum of its members' products.
+    products = (kept @ attacker.directions.T).astype(np.float64)  # (member, canary)
     scores: dict[bool, list[float]] = {True: [], False: []}
     for trial in range(trials):
         present = trial % 2 == 0
-        places = draw.choice(len(rows), size=examples + 1, replace=False)
-        canary, others = int(places[0]), places[2:]
+        canary, other, *others = draw.choice(len(kept), size=examples + 1, replace=False).tolist()
         # Without the canary its place stays empty for the insider, and is another's for the outsider.
-        stands_in = [] if scorer is insider else [int(places[1])]
-        members = np.array([*others, *([canary] if present else stands_in)], dtype=np.int64)
-        released = defence.released(kept[members], draw)
-        scores[present].append(scorer(released, kept[canary], kept[others].sum(axis=0) if scorer is insider else _UNKNOWN))
+        stands_in = [] if attacker.knows_others else [other]
+        along = products[[*others, *([canary] if present else stands_in)], canary].sum() - attacker.offsets[canary]
+        if attacker.knows_others:
+            along -= products[others, canary].sum()
+        if not defence.is_none:
+            along += defence.noise(kept.shape[1], draw) @ attacker.directions[canary]
+        scores[present].append(float(along) / float(attacker.lengths[canary]))
     return judged(np.array(scores[True]), np.array(scores[False]), DELTA)

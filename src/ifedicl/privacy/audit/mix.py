@@ -37,16 +37,27 @@ def class_means(rows: npt.NDArray[np.floating], labels: npt.NDArray[np.int64], c
     return means
 
 
-def guessed(mean: npt.NDArray[np.floating], means: Array64) -> Array64:
-    """``(C,)`` shares, at least 0 and 1 in sum, whose mixture of ``(C, D)`` class means is nearest to a mean ``(D,)``."""
-    # Scaled to what tells the classes apart, and turned into their span: least squares sees nothing else.
-    spread = max(float(np.linalg.norm(means - means.mean(axis=0))), 1e-30)
-    centre = means.mean(axis=0)
-    basis, triangle = np.linalg.qr(((means - centre) / spread).T)
-    system = np.concatenate([triangle, np.full((1, len(means)), _SUM_WEIGHT)])
-    shares = nnls(system, np.array([*(basis.T @ ((mean - centre) / spread)), _SUM_WEIGHT]))[0]
-    result: Array64 = shares / max(float(shares.sum()), 1e-30)
-    return result
+class Span:
+    """The directions in which class means differ: a mixture of them shows there, and least squares sees nothing else."""
+
+    def __init__(self, means: Array64) -> None:
+        """Of ``(C, D)`` class means."""
+        # Scaled to what tells the classes apart.
+        self._spread = max(float(np.linalg.norm(means - means.mean(axis=0))), 1e-30)
+        self._centre = means.mean(axis=0)
+        self._basis, triangle = np.linalg.qr(((means - self._centre) / self._spread).T)
+        self._system = np.concatenate([triangle, np.full((1, len(means)), _SUM_WEIGHT)])
+
+    def within(self, rows: npt.NDArray[np.floating]) -> Array64:
+        """``(..., C)`` coordinates of ``(..., D)`` rows; linear."""
+        within: Array64 = (rows @ self._basis) / self._spread
+        return within
+
+    def mixture(self, within: Array64) -> Array64:
+        """``(C,)`` shares, at least 0 and 1 in sum, of which a mean with ``(C,)`` coordinates is most likely made."""
+        shares = nnls(self._system, np.array([*(within - self.within(self._centre)), _SUM_WEIGHT]))[0]
+        result: Array64 = shares / max(float(shares.sum()), 1e-30)
+        return result
 
 
 def mix_attack(
@@ -72,13 +83,15 @@ def mix_attack(
         draw: of clients and noise.
         clients: in one secure sum; the attacker takes the whole sum's mix for that of each.
     """
-    classes = len(means)
-    kept = defence.kept(rows)
+    classes, span = len(means), Span(means)
+    kept = span.within(defence.kept(rows))
     errors, blind = [], []
     for _ in range(groups):
         hands = [_hand(labels, classes, examples, draw) for _ in range(clients)]
-        released = defence.released(kept[np.concatenate(hands)], draw) / (examples * clients)
-        guess = guessed(released, means)
+        total = kept[np.concatenate(hands)].sum(axis=0)
+        if not defence.is_none:
+            total = total + span.within(defence.noise(rows.shape[1], draw))
+        guess = span.mixture(total / (examples * clients))
         truth = np.bincount(labels[hands[0]], minlength=classes) / examples
         errors.append(np.abs(guess - truth).sum() / 2)
         blind.append(np.abs(1 / classes - truth).sum() / 2)

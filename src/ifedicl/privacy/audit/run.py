@@ -34,7 +34,7 @@ _SIZES = (1, 4, 16, 64, 256)
 _INSIDE = 16
 _GROUPS, _CANARIES = 60, 100
 _CLIENTS = 10
-_ADDED = (1, 4)
+_BEFORE, _ADDED = (4, 64), (1, 4)
 Row = dict[str, Any]
 
 
@@ -162,14 +162,15 @@ class _Scene:
         """Attack 2 on vectors."""
         outsider = Outsider(self._public)
         sizes = self._sizes_up_to(len(self._rows) - 1)
-        games = [("outsider", examples, outsider.among(examples)) for examples in sizes]
-        # What an insider is left with does not depend on how many others there are.
-        games.append(("insider", max(size for size in sizes if size <= _INSIDE), insider))
         table = []
         for defence in self._defences:
+            kept = defence.kept(self._rows)
+            games = [("outsider", examples, outsider.filters(kept, examples)) for examples in sizes]
+            # What an insider is left with does not depend on how many others there are.
+            games.append(("insider", max(size for size in sizes if size <= _INSIDE), insider(kept)))
             for name, examples, attacker in games:
                 draw = self._draw("membership", name, examples, str(defence.epsilon))
-                game = played(self._rows, examples, defence, attacker, trials=trials, draw=draw)
+                game = played(kept, examples, defence, attacker, trials=trials, draw=draw)
                 table.append({"attacker": name, "examples": examples, **_of(defence), **asdict(game)})
         return table
 
@@ -222,7 +223,7 @@ class _Scene:
         """Attack 4."""
         centre = self._public.mean(axis=0, dtype=np.float64)
         table = []
-        for examples in [size for size in self._sizes_up_to(len(self._rows) - max(_ADDED)) if size >= 4]:
+        for examples in [size for size in _BEFORE if size + max(_ADDED) <= len(self._rows)]:
             for added in _ADDED:
                 for defence in self._defences:
                     draw = self._draw("differencing", examples, added, str(defence.epsilon))
