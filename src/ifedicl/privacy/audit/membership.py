@@ -17,6 +17,7 @@ from ifedicl.privacy.audit.guessing import Game, judged
 
 _DIRECTIONS = 128  # of public text's variance that the outsider discounts, at most
 
+
 @dataclass(frozen=True)
 class Filters:
     """An attacker that is linear: its score is ``(released · direction - offset) / length``, of each example as the canary.
