@@ -24,7 +24,7 @@ from ifedicl.federation import session
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome, Starter
-from ifedicl.federation.engine import Engine
+from ifedicl.federation.engine import Door, Engine
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, ignore
 from ifedicl.federation.session import Answer
@@ -161,7 +161,7 @@ def federate(
     task: Task,
     method: Method,
     *,
-    engine: Callable[[Sequence[Client]], Engine] = LocalEngine,
+    engine: Callable[[Sequence[Door]], Engine] = LocalEngine,
     checkpoint: Path | None = None,
     resume: bool = False,
     more_rounds: int = 0,
@@ -193,7 +193,7 @@ def federate(
     backbone = clients[0].backbone
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
     coordinator = Coordinator(
-        engine(clients), task, method, shape, checkpoint_file=checkpoint, observer=observer, starter=starter
+        _carrier(engine, clients, method), task, method, shape, checkpoint_file=checkpoint, observer=observer, starter=starter
     )
     outcome = coordinator.run(resume=resume, more_rounds=more_rounds)
     adapter = Adapter(
@@ -206,6 +206,24 @@ def federate(
         provenance=_provenance(outcome, method, len(clients)),
     )
     return Federated(adapter, outcome)
+
+
+def _carrier(engine: Callable[[Sequence[Door]], Engine], clients: Sequence[Client], method: Method) -> Engine:
+    """What carries the messages in the mode that the settings name.
+
+    Raises:
+        ConfigError: a package that the mode needs is not installed.
+    """
+    if method.privacy is None or not method.sums_only:
+        return engine(clients)
+    try:
+        from ifedicl.federation.secure.simulation import secured
+    except ModuleNotFoundError as error:
+        remedy = f"The package {error.name} is not installed: pip install 'ifedicl[privacy]'"
+        raise ConfigError(
+            "run", [Fault("privacy.mode", method.privacy.mode, "a mode whose packages are here", remedy)]
+        ) from error
+    return secured(engine, clients, method.privacy)
 
 
 def zero_shot_adapter(backbone: Backbone, model: ModelSettings, task: Task) -> Adapter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -60,6 +61,24 @@ def unseal(key: bytes, sealed: bytes, context: bytes) -> bytes:
         return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, context)
     except InvalidTag as error:
         raise SecureSumError("a sealed message that was bent on its way, or is of another session") from error
+
+
+def lock(key: bytes, text: bytes) -> bytes:
+    """Encrypted for oneself, any number of texts with one key: the nonce is random and goes in front."""
+    nonce = os.urandom(len(_NONCE))
+    return nonce + ChaCha20Poly1305(key).encrypt(nonce, text, None)
+
+
+def unlock(key: bytes, locked: bytes) -> bytes:
+    """The text that :func:`lock` locked.
+
+    Raises:
+        SecureSumError: it was bent, or locked by somebody else.
+    """
+    try:
+        return ChaCha20Poly1305(key).decrypt(locked[: len(_NONCE)], locked[len(_NONCE) :], None)
+    except (InvalidTag, ValueError) as error:
+        raise SecureSumError("a locked text that was bent, or is not this client's own") from error
 
 
 class Identity:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -69,10 +69,9 @@ class Party:
     def advertise(self) -> Advert:
         """Turn 1: this sum's public keys, signed."""
         self._take(Turn.ADVERTISE)
-        unsigned = Advert(*(key.public_key().public_bytes_raw() for key in (self._mask_key, self._channel_key)), b"")
-        self._advert = Advert(
-            unsigned.mask_key, unsigned.channel_key, self._identity.sign(unsigned.content(self._binding, self._name))
-        )
+        mask_key, channel_key = (key.public_key().public_bytes_raw() for key in (self._mask_key, self._channel_key))
+        unsigned = Advert(mask_key, channel_key, b"")
+        self._advert = replace(unsigned, signature=self._identity.sign(unsigned.content(self._binding, self._name)))
         self._turn = Turn.DEAL
         return self._advert
 
@@ -99,9 +98,7 @@ class Party:
         )
         shares = dict(zip(roster.names, pairs, strict=True))
         self._held[self._name] = shares.pop(self._name)
-        sealed = {
-            name: seal(self._channel(self._name, name), b"".join(pair), roster.digest) for name, pair in shares.items()
-        }
+        sealed = {name: seal(self._channel(self._name, name), b"".join(pair), roster.digest) for name, pair in shares.items()}
         self._turn = Turn.MASK
         return Deal(sealed, roster.commitment(self._secret, self._name))
 
@@ -146,7 +143,9 @@ class Party:
     def _take(self, turn: Turn) -> None:
         taken, self._turn = self._turn, Turn.NOTHING  # until the turn has gone well
         if taken is not turn:
-            raise SecureSumError(f"a {turn.name.lower()} message, where {taken.name.lower()} was next: replayed or out of order")
+            raise SecureSumError(
+                f"a {turn.name.lower()} message, where {taken.name.lower()} was next: replayed or out of order"
+            )
 
     def _known_roster(self) -> Roster:
         assert self._roster is not None

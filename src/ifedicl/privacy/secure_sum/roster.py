@@ -11,6 +11,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from ifedicl.privacy.secure_sum.keys import agreed, derived, digest
 
 
+def binding_of(session: str, rules: str, request: bytes) -> bytes:
+    """Digest of all that a sum is about: what is keyed, signed or sealed for one means nothing in another."""
+    return digest(b"ifedicl secure sum 1", session.encode(), rules.encode(), request)
+
+
 @dataclass(frozen=True)
 class Advert:
     """A client's public keys for one sum.
