@@ -46,7 +46,6 @@ from ifedicl.settings import PrivacySettings
 R = TypeVar("R", DealReply, MaskReply, RevealReply)
 
 _log = logging.getLogger(__name__)
-_NOTHING_TO_SAY = {FailureCode.NO_EXAMPLES, FailureCode.TOO_FEW}
 
 
 class SecureEngine:
@@ -133,8 +132,8 @@ class SecureEngine:
             return None
         if not ready and set(link.failures.values()) == {FailureCode.NO_EXAMPLES}:
             return FailureCode.NO_EXAMPLES
-        if isinstance(asked, VectorsRequest) and asked.cursor and set(link.failures.values()) <= _NOTHING_TO_SAY:
-            return FailureCode.TOO_FEW  # too few have anything new: the sums stay as they are
+        if isinstance(asked, VectorsRequest) and asked.cursor:
+            return FailureCode.TOO_FEW  # of those who have anything new: the sums stay as they are
         raise _too_few(asked.kind, "have something to add", ready, self._rules.min_clients, link)
 
 
