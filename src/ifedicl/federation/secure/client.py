@@ -38,7 +38,7 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.federation.secure.sums import SUMS, flat, layout_of
 from ifedicl.privacy.secure_sum.fixed_point import FixedPoint
-from ifedicl.privacy.secure_sum.keys import Identity, lock, unlock
+from ifedicl.privacy.secure_sum.keys import LOCK_SIZE, Identity, lock, unlock
 from ifedicl.privacy.secure_sum.party import Party
 from ifedicl.privacy.secure_sum.roster import Advert, binding_of
 from ifedicl.settings import PrivacySettings
@@ -49,6 +49,8 @@ Noise: TypeAlias = Callable[[str, int], npt.NDArray[np.int64]]
 """Given the kind of a request and how many numbers its answer has: as many integers, in fixed-point steps, to be added."""
 
 _CURSOR_SIZE = 64  # all cursors look alike: a longer one would tell how many examples there are
+SEALED_CURSOR_SIZE = 2 * (_CURSOR_SIZE + LOCK_SIZE)
+"""Characters of a cursor as it travels."""
 _FROM_TRAINING = {"vectors", "update", "gradient", "statistics"}  # the others are counts over held-out examples
 
 

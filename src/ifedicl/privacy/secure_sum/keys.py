@@ -19,6 +19,8 @@ SIGNATURE_SIZE = 64
 SEAL_SIZE = 16
 """What sealing adds to a text."""
 _NONCE = bytes(12)  # each key seals once
+LOCK_SIZE = len(_NONCE) + SEAL_SIZE
+"""What locking adds to a text."""
 
 
 def digest(*parts: bytes) -> bytes:
