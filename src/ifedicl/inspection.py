@@ -39,6 +39,7 @@ from ifedicl.federation.messages import (
     VectorsRequest,
     encode,
 )
+from ifedicl.federation.secure import packages_of
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.privacy.modes import mode_of
 from ifedicl.settings import Method, RunSettings, load_settings
@@ -122,13 +123,9 @@ def what_leaves(settings: RunSettings) -> list[str]:
         else "each round: its coefficients, its number of training examples, its mean training loss"
     )
     again = "at every refresh" if settings.vectors.refresh_every else "with --more-rounds"
-    gate = (
-        [
-            "once, at the end: on the gate examples, how many the adapter and the raw model get right, sums of their losses and of "
-            "squared differences, on how many they disagree, how many there are of each label and how often each is answered"
-        ]
-        if settings.holdout.gate > 0
-        else []
+    compared = (
+        "once, at the end: on the gate examples, how many the adapter and the raw model get right, sums of their losses and of "
+        "squared differences, on how many they disagree, how many are of each label and how often each is answered"
     )
     return [
         f"once, and of added examples alone {again}: the mean of what the model's layers write at one token over its training "
@@ -136,7 +133,7 @@ def what_leaves(settings: RunSettings) -> list[str]:
         moved,
         "each evaluation: number of held-out examples, how many were right, the sum of their losses",
         *readout,
-        *gate,
+        *([compared] if settings.holdout.gate > 0 else []),
         "when something fails: one code of a fixed list, never a text",
     ]
 
@@ -145,7 +142,8 @@ def expected_bytes(settings: RunSettings, layers: int, width: int, fingerprint: 
     """Bytes of each step for one client, from encoding one of each message with the shapes that this run has."""
     steps = _steps(settings, layers, width, fingerprint)
     if settings.privacy is not None and settings.sums_only:
-        from ifedicl.federation.secure.sizes import expected_traffic
+        with packages_of(settings.privacy):
+            from ifedicl.federation.secure.sizes import expected_traffic
 
         sizes = {name: expected_traffic(*step, clients, settings.privacy) for name, step in steps.items()}
         return {f"{name}_sum_{way}": size for name, both in sizes.items() for way, size in both.items()}

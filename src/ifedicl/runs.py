@@ -27,6 +27,7 @@ from ifedicl.federation.coordinator import Coordinator, Outcome, Starter
 from ifedicl.federation.engine import Door, Engine
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, ignore
+from ifedicl.federation.secure import packages_of
 from ifedicl.federation.session import Answer
 from ifedicl.metrics import Evaluation
 from ifedicl.settings import Method, ModelSettings, RunSettings, SplitSettings
@@ -216,13 +217,8 @@ def _carrier(engine: Callable[[Sequence[Door]], Engine], clients: Sequence[Clien
     """
     if method.privacy is None or not method.sums_only:
         return engine(clients)
-    try:
+    with packages_of(method.privacy):
         from ifedicl.federation.secure.simulation import secured
-    except ModuleNotFoundError as error:
-        remedy = f"The package {error.name} is not installed: pip install 'ifedicl[privacy]'"
-        raise ConfigError(
-            "run", [Fault("privacy.mode", method.privacy.mode, "a mode whose packages are here", remedy)]
-        ) from error
     return secured(engine, clients, method.privacy)
 
 

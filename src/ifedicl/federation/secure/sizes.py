@@ -1,4 +1,4 @@
-"""What a secure sum will cost a client, told before anything is sent: the messages of one, with the right shapes and no content."""
+"""What a secure sum will cost a client, told before anything is sent: its messages, of the right shapes and without content."""
 
 from __future__ import annotations
 
