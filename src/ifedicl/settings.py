@@ -203,7 +203,7 @@ class PrivacySettings(Section):
         gt=0.0,
         description="longest change of the coefficients, by Euclidean norm, that a client sends; positive",
     )
-    bits: Literal[32, 40, 48, 56] = Field(default=40, description="of each number in a sum: 32, 40, 48 or 56")
+    bits: Literal[32, 40, 48, 56] = Field(default=40, description="of each number of a summed vector: 32, 40, 48 or 56")
 
     @property
     def is_secure(self) -> bool:

@@ -15,7 +15,8 @@ from ifedicl import Method, ModelSettings, load_backbone, runs
 from ifedicl.demo import story
 from ifedicl.demo.fetch import demo_model, demo_places
 from ifedicl.federation import checkpoint
-from ifedicl.federation.messages import TOGETHER
+from ifedicl.federation.messages import TOGETHER, VectorsRequest
+from ifedicl.federation.secure.sums import SUMS
 from ifedicl.settings import changed
 from tests.real.test_resume import contents, history
 from tests.unit.test_secure_runs import SECURE, write
@@ -39,7 +40,7 @@ def test_the_real_model_in_secure_mode_gives_the_open_runs_sums_and_learns_as_mu
         clients = runs.simulate(backbone, story.TASK, examples)
         outcomes.append(runs.federate(clients, model, story.TASK, method).outcome)
     plainly, securely = outcomes
-    step = 2.0**-16
+    step = 2.0 ** -SUMS[VectorsRequest].fraction
     assert np.abs(securely.context.vectors - plainly.context.vectors).max() < step
     held_out = [outcome.state.history[-1].held_out for outcome in outcomes]
     assert held_out[0] is not None

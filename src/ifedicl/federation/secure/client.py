@@ -149,7 +149,7 @@ class SecureClient:
         parts = summed.apart(decode_reply(encode(reply)))  # what the coordinator would have had in open mode
         binding = binding_of(request.session, request.rules.model_dump_json(), request.request)
         party = Party(self.name, self._identity, self._peers, binding)
-        grid = FixedPoint(request.rules.bits, summed.fraction)
+        grid = summed.grid(request.rules)
         self._session = _Session(request.session, party, asked.kind, flat(parts), grid, request.rules)
         advert = party.advertise()
         cursor = self._sealed(reply.cursor) if isinstance(reply, VectorsReply) else ""

@@ -104,7 +104,7 @@ class SecureEngine:
         layout = next(iter(ready.values())).layout
         turns = _Turns(session, roster, link, asked.kind)
         dealt = turns.deal()
-        grid = FixedPoint(self._rules.bits, summed.fraction)
+        grid = summed.grid(self._rules)
         masked = turns.mask(dealt, grid, count_of(layout))
         revealed = turns.reveal(dealt, masked)
         commitments = {name: reply.commitment for name, reply in dealt.items()}

@@ -42,7 +42,8 @@ def _messages(
 ) -> tuple[list[Request], list[Reply]]:
     session, count, others = "0" * 32, len(clients), len(clients) - 1
     keys = bytes(KEY_SIZE), bytes(KEY_SIZE), bytes(SIGNATURE_SIZE)
-    layout = layout_of(SUMS[type(asked)].apart(reply))
+    summed = SUMS[type(asked)]
+    layout = layout_of(summed.apart(reply))
     cursor, dtype = ("", "float32") if not isinstance(reply, VectorsReply) else ("0" * SEALED_CURSOR_SIZE, reply.dtype)
     content = encode(replace(asked, cursor="") if isinstance(asked, VectorsRequest) else asked)
     sealed, everyone = (bytes(SEALED_SIZE),) * others, tuple(range(count))
@@ -55,7 +56,7 @@ def _messages(
     up: list[Reply] = [
         BeginReply(session, *keys, layout, dtype, cursor),
         DealReply(session, sealed, bytes(KEY_SIZE)),
-        MaskReply(session, np.zeros((count_of(layout), rules.bits // 8), dtype=np.uint8)),
+        MaskReply(session, np.zeros((count_of(layout), summed.grid(rules).bits // 8), dtype=np.uint8)),
         RevealReply(session, (bytes(SIZE),) * count),
     ]
     return down, up

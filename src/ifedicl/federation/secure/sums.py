@@ -31,6 +31,8 @@ from ifedicl.federation.messages import (
     VectorsRequest,
 )
 from ifedicl.metrics import Comparison, Tally
+from ifedicl.privacy.secure_sum.fixed_point import FixedPoint
+from ifedicl.settings import PrivacySettings
 
 Parts: TypeAlias = Mapping[str, Any]
 """Arrays or numbers by name, all of them sums over examples."""
@@ -42,13 +44,19 @@ class Sum:
 
     Attributes:
         fraction: bits behind the point: sums of large numbers need fewer, small gradients more.
+        bits: of each number on the wire; None: as the rules say.
         apart: a client's reply as sums over its examples.
         together: the total of all clients as one reply; None where it is of no example.
     """
 
     fraction: int
+    bits: int | None
     apart: Callable[[Any], Parts]
     together: Callable[[Mapping[str, Array64]], Reply | None]
+
+    def grid(self, rules: PrivacySettings) -> FixedPoint:
+        """Which numbers can be said."""
+        return FixedPoint(self.bits or rules.bits, self.fraction)
 
 
 def layout_of(parts: Parts) -> Layout:
@@ -157,11 +165,13 @@ def _without(parts: Mapping[str, Array64], *names: str) -> dict[str, Array64]:
 
 
 SUMS: Mapping[type[Request], Sum] = {
-    VectorsRequest: Sum(16, _vectors_apart, _vectors_together),
-    UpdateRequest: Sum(20, _update_apart, _update_together),
-    GradientRequest: Sum(20, _gradient_apart, _gradient_together),
-    EvaluateRequest: Sum(16, _evaluate_apart, _evaluate_together),
-    StatisticsRequest: Sum(12, _statistics_apart, _statistics_together),
-    CompareRequest: Sum(16, _compare_apart, _compare_together),
+    VectorsRequest: Sum(12, None, _vectors_apart, _vectors_together),
+    UpdateRequest: Sum(24, 48, _update_apart, _update_together),
+    GradientRequest: Sum(24, 48, _gradient_apart, _gradient_together),
+    EvaluateRequest: Sum(20, 48, _evaluate_apart, _evaluate_together),
+    StatisticsRequest: Sum(24, 56, _statistics_apart, _statistics_together),
+    CompareRequest: Sum(20, 48, _compare_apart, _compare_together),
 }
-"""How the answers to each kind of request are summed. With 40 bits, a sum holds numbers up to ``2^39 / 2^fraction``."""
+"""How the answers to each kind of request are summed. A sum holds numbers up to ``2^(bits - 1 - fraction)``: of vectors, which
+are most of what crosses, with 40 bits up to 134 million. Products of features are fine, as a linear system is solved with them.
+"""
