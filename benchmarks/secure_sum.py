@@ -2,8 +2,8 @@
 
 Both sides carry the same made-up replies through the local engine, which encodes and decodes all that crosses; no model runs.
 Also printed, without a claim: the same for a round of the paper's scalars, where keys and shares are most of what crosses; and
-what the protocol itself takes, in milliseconds of processor time: of one client (without encoding, which the server's figure holds),
-and of the server for all, with and without lost clients.
+what the protocol itself takes, in milliseconds of processor time: of one client (without encoding, which the server's figure
+holds), and of the server for all, with and without lost clients.
 """
 
 from __future__ import annotations

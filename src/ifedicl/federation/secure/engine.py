@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
+
 from ifedicl.errors import TooFewClientsError
 from ifedicl.federation.checks import is_usable_context
 from ifedicl.federation.engine import Delivery, Engine
@@ -173,9 +175,11 @@ class _Turns:
             for name in dealt
         }
         shape = (count, grid.bits // 8)
-        masked = self._link.ask(
-            requests, MaskReply, lambda reply: reply.session == self._session and reply.masked.shape == shape
-        )
+
+        def usable(reply: MaskReply) -> bool:
+            return reply.session == self._session and reply.masked.shape == shape and reply.masked.dtype == np.uint8
+
+        masked = self._link.ask(requests, MaskReply, usable)
         return {name: grid.unpacked(reply.masked) for name, reply in self._enough(masked, "sent masked numbers").items()}
 
     def reveal(self, dealt: Mapping[str, DealReply], masked: Mapping[str, Integers]) -> dict[str, dict[str, bytes]]:
