@@ -59,6 +59,7 @@ from ifedicl.federation.messages import (
     UpdateRequest,
     VectorsReply,
     VectorsRequest,
+    decode_reply,
     encode,
 )
 from ifedicl.federation.secure.client import SecureClient, identity_of
@@ -107,7 +108,7 @@ def drawn_reply(request: Request, draw: np.random.Generator) -> Reply:
     if isinstance(request, EvaluateRequest):
         return EvaluateReply((Tally(count, int(draw.integers(count)), float(draw.random() * 9)), Tally(count, 1, 0.25)))
     if isinstance(request, StatisticsRequest):
-        rows = draw.normal(size=(count, WIDTH + CLASSES + 1))
+        rows = np.concatenate([draw.normal(size=(count, WIDTH + CLASSES)), np.ones((count, 1))], axis=1)
         return StatisticsReply(ReadoutSums.of(rows, draw.integers(0, CLASSES, count), CLASSES))
     truth = (count - 1, 1)
     return CompareReply(Comparison(Tally(count, 2, 3.5), Tally(count, 1, 4.25), 0.75, 1, truth, truth[::-1]))
@@ -191,8 +192,9 @@ def lose(lost: Mapping[str, type[Request]]) -> Callable[[str, Request, Reply], R
 # The total
 
 
-def together(replies: Sequence[Any]) -> Reply:
+def together(sent: Sequence[Reply]) -> Reply:
     """What the coordinator makes of these replies in open mode, as one reply."""
+    replies: list[Any] = [decode_reply(encode(reply)) for reply in sent]
     first = replies[0]
     if isinstance(first, VectorsReply):
         return replace(first, vectors=pooled([reply.vectors for reply in replies]))
@@ -317,7 +319,7 @@ def test_only_keys_shares_and_masked_numbers_cross(kind: str) -> None:
 
 def test_recorded_traffic_of_one_client_and_its_difference_over_two_rounds_is_uniform() -> None:
     rows = 20_000
-    same = StatisticsReply(ReadoutSums(np.eye(200), np.full((200, 2), 0.25), 40))
+    same = StatisticsReply(ReadoutSums.of(np.ones((40, 200)), np.zeros(40, dtype=np.int64), 2))
     masked: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
     for _ in range(2):
         engine = Recording(behind(fixed(4, rule=lambda request: same)))

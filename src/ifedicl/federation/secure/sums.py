@@ -122,12 +122,17 @@ def _evaluate_together(total: Mapping[str, Array64]) -> Reply | None:
 
 
 def _statistics_apart(reply: StatisticsReply) -> Parts:
-    return {"examples": reply.sums.examples, "moment": reply.sums.moment, "triangle": reply.sums.triangle}
+    """Products as they are: correlations, in which they travel in open mode, do not add up."""
+    gram = reply.sums.gram
+    return {"examples": reply.sums.examples, "moment": reply.sums.moment, "triangle": gram[np.triu_indices(len(gram))]}
 
 
 def _statistics_together(total: Mapping[str, Array64]) -> Reply | None:
-    sums = ReadoutSums.from_triangle(total["triangle"], total["moment"], _count(total["examples"]))
-    return StatisticsReply(sums) if sums.examples else None
+    examples, moment = _count(total["examples"]), total["moment"]
+    gram = np.zeros((len(moment), len(moment)))
+    gram[np.triu_indices(len(moment))] = total["triangle"]
+    gram += np.triu(gram, 1).T
+    return StatisticsReply(ReadoutSums(gram, moment, examples)) if examples else None
 
 
 def _compare_apart(reply: CompareReply) -> Parts:
