@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.federation.secure import packages_of
 from ifedicl.metrics import Comparison, Tally
+from ifedicl.privacy.chain import Head
 from ifedicl.privacy.modes import mode_of
 from ifedicl.settings import Method, RunSettings, load_settings
 from ifedicl.task import SHOWN_LABEL
@@ -103,6 +105,17 @@ def inspect_config(path: Path) -> dict[str, Any]:
         "bytes_per_client": expected_bytes(settings, backbone.layers, backbone.width, backbone.fingerprint, tuple(clients)),
         "mode": mode_of(settings.method),
         "leaves_a_client": what_leaves(settings),
+        "for_each_owner": for_owners(settings, backbone.fingerprint),
+    }
+
+
+def for_owners(settings: RunSettings, fingerprint: str) -> dict[str, str]:
+    """What an owner on its own machine allows, or does not, in its ``client.toml``."""
+    return {
+        "allow.tasks": settings.task.digest,
+        "allow.models": fingerprint,
+        "policy": "write one with `ifedicl policy init --config CONFIG`; `ifedicl policy check client.toml --config CONFIG` "
+        "tells what it lets out. `ifedicl run` plays all clients on this machine, without policies; each keeps a ledger",
     }
 
 
@@ -134,7 +147,8 @@ def what_leaves(settings: RunSettings) -> list[str]:
         "each evaluation: number of held-out examples, how many were right, the sum of their losses",
         *readout,
         *([compared] if settings.holdout.gate > 0 else []),
-        "when something fails: one code of a fixed list, never a text",
+        *([] if settings.sums_only else ["with every reply: how many entries its ledger has, and the digest of the last"]),
+        "when something fails or is refused: one code of a fixed list, never a text",
     ]
 
 
@@ -147,9 +161,11 @@ def expected_bytes(settings: RunSettings, layers: int, width: int, fingerprint: 
 
         sizes = {name: expected_traffic(*step, clients, settings.privacy) for name, step in steps.items()}
         return {f"{name}_sum_{way}": size for name, both in sizes.items() for way, size in both.items()}
-    messages: dict[str, Request | Reply] = {}
+    # Every message but the context's request tells how far the client's ledger has come.
+    head, messages = Head(100, "0" * 64), dict[str, Request | Reply]()
     for name, (request, reply) in steps.items():
-        messages |= {f"{name}_request_down": request, f"{name}_reply_up": reply}
+        told = request if isinstance(request, ContextRequest) else replace(request, head=head)
+        messages |= {f"{name}_request_down": told, f"{name}_reply_up": replace(reply, head=head)}
     return {name: len(encode(message)) for name, message in messages.items()}
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from ifedicl.federation.events import Event, ignore
 from ifedicl.federation.secure import packages_of
 from ifedicl.federation.session import Answer
 from ifedicl.metrics import Evaluation
+from ifedicl.privacy.guard import GuardedClient
+from ifedicl.privacy.ledger import Ledger
+from ifedicl.privacy.policy import open_policy
 from ifedicl.settings import Method, ModelSettings, RunSettings, SplitSettings
 from ifedicl.store import open_store
 from ifedicl.store.records import TaskKey
@@ -39,6 +43,7 @@ from ifedicl.task import Task
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
 ADAPTER = Path("adapter")
 METRICS = Path("metrics.jsonl")
+LEDGERS = Path("ledgers")
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,18 @@ def simulate(backbone: Backbone, task: Task, examples: Mapping[str, Sequence[Exa
     )
 
 
+def with_ledgers(clients: Sequence[Client], folder: Path) -> list[GuardedClient]:
+    """Played clients, each with a ledger of what left it, ``NAME.jsonl``; nothing is refused.
+
+    Raises:
+        StorageError: a ledger cannot be written, or was changed.
+    """
+    return [
+        GuardedClient(client, open_policy(), Ledger(folder / f"{quote(client.name, safe=' ')}.jsonl", client.name))
+        for client in clients
+    ]
+
+
 def federate(
     clients: Sequence[Client],
     model: ModelSettings,
@@ -163,6 +180,7 @@ def federate(
     method: Method,
     *,
     engine: Callable[[Sequence[Door]], Engine] = LocalEngine,
+    guarded: Callable[[Sequence[Client]], Sequence[Door]] = tuple,
     checkpoint: Path | None = None,
     resume: bool = False,
     more_rounds: int = 0,
@@ -177,6 +195,7 @@ def federate(
         task: what is asked.
         method: the settings.
         engine: what carries the messages.
+        guarded: puts each owner's policy and ledger before its client; left out: nothing stands there.
         checkpoint: written after each step.
         resume: go on from the checkpoint.
         more_rounds: after a finished run, go on with the examples that were added.
@@ -194,7 +213,13 @@ def federate(
     backbone = clients[0].backbone
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
     coordinator = Coordinator(
-        _carrier(engine, clients, method), task, method, shape, checkpoint_file=checkpoint, observer=observer, starter=starter
+        _carrier(engine, clients, guarded(clients), method),
+        task,
+        method,
+        shape,
+        checkpoint_file=checkpoint,
+        observer=observer,
+        starter=starter,
     )
     outcome = coordinator.run(resume=resume, more_rounds=more_rounds)
     adapter = Adapter(
@@ -209,17 +234,19 @@ def federate(
     return Federated(adapter, outcome)
 
 
-def _carrier(engine: Callable[[Sequence[Door]], Engine], clients: Sequence[Client], method: Method) -> Engine:
+def _carrier(
+    engine: Callable[[Sequence[Door]], Engine], clients: Sequence[Client], doors: Sequence[Door], method: Method
+) -> Engine:
     """What carries the messages in the mode that the settings name.
 
     Raises:
         ConfigError: a package that the mode needs is not installed.
     """
     if method.privacy is None or not method.sums_only:
-        return engine(clients)
+        return engine(doors)
     with packages_of(method.privacy):
         from ifedicl.federation.secure.simulation import secured
-    return secured(engine, clients, method.privacy)
+    return secured(engine, clients, doors, method.privacy)
 
 
 def zero_shot_adapter(backbone: Backbone, model: ModelSettings, task: Task) -> Adapter:
@@ -246,7 +273,7 @@ def run(
 
     Args:
         settings: the config.
-        folder: where checkpoint, metrics and adapter go.
+        folder: where checkpoint, metrics, adapter and the clients' ledgers go.
         resume: go on from the folder's checkpoint.
         more_rounds: after a finished run, vectorise examples added since and calibrate so many rounds more.
         observer: told of what happens.
@@ -317,6 +344,7 @@ def _calibrated(
         settings.model,
         settings.task,
         settings.method,
+        guarded=lambda owners: with_ledgers(owners, folder / LEDGERS),
         checkpoint=folder / CHECKPOINT,
         resume=resume or more_rounds > 0,
         more_rounds=more_rounds,

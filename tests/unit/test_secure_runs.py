@@ -11,7 +11,8 @@ import pytest
 from ifedicl import cli
 from ifedicl.federation import checkpoint
 from ifedicl.federation.messages import TOGETHER
-from ifedicl.runs import CHECKPOINT
+from ifedicl.privacy.ledger import REPLY, read
+from ifedicl.runs import CHECKPOINT, LEDGERS
 from tests import tiny
 
 NAMES = ("north", "south", "east", "west")
@@ -84,6 +85,14 @@ def test_a_secure_run_from_config_to_report(tmp_path: Path, llama_folder: Path, 
     state = checkpoint.load(folder / CHECKPOINT)
     assert state is not None
     assert set(state.client_vectors) == {TOGETHER}
+    assert state.heads == {}
+
+    # Each owner's ledger tells what is in the sums, and that it left in sums only.
+    for name in NAMES:
+        entries, _ = read(folder / LEDGERS / f"{name}.jsonl")
+        sent = [entry.facts for entry in entries if entry.event == REPLY and entry.facts["kind"] != "context_reply"]
+        assert {facts["mode"] for facts in sent} == {"secure"}
+        assert {facts["kind"] for facts in sent} == {"vectors_reply", "update_reply", "evaluate_reply", "compare_reply"}
 
 
 def test_an_open_run_says_so(tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from ifedicl.settings import (
     Method,
     PrivacySettings,
     ReadoutSettings,
+    RobustSettings,
     RunSettings,
     SubspaceSettings,
     load_preset,
@@ -139,7 +140,7 @@ def test_the_written_config_shows_every_setting_with_its_default() -> None:
         for line in text.splitlines()
     ]
     uncommented = tomllib.loads("\n".join(lines))
-    for section in (PrivacySettings, SubspaceSettings, ReadoutSettings):  # off unless they are there
+    for section in (PrivacySettings, SubspaceSettings, ReadoutSettings, RobustSettings):  # off unless they are there
         name = section.__name__.removesuffix("Settings").lower()
         assert uncommented.pop(name) == section().model_dump(), name
     defaults = validated(RunSettings, given, "template")

@@ -1,1 +1,1 @@
-"""What bounds and hides what leaves a client. Pure: numbers and bytes, no model, no engine, no files."""
+"""Privacy: what may leave a client, and what has."""

@@ -36,8 +36,9 @@ from ifedicl.federation.messages.secure import (
     MaskRequest,
     RevealReply,
     RevealRequest,
+    SumRequest,
 )
-from ifedicl.federation.messages.wire import Arrays, Header, pack, unpack
+from ifedicl.federation.messages.wire import Arrays, Header, Message, pack, unpack
 
 __all__ = [
     "TOGETHER",
@@ -60,6 +61,7 @@ __all__ = [
     "Layout",
     "MaskReply",
     "MaskRequest",
+    "Message",
     "Reply",
     "Request",
     "RevealReply",
@@ -67,6 +69,7 @@ __all__ = [
     "StatisticsReply",
     "StatisticsRequest",
     "StepRequest",
+    "SumRequest",
     "UpdateReply",
     "UpdateRequest",
     "VectorsReply",

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl.federation.messages.wire import Arrays, Header, exact_fields
+from ifedicl.federation.messages.wire import Arrays, Header, Message, exact_fields
 from ifedicl.settings import PrivacySettings
 
 TOGETHER = "all clients"
@@ -25,7 +25,7 @@ _KEY_SIZE, _SIGNATURE_SIZE = 32, 64
 
 
 @dataclass(frozen=True)
-class BeginRequest:
+class BeginRequest(Message):
     """Compute a reply, keep it, and advertise keys for this sum.
 
     Attributes:
@@ -53,7 +53,7 @@ class BeginRequest:
 
 
 @dataclass(frozen=True)
-class BeginReply:
+class BeginReply(Message):
     """The reply is ready, and nothing of it has left.
 
     Attributes:
@@ -88,7 +88,7 @@ class BeginReply:
 
 
 @dataclass(frozen=True)
-class DealRequest:
+class DealRequest(Message):
     """Deal shares of your secrets to these clients.
 
     Attributes:
@@ -115,7 +115,7 @@ class DealRequest:
 
 
 @dataclass(frozen=True)
-class DealReply:
+class DealReply(Message):
     """Sealed shares.
 
     Attributes:
@@ -139,7 +139,7 @@ class DealReply:
 
 
 @dataclass(frozen=True)
-class MaskRequest:
+class MaskRequest(Message):
     """Send your numbers, masked.
 
     Attributes:
@@ -163,7 +163,7 @@ class MaskRequest:
 
 
 @dataclass(frozen=True)
-class MaskReply:
+class MaskReply(Message):
     """Numbers that say nothing without those of the others.
 
     Attributes:
@@ -184,7 +184,7 @@ class MaskReply:
 
 
 @dataclass(frozen=True)
-class RevealRequest:
+class RevealRequest(Message):
     """Give one share of each client that dealt.
 
     Attributes:
@@ -206,7 +206,7 @@ class RevealRequest:
 
 
 @dataclass(frozen=True)
-class RevealReply:
+class RevealReply(Message):
     """Shares.
 
     Attributes:

@@ -90,7 +90,7 @@ class SecureClient:
             noise: differential privacy's share of this client; None: none.
         """
         self._client = client
-        self._answer = door or client.handle
+        self._door = door or client.handle
         self._peers = peers
         self._rules = rules
         self._noise = noise
@@ -126,6 +126,10 @@ class SecureClient:
             code = FailureCode.INTERNAL
         self._session = None
         return Failure(code)
+
+    def _answer(self, request: Request) -> Reply:
+        """The plain reply. A ledger's head is of it, and says nothing of what the coordinator gets in its place."""
+        return replace(self._door(request), head=None)
 
     def _begin(self, request: BeginRequest) -> Reply:
         self._session = None

@@ -11,13 +11,17 @@ from ifedicl.federation.secure.engine import SecureEngine
 from ifedicl.settings import PrivacySettings
 
 
-def secured(engine: Callable[[Sequence[Door]], Engine], clients: Sequence[Client], rules: PrivacySettings) -> Engine:
+def secured(
+    engine: Callable[[Sequence[Door]], Engine], clients: Sequence[Client], doors: Sequence[Door], rules: PrivacySettings
+) -> Engine:
     """An engine over clients that take part in sums only.
 
     Args:
         engine: carries the messages.
         clients: in order.
+        doors: what stands before each of them and answers plain requests: the client itself, or its owner's policy and ledger.
         rules: of the sums; every client asks for the same.
     """
     pins = {client.name: identity_of(client).public for client in clients}
-    return SecureEngine(engine([SecureClient(client, pins, rules) for client in clients]), rules)
+    secure = [SecureClient(client, pins, rules, door=own.handle) for client, own in zip(clients, doors, strict=True)]
+    return SecureEngine(engine(secure), rules)
