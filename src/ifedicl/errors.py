@@ -19,6 +19,7 @@
     └── FederationError             the rounds cannot go on                         exit 8
         ├── TooFewClientsError      fewer usable replies than ``min_clients``
         ├── BudgetSpentError        an owner's privacy budget is used up
+        ├── SecureSumError          a step of the secure sum that is out of turn, bent or replayed
         └── MessageError            bytes that are not one of our messages
 
 Each message says what is wrong, what was received, what is allowed and what to do. ``exit_code`` is what the command line
@@ -142,6 +143,10 @@ class TooFewClientsError(FederationError):
 
 class BudgetSpentError(FederationError):
     """What was asked would cost more privacy than the owner's budget has left."""
+
+
+class SecureSumError(FederationError):
+    """A step of the secure sum does not verify, comes out of turn or twice, or holds numbers that cannot be summed."""
 
 
 class MessageError(FederationError):

@@ -25,9 +25,10 @@ from ifedicl.federation import session
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome, Starter
-from ifedicl.federation.engine import Engine
+from ifedicl.federation.engine import Door, Engine
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, ignore
+from ifedicl.federation.secure import packages_of
 from ifedicl.federation.session import Answer
 from ifedicl.metrics import Evaluation
 from ifedicl.privacy.guard import GuardedClient
@@ -178,7 +179,8 @@ def federate(
     task: Task,
     method: Method,
     *,
-    engine: Callable[[Sequence[Client]], Engine] = LocalEngine,
+    engine: Callable[[Sequence[Door]], Engine] = LocalEngine,
+    guarded: Callable[[Sequence[Client]], Sequence[Door]] = tuple,
     checkpoint: Path | None = None,
     resume: bool = False,
     more_rounds: int = 0,
@@ -193,6 +195,7 @@ def federate(
         task: what is asked.
         method: the settings.
         engine: what carries the messages.
+        guarded: puts each owner's policy and ledger before its client; left out: nothing stands there.
         checkpoint: written after each step.
         resume: go on from the checkpoint.
         more_rounds: after a finished run, go on with the examples that were added.
@@ -210,7 +213,13 @@ def federate(
     backbone = clients[0].backbone
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
     coordinator = Coordinator(
-        engine(clients), task, method, shape, checkpoint_file=checkpoint, observer=observer, starter=starter
+        _carrier(engine, clients, guarded(clients), method),
+        task,
+        method,
+        shape,
+        checkpoint_file=checkpoint,
+        observer=observer,
+        starter=starter,
     )
     outcome = coordinator.run(resume=resume, more_rounds=more_rounds)
     adapter = Adapter(
@@ -223,6 +232,21 @@ def federate(
         provenance=_provenance(outcome, method, len(clients)),
     )
     return Federated(adapter, outcome)
+
+
+def _carrier(
+    engine: Callable[[Sequence[Door]], Engine], clients: Sequence[Client], doors: Sequence[Door], method: Method
+) -> Engine:
+    """What carries the messages in the mode that the settings name.
+
+    Raises:
+        ConfigError: a package that the mode needs is not installed.
+    """
+    if method.privacy is None or not method.sums_only:
+        return engine(doors)
+    with packages_of(method.privacy):
+        from ifedicl.federation.secure.simulation import secured
+    return secured(engine, clients, doors, method.privacy)
 
 
 def zero_shot_adapter(backbone: Backbone, model: ModelSettings, task: Task) -> Adapter:
@@ -320,7 +344,7 @@ def _calibrated(
         settings.model,
         settings.task,
         settings.method,
-        engine=lambda owners: LocalEngine(with_ledgers(owners, folder / LEDGERS)),
+        guarded=lambda owners: with_ledgers(owners, folder / LEDGERS),
         checkpoint=folder / CHECKPOINT,
         resume=resume or more_rounds > 0,
         more_rounds=more_rounds,

@@ -125,8 +125,10 @@ class Clients:
                 replies[delivery.client] = reply
             else:
                 failures[delivery.client] = reply.code if isinstance(reply, Failure) else FailureCode.BAD_REPLY
-            traffic.append(_traffic(delivery, step, state.round, failures.get(delivery.client)))
-            self._observer(Delivered(traffic[-1]))
+            for part in delivery.parts or (delivery,):
+                code = part.reply.code if isinstance(part.reply, Failure) else failures.get(part.client)
+                traffic.append(_traffic(part, step, state.round, code))
+                self._observer(Delivered(traffic[-1]))
         self._heads.note(received)
         known = dict(state.heads)
         for item in received:

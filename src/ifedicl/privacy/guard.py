@@ -17,6 +17,7 @@ from ifedicl.federation.messages import (
     FailureCode,
     Reply,
     Request,
+    SumRequest,
     VectorsReply,
     VectorsRequest,
     encode,
@@ -87,7 +88,7 @@ class GuardedClient:
             self._check_head(request)
             job = self._job_of(request)
             reply = self._answer(request, job)
-            facts = self._example_set(reply, job)
+            facts = self._example_set(reply, job) | _mode(job.method)
         except RefusalError as refusal:
             _log.warning("client %s refuses a %s request: %s", self.name, request.kind, refusal.reason)
             reply = Failure(refusal.code)
@@ -110,6 +111,8 @@ class GuardedClient:
 
     def _job_of(self, request: Request) -> _Job:
         """Which job a request belongs to, once it is allowed."""
+        if isinstance(request, SumRequest):
+            raise RefusalError(FailureCode.OTHER_MODE, "a step of a secure sum, which is answered by a door before this one")
         if not isinstance(request, VectorsRequest | ContextRequest):
             job = self._contexts.get(request.context_id)
             if job is None:
@@ -195,6 +198,11 @@ class GuardedClient:
             **code,
             **facts,
         }
+
+
+def _mode(method: Method) -> dict[str, Any]:
+    """Of a job in which a reply leaves masked, in a sum over clients: the ledger tells what is in the sum."""
+    return {"mode": method.privacy.mode} if method.privacy is not None and method.sums_only else {}
 
 
 def _split(method: Method) -> str:
