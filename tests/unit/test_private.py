@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ifedicl import runs
 from ifedicl.backbone.load import Backbone
 from ifedicl.calibrate import example_gradients
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.data import Role
-from ifedicl.errors import ConfigError
+from ifedicl.errors import ConfigError, TooFewClientsError
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
@@ -33,8 +35,11 @@ from ifedicl.federation.messages import (
     VectorsRequest,
 )
 from ifedicl.federation.private import Private
-from ifedicl.privacy.accountant import Budget, epsilon
-from ifedicl.settings import Method, NoiseSettings
+from ifedicl.privacy.accountant import epsilon
+from ifedicl.privacy.guard import GuardedClient
+from ifedicl.privacy.ledger import REPLY, Ledger
+from ifedicl.privacy.policy import open_policy
+from ifedicl.settings import Method, ModelSettings, NoiseSettings
 from tests import tiny
 
 STEP = 2.0**-24
@@ -59,7 +64,7 @@ class Ward:
     ) -> None:
         self.private = Private(settings, survivors, run, PUBLIC, step=STEP)
         self.client = Client(name, rows, backbone, secret=name.encode(), summing=self.private.summing)
-        self.name, self._answer = name, self.private.door(self.client)
+        self.name, self._answer = name, self.private.door(self.client.handle)
 
     def handle(self, request: Request) -> Reply:
         return self._answer(request)
@@ -165,12 +170,10 @@ def test_a_budget_that_an_earlier_run_spent_is_not_there_again(backbone: Backbon
     run = method()
     first = wards(backbone, NoiseSettings(epsilon=1.0), run)[0]
     asked(first, ready(first, backbone, run))
-    again = Private(
-        NoiseSettings(epsilon=1.0), 3, run, PUBLIC, step=STEP, budget=Budget(1.0, 1e-5, first.private.budget.spent * 3)
-    )
+    again = Private(NoiseSettings(epsilon=1.0), 3, run, PUBLIC, step=STEP, left=3)
     client = Client("ward", tiny.examples(5), backbone, secret=b"w", summing=again.summing)
     ward = first
-    ward.private, ward.client, ward._answer = again, client, again.door(client)
+    ward.private, ward.client, ward._answer = again, client, again.door(client.handle)
     assert isinstance(ward.handle(ready(ward, backbone, run)), Failure)
 
 
@@ -218,3 +221,91 @@ def test_a_federation_runs_on_what_private_clients_send(backbone: Backbone, rank
     assert outcome.chosen_round == 3
     assert not outcome.coefficients.is_identity
     assert not any(exchange.failure for exchange in outcome.state.traffic)
+
+
+# --- whole runs --------------------------------------------------------------------------------------------------------
+
+
+def private_method(**sections: Any) -> Method:
+    base: dict[str, Any] = {
+        "vectors": {"weighting": "examples"},
+        "rounds": {"rounds": 3, "select_by": "last", "weighting": "examples"},
+        "privacy": {"mode": "private", "min_clients": 3, "min_examples": 2, "noise": {"epsilon": 2.0, "colluders": 1}},
+    }
+    return method(**{name: {**base.get(name, {}), **sections.get(name, {})} for name in {*base, *sections}})
+
+
+def run_of(backbone: Backbone, run: Method, folder: Path, **options: Any) -> runs.Federated:
+    rows = tiny.examples(24)
+    clients = runs.simulate(backbone, tiny.TASK, {f"ward-{n}": rows[6 * n : 6 * n + 6] for n in range(4)})
+    return runs.federate(
+        clients,
+        ModelSettings(source="tiny"),
+        tiny.TASK,
+        run,
+        guarded=lambda owners: runs.with_ledgers(owners, folder / "ledgers"),
+        checkpoint=folder / "state.safetensors",
+        public=PUBLIC,
+        **options,
+    )
+
+
+def test_a_private_federation_says_what_it_tells_in_adapter_and_ledger(backbone: Backbone, tmp_path: Path) -> None:
+    federated = run_of(backbone, private_method(), tmp_path)
+    told = federated.adapter.provenance["privacy"]
+    assert 1.99 < told["epsilon"] <= 2.0
+    assert told["delta"] == 1e-5
+    spent = [
+        entry.facts["epsilon"] for entry in Ledger(tmp_path / "ledgers" / "ward-0.jsonl", "ward-0") if entry.event == REPLY
+    ]
+    assert spent[0] == 0.0  # vectors of public text
+    assert spent == sorted(spent)
+    assert spent[-1] == pytest.approx(told["epsilon"], abs=1e-3)
+
+
+def test_the_sum_that_the_coordinator_gets_is_noisy(backbone: Backbone, tmp_path: Path) -> None:
+    adapters = [run_of(backbone, private_method(), tmp_path / str(number)).adapter for number in range(2)]
+    first, second = (adapter.coefficients.scales for adapter in adapters)
+    assert not np.array_equal(first, second)  # the noise is never drawn twice
+    np.testing.assert_array_equal(adapters[0].context.vectors, adapters[1].context.vectors)
+
+
+def test_more_rounds_than_were_promised_are_refused_and_a_restart_forgets_nothing(backbone: Backbone, tmp_path: Path) -> None:
+    run = private_method()
+    run_of(backbone, run, tmp_path)
+    left = {f"ward-{number}": 3 for number in range(4)}
+    with pytest.raises(TooFewClientsError):
+        run_of(backbone, run, tmp_path, more_rounds=1, left=left)
+
+
+@pytest.mark.parametrize(
+    ("sections", "field"),
+    [
+        ({"holdout": {"selection": 0.2}}, "holdout"),
+        ({"server": {"update": "local"}}, "server.update"),
+        ({"privacy": {"mode": "secure"}}, "noise"),
+        ({"privacy": {"noise": None}}, "noise"),
+        ({"privacy": {"noise": {"colluders": 3}}}, "colluders"),
+    ],
+)
+def test_a_config_whose_mode_would_guarantee_nothing_is_an_error(sections: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        private_method(**sections)
+
+
+def test_an_owners_limit_of_epsilon_stops_its_client(backbone: Backbone, tmp_path: Path) -> None:
+    run, policy = method(), open_policy()
+    limited = policy.model_copy(update={"most": policy.most.model_copy(update={"epsilon": 1.5})})
+    ward = wards(backbone, NoiseSettings(epsilon=2.0), run)[0]
+    guard = GuardedClient(ward.client, limited, Ledger(tmp_path / "ledger.jsonl", ward.name))
+    ward._answer = ward.private.door(guard.handle)
+    request = ready(ward, backbone, run)
+    answers = [ward.handle(request) for _ in range(3)]
+    assert isinstance(answers[0], GradientReply)
+    assert [reply.code for reply in answers if isinstance(reply, Failure)] == [FailureCode.SPENT] * 2
+    # Without a promise nothing leaves at all.
+    plain = Client("plain", tiny.examples(5), backbone, secret=b"p")
+    open_guard = GuardedClient(plain, limited, Ledger(tmp_path / "plain.jsonl", "plain"))
+    reply = open_guard.handle(VectorsRequest(tiny.TASK, run, backbone.fingerprint, ""))
+    assert isinstance(reply, Failure)
+    assert reply.code is FailureCode.REFUSED

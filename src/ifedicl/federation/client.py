@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
@@ -74,10 +75,12 @@ class Summing:
     Attributes:
         vectors: as :func:`ifedicl.extract.context_vectors`.
         gradient: as :func:`ifedicl.calibrate.gradient_sum`.
+        epsilon: what all that left so far tells of one example; None: nothing bounds it.
     """
 
     vectors: Callable[..., ContextVectors] = context_vectors
     gradient: Callable[..., GradientSum] = gradient_sum
+    epsilon: Callable[[], float | None] = lambda: None
 
 
 class _Job:
@@ -197,6 +200,15 @@ class Client:
         except Exception:
             _log.exception("client %s could not answer a %s request", self.name, request.kind)
             return Failure(FailureCode.INTERNAL)
+
+    def summing_by(self, summing: Summing) -> Self:
+        """The same owner and examples, summed in another way."""
+        return type(self)(self.name, self.examples, self.backbone, secret=self._secret, summing=summing)
+
+    @property
+    def spent_epsilon(self) -> float | None:
+        """What all that left so far tells of one example; None: nothing bounds it."""
+        return self._summing.epsilon()
 
     def count(self, role: Role) -> int:
         """How many examples of the present task have a role; 0 before there is a task."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.extract import context_vectors
-from ifedicl.federation.client import Client, Summing
+from ifedicl.federation.client import Summing
 from ifedicl.federation.messages import ContextRequest, Failure, FailureCode, GradientRequest, Reply, Request, VectorsRequest
 from ifedicl.privacy.accountant import Budget, Release, noise_multiplier
 from ifedicl.privacy.clip import Bound, Steps, joint
@@ -66,7 +66,7 @@ class Private:
         public: Sequence[Example],
         *,
         step: float,
-        budget: Budget | None = None,
+        left: int = 0,
     ) -> None:
         """Check that the promise can hold; nothing is computed yet.
 
@@ -76,7 +76,7 @@ class Private:
             method: the run's settings, the only ones that are answered.
             public: the same labelled texts at every client, no one's data: vectors, basis and weights come from them.
             step: of the secure sum's fixed point; a power of two.
-            budget: what may be spent and has been; None: this run's ε, and nothing so far.
+            left: how many of this run's gradients have left already, as a ledger tells it: they are spent.
 
         Raises:
             ConfigError: the run's settings would make the promise empty.
@@ -84,7 +84,8 @@ class Private:
         if wrong := settings.contradictions(method, survivors):
             faults = [Fault("noise", "settings that guarantee nothing", sentence, "Change it.") for sentence in wrong]
             raise ConfigError("differential privacy", faults)
-        self.budget = budget or Budget(settings.epsilon, settings.delta)
+        self.budget = Budget(settings.epsilon, settings.delta)
+        self._left = left
         self._settings, self._method = settings, method
         self._crowd = Crowd(survivors, settings.colluders)
         self._public, self._step = public, step
@@ -94,9 +95,9 @@ class Private:
     @property
     def summing(self) -> Summing:
         """For the client."""
-        return Summing(self._vectors, self._gradient)
+        return Summing(self._vectors, self._gradient, lambda: self.budget.spent_epsilon)
 
-    def door(self, client: Client) -> Callable[[Request], Reply]:
+    def door(self, answer: Callable[[Request], Reply]) -> Callable[[Request], Reply]:
         """What answers in the client's place: kinds of requests that no noise is planned for are refused."""
 
         def handle(request: Request) -> Reply:
@@ -104,7 +105,7 @@ class Private:
                 return Failure(FailureCode.BAD_REQUEST)
             if isinstance(request, VectorsRequest) and request.method != self._method:
                 return Failure(FailureCode.BAD_REQUEST)
-            return client.handle(request)
+            return answer(request)
 
         return handle
 
@@ -147,6 +148,9 @@ class Private:
             BudgetSpentError: there is not enough left.
         """
         promise = self._promised(scorer, context, coefficients.form)
+        if self._left:
+            self.budget = replace(self.budget, spent=(replace(promise.release, times=self._left),))
+            self._left = 0
         self.budget = self.budget.after(promise.release)
         self._latest = promise
         total = np.zeros(promise.bound.size, dtype=np.int64)

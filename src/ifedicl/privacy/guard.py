@@ -25,7 +25,7 @@ from ifedicl.federation.messages import (
 from ifedicl.privacy.history import ExampleSet, History
 from ifedicl.privacy.ledger import REPLY, Ledger
 from ifedicl.privacy.policy import Policy
-from ifedicl.privacy.rules import RefusalError, check_assignment, check_behind, check_request
+from ifedicl.privacy.rules import RefusalError, check_assignment, check_behind, check_epsilon, check_request
 from ifedicl.settings import Method
 
 _log = logging.getLogger(__name__)
@@ -37,6 +37,11 @@ class Answers(Door, Protocol):
 
     def vouched(self, cursor: str) -> int:
         """How many training examples of the present job stand behind a cursor."""
+        ...
+
+    @property
+    def spent_epsilon(self) -> float | None:
+        """What all that left in this run tells of one example; None: nothing bounds it."""
         ...
 
 
@@ -135,6 +140,8 @@ class GuardedClient:
     def _answer(self, request: Request, job: _Job) -> Reply:
         reply = self._client.handle(request)
         check_behind(self._policy, job.method, reply)
+        if not isinstance(reply, Failure):
+            check_epsilon(self._policy, self._client.spent_epsilon, self._history.epsilon_without(job.run))
         if isinstance(request, ContextRequest) and not isinstance(reply, Failure):
             self._contexts[request.context_id] = job
         return reply
@@ -193,7 +200,7 @@ class GuardedClient:
             "bytes": frame,
             "engine_bytes": self._overhead(frame),
             "sha256": hashlib.sha256(body).hexdigest(),
-            "epsilon": None,
+            "epsilon": self._client.spent_epsilon,
             "held": request.head.entries if request.head else 0,
             **code,
             **facts,

@@ -114,7 +114,7 @@ def _membership(rows: Sequence[Row]) -> list[str]:
     ]
     sentences += [
         f"With noise for ε = {row['epsilon']:g} that falls to {row['auc']:.0%} with {_examples(row)}."
-        for row in _strictest(outside)[-1:]
+        for row in _strictest(outside)[:1]
     ]
     return sentences
 
