@@ -70,23 +70,25 @@ class _Part:
 
 @dataclass(frozen=True)
 class Summing:
-    """How a client's examples become what leaves it; differential privacy puts its own in their place.
+    """Another way in which a client's examples become what leaves it: differential privacy's.
 
     Attributes:
         vectors: as :func:`ifedicl.extract.context_vectors`.
         gradient: as :func:`ifedicl.calibrate.gradient_sum`.
-        epsilon: what all that left so far tells of one example; None: nothing bounds it.
+        epsilon: what all that left so far tells of one example.
     """
 
-    vectors: Callable[..., ContextVectors] = context_vectors
-    gradient: Callable[..., GradientSum] = gradient_sum
-    epsilon: Callable[[], float | None] = lambda: None
+    vectors: Callable[..., ContextVectors]
+    gradient: Callable[..., GradientSum]
+    epsilon: Callable[[], float]
 
 
 class _Job:
     """One task under one method, on this client's examples."""
 
-    def __init__(self, task: Task, method: Method, scorer: Scorer, examples: Sequence[Example], summing: Summing) -> None:
+    def __init__(
+        self, task: Task, method: Method, scorer: Scorer, examples: Sequence[Example], summing: Summing | None
+    ) -> None:
         self.summing = summing
         self.task = task
         self.method = method
@@ -111,7 +113,8 @@ class _Job:
             part = self.part(Role.TRAIN)
             rows = part.prompts.tokens[known:], part.labels[known:]
             # What is sent is float32 at most, and many clients may share this memory.
-            self._summed = known, self.summing.vectors(self.scorer, *rows, self.method, self.train_keys[known:]).packed
+            summed = context_vectors if self.summing is None else self.summing.vectors
+            self._summed = known, summed(self.scorer, *rows, self.method, self.train_keys[known:]).packed
         return self._summed[1]
 
     def tallies(
@@ -169,7 +172,7 @@ class Client:
             summing: how examples are summed; None: as they are.
         """
         self.name = name
-        self._summing = summing or Summing()
+        self._summing = summing
         self.examples = tuple(examples)
         self.backbone = backbone
         self._secret = secret
@@ -208,7 +211,7 @@ class Client:
     @property
     def spent_epsilon(self) -> float | None:
         """What all that left so far tells of one example; None: nothing bounds it."""
-        return self._summing.epsilon()
+        return None if self._summing is None else self._summing.epsilon()
 
     def count(self, role: Role) -> int:
         """How many examples of the present task have a role; 0 before there is a task."""
@@ -286,7 +289,8 @@ class Client:
         if not job.method.takes_gradients:
             raise _RefusalError(FailureCode.BAD_REQUEST)
         rows = drawn(job.train_keys, request.round, job.method)
-        sums = job.summing.gradient(job.scorer, part.prompts, part.labels, context, request.coefficients, job.method, rows)
+        summed = gradient_sum if job.summing is None else job.summing.gradient
+        sums = summed(job.scorer, part.prompts, part.labels, context, request.coefficients, job.method, rows)
         return self._checked(GradientReply(sums), sums.is_finite)
 
     def _evaluate(self, request: EvaluateRequest) -> Reply:
