@@ -31,7 +31,7 @@ from ifedicl.federation.events import Event, ignore
 from ifedicl.federation.secure import packages_of
 from ifedicl.federation.session import Answer
 from ifedicl.metrics import Evaluation
-from ifedicl.privacy.guard import GuardedClient
+from ifedicl.privacy.guard import GuardedClient, SummedClient
 from ifedicl.privacy.ledger import Ledger
 from ifedicl.privacy.policy import open_policy
 from ifedicl.settings import Method, ModelSettings, RunSettings, SplitSettings
@@ -167,10 +167,11 @@ def with_ledgers(clients: Sequence[Client], folder: Path) -> list[GuardedClient]
     Raises:
         StorageError: a ledger cannot be written, or was changed.
     """
-    return [
-        GuardedClient(client, open_policy(), Ledger(folder / f"{quote(client.name, safe=' ')}.jsonl", client.name))
-        for client in clients
-    ]
+    return [GuardedClient(client, open_policy(), _ledger(client, folder)) for client in clients]
+
+
+def _ledger(client: Client, folder: Path) -> Ledger:
+    return Ledger(folder / f"{quote(client.name, safe=' ')}.jsonl", client.name)
 
 
 def federate(
@@ -180,7 +181,7 @@ def federate(
     method: Method,
     *,
     engine: Callable[[Sequence[Door]], Engine] = LocalEngine,
-    guarded: Callable[[Sequence[Client]], Sequence[Door]] = tuple,
+    ledgers: Path | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
     more_rounds: int = 0,
@@ -195,7 +196,7 @@ def federate(
         task: what is asked.
         method: the settings.
         engine: what carries the messages.
-        guarded: puts each owner's policy and ledger before its client; left out: nothing stands there.
+        ledgers: a folder for each client's ledger of what left it; left out: none is kept.
         checkpoint: written after each step.
         resume: go on from the checkpoint.
         more_rounds: after a finished run, go on with the examples that were added.
@@ -213,7 +214,7 @@ def federate(
     backbone = clients[0].backbone
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
     coordinator = Coordinator(
-        _carrier(engine, clients, guarded(clients), method),
+        _carrier(engine, clients, method, ledgers),
         task,
         method,
         shape,
@@ -235,18 +236,27 @@ def federate(
 
 
 def _carrier(
-    engine: Callable[[Sequence[Door]], Engine], clients: Sequence[Client], doors: Sequence[Door], method: Method
+    engine: Callable[[Sequence[Door]], Engine], clients: Sequence[Client], method: Method, ledgers: Path | None
 ) -> Engine:
     """What carries the messages in the mode that the settings name.
 
     Raises:
         ConfigError: a package that the mode needs is not installed.
+        StorageError: a ledger cannot be written, or was changed.
     """
     if method.privacy is None or not method.sums_only:
-        return engine(doors)
+        return engine(clients if ledgers is None else with_ledgers(clients, ledgers))
     with packages_of(method.privacy):
         from ifedicl.federation.secure.simulation import secured
-    return secured(engine, clients, doors, method.privacy)
+    if ledgers is None:
+        return secured(engine, clients, method.privacy)
+    folder = ledgers
+    return secured(
+        engine,
+        clients,
+        method.privacy,
+        lambda client, masking: SummedClient(client, open_policy(), _ledger(client, folder), masking),
+    )
 
 
 def zero_shot_adapter(backbone: Backbone, model: ModelSettings, task: Task) -> Adapter:
@@ -344,7 +354,7 @@ def _calibrated(
         settings.model,
         settings.task,
         settings.method,
-        guarded=lambda owners: with_ledgers(owners, folder / LEDGERS),
+        ledgers=folder / LEDGERS,
         checkpoint=folder / CHECKPOINT,
         resume=resume or more_rounds > 0,
         more_rounds=more_rounds,
