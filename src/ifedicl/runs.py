@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ifedicl import files, seeds
+from ifedicl import seeds
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone, fingerprint, load_backbone
 from ifedicl.core.coefficients import Coefficients, Form
@@ -20,13 +19,14 @@ from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, Array32
 from ifedicl.data import Example, dirichlet_split, draw_pool, read_examples
 from ifedicl.errors import ConfigError, DataError, Fault
-from ifedicl.federation import session
+from ifedicl.federation import checkpoint, session
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome, Starter
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, ignore
+from ifedicl.federation.journal import Journal
 from ifedicl.federation.session import Answer
 from ifedicl.metrics import Evaluation
 from ifedicl.settings import Method, ModelSettings, RunSettings, SplitSettings
@@ -298,6 +298,13 @@ def _calibrated(
     clients = client_examples(settings)
     test = _test_examples(settings)
     backbone = load()
+    journal = Journal(folder / METRICS, settings.task, clients)
+    journal.begin(checkpoint.load(folder / CHECKPOINT) if resume or more_rounds else None)
+
+    def observed(event: Event) -> None:
+        journal(event)
+        observer(event)
+
     federated = federate(
         simulate(backbone, settings.task, clients, seed=settings.seed),
         settings.model,
@@ -306,15 +313,16 @@ def _calibrated(
         checkpoint=folder / CHECKPOINT,
         resume=resume or more_rounds > 0,
         more_rounds=more_rounds,
-        observer=observer,
+        observer=observed,
         starter=starter,
     )
     federated.adapter.save(folder / ADAPTER)
-    write_metrics(federated.outcome, folder / METRICS)
     zero_shot = evaluation = None
     if test:
         zero_shot = zero_shot_adapter(backbone, settings.model, settings.task).classifier(backbone).evaluate(test)
         evaluation = federated.adapter.classifier(backbone).evaluate(test)
+    outcome = federated.outcome
+    journal.finish(outcome.state, outcome.chosen_round, outcome.gate, {"zero-shot": zero_shot, "adapter": evaluation})
     return RunResult(federated, clients, zero_shot, evaluation)
 
 
@@ -331,20 +339,6 @@ def check_folder(folder: Path, *, resume: bool, more_rounds: int) -> None:
     if more_rounds and not exists:
         remedy = "Run it first; more rounds go on from a finished run."
         raise ConfigError("run", [Fault("out", str(folder), "the folder of a finished run", remedy)])
-
-
-def write_metrics(outcome: Outcome, path: Path) -> None:
-    """One JSON object a line: every exchange, then every round.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    lines = [{"event": "exchange", **asdict(item)} for item in outcome.state.traffic]
-    lines += [
-        {"event": "round", **asdict(record), "held_out": record.held_out and asdict(record.held_out), "worst": record.worst}
-        for record in outcome.state.history
-    ]
-    files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _test_examples(settings: RunSettings) -> tuple[Example, ...]:
