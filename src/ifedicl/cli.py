@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from ifedicl import __version__, cli_tasks
+from ifedicl import __version__, cli_serve, cli_tasks
 from ifedicl.errors import ConfigError, DataError, Fault, IfediclError
 
 if TYPE_CHECKING:
@@ -36,10 +36,12 @@ app = typer.Typer(
     help="Calibrate one frozen language model together, without showing each other your text (IFed-ICL, arXiv 2511.06757).\n\n"
     "Start with `ifedicl demo`; for your own data, `ifedicl init`, then `ifedicl run config.toml`.",
     epilog="Exit codes: 0 done, 1 other, 2 settings or task, 3 data, 4 model, 5 adapter, 6 disk, 7 download, 8 federation, "
-    "130 stopped by Ctrl-C (a run goes on with --resume).",
+    "9 serving, 130 stopped by Ctrl-C (a run goes on with --resume).",
 )
 
 app.add_typer(cli_tasks.app, name="tasks")
+app.command()(cli_serve.serve)
+app.command()(cli_serve.key)
 
 
 class Stored(StrEnum):
