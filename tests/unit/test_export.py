@@ -17,36 +17,12 @@ from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.writes import FAMILIES
 from ifedicl.cli import app
-from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
-from ifedicl.core.subspace import Context
 from ifedicl.errors import BackboneError, StorageError
-from ifedicl.settings import ModelSettings
 from tests import tiny
 
 ROW = torch.tensor([[5, 17, 3, 99, 250, 42, 8, 31, 77, 12]])
 STORED = [case for case, (family, _) in sorted(tiny.FAMILY_CASES.items()) if family in STORAGE and case != "mistral-sliding"]
-
-
-def _adapter(backbone: Backbone, *, rank: int, source: str = "tiny") -> Adapter:
-    draws = np.random.default_rng(3)
-    shape = backbone.layers, 2
-    scales = np.stack([draws.normal(size=shape) * 0.3, 0.5 + draws.random(shape)], axis=-1).astype(np.float32)
-    vectors = draws.normal(size=(*shape, backbone.width)).astype(np.float32)
-    if not rank:
-        context, coefficients = Context(vectors), Coefficients(scales)
-    else:
-        basis = np.linalg.qr(draws.normal(size=(*shape, backbone.width, rank)))[0].swapaxes(2, 3).astype(np.float32)
-        core = (draws.normal(size=(*shape, rank, rank)) * 0.4).astype(np.float32)
-        context, coefficients = Context(vectors, np.ascontiguousarray(basis)), Coefficients(scales, core)
-    return Adapter(
-        task=tiny.TASK,
-        context=context,
-        coefficients=coefficients,
-        model=ModelSettings(source=source),
-        fingerprint=backbone.fingerprint,
-        provenance={},
-    )
 
 
 @torch.no_grad()
@@ -59,7 +35,7 @@ def _logs(model: torch.nn.Module) -> torch.Tensor:
 @pytest.mark.parametrize("rank", [0, 4])
 def test_every_family_that_can_store_it_gives_the_same_log_probabilities(case: str, rank: int, tmp_path: Path) -> None:
     backbone = tiny.family_backbone(case)
-    adapter, plain = _adapter(backbone, rank=rank), _logs(backbone.model)
+    adapter, plain = tiny.drawn_adapter(backbone, rank=rank), _logs(backbone.model)
     with applied(backbone, adapter.context, adapter.coefficients):
         expected = _logs(backbone.model)
     adapter.export(tmp_path / "out", backbone)
@@ -76,14 +52,14 @@ def test_every_family_is_stored_or_refused_with_the_way_that_is_left(tmp_path: P
         if family in refused or case == "mistral-sliding":
             backbone = tiny.family_backbone(case)
             with pytest.raises(BackboneError, match="beside the model"):
-                _adapter(backbone, rank=0).export(tmp_path / case, backbone)
+                tiny.drawn_adapter(backbone, rank=0).export(tmp_path / case, backbone)
             assert not (tmp_path / case).exists()
 
 
 def test_a_mistral_that_looks_back_everywhere_is_stored_as_a_llama(tmp_path: Path) -> None:
     folder = tiny.save_model(tmp_path / "mistral", "mistral", sliding_window=None)
     backbone = tiny.load(folder)
-    adapter = _adapter(backbone, rank=4, source=str(folder))
+    adapter = tiny.drawn_adapter(backbone, rank=4, source=str(folder))
     with applied(backbone, adapter.context, adapter.coefficients):
         expected = _logs(backbone.model)
     adapter.export(tmp_path / "out")
@@ -102,7 +78,7 @@ def test_the_folder_carries_card_licence_tokenizer_and_the_adapter_with_its_read
     (base / "LICENSE").write_text("of the base model")
     (base / "secret.txt").write_text("of somebody")
     readout = Readout(np.ones((2, backbone.width + 3), dtype=np.float32))
-    adapter = replace(_adapter(backbone, rank=0, source=str(base)), readout=readout)
+    adapter = replace(tiny.drawn_adapter(backbone, rank=0, source=str(base)), readout=readout)
     adapter.export(tmp_path / "out", backbone)
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert {"config.json", "model.safetensors", "tokenizer.json", "LICENSE", "README.md", "ifedicl"} <= names
@@ -116,7 +92,7 @@ def test_the_folder_carries_card_licence_tokenizer_and_the_adapter_with_its_read
 
 
 def test_the_command_writes_a_checkpoint(backbone: Backbone, llama_folder: Path, tmp_path: Path) -> None:
-    _adapter(backbone, rank=4, source=str(llama_folder)).save(tmp_path / "adapter")
+    tiny.drawn_adapter(backbone, rank=4, source=str(llama_folder)).save(tmp_path / "adapter")
     done = CliRunner().invoke(app, ["export", str(tmp_path / "adapter"), str(tmp_path / "out"), "--dtype", "bfloat16"])
     assert done.exit_code == 0, done.output
     assert "written to" in done.output
@@ -128,7 +104,7 @@ def test_the_licence_is_found_where_the_model_lies_here(tmp_path: Path, monkeypa
     base = tiny.save_model(tmp_path / "base")
     (base / "LICENSE").write_text("of the base model")
     monkeypatch.setenv("HOME", str(tmp_path))
-    _adapter(tiny.load(base), rank=0, source="elsewhere").save(tmp_path / "adapter")
+    tiny.drawn_adapter(tiny.load(base), rank=0, source="elsewhere").save(tmp_path / "adapter")
     for number, place in enumerate((str(base), "~/base")):
         out = tmp_path / f"out{number}"
         done = CliRunner().invoke(app, ["export", str(tmp_path / "adapter"), str(out), "--model", place])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
+import traceback
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ifedicl.serve.keys import Keys
 from ifedicl.serve.settings import Limits
 
+_log = logging.getLogger(__name__)
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
@@ -52,12 +55,12 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        start, status = time.perf_counter(), 500
+        start, status, started = time.perf_counter(), 500, False
 
         async def answered(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
                 held = {name.lower() for name, _ in message["headers"]}
                 own = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
                 message["headers"] = [*message["headers"], *(item for item in own if item[0] not in held)]
@@ -70,7 +73,15 @@ class Guard:
             await self._drain(receive)
             await _refuse(answered, refusal)
         else:
-            await self._app(scope, _replayed(body, receive), answered)
+            try:
+                await self._app(scope, _replayed(body, receive), answered)
+            except Exception as error:
+                # Its words may be a text's; where it happened never is.
+                _log.error(
+                    "a request failed: %s at %s", type(error).__name__, traceback.extract_tb(error.__traceback__)[-1][:3]
+                )
+                if not started:
+                    await _refuse(answered, _RefusedError(500, "server", "the server failed; its log says where"))
         route = scope.get("route")
         self._on_answer(getattr(route, "path", "other"), status, time.perf_counter() - start)
 

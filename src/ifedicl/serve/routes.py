@@ -53,19 +53,8 @@ _STATUS: Mapping[type[IfediclError], tuple[int, str]] = {
     BusyError: (429, "busy"),
     StoppedError: (503, "stopping"),
 }
-_PAGES = {
-    "": "text/html",
-    "api.js": "text/javascript",
-    "app.js": "text/javascript",
-    "classify.js": "text/javascript",
-    "runs.js": "text/javascript",
-}
-_PAGES |= {
-    "adapters.js": "text/javascript",
-    "table.js": "text/javascript",
-    "draw.js": "text/javascript",
-    "style.css": "text/css",
-}
+_PARTS = {"adapters.js", "api.js", "app.js", "classify.js", "draw.js", "icon.svg", "runs.js", "style.css", "table.js"}
+_KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,15 +178,24 @@ def router(desk: Desk) -> APIRouter:
         """Figures for Prometheus."""
         return Response(desk.meters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @routes.get("/{file}", include_in_schema=False)
-    async def page(file: str) -> Response:
-        if file not in _PAGES:
-            return fault(404, "path", "there is nothing at this path; /docs lists what there is")
-        content = (resources.files("ifedicl.serve") / "page" / (file or "index.html")).read_bytes()
-        return Response(content, media_type=f"{_PAGES[file]}; charset=utf-8", headers={"Cache-Control": "no-cache"})
+    @routes.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return _part("index.html")
 
-    routes.add_api_route("/", lambda: page(""), include_in_schema=False)
+    @routes.get("/{file}", include_in_schema=False)
+    async def part(file: str) -> Response:
+        if file not in _PARTS:
+            return fault(404, "path", "there is nothing at this path; /docs lists what there is")
+        return _part(file)
+
     return routes
+
+
+def _part(file: str) -> Response:
+    """Of the page."""
+    content = (resources.files("ifedicl.serve") / "page" / file).read_bytes()
+    kind = _KINDS[file.rpartition(".")[2]]
+    return Response(content, media_type=f"{kind}; charset=utf-8", headers={"Cache-Control": "no-cache"})
 
 
 def fault(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
