@@ -48,7 +48,7 @@ function maps(own) {
     heat("β − 1, how much each write is stretched", "blue above 1, orange below", own.activation_scale, 1),
   ];
   if (own.subspace_core) made.push(heat("‖Γ‖, how far it moves within the context subspace", "", own.subspace_core, 0));
-  return [make("h3", { textContent: "Coefficients" }), ...made.flatMap((map) => [map, make("br")])];
+  return [make("h3", { textContent: "Coefficients" }), ...made];
 }
 
 function figures(own) {

@@ -37,8 +37,8 @@ export function table(columns, rows) {
 
 const WIDE = 460, HIGH = 200, LEFT = 44, BELOW = 26;
 
-// Lines over rounds: each is {name, points: [[round, value]], className}; `flat` is a level to compare with.
-export function lines(title, note, all, flat, chosen, format) {
+// Lines over rounds 1 to `last`: each is {points: [[round, value]], className}; `flat` is a level to compare with.
+export function lines(title, note, all, last, flat, chosen, format) {
   const points = all.flatMap((line) => line.points);
   const figure = make("figure", {}, make("figcaption", {}, title, make("span", { textContent: note ? ` ${note}` : "" })));
   if (!points.length) {
@@ -49,18 +49,17 @@ export function lines(title, note, all, flat, chosen, format) {
   let [low, high] = [Math.min(...values), Math.max(...values)];
   const room = (high - low || Math.abs(high) || 1) * 0.08;
   [low, high] = [low - room, high + room];
-  const rounds = points.map((point) => point[0]);
-  const [first, last] = [Math.min(...rounds), Math.max(...rounds, Math.min(...rounds) + 1)];
+  const first = 1;
   const x = (round) => LEFT + ((round - first) / (last - first)) * (WIDE - LEFT - 8);
   const y = (value) => (HIGH - BELOW) * (1 - (value - low) / (high - low)) + 6;
-  const picture = svg("svg", { viewBox: `0 0 ${WIDE} ${HIGH + 8}`, role: "img", "aria-label": `${title}: ${format(values.at(flat === null ? -1 : -2))} at round ${rounds.at(-1)}` });
+  const picture = svg("svg", { viewBox: `0 0 ${WIDE} ${HIGH + 8}`, role: "img", "aria-label": `${title}: ${format(all[0].points.at(-1)?.[1] ?? values[0])} at last` });
   for (let tick = 0; tick <= 3; tick += 1) {
     const value = low + room + ((high - low - 2 * room) * tick) / 3;
     picture.append(svg("line", { class: "axis", x1: LEFT, x2: WIDE, y1: y(value), y2: y(value) }));
     picture.append(svg("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, format(value)));
   }
   const step = Math.max(1, Math.ceil((last - first) / 8));
-  for (let round = Math.ceil(first); round <= last; round += step) picture.append(svg("text", { x: x(round), y: HIGH + 4, "text-anchor": "middle" }, String(round)));
+  for (let round = first; round <= last; round += step) picture.append(svg("text", { x: x(round), y: HIGH + 4, "text-anchor": "middle" }, String(round)));
   if (chosen !== null && chosen >= first) picture.append(svg("line", { class: "chosen", x1: x(chosen), x2: x(chosen), y1: 0, y2: HIGH - BELOW + 6 }));
   if (flat !== null) picture.append(svg("line", { class: "raw", x1: LEFT, x2: WIDE, y1: y(flat), y2: y(flat) }, svg("title", {}, `zero-shot ${format(flat)}`)));
   for (const line of all) {

@@ -91,14 +91,15 @@ function draw(run) {
   const held = (value) => [{ points: evaluated.map((line) => [line.round, value(line.held_out)]) }];
   const training = { className: "training", points: run.history.filter((line) => line.train_loss !== null).map((line) => [line.round, line.train_loss]) };
   const raw = run.zeroShot?.examples ? run.zeroShot : null, chosen = run.finished?.chosen_round ?? null;
+  const last = Math.max(2, run.rounds, run.history.at(-1)?.round ?? 0);
   const bar = make("progress", { max: run.rounds || 1, value: run.history.at(-1)?.round ?? 0 });
   bar.setAttribute("aria-label", "rounds");
   place("run-view").replaceChildren(
-    make("p", {}, run.task),
+    make("p", { className: "quiet", textContent: run.task }),
     bar,
     make("div", { className: "pair" },
-      lines("Loss on held-out text", training.points.length ? "and, thin, in training" : "", [...held(loss), training], raw && loss(raw), chosen, (value) => value.toFixed(2)),
-      lines("Right on held-out text", raw ? "dashed: zero-shot" : "", held(accuracy), raw && accuracy(raw), chosen, percent)),
+      lines("Loss on held-out text", training.points.length ? "and, thin, in training" : "", [...held(loss), training], last, raw && loss(raw), chosen, (value) => value.toFixed(2)),
+      lines("Right on held-out text", raw ? "dashed: zero-shot" : "", held(accuracy), last, raw && accuracy(raw), chosen, percent)),
     ...outcome(run),
     make("h3", { textContent: "Clients" }),
     clientTable(run, evaluated),
