@@ -69,6 +69,10 @@ class Backbone:
     dtype: str
     context_window: int
 
+    def __deepcopy__(self, memo: object) -> Backbone:
+        """Itself: it never changes, and a copy would take its memory twice (scikit-learn's ``clone`` copies parameters)."""
+        return self
+
     @property
     def layers(self) -> int:
         """``L``."""
