@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from _pairs import Claim, TASK, bench, compare, model_settings, parser, report, sentences, timed
+from _pairs import TASK, Claim, bench, compare, model_settings, parser, report, sentences, timed
 from ifedicl.adapter import Adapter
 
 

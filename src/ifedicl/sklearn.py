@@ -1,4 +1,4 @@
-"""An adapter as a scikit-learn classifier of texts: in a ``Pipeline``, under ``cross_val_score``, beside whatever else there is."""
+"""An adapter as a scikit-learn classifier of texts, for pipelines, cross-validation and searches."""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+playwright.expect.set_options(timeout=20_000)  # on a busy machine
 TEXTS = ("the soup was warm and kind", "a cold room with a loud fan", 'they said "late", twice')
 
 
@@ -67,7 +68,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[playwright.Bro
     with playwright.sync_playwright() as driver:
         folder = tmp_path_factory.mktemp("browser")
         context = driver.chromium.launch_persistent_context(folder, executable_path=CHROMIUM, args=FLAGS, accept_downloads=True)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(20_000)
         yield context
         context.close()
 
