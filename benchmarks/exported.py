@@ -1,7 +1,7 @@
 """Claim: an exported checkpoint runs at no less than 0.95 of the plain model's speed.
 
-First side: the plain model. Second side: the checkpoint that `ifedicl export` wrote, with λ and β at every write of every layer folded
-in (a Llama gets biases for it). Both label the same prompts without any hook, each by ``Scorer.log_probabilities``.
+First side: the plain model. Second side: the checkpoint that `ifedicl export` wrote, with λ and β at every write of every
+layer folded in (a Llama gets biases for it). Both label the same prompts without any hook.
 """
 
 from __future__ import annotations

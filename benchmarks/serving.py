@@ -1,8 +1,8 @@
 """Claim: 32 clients that ask at once, one text a request, are served at no less than 0.85 of the speed of labelling in batches.
 
-First side: ``Classifier.log_probabilities`` of all texts, in this process. Second side: the same texts by `ifedicl serve`, a process
-of its own on loopback, asked by 32 clients of which each waits for its answer before it asks again. Both have as many threads.
-The adapter has λ and β at every write of every layer. Also given: the seconds that a client waits for an answer.
+First side: ``Classifier.log_probabilities`` of all texts, in this process. Second side: the same texts by `ifedicl serve`, in
+a process of its own on loopback, asked by 32 clients, each of which waits for its answer before it asks again. Both sides have
+equally many threads. The adapter has λ and β at every write of every layer. Also given: the seconds that a client waits.
 """
 
 from __future__ import annotations

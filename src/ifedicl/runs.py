@@ -28,7 +28,7 @@ from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, ignore
 from ifedicl.federation.journal import Journal
 from ifedicl.federation.session import Answer
-from ifedicl.metrics import Evaluation
+from ifedicl.metrics import Comparison, Evaluation
 from ifedicl.settings import Method, ModelSettings, RunSettings, SplitSettings
 from ifedicl.store import open_store
 from ifedicl.store.records import TaskKey
@@ -357,5 +357,11 @@ def _provenance(outcome: Outcome, method: Method, clients: int) -> dict[str, Any
         "clients": clients,
         "examples_vectorised": sum(vectors.examples for vectors in state.client_vectors.values()),
         "dtypes": sorted(set(state.dtypes.values())),
-        "gate": None if outcome.gate is None else {"open": outcome.gate.is_open},
+        "gate": None if outcome.gate is None else _gate_facts(outcome.gate),
     }
+
+
+def _gate_facts(gate: Comparison) -> dict[str, Any]:
+    adapter, raw = gate.adapter, gate.zero_shot
+    figures = {"examples": adapter.examples, "accuracy": adapter.accuracy, "zero_shot_accuracy": raw.accuracy}
+    return {"open": gate.is_open} | (figures if adapter.examples else {})

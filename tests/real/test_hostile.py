@@ -138,7 +138,7 @@ def test_a_thousand_requests_at_once_are_answered_or_told_to_come_again_and_memo
 
 
 async def _at_once(client: httpx.Client, count: int) -> Counter[int]:
-    """Statuses of so many requests, each on a connection of its own; plain sockets, since this process is slower than the server."""
+    """Statuses of so many requests, each on a connection of its own; plain sockets, to be no slower than the server."""
     bodies = [json.dumps({**ASK, "adapter": name}).encode() for name in ("mood", "place")]
     key = client.headers["Authorization"]
     head = f"POST /v1/classify HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: {key}\r\n"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import metadata_load
 from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -18,7 +21,7 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.writes import FAMILIES
 from ifedicl.cli import app
 from ifedicl.core.readout import Readout
-from ifedicl.errors import BackboneError, StorageError
+from ifedicl.errors import BackboneError, ConfigError, DownloadError, StorageError
 from tests import tiny
 
 ROW = torch.tensor([[5, 17, 3, 99, 250, 42, 8, 31, 77, 12]])
@@ -110,3 +113,100 @@ def test_the_licence_is_found_where_the_model_lies_here(tmp_path: Path, monkeypa
         done = CliRunner().invoke(app, ["export", str(tmp_path / "adapter"), str(out), "--model", place])
         assert done.exit_code == 0, done.output
         assert (out / "LICENSE").read_text() == "of the base model"
+
+
+# Terms, and the hub
+
+
+class FakeHub:
+    """Records what it is asked; refuses where it is told to."""
+
+    calls: ClassVar[list[tuple[str, dict[str, object]]]] = []
+    refusal: ClassVar[Exception | None] = None
+
+    def create_repo(self, repo_id: str, **options: object) -> None:
+        self.calls.append((repo_id, options))
+
+    def upload_folder(self, **options: object) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        folder = Path(str(options["folder_path"]))
+        self.calls.append((str(options["repo_id"]), {"files": {file.name for file in folder.iterdir()}}))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> type[FakeHub]:
+    monkeypatch.setattr("huggingface_hub.HfApi", FakeHub)
+    monkeypatch.setattr(FakeHub, "calls", [])
+    return FakeHub
+
+
+@pytest.fixture
+def licensed(llama_folder: Path, tmp_path: Path) -> Path:
+    """A base model with a licence, and an adapter of it in ``adapter`` beside it."""
+    base = tmp_path / "base"
+    shutil.copytree(llama_folder, base)
+    (base / "LICENSE.txt").write_text("its text")
+    (base / "USE_POLICY.md").write_text("its policy")
+    (base / "README.md").write_text("---\nlicense: llama3.2\n---\n\n# A model\n")
+    tiny.drawn_adapter(tiny.load(base), source=str(base)).save(tmp_path / "adapter")
+    return base
+
+
+def test_the_card_carries_licence_naming_and_figures(licensed: Path, tmp_path: Path) -> None:
+    gate = {"open": True, "examples": 40, "accuracy": 0.75, "zero_shot_accuracy": 0.5}
+    adapter = replace(Adapter.load(tmp_path / "adapter"), provenance={"gate": gate, "rounds": 12})
+    adapter.export(tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    facts = metadata_load(tmp_path / "out" / "README.md")
+    assert facts is not None
+    assert facts["license"] == "llama3.2"
+    assert "base_model" not in facts  # it lies in a folder here
+    for words in (
+        "Built with Llama",
+        "`LICENSE.txt`, `USE_POLICY.md`",
+        "75.0% of 40 held-out examples",
+        '"rounds": 12',
+        "limits:",
+    ):
+        assert words in card
+    assert (tmp_path / "out" / "USE_POLICY.md").read_text() == "its policy"
+
+
+def test_a_base_model_without_a_licence_is_said_to_have_none(backbone: Backbone, llama_folder: Path, tmp_path: Path) -> None:
+    tiny.drawn_adapter(backbone, source=str(llama_folder)).export(tmp_path / "out", backbone)
+    assert "not named where it lies; look it up" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_pushing_shows_the_terms_and_asks_first(licensed: Path, hub: type[FakeHub], tmp_path: Path) -> None:
+    command = ["export", str(tmp_path / "adapter"), str(tmp_path / "out"), "--hub", "us/Llama-moods"]
+    done = CliRunner().invoke(app, command, input="n\n")
+    assert done.exit_code == 0, done.output
+    assert "Built with Llama" in done.output
+    assert "nothing was pushed" in done.output
+    assert hub.calls == []
+    done = CliRunner().invoke(app, command, input="y\n")
+    assert "pushed to us/Llama-moods" in done.output
+    (made, options), (sent, content) = hub.calls
+    assert (made, options) == ("us/Llama-moods", {"private": True, "exist_ok": True})
+    assert sent == "us/Llama-moods"
+    assert {"model.safetensors", "README.md", "LICENSE.txt", "USE_POLICY.md", "ifedicl"} <= content["files"]  # type: ignore[operator]
+
+
+def test_a_name_that_the_licence_forbids_is_refused_before_any_work(licensed: Path, hub: type[FakeHub], tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["export", str(tmp_path / "adapter"), str(tmp_path / "out"), "--hub", "us/moods", "--yes"])
+    assert isinstance(done.exception, ConfigError)
+    assert "a name that begins with 'Llama'" in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_hub_that_refuses_leaves_the_checkpoint_and_says_what_to_do(
+    licensed: Path, hub: type[FakeHub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "refusal", OSError("401"))
+    command = ["export", str(tmp_path / "adapter"), str(tmp_path / "out"), "--hub", "us/Llama-moods", "--yes", "--public"]
+    done = CliRunner().invoke(app, command)
+    assert isinstance(done.exception, DownloadError)
+    assert "hf auth login" in str(done.exception)
+    assert hub.calls[0][1]["private"] is False
+    assert (tmp_path / "out" / "model.safetensors").is_file()
