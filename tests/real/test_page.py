@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ from urllib.parse import urlparse
 
 import pytest
 
+from ifedicl.federation.events import Event, RoundDone
+from ifedicl.runs import run
+from ifedicl.settings import RunSettings, validated
 from tests import tiny
 from tests.real.serving import Running, serving
 
@@ -180,6 +184,44 @@ def test_a_live_run_grows_on_the_page_and_ends(watched: Watched, runs: Path) -> 
     playwright.expect(page.locator("#run-view")).to_contain_text("Gate open")
     playwright.expect(page.locator("#run-view svg .raw")).to_have_count(2)
     shutil.rmtree(runs / "live")
+
+
+def test_a_real_run_is_followed_from_its_first_round_to_its_last(watched: Watched, runs: Path, tiny_adapters: Path) -> None:
+    """Four rounds of two clients in this process, each of which waits until the page has shown it."""
+    go = threading.Semaphore(0)
+
+    def observer(event: Event) -> None:
+        if isinstance(event, RoundDone):
+            assert go.acquire(timeout=30)
+
+    data = {}
+    for number, name in enumerate(("north", "south")):
+        rows = [{"text": row.text, "label": row.label} for row in tiny.examples(12, seed=number)]
+        data[name] = str(runs / f"{name}.jsonl")
+        Path(data[name]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = {"source": str(tiny_adapters / "model"), "dtype": "float32", "device": "cpu"}
+    sections = {"task": tiny.TASK.model_dump(), "model": model, "data": {"clients": data, "test": data["north"]}}
+    sections |= {"rounds": {"rounds": 3, "evaluate_every": 1}, "calibration": {"batch_size": 2, "local_steps": 1}}
+    settings = validated(RunSettings, sections, "test")
+    thread = threading.Thread(target=run, args=(settings, runs / "real"), kwargs={"observer": observer})
+    thread.start()
+    try:
+        playwright.expect(watched.page.locator("body")).to_be_attached()
+        while not (runs / "real" / "metrics.jsonl").exists():
+            time.sleep(0.05)
+        page = watched.at("#runs")
+        page.get_by_label("Run", exact=True).select_option("real")
+        for shown in (1, 2):
+            playwright.expect(page.locator("#run-view svg .dot")).to_have_count(2 * shown)
+            playwright.expect(page.locator("#runs-status")).to_contain_text(f"of {3}")
+            go.release()
+        go.release()
+        playwright.expect(page.locator("#runs-status")).to_contain_text("Finished after 3 rounds")
+        playwright.expect(page.locator("#run-view")).to_contain_text("Test text, adapter")
+        assert page.locator("#run-view tbody tr").count() == 2
+    finally:
+        go.release(9)
+        thread.join()
 
 
 def test_a_resumed_run_is_read_anew(watched: Watched, runs: Path) -> None:

@@ -56,7 +56,16 @@ def test_the_commands_page_is_the_help() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/python.md", "docs/paper-to-code.md", "docs/models.md", "docs/benchmark.md", "docs/cache.md"]
+    "name",
+    [
+        "README.md",
+        "docs/python.md",
+        "docs/paper-to-code.md",
+        "docs/models.md",
+        "docs/benchmark.md",
+        "docs/cache.md",
+        "docs/serving.md",
+    ],
 )
 def test_every_file_that_a_page_names_exists(name: str) -> None:
     text = (ROOT / name).read_text()

@@ -468,9 +468,18 @@ def test_a_run_is_read_line_by_line_and_no_other_file_can_be_named(client: TestC
     assert first["lines"] == [{"event": "run", "task": "mood"}]
     with (run / "metrics.jsonl").open("a") as file:
         file.write('und"}\n')
-    second = client.get("/v1/runs/one", params={"since": first["next"]}).json()
+    place = {"since": first["next"], "generation": first["generation"]}
+    second = client.get("/v1/runs/one", params=place).json()
     assert second["lines"] == [{"event": "round"}]
     assert second["generation"] == first["generation"]
+    # Written anew, as at the end of a run: the old place means nothing in it.
+    (run / "new").write_text(
+        json.dumps({"event": "run", "task": "another mood"}) + "\n" + json.dumps({"event": "finished"}) + "\n"
+    )
+    (run / "new").rename(run / "metrics.jsonl")
+    third = client.get("/v1/runs/one", params=place).json()
+    assert [line["event"] for line in third["lines"]] == ["run", "finished"]
+    assert third["generation"] != first["generation"]
     for name in ("..", "%2e%2e", "%2e%2e%2fone", "two"):
         assert client.get(f"/v1/runs/{name}").status_code in (404, 422)
     assert fault(client.get("/v1/runs/one", params={"since": -1}))[:2] == (422, "field")

@@ -155,9 +155,13 @@ def router(desk: Desk) -> APIRouter:
         return RunList(runs=desk.runs.list())
 
     @routes.get("/v1/runs/{name:path}", tags=["runs"], responses={number: _FAULTS[number] for number in (401, 422)})
-    def run(name: str, since: Annotated[int, Query(ge=0, description="bytes that were read before")] = 0) -> RunLines:
+    def run(
+        name: str,
+        since: Annotated[int, Query(ge=0, description="`next` of the answer before")] = 0,
+        generation: Annotated[int | None, Query(description="of the answer before")] = None,
+    ) -> RunLines:
         """Follow a run: the lines of its metrics.jsonl from a place on."""
-        return desk.runs.lines(name, since)
+        return desk.runs.lines(name, since, generation)
 
     @routes.get("/healthz", tags=["health"])
     async def healthz() -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -29,8 +30,8 @@ class Runs:
         runs = [RunFacts(name=name, task=_task(path), age_seconds=_age(path)) for name, path in self._files().items()]
         return sorted(runs, key=lambda run: run.age_seconds)
 
-    def lines(self, name: str, since: int) -> RunLines:
-        """Whole lines of a run from byte ``since`` on.
+    def lines(self, name: str, since: int, generation: int | None) -> RunLines:
+        """Whole lines of a run from byte ``since`` on; all, where the file is not the one that was read before.
 
         Raises:
             DataError: there is no such run.
@@ -40,12 +41,14 @@ class Runs:
             raise DataError(f"run {name[:80]!r} is not known here; known: {', '.join(sorted(files)) or 'none'}")
         path = files[name]
         with path.open("rb") as file:
-            generation = path.stat().st_ino
-            file.seek(since)
+            stat = os.fstat(file.fileno())
+            own = stat.st_ino
+            start = since if generation in (None, own) and since <= stat.st_size else 0
+            file.seek(start)
             piece = file.read(_PIECE)
         whole = piece[: piece.rfind(b"\n") + 1]
         lines = [json.loads(line) for line in whole.splitlines()]
-        return RunLines(lines=lines, next=since + len(whole), generation=generation, age_seconds=_age(path))
+        return RunLines(lines=lines, next=start + len(whole), generation=own, age_seconds=_age(path))
 
     def _files(self) -> dict[str, Path]:
         """Names are paths below the root; a request can name no other."""

@@ -123,8 +123,8 @@ class RunLines(BaseModel):
     """A piece of a run's metrics.jsonl."""
 
     lines: list[dict[str, object]]
-    next: int = Field(description="give it as `since` to get what comes after")
-    generation: int = Field(description="another number: the file was written anew, begin again with since=0")
+    next: int = Field(description="give it as `since`, with `generation`, to get what comes after")
+    generation: int = Field(description="another than before: the file was written anew, and these are its first lines")
     age_seconds: float
 
 

@@ -32,12 +32,10 @@ async function watch(name) {
   let run = fresh(), since = 0, generation = null;
   while (mine === watching) {
     try {
-      const piece = await ask(`v1/runs/${name.split("/").map(encodeURIComponent).join("/")}?since=${since}`);
+      const before = generation === null ? "" : `&generation=${generation}`;
+      const piece = await ask(`v1/runs/${name.split("/").map(encodeURIComponent).join("/")}?since=${since}${before}`);
       if (mine !== watching) return;
-      if (generation !== null && piece.generation !== generation) {
-        [run, since, generation] = [fresh(), 0, null];
-        continue;
-      }
+      if (piece.generation !== generation) [run, since] = [fresh(), 0]; // these are the first lines of another file
       const long = piece.next - since > MANY;
       generation = piece.generation;
       since = piece.next;
