@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from ifedicl import __version__, cli_export, cli_serve, cli_tasks
+from ifedicl import __version__, cli_export, cli_owner, cli_serve, cli_tasks
 from ifedicl.errors import ConfigError, DataError, Fault, IfediclError
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_tasks.app, name="tasks")
+app.add_typer(cli_owner.policy, name="policy")
+app.add_typer(cli_owner.ledger, name="ledger")
 app.command()(cli_export.export)
 app.command()(cli_serve.serve)
 app.command()(cli_serve.key)

@@ -9,15 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from ifedicl.federation.client import Client
-from ifedicl.federation.engine import Delivery
+from ifedicl.federation.engine import Delivery, Door
 from ifedicl.federation.messages import Failure, FailureCode, Request, decode_reply, decode_request, encode
 
 
 class LocalEngine:
     """Runs simulated clients. Messages are encoded and decoded as on a network, so their bytes are real."""
 
-    def __init__(self, clients: Sequence[Client]) -> None:
+    def __init__(self, clients: Sequence[Door]) -> None:
         """Hold the clients, in order.
 
         Raises:
@@ -33,13 +32,12 @@ class LocalEngine:
 
     def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
         """One client after another; each has the whole deadline, as it would on a machine of its own."""
-        sent: dict[int, tuple[bytes, Request]] = {}  # one request object sent to many is encoded once, and held once
+        sent: Request | None = None
         for name, request in requests.items():
             start = time.perf_counter()
-            if id(request) not in sent:
-                wire = encode(request)
-                sent[id(request)] = (wire, decode_request(wire))
-            down, received = sent[id(request)]
+            if request is not sent:  # one request object sent to many is encoded once, and held once
+                sent, down = request, encode(request)
+                received = decode_request(down)
             up = encode(self._clients[name].handle(received))
             seconds = time.perf_counter() - start
             reply = Failure(FailureCode.LATE) if seconds > deadline else decode_reply(up)
