@@ -147,7 +147,7 @@ def what_leaves(settings: RunSettings) -> list[str]:
         "each evaluation: number of held-out examples, how many were right, the sum of their losses",
         *readout,
         *([compared] if settings.holdout.gate > 0 else []),
-        *([] if settings.sums_only else ["with every reply: how many entries its ledger has, and the digest of the last"]),
+        "with every reply: how many entries its ledger has, and the digest of the last",
         "when something fails or is refused: one code of a fixed list, never a text",
     ]
 

@@ -37,7 +37,7 @@ from ifedicl.federation.messages import (
 from ifedicl.federation.private import Private
 from ifedicl.privacy.accountant import epsilon
 from ifedicl.privacy.guard import GuardedClient
-from ifedicl.privacy.ledger import REPLY, Ledger
+from ifedicl.privacy.ledger import SUMMED, Ledger
 from ifedicl.privacy.policy import open_policy
 from ifedicl.settings import Method, ModelSettings, NoiseSettings
 from tests import tiny
@@ -243,7 +243,7 @@ def run_of(backbone: Backbone, run: Method, folder: Path, **options: Any) -> run
         ModelSettings(source="tiny"),
         tiny.TASK,
         run,
-        guarded=lambda owners: runs.with_ledgers(owners, folder / "ledgers"),
+        ledgers=folder / "ledgers",
         checkpoint=folder / "state.safetensors",
         public=PUBLIC,
         **options,
@@ -256,7 +256,7 @@ def test_a_private_federation_says_what_it_tells_in_adapter_and_ledger(backbone:
     assert 1.99 < told["epsilon"] <= 2.0
     assert told["delta"] == 1e-5
     spent = [
-        entry.facts["epsilon"] for entry in Ledger(tmp_path / "ledgers" / "ward-0.jsonl", "ward-0") if entry.event == REPLY
+        entry.facts["epsilon"] for entry in Ledger(tmp_path / "ledgers" / "ward-0.jsonl", "ward-0") if entry.event == SUMMED
     ]
     assert spent[0] == 0.0  # vectors of public text
     assert spent == sorted(spent)

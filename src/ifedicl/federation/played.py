@@ -12,8 +12,9 @@ from ifedicl.data import Example, read_texts
 from ifedicl.federation.assignment import run_digest
 from ifedicl.federation.client import Client
 from ifedicl.federation.engine import Door, Engine
+from ifedicl.federation.messages import Reply, Request
 from ifedicl.federation.secure import packages_of
-from ifedicl.privacy.guard import GuardedClient
+from ifedicl.privacy.guard import GuardedClient, SummedClient
 from ifedicl.privacy.history import History
 from ifedicl.privacy.ledger import Ledger
 from ifedicl.privacy.policy import open_policy
@@ -48,13 +49,29 @@ class Mode:
         summing = [client.summing_by(promise.summing) for client, promise in zip(clients, promises, strict=True)]
         return cls(summing, method, promises)
 
-    def carrier(self, engine: Callable[[Sequence[Door]], Engine], doors: Sequence[Door]) -> Engine:
-        """What carries the messages. Raises as :meth:`of`."""
+    def carrier(self, engine: Callable[[Sequence[Door]], Engine], ledgers: Path | None) -> Engine:
+        """What carries the messages.
+
+        Args:
+            engine: carries those that doors answer.
+            ledgers: a folder for each client's ledger; None: none is kept.
+
+        Raises:
+            ConfigError: a package that the mode needs is not installed.
+            StorageError: a ledger cannot be written, or was changed.
+        """
         if self.method.privacy is None or not self.method.sums_only:
-            return engine(doors)
+            return engine(self.clients if ledgers is None else with_ledgers(self.clients, ledgers))
         with packages_of(self.method.privacy):
             from ifedicl.federation.secure.simulation import secured
-        return secured(engine, self.clients, doors, self.method.privacy, self.promises)
+        if ledgers is None:
+            return secured(engine, self.clients, self.method.privacy, promises=self.promises)
+        folder = ledgers
+
+        def owned(client: Client, masking: Callable[[Callable[[Request], Reply]], Door]) -> Door:
+            return SummedClient(client, open_policy(), _ledger(folder, client.name), masking)
+
+        return secured(engine, self.clients, self.method.privacy, owned, self.promises)
 
     def spent(self) -> dict[str, Any]:
         """What the adapter tells of one example of any client, for its provenance; nothing where no noise is promised."""
@@ -71,11 +88,11 @@ def with_ledgers(clients: Sequence[Client], folder: Path) -> list[GuardedClient]
     Raises:
         StorageError: a ledger cannot be written, or was changed.
     """
-    return [GuardedClient(client, open_policy(), Ledger(_ledger_file(folder, client.name), client.name)) for client in clients]
+    return [GuardedClient(client, open_policy(), _ledger(folder, client.name)) for client in clients]
 
 
-def _ledger_file(folder: Path, name: str) -> Path:
-    return folder / f"{quote(name, safe=' ')}.jsonl"
+def _ledger(folder: Path, name: str) -> Ledger:
+    return Ledger(folder / f"{quote(name, safe=' ')}.jsonl", name)
 
 
 def public_examples(settings: RunSettings) -> tuple[Example, ...]:
@@ -91,4 +108,4 @@ def gradients_left(settings: RunSettings, folder: Path, names: Sequence[str], mo
     if not settings.promises_noise:
         return {}
     run = run_digest(settings.task, settings.method, model)
-    return {name: History.of(Ledger(_ledger_file(folder, name), name)).spent(run).rounds for name in names}
+    return {name: History.of(_ledger(folder, name)).spent(run).rounds for name in names}

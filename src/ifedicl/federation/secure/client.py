@@ -76,8 +76,8 @@ class SecureClient:
         client: Client,
         peers: Mapping[str, bytes],
         rules: PrivacySettings,
-        *,
         door: Callable[[Request], Reply] | None = None,
+        *,
         noise: Noise | None = None,
     ) -> None:
         """Hold the client; nothing is computed yet.
@@ -128,7 +128,7 @@ class SecureClient:
         return Failure(code)
 
     def _answer(self, request: Request) -> Reply:
-        """The plain reply. A ledger's head is of it, and says nothing of what the coordinator gets in its place."""
+        """The plain reply; a ledger's head is put on what leaves in its place."""
         return replace(self._door(request), head=None)
 
     def _begin(self, request: BeginRequest) -> Reply:

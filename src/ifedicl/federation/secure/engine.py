@@ -38,6 +38,7 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.federation.secure.link import Link
 from ifedicl.federation.secure.sums import SUMS, count_of, shaped
+from ifedicl.privacy.chain import Head
 from ifedicl.privacy.secure_sum.collector import unmasked
 from ifedicl.privacy.secure_sum.fixed_point import FixedPoint
 from ifedicl.privacy.secure_sum.masks import Integers
@@ -64,6 +65,7 @@ class SecureEngine:
         self._rules = rules
         self._forgetful: tuple[str, ...] = ()  # who lacks the global vectors; none: all get them
         self._installed: tuple[str, ...] = ()  # who was sent them just now
+        self._heads: dict[str, Head] = {}  # how far each client's ledger is known to have come
 
     def clients(self) -> tuple[str, ...]:
         """The one that stands for all."""
@@ -79,6 +81,7 @@ class SecureEngine:
         (asked,) = requests.values()
         start, link = time.perf_counter(), Link(self._inner, deadline)
         reply = self._install(asked, link) if isinstance(asked, ContextRequest) else self._summed(asked, link)
+        self._heads |= {part.client: part.reply.head for part in link.costs if part.reply.head is not None}
         down, up = (sum(getattr(part, way) for part in link.costs) for way in ("bytes_down", "bytes_up"))
         yield Delivery(TOGETHER, reply, down, up, time.perf_counter() - start, link.costs)
 
@@ -93,7 +96,9 @@ class SecureEngine:
         session, summed, cursors = secrets.token_hex(16), SUMS[type(asked)], _cursors(asked)
         content = encode(replace(asked, cursor="") if isinstance(asked, VectorsRequest) else asked)
         begin = BeginRequest(session, self._rules, content)
-        to_each = {name: replace(begin, cursor=cursors[name]) if name in cursors else begin for name in self._inner.clients()}
+        to_each = {
+            name: replace(begin, cursor=cursors.get(name, ""), head=self._heads.get(name)) for name in self._inner.clients()
+        }
         ready = link.ask(to_each, BeginReply, lambda reply: reply.session == session)
         ready = _alike(ready, link)
         if code := self._not_ready(asked, ready, link):

@@ -49,9 +49,9 @@ class Link:
             if isinstance(reply, expected) and usable(reply):
                 replies[delivery.client] = reply
             else:
-                code = reply.code if isinstance(reply, Failure) else FailureCode.BAD_REPLY
-                self.failures[delivery.client] = code
-                delivery = replace(delivery, reply=Failure(code))
+                failure = reply if isinstance(reply, Failure) else Failure(FailureCode.BAD_REPLY)
+                self.failures[delivery.client] = failure.code
+                delivery = replace(delivery, reply=failure)
             self._count(delivery)
         return {name: replies[name] for name in requests if name in replies}
 

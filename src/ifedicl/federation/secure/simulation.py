@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeAlias
 
 from ifedicl.data import Example
 from ifedicl.federation.client import Client
 from ifedicl.federation.engine import Door, Engine
+from ifedicl.federation.messages import Reply, Request
 from ifedicl.federation.private import Private
 from ifedicl.federation.secure.client import SecureClient, identity_of
 from ifedicl.federation.secure.engine import SecureEngine
@@ -36,11 +39,19 @@ def promised(
     )
 
 
+Masking: TypeAlias = Callable[[Callable[[Request], Reply]], Door]
+"""Makes the door that masks, of whoever answers its plain requests."""
+
+
+def _unguarded(client: Client, masking: Masking) -> Door:
+    return masking(client.handle)
+
+
 def secured(
     engine: Callable[[Sequence[Door]], Engine],
     clients: Sequence[Client],
-    doors: Sequence[Door],
     rules: PrivacySettings,
+    owned: Callable[[Client, Masking], Door] = _unguarded,
     promises: Sequence[Private] = (),
 ) -> Engine:
     """An engine over clients that take part in sums only.
@@ -48,16 +59,20 @@ def secured(
     Args:
         engine: carries the messages.
         clients: in order.
-        doors: what stands before each of them and answers plain requests: the client itself, or its owner's policy and ledger.
         rules: of the sums; every client asks for the same.
+        owned: puts an owner's policy and ledger around the door that masks.
         promises: each client's, in order; none: no noise is added.
     """
     pins = {client.name: identity_of(client).public for client in clients}
+    masks: list[Masking] = [partial(SecureClient, client, pins, rules) for client in clients]
     if promises:
-        secure = [
-            SecureClient(client, pins, rules, door=promise.door(own.handle), noise=promise.noise)
-            for client, own, promise in zip(clients, doors, promises, strict=True)
-        ]
-    else:
-        secure = [SecureClient(client, pins, rules, door=own.handle) for client, own in zip(clients, doors, strict=True)]
-    return SecureEngine(engine(secure), rules)
+        masks = [_noisy(client, pins, rules, promise) for client, promise in zip(clients, promises, strict=True)]
+    doors = [owned(client, masking) for client, masking in zip(clients, masks, strict=True)]
+    return SecureEngine(engine(doors), rules)
+
+
+def _noisy(client: Client, pins: Mapping[str, bytes], rules: PrivacySettings, promise: Private) -> Masking:
+    def masking(answer: Callable[[Request], Reply]) -> Door:
+        return SecureClient(client, pins, rules, promise.door(answer), noise=promise.noise)
+
+    return masking

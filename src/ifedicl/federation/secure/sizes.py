@@ -25,15 +25,19 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.federation.secure.client import SEALED_CURSOR_SIZE
 from ifedicl.federation.secure.sums import SUMS, count_of, layout_of
+from ifedicl.privacy.chain import Head
 from ifedicl.privacy.secure_sum.keys import KEY_SIZE, SIGNATURE_SIZE
 from ifedicl.privacy.secure_sum.party import SEALED_SIZE
 from ifedicl.privacy.secure_sum.shamir import SIZE
 from ifedicl.settings import PrivacySettings
 
+_HEAD = Head(100, "0" * 64)
+
 
 def expected_traffic(asked: Request, reply: Reply, clients: Sequence[str], rules: PrivacySettings) -> dict[str, int]:
-    """Bytes ``down`` to one client and ``up`` from it, for one step in which no client is lost."""
+    """Bytes ``down`` to one client and ``up`` from it, for one step in which no client is lost and each keeps a ledger."""
     down, up = ([asked], [reply]) if isinstance(asked, ContextRequest) else _messages(asked, reply, clients, rules)
+    up = [replace(message, head=_HEAD) for message in up]
     return {"down": sum(len(encode(message)) for message in down), "up": sum(len(encode(message)) for message in up)}
 
 
@@ -48,7 +52,7 @@ def _messages(
     content = encode(replace(asked, cursor="") if isinstance(asked, VectorsRequest) else asked)
     sealed, everyone = (bytes(SEALED_SIZE),) * others, tuple(range(count))
     down: list[Request] = [
-        BeginRequest(session, rules, content),
+        BeginRequest(session, rules, content, head=_HEAD),
         DealRequest(session, tuple(clients), (keys,) * count),
         MaskRequest(session, everyone[1:], sealed),
         RevealRequest(session, everyone),
