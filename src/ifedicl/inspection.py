@@ -121,6 +121,8 @@ def for_owners(settings: RunSettings, fingerprint: str) -> dict[str, str]:
 
 def what_leaves(settings: RunSettings) -> list[str]:
     """In words, all that a client of this run sends; in secure mode, masked, so that only sums over clients can be read."""
+    if settings.promises_noise:
+        return _what_leaves_with_noise()
     number = "and their number"
     if settings.classes_apart:
         parts = f", each in {settings.shards} shards" if settings.shards > 1 else ""
@@ -147,6 +149,15 @@ def what_leaves(settings: RunSettings) -> list[str]:
         "each evaluation: number of held-out examples, how many were right, the sum of their losses",
         *readout,
         *([compared] if settings.holdout.gate > 0 else []),
+        "with every reply: how many entries its ledger has, and the digest of the last",
+        "when something fails or is refused: one code of a fixed list, never a text",
+    ]
+
+
+def _what_leaves_with_noise() -> list[str]:
+    return [
+        "once: vectors of public text, the same from every client; a sealed note of how far it has come, which it alone can read",
+        "each round, masked and with noise: the clipped gradients of the training examples that it draws, summed",
         "with every reply: how many entries its ledger has, and the digest of the last",
         "when something fails or is refused: one code of a fixed list, never a text",
     ]
