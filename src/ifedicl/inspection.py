@@ -156,7 +156,7 @@ def what_leaves(settings: RunSettings) -> list[str]:
 
 def _what_leaves_with_noise() -> list[str]:
     return [
-        "once: vectors of public text, the same from every client; a sealed note of how far it has come, which it alone can read",
+        "once: vectors of public text, the same from every client; a sealed note to itself of how far it has come",
         "each round, masked and with noise: the clipped gradients of the training examples that it draws, summed",
         "with every reply: how many entries its ledger has, and the digest of the last",
         "when something fails or is refused: one code of a fixed list, never a text",
