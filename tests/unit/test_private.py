@@ -368,3 +368,10 @@ def test_private_mode_without_public_text_is_an_error(tmp_path: Path, llama_fold
     (tmp_path / "config.toml").write_text(CONFIG.format(model=llama_folder).replace('public = "public.txt"\n', ""))
     with pytest.raises(ConfigError, match=r"data\.public"):
         load_settings(tmp_path / "config.toml")
+
+
+def test_a_clip_that_the_sum_cannot_resolve_lets_nothing_out(backbone: Backbone) -> None:
+    run = method()
+    ward = wards(backbone, NoiseSettings(clip=1e-6), run)[0]
+    assert ward.handle(ready(ward, backbone, run)) == Failure(FailureCode.INTERNAL)
+    assert not ward.private.budget.spent
