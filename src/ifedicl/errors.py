@@ -18,6 +18,7 @@
     │   └── ChecksumError           it arrived, but is not what was published
     ├── FederationError             the rounds cannot go on                         exit 8
     │   ├── TooFewClientsError      fewer usable replies than ``min_clients``
+    │   ├── SecureSumError          a step of the secure sum that is out of turn, bent or replayed
     │   └── MessageError            bytes that are not one of our messages
     └── ServeError                  the server cannot start, or not answer          exit 9
         ├── BusyError               as much waits as may wait
@@ -140,6 +141,10 @@ class FederationError(IfediclError):
 
 class TooFewClientsError(FederationError):
     """Fewer clients gave a usable reply than the settings ask for."""
+
+
+class SecureSumError(FederationError):
+    """A step of the secure sum does not verify, comes out of turn or twice, or holds numbers that cannot be summed."""
 
 
 class MessageError(FederationError):

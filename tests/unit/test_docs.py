@@ -64,6 +64,7 @@ def test_the_commands_page_is_the_help() -> None:
         "docs/models.md",
         "docs/benchmark.md",
         "docs/cache.md",
+        "docs/secure-sum.md",
         "docs/serving.md",
     ],
 )

@@ -9,9 +9,19 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from ifedicl.errors import StorageError
 from ifedicl.federation.assignment import run_digest
 from ifedicl.federation.engine import Door
-from ifedicl.federation.messages import ContextRequest, Failure, FailureCode, Reply, Request, VectorsReply, VectorsRequest
+from ifedicl.federation.messages import (
+    ContextRequest,
+    Failure,
+    FailureCode,
+    Reply,
+    Request,
+    SumRequest,
+    VectorsReply,
+    VectorsRequest,
+)
 from ifedicl.privacy.history import ExampleSet
 from ifedicl.privacy.ledger import Ledger
 from ifedicl.privacy.policy import Policy
@@ -93,6 +103,8 @@ class Guard:
 
     def _job_of(self, request: Request) -> _Job:
         """Which job a request belongs to, once it is allowed."""
+        if isinstance(request, SumRequest):
+            raise RefusalError(FailureCode.OTHER_MODE, "a step of a secure sum, which a door before this one answers")
         history = self._recorder.history
         if not isinstance(request, VectorsRequest | ContextRequest):
             job = self._contexts.get(request.context_id)
@@ -221,6 +233,9 @@ def _written(recorder: Recorder, request: Request, checked: Checked) -> Reply:
     """The reply once it is on the disk; a code where it is not."""
     try:
         return recorder.leaving(request, checked.reply, checked.run, checked.facts)
+    except StorageError as error:
+        _log.error("the reply to a %s request was kept back: %s", request.kind, error)
+        return Failure(FailureCode.LEDGER)
     except Exception:
         _log.exception("the ledger could not be written; the reply to a %s request was kept back", request.kind)
         return Failure(FailureCode.LEDGER)
