@@ -56,13 +56,23 @@ def test_the_commands_page_is_the_help() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/python.md", "docs/paper-to-code.md", "docs/models.md", "docs/benchmark.md", "docs/cache.md"]
+    "name",
+    [
+        "README.md",
+        "docs/python.md",
+        "docs/paper-to-code.md",
+        "docs/models.md",
+        "docs/benchmark.md",
+        "docs/cache.md",
+        "docs/privacy.md",
+        "docs/robust.md",
+    ],
 )
 def test_every_file_that_a_page_names_exists(name: str) -> None:
     text = (ROOT / name).read_text()
     places = [ROOT, ROOT / "docs", ROOT / "src" / "ifedicl"]
     for path in re.findall(r"`([\w/.-]+\.(?:py|md|toml))\b", text) + re.findall(r"\]\(([\w/.-]+)\)", text):
-        if path not in {"config.toml"}:
+        if path not in {"config.toml", "client.toml"}:
             assert any((place / path).exists() for place in places), path
 
 
