@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ifedicl import files, seeds
+from ifedicl import seeds
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone, fingerprint, load_backbone
 from ifedicl.core.coefficients import Coefficients, Form
@@ -21,16 +20,17 @@ from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, Array32
 from ifedicl.data import Example, dirichlet_split, draw_pool, read_examples
 from ifedicl.errors import ConfigError, DataError, Fault
-from ifedicl.federation import session
+from ifedicl.federation import checkpoint, session
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome, Starter
 from ifedicl.federation.engine import Door, Engine
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, ignore
+from ifedicl.federation.journal import Journal
 from ifedicl.federation.secure import Masking, around, packages_of
 from ifedicl.federation.session import Answer
-from ifedicl.metrics import Evaluation
+from ifedicl.metrics import Comparison, Evaluation
 from ifedicl.privacy.guard import GuardedClient, SummedClient
 from ifedicl.privacy.ledger import Ledger
 from ifedicl.privacy.policy import open_policy
@@ -347,6 +347,13 @@ def _calibrated(
     clients = client_examples(settings)
     test = _test_examples(settings)
     backbone = load()
+    journal = Journal(folder / METRICS, settings.task, clients)
+    journal.begin(checkpoint.load(folder / CHECKPOINT) if resume or more_rounds else None)
+
+    def observed(event: Event) -> None:
+        journal(event)
+        observer(event)
+
     federated = federate(
         simulate(backbone, settings.task, clients, seed=settings.seed),
         settings.model,
@@ -356,15 +363,16 @@ def _calibrated(
         checkpoint=folder / CHECKPOINT,
         resume=resume or more_rounds > 0,
         more_rounds=more_rounds,
-        observer=observer,
+        observer=observed,
         starter=starter,
     )
     federated.adapter.save(folder / ADAPTER)
-    write_metrics(federated.outcome, folder / METRICS)
     zero_shot = evaluation = None
     if test:
         zero_shot = zero_shot_adapter(backbone, settings.model, settings.task).classifier(backbone).evaluate(test)
         evaluation = federated.adapter.classifier(backbone).evaluate(test)
+    outcome = federated.outcome
+    journal.finish(outcome.state, outcome.chosen_round, outcome.gate, {"zero-shot": zero_shot, "adapter": evaluation})
     return RunResult(federated, clients, zero_shot, evaluation)
 
 
@@ -383,20 +391,6 @@ def check_folder(folder: Path, *, resume: bool, more_rounds: int) -> None:
         raise ConfigError("run", [Fault("out", str(folder), "the folder of a finished run", remedy)])
 
 
-def write_metrics(outcome: Outcome, path: Path) -> None:
-    """One JSON object a line: every exchange, then every round.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    lines = [{"event": "exchange", **asdict(item)} for item in outcome.state.traffic]
-    lines += [
-        {"event": "round", **asdict(record), "held_out": record.held_out and asdict(record.held_out), "worst": record.worst}
-        for record in outcome.state.history
-    ]
-    files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
-
-
 def _test_examples(settings: RunSettings) -> tuple[Example, ...]:
     data = settings.data
     if data.test is None:
@@ -413,5 +407,11 @@ def _provenance(outcome: Outcome, method: Method, clients: int) -> dict[str, Any
         "clients": clients,
         "examples_vectorised": sum(vectors.examples for vectors in state.client_vectors.values()),
         "dtypes": sorted(set(state.dtypes.values())),
-        "gate": None if outcome.gate is None else {"open": outcome.gate.is_open},
+        "gate": None if outcome.gate is None else _gate_facts(outcome.gate),
     }
+
+
+def _gate_facts(gate: Comparison) -> dict[str, Any]:
+    adapter, raw = gate.adapter, gate.zero_shot
+    figures = {"examples": adapter.examples, "accuracy": adapter.accuracy, "zero_shot_accuracy": raw.accuracy}
+    return {"open": gate.is_open} | (figures if adapter.examples else {})
