@@ -28,7 +28,7 @@ from ifedicl.federation.engine import Door, Engine
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, ignore
 from ifedicl.federation.journal import Journal
-from ifedicl.federation.secure import Masking, around, packages_of
+from ifedicl.federation.secure import packages_of
 from ifedicl.federation.session import Answer
 from ifedicl.metrics import Comparison, Evaluation
 from ifedicl.privacy.guard import GuardedClient, SummedClient
@@ -247,14 +247,16 @@ def _carrier(
     if method.privacy is None or not method.sums_only:
         return engine(clients if ledgers is None else with_ledgers(clients, ledgers))
     with packages_of(method.privacy):
-        from ifedicl.federation.secure.simulation import masked
-
-    def owned(client: Client, masking: Masking) -> Door:
-        if ledgers is None:
-            return masking(client.handle)
-        return SummedClient(client, open_policy(), _ledger(client, ledgers), masking)
-
-    return around(engine(masked(clients, method.privacy, owned)), method)
+        from ifedicl.federation.secure.simulation import secured
+    if ledgers is None:
+        return secured(engine, clients, method.privacy)
+    folder = ledgers
+    return secured(
+        engine,
+        clients,
+        method.privacy,
+        lambda client, masking: SummedClient(client, open_policy(), _ledger(client, folder), masking),
+    )
 
 
 def zero_shot_adapter(backbone: Backbone, model: ModelSettings, task: Task) -> Adapter:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
 
 from ifedicl.errors import ConfigError, Fault
-from ifedicl.federation.engine import Door, Engine
-from ifedicl.federation.messages import Reply, Request
+from ifedicl.federation.engine import Engine
 from ifedicl.settings import Method, PrivacySettings
-
-Masking: TypeAlias = Callable[[Callable[[Request], Reply]], Door]
-"""Makes the door that masks, of whoever answers its plain requests."""
 
 
 @contextmanager
