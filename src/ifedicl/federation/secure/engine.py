@@ -83,7 +83,7 @@ class SecureEngine:
         reply = self._install(asked, link) if isinstance(asked, ContextRequest) else self._summed(asked, link)
         self._heads |= {part.client: part.reply.head for part in link.costs if part.reply.head is not None}
         down, up = (sum(getattr(part, way) for part in link.costs) for way in ("bytes_down", "bytes_up"))
-        yield Delivery(TOGETHER, reply, down, up, time.perf_counter() - start, link.costs)
+        yield Delivery(TOGETHER, reply, down, up, time.perf_counter() - start, parts=link.costs)
 
     def _install(self, asked: ContextRequest, link: Link) -> Reply:
         """The global vectors, to those who lack them; nothing of a client's comes back."""
