@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from ifedicl import __version__, cli_export, cli_owner, cli_serve, cli_tasks
+from ifedicl import __version__, cli_audit, cli_export, cli_owner, cli_serve, cli_tasks
 from ifedicl.errors import ConfigError, DataError, Fault, IfediclError
 
 if TYPE_CHECKING:
@@ -345,6 +345,9 @@ def inspect(
     with waiting("reading (the model of a config is loaded too)"):
         facts = inspect_path(path)
     print(json.dumps(facts, indent=None if as_json else 2, ensure_ascii=False))
+
+
+app.command()(cli_audit.audit)
 
 
 def _texts(texts: Sequence[str] | None, file: Path | None, column: str) -> list[str]:

@@ -67,6 +67,11 @@ class MostSettings(Section):
 
     rounds: int = Field(default=200, ge=0, description="updates and gradient sums in one job; 0: no limit")
     bytes_up: int = Field(default=50_000_000, ge=0, description="bytes in one job, the engine's own included; 0: no limit")
+    epsilon: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="what all jobs together may tell of one example; above 0, only noisy sums get an answer; 0: no limit",
+    )
     jobs: int = Field(
         default=20, ge=0, description="jobs (task, settings and model together) that ever get an answer; 0: no limit"
     )

@@ -231,7 +231,14 @@ def identity_from(secret: bytes) -> Identity:
 
 
 def _as_strict(asked: PrivacySettings, own: PrivacySettings) -> bool:
-    return asked.is_secure and asked.min_clients >= own.min_clients and asked.drop_out <= own.drop_out
+    if not (asked.is_secure and asked.min_clients >= own.min_clients and asked.drop_out <= own.drop_out):
+        return False
+    if own.noise is None:
+        return True
+    noise = asked.noise
+    return noise is not None and (
+        noise.epsilon <= own.noise.epsilon and noise.delta <= own.noise.delta and noise.colluders >= own.noise.colluders
+    )
 
 
 def _named(roster: tuple[str, ...], positions: tuple[int, ...]) -> list[str]:
