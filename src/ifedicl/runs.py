@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ifedicl import files, seeds
+from ifedicl import seeds
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone, fingerprint, load_backbone
 from ifedicl.core.coefficients import Coefficients, Form
@@ -27,6 +25,7 @@ from ifedicl.federation.coordinator import Coordinator, Outcome, Starter
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, ignore
+from ifedicl.federation.results import adapter_of, write_metrics
 from ifedicl.federation.session import Answer
 from ifedicl.metrics import Evaluation
 from ifedicl.settings import Method, ModelSettings, RunSettings, SplitSettings
@@ -196,15 +195,7 @@ def federate(
         engine(clients), task, method, shape, checkpoint_file=checkpoint, observer=observer, starter=starter
     )
     outcome = coordinator.run(resume=resume, more_rounds=more_rounds)
-    adapter = Adapter(
-        task=task,
-        context=outcome.context,
-        readout=outcome.readout,
-        coefficients=outcome.coefficients,
-        model=model,
-        fingerprint=backbone.fingerprint,
-        provenance=_provenance(outcome, method, len(clients)),
-    )
+    adapter = adapter_of(outcome, task, method, model, backbone.fingerprint, len(clients))
     return Federated(adapter, outcome)
 
 
@@ -333,35 +324,8 @@ def check_folder(folder: Path, *, resume: bool, more_rounds: int) -> None:
         raise ConfigError("run", [Fault("out", str(folder), "the folder of a finished run", remedy)])
 
 
-def write_metrics(outcome: Outcome, path: Path) -> None:
-    """One JSON object a line: every exchange, then every round.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    lines = [{"event": "exchange", **asdict(item)} for item in outcome.state.traffic]
-    lines += [
-        {"event": "round", **asdict(record), "held_out": record.held_out and asdict(record.held_out), "worst": record.worst}
-        for record in outcome.state.history
-    ]
-    files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
-
-
 def _test_examples(settings: RunSettings) -> tuple[Example, ...]:
     data = settings.data
     if data.test is None:
         return ()
     return read_examples(data.test, settings.task, text=data.text_column, label=data.label_column)
-
-
-def _provenance(outcome: Outcome, method: Method, clients: int) -> dict[str, Any]:
-    state = outcome.state
-    return {
-        "method": method.model_dump(mode="json"),
-        "rounds": state.round,
-        "chosen_round": outcome.chosen_round,
-        "clients": clients,
-        "examples_vectorised": sum(vectors.examples for vectors in state.client_vectors.values()),
-        "dtypes": sorted(set(state.dtypes.values())),
-        "gate": None if outcome.gate is None else {"open": outcome.gate.is_open},
-    }

@@ -15,6 +15,7 @@ from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.demo.fetch import LABELS, Place, demo_model, demo_places
 from ifedicl.federation.client import Client
+from ifedicl.federation.results import write_metrics
 from ifedicl.metrics import Evaluation, mean_hits, paired_p
 from ifedicl.progress import LOADING, counted, federation_bars, waiting
 from ifedicl.report import Figures, Report, print_report, write_report
@@ -66,7 +67,7 @@ def tell(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo",
         rows.append(stage.measured(f"{client.name} alone", learnt, seconds))
     together, seconds = stage.federated("the federation", clients)
     together.adapter.save(folder / runs.ADAPTER)
-    runs.write_metrics(together.outcome, folder / runs.METRICS)
+    write_metrics(together.outcome, folder / runs.METRICS)
     saved = Adapter.load(folder / runs.ADAPTER)
     rows.append(stage.measured("the federation", saved, seconds))
 

@@ -19,6 +19,7 @@ class Delivery:
         bytes_down: of the request as it crossed.
         bytes_up: of the reply as it crossed; 0 where none came.
         seconds: from request to reply.
+        carrier_bytes: what the carrier added to both, where it can tell.
     """
 
     client: str
@@ -26,6 +27,7 @@ class Delivery:
     bytes_down: int
     bytes_up: int
     seconds: float
+    carrier_bytes: int = 0
 
 
 class Engine(Protocol):
