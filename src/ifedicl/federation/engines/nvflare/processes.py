@@ -1,0 +1,61 @@
+"""The process of a server or of a site: FLARE, under our rules, with its files in the kit's folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ifedicl.errors import FederationError
+from ifedicl.federation.engines.nvflare.kits import check_kit, party_of
+from ifedicl.federation.engines.nvflare.names import CLIENT_FILE
+from ifedicl.federation.engines.nvflare.rules import write_server_rules, write_site_rules
+
+_GRACE = "15"  # seconds a site may be silent after it was missed
+LOG = "log.txt"
+
+
+def command(kit: Path) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment that start the party of ``kit``, after its rules were written.
+
+    Raises:
+        FederationError: it is no kit, or was changed; a site has no ``client.toml`` yet.
+        StorageError: the rules cannot be written.
+    """
+    kit = kit.resolve()
+    check_kit(kit)
+    party, name = party_of(kit)
+    module, settings = _PARTIES.get(party, ("", []))
+    if party == "server":
+        write_server_rules(kit)
+    elif party == "site":
+        if not (kit / CLIENT_FILE).is_file():
+            raise FederationError(f"{kit / CLIENT_FILE} is missing: it says which data and which model this site holds")
+        write_site_rules(kit)
+        settings = [*settings, f"uid={name}"]
+    else:
+        raise FederationError(f"{kit} is the console's kit; it needs no process. Start the server's and the sites' kits")
+    arguments = [sys.executable, "-u", "-m", f"nvflare.private.fed.app.{module}", "-m", str(kit)]
+    arguments += ["-s", f"fed_{module.split('.')[0]}.json", "--set", "secure_train=true", f"org={name}", *settings]
+    return arguments, _environment(kit)
+
+
+def run(kit: Path) -> int:
+    """Run the party of ``kit`` until it is stopped; its exit code."""
+    arguments, environment = command(kit)
+    return subprocess.run(arguments, env=environment, cwd=kit, check=False).returncode
+
+
+def _environment(kit: Path) -> dict[str, str]:
+    """A folder of its own for temporary files too: nothing goes to /tmp."""
+    temporary = kit / "temporary"
+    temporary.mkdir(exist_ok=True)
+    return {**os.environ, "TMPDIR": str(temporary), "NVFLARE_DEAD_CLIENT_GRACE_PERIOD": _GRACE}
+
+
+_PARTIES: dict[str, tuple[str, Sequence[str]]] = {
+    "server": ("server.server_train", ["config_folder=config"]),
+    "site": ("client.client_train", ["config_folder=config"]),
+}
