@@ -18,7 +18,7 @@ from ifedicl.errors import FederationError
 from ifedicl.federation.engines.nvflare.kits import check_kit, party_of
 from ifedicl.federation.engines.nvflare.names import STATUS
 
-_OVER = "FINISHED"
+_OVER, _DONE = "FINISHED", "FINISHED:COMPLETED"
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class JobRecord:
     def is_over(self) -> bool:
         """Whether nothing more will happen."""
         return self.state.startswith(_OVER) or self.state in {"FAILED_TO_RUN", "ABANDONED"}
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it ended well."""
+        return self.state == _DONE
 
 
 class Console:
@@ -64,8 +69,14 @@ class Console:
         """
         found = next((job for job in self.jobs() if name in (None, job.name)), None)
         if found is None:
-            raise FederationError(f"the server knows no job{'' if name is None else f' {name!r}'}; send one: ifedicl flare submit")
+            raise FederationError(
+                f"the server knows no job{'' if name is None else f' {name!r}'}; send one: ifedicl flare submit"
+            )
         return found
+
+    def again(self, job: JobRecord) -> JobRecord:
+        """The same job, as it stands now."""
+        return next(item for item in self.jobs() if item.id == job.id)
 
     def submit(self, folder: Path) -> str:
         """Send a job folder, signed with the console's key; FLARE's id of it."""

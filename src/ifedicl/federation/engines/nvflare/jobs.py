@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from ifedicl import files
+from ifedicl.backbone.load import shape_of
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.engines.nvflare.names import CONTROLLER, EXECUTOR, TASK
-from ifedicl.settings import Method, ModelSettings, Section
+from ifedicl.settings import Method, ModelSettings, RunSettings, Section, validated
 from ifedicl.task import Task
 
 _MARK = "meta.json"
+_SERVER_FILE = Path("server") / "config" / "config_fed_server.json"
 _INTERVAL = 0.05  # seconds between a site's questions for work
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
@@ -44,6 +49,27 @@ class JobSettings(Section):
         return ModelShape(self.fingerprint, self.layers, self.width)
 
 
+def job_settings(settings: RunSettings, sites: Sequence[str], name: str) -> JobSettings:
+    """A config as a job. The model must lie here; it is not loaded.
+
+    Raises:
+        ConfigError: a name is none, or twice there.
+        BackboneError: there is no such model.
+    """
+    model = shape_of(settings.model)
+    values = {
+        "name": name,
+        "sites": list(sites),
+        "task": settings.task.model_dump(mode="json"),
+        "method": settings.method.model_dump(mode="json"),
+        "model": settings.model.model_dump(mode="json"),
+        "fingerprint": model.fingerprint,
+        "layers": model.layers,
+        "width": model.width,
+    }
+    return validated(JobSettings, values, "job")
+
+
 def write_job(settings: JobSettings, folder: Path, *, resume: bool = False) -> None:
     """Write the folder that ``ifedicl flare submit`` sends.
 
@@ -63,8 +89,27 @@ def write_job(settings: JobSettings, folder: Path, *, resume: bool = False) -> N
     job = settings.model_dump(mode="json")
     with files.new_folder(folder, mark=_MARK) as new:
         files.write_json(new / _MARK, _meta(settings.name, settings.sites, needed))
-        files.write_json(new / "server" / "config" / "config_fed_server.json", _server(job, resume=resume))
+        files.write_json(new / _SERVER_FILE, _server(job, resume=resume))
         files.write_json(new / "site" / "config" / "config_fed_client.json", _SITE)
+
+
+@contextmanager
+def as_resume(folder: Path) -> Iterator[Path]:
+    """A copy of a job's folder that goes on from the checkpoint.
+
+    Raises:
+        ConfigError: it is no job of ours.
+    """
+    try:
+        config = json.loads((folder / _SERVER_FILE).read_text(encoding="utf-8"))
+        job = config["workflows"][0]["args"]["job"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        fault = Fault("folder", str(folder), "what `ifedicl flare job` wrote", "Name the folder that was submitted.")
+        raise ConfigError("resume", [fault]) from error
+    with tempfile.TemporaryDirectory() as temporary:
+        again = Path(temporary) / "job"
+        write_job(validated(JobSettings, job, str(folder)), again, resume=True)
+        yield again
 
 
 def _meta(name: str, sites: Sequence[str], needed: int) -> dict[str, Any]:

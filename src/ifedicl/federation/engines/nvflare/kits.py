@@ -89,7 +89,9 @@ def check_kit(kit: Path) -> None:
     if not (startup / _SIGNATURES).is_file():
         raise FederationError(f"{kit} is no start-up kit of ours: there is no startup/{_SIGNATURES}. Name the folder of a kit")
     if not verify_folder_signature(str(startup), str(startup / "rootCA.pem"), single_signer=True, signature_file=_SIGNATURES):
-        raise FederationError(f"{kit} was changed since it was made: a file in startup/ is not as it was signed. Fetch it again")
+        raise FederationError(
+            f"{kit} was changed since it was made: a file in startup/ is not as it was signed. Fetch it again"
+        )
 
 
 def _described(project: Project) -> FlareProject:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+import psutil
 
 from ifedicl.errors import FederationError
 from ifedicl.federation.engines.nvflare.kits import check_kit, party_of
@@ -14,7 +18,6 @@ from ifedicl.federation.engines.nvflare.names import CLIENT_FILE
 from ifedicl.federation.engines.nvflare.rules import write_server_rules, write_site_rules
 
 _GRACE = "15"  # seconds a site may be silent after it was missed
-LOG = "log.txt"
 
 
 def command(kit: Path) -> tuple[list[str], dict[str, str]]:
@@ -43,9 +46,27 @@ def command(kit: Path) -> tuple[list[str], dict[str, str]]:
 
 
 def run(kit: Path) -> int:
-    """Run the party of ``kit`` until it is stopped; its exit code."""
+    """Run the party of ``kit`` until it ends, or until this process gets SIGTERM or Ctrl-C; its exit code.
+
+    Raises: as :func:`command`.
+    """
     arguments, environment = command(kit)
-    return subprocess.run(arguments, env=environment, cwd=kit, check=False).returncode
+    process = subprocess.Popen(arguments, env=environment, cwd=kit, start_new_session=True)
+
+    def end(_signal: int, _frame: object) -> None:
+        _end(process.pid)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    return process.wait()
+
+
+def _end(pid: int) -> None:
+    """FLARE's main process and the job that it started. What a run needs is on the disk, so nothing has to be said first."""
+    main = psutil.Process(pid)
+    for process in (*main.children(recursive=True), main):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _environment(kit: Path) -> dict[str, str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -12,16 +13,16 @@ from ifedicl.errors import ConfigError, Fault
 from ifedicl.settings import Section, validated
 
 _SITE = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
-_PORTS = {"ge": 1024, "le": 65535}
-RESERVED = "server"
+Port = Annotated[int, Field(ge=1024, le=65535)]
+_RESERVED = "server"
 
 
 class ServerAddress(Section):
     """Where sites reach the server. It is the only party that listens."""
 
     host: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$", description="the server's DNS name, as sites resolve it")
-    port: int = Field(default=8002, description="for sites, 1024 to 65535", **_PORTS)
-    admin_port: int = Field(default=8003, description="for the coordinator's console, 1024 to 65535", **_PORTS)
+    port: Port = Field(default=8002, description="for sites, 1024 to 65535")
+    admin_port: Port = Field(default=8003, description="for the coordinator's console, 1024 to 65535")
 
     @model_validator(mode="after")
     def _are_two(self) -> Self:
@@ -44,9 +45,7 @@ class Project(Section):
 
     @model_validator(mode="after")
     def _are_names(self) -> Self:
-        import re
-
-        wrong = [site for site in self.sites if not re.match(_SITE, site) or site.lower() == RESERVED]
+        wrong = [site for site in self.sites if not re.match(_SITE, site) or site.lower() == _RESERVED]
         if wrong:
             raise ValueError(f"no names of sites: {', '.join(wrong)}; letters, digits, - and _")
         if len({site.lower() for site in self.sites}) < len(self.sites):

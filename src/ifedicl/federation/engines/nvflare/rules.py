@@ -16,7 +16,10 @@ _ENFORCED = {"format_version": 2, "class_list_enforcement_mode": "enforce"}
 _APART = "nvflare.app_common"
 _RESOURCES = [
     {"id": "resource_manager", "path": f"{_APART}.resource_managers.passthrough_resource_manager.PassthroughResourceManager"},
-    {"id": "resource_consumer", "path": f"{_APART}.resource_consumers.passthrough_resource_consumer.PassthroughResourceConsumer"},
+    {
+        "id": "resource_consumer",
+        "path": f"{_APART}.resource_consumers.passthrough_resource_consumer.PassthroughResourceConsumer",
+    },
 ]
 _LOST_AFTER = 45  # seconds without a sign of life; a site gives one every 10
 
@@ -32,7 +35,7 @@ def write_site_rules(kit: Path) -> None:
         "class_allow_list": [EXECUTOR],
         "allow_log_streaming": False,
         "client": {"retry_timeout": 30},
-        "components": [*map(_component, (*_RESOURCES, launcher))],
+        "components": [_component(item) for item in (*_RESOURCES, launcher)],
     }
     _write(kit, resources)
 
@@ -46,7 +49,7 @@ def write_server_rules(kit: Path) -> None:
     storage = f"{_APART}.storages.filesystem_storage.FilesystemStorage"
     kept = {"path": storage, "args": {"root_dir": str(kit / "snapshots"), "uri_root": "/"}}
     snapshots = {"path": f"{_APART}.state_persistors.storage_state_persistor.StorageStatePersistor"}
-    components = [
+    components: list[dict[str, Any]] = [
         {"id": "job_scheduler", "path": f"{_APART}.job_schedulers.job_scheduler.DefaultJobScheduler", "args": {"max_jobs": 1}},
         {
             "id": "job_manager",
@@ -62,7 +65,7 @@ def write_server_rules(kit: Path) -> None:
         "class_allow_list": [CONTROLLER],
         "servers": [server],
         "snapshot_persistor": snapshots | {"args": {"uri_root": "/", "storage": kept}},
-        "components": [*map(_component, components)],
+        "components": [_component(item) for item in components],
     }
     _write(kit, resources)
 

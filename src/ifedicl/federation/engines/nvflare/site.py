@@ -16,15 +16,21 @@ from ifedicl.federation.engines.nvflare.door import Door
 from ifedicl.federation.engines.nvflare.names import CLIENT_FILE
 from ifedicl.settings import ModelSettings, Section, validated
 
-_SECRET = "secret"
+_KEY = "client.secret"
+
+
+class SiteData(Section):
+    """The owner's labelled text."""
+
+    file: str = Field(description="a .jsonl, .csv, .tsv or .parquet file")
+    text_column: str = Field(default="text", description="the column that holds the text")
+    label_column: str = Field(default="label", description="the column that holds the label")
 
 
 class SiteFile(Section):
     """The data and the model of one site."""
 
-    data: str = Field(description="a .jsonl, .csv, .tsv or .parquet file")
-    text_column: str = Field(default="text", description="the column that holds the text")
-    label_column: str = Field(default="label", description="the column that holds the label")
+    data: SiteData
     model: ModelSettings = Field(description="the model that this site loads")
 
 
@@ -32,9 +38,9 @@ def open_site(folder: Path, name: str) -> Door:
     """The client of the site whose kit lies in ``folder``, with its model loaded."""
     path = folder / CLIENT_FILE
     site = validated(SiteFile, tomllib.loads(path.read_text(encoding="utf-8")), str(path))
-    rows = rows_of(folder / site.data)
-    examples = [Example(str(row[site.text_column]), str(row[site.label_column])) for _, row in rows]
-    return Client(name, examples, load_backbone(site.model), secret=_secret(folder / _SECRET))
+    rows = rows_of(folder / site.data.file)
+    examples = [Example(str(row[site.data.text_column]), str(row[site.data.label_column])) for _, row in rows]
+    return Client(name, examples, load_backbone(site.model), secret=_secret(folder / _KEY))
 
 
 def _secret(path: Path) -> bytes:
