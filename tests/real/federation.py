@@ -50,7 +50,8 @@ def cli(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProce
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    short = {"NVFLARE_GET_TASK_TIMEOUT": "3", "NVFLARE_SUBMIT_TASK_RESULT_TIMEOUT": "5", "NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "5"}
+    return {**os.environ, **short, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 class Federation:
@@ -157,6 +158,7 @@ class Relay:
         for item in self._pairs:
             with contextlib.suppress(OSError):
                 item.shutdown(socket.SHUT_RDWR)
+            item.close()
         self._pairs.clear()
 
     def mend(self) -> None:

@@ -105,20 +105,13 @@ def connected(kit: Path) -> Iterator[Console]:
     party, name = party_of(kit)
     if party != "console":
         raise FederationError(f"{kit} is the kit of a {party}; the console needs the one named after the coordinator's address")
-    with _quiet():
-        try:
-            session = new_secure_session(name, str(kit.resolve()), timeout=15.0)
-        except NoConnection as error:
-            raise FederationError(f"the server does not answer ({error}). Is it started, and are its ports open?") from error
-        try:
-            yield Console(session)
-        finally:
-            session.close()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """FLARE's session prints as it goes."""
     logging.getLogger("nvflare").setLevel(logging.CRITICAL)
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # FLARE prints as it goes
+            session = new_secure_session(name, str(kit.resolve()), timeout=15.0)
+    except NoConnection as error:
+        raise FederationError(f"the server does not answer ({error}). Is it started, and are its ports open?") from error
+    try:
+        yield Console(session)
+    finally:
+        session.close()

@@ -17,7 +17,12 @@ from ifedicl.federation.engines.nvflare.kits import check_kit, party_of
 from ifedicl.federation.engines.nvflare.names import CLIENT_FILE
 from ifedicl.federation.engines.nvflare.rules import write_server_rules, write_site_rules
 
-_GRACE = "15"  # seconds a site may be silent after it was missed
+_PATIENCE = {
+    "NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "15",  # of the server, after a site was missed
+    "NVFLARE_GET_TASK_TIMEOUT": "20",  # of a site that asks for work; FLARE's own 300 would outlast a short cut by far
+    "NVFLARE_SUBMIT_TASK_RESULT_TIMEOUT": "60",
+}
+"""In seconds; what stands in the environment goes before."""
 
 
 def command(kit: Path) -> tuple[list[str], dict[str, str]]:
@@ -73,7 +78,7 @@ def _environment(kit: Path) -> dict[str, str]:
     """A folder of its own for temporary files too: nothing goes to /tmp."""
     temporary = kit / "temporary"
     temporary.mkdir(exist_ok=True)
-    return {**os.environ, "TMPDIR": str(temporary), "NVFLARE_DEAD_CLIENT_GRACE_PERIOD": _GRACE}
+    return {**_PATIENCE, **os.environ, "TMPDIR": str(temporary)}
 
 
 _PARTIES: dict[str, tuple[str, Sequence[str]]] = {

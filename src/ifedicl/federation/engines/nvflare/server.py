@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from ifedicl.federation.engines.nvflare.status import Board
 from ifedicl.settings import validated
 
 _log = logging.getLogger(__name__)
+_LOOK = 2.0  # seconds between two looks at who has come back
 
 
 class RoundsController(Controller):  # type: ignore[misc]
@@ -71,6 +73,7 @@ class _FlarePost:
         self._controller = controller
         self._context = fl_ctx
         self._abort_signal = abort_signal
+        self._looked = time.monotonic()
 
     def send(self, wire: bytes, names: Sequence[str], inbox: Callable[[Parcel], None]) -> Callable[[], None]:
         """A FLARE task for these sites."""
@@ -92,9 +95,17 @@ class _FlarePost:
 
     def is_lost(self, name: str) -> bool:
         """Not among the job's sites, or not heard of any more."""
+        self._look_again()
         connected = {client.name for client in self._context.get_engine().get_clients()}
         return name not in connected or self._controller.get_client_disconnect_time(name) is not None
 
     def is_stopped(self) -> bool:
         """Somebody aborted the job."""
         return bool(self._abort_signal.triggered)
+
+    def _look_again(self) -> None:
+        """A site that came back has a new token, which only the main process knows: see :class:`Readmission`."""
+        now = time.monotonic()
+        if now - self._looked > _LOOK:
+            self._looked = now
+            self._context.get_engine().sync_clients_from_main_process()
