@@ -17,9 +17,10 @@ from ifedicl.federation.engines.nvflare.kits import check_kit, party_of
 from ifedicl.federation.engines.nvflare.names import CLIENT_FILE
 from ifedicl.federation.engines.nvflare.rules import write_server_rules, write_site_rules
 
+_GET_TASK = "NVFLARE_GET_TASK_TIMEOUT"
 _PATIENCE = {
     "NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "15",  # of the server, after a site was missed
-    "NVFLARE_GET_TASK_TIMEOUT": "20",  # of a site that asks for work; FLARE's own 300 would outlast a short cut by far
+    _GET_TASK: "30",  # of a site that asks for work; FLARE's own 300 would outlast a short cut by far
     "NVFLARE_SUBMIT_TASK_RESULT_TIMEOUT": "60",
 }
 """In seconds; what stands in the environment goes before."""
@@ -36,18 +37,19 @@ def command(kit: Path) -> tuple[list[str], dict[str, str]]:
     check_kit(kit)
     party, name = party_of(kit)
     module, settings = _PARTIES.get(party, ("", []))
+    environment = _environment(kit)
     if party == "server":
         write_server_rules(kit)
     elif party == "site":
         if not (kit / CLIENT_FILE).is_file():
             raise FederationError(f"{kit / CLIENT_FILE} is missing: it says which data and which model this site holds")
-        write_site_rules(kit)
+        write_site_rules(kit, patience=float(environment[_GET_TASK]))
         settings = [*settings, f"uid={name}"]
     else:
         raise FederationError(f"{kit} is the console's kit; it needs no process. Start the server's and the sites' kits")
     arguments = [sys.executable, "-u", "-m", f"nvflare.private.fed.app.{module}", "-m", str(kit)]
     arguments += ["-s", f"fed_{module.split('.')[0]}.json", "--set", "secure_train=true", f"org={name}", *settings]
-    return arguments, _environment(kit)
+    return arguments, environment
 
 
 def run(kit: Path) -> int:

@@ -24,8 +24,12 @@ _RESOURCES = [
 _LOST_AFTER = 45  # seconds without a sign of life; a site gives one every 10
 
 
-def write_site_rules(kit: Path) -> None:
+def write_site_rules(kit: Path, *, patience: float) -> None:
     """Of a site.
+
+    Args:
+        kit: its folder.
+        patience: seconds that a request may take before it is sent again.
 
     Raises:
         StorageError: they cannot be written.
@@ -34,7 +38,7 @@ def write_site_rules(kit: Path) -> None:
     resources = _ENFORCED | {
         "class_allow_list": [EXECUTOR],
         "allow_log_streaming": False,
-        "client": {"retry_timeout": 30},
+        "client": {"retry_timeout": 30, "communication_timeout": patience},
         "components": [_component(item) for item in (*_RESOURCES, launcher)],
     }
     _write(kit, resources)
