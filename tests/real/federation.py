@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from ifedicl.federation.checkpoint import State, load
+from ifedicl.federation.engines.nvflare import processes
 
 COORDINATOR = "coordinator@example.org"
 
@@ -50,7 +51,11 @@ def cli(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProce
 
 
 def _environment() -> dict[str, str]:
-    short = {"NVFLARE_GET_TASK_TIMEOUT": "3", "NVFLARE_SUBMIT_TASK_RESULT_TIMEOUT": "5", "NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "5"}
+    short = {
+        "NVFLARE_GET_TASK_TIMEOUT": "3",
+        "NVFLARE_SUBMIT_TASK_RESULT_TIMEOUT": "5",
+        "NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "5",
+    }
     return {**os.environ, **short, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -63,9 +68,10 @@ class Federation:
         port, admin, relay = free_ports(3)
         self.relay = Relay(relay, port) if relayed else None
         # The same authority twice: sites' kits name the relay's port, the server's its own.
-        self.kits = self._provision(port, admin)
+        self.kits = self.provision("kits", sites, port, admin)
         if relayed:
-            self.kits |= {name: kit for name, kit in self._provision(relay, admin).items() if name in sites}
+            self.kits |= {name: kit for name, kit in self.provision("kits", sites, relay, admin).items() if name in sites}
+        self.ports = (relay if relayed else port, admin)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Federation:
@@ -97,6 +103,17 @@ class Federation:
                 command = [sys.executable, "-m", "ifedicl.cli", "flare", "start", str(self.kits[name])]
                 self._processes[name] = subprocess.Popen(command, stdout=out, stderr=out, env=_environment())
 
+    def start_as(self, name: str, kit: Path, uid: str) -> None:
+        """Start FLARE itself on a kit, with a name that need not be the kit's: what an attacker would do."""
+        command, environment = processes.command(kit)
+        command = [uid if item.startswith("uid=") else item for item in command]
+        with (self.folder / f"{name}.out").open("ab") as out:
+            self._processes[name] = subprocess.Popen(command, cwd=kit, stdout=out, stderr=out, env=environment)
+
+    def printed(self, name: str) -> str:
+        """What a party printed, FLARE's log included."""
+        return (self.folder / f"{name}.out").read_text(errors="replace")
+
     def kill(self, name: str) -> None:
         """As a power cut would: every process of the party at once."""
         process = self._processes.pop(name)
@@ -106,10 +123,6 @@ class Federation:
             with contextlib.suppress(psutil.NoSuchProcess):
                 member.send_signal(signal.SIGKILL)
         process.wait()
-
-    def job_processes(self, name: str) -> list[psutil.Process]:
-        """Processes of the job that a party runs, without its main one."""
-        return psutil.Process(self._processes[name].pid).children(recursive=True)[1:]
 
     def connected(self, *names: str, seconds: float = 60.0) -> None:
         """Wait until these sites are connected."""
@@ -125,20 +138,21 @@ class Federation:
         files = [path for path in self.kits["server"].rglob("*") if path.is_file()]
         return {path: path.read_bytes() for path in [*files, self.folder / "server.out"]}
 
-    def _provision(self, port: int, admin: int) -> dict[str, Path]:
+    def provision(self, out: str, sites: Sequence[str], port: int, admin: int) -> dict[str, Path]:
+        """Kits of the authority in the folder ``out``."""
         project = self.folder / "project.toml"
         project.write_text(
             f"""
             name = "test"
             coordinator = "{COORDINATOR}"
-            sites = {json.dumps(self.sites)}
+            sites = {json.dumps(list(sites))}
             [server]
             host = "localhost"
             port = {port}
             admin_port = {admin}
             """
         )
-        made = json.loads(cli("flare", "provision", project, "--out", self.folder / "kits", "--json").stdout)
+        made = json.loads(cli("flare", "provision", project, "--out", self.folder / out, "--json").stdout)
         return {name: Path(kit) for name, kit in made.items()}
 
 

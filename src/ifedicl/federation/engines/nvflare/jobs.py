@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from ifedicl.task import Task
 _MARK = "meta.json"
 _SERVER_FILE = Path("server") / "config" / "config_fed_server.json"
 _INTERVAL = 0.05  # seconds between a site's questions for work
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 
 
 class JobSettings(Section):
@@ -34,7 +33,7 @@ class JobSettings(Section):
         sites: in the order in which their replies are aggregated.
     """
 
-    name: str = Field(pattern=_NAME.pattern, description="letters, digits, - and _; at most 63")
+    name: str = Field(pattern=_NAME, description="letters, digits, - and _; at most 63")
     sites: tuple[str, ...] = Field(min_length=1, description="names of sites, as in the project file")
     task: Task
     method: Method

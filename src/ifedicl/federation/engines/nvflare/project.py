@@ -45,7 +45,7 @@ class Project(Section):
 
     @model_validator(mode="after")
     def _are_names(self) -> Self:
-        wrong = [site for site in self.sites if not re.match(_SITE, site) or site.lower() == _RESERVED]
+        wrong = [site for site in self.sites if not re.fullmatch(_SITE, site) or site.lower() == _RESERVED]
         if wrong:
             raise ValueError(f"no names of sites: {', '.join(wrong)}; letters, digits, - and _")
         if len({site.lower() for site in self.sites}) < len(self.sites):
