@@ -316,7 +316,7 @@ def load_settings(path: str | Path) -> RunSettings:
         ConfigError: it is absent, not TOML, or wrong; every fault is in the message.
     """
     path = Path(path)
-    values = _with_preset(_parse(path), str(path))
+    values = _with_preset(read_toml(path, "ifedicl init"), str(path))
     settings = validated(RunSettings, values, str(path))
     try:
         return _anchored(settings, path.resolve().parent)
@@ -361,13 +361,22 @@ def validated(model: type[M], values: Mapping[str, Any], source: str) -> M:
         raise ConfigError(source, [_fault(model, dict(item)) for item in _roots(error.errors())]) from error
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, command: str) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Args:
+        path: the file.
+        command: writes a fresh one.
+
+    Raises:
+        ConfigError: it is absent or not TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        fault = Fault("file", str(path), "a readable TOML file", f"{error.strerror}. Write one with: ifedicl init")
+        fault = Fault("file", str(path), "a readable TOML file", f"{error.strerror}. Write one with: {command}")
     except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number of thousands of digits, deep nesting
-        fault = Fault("file", str(path), "TOML in UTF-8", f"{error}. Compare with a fresh one: ifedicl init")
+        fault = Fault("file", str(path), "TOML in UTF-8", f"{error}. Compare with a fresh one: {command}")
     raise ConfigError(str(path), [fault])
 
 

@@ -130,7 +130,7 @@ def test_means_in_half_precision_come_back_as_half_precision_numbers() -> None:
 
 def test_the_scalars_of_32_layers_take_512_raw_bytes() -> None:
     request = UpdateRequest("0123456789abcdef", 7, 3, 10, Coefficients.identity(Form(32)))
-    _, _, arrays = unpack(encode(request))
+    _, _, arrays, _ = unpack(encode(request))
     assert {name: array.nbytes for name, array in arrays.items()} == {"scales": 512}
     # The paper's number, and it is in the frame: nothing else in it grows with the model.
     other = UpdateRequest("0123456789abcdef", 7, 3, 10, Coefficients.identity(Form(64)))

@@ -196,6 +196,10 @@ class Client:
         self._job = None
         self._context = None
 
+    def vouched(self, cursor: str) -> int:
+        """How many training examples of the present job stand behind ``cursor``; 0 where they are not the same any more."""
+        return self._known(cursor, self._job.train_keys) if self._job else 0
+
     def _vectors(self, request: VectorsRequest) -> Reply:
         job = self._job_for(request.task, request.method, request.fingerprint)
         keys = job.train_keys

@@ -12,7 +12,7 @@ from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import ReadoutSums
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.federation.messages.wire import Arrays, Header, coefficients_of, exact_fields
+from ifedicl.federation.messages.wire import Arrays, Header, Message, coefficients_of, exact_fields
 from ifedicl.metrics import Comparison, Tally
 
 _TALLY: Mapping[str, type] = {"examples": int, "correct": int, "loss_sum": float}
@@ -35,6 +35,14 @@ class FailureCode(StrEnum):
     """The client's own result holds NaN or infinity; it was kept back."""
     INTERNAL = "internal"
     """Anything else; the reason is in the client's own log."""
+    REFUSED = "refused"
+    """The owner's policy does not let this leave."""
+    TOO_FEW = "too_few"
+    """Too few examples stand behind it for the owner's policy; more of them may help."""
+    SPENT = "spent"
+    """The owner's policy lets no more leave in this job."""
+    LEDGER = "ledger"
+    """The client's ledger cannot be written, or is not the one that the coordinator knows."""
     LATE = "late"
     """The reply came after the deadline. Said by the engine."""
     LOST = "lost"
@@ -44,7 +52,7 @@ class FailureCode(StrEnum):
 
 
 @dataclass(frozen=True)
-class VectorsReply:
+class VectorsReply(Message):
     """Sums and counts of the new examples.
 
     Attributes:
@@ -73,7 +81,7 @@ class VectorsReply:
 
 
 @dataclass(frozen=True)
-class ContextReply:
+class ContextReply(Message):
     """The vectors are in place."""
 
     kind: ClassVar[str] = "context_reply"
@@ -87,7 +95,7 @@ class ContextReply:
 
 
 @dataclass(frozen=True)
-class UpdateReply:
+class UpdateReply(Message):
     """The client's coefficients.
 
     Attributes:
@@ -110,7 +118,7 @@ class UpdateReply:
 
 
 @dataclass(frozen=True)
-class GradientReply:
+class GradientReply(Message):
     """A sum over examples, in float32 so that sums of many clients are exact; of no examples it is zero.
 
     Attributes:
@@ -129,7 +137,7 @@ class GradientReply:
 
 
 @dataclass(frozen=True)
-class EvaluateReply:
+class EvaluateReply(Message):
     """Counts and sums, never text.
 
     Attributes:
@@ -149,7 +157,7 @@ class EvaluateReply:
 
 
 @dataclass(frozen=True)
-class StatisticsReply:
+class StatisticsReply(Message):
     """Sums of products of features and labels; their number of examples."""
 
     kind: ClassVar[str] = "statistics_reply"
@@ -164,7 +172,7 @@ class StatisticsReply:
 
 
 @dataclass(frozen=True)
-class CompareReply:
+class CompareReply(Message):
     """Counts and sums, never text."""
 
     kind: ClassVar[str] = "compare_reply"
@@ -184,7 +192,7 @@ class CompareReply:
 
 
 @dataclass(frozen=True)
-class Failure:
+class Failure(Message):
     """No usable reply, and why."""
 
     kind: ClassVar[str] = "failure"

@@ -13,7 +13,7 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.data import Role
-from ifedicl.federation.messages.wire import Arrays, Header, coefficients_of, exact_fields
+from ifedicl.federation.messages.wire import Arrays, Header, Message, coefficients_of, exact_fields
 from ifedicl.settings import Method
 from ifedicl.task import Task
 
@@ -21,7 +21,7 @@ _TASK_FIELDS: Mapping[str, type] = {"task": dict, "method": dict, "fingerprint":
 
 
 @dataclass(frozen=True)
-class VectorsRequest:
+class VectorsRequest(Message):
     """Stage 1: vectorise the examples that are not behind ``cursor`` yet.
 
     Attributes:
@@ -46,7 +46,7 @@ class VectorsRequest:
 
 
 @dataclass(frozen=True)
-class ContextRequest:
+class ContextRequest(Message):
     """Stage 2a: the global vectors, and the basis where there is one. A restarted client needs nothing but this to go on.
 
     Attributes:
@@ -70,7 +70,7 @@ class ContextRequest:
 
 
 @dataclass(frozen=True)
-class UpdateRequest:
+class UpdateRequest(Message):
     """Stage 2b: calibrate these coefficients on the client's own examples.
 
     Attributes:
@@ -99,7 +99,7 @@ class UpdateRequest:
 
 
 @dataclass(frozen=True)
-class GradientRequest:
+class GradientRequest(Message):
     """Stage 2b with exact aggregation: sum the gradient over those of the client's examples that this round draws.
 
     Attributes:
@@ -122,7 +122,7 @@ class GradientRequest:
 
 
 @dataclass(frozen=True)
-class EvaluateRequest:
+class EvaluateRequest(Message):
     """Score held-out examples with these coefficients.
 
     Attributes:
@@ -168,7 +168,7 @@ class EvaluateRequest:
 
 
 @dataclass(frozen=True)
-class StatisticsRequest:
+class StatisticsRequest(Message):
     """Sum what a readout is made of over the client's training examples.
 
     Attributes:
@@ -189,7 +189,7 @@ class StatisticsRequest:
 
 
 @dataclass(frozen=True)
-class CompareRequest:
+class CompareRequest(Message):
     """Compare an adapter with the raw model on the gate examples.
 
     Attributes:
