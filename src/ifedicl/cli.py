@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from ifedicl import __version__, cli_tasks
+from ifedicl import __version__, cli_owner, cli_tasks
 from ifedicl.errors import ConfigError, DataError, Fault, IfediclError
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_tasks.app, name="tasks")
+app.add_typer(cli_owner.policy, name="policy")
+app.add_typer(cli_owner.ledger, name="ledger")
 
 
 class Stored(StrEnum):

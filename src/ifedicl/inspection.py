@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from ifedicl.federation.messages import (
     encode,
 )
 from ifedicl.metrics import Tally
+from ifedicl.privacy.chain import Head
 from ifedicl.settings import Method, RunSettings, load_settings
 from ifedicl.task import SHOWN_LABEL
 
@@ -95,6 +97,17 @@ def inspect_config(path: Path) -> dict[str, Any]:
         },
         "bytes_per_client": expected_bytes(settings, backbone.layers, backbone.width, backbone.fingerprint),
         "leaves_a_client": what_leaves(settings),
+        "for_each_owner": for_owners(settings, backbone.fingerprint),
+    }
+
+
+def for_owners(settings: RunSettings, fingerprint: str) -> dict[str, str]:
+    """What an owner on its own machine allows, or does not, in its ``client.toml``."""
+    return {
+        "allow.tasks": settings.task.digest,
+        "allow.models": fingerprint,
+        "policy": "write one with `ifedicl policy init --config CONFIG`; `ifedicl policy check client.toml --config CONFIG` "
+        "tells what it lets out. `ifedicl run` plays all clients on this machine, without policies; each keeps a ledger",
     }
 
 
@@ -121,7 +134,8 @@ def what_leaves(settings: RunSettings) -> list[str]:
         moved,
         "each evaluation: number of held-out examples, how many were right, the sum of their losses",
         *readout,
-        "when something fails: one code of a fixed list, never a text",
+        "with every reply: how many entries its ledger has, and the digest of the last",
+        "when something fails or is refused: one code of a fixed list, never a text",
     ]
 
 
@@ -141,7 +155,13 @@ def expected_bytes(settings: RunSettings, layers: int, width: int, fingerprint: 
         **_readout_messages(settings, layers, width, context_id, coefficients),
         "evaluate_reply_up": EvaluateReply((Tally(100, 50, 123.456789),)),
     }
-    return {name: len(encode(message)) for name, message in messages.items()}
+    # Every message but the context's request tells how far the client's ledger has come.
+    head = Head(100, "0" * 64)
+    told = {
+        name: message if isinstance(message, ContextRequest) else replace(message, head=head)
+        for name, message in messages.items()
+    }
+    return {name: len(encode(message)) for name, message in told.items()}
 
 
 def _round_messages(method: Method, context_id: str, coefficients: Coefficients) -> dict[str, Request | Reply]:

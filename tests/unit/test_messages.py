@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -45,6 +46,7 @@ from ifedicl.federation.messages import (
     unpack,
 )
 from ifedicl.metrics import Comparison, Tally
+from ifedicl.privacy.chain import Head
 from ifedicl.progress import STEPS
 from tests import tiny
 
@@ -117,6 +119,40 @@ def test_a_request_comes_back_as_it_went(request_: Request) -> None:
 @pytest.mark.parametrize("reply", REPLIES, ids=kind_of)
 def test_a_reply_comes_back_as_it_went(reply: Reply) -> None:
     assert_same(reply, decode_reply(encode(reply)))
+
+
+@pytest.mark.parametrize("message", [*REQUESTS, *REPLIES], ids=kind_of)
+def test_the_head_of_a_ledger_travels_around_every_message_and_leaves_it_as_it_is(message: Request | Reply) -> None:
+    decode = decode_request if isinstance(message, get_args(Request)) else decode_reply
+    enveloped = replace(message, head=Head(7, "0123456789abcdef" * 4))
+    received = decode(encode(enveloped))
+    assert received.head == enveloped.head
+    # What is hashed for the ledger is the same on both sides: neither the way nor the envelope shows in it.
+    assert encode(replace(received, head=None)) == encode(message)
+    assert 0 < len(encode(enveloped)) - len(encode(message)) < 130
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        "x",
+        1,
+        [],
+        {},
+        {"version": 2, "head": [7, "0" * 64]},
+        {"version": 1, "head": [0, "0" * 64]},
+        {"version": 1, "head": [7, "0" * 63]},
+        {"version": 1, "head": [7]},
+        {"version": 1, "head": [7.0, "0" * 64]},
+        {"version": 1, "head": [7, "0" * 64], "more": 1},
+    ],
+)
+def test_an_envelope_of_another_form_is_refused(envelope: object) -> None:
+    data = save({}, metadata={"message": json.dumps(["context_reply", {}, envelope])})
+    with pytest.raises(MessageError):
+        decode_reply(data)
+    with pytest.raises(MessageError):
+        decode_reply(save({}, metadata={"message": json.dumps(["context_reply", {}, envelope, envelope])}))
 
 
 def test_means_in_half_precision_come_back_as_half_precision_numbers() -> None:

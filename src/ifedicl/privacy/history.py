@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from ifedicl.privacy.ledger import REPLY, Ledger
+from ifedicl.privacy.chain import Entry
+from ifedicl.privacy.ledger import REPLY
 
 _COUNTED = ("update_reply", "gradient_reply")
 
@@ -50,10 +51,10 @@ class History:
         self._sets: dict[str, ExampleSet] = {}
 
     @classmethod
-    def of(cls, ledger: Ledger) -> Self:
-        """All that ``ledger`` tells."""
+    def of(cls, entries: Iterable[Entry]) -> Self:
+        """All that a ledger tells."""
         history = cls()
-        for entry in ledger:
+        for entry in entries:
             if entry.event == REPLY:
                 history.note(entry.facts)
         return history
