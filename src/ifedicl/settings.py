@@ -161,6 +161,25 @@ class ServerSettings(Section):
     )
 
 
+class RobustSettings(Section):
+    """Past the paper: aggregation that a minority of lying clients cannot steer at will, in place of the mean."""
+
+    updates: Literal["trimmed", "median", "bounded"] = Field(
+        default="median",
+        description='of coefficients: "trimmed" leaves out the extremes of every number, "median" takes the middle one, '
+        '"bounded" shortens long changes',
+    )
+    vectors: Literal["trimmed", "median", "bounded"] = Field(
+        default="median", description='of context vectors: "trimmed", "median" or "bounded"'
+    )
+    liars: float = Field(default=0.2, gt=0.0, lt=0.5, description="fraction of the clients that may lie, in (0, 0.5)")
+    bound: float = Field(
+        default=1.0,
+        gt=0.0,
+        description='"bounded": longest change that counts, in lengths of the median one; a positive number',
+    )
+
+
 class RoundSettings(Section):
     """The rounds and how one of them is chosen (paper Eq. 7; the choice never sees test text)."""
 
@@ -193,6 +212,28 @@ class Method(Section):
 
     readout: ReadoutSettings | None = Field(default=None, description="[readout] makes one; without it label words are read")
     server: ServerSettings | None = Field(default=None, description="[server] gives it an optimizer; without it it averages")
+    robust: RobustSettings | None = Field(
+        default=None, description="[robust] guards against lying clients; without it all are believed"
+    )
+
+    @model_validator(mode="after")
+    def _believes_no_claim(self) -> Self:
+        if self.robust is None:
+            return self
+        believed = {
+            'rounds.weighting "examples"': self.rounds.weighting == "examples",
+            'vectors.weighting "examples"': self.vectors.weighting == "examples",
+            'server.update "gradient"': self.takes_gradients,
+            "[readout]": self.readout is not None,
+            'subspace.source "clients"': self.subspace is not None and self.subspace.source == "clients",
+            "rounds.client_fraction below 1": self.rounds.client_fraction < 1,
+        }
+        if wrong := [name for name, stands in believed.items() if stands]:
+            raise ValueError(
+                f"[robust] does not go with {', '.join(wrong)}: there, one client's own sums or numbers of examples decide, or "
+                "a drawn few can be liars in the majority. Leave out the one or the other"
+            )
+        return self
 
     @model_validator(mode="after")
     def _draws_once(self) -> Self:

@@ -46,9 +46,11 @@ class Checks:
         return largest <= _LARGEST_MEAN and (vectors.examples > 0 or not reply.replaces)
 
     def is_usable_update(self, reply: UpdateReply) -> bool:
-        """Of the model's shape, finite, and trained on something."""
+        """Of the model's shape, finite, trained on something, and of no layer that is not injected: no client would take it."""
         coefficients = reply.coefficients
+        layers, injection = self.assignment.model.layers, self.assignment.method.injection
         fits = coefficients.form == self.assignment.form and coefficients.is_finite
+        fits = fits and not coefficients.active[: injection.active_layers(layers).start].any()
         return fits and 0 < reply.examples <= _MOST_EXAMPLES and 0 <= reply.loss <= _LARGEST_LOSS
 
     def is_usable_gradient(self, reply: GradientReply) -> bool:
