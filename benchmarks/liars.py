@@ -40,9 +40,9 @@ ATTACKS: dict[str, tuple[Lie | None, Lie | None]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--pool", type=int, default=42, help="sentences of each of the four places")
-    parser.add_argument("--test", type=int, default=45, help="test sentences of each place")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--pool", type=int, default=24, help="sentences of each of the four places")
+    parser.add_argument("--test", type=int, default=20, help="test sentences of each place")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--attacks", nargs="*", default=list(ATTACKS), choices=list(ATTACKS))
     parser.add_argument("--rules", nargs="*", default=list(RULES), choices=list(RULES))
@@ -51,7 +51,7 @@ def main() -> None:
 
     places = demo_places(pool=arguments.pool, test=arguments.test, seed=arguments.seed).values()
     hands = dirichlet_split(
-        [row for place in places for row in place.pool], clients=CLIENTS, alpha=2.0, seed=arguments.seed, at_least=8
+        [row for place in places for row in place.pool], clients=CLIENTS, alpha=2.0, seed=arguments.seed, at_least=6
     )
     held = {f"client-{number:02d}": hand for number, hand in enumerate(hands)}
     test = [row for place in places for row in place.test]
@@ -72,8 +72,9 @@ def main() -> None:
 
 def method_of(rule: str, arguments: argparse.Namespace) -> Method:
     sections: dict[str, Any] = {
-        "holdout": {"selection": 0.2, "gate": 0.25},
-        "calibration": {"batch_size": 6, "local_steps": 2},
+        "holdout": {"selection": 0.2, "gate": 0.2},
+        "injection": {"from_depth": 0.5},
+        "calibration": {"batch_size": 4, "local_steps": 2},
         "rounds": {"rounds": arguments.rounds, "evaluate_every": 2},
         "seed": arguments.seed,
         **RULES[rule],
