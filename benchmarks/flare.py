@@ -1,5 +1,5 @@
-"""Claims on the engine: with a trivial payload and 3 sites a round over FLARE takes at most 0.3 s more than its work, and the first
-round is done at most 15 s after the submission; with 50 simulated clients the coordinator takes at most 5 ms a client and round.
+"""Claims on the engine. With a trivial payload and 3 sites, a round over FLARE takes at most 0.3 s, and the first one is over at
+most 15 s after the submission. With 50 simulated clients the coordinator takes at most 5 ms for each client and round.
 
 The first part starts a server and three sites as processes on loopback, over a random model of three layers; the work of a
 site is a few milliseconds. The second part plays clients in this process whose answers are made beforehand, so that what is
@@ -23,6 +23,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' federation of processes, and their model
 
+from tests import tiny
+from tests.real.federation import Federation, cli, owner_file, wait_for
+
 from ifedicl.bench.provenance import machine
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.vectors import ContextVectors
@@ -30,8 +33,6 @@ from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.messages import ContextReply, ContextRequest, Reply, Request, UpdateReply, VectorsReply, VectorsRequest
-from tests import tiny
-from tests.real.federation import Federation, cli, wait_for
 
 _LAYERS, _WIDTH = 30, 576  # of SmolLM2-135M
 _SITES = ("a", "b", "c")
@@ -61,7 +62,7 @@ def over_flare(rounds: int) -> dict[str, float]:
         config = _config(folder, model, rounds)
         with Federation(folder, _SITES) as federation:
             for site in _SITES:
-                federation.client_file(site, tiny.client_file(folder / f"{site}.jsonl", model))
+                federation.client_file(site, owner_file(folder / f"{site}.jsonl", model))
             federation.start("server", *_SITES)
             federation.connected(*_SITES)
             cli("flare", "job", config, "--out", folder / "job")

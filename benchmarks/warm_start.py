@@ -18,7 +18,7 @@ from ifedicl import runs
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.bench.datasets import load_set
-from ifedicl.bench.plan import SetSettings
+from ifedicl.bench.plan import SetSettings, load_plan
 from ifedicl.core.coefficients import Coefficients, active_writes
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, Array32
@@ -60,8 +60,10 @@ def main() -> None:
         calibration=CalibrationSettings(local_steps=arguments.local_steps),
     )
     split = SplitSettings(clients=arguments.clients, pool=arguments.pool)
-    names = {name for pair in arguments.pairs for name in pair.split(":")}
-    prepared = {name: prepare(arguments.data / name, backbone, split, arguments.seed) for name in sorted(names)}
+    known = load_plan("dev", arguments.data).sets  # label words of one token, where the names have several
+    names = sorted({name for pair in arguments.pairs for name in pair.split(":")})
+    sets = {name: known.get(name, SetSettings(source=str(arguments.data / name))) for name in names}
+    prepared = {name: prepare(name, settings, backbone, split, arguments.seed) for name, settings in sets.items()}
     finished: dict[str, runs.Federated] = {}
     for pair in arguments.pairs:
         old, new = pair.split(":")
@@ -77,9 +79,9 @@ def main() -> None:
     print(json.dumps({"plain cosines": plain({name: item.adapter.context.vectors for name, item in finished.items()})}))
 
 
-def prepare(folder: Path, backbone: Backbone, split: SplitSettings, seed: int) -> Prepared:
+def prepare(name: str, settings: SetSettings, backbone: Backbone, split: SplitSettings, seed: int) -> Prepared:
     """Simulated clients of one data set; they remember their vectors."""
-    data = load_set(folder.name, SetSettings(source=str(folder)))
+    data = load_set(name, settings)
     examples = runs.simulated_clients(data.train, split, seed)
     return Prepared(data.task, runs.simulate(backbone, data.task, examples, seed=seed))
 

@@ -17,8 +17,9 @@ from safetensors.numpy import load, save
 
 from ifedicl import files
 from ifedicl.backbone.export import export_folded
-from ifedicl.backbone.hooks import applied
+from ifedicl.backbone.hooks import Injection, applied
 from ifedicl.backbone.load import Backbone, load_backbone
+from ifedicl.backbone.mixed import Placed
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import Readout
@@ -110,6 +111,7 @@ class Adapter:
             "task": self.task.model_dump(mode="json"),
             "model": self.model.model_dump(mode="json"),
             "fingerprint": self.fingerprint,
+            **({} if self.readout is None else {"readout": {"pooled_layer": self.readout.pooled_layer}}),
             "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
             "provenance": dict(self.provenance),
         }
@@ -139,9 +141,10 @@ class Adapter:
             if coefficients.form != Form(len(context.vectors), context.rank):
                 raise ValueError(f"{coefficients.form} with a basis of rank {context.rank}")
             task = Task.model_validate(header["task"])
-            readout = Readout(tensors["readout.weights"]) if "readout.weights" in tensors else None
-            classes, width = len(task.labels), context.vectors.shape[2]
-            if readout is not None and not readout.fits(classes, width):
+            layer = header["readout"]["pooled_layer"] if header.get("readout") else None
+            readout = Readout(tensors["readout.weights"], layer) if "readout.weights" in tensors else None
+            classes, (layers, _, width) = len(task.labels), context.vectors.shape
+            if readout is not None and not readout.fits(classes, layers, width):
                 raise ValueError(f"a readout {readout.weights.shape} for {classes} labels and a width of {width}")
             return cls(
                 task=task,
@@ -229,7 +232,7 @@ class Adapter:
             f"- prompt: `{task.template!r}`, {task.turn} turn\n"
             f"- label words: {', '.join(task.label_words)}\n"
             f"- context vectors: {layers} layers × 2 writes × {width}; {self.coefficients.count} calibrated coefficients"
-            f"{', and a readout of the last hidden state' if self.readout else ''}\n"
+            f"{', and a readout of hidden states' if self.readout else ''}\n"
             "- limits: it answers among its labels only, and is as good as the clients' examples; measure it on your own "
             "text before you rely on it\n"
             "- licence: the base model's terms apply to its use\n\n"
@@ -268,6 +271,12 @@ class Classifier:
         self.adapter = adapter
         self.backbone = backbone
         self._scorer = Scorer(backbone, adapter.task)
+
+    def placed(self) -> tuple[Placed, Placed]:
+        """The adapter, and the raw model asked the same, for passes that others share (:mod:`ifedicl.backbone.mixed`)."""
+        adapter = self.adapter
+        injection = Injection.of(adapter.context, adapter.coefficients, self.backbone.device)
+        return Placed(self._scorer, injection, adapter.readout), Placed(self._scorer)
 
     def log_probabilities(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> Array32:
         """``(N, C)`` log-probabilities among the labels, in the order of ``texts``.

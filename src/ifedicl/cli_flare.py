@@ -14,6 +14,8 @@ import typer
 from ifedicl.errors import ConfigError, Fault, FederationError
 
 if TYPE_CHECKING:
+    from rich.console import Console as Printer
+
     from ifedicl.federation.engines.nvflare.console import Console, JobRecord
 
 Kit = Annotated[Path, typer.Argument(help="A folder that `ifedicl flare provision` made.")]
@@ -186,6 +188,25 @@ def logs(
     from ifedicl.federation.engines.nvflare.logs import last_lines
 
     print("\n".join(last_lines(kit, lines)))
+
+
+def demo(out: Path, console: Printer, seed: int) -> None:
+    """`ifedicl demo --flare`.
+
+    Raises:
+        FederationError: the processes' result is not the local engine's.
+    """
+    _needs_flare()
+    from ifedicl.demo.flare import LARGEST_LOG, LARGEST_SUM, play
+
+    found = play(out, console, seed=seed)
+    console.print(
+        f"against the local engine: sums of round 1 differ by {found.largest_sum:.1e} (relative; allowed {LARGEST_SUM:g}), label "
+        f"log-probabilities by {found.largest_log:.1e} (allowed {LARGEST_LOG:g})",
+        highlight=False,
+    )
+    if not found.is_equal:
+        raise FederationError("the two differ by more than rounding can explain")
 
 
 def _needs_flare() -> None:

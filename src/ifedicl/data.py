@@ -124,6 +124,19 @@ def read_examples(source: str | Path, task: Task, *, text: str = "text", label: 
         DataError: the file is absent, torn or empty, a column is missing, a text is empty, or a label is not of the task.
             The first few faulty rows are named by line; their text is not shown.
     """
+    return _read(source, task, text, label)
+
+
+def read_labelled(source: str | Path, *, text: str = "text", label: str = "label") -> tuple[Example, ...]:
+    """:func:`read_examples` for an owner that is told the task later: any label may occur.
+
+    Raises:
+        DataError: likewise.
+    """
+    return _read(source, None, text, label)
+
+
+def _read(source: str | Path, task: Task | None, text: str, label: str) -> tuple[Example, ...]:
     examples: list[Example] = []
     faults: list[str] = []
     for line, row in rows_of(source):
@@ -167,7 +180,7 @@ def _text_of(source: str | Path, line: int, row: Mapping[str, Any], column: str)
     return str(row[column])
 
 
-def _fault_of(row: Mapping[str, Any], task: Task, text: str, label: str) -> str | None:
+def _fault_of(row: Mapping[str, Any], task: Task | None, text: str, label: str) -> str | None:
     for column in (text, label):
         if column in row and row[column] is None:
             return f"column {column!r} is empty; fill it or remove the row"
@@ -177,7 +190,7 @@ def _fault_of(row: Mapping[str, Any], task: Task, text: str, label: str) -> str 
         return "the text is empty; remove the row or fill it"
     if holds_half_a_character(str(row[text])):
         return "the text holds half a character (a lone surrogate, as of a cut emoji); repair or remove the row"
-    if str(row[label]) not in task.labels:
+    if task is not None and str(row[label]) not in task.labels:
         return f"{task.unknown(str(row[label]))}. Correct the row, or add the label to the task"
     return None
 

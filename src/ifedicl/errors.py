@@ -13,6 +13,7 @@
     │   └── FingerprintError        not the model that the adapter or federation was made with
     ├── AdapterError                an adapter folder is torn or of another format  exit 5
     ├── StorageError                no space, no permission, a torn checkpoint      exit 6
+    │   └── LedgerError             a ledger was changed, or is not the one that is known
     ├── DownloadError               a download failed or was cut short              exit 7
     │   └── ChecksumError           it arrived, but is not what was published
     └── FederationError             the rounds cannot go on                         exit 8
@@ -112,6 +113,10 @@ class StorageError(IfediclError):
     """A file could not be written or read back."""
 
     exit_code = 6
+
+
+class LedgerError(StorageError):
+    """A ledger's lines do not follow from each other, or it is not the ledger that the other side knows."""
 
 
 class DownloadError(IfediclError):

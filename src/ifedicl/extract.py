@@ -39,7 +39,7 @@ def context_vectors(
         sequences = list(prompts)
     size = method.groups(len(words))
     sums, counts = np.zeros((size, backbone.layers, len(WRITES), backbone.width)), np.zeros(size, dtype=np.int64)
-    groups = _groups(labels, keys, method)
+    groups = groups_of(labels, keys, method)
     with record(backbone) as recording:
         for batch in length_batches([len(sequence) for sequence in sequences], scorer.budget):
             rows = [sequences[position] for position in batch]
@@ -51,7 +51,7 @@ def context_vectors(
     return ContextVectors.of_sums(sums, counts)
 
 
-def _groups(labels: Sequence[int], keys: Sequence[str], method: Method) -> npt.NDArray[np.int64]:
+def groups_of(labels: Sequence[int], keys: Sequence[str], method: Method) -> npt.NDArray[np.int64]:
     """``(N,)``: all in one, by class, or by class and shard; who holds an example does not matter."""
     if not method.classes_apart:
         return np.zeros(len(labels), dtype=np.int64)

@@ -75,6 +75,30 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def append(path: Path, data: bytes, *, at: int) -> None:
+    """Add ``data`` to a file that ends at ``at``, durably. If the machine dies meanwhile, a part of it may stand there.
+
+    Raises:
+        StorageError: it does not end there: somebody else has written to it; or a disk fault, after which it ends at ``at``.
+    """
+    with disk_faults_named(path), path.open("r+b") as file:
+        if (size := file.seek(0, os.SEEK_END)) != at:
+            raise StorageError(f"cannot write {path}: it has {size} bytes and not {at}. Somebody else has written to it")
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), at)
+            raise
+
+
+def whole_lines(data: bytes) -> tuple[list[bytes], bytes]:
+    """The lines of a file that is only ever appended to, without newlines; and what stands behind the last newline."""
+    *lines, torn = data.split(b"\n")
+    return lines, torn
+
+
 @contextmanager
 def new_folder(path: Path, *, mark: str) -> Iterator[Path]:
     """A folder that appears under its name only when the block has ended well.

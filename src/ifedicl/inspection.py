@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import load_backbone
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form
-from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout, ReadoutSums, feature_count
+from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout, ReadoutSums, feature_count, hidden_count
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, ContextVectors
 from ifedicl.data import Role, columns_of, rows_of, split_roles
@@ -35,6 +36,7 @@ from ifedicl.federation.messages import (
     encode,
 )
 from ifedicl.metrics import Tally
+from ifedicl.privacy.chain import Head
 from ifedicl.settings import Method, RunSettings, load_settings
 from ifedicl.task import SHOWN_LABEL
 
@@ -95,6 +97,17 @@ def inspect_config(path: Path) -> dict[str, Any]:
         },
         "bytes_per_client": expected_bytes(settings, backbone.layers, backbone.width, backbone.fingerprint),
         "leaves_a_client": what_leaves(settings),
+        "for_each_owner": for_owners(settings, backbone.fingerprint),
+    }
+
+
+def for_owners(settings: RunSettings, fingerprint: str) -> dict[str, str]:
+    """What an owner on its own machine allows, or does not, in its ``client.toml``."""
+    return {
+        "allow.tasks": settings.task.digest,
+        "allow.models": fingerprint,
+        "policy": "write one with `ifedicl policy init --config CONFIG`; `ifedicl policy check client.toml --config CONFIG` "
+        "tells what it lets out. `ifedicl run` plays all clients on this machine, without policies; each keeps a ledger",
     }
 
 
@@ -105,7 +118,7 @@ def what_leaves(settings: RunSettings) -> list[str]:
         parts = f", each in {settings.shards} shards" if settings.shards > 1 else ""
         number = f"by class{parts}, and the number of each"
     readout = (
-        ["once, after the rounds: sums of products of the last hidden states and labels over its training examples"]
+        ["once, after the rounds: sums of products of hidden states and labels over its training examples"]
         if settings.readout
         else []
     )
@@ -121,7 +134,8 @@ def what_leaves(settings: RunSettings) -> list[str]:
         moved,
         "each evaluation: number of held-out examples, how many were right, the sum of their losses",
         *readout,
-        "when something fails: one code of a fixed list, never a text",
+        "with every reply: how many entries its ledger has, and the digest of the last",
+        "when something fails or is refused: one code of a fixed list, never a text",
     ]
 
 
@@ -138,10 +152,16 @@ def expected_bytes(settings: RunSettings, layers: int, width: int, fingerprint: 
         "context_request_down": ContextRequest(task, method, fingerprint, Context(mean, basis), context_id),
         **_round_messages(method, context_id, coefficients),
         "evaluate_request_down": EvaluateRequest(context_id, Role.SELECTION, coefficients),
-        **_readout_messages(settings, width, context_id, coefficients),
+        **_readout_messages(settings, layers, width, context_id, coefficients),
         "evaluate_reply_up": EvaluateReply((Tally(100, 50, 123.456789),)),
     }
-    return {name: len(encode(message)) for name, message in messages.items()}
+    # Every message but the context's request tells how far the client's ledger has come.
+    head = Head(100, "0" * 64)
+    told = {
+        name: message if isinstance(message, ContextRequest) else replace(message, head=head)
+        for name, message in messages.items()
+    }
+    return {name: len(encode(message)) for name, message in told.items()}
 
 
 def _round_messages(method: Method, context_id: str, coefficients: Coefficients) -> dict[str, Request | Reply]:
@@ -158,15 +178,17 @@ def _round_messages(method: Method, context_id: str, coefficients: Coefficients)
 
 
 def _readout_messages(
-    settings: RunSettings, width: int, context_id: str, coefficients: Coefficients
+    settings: RunSettings, layers: int, width: int, context_id: str, coefficients: Coefficients
 ) -> dict[str, Request | Reply]:
     """What a readout adds, once."""
     if settings.readout is None:
         return {}
-    classes = len(settings.task.labels)
-    size = feature_count(min(width, settings.readout.most_features), classes)
+    classes, layer = len(settings.task.labels), settings.pooled_layer(layers)
+    hidden = hidden_count(width, layer)
+    size = feature_count(min(hidden, settings.readout.most_features), classes)
     sums = ReadoutSums(np.zeros((size, size)), np.zeros((size, classes)), 100)
-    readouts = tuple(Readout(np.zeros((classes, feature_count(width, classes)), dtype=np.float32)) for _ in PENALTIES)
+    weights = np.zeros((classes, feature_count(hidden, classes)), dtype=np.float32)
+    readouts = tuple(Readout(weights, layer) for _ in PENALTIES)
     return {
         "statistics_request_down": StatisticsRequest(context_id, coefficients),
         "statistics_reply_up": StatisticsReply(sums),

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from ifedicl.federation.events import Event, ignore
 from ifedicl.federation.results import adapter_of, write_metrics
 from ifedicl.federation.session import Answer
 from ifedicl.metrics import Evaluation
+from ifedicl.privacy.guard import GuardedClient
+from ifedicl.privacy.ledger import Ledger
+from ifedicl.privacy.policy import open_policy
 from ifedicl.settings import Method, ModelSettings, RunSettings, SplitSettings
 from ifedicl.store import open_store
 from ifedicl.store.records import TaskKey
@@ -37,6 +41,7 @@ from ifedicl.task import Task
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
 ADAPTER = Path("adapter")
 METRICS = Path("metrics.jsonl")
+LEDGERS = Path("ledgers")
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,18 @@ def simulate(backbone: Backbone, task: Task, examples: Mapping[str, Sequence[Exa
     )
 
 
+def with_ledgers(clients: Sequence[Client], folder: Path) -> list[GuardedClient]:
+    """Played clients, each with a ledger of what left it, ``NAME.jsonl``; nothing is refused.
+
+    Raises:
+        StorageError: a ledger cannot be written, or was changed.
+    """
+    return [
+        GuardedClient(client, open_policy(), Ledger(folder / f"{quote(client.name, safe=' ')}.jsonl", client.name))
+        for client in clients
+    ]
+
+
 def federate(
     clients: Sequence[Client],
     model: ModelSettings,
@@ -223,7 +240,7 @@ def run(
 
     Args:
         settings: the config.
-        folder: where checkpoint, metrics and adapter go.
+        folder: where checkpoint, metrics, adapter and the clients' ledgers go.
         resume: go on from the folder's checkpoint.
         more_rounds: after a finished run, vectorise examples added since and calibrate so many rounds more.
         observer: told of what happens.
@@ -294,6 +311,7 @@ def _calibrated(
         settings.model,
         settings.task,
         settings.method,
+        engine=lambda owners: LocalEngine(with_ledgers(owners, folder / LEDGERS)),
         checkpoint=folder / CHECKPOINT,
         resume=resume or more_rounds > 0,
         more_rounds=more_rounds,

@@ -129,10 +129,16 @@ class SubspaceSettings(Section):
 
 
 class ReadoutSettings(Section):
-    """Past the paper: after the rounds, a linear classifier on the adapted model's hidden state, in closed form from sums."""
+    """Past the paper: after the rounds, a linear classifier on the adapted model's hidden states, in closed form from sums."""
 
+    pooled_depth: float = Field(
+        default=0.5,
+        ge=0.0,
+        le=1.0,
+        description="depth in (0, 1] at which the mean state of the text's tokens is read too; 0: the last hidden state alone",
+    )
     most_features: int = Field(
-        default=1024, ge=8, description="hidden states wider than this are projected to so many random directions"
+        default=2048, ge=8, description="hidden states of more numbers than this are projected to so many random directions"
     )
 
 
@@ -152,6 +158,25 @@ class ServerSettings(Section):
     )
     draw: float = Field(
         default=0.25, gt=0.0, le=1.0, description='fraction of all examples in a round of update "gradient", in (0, 1]'
+    )
+
+
+class RobustSettings(Section):
+    """Past the paper: aggregation that a minority of lying clients cannot steer at will, in place of the mean."""
+
+    updates: Literal["trimmed", "median", "bounded"] = Field(
+        default="median",
+        description='of coefficients: "trimmed" leaves out the extremes of every number, "median" takes the middle one, '
+        '"bounded" shortens long changes',
+    )
+    vectors: Literal["trimmed", "median", "bounded"] = Field(
+        default="median", description='of context vectors: "trimmed", "median" or "bounded"'
+    )
+    liars: float = Field(default=0.2, gt=0.0, lt=0.5, description="fraction of the clients that may lie, in (0, 0.5)")
+    bound: float = Field(
+        default=1.0,
+        gt=0.0,
+        description='"bounded": longest change that counts, in lengths of the median one; a positive number',
     )
 
 
@@ -187,6 +212,28 @@ class Method(Section):
 
     readout: ReadoutSettings | None = Field(default=None, description="[readout] makes one; without it label words are read")
     server: ServerSettings | None = Field(default=None, description="[server] gives it an optimizer; without it it averages")
+    robust: RobustSettings | None = Field(
+        default=None, description="[robust] guards against lying clients; without it all are believed"
+    )
+
+    @model_validator(mode="after")
+    def _believes_no_claim(self) -> Self:
+        if self.robust is None:
+            return self
+        believed = {
+            'rounds.weighting "examples"': self.rounds.weighting == "examples",
+            'vectors.weighting "examples"': self.vectors.weighting == "examples",
+            'server.update "gradient"': self.takes_gradients,
+            "[readout]": self.readout is not None,
+            'subspace.source "clients"': self.subspace is not None and self.subspace.source == "clients",
+            "rounds.client_fraction below 1": self.rounds.client_fraction < 1,
+        }
+        if wrong := [name for name, stands in believed.items() if stands]:
+            raise ValueError(
+                f"[robust] does not go with {', '.join(wrong)}: there, one client's own sums or numbers of examples decide, or "
+                "a drawn few can be liars in the majority. Leave out the one or the other"
+            )
+        return self
 
     @model_validator(mode="after")
     def _draws_once(self) -> Self:
@@ -207,6 +254,15 @@ class Method(Section):
     def rank(self) -> int:
         """Of the subspace; 0 without one."""
         return 0 if self.subspace is None else self.subspace.rank
+
+    def pooled_layer(self, layers: int) -> int | None:
+        """Which layer of so many the readout meets the text at, 1 to ``layers``; None where it does not.
+
+        Never one below the lowest that is injected: what enters those need not be kept.
+        """
+        if self.readout is None or self.readout.pooled_depth == 0:
+            return None
+        return max(1, round(self.readout.pooled_depth * layers), self.injection.active_layers(layers).start)
 
     @property
     def takes_gradients(self) -> bool:
@@ -301,7 +357,7 @@ def load_settings(path: str | Path) -> RunSettings:
         ConfigError: it is absent, not TOML, or wrong; every fault is in the message.
     """
     path = Path(path)
-    values = _with_preset(_parse(path), str(path))
+    values = _with_preset(read_toml(path, "ifedicl init"), str(path))
     settings = validated(RunSettings, values, str(path))
     try:
         return _anchored(settings, path.resolve().parent)
@@ -346,13 +402,22 @@ def validated(model: type[M], values: Mapping[str, Any], source: str) -> M:
         raise ConfigError(source, [_fault(model, dict(item)) for item in _roots(error.errors())]) from error
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, command: str) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Args:
+        path: the file.
+        command: writes a fresh one.
+
+    Raises:
+        ConfigError: it is absent or not TOML.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        fault = Fault("file", str(path), "a readable TOML file", f"{error.strerror}. Write one with: ifedicl init")
+        fault = Fault("file", str(path), "a readable TOML file", f"{error.strerror}. Write one with: {command}")
     except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number of thousands of digits, deep nesting
-        fault = Fault("file", str(path), "TOML in UTF-8", f"{error}. Compare with a fresh one: ifedicl init")
+        fault = Fault("file", str(path), "TOML in UTF-8", f"{error}. Compare with a fresh one: {command}")
     raise ConfigError(str(path), [fault])
 
 

@@ -50,6 +50,26 @@ def cli(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProce
     return done
 
 
+def owner_file(data: Path, model: Path) -> str:
+    """A ``client.toml`` that lets a tiny model's figures out."""
+    return f"""
+    [data]
+    file = {json.dumps(str(data))}
+    [model]
+    source = {json.dumps(str(model))}
+    device = "cpu"
+    dtype = "float32"
+    [allow]
+    tasks = ["any"]
+    models = ["any"]
+    class_counts = true
+    [least]
+    examples = 1
+    group = 1
+    held_out = 1
+    """
+
+
 def _environment() -> dict[str, str]:
     short = {
         "NVFLARE_GET_TASK_TIMEOUT": "3",

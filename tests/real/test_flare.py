@@ -25,7 +25,7 @@ from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.results import adapter_of
 from ifedicl.settings import load_settings
 from tests import tiny
-from tests.real.federation import Federation, cli, wait_for
+from tests.real.federation import Federation, cli, owner_file, wait_for
 
 CANARY = "patient Ilsebill Quandt 4711"
 """Stands where the label should be in a row of site d, so that its client raises an error with this text."""
@@ -73,17 +73,6 @@ def write_config(folder: Path, model: Path) -> Path:
     return folder / "config.toml"
 
 
-def client_file(folder: Path, model: Path, site: str) -> str:
-    return f"""
-    [data]
-    file = {json.dumps(str(folder / f"{site}.jsonl"))}
-    [model]
-    source = {json.dumps(str(model))}
-    device = "cpu"
-    dtype = "float32"
-    """
-
-
 @dataclass
 class Story:
     """What happened.
@@ -120,7 +109,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Itera
             return wait_for(f"round {number}", look, 120)
 
         for site in SITES:
-            federation.client_file(site, client_file(folder, llama_folder, site))
+            federation.client_file(site, owner_file(folder / f"{site}.jsonl", llama_folder))
         federation.start("server", *SITES)
         federation.connected(*SITES)
         printed = cli("flare", "job", config, "--out", folder / "job").stdout

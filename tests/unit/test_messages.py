@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -45,6 +46,7 @@ from ifedicl.federation.messages import (
     unpack,
 )
 from ifedicl.metrics import Comparison, Tally
+from ifedicl.privacy.chain import Head
 from ifedicl.progress import STEPS
 from tests import tiny
 
@@ -68,13 +70,16 @@ REQUESTS: list[Request] = [
     GradientRequest("0123456789abcdef", 7, CORE),
     CompareRequest("0123456789abcdef", CORE, READOUT),
 ]
+READOUT_SUMS = ReadoutSums(  # of numbers that float16 holds as they are
+    np.array([[4, 3, 1, 0, 0], [3, 9, 0, 1, 0], [1, 0, 2, 0, 0], [0, 1, 0, 2, 0], [0, 0, 0, 0, 3]], "f8"), np.ones((5, 2)), 3
+)
 REPLIES: list[Reply] = [
     VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float32"),
     ContextReply(),
     UpdateReply(SCALES, 12, 0.625),
     GradientReply(GradientSum({name: array * 3 for name, array in CORE.arrays.items()}, 12, 7.5)),
     EvaluateReply((Tally(9, 4, 3.1415926535897931), Tally(9, 5, 2.0))),
-    StatisticsReply(ReadoutSums(np.eye(5), np.ones((5, 2)), 3)),
+    StatisticsReply(READOUT_SUMS),
     CompareReply(Comparison(Tally(9, 4, 3.5), Tally(9, 5, 2.0), 0.75, 3, (4, 5), (5, 4))),
     *(Failure(code) for code in FailureCode),
 ]
@@ -116,6 +121,40 @@ def test_a_reply_comes_back_as_it_went(reply: Reply) -> None:
     assert_same(reply, decode_reply(encode(reply)))
 
 
+@pytest.mark.parametrize("message", [*REQUESTS, *REPLIES], ids=kind_of)
+def test_the_head_of_a_ledger_travels_around_every_message_and_leaves_it_as_it_is(message: Request | Reply) -> None:
+    decode = decode_request if isinstance(message, get_args(Request)) else decode_reply
+    enveloped = replace(message, head=Head(7, "0123456789abcdef" * 4))
+    received = decode(encode(enveloped))
+    assert received.head == enveloped.head
+    # What is hashed for the ledger is the same on both sides: neither the way nor the envelope shows in it.
+    assert encode(replace(received, head=None)) == encode(message)
+    assert 0 < len(encode(enveloped)) - len(encode(message)) < 130
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        "x",
+        1,
+        [],
+        {},
+        {"version": 2, "head": [7, "0" * 64]},
+        {"version": 1, "head": [0, "0" * 64]},
+        {"version": 1, "head": [7, "0" * 63]},
+        {"version": 1, "head": [7]},
+        {"version": 1, "head": [7.0, "0" * 64]},
+        {"version": 1, "head": [7, "0" * 64], "more": 1},
+    ],
+)
+def test_an_envelope_of_another_form_is_refused(envelope: object) -> None:
+    data = save({}, metadata={"message": json.dumps(["context_reply", {}, envelope])})
+    with pytest.raises(MessageError):
+        decode_reply(data)
+    with pytest.raises(MessageError):
+        decode_reply(save({}, metadata={"message": json.dumps(["context_reply", {}, envelope, envelope])}))
+
+
 def test_means_in_half_precision_come_back_as_half_precision_numbers() -> None:
     halved = VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float16")
     whole = VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float32")
@@ -127,7 +166,7 @@ def test_means_in_half_precision_come_back_as_half_precision_numbers() -> None:
 
 def test_the_scalars_of_32_layers_take_512_raw_bytes() -> None:
     request = UpdateRequest("0123456789abcdef", 7, 3, 10, Coefficients.identity(Form(32)))
-    _, _, arrays = unpack(encode(request))
+    _, _, arrays, _ = unpack(encode(request))
     assert {name: array.nbytes for name, array in arrays.items()} == {"scales": 512}
     # The paper's number, and it is in the frame: nothing else in it grows with the model.
     other = UpdateRequest("0123456789abcdef", 7, 3, 10, Coefficients.identity(Form(64)))

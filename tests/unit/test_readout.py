@@ -45,13 +45,13 @@ def _sums(rows: slice = slice(None)) -> ReadoutSums:
     return ReadoutSums.of(features(STATES[rows], LOGS[rows]), LABELS[rows], 3)
 
 
-def test_the_readout_is_ridge_regression_on_all_examples_together() -> None:
-    phi, penalty = features(STATES, LOGS), PENALTIES[2]
-    unit = (STATES**2).sum() / 7
-    rows = np.concatenate([phi, np.sqrt(penalty * unit) * np.eye(7, 11)])  # ridge as least squares with rows of its own
+def test_the_readout_is_ridge_regression_on_all_examples_together_as_if_standardised() -> None:
+    penalty, deviations = PENALTIES[2], STATES.std(axis=0)
+    standard = features((STATES - STATES.mean(axis=0)) / deviations, LOGS)
+    rows = np.concatenate([standard, np.sqrt(penalty * 60) * np.eye(7, 11)])  # ridge as least squares with rows of its own
     expected = np.linalg.lstsq(rows, np.concatenate([np.eye(3)[LABELS], np.zeros((7, 3))]), rcond=None)[0]
     readout = _sums().solve(None)[2]
-    np.testing.assert_allclose(phi @ readout.weights.T, phi @ expected, atol=2e-4)
+    np.testing.assert_allclose(features(STATES, LOGS) @ readout.weights.T, standard @ expected, atol=2e-4)
 
 
 def test_sums_of_parts_give_the_readout_of_the_whole() -> None:
@@ -67,17 +67,46 @@ def test_a_strong_penalty_leaves_the_label_words() -> None:
     assert hidden[-1] < hidden[0] / 5
 
 
-def test_the_triangle_holds_the_whole_matrix() -> None:
+def test_what_travels_is_the_same_sums_to_float16_of_a_correlation() -> None:
     sums = _sums()
-    back = ReadoutSums.from_triangle(sums.triangle, sums.moment, sums.examples)
-    np.testing.assert_array_equal(back.gram, sums.gram)
-    with pytest.raises(ValueError, match="triangle"):
-        ReadoutSums.from_triangle(sums.triangle[:-1], sums.moment, sums.examples)
+    back = ReadoutSums.from_wire(sums.on_wire, sums.examples)
+    scale = np.sqrt(np.outer(np.diagonal(sums.gram), np.diagonal(sums.gram)))
+    np.testing.assert_allclose(back.gram / scale, sums.gram / scale, atol=5e-4)
+    np.testing.assert_allclose(back.gram[7:], sums.gram[7:], rtol=1e-5, atol=1e-5)
+    for ours, whole in zip(back.solve(None), sums.solve(None), strict=True):
+        phi = features(STATES, LOGS)  # weights may differ where these have nothing: centred log-probabilities sum to 0
+        np.testing.assert_allclose(phi @ ours.weights.T, phi @ whole.weights.T, atol=1e-3)
+    assert sums.on_wire["correlations"].nbytes == 2 * 7 * 6 // 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"correlations": np.zeros(3, "f2")},
+        {"correlations": np.full(21, 1.5, "f2")},
+        {"deviations": np.full(7, -1.0, "f4")},
+        {"means": np.zeros(4, "f4")},
+        {"words": np.zeros((2, 10), "f4")},
+    ],
+    ids=["too few", "beyond 1", "negative", "means of others", "words of others"],
+)
+def test_sums_that_nobody_could_have_are_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"correlations|shapes"):
+        ReadoutSums.from_wire(_sums().on_wire | changed, 60)
+
+
+def test_a_feature_that_never_changes_is_survived() -> None:
+    states = STATES.copy()
+    states[:, 2] = 4.0
+    sums = ReadoutSums.of(features(states, LOGS), LABELS, 3)
+    back = ReadoutSums.from_wire(sums.on_wire, 60)
+    for readout in back.solve(None):
+        assert np.isfinite(readout.weights).all()
 
 
 def test_wide_states_are_projected_and_the_readout_is_not() -> None:
-    assert projection(7, 7, 0) is None
-    matrix = projection(7, 4, 0)
+    assert projection(7, 7, 7, 0) is None
+    matrix = projection(7, 7, 4, 0)
     assert matrix is not None
     assert matrix.shape == (7, 4)
     small = ReadoutSums.of(features(STATES @ matrix, LOGS), LABELS, 3)
@@ -87,6 +116,15 @@ def test_wide_states_are_projected_and_the_readout_is_not() -> None:
     solution = small.solve(None)[0].weights  # on the projected states themselves
     expected = features(STATES @ matrix, LOGS) @ solution.T
     np.testing.assert_allclose(features(STATES, LOGS) @ readout.weights.T, expected, atol=1e-4)
+
+
+def test_two_states_are_projected_apart() -> None:
+    matrix = projection(14, 7, 8, 0)
+    assert matrix is not None
+    assert matrix.shape == (14, 8)
+    assert not matrix[:7, 4:].any()
+    assert not matrix[7:, :4].any()
+    assert matrix[:7, :4].all()
 
 
 def test_probabilities_sum_to_one_and_a_temperature_changes_no_label() -> None:
@@ -104,6 +142,8 @@ def test_what_is_read_is_what_the_labels_are_scored_from(backbone: Backbone, tas
     reading = scorer.read(prompts)
     np.testing.assert_array_equal(reading.logs, scorer.log_probabilities(prompts))
     np.testing.assert_allclose(reading.states, scorer.features(prompts), rtol=1e-4, atol=1e-5)
+    both = scorer.read(prompts, 1)
+    np.testing.assert_allclose(both.states[:, : backbone.width], reading.states, rtol=1e-4, atol=1e-5)
     zeros = Readout(
         np.concatenate([np.zeros((len(task.labels), backbone.width)), np.eye(len(task.labels))], axis=1).astype("f4")
     )
@@ -123,7 +163,7 @@ def test_a_federation_ends_with_a_readout_that_all_examples_made(backbone: Backb
     for client in clients:
         client.prepare(tiny.TASK, tiny.method(rounds={"rounds": 2}, readout={}))
         assert client._job is not None
-        own = client._job.readout_sums(outcome.context, coefficients, 1024)
+        own = client._job.readout_sums(outcome.context, coefficients, 2048)
         assert own.examples == len(client._job.roles[Role.TRAIN])
         sums = own if sums is None else sums.combine(own)
     assert sums is not None
@@ -147,7 +187,7 @@ def test_the_readout_is_the_same_whoever_holds_the_examples(backbone: Backbone) 
             client = Client(f"c{begin}", examples[begin:end], backbone, secret=b"s")
             client.prepare(tiny.TASK, method)
             assert client._job is not None
-            own = client._job.readout_sums(context, identity, 1024)
+            own = client._job.readout_sums(context, identity, 2048)
             sums = own if sums is None else sums.combine(own)
         assert sums is not None
         totals.append(sums)
@@ -168,13 +208,16 @@ def test_a_finished_run_asks_for_no_second_readout(backbone: Backbone, tmp_path:
     assert [item.step for item in again.state.traffic[asked:]] in ([], ["context"] * len(clients))
 
 
-def test_the_adapter_keeps_its_readout(backbone: Backbone, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layer", [None, 1])
+def test_the_adapter_keeps_its_readout(backbone: Backbone, tmp_path: Path, layer: int | None) -> None:
     model = ModelSettings(source=backbone.source, device="cpu", dtype="float32")
-    weights = np.random.default_rng(3).normal(size=(2, backbone.width + 3)).astype("f4")
-    adapter = replace(runs.zero_shot_adapter(backbone, model, tiny.TASK), readout=Readout(weights))
+    hidden = backbone.width * (1 if layer is None else 2)
+    weights = np.random.default_rng(3).normal(size=(2, hidden + 3)).astype("f4")
+    adapter = replace(runs.zero_shot_adapter(backbone, model, tiny.TASK), readout=Readout(weights, layer))
     adapter.save(tmp_path / "a")
     loaded = Adapter.load(tmp_path / "a")
     assert loaded.readout is not None
+    assert loaded.readout.pooled_layer == layer
     np.testing.assert_array_equal(loaded.readout.weights, weights)
     texts = [example.text for example in tiny.examples(4)]
     ours = loaded.classifier(backbone).log_probabilities(texts)

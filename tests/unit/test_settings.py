@@ -13,6 +13,7 @@ from ifedicl.errors import ConfigError
 from ifedicl.settings import (
     Method,
     ReadoutSettings,
+    RobustSettings,
     RunSettings,
     SubspaceSettings,
     load_preset,
@@ -138,7 +139,7 @@ def test_the_written_config_shows_every_setting_with_its_default() -> None:
         for line in text.splitlines()
     ]
     uncommented = tomllib.loads("\n".join(lines))
-    for section in (SubspaceSettings, ReadoutSettings):  # off unless they are there
+    for section in (SubspaceSettings, ReadoutSettings, RobustSettings):  # off unless they are there
         name = section.__name__.removesuffix("Settings").lower()
         assert uncommented.pop(name) == section().model_dump(), name
     defaults = validated(RunSettings, given, "template")

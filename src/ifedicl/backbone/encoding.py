@@ -101,6 +101,17 @@ class Encoder:
                 truncated += 1
         return Prompts(tuple(encoded), truncated)
 
+    def text_span(self, prompt: Tokens) -> range:
+        """Where the text stands in an encoded prompt: the tokens between those that the bare template begins and ends with.
+
+        The first token of all is left out where others remain: models use it as a resting place, and its state says nothing.
+        """
+        most = min(len(prompt) - 1, len(self._empty))
+        before = _shared(prompt, self._empty, most)
+        after = _shared(prompt[::-1], self._empty[::-1], most - before)
+        end = len(prompt) - after
+        return range(min(max(before, 1), end - 1), end)
+
     def _cut(self, text: str) -> Tokens:
         """The longest beginning of ``text`` whose prompt fits, by bisection: right for every tokenizer."""
         fits, too_long = 0, len(text)
@@ -154,3 +165,8 @@ class Encoder:
         # A chat turn brings its own special tokens.
         tokens: list[list[int]] = self._tokenizer(prompts, add_special_tokens=self._task.turn == "raw")["input_ids"]
         return tokens
+
+
+def _shared(first: Tokens, second: Tokens, most: int) -> int:
+    """With how many equal tokens, ``most`` at most, both begin."""
+    return next((place for place in range(most) if first[place] != second[place]), most)

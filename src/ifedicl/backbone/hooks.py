@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -84,6 +84,42 @@ def record(backbone: Backbone) -> Iterator[Recording]:
         yield recording
 
 
+@dataclass(frozen=True, eq=False)
+class Injection:
+    """Coefficients and what they weigh, where the model runs.
+
+    Attributes:
+        context: global vectors and basis, on the model's device.
+        scales: ``(L, 2, 2)`` float32 on the CPU.
+        active: ``(L, 2)``: the writes to change; the others run as they are.
+        core: ``(L, 2, r, r)`` float32 on the model's device; None without a subspace.
+    """
+
+    context: ContextTensors
+    scales: Tensor
+    active: npt.NDArray[np.bool_]
+    core: Tensor | None = None
+
+    @classmethod
+    def of(cls, context: Context, coefficients: Coefficients, device: torch.device) -> Injection:
+        """Of finished coefficients; writes that they do not change run as they are."""
+        core = None if coefficients.core is None else torch.from_numpy(coefficients.core).to(device)
+        return cls(context.on(device), torch.from_numpy(coefficients.scales), coefficients.active, core)
+
+    def changed(self, layer: int, write: int, output: Tensor) -> Tensor:
+        """``β·y + λ·v + Uᵀ Γ U y`` of one write, ``(..., d)``; the write itself where it is not active."""
+        if not self.active[layer, write]:
+            return output
+        return inject(
+            output,
+            self.context.vectors[layer, write],
+            self.scales[layer, write, CONTEXT],
+            self.scales[layer, write, ACTIVATION],
+            None if self.context.basis is None else self.context.basis[layer, write],
+            None if self.core is None else self.core[layer, write],
+        )
+
+
 @contextmanager
 def injected(
     backbone: Backbone,
@@ -104,15 +140,11 @@ def injected(
         core: ``(L, 2, r, r)`` float32 on the model's device, likewise; None without a subspace.
         noise: added to each injected write, for calibration only.
     """
+    injection = Injection(context, scales, active, core)
 
     def changer(layer: int, write: int) -> _Hook:
-        vector = context.vectors[layer, write]
-        context_scale, activation_scale = scales[layer, write, CONTEXT], scales[layer, write, ACTIVATION]
-        basis = None if context.basis is None else context.basis[layer, write]
-        own_core = None if core is None else core[layer, write]
-
         def change(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-            result = inject(output, vector, context_scale, activation_scale, basis, own_core)
+            result = injection.changed(layer, write, output)
             return result if noise is None else noise.added(result)
 
         return change
@@ -133,9 +165,38 @@ def applied(backbone: Backbone, context: Context, coefficients: Coefficients) ->
         context: global vectors and basis.
         coefficients: writes that they do not change run as they are.
     """
-    core = None if coefficients.core is None else torch.from_numpy(coefficients.core).to(backbone.device)
-    scales = torch.from_numpy(coefficients.scales)
-    return injected(backbone, context.on(backbone.device), scales, coefficients.active, core=core)
+    own = Injection.of(context, coefficients, backbone.device)
+    return injected(backbone, own.context, own.scales, own.active, core=own.core)
+
+
+@contextmanager
+def injected_by_row(backbone: Backbone, spans: Sequence[tuple[Injection | None, int]]) -> Iterator[None]:
+    """Inject something else into each span of rows of one forward pass; for inference.
+
+    Args:
+        backbone: the model; its weights are untouched.
+        spans: what is injected into how many rows, in the order of the rows; None: these rows run as they are.
+    """
+    counts = [count for _, count in spans]
+
+    def changer(layer: int, write: int) -> _Hook:
+        def change(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
+            # OPT flattens (B, T, d) to (B·T, d) for its MLP.
+            parts = torch.split(output.view(sum(counts), -1, output.shape[-1]), counts)
+            own = [
+                part if injection is None else injection.changed(layer, write, part)
+                for (injection, _), part in zip(spans, parts, strict=True)
+            ]
+            return (own[0] if len(own) == 1 else torch.cat(own)).view_as(output)
+
+        return change
+
+    with ExitStack() as stack:
+        for layer, modules in enumerate(backbone.writes):
+            for write, module in enumerate(modules):
+                if any(injection is not None and injection.active[layer, write] for injection, _ in spans):
+                    stack.enter_context(_hooked(module, changer(layer, write)))
+        yield
 
 
 @contextmanager

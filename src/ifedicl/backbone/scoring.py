@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from ifedicl.backbone.encoding import Encoder, LabelTree, Prompts, Tokens
 from ifedicl.backbone.load import Backbone, Prefix
+from ifedicl.backbone.pooling import Span, pooled
 from ifedicl.backbone.upper import UpperLayers
 from ifedicl.core.readout import Readout
 from ifedicl.task import Task
@@ -99,7 +100,8 @@ class Reading:
     """What a model says of prompts.
 
     Attributes:
-        states: ``(N, d)`` float32, the last hidden state at each prompt's last token, which predicts the label word.
+        states: ``(N, d)`` float32, the last hidden state at each prompt's last token, which predicts the label word. Where the
+            mean state of the text's tokens was asked for, it stands behind: ``(N, 2d)``.
         logs: ``(N, C)`` float32, ``log P(label | prompt)`` among the labels by their words.
     """
 
@@ -191,15 +193,22 @@ class Scorer:
             ``(N, C)``, rows in the order given; each row's exponentials sum to 1.
         """
         result = np.empty((len(prompts.tokens), len(self.task.labels)), dtype=np.float32)
-        for batch, states, logs in self._readings(prompts, on_progress):
+        pooled_layer = None if readout is None else readout.pooled_layer
+        for batch, states, logs in self._readings(prompts, pooled_layer, on_progress):
             result[batch] = logs if readout is None else readout.log_probabilities(states.float().cpu().numpy(), logs)
         return result
 
-    def read(self, prompts: Prompts) -> Reading:
-        """Hidden states and label words' log-probabilities of any number of prompts, from one pass."""
-        states = np.empty((len(prompts.tokens), self.backbone.width), dtype=np.float32)
+    def read(self, prompts: Prompts, pooled_layer: int | None = None) -> Reading:
+        """Hidden states and label words' log-probabilities of any number of prompts, from one pass.
+
+        Args:
+            prompts: ``N`` encoded prompts.
+            pooled_layer: also read the text's mean state where it enters this layer, 1 to ``L``.
+        """
+        width = self.backbone.width * (1 if pooled_layer is None else 2)
+        states = np.empty((len(prompts.tokens), width), dtype=np.float32)
         logs = np.empty((len(prompts.tokens), len(self.task.labels)), dtype=np.float32)
-        for batch, own_states, own_logs in self._readings(prompts, None):
+        for batch, own_states, own_logs in self._readings(prompts, pooled_layer, None):
             states[batch], logs[batch] = own_states.float().cpu().numpy(), own_logs
         return Reading(states, logs)
 
@@ -208,8 +217,8 @@ class Scorer:
         """``(N, d)``: the last hidden state at each prompt's last token, which predicts the label word."""
         result = np.empty((len(prompts.tokens), self.backbone.width), dtype=np.float32)
         for batch in length_batches([len(tokens) for tokens in prompts.tokens], self.budget):
-            states = self._last_states([prompts.tokens[position] for position in batch], None)
-            result[batch] = states.float().cpu().numpy()
+            own = [prompts.tokens[position] for position in batch]
+            result[batch] = _last(self._states(own, None), own).float().cpu().numpy()
         return result
 
     def batches(self, prompts: Sequence[Tokens], prefix: Prefix | None = None) -> list[list[int]]:
@@ -219,17 +228,25 @@ class Scorer:
             prompts: encoded prompts; with a ``prefix``, what follows it.
             prefix: the beginning of all of them, whose keys and values every row of a pass holds.
         """
-        paths, extra, before = len(self._tree.paths), max(map(len, self._tree.paths)), prefix.length if prefix else 0
-        share = self.budget.tokens / self.budget.remembered
-        lengths = [max(len(tokens) + extra, math.ceil((before + len(tokens) + extra) * share)) for tokens in prompts]
-        return length_batches([length * paths for length in lengths], self.budget)
+        before, share = prefix.length if prefix else 0, self.budget.tokens / self.budget.remembered
+        lengths = [max(self.longest(tokens), math.ceil((before + self.longest(tokens)) * share)) for tokens in prompts]
+        return length_batches([length * self.paths for length in lengths], self.budget)
 
-    def _without_prefix(self, prompts: Sequence[Tokens]) -> tuple[Prefix | None, Sequence[Tokens]]:
-        """The beginning that all prompts share, run, where it is worth it; and what follows it in each, a token or more."""
+    @property
+    def paths(self) -> int:
+        """``P``: how many sequences are run for one prompt."""
+        return len(self._tree.paths)
+
+    def longest(self, prompt: Tokens) -> int:
+        """Tokens of the longest sequence that is run for a prompt."""
+        return len(prompt) + max(map(len, self._tree.paths))
+
+    def _without_prefix(self, prompts: Sequence[Tokens], most: int | None) -> tuple[Prefix | None, Sequence[Tokens]]:
+        """The beginning that all prompts share, of ``most`` tokens, run, where it is worth it; and what follows it in each."""
         if len(prompts) < 2 or self._upper is not None:  # kept states are of whole sequences
             return None, prompts
         first, last = min(prompts), max(prompts)
-        longest = min(map(len, prompts)) - 1
+        longest = min([*(len(prompt) - 1 for prompt in prompts), *([] if most is None else [most])])
         shared = next((place for place in range(longest) if first[place] != last[place]), longest)
         if shared < _FEWEST_SHARED:
             return None, prompts
@@ -237,23 +254,57 @@ class Scorer:
 
     @torch.inference_mode()
     def _readings(
-        self, prompts: Prompts, on_progress: Callable[[int], None] | None
+        self, prompts: Prompts, pooled_layer: int | None, on_progress: Callable[[int], None] | None
     ) -> Iterator[tuple[list[int], Tensor, npt.NDArray[np.float32]]]:
-        """Positions, ``(B, d)`` states and ``(B, C)`` log-probabilities of batch after batch."""
-        prefix, rests = self._without_prefix(prompts.tokens)
+        """Positions, ``(B, d)`` or ``(B, 2d)`` states and ``(B, C)`` log-probabilities of batch after batch."""
+        spans = self.spans(prompts.tokens, pooled_layer)
+        text_begins = None if pooled_layer is None else min((span.first for span in spans if span), default=0)
+        prefix, rests = self._without_prefix(prompts.tokens, text_begins)
         for batch in self.batches(rests, prefix):
-            states, scores = self._read([rests[position] for position in batch], prefix)
+            own = [_moved(spans[position], prefix) for position in batch]
+            states, scores = self._read([rests[position] for position in batch], prefix, own)
             yield batch, states, scores.log_softmax(dim=-1).cpu().numpy()
             if on_progress is not None:
                 on_progress(len(batch))
 
-    def _read(self, prompts: Sequence[Tokens], prefix: Prefix | None) -> tuple[Tensor, Tensor]:
-        """``(B, d)`` states that predict the first token of the label word, and ``(B, C)`` label scores."""
+    def spans(self, prompts: Sequence[Tokens], pooled_layer: int | None) -> list[Span | None]:
+        """Where the text of each prompt is read on its way; None everywhere without a layer."""
+        if pooled_layer is None:
+            return [None] * len(prompts)
+        texts = [self.encoder.text_span(prompt) for prompt in prompts]
+        return [Span(pooled_layer, text.start, text.stop) for text in texts]
+
+    def spread(self, spans: Sequence[Span | None]) -> list[Span | None]:
+        """From one for each prompt to one for each of its ``P`` sequences: the first one's is enough."""
+        return [None if path else span for span in spans for path in range(self.paths)]
+
+    def sequences(self, prompts: Sequence[Tokens]) -> list[Tokens]:
+        """What is run for ``B`` prompts: each with every path of the label words, ``B·P`` sequences."""
+        return [prompt + path for prompt in prompts for path in self._tree.paths]
+
+    def scored(self, states: Tensor, prompts: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
+        """What the model says of prompts, from a pass over :meth:`sequences`.
+
+        Args:
+            states: ``(B·P, T, d)`` last hidden states.
+            prompts: ``B`` of them.
+
+        Returns:
+            ``(B, d)`` states that predict the first token of the label word, and ``(B, C)`` label scores.
+        """
         if not self._tree.is_flat:
-            return self._tree_read(prompts, prefix)
-        states = self._last_states(prompts, prefix)
+            return self._tree_scored(states, prompts)
+        last = _last(states, prompts)
         # One token each: the vocabulary's normaliser is the same for all, so only their own logits are needed.
-        return states, self.backbone.logits(states, self._first_tokens)
+        return last, self.backbone.logits(last, self._first_tokens)
+
+    def _read(
+        self, prompts: Sequence[Tokens], prefix: Prefix | None, spans: Sequence[Span | None] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``(B, d)`` states that predict the first token of the label word, with spans ``(B, 2d)``; ``(B, C)`` label scores."""
+        with pooled(self.backbone, [] if spans is None else self.spread(spans)) as caught:
+            states, scores = self.scored(self._states(self.sequences(prompts), prefix), prompts)
+        return with_text(states, list(caught.values())), scores
 
     def _states(self, sequences: Sequence[Tokens], prefix: Prefix | None) -> Tensor:
         """``(B, T, d)``."""
@@ -262,15 +313,8 @@ class Scorer:
             return self.backbone.hidden_states(padded, prefix)
         return self._upper.hidden_states(sequences, padded)
 
-    def _last_states(self, prompts: Sequence[Tokens], prefix: Prefix | None) -> Tensor:
-        """``(B, d)``: the state that predicts the first token of the label word."""
-        states = self._states(prompts, prefix)
-        return states[torch.arange(len(prompts)), [len(prompt) - 1 for prompt in prompts]]
-
-    def _tree_read(self, prompts: Sequence[Tokens], prefix: Prefix | None) -> tuple[Tensor, Tensor]:
+    def _tree_scored(self, states: Tensor, prompts: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
         paths = len(self._tree.paths)
-        sequences = [prompt + path for prompt in prompts for path in self._tree.paths]
-        states = self._states(sequences, prefix)  # (B·P, T, d)
         rows = [[number * paths + path for path in self._reader.path] for number in range(len(prompts))]
         columns = [[len(prompt) - 1 + depth for depth in self._reader.depth] for prompt in prompts]
         nodes = {node: position for position, node in enumerate(self._tree.nodes)}
@@ -290,3 +334,20 @@ class Scorer:
     @staticmethod
     def _lengths(words: Sequence[Tokens], like: Tensor) -> Tensor:
         return torch.tensor([len(word) for word in words], device=like.device, dtype=like.dtype)
+
+
+def _last(states: Tensor, prompts: Sequence[Tokens]) -> Tensor:
+    """``(B, d)`` of ``(B, T, d)``: the state that predicts the first token of the label word."""
+    return states[torch.arange(len(prompts)), [len(prompt) - 1 for prompt in prompts]]
+
+
+def with_text(states: Tensor, text: Sequence[Tensor]) -> Tensor:
+    """``(B, d)`` states with the ``B`` text means behind them, ``(B, 2d)`` float32; without any, as they are."""
+    return torch.cat([states.float(), torch.stack(list(text))], dim=1) if text else states
+
+
+def _moved(span: Span | None, prefix: Prefix | None) -> Span | None:
+    """The same tokens, counted from behind the prefix."""
+    if span is None or prefix is None:
+        return span
+    return Span(span.layer, span.first - prefix.length, span.end - prefix.length)

@@ -90,7 +90,8 @@ class UpperLayers:
             caught.append(states)
             raise _EnteredError
 
-        handle = self._backbone.blocks[self._first - 1].register_forward_hook(catch)
+        # Ahead of whoever reads states there: this pass is of other rows than theirs.
+        handle = self._backbone.blocks[self._first - 1].register_forward_hook(catch, prepend=True)
         try:
             self._backbone.hidden_states(tokens)
         except _EnteredError:

@@ -1,4 +1,6 @@
-"""The readout: a linear classifier on what the adapted model knows at the token that predicts the label, in closed form.
+"""The readout: a linear classifier on what the adapted model knows of a text, in closed form.
+
+It reads the last hidden state at the token that predicts the label, and the mean state of the text's tokens halfway up.
 
 Past the paper, which reads the label words' logits alone. Clients send sums over their examples, from which ridge regression
 follows exactly: the result is that of pooled text, whoever holds it. The label words' own log-probabilities are among the
@@ -8,49 +10,56 @@ hidden state.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import block_diag
 
 from ifedicl import seeds
 from ifedicl.core.vectors import Array32, Array64
 
-PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
-"""Of the hidden state's weights, in units of its mean square."""
+PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0)
+"""Of the hidden states' weights, in units of each feature's scatter: as if all had been standardised."""
 TEMPERATURES = (2.0, 4.0, 8.0)
 """Regression aims at 0 and 1; times one of these, its scores are logits."""
 
 
 @dataclass(frozen=True)
 class Readout:
-    """Label scores as a linear function of hidden state and label log-probabilities.
+    """Label scores as a linear function of hidden states and label log-probabilities.
 
     Attributes:
-        weights: ``(C, d + C + 1)`` float32: of the last hidden state, of the centred label log-probabilities, and of 1.
+        weights: ``(C, h + C + 1)`` float32: of the hidden states, of the centred label log-probabilities, and of 1.
+        pooled_layer: which layer the text's mean state is read at, behind the last hidden state (``h = 2d``); None: only the
+            latter is (``h = d``).
     """
 
     weights: Array32
+    pooled_layer: int | None = None
 
     def __post_init__(self) -> None:
         shape = self.weights.shape
         if self.weights.dtype != np.float32 or len(shape) != 2 or shape[1] <= shape[0] + 1:
-            raise ValueError(f"readout {self.weights.dtype} {shape} is not float32 (C, d + C + 1)")
+            raise ValueError(f"readout {self.weights.dtype} {shape} is not float32 (C, h + C + 1)")
 
-    def fits(self, classes: int, width: int) -> bool:
-        """Whether it reads so many labels off a model of this width."""
-        return self.weights.shape == (classes, feature_count(width, classes))
+    def fits(self, classes: int, layers: int, width: int) -> bool:
+        """Whether it reads so many labels off a model of this size."""
+        known = self.pooled_layer is None or 1 <= self.pooled_layer <= layers
+        return known and self.weights.shape == (classes, feature_count(hidden_count(width, self.pooled_layer), classes))
 
     def sharpened(self, temperature: float) -> Readout:
         """The same with all scores times ``temperature``: other probabilities, the same labels."""
-        return Readout((self.weights * np.float32(temperature)).astype(np.float32))
+        return replace(self, weights=(self.weights * np.float32(temperature)).astype(np.float32))
 
     def log_probabilities(self, states: npt.NDArray[np.floating], logs: npt.NDArray[np.floating]) -> Array32:
         """``(N, C)`` among the labels.
 
         Args:
-            states: ``(N, d)``, the last hidden state at the token that predicts the label.
+            states: ``(N, h)``, the last hidden state at the token that predicts the label, and the text's mean state where
+                there is a :attr:`pooled_layer`.
             logs: ``(N, C)``, the label words' log-probabilities.
         """
         scores = features(states, logs) @ self.weights.T.astype(np.float64)
@@ -62,7 +71,7 @@ class ReadoutSums:
     """All that ridge regression needs to know of examples; sums of two sets of them add up.
 
     Attributes:
-        gram: ``(F, F)`` float64, ``ΣφφT`` of their ``F = m + C + 1`` features.
+        gram: ``(F, F)`` float64, ``ΣφφT`` of their ``F = m + C + 1`` features, the last of which is 1.
         moment: ``(F, C)`` float64, ``Σφy`` with the label one-hot.
         examples: how many.
     """
@@ -78,21 +87,57 @@ class ReadoutSums:
         return cls(features.T @ features, features.T @ targets, len(labels))
 
     @classmethod
-    def from_triangle(cls, triangle: npt.NDArray[np.floating], moment: npt.NDArray[np.floating], examples: int) -> Self:
-        """From what travels: :attr:`triangle`, moment, and the number of examples."""
-        size = len(moment)
-        if moment.ndim != 2 or triangle.shape != (size * (size + 1) // 2,):
-            raise ValueError(f"a triangle {triangle.shape} for a moment {moment.shape}")
-        gram = np.zeros((size, size))
-        gram[np.triu_indices(size)] = triangle
-        gram += np.triu(gram, 1).T
-        return cls(gram, moment.astype(np.float64), examples)
+    def from_wire(cls, arrays: Mapping[str, npt.NDArray[np.generic]], examples: int) -> Self:
+        """From what travels.
+
+        Raises:
+            KeyError, ValueError: it is not that.
+        """
+        means, deviations, moment = (arrays[name].astype(np.float64) for name in ("means", "deviations", "moment"))
+        words = arrays["words"].astype(np.float64)  # (C, F - 1)
+        size, classes = moment.shape
+        hidden = size - classes - 1
+        correlations = arrays["correlations"].astype(np.float64)
+        shapes = means.shape, deviations.shape, words.shape, correlations.shape
+        if hidden < 1 or shapes != ((size - 1,), (hidden,), (classes, size - 1), (hidden * (hidden - 1) // 2,)):
+            raise ValueError(f"sums of shapes {shapes} for a moment {moment.shape}")
+        if (np.abs(correlations) > _LARGEST_CORRELATION).any() or (deviations < 0).any():
+            raise ValueError("correlations beyond 1, or negative deviations")
+        scatter = np.zeros((size - 1, size - 1))
+        scatter[:hidden, :hidden][np.triu_indices(hidden, 1)] = correlations
+        scatter[:hidden, :hidden] += scatter[:hidden, :hidden].T + np.eye(hidden)
+        scatter[:hidden, :hidden] *= np.outer(deviations, deviations)
+        scatter[hidden:], scatter[:, hidden:] = words, words.T
+        gram = np.empty((size, size))
+        gram[:-1, :-1] = scatter + examples * np.outer(means, means)
+        gram[-1, :-1] = gram[:-1, -1] = examples * means
+        gram[-1, -1] = examples
+        return cls(gram, moment, examples)
 
     @property
-    def triangle(self) -> Array64:
-        """``(F (F + 1) / 2,)``: the upper half of the symmetric ``gram``."""
-        upper: Array64 = self.gram[np.triu_indices(len(self.gram))]
-        return upper
+    def on_wire(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Means, deviations and correlations: the same sums in numbers of like size, so that float16 does for most of them.
+
+        ``means`` ``(F - 1,)``, ``deviations`` ``(m,)``, ``words`` ``(C, F - 1)`` (scatter of the label log-probabilities, which
+        no penalty steadies) and ``moment`` ``(F, C)`` in float32; ``correlations`` ``(m (m - 1) / 2,)`` in float16.
+        """
+        size, classes = self.moment.shape
+        hidden = size - classes - 1
+        means = self.gram[-1, :-1] / max(self.examples, 1)
+        scatter = self._scatter
+        deviations = np.sqrt(np.maximum(np.diagonal(scatter)[:hidden], 0.0))
+        scale = np.where(deviations > 0, deviations, 1.0)
+        correlations = scatter[:hidden, :hidden] / np.outer(scale, scale)
+        single = {"means": means, "deviations": deviations, "words": scatter[hidden:], "moment": self.moment}
+        arrays: dict[str, npt.NDArray[np.generic]] = {name: array.astype(np.float32) for name, array in single.items()}
+        return arrays | {"correlations": np.clip(correlations[np.triu_indices(hidden, 1)], -1.0, 1.0).astype(np.float16)}
+
+    @property
+    def _scatter(self) -> Array64:
+        """``(F - 1, F - 1)``: sums of products of what is left of the features without their means."""
+        totals = self.gram[-1, :-1]
+        scatter: Array64 = self.gram[:-1, :-1] - np.outer(totals, totals) / max(self.examples, 1)
+        return scatter
 
     @property
     def is_finite(self) -> bool:
@@ -103,29 +148,38 @@ class ReadoutSums:
         """The sums over both sets of examples."""
         return ReadoutSums(self.gram + other.gram, self.moment + other.moment, self.examples + other.examples)
 
-    def solve(self, projection: Array64 | None) -> list[Readout]:
+    def solve(self, projection: Array64 | None, pooled_layer: int | None = None) -> list[Readout]:
         """One readout for each of :data:`PENALTIES`, of temperature 1.
 
         Args:
             projection: as :func:`projection` gave the clients.
+            pooled_layer: as the clients read the text's mean state.
         """
         size, classes = self.moment.shape
         hidden = size - classes - 1
-        unit = np.trace(self.gram[:hidden, :hidden]) / hidden
+        scatter = np.maximum(np.diagonal(self._scatter)[:hidden], 0.0)
         penalised = np.zeros(size)
-        penalised[:hidden] = unit
+        penalised[:hidden] = scatter + 1e-9 * scatter.sum()  # a feature that never changes has nothing to say
         # A whisker on all keeps the system regular: centred log-probabilities sum to zero.
         whisker = 1e-6 * np.trace(self.gram) / size
         readouts = []
         for penalty in PENALTIES:
             solution = np.linalg.solve(self.gram + np.diag(penalty * penalised + whisker), self.moment)  # (F, C)
             own = solution[:hidden] if projection is None else projection @ solution[:hidden]
-            readouts.append(Readout(np.concatenate([own, solution[hidden:]]).T.astype(np.float32)))
+            readouts.append(Readout(np.concatenate([own, solution[hidden:]]).T.astype(np.float32), pooled_layer))
         return readouts
 
 
+_LARGEST_CORRELATION = 1.01
+
+
+def hidden_count(width: int, pooled_layer: int | None) -> int:
+    """``h``: so many numbers of hidden states are read."""
+    return width if pooled_layer is None else 2 * width
+
+
 def feature_count(hidden: int, classes: int) -> int:
-    """``F``: so many numbers of the hidden state, one log-probability a label, and 1."""
+    """``F``: so many numbers of the hidden states, one log-probability a label, and 1."""
     return hidden + classes + 1
 
 
@@ -135,13 +189,18 @@ def features(states: npt.NDArray[np.floating], logs: npt.NDArray[np.floating]) -
     return np.concatenate([states, centred, np.ones((len(states), 1))], axis=1).astype(np.float64)
 
 
-def projection(width: int, most: int, seed: int) -> Array64 | None:
-    """``(d, m)`` random directions for states wider than ``most``, the same for all of a run; None where they are not."""
-    if width <= most:
+def projection(hidden: int, width: int, most: int, seed: int) -> Array64 | None:
+    """``(h, m)`` random directions for states of more than ``most`` numbers, the same for all of a run; None for others.
+
+    Each state of ``width`` numbers has directions of its own, so that a large one does not drown the other.
+    """
+    if hidden <= most:
         return None
-    draw = seeds.generator(seed, "projection")
-    drawn: Array64 = draw.standard_normal((width, most)) / np.sqrt(most)
-    return drawn
+    draw, parts = seeds.generator(seed, "projection"), hidden // width
+    share = most // parts
+    blocks = [draw.standard_normal((width, share)) / np.sqrt(share) for _ in range(parts)]
+    directions: Array64 = block_diag(*blocks)
+    return directions
 
 
 def log_softmax(scores: Array64) -> Array64:

@@ -35,6 +35,8 @@ from ifedicl.settings import Method, ModelSettings, load_preset
 
 _RUN = "demo"
 _COORDINATOR = "coordinator@example.org"
+LARGEST_SUM, LARGEST_LOG = 1e-4, 1e-2
+"""What may differ between two engines: relative, of sums; nats, of label log-probabilities."""
 _PATIENCE = 120.0  # seconds for all sites to connect
 
 
@@ -51,6 +53,11 @@ class Comparison:
     seconds: float
     largest_sum: float
     largest_log: float
+
+    @property
+    def is_equal(self) -> bool:
+        """But for rounding."""
+        return self.largest_sum <= LARGEST_SUM and self.largest_log <= LARGEST_LOG
 
 
 def play(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo") -> Comparison:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from ifedicl.errors import TooFewClientsError
@@ -24,7 +25,10 @@ from ifedicl.federation.messages import (
     StatisticsReply,
     UpdateReply,
     VectorsReply,
+    encode,
 )
+from ifedicl.privacy.chain import Head
+from ifedicl.privacy.heads import HeadLog, Received
 
 R = TypeVar("R", VectorsReply, ContextReply, UpdateReply, GradientReply, EvaluateReply, StatisticsReply, CompareReply)
 
@@ -45,6 +49,7 @@ class Clients:
         self._assignment = assignment
         self._memory = memory
         self._observer = observer
+        self._heads = HeadLog(memory.heads_file)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -109,17 +114,36 @@ class Clients:
         self._observer(StepStarted(step, state.round, len(requests)))
         replies: dict[str, R] = {}
         failures: dict[str, FailureCode] = {}
-        traffic = list(state.traffic)
-        for delivery in self._engine.exchange(requests, self._assignment.method.rounds.deadline_seconds):
+        traffic, received = list(state.traffic), []
+        told = {name: _told(request, state.heads.get(name)) for name, request in requests.items()}
+        for delivery in self._engine.exchange(told, self._assignment.method.rounds.deadline_seconds):
             reply = delivery.reply
+            if reply.head is not None:
+                digest = hashlib.sha256(encode(replace(reply, head=None))).hexdigest()
+                received.append(Received(delivery.client, reply.head, digest, self._assignment.digest, step, state.round))
             if isinstance(reply, expected) and usable(reply):
                 replies[delivery.client] = reply
             else:
                 failures[delivery.client] = reply.code if isinstance(reply, Failure) else FailureCode.BAD_REPLY
             traffic.append(_traffic(delivery, step, state.round, failures.get(delivery.client)))
             self._observer(Delivered(traffic[-1]))
-        self._memory.note(traffic=tuple(traffic))
+        self._heads.note(received)
+        known = dict(state.heads)
+        for item in received:
+            # Another ledger in place of the one that is known is written down, and not believed from then on.
+            if failures.get(item.client) is not FailureCode.LEDGER and _grew(known.get(item.client), item.head):
+                known[item.client] = item.head
+        self._memory.note(traffic=tuple(traffic), heads=known)
         return replies, failures
+
+
+def _grew(before: Head | None, after: Head) -> bool:
+    return before is None or after.entries > before.entries
+
+
+def _told(request: Request, head: Head | None) -> Request:
+    """With what is known of the client's ledger. The context, by far the largest request, is one for all and goes without."""
+    return request if head is None or isinstance(request, ContextRequest) else replace(request, head=head)
 
 
 def _traffic(delivery: Delivery, step: str, round_number: int, failure: FailureCode | None) -> Traffic:

@@ -27,6 +27,12 @@ class ModelShape:
     width: int
 
 
+def run_digest(task: Task, method: Method, fingerprint: str) -> str:
+    """Names a run: coordinator and clients make it of the same things."""
+    content = [task.digest, method.model_dump(mode="json"), fingerprint]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Assignment:
     """One task, by one method, on one model."""
@@ -38,8 +44,7 @@ class Assignment:
     @cached_property
     def digest(self) -> str:
         """Names the run: a checkpoint belongs to one."""
-        content = [self.task.digest, self.method.model_dump(mode="json"), self.model.fingerprint]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return run_digest(self.task, self.method, self.model.fingerprint)
 
     @property
     def form(self) -> Form:

@@ -18,6 +18,7 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import ConfigError, Fault, MessageError, StorageError
 from ifedicl.federation.messages import Arrays, pack, unpack
 from ifedicl.metrics import Tally
+from ifedicl.privacy.chain import Head
 
 _KIND = "checkpoint"
 _HEADER = (
@@ -104,6 +105,7 @@ class State:
         client_vectors: sums and counts of each client.
         cursors: what each client's vectors reply gave.
         dtypes: what each client's model computes in.
+        heads: of each client's ledger, as its last reply told; of those that keep one.
         context: global vectors and basis; None before stage 2a.
         moments: of the server's optimizer; None where it only averages.
         readout: of the best round; None before it is made, and where the label words do better.
@@ -125,6 +127,7 @@ class State:
     client_vectors: Mapping[str, ContextVectors] = field(default_factory=dict)
     cursors: Mapping[str, str] = field(default_factory=dict)
     dtypes: Mapping[str, str] = field(default_factory=dict)
+    heads: Mapping[str, Head] = field(default_factory=dict)
     context: Context | None = None
     moments: Moments | None = None
     readout: Readout | None = None
@@ -146,6 +149,11 @@ class Memory:
         """Begin with ``state``; nothing is written yet. Without a path nothing ever is."""
         self.state = state
         self._path = path
+
+    @property
+    def heads_file(self) -> Path | None:
+        """Where the heads of the clients' ledgers are written down, beside the checkpoint."""
+        return self._path and self._path.with_name("heads.jsonl")
 
     def note(self, **changes: Any) -> None:
         """Change these fields; they are written with the next :meth:`keep`."""
@@ -190,8 +198,10 @@ def save(state: State, path: Path) -> None:
         StorageError: the disk refuses; the checkpoint before it is untouched.
     """
     header = {name: getattr(state, name) for name in _HEADER}
+    header["heads"] = {name: asdict(head) for name, head in state.heads.items()}
     header["zero_shot"] = state.zero_shot and asdict(state.zero_shot)
     header["moments"] = state.moments and state.moments.steps
+    header["pooled_layer"] = state.readout and state.readout.pooled_layer
     header["history"] = [asdict(record) for record in state.history]
     header["traffic"] = [asdict(item) for item in state.traffic]
     folders: dict[str, Mapping[str, npt.NDArray[Any]]] = {
@@ -222,7 +232,7 @@ def load(path: Path) -> State | None:
     except OSError as error:
         raise StorageError(f"cannot read the checkpoint {path}: {error.strerror}") from error
     try:
-        kind, header, arrays = unpack(data)
+        kind, header, arrays, _ = unpack(data)
         if kind != _KIND:
             raise ValueError(f"a {kind} frame")
         return _state(header, arrays)
@@ -248,14 +258,15 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
         return {name.removeprefix(f"{folder}/"): array for name, array in arrays.items() if name.startswith(f"{folder}/")}
 
     context, counts = within("context"), within("counts")
-    steps = header.pop("moments")
+    steps, pooled_layer = header.pop("moments"), header.pop("pooled_layer", None)
     return State(
         coefficients=Coefficients.of(within("coefficients")),
         best=Coefficients.of(within("best")),
         context=Context(**context) if context else None,
         moments=None if steps is None else Moments(steps, within("first"), within("second")),
-        readout=Readout(arrays["readout"]) if "readout" in arrays else None,
+        readout=Readout(arrays["readout"], pooled_layer) if "readout" in arrays else None,
         client_vectors={name: ContextVectors(means, counts[name]) for name, means in within("means").items()},
+        heads={name: Head(**own) for name, own in header.pop("heads", {}).items()},
         zero_shot=tally(header.pop("zero_shot")),
         history=tuple(history),
         traffic=tuple(Traffic(**item) for item in header.pop("traffic")),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ifedicl.core.readout import feature_count
+from ifedicl.core.readout import feature_count, hidden_count
 from ifedicl.core.vectors import WRITES
 from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.messages import (
@@ -46,9 +46,11 @@ class Checks:
         return largest <= _LARGEST_MEAN and (vectors.examples > 0 or not reply.replaces)
 
     def is_usable_update(self, reply: UpdateReply) -> bool:
-        """Of the model's shape, finite, and trained on something."""
+        """Of the model's shape, finite, trained on something, and of no layer that is not injected: no client would take it."""
         coefficients = reply.coefficients
+        layers, injection = self.assignment.model.layers, self.assignment.method.injection
         fits = coefficients.form == self.assignment.form and coefficients.is_finite
+        fits = fits and not coefficients.active[: injection.active_layers(layers).start].any()
         return fits and 0 < reply.examples <= _MOST_EXAMPLES and 0 <= reply.loss <= _LARGEST_LOSS
 
     def is_usable_gradient(self, reply: GradientReply) -> bool:
@@ -59,8 +61,10 @@ class Checks:
 
     def is_usable_statistics(self, reply: StatisticsReply) -> bool:
         """Of the run's shape, finite, and of at least one example."""
-        classes, readout = len(self.assignment.task.labels), self.assignment.method.readout
-        size = feature_count(min(self.assignment.model.width, readout.most_features if readout else 0), classes)
+        assignment = self.assignment
+        readout, classes, model = assignment.method.readout, len(assignment.task.labels), assignment.model
+        hidden = hidden_count(model.width, assignment.method.pooled_layer(model.layers))
+        size = feature_count(min(hidden, readout.most_features if readout else 0), classes)
         fits = reply.sums.moment.shape == (size, classes) and reply.sums.is_finite
         return fits and 0 < reply.sums.examples <= _MOST_EXAMPLES
 

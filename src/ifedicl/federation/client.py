@@ -112,7 +112,7 @@ class _Job:
     def readout_sums(self, context: Context, coefficients: Coefficients, most_features: int) -> ReadoutSums:
         """Of the training examples, as the adapted model sees them."""
         reading, labels = self._reading(Role.TRAIN, context, coefficients), self.part(Role.TRAIN).labels
-        matrix = projection(self.scorer.backbone.width, most_features, self.method.seed)
+        matrix = projection(reading.states.shape[1], self.scorer.backbone.width, most_features, self.method.seed)
         states = reading.states if matrix is None else reading.states @ matrix
         return ReadoutSums.of(features(states, reading.logs), np.asarray(labels), len(self.task.labels))
 
@@ -120,8 +120,9 @@ class _Job:
         """The raw model's are kept."""
         if role in self._zero_shot and coefficients.is_identity:
             return self._zero_shot[role]
+        layer = self.method.pooled_layer(self.scorer.backbone.layers)
         with applied(self.scorer.backbone, context, coefficients):
-            reading = self.scorer.read(self.part(role).prompts)
+            reading = self.scorer.read(self.part(role).prompts, layer)
         if coefficients.is_identity:
             self._zero_shot[role] = reading
         return reading
@@ -195,6 +196,10 @@ class Client:
         self._job = None
         self._context = None
 
+    def vouched(self, cursor: str) -> int:
+        """How many training examples of the present job stand behind ``cursor``; 0 where they are not the same any more."""
+        return self._known(cursor, self._job.train_keys) if self._job else 0
+
     def _vectors(self, request: VectorsRequest) -> Reply:
         job = self._job_for(request.task, request.method, request.fingerprint)
         keys = job.train_keys
@@ -261,9 +266,11 @@ class Client:
 
     def _check_readouts(self, readouts: Sequence[Readout]) -> None:
         assert self._job is not None
-        classes, width = len(self._job.task.labels), self.backbone.width
-        if not all(readout.fits(classes, width) and np.isfinite(readout.weights).all() for readout in readouts):
-            raise _RefusalError(FailureCode.BAD_REQUEST)
+        classes, layer = len(self._job.task.labels), self._job.method.pooled_layer(self.backbone.layers)
+        for readout in readouts:
+            fits = readout.fits(classes, self.backbone.layers, self.backbone.width) and readout.pooled_layer == layer
+            if not fits or not np.isfinite(readout.weights).all():
+                raise _RefusalError(FailureCode.BAD_REQUEST)
 
     def _statistics(self, request: StatisticsRequest) -> Reply:
         job, context = self._in_context(request.context_id, request.coefficients)

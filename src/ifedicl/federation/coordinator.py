@@ -12,6 +12,7 @@ from ifedicl import seeds
 from ifedicl.core.aggregation import AGGREGATE_VECTORS
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
+from ifedicl.core.robust import Trust, robust_vectors
 from ifedicl.core.subspace import BASIS_MEANS, Context, subspace_basis
 from ifedicl.core.vectors import Array32, ContextVectors
 from ifedicl.core.warm import Start
@@ -191,7 +192,7 @@ class Coordinator:
         self._memory.keep(client_vectors=held, cursors=cursors, dtypes=dtypes)
         usable = {name: vectors for name, vectors in held.items() if vectors.examples > 0}
         self._clients.require(usable, failures, "vectors")
-        in_order = [usable[name] for name in self._clients.names if name in usable]
+        in_order = self._agreed([usable[name] for name in self._clients.names if name in usable])
         classes = len(self._task.labels) if self._method.vectors.balance == "class" else 1
         mean = AGGREGATE_VECTORS[self._method.vectors.weighting]([vectors.merged(classes) for vectors in in_order])
         context = Context(mean, self._basis(in_order))
@@ -211,6 +212,19 @@ class Coordinator:
             _log.warning("clients compute in different dtypes (%s); their vectors differ a little for that alone", mix)
         if changed:
             self._clients.install(self._clients.names)
+
+    def _agreed(self, vectors: list[ContextVectors]) -> list[ContextVectors]:
+        """The clients' vectors, or with [robust] what a minority of liars cannot steer, as if it were one client's."""
+        robust = self._method.robust
+        if robust is None:
+            return vectors
+        agreed = robust_vectors(vectors, robust.vectors, Trust(robust.liars, robust.bound))
+        if not agreed.examples:
+            raise FederationError(
+                f"no class or shard is held by as many clients as [robust] needs to out-vote liars among {len(vectors)}; take "
+                'vectors.balance = "none", fewer robust.liars, or more clients'
+            )
+        return [agreed]
 
     def _start(self, context: Context) -> dict[str, Any]:
         """The fields of the state that a warm start changes, saved with the first context so that a resume keeps them."""

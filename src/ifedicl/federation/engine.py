@@ -30,6 +30,19 @@ class Delivery:
     carrier_bytes: int = 0
 
 
+class Door(Protocol):
+    """A client, or whoever stands before it: all that an engine needs of one."""
+
+    @property
+    def name(self) -> str:
+        """How the coordinator knows it."""
+        ...
+
+    def handle(self, request: Request) -> Reply:
+        """Answer one request; never raises."""
+        ...
+
+
 class Engine(Protocol):
     """Carries requests to clients and their replies back."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import reduce
 
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.readout import TEMPERATURES, ReadoutSums, projection
+from ifedicl.core.readout import TEMPERATURES, ReadoutSums, hidden_count, projection
+from ifedicl.core.robust import Trust, trusted
 from ifedicl.data import Role
 from ifedicl.federation.asking import Clients
 from ifedicl.federation.assignment import Assignment
@@ -39,9 +41,12 @@ class HeldOut:
             self._memory.keep(zero_shot=total(self.evaluate(self._assignment.identity)))
 
     def evaluate(self, coefficients: Coefficients) -> dict[str, Tally]:
-        """Each client's counts and sums on its selection examples."""
+        """Counts and sums on its selection examples of each client whose word counts."""
         replies = self._tried(EvaluateRequest(self._clients.context_id, Role.SELECTION, coefficients))
-        return {name: reply.tallies[0] for name, reply in replies.items()}
+        tallies, by = {name: reply.tallies[0] for name, reply in replies.items()}, self._assignment.method.rounds.select_by
+        scores = {name: rank(tally, by) for name, tally in tallies.items()}
+        believed = self._believed(scores, {name: tally.examples for name, tally in tallies.items()})
+        return {name: tallies[name] for name in believed}
 
     def fit_readout(self) -> None:
         """Once for each best round: sums of all clients to candidates, and the best of them on the selection examples.
@@ -58,7 +63,10 @@ class HeldOut:
         replies, failures = self._clients.ask_all(request, StatisticsReply, self._checks.is_usable_statistics)
         self._clients.require(replies, failures, "statistics")
         sums = reduce(ReadoutSums.combine, [reply.sums for reply in replies.values()])
-        readouts = sums.solve(projection(self._assignment.model.width, method.readout.most_features, method.seed))
+        model = self._assignment.model
+        layer = method.pooled_layer(model.layers)
+        directions = projection(hidden_count(model.width, layer), model.width, method.readout.most_features, method.seed)
+        readouts = sums.solve(directions, layer)
         trial = EvaluateRequest(self._clients.context_id, Role.SELECTION, state.best, tuple(readouts), TEMPERATURES)
         answers = zip(*(reply.tallies for reply in self._tried(trial).values()), strict=True)
         ranks = [rank(sum(tallies, Tally()), method.rounds.select_by) for tallies in answers]  # none if no client answered
@@ -74,7 +82,15 @@ class HeldOut:
         replies, failures = self._clients.ask_all(request, CompareReply, self._checks.is_usable_comparison)
         if not replies and set(failures.values()) <= {FailureCode.NO_EXAMPLES}:
             return None
-        return sum((reply.comparison for reply in replies.values()), Comparison())
+        own = {name: reply.comparison for name, reply in replies.items()}
+        gains = {name: (item.zero_shot.loss - item.adapter.loss,) for name, item in own.items()}
+        believed = self._believed(gains, {name: item.adapter.examples for name, item in own.items()})
+        return sum((own[name] for name in believed), Comparison())
+
+    def _believed(self, scores: Mapping[str, tuple[float, ...]], examples: Mapping[str, int]) -> list[str]:
+        """All clients, in their order; with [robust], those in the middle."""
+        robust = self._assignment.method.robust
+        return list(scores) if robust is None else trusted(scores, examples, Trust(robust.liars))
 
     def _tried(self, request: EvaluateRequest) -> dict[str, EvaluateReply]:
         answers = len(request.candidates)

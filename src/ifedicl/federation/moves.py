@@ -10,6 +10,7 @@ import numpy as np
 
 from ifedicl.core.aggregation import GradientSum, average_coefficients
 from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.robust import Trust, robust_coefficients
 from ifedicl.core.schedules import SCHEDULES
 from ifedicl.core.server import Moments, stepped
 from ifedicl.core.vectors import Array32
@@ -17,7 +18,7 @@ from ifedicl.federation.asking import Clients
 from ifedicl.federation.checkpoint import State
 from ifedicl.federation.checks import Checks
 from ifedicl.federation.messages import GradientReply, GradientRequest, UpdateReply, UpdateRequest
-from ifedicl.settings import ServerSettings
+from ifedicl.settings import Method, ServerSettings
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,21 @@ def along_updates(clients: Clients, cohort: Sequence[str], state: State, checks:
     request = UpdateRequest(clients.context_id, state.round, state.phase_start, state.phase_rounds, state.coefficients)
     replies, failures = clients.ask(dict.fromkeys(cohort, request), UpdateReply, checks.is_usable_update)
     clients.require(replies, failures, "update")
-    mean = average_coefficients(
-        [reply.coefficients for reply in replies.values()],
-        [reply.examples for reply in replies.values()],
-        method.rounds.weighting,
-    )
-    loss = float(np.mean([reply.loss for reply in replies.values()]))
+    mean = _agreed(list(replies.values()), state.coefficients, method)
+    # Of what clients tell, and liars may tell any.
+    loss = float((np.mean if method.robust is None else np.median)([reply.loss for reply in replies.values()]))
     if method.server is None:
         return Move(mean, None, tuple(replies), loss)
     back = {name: array - mean.arrays[name] for name, array in state.coefficients.arrays.items()}
     return Move(*_step(state, back, method.server), tuple(replies), loss)
+
+
+def _agreed(replies: Sequence[UpdateReply], before: Coefficients, method: Method) -> Coefficients:
+    """One out of many: their mean, or what a minority of liars cannot steer."""
+    updates, robust = [reply.coefficients for reply in replies], method.robust
+    if robust is not None:
+        return robust_coefficients(before, updates, robust.updates, Trust(robust.liars, robust.bound))
+    return average_coefficients(updates, [reply.examples for reply in replies], method.rounds.weighting)
 
 
 def along_gradient(clients: Clients, cohort: Sequence[str], state: State, checks: Checks) -> Move:

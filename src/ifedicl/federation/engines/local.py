@@ -9,15 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from ifedicl.federation.client import Client
-from ifedicl.federation.engine import Delivery
+from ifedicl.federation.engine import Delivery, Door
 from ifedicl.federation.messages import Failure, FailureCode, Request, decode_reply, decode_request, encode
 
 
 class LocalEngine:
     """Runs simulated clients. Messages are encoded and decoded as on a network, so their bytes are real."""
 
-    def __init__(self, clients: Sequence[Client]) -> None:
+    def __init__(self, clients: Sequence[Door]) -> None:
         """Hold the clients, in order.
 
         Raises:

@@ -25,7 +25,7 @@ from ifedicl.federation.messages.requests import (
     UpdateRequest,
     VectorsRequest,
 )
-from ifedicl.federation.messages.wire import Arrays, Header, pack, unpack
+from ifedicl.federation.messages.wire import Arrays, Header, Message, pack, unpack
 
 __all__ = [
     "Arrays",
@@ -40,6 +40,7 @@ __all__ = [
     "GradientReply",
     "GradientRequest",
     "Header",
+    "Message",
     "Reply",
     "Request",
     "StatisticsReply",

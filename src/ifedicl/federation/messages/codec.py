@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeAlias, TypeVar, get_args
 
 from ifedicl.errors import MessageError
@@ -42,7 +43,7 @@ _AnyMessage = TypeVar("_AnyMessage", Request, Reply)
 def encode(message: Request | Reply) -> bytes:
     """The message as it crosses the network."""
     header, arrays = message.to_wire()
-    return pack(message.kind, header, arrays)
+    return pack(message.kind, header, arrays, message.head)
 
 
 def decode_request(data: bytes) -> Request:
@@ -64,10 +65,10 @@ def decode_reply(data: bytes) -> Reply:
 
 
 def _decoded(data: bytes, kinds: Mapping[str, type[_AnyMessage]]) -> _AnyMessage:
-    kind, header, arrays = unpack(data)
+    kind, header, arrays, head = unpack(data)
     if kind not in kinds:
         raise MessageError(f"a message of kind {kind!r}; allowed: {', '.join(kinds)}. Both sides need the same ifedicl version")
     try:
-        return kinds[kind].from_wire(header, arrays)
+        return replace(kinds[kind].from_wire(header, arrays), head=head)
     except (KeyError, TypeError, ValueError) as error:
         raise MessageError(f"a {kind} message whose fields do not fit: {error}") from error

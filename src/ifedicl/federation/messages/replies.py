@@ -8,13 +8,11 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import ClassVar, Self
 
-import numpy as np
-
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import ReadoutSums
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.federation.messages.wire import Arrays, Header, coefficients_of, exact_fields
+from ifedicl.federation.messages.wire import Arrays, Header, Message, coefficients_of, exact_fields
 from ifedicl.metrics import Comparison, Tally
 
 _TALLY: Mapping[str, type] = {"examples": int, "correct": int, "loss_sum": float}
@@ -37,6 +35,14 @@ class FailureCode(StrEnum):
     """The client's own result holds NaN or infinity; it was kept back."""
     INTERNAL = "internal"
     """Anything else; the reason is in the client's own log."""
+    REFUSED = "refused"
+    """The owner's policy does not let this leave."""
+    TOO_FEW = "too_few"
+    """Too few examples stand behind it for the owner's policy; more of them may help."""
+    SPENT = "spent"
+    """The owner's policy lets no more leave in this job."""
+    LEDGER = "ledger"
+    """The client's ledger cannot be written, or is not the one that the coordinator knows."""
     LATE = "late"
     """The reply came after the deadline. Said by the engine."""
     LOST = "lost"
@@ -46,7 +52,7 @@ class FailureCode(StrEnum):
 
 
 @dataclass(frozen=True)
-class VectorsReply:
+class VectorsReply(Message):
     """Sums and counts of the new examples.
 
     Attributes:
@@ -75,7 +81,7 @@ class VectorsReply:
 
 
 @dataclass(frozen=True)
-class ContextReply:
+class ContextReply(Message):
     """The vectors are in place."""
 
     kind: ClassVar[str] = "context_reply"
@@ -89,7 +95,7 @@ class ContextReply:
 
 
 @dataclass(frozen=True)
-class UpdateReply:
+class UpdateReply(Message):
     """The client's coefficients.
 
     Attributes:
@@ -112,7 +118,7 @@ class UpdateReply:
 
 
 @dataclass(frozen=True)
-class GradientReply:
+class GradientReply(Message):
     """A sum over examples, in float32 so that sums of many clients are exact; of no examples it is zero.
 
     Attributes:
@@ -131,7 +137,7 @@ class GradientReply:
 
 
 @dataclass(frozen=True)
-class EvaluateReply:
+class EvaluateReply(Message):
     """Counts and sums, never text.
 
     Attributes:
@@ -151,24 +157,22 @@ class EvaluateReply:
 
 
 @dataclass(frozen=True)
-class StatisticsReply:
+class StatisticsReply(Message):
     """Sums of products of features and labels; their number of examples."""
 
     kind: ClassVar[str] = "statistics_reply"
     sums: ReadoutSums
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        arrays = {"triangle": self.sums.triangle, "moment": self.sums.moment}
-        return {"examples": self.sums.examples}, {name: array.astype(np.float32) for name, array in arrays.items()}
+        return {"examples": self.sums.examples}, self.sums.on_wire
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = exact_fields(header, examples=int)
-        return cls(ReadoutSums.from_triangle(arrays["triangle"], arrays["moment"], fields["examples"]))
+        return cls(ReadoutSums.from_wire(arrays, exact_fields(header, examples=int)["examples"]))
 
 
 @dataclass(frozen=True)
-class CompareReply:
+class CompareReply(Message):
     """Counts and sums, never text."""
 
     kind: ClassVar[str] = "compare_reply"
@@ -188,7 +192,7 @@ class CompareReply:
 
 
 @dataclass(frozen=True)
-class Failure:
+class Failure(Message):
     """No usable reply, and why."""
 
     kind: ClassVar[str] = "failure"

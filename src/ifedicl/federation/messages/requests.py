@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -12,7 +13,7 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.data import Role
-from ifedicl.federation.messages.wire import Arrays, Header, coefficients_of, exact_fields
+from ifedicl.federation.messages.wire import Arrays, Header, Message, coefficients_of, exact_fields
 from ifedicl.settings import Method
 from ifedicl.task import Task
 
@@ -20,7 +21,7 @@ _TASK_FIELDS: Mapping[str, type] = {"task": dict, "method": dict, "fingerprint":
 
 
 @dataclass(frozen=True)
-class VectorsRequest:
+class VectorsRequest(Message):
     """Stage 1: vectorise the examples that are not behind ``cursor`` yet.
 
     Attributes:
@@ -45,7 +46,7 @@ class VectorsRequest:
 
 
 @dataclass(frozen=True)
-class ContextRequest:
+class ContextRequest(Message):
     """Stage 2a: the global vectors, and the basis where there is one. A restarted client needs nothing but this to go on.
 
     Attributes:
@@ -69,7 +70,7 @@ class ContextRequest:
 
 
 @dataclass(frozen=True)
-class UpdateRequest:
+class UpdateRequest(Message):
     """Stage 2b: calibrate these coefficients on the client's own examples.
 
     Attributes:
@@ -98,7 +99,7 @@ class UpdateRequest:
 
 
 @dataclass(frozen=True)
-class GradientRequest:
+class GradientRequest(Message):
     """Stage 2b with exact aggregation: sum the gradient over those of the client's examples that this round draws.
 
     Attributes:
@@ -121,7 +122,7 @@ class GradientRequest:
 
 
 @dataclass(frozen=True)
-class EvaluateRequest:
+class EvaluateRequest(Message):
     """Score held-out examples with these coefficients.
 
     Attributes:
@@ -146,23 +147,28 @@ class EvaluateRequest:
 
     def to_wire(self) -> tuple[Header, Arrays]:
         readouts = {"readouts": np.stack([readout.weights for readout in self.readouts])} if self.readouts else {}
-        header = {"context_id": self.context_id, "role": self.role.value, "temperatures": list(self.temperatures)}
+        header = {
+            "context_id": self.context_id,
+            "role": self.role.value,
+            "temperatures": list(self.temperatures),
+            "pooled_layers": [readout.pooled_layer for readout in self.readouts],
+        }
         return header, self.coefficients.on_wire | readouts
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = exact_fields(header, context_id=str, role=str, temperatures=list)
+        fields = exact_fields(header, context_id=str, role=str, temperatures=list, pooled_layers=list)
         return cls(
             context_id=fields["context_id"],
             role=Role(fields["role"]),
             coefficients=coefficients_of({name: array for name, array in arrays.items() if name != "readouts"}),
-            readouts=tuple(map(Readout, arrays.get("readouts", ()))),
+            readouts=tuple(map(Readout, arrays.get("readouts", ()), map(_layer, fields["pooled_layers"]))),
             temperatures=tuple(map(float, fields["temperatures"])),
         )
 
 
 @dataclass(frozen=True)
-class StatisticsRequest:
+class StatisticsRequest(Message):
     """Sum what a readout is made of over the client's training examples.
 
     Attributes:
@@ -183,7 +189,7 @@ class StatisticsRequest:
 
 
 @dataclass(frozen=True)
-class CompareRequest:
+class CompareRequest(Message):
     """Compare an adapter with the raw model on the gate examples.
 
     Attributes:
@@ -199,13 +205,16 @@ class CompareRequest:
 
     def to_wire(self) -> tuple[Header, Arrays]:
         readout = {} if self.readout is None else {"readout": self.readout.weights}
-        return {"context_id": self.context_id}, self.coefficients.on_wire | readout
+        layer = None if self.readout is None else self.readout.pooled_layer
+        return {"context_id": self.context_id, "pooled_layers": [layer]}, self.coefficients.on_wire | readout
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        readout = Readout(arrays["readout"]) if "readout" in arrays else None
+        fields = exact_fields(header, context_id=str, pooled_layers=list)
+        (layer,) = map(_layer, fields["pooled_layers"])
+        readout = Readout(arrays["readout"], layer) if "readout" in arrays else None
         coefficients = coefficients_of({name: array for name, array in arrays.items() if name != "readout"})
-        return cls(**exact_fields(header, context_id=str), coefficients=coefficients, readout=readout)
+        return cls(fields["context_id"], coefficients, readout)
 
 
 def _task_header(request: VectorsRequest | ContextRequest) -> Header:
@@ -220,3 +229,12 @@ def _task_header(request: VectorsRequest | ContextRequest) -> Header:
 
 def _with_task(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"task": Task.model_validate(fields["task"]), "method": Method.model_validate(fields["method"])}
+
+
+def _layer(value: Any) -> int | None:
+    """A layer, or none.
+
+    Raises:
+        TypeError: something else.
+    """
+    return None if value is None else operator.index(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,19 +15,35 @@ from safetensors.numpy import save as save_arrays
 
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.errors import MessageError
+from ifedicl.privacy.chain import Head
 
 Header: TypeAlias = dict[str, Any]
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
+_ENVELOPE = 1
+"""Version of what stands around a message."""
 
 
-def pack(kind: str, header: Header, arrays: Arrays) -> bytes:
-    """Header and arrays as one safetensors frame."""
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """What stands around every message.
+
+    Attributes:
+        head: of a reply: how far the client's ledger has come, this reply included. Of a request: how far the coordinator knows
+            it to have come. None where the client keeps no ledger.
+    """
+
+    head: Head | None = None
+
+
+def pack(kind: str, header: Header, arrays: Arrays, head: Head | None = None) -> bytes:
+    """Header, arrays and envelope as one safetensors frame."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    return save_arrays(contiguous, metadata={"message": json.dumps([kind, header], separators=(",", ":"))})
+    envelope = [] if head is None else [{"version": _ENVELOPE, "head": [head.entries, head.digest]}]
+    return save_arrays(contiguous, metadata={"message": json.dumps([kind, header, *envelope], separators=(",", ":"))})
 
 
-def unpack(data: bytes) -> tuple[str, Header, Arrays]:
-    """Kind, header and arrays of :func:`pack`.
+def unpack(data: bytes) -> tuple[str, Header, Arrays, Head | None]:
+    """What :func:`pack` was given.
 
     Raises:
         MessageError: not such a frame, or a torn one.
@@ -34,12 +51,21 @@ def unpack(data: bytes) -> tuple[str, Header, Arrays]:
     try:
         arrays: Arrays = load_arrays(data)
         (length,) = struct.unpack_from("<Q", data)
-        kind, header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["message"])
-        if not isinstance(kind, str) or not isinstance(header, dict):
-            raise TypeError(f"kind {type(kind).__name__}, header {type(header).__name__}")
-        return kind, header, arrays
+        kind, header, *envelope = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["message"])
+        if not isinstance(kind, str) or not isinstance(header, dict) or len(envelope) > 1:
+            raise TypeError(f"kind {type(kind).__name__}, header {type(header).__name__}, {len(envelope)} envelopes")
+        return kind, header, arrays, _head(envelope[0]) if envelope else None
     except (SafetensorError, struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise MessageError(f"{len(data)} bytes that are not a whole message: {error}") from error
+
+
+def _head(envelope: Header) -> Head:
+    fields = exact_fields(envelope, version=int, head=list)
+    if fields["version"] != _ENVELOPE:
+        raise ValueError(
+            f"an envelope of version {fields['version']}, not {_ENVELOPE}; both sides need the same ifedicl version"
+        )
+    return Head(*fields["head"])
 
 
 def exact_fields(header: Header, **types: type) -> dict[str, Any]:

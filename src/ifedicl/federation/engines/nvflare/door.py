@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
 
 from ifedicl.errors import MessageError
-from ifedicl.federation.messages import Failure, FailureCode, Reply, Request, decode_request, encode
+from ifedicl.federation.engine import Door
+from ifedicl.federation.messages import Failure, FailureCode, decode_request, encode
 
 _log = logging.getLogger(__name__)
-
-
-class Door(Protocol):
-    """A client, or the owner's policy in front of one."""
-
-    def handle(self, request: Request) -> Reply:
-        """Answer one request."""
-        ...
 
 
 def answer(door: Door | None, wire: object) -> bytes:

@@ -12,9 +12,10 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
-from ifedicl.federation.engines.nvflare.door import Door, answer
-from ifedicl.federation.engines.nvflare.names import PAYLOAD
-from ifedicl.federation.engines.nvflare.site import open_site
+from ifedicl.federation.engine import Door
+from ifedicl.federation.engines.nvflare.door import answer
+from ifedicl.federation.engines.nvflare.names import CLIENT_FILE, PAYLOAD
+from ifedicl.privacy.site import open_site
 
 _log = logging.getLogger(__name__)
 
@@ -33,16 +34,25 @@ class SiteExecutor(Executor):  # type: ignore[misc]
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """One message of ours, and its reply."""
-        reply = Shareable()
-        reply[PAYLOAD] = answer(self._door, shareable.get(PAYLOAD))
-        return reply
+        return _packed(answer(self._door, shareable.get(PAYLOAD)))
 
     def _open(self, folder: Path, name: str) -> None:
         start = time.perf_counter()
         try:
-            self._door = open_site(folder, name)
+            self._door = open_site(folder / CLIENT_FILE, name, overhead=_added)
         except Exception:
             # FLARE would carry the text to the server. The owner finds it here; the server hears a code.
             _log.exception("the client of %s could not be opened; every request will be refused", name)
             return
         _log.info("model loaded, client %s is open after %.1f seconds", name, time.perf_counter() - start)
+
+
+def _packed(wire: bytes) -> Shareable:
+    message = Shareable()
+    message[PAYLOAD] = wire
+    return message
+
+
+def _added(frame: int) -> int:
+    """Bytes that FLARE's envelope adds to a reply of so many, without the headers that it fills in later: for the ledger."""
+    return len(_packed(bytes(frame)).to_bytes()) - frame

@@ -1,0 +1,80 @@
+"""What should a readout read? The frozen model's states at several depths, by ridge regression.
+
+For each data set: a pool of training rows, and as many others of the training rows to measure on; the test rows are never read.
+The last hidden state alone, then with the text's mean state at each depth behind it, in the form of the readout itself; the
+penalty is chosen by five folds of the pool. Meant for the development sets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ifedicl.backbone.load import load_backbone
+from ifedicl.backbone.scoring import Reading, Scorer
+from ifedicl.bench.datasets import load_set
+from ifedicl.bench.plan import load_plan
+from ifedicl.core.readout import PENALTIES, Readout, ReadoutSums, features
+from ifedicl.data import Example, draw_pool
+from ifedicl.demo.fetch import demo_model
+from ifedicl.settings import ModelSettings
+
+FOLDS = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds the data sets")
+    parser.add_argument("--sets", nargs="+", default=["clinc_domain", "sst5", "sms_spam"], help="of the plan `dev`")
+    parser.add_argument("--depths", nargs="+", type=float, default=[0.27, 0.4, 0.5, 0.67, 0.8, 1.0])
+    parser.add_argument("--rows", type=int, default=400, help="in the pool, and as many to measure on")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    model = ModelSettings(source=str(demo_model()), dtype="float32", device="cpu")
+    backbone = load_backbone(model)
+    plan = load_plan("dev", arguments.data)
+    for name in arguments.sets:
+        data = load_set(name, plan.sets[name])
+        pool = draw_pool(data.train, arguments.rows, arguments.seed)
+        texts = {example.text for example in pool}
+        others = [example for example in data.train if example.text not in texts]
+        measured = draw_pool(others, min(arguments.rows, len(others)), arguments.seed)
+        scorer = Scorer(backbone, data.task)
+        labels = [np.array([data.task.index(row.label) for row in rows]) for rows in (pool, measured)]
+        layers = {depth: max(1, round(depth * backbone.layers)) for depth in arguments.depths}
+        for depth, layer in [(0.0, None), *layers.items()]:
+            known, unseen = (_read(scorer, rows, layer) for rows in (pool, measured))
+            right, penalty = _chosen(known, labels[0], len(data.task.labels))
+            readout = _solved(known, labels[0], len(data.task.labels))[penalty]
+            accuracy = float((_scores(readout, unseen).argmax(axis=1) == labels[1]).mean())
+            result = {"set": name, "depth": depth, "folds": round(right, 3), "accuracy": round(accuracy, 3)}
+            print(json.dumps(result | {"penalty": PENALTIES[penalty]}), flush=True)
+
+
+def _read(scorer: Scorer, rows: tuple[Example, ...], layer: int | None) -> Reading:
+    return scorer.read(scorer.encoder.prompts([row.text for row in rows]), layer)
+
+
+def _solved(reading: Reading, labels: np.ndarray, classes: int) -> list[Readout]:
+    return ReadoutSums.of(features(reading.states, reading.logs), labels, classes).solve(None)
+
+
+def _scores(readout: Readout, reading: Reading) -> np.ndarray:
+    return readout.log_probabilities(reading.states, reading.logs)
+
+
+def _chosen(reading: Reading, labels: np.ndarray, classes: int) -> tuple[float, int]:
+    """Accuracy over the folds by the best penalty, and its place."""
+    fold, right = np.arange(len(labels)) % FOLDS, np.zeros(len(PENALTIES))
+    for number in range(FOLDS):
+        inside, outside = (Reading(reading.states[rows], reading.logs[rows]) for rows in (fold != number, fold == number))
+        for place, readout in enumerate(_solved(inside, labels[fold != number], classes)):
+            right[place] += (_scores(readout, outside).argmax(axis=1) == labels[fold == number]).sum()
+    return float(right.max() / len(labels)), int(right.argmax())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""What has left already, as the ledger tells it: what the limits of a policy are counted against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from ifedicl.privacy.chain import Entry
+from ifedicl.privacy.ledger import REPLY
+
+_COUNTED = ("update_reply", "gradient_reply")
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Of one job.
+
+    Attributes:
+        rounds: updates and gradient sums that left.
+        bytes: that crossed, the engine's own included.
+    """
+
+    rounds: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class ExampleSet:
+    """Which training examples a vectors reply was of, in words that say nothing without the client's secret.
+
+    Attributes:
+        question: digest of task and model: vectors of two questions cannot be subtracted from each other.
+        split: digest of what decides which examples are trained on, and how they are grouped.
+        cursor: the client's own name for the examples.
+        examples: how many.
+    """
+
+    question: str
+    split: str
+    cursor: str
+    examples: int
+
+
+class History:
+    """Counts by job, and the last example set of each question."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self._spent: dict[str, Spent] = {}
+        self._sets: dict[str, ExampleSet] = {}
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Self:
+        """All that a ledger tells."""
+        history = cls()
+        for entry in entries:
+            if entry.event == REPLY:
+                history.note(entry.facts)
+        return history
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Count one more reply: facts of an entry."""
+        if facts["kind"] == "failure":
+            return
+        job = self.spent(facts["run"])
+        rounds = job.rounds + (facts["kind"] in _COUNTED)
+        self._spent[facts["run"]] = replace(job, rounds=rounds, bytes=job.bytes + facts["bytes"] + facts["engine_bytes"])
+        if facts.get("examples") is not None:
+            examples = ExampleSet(**facts["examples"])
+            self._sets[examples.question] = examples
+
+    def spent(self, run: str) -> Spent:
+        """Of one job."""
+        return self._spent.get(run, Spent())
+
+    def last_set(self, question: str) -> ExampleSet | None:
+        """Of the last vectors that left for it."""
+        return self._sets.get(question)
+
+    @property
+    def jobs(self) -> frozenset[str]:
+        """Digests of all jobs that got an answer."""
+        return frozenset(self._spent)

@@ -1,0 +1,138 @@
+"""What a policy says of a request and of the reply to it, rule by rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ifedicl.federation.messages import (
+    CompareReply,
+    CompareRequest,
+    EvaluateReply,
+    FailureCode,
+    GradientReply,
+    GradientRequest,
+    Reply,
+    Request,
+    StatisticsReply,
+    StatisticsRequest,
+    UpdateReply,
+    UpdateRequest,
+    VectorsReply,
+)
+from ifedicl.privacy.history import Spent
+from ifedicl.privacy.policy import LeastSettings, Policy
+from ifedicl.settings import Method
+from ifedicl.task import Task
+
+
+class RefusalError(Exception):
+    """The policy does not let a reply out.
+
+    Attributes:
+        code: what the coordinator is told.
+        reason: what the owner's own log tells; of numbers and settings, never of text.
+    """
+
+    def __init__(self, code: FailureCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+def check_assignment(policy: Policy, task: Task, method: Method, fingerprint: str) -> None:
+    """Whether this may be asked at all.
+
+    Raises:
+        RefusalError: task, model or settings are not allowed.
+    """
+    allow = policy.allow
+    if not allow.task(task.digest):
+        raise RefusalError(FailureCode.REFUSED, f"task {task.digest} is not in allow.tasks")
+    if not allow.model(fingerprint):
+        raise RefusalError(FailureCode.REFUSED, f"model {fingerprint} is not in allow.models")
+    if method.classes_apart and not allow.class_counts:
+        raise RefusalError(FailureCode.REFUSED, "vectors by class tell how many of each there are; allow.class_counts is false")
+
+
+def check_request(policy: Policy, request: Request, spent: Spent) -> None:
+    """Whether this kind of answer may leave, and whether the job has any left.
+
+    Raises:
+        RefusalError: it may not.
+    """
+    allow, most = policy.allow, policy.most.rounds
+    if isinstance(request, StatisticsRequest) and not (allow.readout_sums and allow.class_counts):
+        raise RefusalError(
+            FailureCode.REFUSED, "readout sums tell products of hidden states and class counts; both must be allowed"
+        )
+    if isinstance(request, CompareRequest) and not allow.class_counts:
+        raise RefusalError(
+            FailureCode.REFUSED, "gate figures tell how many of each label there are; allow.class_counts is false"
+        )
+    if isinstance(request, GradientRequest) and not allow.gradient_sums:
+        raise RefusalError(FailureCode.REFUSED, "allow.gradient_sums is false")
+    if isinstance(request, UpdateRequest | GradientRequest) and most and spent.rounds >= most:
+        raise RefusalError(FailureCode.SPENT, f"{spent.rounds} updates of this job left; most.rounds is {most}")
+
+
+def check_behind(policy: Policy, method: Method, reply: Reply) -> None:
+    """Whether enough examples stand behind a reply.
+
+    Raises:
+        RefusalError: they do not.
+    """
+    rule = _BEHIND.get(type(reply))
+    if rule is not None:
+        rule(reply, policy.least, method)
+
+
+def _vectors(reply: VectorsReply, least: LeastSettings, _method: Method) -> None:
+    # Of added examples alone, least.new_examples counts.
+    if reply.replaces:
+        _require(reply.vectors.examples, least.examples, "training examples", "examples")
+    groups = reply.vectors.counts[reply.vectors.counts > 0]
+    if len(reply.vectors.counts) > 1 and len(groups):
+        _require(int(groups.min()), least.group, "examples in the smallest class or shard", "group")
+
+
+def _update(reply: UpdateReply, least: LeastSettings, method: Method) -> None:
+    calibration = method.calibration
+    _require(
+        min(reply.examples, calibration.batch_size * calibration.local_steps),
+        least.examples,
+        "examples in an update",
+        "examples",
+    )
+
+
+def _gradient(reply: GradientReply, least: LeastSettings, _method: Method) -> None:
+    if reply.sums.examples:  # a sum over nothing tells that nothing was drawn
+        _require(reply.sums.examples, least.examples, "examples in a gradient sum", "examples")
+
+
+def _statistics(reply: StatisticsReply, least: LeastSettings, _method: Method) -> None:
+    _require(reply.sums.examples, least.examples, "training examples", "examples")
+
+
+def _evaluate(reply: EvaluateReply, least: LeastSettings, _method: Method) -> None:
+    _require(min(tally.examples for tally in reply.tallies), least.held_out, "held-out examples", "held_out")
+
+
+def _compare(reply: CompareReply, least: LeastSettings, _method: Method) -> None:
+    _require(reply.comparison.adapter.examples, least.held_out, "gate examples", "held_out")
+
+
+def _require(count: int, least: int, what: str, field: str) -> None:
+    if count < least:
+        raise RefusalError(FailureCode.TOO_FEW, f"{count} {what}; least.{field} is {least}")
+
+
+_BEHIND: Mapping[type[Reply], Callable[[Any, LeastSettings, Method], None]] = {
+    VectorsReply: _vectors,
+    UpdateReply: _update,
+    GradientReply: _gradient,
+    StatisticsReply: _statistics,
+    EvaluateReply: _evaluate,
+    CompareReply: _compare,
+}

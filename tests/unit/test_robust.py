@@ -1,0 +1,390 @@
+"""Aggregation against lying clients: each rule against other code for the same, and whole runs with liars in them.
+
+The runs are of scripted clients on a landscape that is known: a client's loss is the distance of the coefficients from where
+its examples would have them. So a sunk adapter is a number, and the server's logic alone is asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from scipy import stats
+
+from ifedicl.bench.liars import LIES, Colluding
+from ifedicl.core.coefficients import Coefficients, Form
+from ifedicl.core.robust import Trust, bounded_mean, median, robust_coefficients, robust_vectors, trimmed_mean, trusted
+from ifedicl.core.vectors import ContextVectors
+from ifedicl.errors import FederationError
+from ifedicl.federation.assignment import ModelShape
+from ifedicl.federation.coordinator import Coordinator, Outcome
+from ifedicl.federation.engine import Delivery
+from ifedicl.federation.messages import (
+    CompareReply,
+    CompareRequest,
+    ContextReply,
+    ContextRequest,
+    EvaluateReply,
+    EvaluateRequest,
+    Reply,
+    Request,
+    UpdateReply,
+    UpdateRequest,
+    VectorsReply,
+    VectorsRequest,
+)
+from ifedicl.metrics import Comparison, Tally
+from ifedicl.settings import Method
+from tests import tiny
+
+REPEATABLE = settings(deadline=None, derandomize=True, max_examples=80)
+numbers = arrays.arrays(np.float64, st.tuples(st.integers(1, 12), st.integers(1, 6)), elements=st.floats(-1e6, 1e6))
+
+
+# Rules against oracles
+
+
+@REPEATABLE
+@given(numbers, st.integers(0, 5))
+def test_the_trimmed_mean_is_scipys(values: np.ndarray, cut: int) -> None:
+    cut = min(cut, (len(values) - 1) // 2)
+    np.testing.assert_allclose(
+        trimmed_mean(values, cut), stats.trim_mean(values, (cut + 0.5) / len(values) if cut else 0.0), rtol=1e-9, atol=1e-6
+    )
+
+
+@REPEATABLE
+@given(numbers)
+def test_the_median_is_the_middle_of_the_sorted_column(values: np.ndarray) -> None:
+    count = len(values)
+    for column, middle in zip(values.T, median(values), strict=True):
+        ordered = sorted(column)
+        assert middle == pytest.approx((ordered[(count - 1) // 2] + ordered[count // 2]) / 2)
+
+
+@REPEATABLE
+@given(numbers, st.floats(0.1, 3.0))
+def test_the_bounded_mean_is_the_mean_of_rows_shortened_one_by_one(values: np.ndarray, bound: float) -> None:
+    centre = np.linspace(-1, 1, values.shape[1])
+    distances = [float(np.sqrt(((row - centre) ** 2).sum())) for row in values]
+    longest = bound * float(np.median(distances))
+    shortened = [
+        row if distance <= longest else centre + (row - centre) * (longest / distance)
+        for row, distance in zip(values, distances, strict=True)
+    ]
+    np.testing.assert_allclose(bounded_mean(values, centre, bound), np.mean(shortened, axis=0), rtol=1e-9, atol=1e-6)
+
+
+def test_a_bound_that_nobody_reaches_gives_the_mean() -> None:
+    values = np.random.default_rng(0).normal(size=(7, 4))
+    np.testing.assert_allclose(bounded_mean(values, np.zeros(4), 100.0), values.mean(axis=0), rtol=1e-12)
+    np.testing.assert_array_equal(bounded_mean(np.zeros((3, 4)), np.zeros(4), 1.0), np.zeros(4))
+
+
+@REPEATABLE
+@given(
+    arrays.arrays(np.float64, (8, 3), elements=st.floats(-1e3, 1e3)),
+    arrays.arrays(np.float64, (2, 3), elements=st.floats(-1e30, 1e30)),
+    st.permutations(range(10)),
+)
+def test_whatever_two_of_ten_say_the_result_stays_among_the_honest(
+    honest: np.ndarray, lies: np.ndarray, order: list[int]
+) -> None:
+    values, trust = np.concatenate([honest, lies])[order], Trust(0.2)
+    for result in (trimmed_mean(values, trust.among(10)), median(values)):
+        slack = 1e-9 * np.abs(honest).max(initial=1.0)
+        assert (result >= honest.min(axis=0) - slack).all()
+        assert (result <= honest.max(axis=0) + slack).all()
+    # A bounded mean cannot be moved further than the liars' share of a bound that is among the honest lengths.
+    moved = np.linalg.norm(bounded_mean(values, np.zeros(3), 1.0))
+    assert moved <= np.linalg.norm(honest, axis=1).max() * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("liars", "clients", "expected"), [(0.2, 10, 2), (0.2, 4, 1), (0.2, 2, 0), (0.2, 1, 0), (0.49, 10, 4), (0.1, 10, 1)]
+)
+def test_as_many_liars_are_expected_as_the_settings_say_and_fewer_than_half(liars: float, clients: int, expected: int) -> None:
+    assert Trust(liars).among(clients) == expected
+
+
+def test_coefficients_are_joined_number_by_number_in_their_own_shapes() -> None:
+    draw = np.random.default_rng(0)
+    form = Form(3, 2)
+    updates = [
+        Coefficients.of({name: draw.normal(size=shape).astype(np.float32) for name, shape in form.shapes.items()})
+        for _ in range(5)
+    ]
+    before = Coefficients.identity(form)
+    joined = robust_coefficients(before, updates, "median", Trust(0.2))
+    for name in form.shapes:
+        np.testing.assert_array_equal(joined.arrays[name], np.median([own.arrays[name] for own in updates], axis=0))
+    bounded = robust_coefficients(before, updates, "bounded", Trust(0.2, 1e9))
+    for name in form.shapes:
+        np.testing.assert_allclose(bounded.arrays[name], np.mean([own.arrays[name] for own in updates], axis=0), atol=1e-6)
+
+
+def held(counts: tuple[int, ...], value: float) -> ContextVectors:
+    return ContextVectors.from_wire(np.full((len(counts), 2, 2, 3), value, dtype=np.float32), np.array(counts))
+
+
+@pytest.mark.parametrize("rule", ["trimmed", "median", "bounded"])
+def test_vectors_are_joined_among_those_that_hold_a_class(rule: Any) -> None:
+    clients = [held((4, 4), 1.0)] * 5 + [held((4, 0), 1.0)] * 3 + [held((4, 4), -1e6)] * 2
+    joined = robust_vectors(clients, rule, Trust(0.2))
+    np.testing.assert_array_equal(joined.counts, [1, 1])
+    assert np.abs(joined.means - 1).max() < (1e-9 if rule != "bounded" else 1.0)
+
+
+def test_a_class_that_liars_could_be_the_majority_of_is_left_out() -> None:
+    clients = [held((4, 2), 1.0)] * 2 + [held((4, 0), 1.0)] * 6 + [held((4, 4), -9.0)] * 2
+    joined = robust_vectors(clients, "median", Trust(0.2))
+    np.testing.assert_array_equal(joined.counts, [1, 0])
+
+
+def test_who_is_best_or_worst_or_claims_too_many_examples_has_no_say() -> None:
+    scores = {name: (float(place),) for place, name in enumerate("abcdefghij")}
+    examples = dict.fromkeys(scores, 10) | {"e": 10**9}
+    assert trusted(scores, examples, Trust(0.2)) == ["c", "d", "f", "g", "h"]
+    assert trusted({}, {}, Trust(0.2)) == []
+    assert trusted({"a": (1.0,)}, {"a": 3}, Trust(0.2)) == ["a"]
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"rounds": {"weighting": "examples"}},
+        {"vectors": {"weighting": "examples"}},
+        {"server": {"update": "gradient"}},
+        {"readout": {}},
+        {"subspace": {"source": "clients"}},
+        {"rounds": {"client_fraction": 0.5}},
+    ],
+)
+def test_what_one_client_alone_could_decide_does_not_go_with_robust(sections: dict[str, Any]) -> None:
+    tiny.method(**sections)
+    with pytest.raises(Exception, match=r"\[robust\] does not go with"):
+        tiny.method(robust={}, **sections)
+
+
+def test_all_contradictions_are_named_at_once() -> None:
+    with pytest.raises(Exception, match=r"rounds.weighting.*vectors.weighting.*\[readout\]"):
+        tiny.method(robust={}, rounds={"weighting": "examples"}, vectors={"weighting": "examples"}, readout={})
+
+
+# Runs with liars
+
+LAYERS, WIDTH = 2, 3
+FORM = Form(LAYERS)
+GOAL = np.random.default_rng(1).normal(0.0, 0.5, size=(LAYERS, 2, 2))
+VECTOR = np.random.default_rng(2).normal(size=(LAYERS, 2, WIDTH))
+NAMES = tuple("abcdefghij")
+LIARS = ("i", "j")
+_ROUNDS = 8
+
+
+def target(name: str) -> np.ndarray:
+    """Where a client's examples would have the coefficients: near those of the others, not at one place."""
+    draw = np.random.default_rng(NAMES.index(name))
+    return GOAL + Coefficients.identity(FORM).scales + draw.normal(0.0, 0.1, size=GOAL.shape)
+
+
+def loss(name: str, coefficients: Coefficients, vectors: np.ndarray) -> float:
+    """Also of vectors that are far from what the layers write."""
+    distance = float(((coefficients.scales - target(name)) ** 2).mean())
+    away = float(((coefficients.scales[..., 0] ** 2)[..., None] * (vectors - VECTOR) ** 2).mean())
+    return min(distance + away, 1e5)
+
+
+@dataclass
+class Honest:
+    """Ten clients that tell what they find."""
+
+    context: np.ndarray | None = None
+
+    def clients(self) -> tuple[str, ...]:
+        return NAMES
+
+    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+        for name, request in requests.items():
+            yield Delivery(name, self.honest(name, request), 1, 1, 0.0)
+
+    def honest(self, name: str, request: Request) -> Reply:
+        if isinstance(request, VectorsRequest):
+            means = VECTOR[None] + np.random.default_rng(100 + NAMES.index(name)).normal(0.0, 0.1, size=(1, *VECTOR.shape))
+            return vectors_reply(means)
+        if isinstance(request, ContextRequest):
+            self.context = request.context.vectors
+            return ContextReply()
+        assert self.context is not None
+        if isinstance(request, UpdateRequest):
+            moved = request.coefficients.scales + 0.3 * (target(name) - request.coefficients.scales)
+            return UpdateReply(Coefficients(moved.astype(np.float32)), 10, 0.5)
+        assert isinstance(request, EvaluateRequest | CompareRequest)
+        own = tally(loss(name, request.coefficients, self.context))
+        if isinstance(request, EvaluateRequest):
+            return EvaluateReply((own,))
+        raw = tally(loss(name, Coefficients.identity(FORM), self.context))
+        right = (5, 5) if own.correct == 10 else (10, 0)
+        return CompareReply(
+            Comparison(own, raw, 10 * (own.loss - raw.loss) ** 2 + 1e-9, abs(own.correct - raw.correct), (5, 5), right)
+        )
+
+
+def tally(value: float) -> Tally:
+    """Of ten examples."""
+    return Tally(10, 10 if value < 0.2 else 5, 10 * value)
+
+
+def vectors_reply(means: np.ndarray) -> VectorsReply:
+    return VectorsReply(ContextVectors.from_wire(means.astype(np.float32), np.array([10])), "10:x", True, "float32", "float32")
+
+
+def method_of(robust: dict[str, Any] | None, *, gate: float = 0.0) -> Method:
+    sections: dict[str, Any] = {"rounds": {"rounds": _ROUNDS}, "holdout": {"selection": 0.2, "gate": gate}}
+    method = tiny.method(injection={"context_scale": 0.1}, **sections)
+    return method if robust is None else tiny.method(injection={"context_scale": 0.1}, robust=robust, **sections)
+
+
+def colluding(**options: Any) -> Colluding:
+    return Colluding(Honest(), LIARS, **options)
+
+
+def run(engine: Any, method: Method) -> Outcome:
+    return Coordinator(engine, tiny.TASK, method, ModelShape("f" * 64, LAYERS, WIDTH)).run()
+
+
+def honest_loss(outcome: Outcome, *, fallback: bool = True) -> tuple[float, float]:
+    """Mean over the honest of what came out, and of zero-shot."""
+    coefficients = outcome.coefficients if fallback else outcome.state.best
+    names = [name for name in NAMES if name not in LIARS]
+    ours = float(np.mean([loss(name, coefficients, outcome.context.vectors) for name in names]))
+    raw = float(np.mean([loss(name, Coefficients.identity(FORM), outcome.context.vectors) for name in names]))
+    return ours, raw
+
+
+ROBUST: dict[str, dict[str, Any]] = {rule: {"updates": rule, "vectors": rule} for rule in ("trimmed", "median", "bounded")}
+
+
+def test_without_liars_the_mean_learns() -> None:
+    ours, raw = honest_loss(run(Honest(), method_of(None)))
+    assert ours < raw / 3
+
+
+def test_the_mean_is_sunk_by_two_of_ten() -> None:
+    """Else the tests below could not fail."""
+    ours, raw = honest_loss(run(colluding(updates=LIES["flipped, a thousandfold"]), method_of(None)))
+    assert ours > 10 * raw
+    ours, raw = honest_loss(run(colluding(vectors=LIES["flipped, a thousandfold"]), method_of(None)))
+    assert ours > 10 * raw
+
+
+def test_under_praise_the_gate_of_a_mean_opens_for_a_sunk_adapter() -> None:
+    method = method_of(None, gate=0.2)
+    praised = run(colluding(updates=LIES["flipped, a thousandfold"]), method)
+    assert praised.gate is not None
+    assert praised.gate.is_open
+    assert honest_loss(praised)[0] > 10 * honest_loss(praised)[1]
+    silent = run(colluding(updates=LIES["flipped, a thousandfold"], praise=False), method)
+    assert silent.gate is not None
+    assert not silent.gate.is_open
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("robust", ROBUST)
+def test_two_of_ten_that_lie_about_updates_do_not_sink_a_robust_run(robust: str, lie: str) -> None:
+    ours, raw = honest_loss(run(colluding(updates=LIES[lie]), method_of(ROBUST[robust])))
+    assert ours < raw
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize("robust", ROBUST)
+def test_two_of_ten_that_lie_about_vectors_do_not_sink_a_robust_run(robust: str, lie: str) -> None:
+    ours, raw = honest_loss(run(colluding(vectors=LIES[lie]), method_of(ROBUST[robust])))
+    assert ours < raw
+
+
+@pytest.mark.parametrize("robust", ROBUST)
+def test_two_of_ten_that_lie_about_all_at_once_do_not_sink_a_robust_run(robust: str) -> None:
+    flipped = LIES["flipped, a thousandfold"]
+    ours, raw = honest_loss(run(colluding(updates=flipped, vectors=flipped), method_of(ROBUST[robust])))
+    assert ours < raw
+
+
+@pytest.mark.parametrize("robust", ROBUST)
+def test_without_liars_a_robust_run_learns_nearly_as_well(robust: str) -> None:
+    ours, raw = honest_loss(run(Honest(), method_of(ROBUST[robust])))
+    assert ours < raw / 3
+
+
+def test_praise_does_not_open_a_robust_gate_for_a_bad_adapter() -> None:
+    """A bound that bounds nothing, so the adapter is sunk; the middle of the clients still says so."""
+    outcome = run(
+        colluding(updates=LIES["flipped, a thousandfold"]),
+        method_of({"updates": "bounded", "vectors": "median", "bound": 1e6}, gate=0.2),
+    )
+    assert honest_loss(outcome, fallback=False)[0] > honest_loss(outcome, fallback=False)[1]
+    assert outcome.gate is not None
+    assert not outcome.gate.is_open
+    assert outcome.coefficients.is_identity
+
+
+def test_praise_does_not_choose_the_round() -> None:
+    """Liars call the first round the best by far, and no client that is believed does."""
+
+    class First(Honest):
+        asked = 0
+
+        def honest(self, name: str, request: Request) -> Reply:
+            if name not in LIARS or not isinstance(request, EvaluateRequest):
+                return super().honest(name, request)
+            self.asked += 1  # zero-shot and the first round, by two of them
+            many = 2**20
+            return EvaluateReply((Tally(many, many, 0.0) if self.asked <= 4 else Tally(many, 0, many * 5.0),))
+
+    assert run(First(), method_of(None)).chosen_round == 1
+    assert run(First(), method_of(ROBUST["median"])).chosen_round == _ROUNDS
+
+
+def test_an_update_of_layers_that_are_not_injected_is_not_believed() -> None:
+    """Honest clients would refuse such coefficients, and one liar would end the run."""
+    method = method_of(ROBUST["bounded"])
+    method = method.model_copy(update={"injection": method.injection.model_copy(update={"from_depth": 0.5})})
+
+    class Upper(Honest):
+        def honest(self, name: str, request: Request) -> Reply:
+            reply = super().honest(name, request)
+            if isinstance(reply, UpdateReply):
+                reply.coefficients.scales[0] = (0.0, 1.0)
+            return reply
+
+    outcome = run(Colluding(Upper(), LIARS, updates=lambda honest, before: before + 0.5, praise=False), method)
+    refused = {(item.client, item.failure) for item in outcome.state.traffic if item.failure}
+    assert refused == {("i", "bad_reply"), ("j", "bad_reply")}
+    assert not outcome.coefficients.active[0].any()
+
+
+def test_where_no_class_can_be_out_voted_the_run_says_so() -> None:
+    class Apart(Honest):
+        """Every client holds a class of its own."""
+
+        def honest(self, name: str, request: Request) -> Reply:
+            reply = super().honest(name, request)
+            if not isinstance(reply, VectorsReply):
+                return reply
+            means = np.repeat(reply.vectors.means, 2, axis=0)
+            counts = np.array([10, 0]) if NAMES.index(name) < 5 else np.array([0, 10])
+            return replace(reply, vectors=ContextVectors.from_wire(means, counts))
+
+    method = method_of({"liars": 0.45})
+    method = method.model_copy(update={"vectors": method.vectors.model_copy(update={"balance": "class"})})
+    with pytest.raises(FederationError, match="no class or shard is held by as many clients"):
+        run(Apart(), method)
