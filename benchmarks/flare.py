@@ -1,5 +1,5 @@
-"""Claims on the engine. With a trivial payload and 3 sites, a round over FLARE takes at most 0.3 s, and the first one is over at
-most 15 s after the submission. With 50 simulated clients the coordinator takes at most 5 ms for each client and round.
+"""Claims on the engine. With a trivial payload and 3 sites, a round over FLARE takes at most 0.3 s, and the first one is over
+at most 15 s after the submission. With 50 simulated clients the coordinator takes at most 5 ms for each client and round.
 
 The first part starts a server and three sites as processes on loopback, over a random model of three layers; the work of a
 site is a few milliseconds. The second part plays clients in this process whose answers are made beforehand, so that what is

