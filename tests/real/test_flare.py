@@ -199,14 +199,11 @@ def test_every_sites_ledger_and_what_the_server_had_of_it_fit_each_other(story: 
     heads = story.federation.run_folder("config") / "checkpoint" / "heads.jsonl"
     for site in SITES:
         ledger = story.federation.kits[site] / "ledger.jsonl"
-        done = cli("flare", "logs", story.federation.kits[site])
-        assert done.stdout
-        found = json.loads(cli("ledger", "verify", ledger, "--heads", heads, "--json").stdout)
-        assert found
+        cli("ledger", "verify", ledger, "--heads", heads)
         entries = [json.loads(line) for line in ledger.read_text().splitlines()]
         replies = [entry for entry in entries if entry["event"] == "reply"]
         assert len(replies) >= ROUNDS
-        assert all(entry["facts"]["engine_bytes"] > 0 for entry in replies)
+        assert all(entry["engine_bytes"] > 100 for entry in replies)
 
 
 def test_status_tells_rounds_losses_bytes_and_who_answered(story: Story) -> None:

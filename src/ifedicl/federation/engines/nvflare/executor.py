@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_context import FLContext
-from nvflare.apis.shareable import Shareable
+from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.apis.signal import Signal
 
 from ifedicl.federation.engine import Door
@@ -26,6 +27,7 @@ class SiteExecutor(Executor):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self._door: Door | None = None
+        self._headers: dict[str, Any] = {}
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Open the client when the job starts, before anything is asked."""
@@ -34,25 +36,26 @@ class SiteExecutor(Executor):  # type: ignore[misc]
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         """One message of ours, and its reply."""
-        return _packed(answer(self._door, shareable.get(PAYLOAD)))
+        self._headers = dict(shareable[ReservedHeaderKey.HEADERS])
+        reply = Shareable()
+        reply[PAYLOAD] = answer(self._door, shareable.get(PAYLOAD))
+        return reply
 
     def _open(self, folder: Path, name: str) -> None:
         start = time.perf_counter()
         try:
-            self._door = open_site(folder / CLIENT_FILE, name, overhead=_added)
+            self._door = open_site(folder / CLIENT_FILE, name, overhead=self._added)
         except Exception:
             # FLARE would carry the text to the server. The owner finds it here; the server hears a code.
             _log.exception("the client of %s could not be opened; every request will be refused", name)
             return
         _log.info("model loaded, client %s is open after %.1f seconds", name, time.perf_counter() - start)
 
+    def _added(self, frame: int) -> int:
+        """Bytes that FLARE adds to a reply of so many: for the ledger, which is written before FLARE fills in its headers.
 
-def _packed(wire: bytes) -> Shareable:
-    message = Shareable()
-    message[PAYLOAD] = wire
-    return message
-
-
-def _added(frame: int) -> int:
-    """Bytes that FLARE's envelope adds to a reply of so many, without the headers that it fills in later: for the ledger."""
-    return len(_packed(bytes(frame)).to_bytes()) - frame
+        They are taken to be as large as those of the request, which name the same job, task and party.
+        """
+        message = Shareable()
+        message[PAYLOAD], message[ReservedHeaderKey.HEADERS] = bytes(frame), self._headers
+        return len(message.to_bytes()) - frame
