@@ -52,8 +52,8 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.privacy.chain import Head
-from ifedicl.privacy.guard import GuardedClient
-from ifedicl.privacy.ledger import REPLY, Ledger, read
+from ifedicl.privacy.guard import GuardedClient, SummedClient
+from ifedicl.privacy.ledger import REPLY, SUMMED, Ledger, read
 from ifedicl.privacy.policy import Policy, open_policy
 from ifedicl.settings import Method, validated
 from tests import tiny
@@ -396,6 +396,52 @@ def test_a_reply_that_the_ledger_cannot_take_does_not_leave(tmp_path: Path, monk
     reply = guard.handle(asks()["vectors"])
     assert reply.head is not None
     assert reply.head.entries == 2
+
+
+# Within secure sums
+
+
+class Masking:
+    """A stand-in for the door that masks: what it is asked for in plain leaves as an empty message."""
+
+    name = "clinic"
+
+    def __init__(self, plain: Callable[[Request], Reply]) -> None:
+        self.plain = plain
+
+    def handle(self, request: Request) -> Reply:
+        reply = self.plain(request)
+        return reply if isinstance(reply, Failure) else ContextReply()
+
+
+def summed(folder: Path, policy: Policy) -> tuple[SummedClient, Scripted]:
+    client = Scripted()
+    return SummedClient(client, policy, Ledger(folder / "ledger.jsonl", client.name), Masking), client
+
+
+def test_in_a_sum_the_policy_sees_what_goes_in_and_the_ledger_has_what_goes_in_and_what_leaves(tmp_path: Path) -> None:
+    guard, _ = summed(tmp_path, rules())
+    replies = [guard.handle(request) for request in asks().values()]
+    assert not [reply for reply in replies if isinstance(reply, Failure)]
+    entries = read(tmp_path / "ledger.jsonl")[0][1:]
+    assert [entry.event for entry in entries] == [SUMMED, REPLY] * len(replies)
+    assert [entry.facts["kind"] for entry in entries[::2]] == [usual(request).kind for request in asks().values()]
+    assert {entry.facts["kind"] for entry in entries[1::2]} == {"context_reply"}
+    assert not [entry for entry in entries[::2] if "sha256" in entry.facts]
+    assert [reply.head for reply in replies] == [entry.head for entry in entries[1::2]]
+
+
+def test_in_a_sum_too_no_more_rounds_leave_and_nothing_that_is_refused(tmp_path: Path) -> None:
+    policy = rules(most={"rounds": 2}, allow={"readout_sums": False})
+    guard, _ = summed(tmp_path, policy)
+    requests = asks()
+    guard.handle(requests["context"])
+    assert [code(guard.handle(requests["update"])) for _ in range(2)] == [None, None]
+    again, _ = summed(tmp_path, policy)
+    again.handle(requests["context"])
+    assert code(again.handle(requests["update"])) is FailureCode.SPENT
+    assert code(again.handle(requests["statistics"])) is FailureCode.REFUSED
+    assert code(again.handle(replace(requests["update"], head=Head(2, "0" * 64)))) is FailureCode.LEDGER
 
 
 # Nothing leaks

@@ -20,7 +20,7 @@ from ifedicl.privacy.chain import START, Entry, Head
 from ifedicl.privacy.heads import HeadLog, Received, check_heads, read_heads
 from ifedicl.privacy.ledger import OPENED, REPAIRED, REPLY, Ledger, read
 
-REPEATABLE = settings(deadline=None, derandomize=True, max_examples=150)
+REPEATABLE = settings(deadline=None, derandomize=True, max_examples=60)
 
 
 def facts(number: int) -> dict[str, Any]:

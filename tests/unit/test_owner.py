@@ -179,7 +179,7 @@ def test_what_check_foretells_is_what_the_door_then_does(
     config.write_text(wanted)
     foretold = preview(load_client_settings(client), load_settings(config))["would_leave"]
     site, settings = open_site(client, "north"), load_settings(config)
-    shape = ModelShape(site._client.backbone.fingerprint, 3, 32)  # type: ignore[attr-defined]
+    shape = ModelShape(site._guard._client.backbone.fingerprint, 3, 32)  # type: ignore[attr-defined]
     requested: list[str] = []
 
     class Watching(LocalEngine):
@@ -206,7 +206,7 @@ def test_a_site_loads_its_model_once_and_keeps_its_secret(client: Path, monkeypa
     secret = (client.parent / "client.secret").read_bytes()
     assert len(secret) == 32
     assert (client.parent / "client.secret").stat().st_mode & 0o077 == 0
-    request = VectorsRequest(tiny.TASK, tiny.method(), first._client.backbone.fingerprint, "")  # type: ignore[attr-defined]
+    request = VectorsRequest(tiny.TASK, tiny.method(), first._guard._client.backbone.fingerprint, "")  # type: ignore[attr-defined]
     reply = first.handle(request)
     again = open_site(client, "north").handle(request)
     assert not isinstance(reply, Failure)

@@ -5,25 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from ifedicl.federation.assignment import run_digest
 from ifedicl.federation.engine import Door
-from ifedicl.federation.messages import (
-    ContextRequest,
-    Failure,
-    FailureCode,
-    Reply,
-    Request,
-    VectorsReply,
-    VectorsRequest,
-    encode,
-)
-from ifedicl.privacy.history import ExampleSet, History
-from ifedicl.privacy.ledger import REPLY, Ledger
+from ifedicl.federation.messages import ContextRequest, Failure, FailureCode, Reply, Request, VectorsReply, VectorsRequest
+from ifedicl.privacy.history import ExampleSet
+from ifedicl.privacy.ledger import Ledger
 from ifedicl.privacy.policy import Policy
+from ifedicl.privacy.recorder import Recorder
 from ifedicl.privacy.rules import RefusalError, check_assignment, check_behind, check_request
 from ifedicl.settings import Method
 
@@ -54,69 +46,61 @@ class _Job:
     method: Method
 
 
-class GuardedClient:
-    """A client behind its owner's policy and ledger; the same door."""
+@dataclass(frozen=True)
+class Checked:
+    """A reply as the policy lets it out.
 
-    def __init__(
-        self, client: Answers, policy: Policy, ledger: Ledger, *, overhead: Callable[[int], int] = lambda _frame: 0
-    ) -> None:
-        """Stand before ``client``.
+    Attributes:
+        reply: or a code in its place.
+        run: digest of the job; empty where it is not known.
+        facts: for the ledger, beside those of every reply.
+    """
 
-        Args:
-            client: answers what is allowed.
-            policy: what may leave.
-            ledger: where what leaves is written first.
-            overhead: how many bytes the engine adds to a frame of so many.
-        """
-        self.name = client.name
+    reply: Reply
+    run: str = _UNKNOWN
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class Guard:
+    """A policy between requests and a client. What is refused becomes a code; the reason stays in the owner's own log."""
+
+    def __init__(self, client: Answers, policy: Policy, recorder: Recorder) -> None:
+        """Nothing is asked yet."""
         self._client = client
         self._policy = policy
-        self._ledger = ledger
-        self._overhead = overhead
-        self._history = History.of(ledger)
+        self._recorder = recorder
         self._contexts: dict[str, _Job | None] = {}  # None: refused
 
-    def handle(self, request: Request) -> Reply:
-        """Answer one request. Never raises; what is refused becomes a code, and the reason stays in the owner's own log.
-
-        A reply is on the owner's disk before it is returned. Where that fails, nothing leaves but a code.
-        """
+    def answer(self, request: Request) -> Checked:
+        """Ask the client what is allowed. Never raises."""
         job: _Job | None = None
-        facts: dict[str, Any] = {}
         try:
-            self._check_head(request)
+            self._recorder.check_head(request)
             job = self._job_of(request)
-            reply = self._answer(request, job)
+            reply = self._client.handle(request)
+            check_behind(self._policy, job.method, reply)
             facts = self._example_set(reply, job)
+            if isinstance(request, ContextRequest) and not isinstance(reply, Failure):
+                self._contexts[request.context_id] = job
+            return Checked(reply, job.run, facts)
         except RefusalError as refusal:
-            _log.warning("client %s refuses a %s request: %s", self.name, request.kind, refusal.reason)
-            reply = Failure(refusal.code)
+            _log.warning("client %s refuses a %s request: %s", self._client.name, request.kind, refusal.reason)
+            code = refusal.code
         except Exception:
-            _log.exception("client %s could not answer a %s request", self.name, request.kind)
-            reply = Failure(FailureCode.INTERNAL)
-        try:
-            return self._recorded(request, reply, job.run if job else _UNKNOWN, facts)
-        except Exception:
-            _log.exception("client %s could not write its ledger; a %s reply was kept back", self.name, request.kind)
-            return Failure(FailureCode.LEDGER)
-
-    def _check_head(self, request: Request) -> None:
-        if request.head is not None and not self._ledger.knows(request.head):
-            raise RefusalError(
-                FailureCode.LEDGER,
-                f"the coordinator holds entry {request.head.entries} of another ledger than this one, which has "
-                f"{self._ledger.head.entries}. If the file was restored from a copy, bring back the newest one",
-            )
+            _log.exception("client %s could not answer a %s request", self._client.name, request.kind)
+            code = FailureCode.INTERNAL
+        return Checked(Failure(code), job.run if job else _UNKNOWN)
 
     def _job_of(self, request: Request) -> _Job:
         """Which job a request belongs to, once it is allowed."""
+        history = self._recorder.history
         if not isinstance(request, VectorsRequest | ContextRequest):
             job = self._contexts.get(request.context_id)
             if job is None:
                 refused = request.context_id in self._contexts
                 code = FailureCode.REFUSED if refused else FailureCode.NO_CONTEXT
                 raise RefusalError(code, "its context was refused" if refused else "its context is not known here")
-            check_request(self._policy, request, self._history.spent(job.run))
+            check_request(self._policy, request, history.spent(job.run))
             return job
         task, method, fingerprint = request.task, request.method, request.fingerprint
         question = hashlib.sha256((task.digest + fingerprint).encode()).hexdigest()
@@ -124,24 +108,17 @@ class GuardedClient:
         if isinstance(request, ContextRequest):
             self._contexts[request.context_id] = None
         check_assignment(self._policy, task, method, fingerprint)
-        others, most = self._history.jobs - {job.run}, self._policy.most.jobs
+        others, most = history.jobs - {job.run}, self._policy.most.jobs
         if most and len(others) >= most:
             raise RefusalError(FailureCode.SPENT, f"{len(others)} other jobs got answers; most.jobs is {most}")
         return job
-
-    def _answer(self, request: Request, job: _Job) -> Reply:
-        reply = self._client.handle(request)
-        check_behind(self._policy, job.method, reply)
-        if isinstance(request, ContextRequest) and not isinstance(reply, Failure):
-            self._contexts[request.context_id] = job
-        return reply
 
     def _example_set(self, reply: Reply, job: _Job) -> dict[str, Any]:
         """Of a vectors reply, for the ledger, once it cannot be subtracted from an earlier one to single examples out."""
         if not isinstance(reply, VectorsReply):
             return {}
         now = ExampleSet(job.question, _split(job.method), reply.cursor, self._client.vouched(reply.cursor))
-        last, least = self._history.last_set(job.question), self._policy.least.new_examples
+        last, least = self._recorder.history.last_set(job.question), self._policy.least.new_examples
         if last is not None and least > 1:
             self._check_growth(last, now, least)
         return {"examples": asdict(now)}
@@ -164,37 +141,89 @@ class GuardedClient:
         if (new := now.examples - last.examples) < least:
             raise RefusalError(FailureCode.TOO_FEW, f"{new} new examples; least.new_examples is {least}")
 
-    def _recorded(self, request: Request, reply: Reply, run: str, facts: Mapping[str, Any]) -> Reply:
-        """The reply with the head of the ledger that it is in."""
-        entry = self._entry(request, reply, run, facts)
-        spent, most = self._history.spent(run), self._policy.most.bytes_up
-        if most and not isinstance(reply, Failure) and spent.bytes + entry["bytes"] + entry["engine_bytes"] > most:
-            _log.warning("client %s refuses a %s request: most.bytes_up is %d, and spent", self.name, request.kind, most)
-            reply = Failure(FailureCode.SPENT)
-            entry = self._entry(request, reply, run, {})
-        head = self._ledger.append(REPLY, entry)
-        self._history.note(entry)
-        return replace(reply, head=head)
 
-    def _entry(self, request: Request, reply: Reply, run: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Facts of the ledger's next line. The digest is of the reply without the head, which it is a part of itself."""
-        header, arrays = reply.to_wire()
-        body = encode(replace(reply, head=None))
-        head = self._ledger.head
-        frame = len(encode(replace(reply, head=replace(head, entries=head.entries + 1))))
-        code = {"code": header["code"]} if isinstance(reply, Failure) else {}
-        return {
-            "run": run,
-            "kind": reply.kind,
-            "shapes": {name: list(array.shape) for name, array in arrays.items()},
-            "bytes": frame,
-            "engine_bytes": self._overhead(frame),
-            "sha256": hashlib.sha256(body).hexdigest(),
-            "epsilon": None,
-            "held": request.head.entries if request.head else 0,
-            **code,
-            **facts,
-        }
+class GuardedClient:
+    """A client behind its owner's policy and ledger; the same door."""
+
+    def __init__(
+        self, client: Answers, policy: Policy, ledger: Ledger, *, overhead: Callable[[int], int] = lambda _frame: 0
+    ) -> None:
+        """Stand before ``client``.
+
+        Args:
+            client: answers what is allowed.
+            policy: what may leave.
+            ledger: where what leaves is written first.
+            overhead: how many bytes the engine adds to a frame of so many.
+        """
+        self.name = client.name
+        self._recorder = Recorder(ledger, policy.most, overhead)
+        self._guard = Guard(client, policy, self._recorder)
+
+    def handle(self, request: Request) -> Reply:
+        """Answer one request. Never raises.
+
+        A reply is on the owner's disk before it is returned. Where that fails, nothing leaves but a code.
+        """
+        return _written(self._recorder, request, self._guard.answer(request))
+
+
+class SummedClient:
+    """A client that takes part in secure sums behind its owner's policy and ledger.
+
+    The policy looks at what goes into a sum; the ledger has a line of that, without a digest, and one of each message that
+    leaves of it.
+    """
+
+    def __init__(
+        self,
+        client: Answers,
+        policy: Policy,
+        ledger: Ledger,
+        secure: Callable[[Callable[[Request], Reply]], Door],
+        *,
+        overhead: Callable[[int], int] = lambda _frame: 0,
+    ) -> None:
+        """Stand before and behind the door that masks.
+
+        Args:
+            client: answers what is allowed.
+            policy: what may go into a sum.
+            ledger: where what leaves is written first.
+            secure: makes that door of whoever answers its plain requests.
+            overhead: how many bytes the engine adds to a frame of so many.
+        """
+        self.name = client.name
+        self._recorder = Recorder(ledger, policy.most, overhead)
+        self._guard = Guard(client, policy, self._recorder)
+        self._door = secure(self._plain)
+        self._run = _UNKNOWN
+
+    def handle(self, request: Request) -> Reply:
+        """Answer one message of a sum. Never raises; as :meth:`GuardedClient.handle`."""
+        try:
+            self._recorder.check_head(request)
+            reply = self._door.handle(request)
+        except RefusalError as refusal:
+            _log.warning("client %s refuses a %s request: %s", self.name, request.kind, refusal.reason)
+            reply = Failure(refusal.code)
+        return _written(self._recorder, request, Checked(reply, self._run))
+
+    def _plain(self, request: Request) -> Reply:
+        checked = self._guard.answer(request)
+        self._run = checked.run
+        if not isinstance(checked.reply, Failure):
+            self._recorder.summed(checked.reply, checked.run, checked.facts)
+        return checked.reply
+
+
+def _written(recorder: Recorder, request: Request, checked: Checked) -> Reply:
+    """The reply once it is on the disk; a code where it is not."""
+    try:
+        return recorder.leaving(request, checked.reply, checked.run, checked.facts)
+    except Exception:
+        _log.exception("the ledger could not be written; the reply to a %s request was kept back", request.kind)
+        return Failure(FailureCode.LEDGER)
 
 
 def _split(method: Method) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from ifedicl.privacy.chain import Entry
-from ifedicl.privacy.ledger import REPLY
+from ifedicl.privacy.ledger import REPLY, SUMMED
 
 _COUNTED = ("update_reply", "gradient_reply")
 
@@ -55,7 +55,7 @@ class History:
         """All that a ledger tells."""
         history = cls()
         for entry in entries:
-            if entry.event == REPLY:
+            if entry.event in (REPLY, SUMMED):
                 history.note(entry.facts)
         return history
 

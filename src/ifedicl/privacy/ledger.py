@@ -16,8 +16,8 @@ from ifedicl import files
 from ifedicl.errors import LedgerError, StorageError
 from ifedicl.privacy.chain import START, Entry, Head
 
-OPENED, REPLY, REPAIRED = "opened", "reply", "repaired"
-"""Events: the first line; a reply that was let out; a torn line that was found at a start."""
+OPENED, REPLY, SUMMED, REPAIRED = "opened", "reply", "summed", "repaired"
+"""Events: the first line; a reply that was let out; one that went into a secure sum; a torn line that a start found."""
 
 
 def _now() -> str:

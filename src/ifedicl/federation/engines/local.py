@@ -32,13 +32,12 @@ class LocalEngine:
 
     def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
         """One client after another; each has the whole deadline, as it would on a machine of its own."""
-        sent: dict[int, tuple[bytes, Request]] = {}  # one request object sent to many is encoded once, and held once
+        sent: Request | None = None
         for name, request in requests.items():
             start = time.perf_counter()
-            if id(request) not in sent:
-                wire = encode(request)
-                sent[id(request)] = (wire, decode_request(wire))
-            down, received = sent[id(request)]
+            if request is not sent:  # one request object sent to many is encoded once, and held once
+                sent, down = request, encode(request)
+                received = decode_request(down)
             up = encode(self._clients[name].handle(received))
             seconds = time.perf_counter() - start
             reply = Failure(FailureCode.LATE) if seconds > deadline else decode_reply(up)
