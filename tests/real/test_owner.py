@@ -62,7 +62,7 @@ def real_backbone(model: ModelSettings) -> Backbone:
 @pytest.mark.real
 def test_two_of_ten_liars_sink_a_mean_and_not_a_median(real_backbone: Backbone, model: ModelSettings) -> None:
     """Zero-shot of the real model is the line; the adapter is as its round was chosen, no gate before it."""
-    places = demo_places(pool=18, test=9, seed=0).values()
+    places = demo_places(pool=15, test=6, seed=0).values()
     rows = [row for place in places for row in place.pool]
     test = [row for place in places for row in place.test]
     held = {f"client-{number:02d}": rows[number::10] for number in range(10)}
@@ -77,7 +77,7 @@ def test_two_of_ten_liars_sink_a_mean_and_not_a_median(real_backbone: Backbone, 
             "holdout": {"selection": 0.2, "gate": 0.0},
             "injection": {"from_depth": 0.5},
             "calibration": {"batch_size": 3, "local_steps": 1, "learning_rate": 0.1},
-            "rounds": {"rounds": 3, "evaluate_every": 3},
+            "rounds": {"rounds": 2, "evaluate_every": 2},
         }
         method = changed(load_preset("demo"), {**short, **sections}, "test")
         clients = runs.simulate(real_backbone, TASK, held)

@@ -19,12 +19,15 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.errors import ConfigError, StorageError
+from ifedicl.errors import ConfigError, FederationError, StorageError
 from ifedicl.federation import checkpoint
 from ifedicl.federation.checkpoint import RoundRecord, State, Traffic
 from ifedicl.federation.messages import pack
 from ifedicl.metrics import Tally
-from ifedicl.runs import ADAPTER, CHECKPOINT, METRICS
+from ifedicl.privacy.chain import Head
+from ifedicl.privacy.heads import check_heads, read_heads
+from ifedicl.privacy.ledger import read
+from ifedicl.runs import ADAPTER, CHECKPOINT, LEDGERS, METRICS
 from ifedicl.settings import RunSettings, load_settings
 from tests import tiny
 
@@ -104,11 +107,13 @@ def test_a_run_killed_ten_times_ends_with_the_same_adapter_byte_for_byte(tmp_pat
     assert contents(broken / ADAPTER) == contents(whole / ADAPTER)
     assert history(broken) == history(whole)
     assert len(history(whole)) == rounds
+    assert_ledgers_fit(broken)
 
 
 def test_a_run_writes_checkpoint_adapter_and_metrics_and_reads_the_test_file(settings: RunSettings, tmp_path: Path) -> None:
     result = runs.run(settings, tmp_path / "run")
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {CHECKPOINT.parent.name, ADAPTER.name, METRICS.name}
+    parts = {CHECKPOINT.parent.name, ADAPTER.name, METRICS.name, LEDGERS.name}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == parts
     lines = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
     assert [line["round"] for line in lines if line["event"] == "round"] == [1, 2]
     assert sum(line["event"] == "exchange" for line in lines) == len(result.federated.outcome.state.traffic)
@@ -164,23 +169,53 @@ def test_a_full_disk_in_the_middle_of_a_run_loses_only_the_round_it_was_in(
     settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs.run(settings, tmp_path / "plain")
-    calls, fsync = [0], os.fsync
-
-    def full(handle: int) -> None:
-        calls[0] += 1
-        if calls[0] > 4:  # replies, vectors, zero-shot and the first round are written
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        fsync(handle)
-
-    # Not in the fingerprint's own notes, which do without a disk.
+    # Replies, vectors, zero-shot and the first round are written.
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "fsync", full)
+        fill_up(patch, "state.safetensors", after=4)
         with pytest.raises(StorageError, match=r"state\.safetensors: the disk is full"):
             runs.run(settings, tmp_path / "run")
     assert [record.round for record in history(tmp_path / "run")] == [1]
-    assert [path.name for path in (tmp_path / "run" / CHECKPOINT).parent.iterdir()] == [CHECKPOINT.name]
+    assert {path.name for path in (tmp_path / "run" / CHECKPOINT).parent.iterdir()} == {CHECKPOINT.name, "heads.jsonl"}
     runs.run(settings, tmp_path / "run", resume=True)
     assert contents(tmp_path / "run" / ADAPTER) == contents(tmp_path / "plain" / ADAPTER)
+
+
+def fill_up(patch: pytest.MonkeyPatch, name: str, *, after: int) -> None:
+    """No room any more for files of this name after so many writes of them."""
+    calls, fsync = [0], os.fsync
+
+    def full(handle: int) -> None:
+        if name in str(Path(f"/proc/self/fd/{handle}").readlink()):
+            calls[0] += 1
+            if calls[0] > after:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    patch.setattr(files.os, "fsync", full)
+
+
+@pytest.mark.parametrize("name", ["ledgers/", "heads.jsonl"])
+def test_what_no_ledger_can_take_does_not_leave_and_a_resume_goes_on(
+    settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    runs.run(settings, tmp_path / "plain")
+    with monkeypatch.context() as patch:
+        fill_up(patch, name, after=10 if name == "ledgers/" else 3)
+        with pytest.raises((FederationError, StorageError), match=r"ledger|disk is full"):
+            runs.run(settings, tmp_path / "run")
+    runs.run(settings, tmp_path / "run", resume=True)
+    assert contents(tmp_path / "run" / ADAPTER) == contents(tmp_path / "plain" / ADAPTER)
+    assert_ledgers_fit(tmp_path / "run")
+
+
+def assert_ledgers_fit(folder: Path) -> None:
+    """Every line of what left is there, and the coordinator's heads are of these ledgers."""
+    heads = read_heads((folder / CHECKPOINT).with_name("heads.jsonl"))
+    for name in ("a", "b", "c"):
+        entries, torn = read(folder / LEDGERS / f"{name}.jsonl")
+        checked, _ = check_heads(entries, heads)
+        assert torn == b""
+        assert checked > 0
 
 
 # The checkpoint itself
@@ -200,6 +235,7 @@ STATE = State(
         "b": ContextVectors(DRAW.normal(size=(2, 3, 2, 4)), np.array([1, 2])),
     },
     cursors={"clinic/Ä": "3:ab", "b": "3:cd"},
+    heads={"b": Head(3, "0" * 64)},
     context=Context(DRAW.normal(size=(3, 2, 4)).astype(np.float32), DRAW.normal(size=(3, 2, 2, 4)).astype(np.float32)),
     readout=Readout(DRAW.normal(size=(2, 7)).astype(np.float32)),
     readout_round=1,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+from ifedicl.errors import StorageError
 from ifedicl.federation.assignment import run_digest
 from ifedicl.federation.engine import Door
 from ifedicl.federation.messages import ContextRequest, Failure, FailureCode, Reply, Request, VectorsReply, VectorsRequest
@@ -221,6 +222,9 @@ def _written(recorder: Recorder, request: Request, checked: Checked) -> Reply:
     """The reply once it is on the disk; a code where it is not."""
     try:
         return recorder.leaving(request, checked.reply, checked.run, checked.facts)
+    except StorageError as error:
+        _log.error("the reply to a %s request was kept back: %s", request.kind, error)
+        return Failure(FailureCode.LEDGER)
     except Exception:
         _log.exception("the ledger could not be written; the reply to a %s request was kept back", request.kind)
         return Failure(FailureCode.LEDGER)
