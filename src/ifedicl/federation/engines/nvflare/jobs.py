@@ -12,7 +12,6 @@ from typing import Any
 from pydantic import Field
 
 from ifedicl import files
-from ifedicl.backbone.load import shape_of
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.engines.nvflare.names import CONTROLLER, EXECUTOR, TASK
@@ -55,6 +54,8 @@ def job_settings(settings: RunSettings, sites: Sequence[str], name: str) -> JobS
         ConfigError: a name is none, or twice there.
         BackboneError: there is no such model.
     """
+    from ifedicl.backbone.load import shape_of  # transformers takes seconds to import, and the server's job needs it not
+
     model = shape_of(settings.model)
     values = {
         "name": name,

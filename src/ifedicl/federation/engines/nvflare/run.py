@@ -11,7 +11,6 @@ from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.engines.nvflare.jobs import JobSettings
 from ifedicl.federation.events import Event
-from ifedicl.federation.results import adapter_of, write_metrics
 
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
 ADAPTER = "adapter"
@@ -40,6 +39,9 @@ def run_job(engine: Engine, job: JobSettings, folder: Path, *, resume: bool, obs
     files.write_json(folder / "job.json", job.model_dump(mode="json"))
     coordinator = Coordinator(engine, job.task, job.method, job.shape, checkpoint_file=checkpoint, observer=observer)
     outcome = coordinator.run(resume=resume)
+    # Adapters bring in transformers, which takes seconds to import; the first round need not wait for it.
+    from ifedicl.federation.results import adapter_of, write_metrics
+
     adapter = adapter_of(outcome, job.task, job.method, job.model, job.fingerprint, len(job.sites))
     adapter.save(folder / ADAPTER)
     write_metrics(outcome, folder / METRICS)
