@@ -219,7 +219,7 @@ class Client:
 
     def secret_for(self, purpose: str) -> bytes:
         """A key of 32 bytes for one purpose, from the client's secret; the same after a restart."""
-        return hmac.digest(self._secret, purpose.encode(), hashlib.sha256)
+        return key_for(self._secret, purpose)
 
     def prepare(self, task: Task, method: Method) -> None:
         """Encode all examples for a task, before anything is asked: the owner hears in words what replies only code.
@@ -366,6 +366,11 @@ class Client:
     @staticmethod
     def _checked(reply: Reply, finite: bool) -> Reply:
         return reply if finite else Failure(FailureCode.NOT_FINITE)
+
+
+def key_for(secret: bytes, purpose: str) -> bytes:
+    """A key of 32 bytes for one purpose, out of a client's secret."""
+    return hmac.digest(secret, purpose.encode(), hashlib.sha256)
 
 
 def _fits(vectors: ContextVectors, wire_dtype: str) -> bool:
