@@ -72,6 +72,19 @@ def check_policy(
     print(json.dumps(facts, indent=None if as_json else 2, ensure_ascii=False))
 
 
+@policy.command("identity")
+def show_identity(
+    path: Annotated[Path, typer.Argument(metavar="CLIENT", help="A client.toml.")] = Path("client.toml"),
+) -> None:
+    """Print who this client is to the others in secure sums: 64 digits for their [sums.peers].
+
+    It lasts as long as ledger.secret. Exchange it over a channel that is not the coordinator.
+    """
+    from ifedicl.privacy.site import identity
+
+    print(identity(path))
+
+
 @ledger.command("show")
 def show_ledger(path: LedgerFile, as_json: Json = False) -> None:
     """Print every line: when, what, for which job, how many bytes (and how many the engine added), and its digest."""

@@ -180,6 +180,51 @@ class RobustSettings(Section):
     )
 
 
+class NoiseSettings(Section):
+    """Differential privacy on top of sums over clients: what one example may change, and how well noise hides it."""
+
+    epsilon: float = Field(
+        default=4.0, gt=0.0, le=16.0, description="most that all rounds together tell of one example, in (0, 16]; 1 is strong"
+    )
+    delta: float = Field(
+        default=1e-5, gt=0.0, le=1e-3, description="probability of telling more, in (0, 0.001]; well below 1 in all examples"
+    )
+    clip: float = Field(
+        default=1.0, gt=0.0, description="longest gradient of one example, in lengths of a usual one; a positive number"
+    )
+    colluders: int = Field(
+        default=1, ge=0, description="clients that may tell the coordinator their own noise; 0 or more, fewer than answer"
+    )
+
+    def contradictions(self, method: Method, survivors: int) -> list[str]:
+        """What in a run would make the promise empty; none: it holds.
+
+        Args:
+            method: the run's settings.
+            survivors: fewest clients that a sum is ever opened for.
+        """
+        server = method.server
+        wrong = {
+            f"noise.colluders {self.colluders} must be fewer than the {survivors} clients that a sum may come from, or no "
+            "one's noise hides it": self.colluders >= survivors,
+            'server.update must be "gradient": steps that a client takes itself are not clipped for each example': (
+                not method.takes_gradients
+            ),
+            'server.optimizer must be "adam": gradients are sent in units of their usual size': (
+                server is None or server.optimizer != "adam"
+            ),
+            "[readout] must be left out: its sums carry no noise": method.readout is not None,
+            "holdout.selection and holdout.gate must be 0: figures of held-out examples carry no noise": (
+                method.holdout.selection + method.holdout.gate > 0
+            ),
+            'rounds.select_by must be "last", as there are no figures to choose by': method.rounds.select_by != "last",
+            'subspace.source must not be "clients": the basis comes from public text': (
+                method.subspace is not None and method.subspace.source == "clients"
+            ),
+        }
+        return [sentence for sentence, is_so in wrong.items() if is_so]
+
+
 class RoundSettings(Section):
     """The rounds and how one of them is chosen (paper Eq. 7; the choice never sees test text)."""
 
@@ -202,9 +247,10 @@ class RoundSettings(Section):
 class PrivacySettings(Section):
     """What the coordinator sees: each client's replies, or their sums only."""
 
-    mode: Literal["open", "secure"] = Field(
+    mode: Literal["open", "secure", "private"] = Field(
         default="open",
-        description='"open": the coordinator sees each client\'s replies; "secure": sums over clients and nothing else',
+        description='"open": the coordinator sees each client\'s replies; "secure": sums over clients and nothing else; '
+        '"private": such sums with noise that hides each example, as [privacy.noise] says',
     )
     min_clients: int = Field(
         default=3,
@@ -223,6 +269,16 @@ class PrivacySettings(Section):
         description="longest change of the coefficients, by Euclidean norm, that a client sends; positive",
     )
     bits: Literal[32, 40, 48, 56] = Field(default=40, description="of each number of a summed vector: 32, 40, 48 or 56")
+    noise: NoiseSettings | None = Field(default=None, description='[privacy.noise] belongs to mode "private", and to no other')
+
+    @model_validator(mode="after")
+    def _promises_or_not(self) -> Self:
+        if (self.mode == "private") != (self.noise is not None):
+            raise ValueError(
+                f'mode is "{self.mode}" and [privacy.noise] is {"absent" if self.noise is None else "there"}; '
+                '"private" needs it, and no other mode adds noise'
+            )
+        return self
 
     @property
     def is_secure(self) -> bool:
@@ -295,6 +351,13 @@ class Method(Section):
         return self
 
     @model_validator(mode="after")
+    def _promises_something(self) -> Self:
+        noise = None if self.privacy is None else self.privacy.noise
+        if noise is not None and (wrong := noise.contradictions(self, self.privacy.min_clients if self.privacy else 0)):
+            raise ValueError(f'privacy.mode "private" would guarantee nothing: {"; ".join(wrong)}')
+        return self
+
+    @model_validator(mode="after")
     def _draws_once(self) -> Self:
         if self.takes_gradients and (self.rounds.client_fraction < 1 or self.calibration.noise > 0):
             raise ValueError(
@@ -322,6 +385,11 @@ class Method(Section):
         if self.readout is None or self.readout.pooled_depth == 0:
             return None
         return max(1, round(self.readout.pooled_depth * layers), self.injection.active_layers(layers).start)
+
+    @property
+    def promises_noise(self) -> bool:
+        """Whether noise hides each example in the sums."""
+        return self.privacy is not None and self.privacy.noise is not None
 
     @property
     def sums_only(self) -> bool:
@@ -385,6 +453,10 @@ class DataSettings(Section):
     )
     train: str | None = Field(default=None, description="one file, dealt to simulated clients by [data.split]")
     split: SplitSettings = Field(default_factory=SplitSettings)
+    public: str | None = Field(
+        default=None,
+        description='texts that are no one\'s data, the same file at every client; privacy.mode "private" needs it',
+    )
     test: str | None = Field(default=None, description="a file read once, at the end, for the report")
     text_column: str = Field(default="text", description="the column that holds the text")
     label_column: str = Field(default="label", description="the column that holds the label")
@@ -405,6 +477,12 @@ class RunSettings(Method):
     task: Task
     model: ModelSettings
     data: DataSettings
+
+    @model_validator(mode="after")
+    def _has_public_text(self) -> Self:
+        if self.promises_noise and self.data.public is None:
+            raise ValueError('privacy.mode "private" takes its vectors from public text; name a file of it as data.public')
+        return self
 
     @model_validator(mode="after")
     def _has_clients_to_hide_among(self) -> Self:
@@ -523,7 +601,14 @@ def _anchored(settings: RunSettings, folder: Path) -> RunSettings:
 
     data = settings.data
     clients = None if data.clients is None else {name: str(anchored(file)) for name, file in data.clients.items()}
-    data = data.model_copy(update={"clients": clients, "train": anchored(data.train), "test": anchored(data.test)})
+    data = data.model_copy(
+        update={
+            "clients": clients,
+            "train": anchored(data.train),
+            "test": anchored(data.test),
+            "public": anchored(data.public),
+        }
+    )
     local = folder / Path(settings.model.source).expanduser()
     model = settings.model.model_copy(update={"source": str(local)}) if local.exists() else settings.model
     return settings.model_copy(update={"data": data, "model": model})
