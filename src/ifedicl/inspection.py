@@ -122,8 +122,8 @@ def for_owners(settings: RunSettings, fingerprint: str) -> dict[str, str]:
 def what_leaves(settings: RunSettings) -> list[str]:
     """In words, all that a client of this run sends; of sums, what goes into them."""
     masked = (
-        "of all that follows, sums over clients only: its own numbers leave masked, with fresh public keys, sealed shares and one "
-        "share of each other client. Readable of itself are the numbers' layout, its dtype, and a code where it stays out"
+        "of all that follows, sums over clients only: its own numbers leave masked, with fresh public keys, sealed shares and "
+        "one share of each other client. Readable of itself are the numbers' layout, its dtype, and a code where it stays out"
     )
     return [
         *([masked] if settings.sums_only else []),
