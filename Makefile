@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 TORCH_FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check unit setup paper speed clean
+.PHONY: demo demo-flare test check unit setup paper speed clean
 
 setup: $(VENV)/.ready
 
@@ -23,6 +23,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/ifedicl demo
+
+demo-flare: setup
+	rm -rf runs/demo-flare
+	$(BIN)/ifedicl demo --flare --out runs/demo-flare
 
 # Unit tests run on all cores, with one thread each: tiny models have no work for two.
 unit: setup

@@ -7,7 +7,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,8 +27,9 @@ from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, ignore
 from ifedicl.federation.journal import Journal
 from ifedicl.federation.played import Mode, gradients_left, public_examples
+from ifedicl.federation.results import adapter_of
 from ifedicl.federation.session import Answer
-from ifedicl.metrics import Comparison, Evaluation
+from ifedicl.metrics import Evaluation
 from ifedicl.settings import Method, ModelSettings, RunSettings, SplitSettings
 from ifedicl.store import open_store
 from ifedicl.store.records import TaskKey
@@ -211,15 +211,7 @@ def federate(
         starter=starter,
     )
     outcome = coordinator.run(resume=resume, more_rounds=more_rounds)
-    adapter = Adapter(
-        task=task,
-        context=outcome.context,
-        readout=outcome.readout,
-        coefficients=outcome.coefficients,
-        model=model,
-        fingerprint=backbone.fingerprint,
-        provenance=_provenance(outcome, method, len(clients)) | mode.spent(),
-    )
+    adapter = adapter_of(outcome, task, method, model, backbone.fingerprint, len(clients), mode.spent())
     return Federated(adapter, outcome)
 
 
@@ -364,22 +356,3 @@ def _test_examples(settings: RunSettings) -> tuple[Example, ...]:
     if data.test is None:
         return ()
     return read_examples(data.test, settings.task, text=data.text_column, label=data.label_column)
-
-
-def _provenance(outcome: Outcome, method: Method, clients: int) -> dict[str, Any]:
-    state = outcome.state
-    return {
-        "method": method.model_dump(mode="json"),
-        "rounds": state.round,
-        "chosen_round": outcome.chosen_round,
-        "clients": clients,
-        "examples_vectorised": sum(vectors.examples for vectors in state.client_vectors.values()),
-        "dtypes": sorted(set(state.dtypes.values())),
-        "gate": None if outcome.gate is None else _gate_facts(outcome.gate),
-    }
-
-
-def _gate_facts(gate: Comparison) -> dict[str, Any]:
-    adapter, raw = gate.adapter, gate.zero_shot
-    figures = {"examples": adapter.examples, "accuracy": adapter.accuracy, "zero_shot_accuracy": raw.accuracy}
-    return {"open": gate.is_open} | (figures if adapter.examples else {})

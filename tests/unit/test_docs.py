@@ -68,14 +68,27 @@ def test_the_commands_page_is_the_help() -> None:
         "docs/robust.md",
         "docs/secure-sum.md",
         "docs/serving.md",
+        "docs/deploy.md",
+        "docs/reliability.md",
     ],
 )
 def test_every_file_that_a_page_names_exists(name: str) -> None:
     text = (ROOT / name).read_text()
     places = [ROOT, ROOT / "docs", ROOT / "src" / "ifedicl"]
     for path in re.findall(r"`([\w/.-]+\.(?:py|md|toml))\b", text) + re.findall(r"\]\(([\w/.-]+)\)", text):
-        if path not in {"config.toml", "client.toml"}:
+        if path not in {"config.toml", "client.toml", "project.toml"}:
             assert any((place / path).exists() for place in places), path
+
+
+def test_every_test_that_the_reliability_page_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text()))
+    defined = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert len(named) > 10
+    assert named - defined == set()
 
 
 def test_no_page_has_a_figure_left_to_fill_in() -> None:

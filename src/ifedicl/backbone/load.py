@@ -167,6 +167,31 @@ def fingerprint(settings: ModelSettings, *, cache: Path | None = None) -> str:
     return _located(settings, cache)[1]
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What is known of a model before it is loaded.
+
+    Attributes:
+        fingerprint: hex SHA-256 of stored weights and tokenizer.
+        layers: ``L``.
+        width: ``d``.
+    """
+
+    fingerprint: str
+    layers: int
+    width: int
+
+
+def shape_of(settings: ModelSettings, *, cache: Path | None = None) -> Shape:
+    """Fingerprint and size of the model that ``settings`` name, without loading it.
+
+    Raises: as :func:`fingerprint`.
+    """
+    folder, mark = _located(settings, cache)
+    text = _config(folder, settings.source).get_text_config()
+    return Shape(mark, int(text.num_hidden_layers), int(text.hidden_size))
+
+
 def _located(settings: ModelSettings, cache: Path | None) -> tuple[Path, str]:
     """The folder with the weights, made or downloaded where need be, and the model's fingerprint."""
     original = Path(settings.source).expanduser()

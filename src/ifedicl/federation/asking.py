@@ -160,4 +160,5 @@ def _traffic(delivery: Delivery, step: str, round_number: int, failure: FailureC
         bytes_up=delivery.bytes_up,
         seconds=delivery.seconds,
         failure=failure and failure.value,
+        carrier_bytes=delivery.carrier_bytes,
     )

@@ -48,6 +48,7 @@ class Traffic:
         bytes_up: from the client.
         seconds: from request to reply.
         failure: code, where there was no usable reply.
+        carrier_bytes: what the carrier added to both messages, where it can tell.
     """
 
     client: str
@@ -57,6 +58,7 @@ class Traffic:
     bytes_up: int
     seconds: float
     failure: str | None = None
+    carrier_bytes: int = 0
 
 
 @dataclass(frozen=True)

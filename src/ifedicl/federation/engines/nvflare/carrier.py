@@ -1,0 +1,127 @@
+"""Our messages over a post that delivers bytes: grouping, deadlines, and what becomes of replies that do not come."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ifedicl.errors import FederationError, MessageError
+from ifedicl.federation.engine import Delivery
+from ifedicl.federation.messages import Failure, FailureCode, Reply, Request, decode_reply, encode
+
+_LOOK = 0.25  # seconds between looks at who is lost
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What the post has brought from one site.
+
+    Attributes:
+        client: the site's name, as its certificate says it.
+        wire: the bytes of its reply; None where the carrier itself says that there is none.
+        extra_down: bytes that the carrier added to the request.
+        extra_up: bytes that it added to the reply.
+    """
+
+    client: str
+    wire: bytes | None
+    extra_down: int
+    extra_up: int
+
+
+class Post(Protocol):
+    """What carries bytes to sites and back."""
+
+    def send(self, wire: bytes, names: Sequence[str], inbox: Callable[[Parcel], None]) -> Callable[[], None]:
+        """Send to each site; ``inbox`` is called once for each that answers, from any thread.
+
+        Returns:
+            Takes back what was not fetched or answered yet.
+        """
+        ...
+
+    def is_lost(self, name: str) -> bool:
+        """Whether the site is not connected."""
+        ...
+
+    def is_stopped(self) -> bool:
+        """Whether the job was told to stop."""
+        ...
+
+
+class PostEngine:
+    """An engine over a :class:`Post`."""
+
+    def __init__(self, post: Post, clients: Sequence[str]) -> None:
+        """Reach ``clients``, in the order in which their replies are aggregated."""
+        self._post = post
+        self._clients = tuple(clients)
+
+    def clients(self) -> tuple[str, ...]:
+        """Names in the order given."""
+        return self._clients
+
+    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+        """Send to all at once and yield what comes as it comes.
+
+        Who has not answered by the deadline is late, or lost where it is not connected any more. A site that comes back in
+        time answers as if nothing had happened.
+
+        Raises:
+            FederationError: the job was told to stop.
+        """
+        start = time.monotonic()
+        arrived: queue.SimpleQueue[Parcel] = queue.SimpleQueue()
+        sizes: dict[str, int] = {}
+        cancels = []
+        for wire, names in _grouped(requests):
+            sizes |= dict.fromkeys(names, len(wire))
+            cancels.append(self._post.send(wire, names, arrived.put))
+        try:
+            while sizes:
+                parcel = self._next(arrived, start + deadline, sizes)
+                seconds = time.monotonic() - start
+                if parcel is None:
+                    for name in sizes:
+                        code = FailureCode.LOST if self._post.is_lost(name) else FailureCode.LATE
+                        yield Delivery(name, Failure(code), sizes[name], 0, seconds)
+                    return
+                down = sizes.pop(parcel.client, None)
+                if down is not None:
+                    extra = parcel.extra_down + parcel.extra_up
+                    reply, up = _read(parcel.wire), len(parcel.wire or b"")
+                    yield Delivery(parcel.client, reply, down, up, seconds, carrier_bytes=extra)
+        finally:
+            for cancel in cancels:
+                cancel()
+
+    def _next(self, arrived: queue.SimpleQueue[Parcel], until: float, waiting: Mapping[str, int]) -> Parcel | None:
+        """The next parcel; None at the deadline, and as soon as nobody is connected who could still answer."""
+        while True:
+            try:
+                return arrived.get(timeout=max(0.0, min(_LOOK, until - time.monotonic())))
+            except queue.Empty:
+                if self._post.is_stopped():
+                    raise FederationError("the job was stopped; what was done is kept: ifedicl flare resume") from None
+                if time.monotonic() >= until or all(map(self._post.is_lost, waiting)):
+                    return None
+
+
+def _grouped(requests: Mapping[str, Request]) -> Iterator[tuple[bytes, list[str]]]:
+    """Each different request once, encoded, with the names of those who get it."""
+    groups: dict[int, list[str]] = {}
+    for name, request in requests.items():
+        groups.setdefault(id(request), []).append(name)
+    for names in groups.values():
+        yield encode(requests[names[0]]), names
+
+
+def _read(wire: bytes | None) -> Reply:
+    """A site may send anything."""
+    try:
+        return Failure(FailureCode.BAD_REPLY) if wire is None else decode_reply(wire)
+    except MessageError:
+        return Failure(FailureCode.BAD_REPLY)

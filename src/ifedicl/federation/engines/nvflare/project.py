@@ -1,0 +1,67 @@
+"""The project file: who takes part, and where the server is reached."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from ifedicl.errors import ConfigError, Fault
+from ifedicl.settings import Section, validated
+
+_SITE = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
+Port = Annotated[int, Field(ge=1024, le=65535)]
+_RESERVED = "server"
+
+
+class ServerAddress(Section):
+    """Where sites reach the server. It is the only party that listens."""
+
+    host: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$", description="the server's DNS name, as sites resolve it")
+    port: Port = Field(default=8002, description="for sites, 1024 to 65535")
+    admin_port: Port = Field(default=8003, description="for the coordinator's console, 1024 to 65535")
+
+    @model_validator(mode="after")
+    def _are_two(self) -> Self:
+        if self.port == self.admin_port:
+            raise ValueError("port and admin_port are the same; give two")
+        return self
+
+
+class Project(Section):
+    """Everyone who gets a start-up kit."""
+
+    name: str = Field(pattern=_SITE, description="letters, digits, - and _")
+    server: ServerAddress
+    sites: tuple[str, ...] = Field(min_length=1, description='names of sites: letters, digits, - and _; not "server"')
+    coordinator: str = Field(
+        pattern=r"^[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}$",
+        description="the coordinator's e-mail address; the name on the console's certificate",
+    )
+    valid_days: int = Field(default=360, ge=1, le=3650, description="how long the project's own authority is valid, in days")
+
+    @model_validator(mode="after")
+    def _are_names(self) -> Self:
+        wrong = [site for site in self.sites if not re.fullmatch(_SITE, site) or site.lower() == _RESERVED]
+        if wrong:
+            raise ValueError(f"no names of sites: {', '.join(wrong)}; letters, digits, - and _")
+        if len({site.lower() for site in self.sites}) < len(self.sites):
+            raise ValueError("two sites have the same name")
+        return self
+
+
+def load_project(path: Path) -> Project:
+    """Read a project file.
+
+    Raises:
+        ConfigError: it is absent, not TOML, or wrong; every fault is in the message.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        fault = Fault("file", str(path), "a readable TOML file", f"{error}. `ifedicl flare provision --help` shows one.")
+        raise ConfigError(str(path), [fault]) from error
+    return validated(Project, values, str(path))

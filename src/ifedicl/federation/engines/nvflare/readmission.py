@@ -1,0 +1,68 @@
+"""Takes a site that comes back into the job that runs: FLARE alone leaves it out until the next one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from nvflare.apis.client import Client
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_constant import RunProcessKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import Job
+from nvflare.apis.job_scheduler_spec import DispatchInfo
+
+_PATIENCE = 20.0  # seconds for the site to take the job
+_log = logging.getLogger(__name__)
+
+
+class Readmission(FLComponent):  # type: ignore[misc]
+    """A component of the server's main process. A site that registers again has a new token; the job must hear of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+        self._tried: set[tuple[str, str]] = set()
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Look at every sign of life of a site."""
+        if event_type == EventType.CLIENT_HEARTBEAT_PROCESSED:
+            engine = fl_ctx.get_engine()
+            for job_id, job in list(engine.job_runner.running_jobs.items()):
+                self._look(engine, job_id, job)
+
+    def _look(self, engine: object, job_id: str, job: Job) -> None:
+        process = engine.run_processes.get(job_id)  # type: ignore[attr-defined]
+        if process is None:
+            return
+        participants = process[RunProcessKey.PARTICIPANTS]
+        sites = {site for names in job.get_deployment().values() for site in names}
+        for token, client in list(engine.client_manager.get_clients().items()):  # type: ignore[attr-defined]
+            with self._lock:
+                if client.name not in sites or token in participants or (job_id, token) in self._tried:
+                    continue
+                self._tried.add((job_id, token))
+            # Not in the thread of the site's own heartbeat, which waits for our answer.
+            threading.Thread(target=self._readmit, args=(engine, job, client), daemon=True).start()
+
+    def _readmit(self, engine: object, job: Job, client: Client) -> None:
+        """Send the site the job, tell the job of the site's new token, and start the site's side."""
+        runner, (app, _) = engine.job_runner, _app_of(job, client.name)  # type: ignore[attr-defined]
+        dispatch = {client.name: DispatchInfo(app_name=app, resource_requirements={}, token=None)}
+        try:
+            with engine.new_context() as fl_ctx:  # type: ignore[attr-defined]
+                message = runner._make_deploy_message(job, job.get_application(app, fl_ctx), app, fl_ctx)  # noqa: SLF001
+                engine.server.admin_server.send_requests_and_get_reply_dict({client.token: message}, timeout_secs=_PATIENCE)  # type: ignore[attr-defined]
+                participants = engine.run_processes[job.job_id][RunProcessKey.PARTICIPANTS]  # type: ignore[attr-defined]
+                for token in [token for token, known in participants.items() if known.name == client.name]:
+                    del participants[token]
+                participants[client.token] = client
+                engine.start_client_job(job, dispatch, fl_ctx)  # type: ignore[attr-defined]
+            _log.info("site %s is back in job %s", client.name, job.job_id)
+        except Exception:
+            _log.exception("site %s could not be taken back into job %s", client.name, job.job_id)
+
+
+def _app_of(job: Job, site: str) -> tuple[str, list[str]]:
+    return next((app, sites) for app, sites in job.get_deployment().items() if site in sites)

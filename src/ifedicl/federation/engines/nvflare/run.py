@@ -1,0 +1,56 @@
+"""A job's rounds on the server: a folder for each run, with what a resume needs in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ifedicl import files
+from ifedicl.errors import ConfigError, Fault
+from ifedicl.federation.checkpoint import load
+from ifedicl.federation.coordinator import Coordinator
+from ifedicl.federation.engine import Engine
+from ifedicl.federation.engines.nvflare.jobs import JobSettings
+from ifedicl.federation.events import Event
+from ifedicl.federation.journal import Journal
+
+CHECKPOINT = Path("checkpoint") / "state.safetensors"
+ADAPTER = "adapter"
+METRICS = "metrics.jsonl"
+
+
+def run_job(engine: Engine, job: JobSettings, folder: Path, *, resume: bool, observer: Callable[[Event], None]) -> None:
+    """Run all rounds, or what is left of them, and save the adapter.
+
+    Args:
+        engine: reaches the sites.
+        job: its settings.
+        folder: of the run.
+        resume: go on from the checkpoint.
+        observer: told of what happens.
+
+    Raises:
+        ConfigError: the run is there and no resume was asked for.
+        FederationError: too few sites gave a usable reply, or the job was stopped.
+        StorageError: the disk refuses.
+    """
+    checkpoint = folder / CHECKPOINT
+    if checkpoint.exists() and not resume:
+        remedy = "Go on with: ifedicl flare resume. Or give the job another name."
+        raise ConfigError("job", [Fault("name", repr(job.name), "a name that no run on the server has", remedy)])
+    files.write_json(folder / "job.json", job.model_dump(mode="json"))
+    journal = Journal(folder / METRICS, job.task, job.sites)
+    journal.begin(load(checkpoint) if resume else None)
+
+    def observe(event: Event) -> None:
+        journal(event)
+        observer(event)
+
+    coordinator = Coordinator(engine, job.task, job.method, job.shape, checkpoint_file=checkpoint, observer=observe)
+    outcome = coordinator.run(resume=resume)
+    journal.finish(outcome.state, outcome.chosen_round, outcome.gate)
+    # Adapters bring in transformers, which takes seconds to import; the first round need not wait for it.
+    from ifedicl.federation.results import adapter_of
+
+    adapter = adapter_of(outcome, job.task, job.method, job.model, job.fingerprint, len(job.sites))
+    adapter.save(folder / ADAPTER)

@@ -1,0 +1,268 @@
+"""Separate processes over FLARE: machines die, the network is cut, the server dies; and the adapter is the local engine's."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ifedicl.backbone.load import load_backbone
+from ifedicl.data import Example
+from ifedicl.federation.assignment import ModelShape
+from ifedicl.federation.checkpoint import State
+from ifedicl.federation.client import Client
+from ifedicl.federation.coordinator import Coordinator
+from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.results import adapter_of
+from ifedicl.settings import load_settings
+from tests import tiny
+from tests.real.federation import Federation, cli, owner_file, wait_for
+
+CANARY = "patient Ilsebill Quandt 4711"
+"""Stands where the label should be in a row of site d, so that its client raises an error with this text."""
+SITES = ("a", "b", "c", "d")
+ROUNDS = 5
+CUT = 6
+"""Seconds without a network."""
+
+
+def rows_of(site: str) -> list[dict[str, str]]:
+    rows = [{"text": row.text, "label": row.label} for row in tiny.examples(12, seed=SITES.index(site))]
+    for row in rows[::2] if site == "d" else ():
+        row["label"] = CANARY
+    return rows
+
+
+def write_config(folder: Path, model: Path) -> Path:
+    """One config for the local run and for the job; every round takes about a second."""
+    for site in SITES:
+        (folder / f"{site}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of(site)))
+    (folder / "config.toml").write_text(
+        f"""
+        seed = 5
+        [task]
+        name = "mood"
+        labels = ["good", "bad"]
+        template = {json.dumps(tiny.TASK.template)}
+        [model]
+        source = {json.dumps(str(model))}
+        device = "cpu"
+        dtype = "float32"
+        [data]
+        clients = {{ a = "a.jsonl", b = "b.jsonl", c = "c.jsonl", d = "d.jsonl" }}
+        [holdout]
+        selection = 0.3
+        [calibration]
+        batch_size = 4
+        local_steps = 100
+        [rounds]
+        rounds = {ROUNDS}
+        min_clients = 3
+        deadline_seconds = 90
+        """
+    )
+    return folder / "config.toml"
+
+
+@dataclass
+class Story:
+    """What happened.
+
+    Attributes:
+        folder: of everything.
+        federation: still running.
+        early: the checkpoint right after the server died.
+        late: the last one.
+        status: what the console saw while c was dead.
+        printed: by the console.
+    """
+
+    folder: Path
+    federation: Federation
+    early: State
+    late: State
+    status: dict[str, Any]
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Iterator[Story]:
+    """A site dies and comes back, the network is cut, the server dies and its run is resumed."""
+    folder = tmp_path_factory.mktemp("federation")
+    config = write_config(folder, llama_folder)
+    with Federation(folder, SITES, relayed=True) as federation:
+
+        def reached(number: int) -> State:
+            def look() -> State | None:
+                state = federation.state("config")
+                return state if state is not None and state.round >= number else None
+
+            return wait_for(f"round {number}", look, 120)
+
+        for site in SITES:
+            federation.client_file(site, owner_file(folder / f"{site}.jsonl", llama_folder))
+        federation.start("server", *SITES)
+        federation.connected(*SITES)
+        printed = cli("flare", "job", config, "--out", folder / "job").stdout
+        printed += cli("flare", "submit", folder / "job", "--console", federation.console).stdout
+
+        reached(1)
+        time.sleep(0.5)
+        federation.kill("c")
+        federation.start("c")
+        status = federation.status()  # while the others wait
+
+        reached(2)
+        time.sleep(0.5)
+        assert federation.relay is not None
+        federation.relay.cut()
+        time.sleep(CUT)
+        federation.relay.mend()
+
+        reached(3)
+        time.sleep(0.5)
+        federation.kill("server")
+        early = federation.state("config")
+        assert early is not None
+
+        federation.start("server")
+        federation.connected(*SITES)
+        printed += cli("flare", "resume", folder / "job", "--console", federation.console).stdout
+        printed += cli("flare", "status", "config", "--console", federation.console, "--follow").stdout
+        late = federation.state("config")
+        assert late is not None
+        assert status is not None
+        yield Story(folder, federation, early, late, dict(status), printed)
+
+
+def test_the_adapter_is_bit_for_bit_the_local_engines_whatever_died_on_the_way(story: Story) -> None:
+    settings = load_settings(story.folder / "config.toml")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as every site has
+    backbone = load_backbone(settings.model)
+    clients = [
+        Client(site, [Example(row["text"], row["label"]) for row in rows_of(site)], backbone, secret=b"") for site in SITES
+    ]
+    shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
+    outcome = Coordinator(LocalEngine(clients), settings.task, settings.method, shape).run()
+    torch.set_num_threads(threads)
+    local = adapter_of(outcome, settings.task, settings.method, settings.model, backbone.fingerprint, len(SITES))
+    local.save(story.folder / "local")
+    adapter = story.federation.run_folder("config") / "adapter"
+    assert contents(adapter) == contents(story.folder / "local")
+
+
+def test_a_site_that_died_in_the_middle_of_a_round_answers_in_the_same_round(story: Story) -> None:
+    exchanges = [item for item in story.late.traffic if item.client == "c" and item.round == 1 and item.step != "evaluate"]
+    assert [(item.step, item.failure) for item in exchanges] == [("update", "no_context"), ("context", None), ("update", None)]
+    assert all("c" in record.clients for record in story.late.history)
+
+
+def test_a_network_that_is_cut_delays_a_round_and_loses_nothing(story: Story) -> None:
+    exchanges = [item for item in story.late.traffic if item.round == 2]
+    assert max(item.seconds for item in exchanges) > CUT
+    assert {item.client for item in exchanges if item.failure is None} == {"a", "b", "c"}
+
+
+def test_a_server_that_died_goes_on_without_losing_a_finished_round(story: Story) -> None:
+    assert story.early.round == 3
+    assert story.late.round == ROUNDS
+    assert story.late.history[:3] == story.early.history
+    assert story.late.traffic[: len(story.early.traffic)] == story.early.traffic
+
+
+def test_a_site_loads_its_model_once_for_a_whole_job(story: Story) -> None:
+    # The first job and the resumed one; c was started once more in between.
+    loads = {site: story.federation.printed(site).count("model loaded") for site in SITES}
+    assert loads == {"a": 2, "b": 2, "c": 3, "d": 2}
+
+
+def test_an_error_whose_text_holds_a_row_never_reaches_the_server(story: Story) -> None:
+    assert CANARY in story.federation.printed("d")  # the owner reads what went wrong
+    written = story.federation.written_by_server()
+    assert len(written) > 20
+    assert [str(path) for path, content in written.items() if CANARY.encode() in unzipped(content)] == []
+    assert CANARY not in story.printed
+    assert {item.failure for item in story.late.traffic if item.client == "d"} <= {"internal", "no_context", None}
+
+
+def test_every_sites_ledger_and_what_the_server_had_of_it_fit_each_other(story: Story) -> None:
+    heads = story.federation.run_folder("config") / "checkpoint" / "heads.jsonl"
+    for site in SITES:
+        ledger = story.federation.kits[site] / "ledger.jsonl"
+        cli("ledger", "verify", ledger, "--heads", heads)
+        entries = [json.loads(line) for line in ledger.read_text().splitlines()]
+        replies = [entry for entry in entries if entry["event"] == "reply"]
+        assert len(replies) >= ROUNDS
+        assert all(entry["engine_bytes"] > 100 for entry in replies)
+
+
+def test_status_tells_rounds_losses_bytes_and_who_answered(story: Story) -> None:
+    assert {"a", "b", "d"} <= set(story.status["connected"])
+    now = story.status["now"]
+    assert (now["run"], now["rounds"], now["round"]) == ("config", ROUNDS, 1)
+    assert (now["step"], now["asked"]) == ("update", len(SITES))
+    assert not {"c", "d"} & set(now["answered"])  # dead, and refused
+    assert now["sites"]["d"]["last"] == "internal"
+    assert now["train_loss"] > 0
+    assert now["held_out_loss"] > 0
+    assert now["sites"]["a"]["bytes_up"] > 200
+    assert now["sites"]["a"]["carrier_bytes"] > 1000
+    assert "round 5 of 5" in story.printed
+    assert "FINISHED:COMPLETED" in story.printed
+
+
+def test_nothing_of_flare_goes_to_tmp(story: Story) -> None:
+    assert not Path("/tmp/nvflare").exists()  # noqa: S108
+    assert (story.federation.kits["server"] / "jobs").is_dir()
+
+
+def test_a_certificate_of_another_authority_is_turned_away(story: Story) -> None:
+    federation = story.federation
+    kit = federation.provision("other", ["mallory"], *federation.ports)["mallory"]
+    (kit / "client.toml").write_text("")
+    federation.start_as("mallory", kit, "uid=mallory")
+    wait_for("a refusal", lambda: "CERTIFICATE_VERIFY_FAILED" in federation.printed("mallory"))
+    assert "mallory" not in federation.printed("server")
+    federation.kill("mallory")
+
+
+def test_a_site_cannot_take_another_ones_name(story: Story) -> None:
+    federation = story.federation
+    before = federation.printed("server").count("New client b@")
+    federation.start_as("impostor", federation.kits["d"], "uid=b")
+    refusal = "authenticated as 'd' but claimed endpoint 'b'"
+    wait_for("a refusal", lambda: refusal in federation.printed("server"))
+    assert federation.printed("server").count("New client b@") == before
+    federation.kill("impostor")
+
+
+def test_a_kit_that_was_changed_does_not_start(story: Story) -> None:
+    kit = story.folder / "changed"
+    shutil.copytree(story.federation.kits["a"] / "startup", kit / "startup")
+    file = kit / "startup" / "fed_client.json"
+    file.write_text(file.read_text().replace("localhost", "elsewhere"))
+    done = cli("flare", "start", kit, check=False)
+    assert done.returncode == 8
+    assert "was changed since it was made" in done.stderr
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def unzipped(content: bytes) -> bytes:
+    """A file's bytes, or those of all files in it where it is an archive: FLARE keeps finished jobs as one."""
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        return content
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return b"".join(archive.read(name) for name in archive.namelist())

@@ -1,0 +1,462 @@
+"""The FLARE engine without FLARE's processes: what a post may do to messages, what a door lets out, jobs and projects."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ifedicl import cli
+from ifedicl.backbone.load import Backbone, shape_of
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.errors import ConfigError, FederationError, StorageError, TooFewClientsError
+from ifedicl.federation.assignment import ModelShape
+from ifedicl.federation.client import Client
+from ifedicl.federation.coordinator import Coordinator
+from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.engines.nvflare.carrier import Parcel, PostEngine
+from ifedicl.federation.engines.nvflare.door import answer
+from ifedicl.federation.engines.nvflare.jobs import JobSettings, as_resume, job_settings, write_job
+from ifedicl.federation.engines.nvflare.project import load_project
+from ifedicl.federation.engines.nvflare.rules import authorization, write_server_rules, write_site_rules
+from ifedicl.federation.engines.nvflare.run import CHECKPOINT, run_job
+from ifedicl.federation.engines.nvflare.status import Board
+from ifedicl.federation.messages import (
+    Failure,
+    FailureCode,
+    Reply,
+    Request,
+    UpdateReply,
+    UpdateRequest,
+    VectorsReply,
+    decode_reply,
+    decode_request,
+    encode,
+)
+from ifedicl.settings import ModelSettings, load_settings
+from tests import tiny
+
+SITES = ("a", "b", "c")
+
+
+class ScriptedPost:
+    """Clients of this process behind a post; ``spoil`` may change, hold back or delay what one of them answers."""
+
+    def __init__(self, doors: Mapping[str, Client], spoil: Callable[[str, Request, bytes], bytes | None]) -> None:
+        self.doors = doors
+        self.spoil = spoil
+        self.lost: set[str] = set()
+        self.stopped = False
+        self.cancelled = 0
+        self._turn = threading.Lock()  # they share one model here
+
+    def send(self, wire: bytes, names: Sequence[str], inbox: Callable[[Parcel], None]) -> Callable[[], None]:
+        def work() -> None:
+            for name in names:
+                with self._turn:
+                    up = self.spoil(name, decode_request(wire), answer(self.doors[name], wire))
+                if up is not None:
+                    inbox(Parcel(name, up, 100, 200))
+
+        threading.Thread(target=work).start()
+
+        def cancel() -> None:
+            self.cancelled += 1
+
+        return cancel
+
+    def is_lost(self, name: str) -> bool:
+        return name in self.lost
+
+    def is_stopped(self) -> bool:
+        return self.stopped
+
+
+def honest(name: str, request: Request, up: bytes) -> bytes | None:
+    return up
+
+
+def doors(backbone: Backbone) -> dict[str, Client]:
+    return {name: Client(name, tiny.examples(8, seed=seed), backbone, secret=b"s") for seed, name in enumerate(SITES)}
+
+
+def job(backbone: Backbone, **sections: Any) -> JobSettings:
+    return JobSettings(
+        name="mood",
+        sites=SITES,
+        task=tiny.TASK,
+        method=tiny.method(**sections),
+        model=ModelSettings(source="here"),
+        fingerprint=backbone.fingerprint,
+        layers=backbone.layers,
+        width=backbone.width,
+    )
+
+
+def run(backbone: Backbone, folder: Path, spoil: Callable[[str, Request, bytes], bytes | None], **sections: Any) -> Board:
+    settings = job(backbone, **sections)
+    board = Board(settings)
+    engine = PostEngine(ScriptedPost(doors(backbone), spoil), SITES)
+    run_job(engine, settings, folder, resume=False, observer=board.observe)
+    return board
+
+
+def metrics(folder: Path, client: str) -> list[tuple[str, int, str | None]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        (line["step"], line["round"], line["failure"])
+        for line in lines
+        if line["event"] == "exchange" and line["client"] == client
+    ]
+
+
+# Messages over a post
+
+
+def test_a_run_over_a_post_is_the_local_engines_run(backbone: Backbone, tmp_path: Path) -> None:
+    settings = job(backbone)
+    run(backbone, tmp_path / "run", honest)
+    shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
+    outcome = Coordinator(LocalEngine(tuple(doors(backbone).values())), settings.task, settings.method, shape).run()
+    from ifedicl.adapter import Adapter
+
+    adapter = Adapter.load(tmp_path / "run" / "adapter")
+    np.testing.assert_array_equal(adapter.coefficients.scales, outcome.coefficients.scales)
+    np.testing.assert_array_equal(adapter.context.vectors, outcome.context.vectors)
+
+
+def spoilt(change: Callable[[Reply], bytes | None], kind: type[Request] = UpdateRequest) -> Callable[..., bytes | None]:
+    """Site b answers one kind of request with something else."""
+
+    def spoil(name: str, request: Request, up: bytes) -> bytes | None:
+        return change(decode_reply(up)) if name == "b" and isinstance(request, kind) else up
+
+    return spoil
+
+
+def with_scales(value: Callable[[np.ndarray], np.ndarray]) -> Callable[[Reply], bytes]:
+    def change(reply: Reply) -> bytes:
+        assert isinstance(reply, UpdateReply)
+        return encode(replace(reply, coefficients=Coefficients(value(reply.coefficients.scales).astype(np.float32))))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (with_scales(lambda scales: scales * np.nan), "bad_reply"),
+        (with_scales(lambda scales: scales[:-1]), "bad_reply"),
+        (lambda reply: encode(Failure(FailureCode.WRONG_MODEL)), "wrong_model"),
+        (lambda reply: b"\x00" * 40, "bad_reply"),
+        (lambda reply: b"", "bad_reply"),
+        (lambda reply: encode(UpdateRequest("x", 0, 0, 1, reply.coefficients)), "bad_reply"),
+    ],
+    ids=["NaN", "wrong shapes", "another model", "bytes that are no message", "nothing at all", "a request for a reply"],
+)
+def test_a_spoilt_reply_is_left_out_and_the_others_go_on(
+    backbone: Backbone, tmp_path: Path, change: Callable[[Reply], bytes], code: str
+) -> None:
+    run(backbone, tmp_path, spoilt(change))
+    updates = [item for item in metrics(tmp_path, "b") if item[0] == "update"]
+    assert updates == [("update", number, code) for number in range(3)]
+    assert all(failure is None for step, _, failure in metrics(tmp_path, "a"))
+
+
+def test_a_late_site_holds_nobody_up_longer_than_the_deadline(backbone: Backbone, tmp_path: Path) -> None:
+    start = time.monotonic()
+    run(backbone, tmp_path, spoilt(lambda reply: None), rounds={"rounds": 2, "deadline_seconds": 0.6})
+    assert time.monotonic() - start < 10
+    assert [item for item in metrics(tmp_path, "b") if item[0] == "update"] == [("update", 0, "late"), ("update", 1, "late")]
+
+
+def test_a_lost_site_is_not_waited_for(backbone: Backbone) -> None:
+    post = ScriptedPost(doors(backbone), lambda name, request, up: None if name == "b" else up)
+    post.lost = {"b"}
+    start = time.monotonic()
+    settings = job(backbone)
+    engine = PostEngine(post, SITES)
+    Coordinator(engine, settings.task, settings.method, settings.shape).run()
+    assert time.monotonic() - start < 15  # the deadline is an hour
+    request = UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32)))
+    last = list(engine.exchange(dict.fromkeys(SITES, request), 3600.0))[-1]
+    assert (last.client, last.reply) == ("b", Failure(FailureCode.LOST))
+
+
+def test_a_reply_that_comes_twice_or_from_nobody_asked_counts_once(backbone: Backbone) -> None:
+    post = ScriptedPost(doors(backbone), honest)
+    request = UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32)))
+
+    def send(wire: bytes, names: Sequence[str], inbox: Callable[[Parcel], None]) -> Callable[[], None]:
+        for name in ("a", "a", "mallory", "b"):
+            inbox(Parcel(name, encode(Failure(FailureCode.NO_CONTEXT)), 1, 2))
+        return lambda: None
+
+    post.send = send  # type: ignore[method-assign]
+    got = list(PostEngine(post, SITES).exchange({"a": request, "b": request}, 5.0))
+    assert [item.client for item in got] == ["a", "b"]
+    assert {item.carrier_bytes for item in got} == {3}
+
+
+def test_a_job_that_is_stopped_ends_at_once_and_what_was_sent_is_taken_back(backbone: Backbone) -> None:
+    post = ScriptedPost(doors(backbone), lambda name, request, up: None)
+    post.stopped = True
+    request = UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32)))
+    with pytest.raises(FederationError, match="ifedicl flare resume"):
+        list(PostEngine(post, SITES).exchange({"a": request}, 3600.0))
+    assert post.cancelled == 1
+
+
+def test_too_few_sites_end_the_job_and_a_resume_goes_on(backbone: Backbone, tmp_path: Path) -> None:
+    def dying(name: str, request: Request, up: bytes) -> bytes | None:
+        gone = isinstance(request, UpdateRequest) and request.round == 1 and name != "a"
+        return encode(Failure(FailureCode.INTERNAL)) if gone else up
+
+    with pytest.raises(TooFewClientsError):
+        run(backbone, tmp_path / "run", dying, rounds={"rounds": 3, "min_clients": 2})
+    settings = job(backbone, rounds={"rounds": 3, "min_clients": 2})
+    engine = PostEngine(ScriptedPost(doors(backbone), honest), SITES)
+    run_job(engine, settings, tmp_path / "run", resume=True, observer=lambda event: None)
+    run(backbone, tmp_path / "whole", honest, rounds={"rounds": 3, "min_clients": 2})
+    for name in ("adapter.safetensors", "adapter.json"):
+        assert (tmp_path / "run" / "adapter" / name).read_bytes() == (tmp_path / "whole" / "adapter" / name).read_bytes()
+
+
+def test_a_full_disk_on_the_server_ends_the_job_with_a_remedy_and_a_resume_goes_on(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+    import os
+
+    from ifedicl import files
+
+    real, left = files.os.fsync, [4]
+
+    def fsync(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", fsync)
+        with pytest.raises(StorageError, match="Free some space"):
+            run(backbone, tmp_path / "run", honest)
+    assert (tmp_path / "run" / CHECKPOINT).is_file()
+    engine = PostEngine(ScriptedPost(doors(backbone), honest), SITES)
+    run_job(engine, job(backbone), tmp_path / "run", resume=True, observer=lambda event: None)
+    assert (tmp_path / "run" / "adapter" / "adapter.json").is_file()
+
+
+def test_a_run_that_is_there_is_not_started_over(backbone: Backbone, tmp_path: Path) -> None:
+    run(backbone, tmp_path, honest)
+    with pytest.raises(ConfigError, match="ifedicl flare resume"):
+        run(backbone, tmp_path, honest)
+
+
+def test_the_board_tells_who_answered_and_what_it_cost(backbone: Backbone, tmp_path: Path) -> None:
+    facts = run(backbone, tmp_path, spoilt(lambda reply: encode(Failure(FailureCode.WRONG_MODEL)))).facts
+    assert (facts["round"], facts["rounds"], facts["run"]) == (3, 3, "mood")
+    assert facts["train_loss"] > 0
+    assert facts["sites"]["a"]["last"] == "answered"
+    exchanges = len(metrics(tmp_path, "a"))
+    assert facts["sites"]["a"]["carrier_bytes"] == 300 * exchanges
+    assert json.loads(json.dumps(facts)) == facts
+
+
+# The site's door
+
+
+class Raising:
+    name = "x"
+
+    def handle(self, request: Request) -> Reply:
+        raise RuntimeError("the row of patient 4711")
+
+
+def test_whatever_a_site_raises_becomes_a_code_without_text(caplog: pytest.LogCaptureFixture) -> None:
+    wire = encode(UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32))))
+    up = answer(Raising(), wire)
+    assert decode_reply(up) == Failure(FailureCode.INTERNAL)
+    assert b"4711" not in up
+    assert "4711" in caplog.text  # the owner's own log
+
+
+@pytest.mark.parametrize("wire", [None, "text", b"", b"\xff" * 100, encode(Failure(FailureCode.LATE))])
+def test_what_is_no_request_is_refused_with_a_code(wire: object) -> None:
+    assert decode_reply(answer(Raising(), wire)) == Failure(FailureCode.BAD_REQUEST)
+
+
+def test_a_site_whose_client_could_not_be_opened_answers_with_a_code() -> None:
+    wire = encode(UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32))))
+    assert decode_reply(answer(None, wire)) == Failure(FailureCode.INTERNAL)
+
+
+# Jobs
+
+
+def test_a_job_holds_settings_and_two_names_of_ours_and_no_code(backbone: Backbone, tmp_path: Path) -> None:
+    write_job(job(backbone), tmp_path / "job")
+    held = sorted(str(path.relative_to(tmp_path / "job")) for path in (tmp_path / "job").rglob("*") if path.is_file())
+    assert held == ["meta.json", "server/config/config_fed_server.json", "site/config/config_fed_client.json"]
+    server = json.loads((tmp_path / "job" / held[1]).read_text())
+    site = json.loads((tmp_path / "job" / held[2]).read_text())
+    assert server["server"]["task_request_interval"] == 0.05
+    assert [item["path"] for item in server["workflows"]] == ["ifedicl.federation.engines.nvflare.server.RoundsController"]
+    assert site["executors"][0]["executor"] == {
+        "path": "ifedicl.federation.engines.nvflare.executor.SiteExecutor",
+        "args": {},
+    }
+
+
+def test_the_classes_that_a_job_names_exist_and_keep_their_arguments(backbone: Backbone) -> None:
+    from ifedicl.federation.engines.nvflare import executor, names, readmission, server
+
+    for path, room in (
+        (names.CONTROLLER, server),
+        (names.EXECUTOR, executor),
+        (names.READMISSION, readmission),
+    ):
+        module, _, name = path.rpartition(".")
+        assert (module, hasattr(room, name)) == (room.__name__, True)
+    settings = job(backbone).model_dump(mode="json")
+    controller = server.RoundsController(job=settings, resume=True)
+    assert (controller.job, controller.resume) == (settings, True)
+
+
+def test_a_job_that_resumes_differs_in_that_alone(backbone: Backbone, tmp_path: Path) -> None:
+    write_job(job(backbone), tmp_path / "job")
+    name = "server/config/config_fed_server.json"
+    before = json.loads((tmp_path / "job" / name).read_text())["workflows"][0]["args"]
+    with as_resume(tmp_path / "job") as again:
+        after = json.loads((again / name).read_text())["workflows"][0]["args"]
+    assert (before.pop("resume"), after.pop("resume")) == (False, True)
+    assert before == after
+    with pytest.raises(ConfigError, match="ifedicl flare job"), as_resume(tmp_path):
+        pass
+
+
+def test_a_job_that_needs_more_sites_than_there_are_is_refused(backbone: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"rounds\.min_clients.*received 4"):
+        write_job(job(backbone, rounds={"min_clients": 4}), tmp_path / "job")
+
+
+def test_a_config_becomes_a_job_with_the_models_fingerprint(llama_folder: Path, backbone: Backbone, tmp_path: Path) -> None:
+    from tests.real.test_resume import write_config
+
+    settings = load_settings(write_config(tmp_path, llama_folder))
+    made = job_settings(settings, ("b", "a"), "night")
+    assert (made.name, made.sites, made.fingerprint) == ("night", ("b", "a"), backbone.fingerprint)
+    assert (made.layers, made.width) == (backbone.layers, backbone.width)
+    assert made.method == settings.method
+    with pytest.raises(ConfigError, match="name"):
+        job_settings(settings, ("a",), "../elsewhere")
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bloom", "gemma3"])
+def test_a_models_shape_is_known_without_loading_it(family: str, tmp_path: Path) -> None:
+    folder = tiny.save_model(tmp_path / family, family)
+    loaded, shape = tiny.load(folder), shape_of(ModelSettings(source=str(folder)))
+    assert (shape.fingerprint, shape.layers, shape.width) == (loaded.fingerprint, loaded.layers, loaded.width)
+
+
+# Projects and rules
+
+
+def project(folder: Path, **changes: str) -> Path:
+    lines = {"name": '"p"', "coordinator": '"a@b.org"', "sites": '["a", "b"]'} | changes
+    text = "\n".join(f"{name} = {value}" for name, value in lines.items())
+    (folder / "project.toml").write_text(text + '\n[server]\nhost = "fl.example.org"\n')
+    return folder / "project.toml"
+
+
+def test_a_project_file_is_read_with_its_defaults(tmp_path: Path) -> None:
+    loaded = load_project(project(tmp_path))
+    assert (loaded.sites, loaded.server.port, loaded.server.admin_port, loaded.valid_days) == (("a", "b"), 8002, 8003, 360)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sites": '["a", "A"]'}, "the same name"),
+        ({"sites": '["../a"]'}, "no names of sites"),
+        ({"sites": '["server"]'}, "no names of sites"),
+        ({"coordinator": '"me"'}, "e-mail"),
+        ({"valid_days": "0"}, "in days"),
+        ({"colour": "1"}, "a name that does not exist"),
+    ],
+)
+def test_a_wrong_project_file_is_refused_with_the_field(tmp_path: Path, changes: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_project(project(tmp_path, **changes))
+
+
+def test_the_rules_let_no_code_in_and_no_log_out(tmp_path: Path) -> None:
+    write_site_rules(tmp_path, patience=30.0)
+    resources = json.loads((tmp_path / "local" / "resources.json").read_text())
+    assert resources["class_allow_list"] == ["ifedicl.federation.engines.nvflare.executor.SiteExecutor"]
+    assert resources["class_list_enforcement_mode"] == "enforce"
+    assert resources["allow_log_streaming"] is False
+    rights = authorization()["permissions"]
+    assert {role["byoc"] for role in rights.values()} == {"none"}
+    assert {role["shell_commands"] for role in rights.values()} == {"none"}
+    write_server_rules(tmp_path)
+    assert "/tmp/nvflare" not in (tmp_path / "local" / "resources.json").read_text()  # noqa: S108
+
+
+# The command line
+
+
+def test_without_the_extra_ifedicl_works_and_flare_says_how_to_install_it(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules["nvflare"] = None  # as Python marks what is not there
+import ifedicl, ifedicl.runs, ifedicl.cli
+ifedicl.cli.main(sys.argv[1:])
+"""
+    for command in (["submit", "job", "--console", "kit"], ["start", "kit"], ["provision", "project.toml"], ["job", "c.toml"]):
+        done = subprocess.run([sys.executable, "-c", code, "flare", *command], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert "pip install 'ifedicl[nvflare]'" in done.stderr
+    done = subprocess.run([sys.executable, "-c", code, "init", "c.toml"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_logs_show_the_last_lines_of_a_partys_own_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "log.txt").write_text("one\ntwo\nthree\n")
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "log.txt").write_text("four\n")
+    cli.app(["flare", "logs", str(tmp_path), "--lines", "2"], standalone_mode=False)
+    assert capsys.readouterr().out.split("\n") == ["== log.txt", "two", "three", "== job/log.txt", "four", ""]
+    with pytest.raises(StorageError, match="start its party first"):
+        cli.app(["flare", "logs", str(tmp_path / "job" / "none")], standalone_mode=False)
+
+
+def test_a_folder_that_is_no_kit_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FederationError, match="no start-up kit of ours"):
+        cli.app(["flare", "start", str(tmp_path)], standalone_mode=False)
+
+
+def test_vectors_that_cross_a_post_are_the_sites_own(backbone: Backbone) -> None:
+    """The reply is decoded from bytes, never handed over as an object."""
+    post = ScriptedPost(doors(backbone), honest)
+    settings = job(backbone)
+    from ifedicl.federation.messages import VectorsRequest
+
+    request = VectorsRequest(settings.task, settings.method, backbone.fingerprint, "")
+    (delivery,) = PostEngine(post, ("a",)).exchange({"a": request}, 30.0)
+    own = post.doors["a"].handle(request)
+    assert isinstance(delivery.reply, VectorsReply)
+    assert isinstance(own, VectorsReply)
+    assert delivery.reply is not own
+    np.testing.assert_array_equal(delivery.reply.vectors.means, own.vectors.means)
+    assert delivery.bytes_up == len(encode(own))
