@@ -136,8 +136,9 @@ def what_leaves(settings: RunSettings) -> list[str]:
 def _noisily(settings: RunSettings) -> list[str]:
     """Where noise hides each example."""
     return [
-        "once: what the model's layers write at one token over public text, the same at every client",
-        f"each of {settings.rounds.rounds} rounds: clipped gradients of the training examples, summed, with its share of noise",
+        "once: vectors of public text, the same from every client; a sealed note to itself of how far it has come",
+        f"each of {settings.rounds.rounds} rounds, with its share of noise: the clipped gradients of the training examples that it "
+        "draws, summed",
     ]
 
 
