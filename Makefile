@@ -46,7 +46,7 @@ paper: setup
 	$(BIN)/python benchmarks/paper_settings.py $(DATA)
 
 speed: setup
-	for claim in extraction calibration inference one_at_a_time memory; do $(BIN)/python benchmarks/$$claim.py || exit 1; done
+	for claim in extraction calibration inference one_at_a_time serving exported memory; do $(BIN)/python benchmarks/$$claim.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) runs

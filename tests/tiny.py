@@ -6,13 +6,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from ifedicl import seeds
+from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone, load_backbone, wrap
 from ifedicl.backbone.writes import writes_of
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.subspace import Context
 from ifedicl.data import Example
 from ifedicl.settings import Method, ModelSettings, validated
 from ifedicl.task import Task
@@ -124,6 +128,20 @@ def config(model_type: str, **overrides: Any) -> Any:
 def load(folder: Path, **settings: Any) -> Backbone:
     """The model in ``folder`` on the CPU."""
     return load_backbone(ModelSettings(source=str(folder), **{"device": "cpu", "dtype": "float32", **settings}))
+
+
+def drawn_adapter(backbone: Backbone, task: Task = TASK, *, rank: int = 0, seed: int = 3, source: str = "tiny") -> Adapter:
+    """An adapter of random numbers, large enough that they show; it names ``source`` as its model."""
+    draws, shape = np.random.default_rng(seed), (backbone.layers, 2)
+    scales = np.stack([draws.normal(size=shape) * 0.3, 0.5 + draws.random(shape)], axis=-1).astype(np.float32)
+    vectors = draws.normal(size=(*shape, backbone.width)).astype(np.float32)
+    basis = core = None
+    if rank:
+        rows = np.linalg.qr(draws.normal(size=(*shape, backbone.width, rank)))[0].swapaxes(2, 3).astype(np.float32)
+        core = (draws.normal(size=(*shape, rank, rank)) * 0.4).astype(np.float32)
+        basis = np.ascontiguousarray(rows)
+    model = ModelSettings(source=source, dtype="float32", device="cpu")
+    return Adapter(task, Context(vectors, basis), Coefficients(scales, core), model, backbone.fingerprint)
 
 
 FAMILY_CASES: dict[str, tuple[str, dict[str, Any]]] = {

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from ifedicl.data import Example, dirichlet_split, read_examples
     from ifedicl.errors import IfediclError
     from ifedicl.personal import personalise
+    from ifedicl.pipelines import pipeline
     from ifedicl.runs import Federated, RunResult, federate, run, simulate
     from ifedicl.settings import Method, ModelSettings, RunSettings, load_preset, load_settings
+    from ifedicl.sklearn import AdapterClassifier
     from ifedicl.task import Task
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Adapter": "adapter",
+    "AdapterClassifier": "sklearn",
     "Backbone": "backbone.load",
     "Classifier": "adapter",
     "Example": "data",
@@ -40,6 +43,7 @@ _HOMES = {
     "load_preset": "settings",
     "load_settings": "settings",
     "personalise": "personal",
+    "pipeline": "pipelines",
     "read_examples": "data",
     "run": "runs",
     "simulate": "runs",
@@ -47,6 +51,7 @@ _HOMES = {
 
 __all__ = [
     "Adapter",
+    "AdapterClassifier",
     "Backbone",
     "Classifier",
     "Example",
@@ -65,6 +70,7 @@ __all__ = [
     "load_preset",
     "load_settings",
     "personalise",
+    "pipeline",
     "read_examples",
     "run",
     "simulate",

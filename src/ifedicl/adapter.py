@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub import ModelCardData
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -21,6 +22,7 @@ from ifedicl.backbone.hooks import Injection, applied
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.mixed import Placed
 from ifedicl.backbone.scoring import Scorer
+from ifedicl.backbone.terms import Terms, terms_of
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
@@ -207,14 +209,37 @@ class Adapter:
             StorageError: as :meth:`save`.
         """
         folder, backbone = Path(folder), self.classifier(backbone).backbone
+        terms = terms_of(self.model)
         with files.new_folder(folder, mark=f"{_BESIDE}/{_HEADER}") as temporary:
             export_folded(backbone, self.context, self.coefficients, temporary, dtype=dtype)
-            files.write_text(temporary / "README.md", self.describe() + _EXPORTED.format(dtype=dtype))
-            base = Path(self.model.source).expanduser()
-            for notice in sorted(base.glob("*")) if base.is_dir() else ():
-                if notice.is_file() and notice.name.upper().startswith(_NOTICES):
-                    shutil.copyfile(notice, temporary / notice.name)
+            card = self.describe() + _EXPORTED.format(dtype=dtype, terms=terms.described())
+            files.write_text(temporary / "README.md", self._metadata(terms) + card)
+            for notice in terms.files:
+                shutil.copyfile(notice, temporary / notice.name)
             self.save(temporary / _BESIDE)
+
+    def _metadata(self, terms: Terms) -> str:
+        """The front matter of a hub's model card."""
+        named = not Path(self.model.source).expanduser().exists()  # a hub id
+        facts = ModelCardData(
+            license=terms.licence,
+            base_model=self.model.source if named else None,
+            library_name="transformers",
+            pipeline_tag="text-generation",
+            tags=["ifedicl", "text-classification", "federated-learning"],
+        )
+        return f"---\n{facts.to_yaml()}\n---\n\n"
+
+    @property
+    def _figures(self) -> str:
+        """A line of the card on how good it is, where that is known."""
+        gate = self.provenance.get("gate") or {}
+        if "examples" not in gate:
+            return ""
+        return (
+            f"- figures: {gate['accuracy']:.1%} of {gate['examples']} held-out examples of the clients right, "
+            f"{gate['zero_shot_accuracy']:.1%} by the raw model; nothing was chosen by these examples\n"
+        )
 
     @property
     def model_name(self) -> str:
@@ -233,6 +258,7 @@ class Adapter:
             f"- label words: {', '.join(task.label_words)}\n"
             f"- context vectors: {layers} layers × 2 writes × {width}; {self.coefficients.count} calibrated coefficients"
             f"{', and a readout of hidden states' if self.readout else ''}\n"
+            f"{self._figures}"
             "- limits: it answers among its labels only, and is as good as the clients' examples; measure it on your own "
             "text before you rely on it\n"
             "- licence: the base model's terms apply to its use\n\n"
@@ -243,13 +269,16 @@ class Adapter:
 
 
 _BESIDE = "ifedicl"
-_NOTICES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "ACCEPTABLE_USE")
 _EXPORTED = """
 ## This checkpoint
 
 The adapter is folded into the weights, stored as {dtype}: an ordinary checkpoint, of another family's name where its own has no
 place for biases. Ask it with the prompt above and compare the probabilities of the label words. A readout is not in it; it
 stands, with the adapter itself, in `ifedicl/`.
+
+## Terms
+
+{terms}
 """
 
 

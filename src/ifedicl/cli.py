@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from enum import StrEnum
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from rich.console import Console
 
-from ifedicl import __version__, cli_flare, cli_owner, cli_tasks
+from ifedicl import __version__, cli_export, cli_flare, cli_owner, cli_serve, cli_tasks
 from ifedicl.errors import ConfigError, DataError, Fault, IfediclError
 
 if TYPE_CHECKING:
@@ -36,21 +35,16 @@ app = typer.Typer(
     help="Calibrate one frozen language model together, without showing each other your text (IFed-ICL, arXiv 2511.06757).\n\n"
     "Start with `ifedicl demo`; for your own data, `ifedicl init`, then `ifedicl run config.toml`.",
     epilog="Exit codes: 0 done, 1 other, 2 settings or task, 3 data, 4 model, 5 adapter, 6 disk, 7 download, 8 federation, "
-    "130 stopped by Ctrl-C (a run goes on with --resume).",
+    "9 serving, 130 stopped by Ctrl-C (a run goes on with --resume).",
 )
 
 app.add_typer(cli_tasks.app, name="tasks")
 app.add_typer(cli_flare.app, name="flare")
 app.add_typer(cli_owner.policy, name="policy")
 app.add_typer(cli_owner.ledger, name="ledger")
-
-
-class Stored(StrEnum):
-    """Dtypes of an exported checkpoint."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
+app.command()(cli_export.export)
+app.command()(cli_serve.serve)
+app.command()(cli_serve.key)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -301,31 +295,6 @@ def personalise(
         f"written to {out}" if result.is_used else "no better by a paired 95% bound: nothing is written, use the federation's"
     )
     console.print(verdict, highlight=False)
-
-
-@app.command()
-def export(
-    adapter: AdapterFolder,
-    out: Annotated[Path, typer.Argument(help="The folder of the checkpoint.")],
-    dtype: Annotated[Stored, typer.Option(help="Of the stored weights; float32 is exact.")] = Stored.FLOAT32,
-    model: ModelSource = None,
-) -> None:
-    """Fold an adapter into an ordinary checkpoint that any server runs.
-
-    For families whose checkpoints can store biases (docs/serving.md has the table); a readout stays beside it.
-    """
-    from ifedicl.adapter import Adapter
-    from ifedicl.progress import LOADING, waiting
-
-    loaded = Adapter.load(adapter).located(model)  # its licence lies there too
-    with waiting(LOADING):
-        backbone = loaded.classifier().backbone
-    with waiting("folding and writing"):
-        loaded.export(out, backbone, dtype=dtype.value)
-    console = Console(markup=False)
-    console.print(f"written to {out}: an ordinary checkpoint; README.md there says how to ask it", highlight=False)
-    if loaded.readout is not None:
-        console.print("its readout is not in the checkpoint: ask by label words, or use the adapter itself", highlight=False)
 
 
 @app.command()

@@ -16,9 +16,13 @@
     │   └── LedgerError             a ledger was changed, or is not the one that is known
     ├── DownloadError               a download failed or was cut short              exit 7
     │   └── ChecksumError           it arrived, but is not what was published
-    └── FederationError             the rounds cannot go on                         exit 8
-        ├── TooFewClientsError      fewer usable replies than ``min_clients``
-        └── MessageError            bytes that are not one of our messages
+    ├── FederationError             the rounds cannot go on                         exit 8
+    │   ├── TooFewClientsError      fewer usable replies than ``min_clients``
+    │   ├── SecureSumError          a step of the secure sum that is out of turn, bent or replayed
+    │   └── MessageError            bytes that are not one of our messages
+    └── ServeError                  the server cannot start, or not answer          exit 9
+        ├── BusyError               as much waits as may wait
+        └── StoppedError            it takes no more requests
 
 Each message says what is wrong, what was received, what is allowed and what to do. ``exit_code`` is what the command line
 exits with.
@@ -139,5 +143,23 @@ class TooFewClientsError(FederationError):
     """Fewer clients gave a usable reply than the settings ask for."""
 
 
+class SecureSumError(FederationError):
+    """A step of the secure sum does not verify, comes out of turn or twice, or holds numbers that cannot be summed."""
+
+
 class MessageError(FederationError):
     """Bytes that are not a message of this format, or arrays that do not fit it."""
+
+
+class ServeError(IfediclError):
+    """The server cannot start, or cannot answer a request."""
+
+    exit_code = 9
+
+
+class BusyError(ServeError):
+    """As much waits as may wait."""
+
+
+class StoppedError(ServeError):
+    """The server takes no more requests."""

@@ -70,6 +70,18 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def append_text(path: Path, text: str) -> None:
+    """Add ``text`` to the end of ``path``, for readers who follow it; after a crash the last line may be torn.
+
+    Raises:
+        StorageError: no space, no permission, or another disk fault.
+    """
+    with disk_faults_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            file.write(text.encode())
+
+
 def write_json(path: Path, value: Any) -> None:
     """:func:`write_bytes` of indented JSON; NaN is refused, as JSON has none."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

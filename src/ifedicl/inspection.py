@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from ifedicl.core.vectors import WRITES, ContextVectors
 from ifedicl.data import Role, columns_of, rows_of, split_roles
 from ifedicl.errors import DataError
 from ifedicl.federation.messages import (
+    CompareReply,
+    CompareRequest,
+    ContextReply,
     ContextRequest,
     EvaluateReply,
     EvaluateRequest,
@@ -29,14 +33,17 @@ from ifedicl.federation.messages import (
     Request,
     StatisticsReply,
     StatisticsRequest,
+    StepRequest,
     UpdateReply,
     UpdateRequest,
     VectorsReply,
     VectorsRequest,
     encode,
 )
-from ifedicl.metrics import Tally
+from ifedicl.federation.secure import packages_of
+from ifedicl.metrics import Comparison, Tally
 from ifedicl.privacy.chain import Head
+from ifedicl.privacy.modes import mode_of
 from ifedicl.settings import Method, RunSettings, load_settings
 from ifedicl.task import SHOWN_LABEL
 
@@ -95,7 +102,8 @@ def inspect_config(path: Path) -> dict[str, Any]:
             }
             for name, examples in clients.items()
         },
-        "bytes_per_client": expected_bytes(settings, backbone.layers, backbone.width, backbone.fingerprint),
+        "bytes_per_client": expected_bytes(settings, backbone.layers, backbone.width, backbone.fingerprint, tuple(clients)),
+        "mode": mode_of(settings.method),
         "leaves_a_client": what_leaves(settings),
         "for_each_owner": for_owners(settings, backbone.fingerprint),
     }
@@ -112,7 +120,7 @@ def for_owners(settings: RunSettings, fingerprint: str) -> dict[str, str]:
 
 
 def what_leaves(settings: RunSettings) -> list[str]:
-    """In words, all that a client of this run sends."""
+    """In words, all that a client of this run sends; in secure mode, masked, so that only sums over clients can be read."""
     number = "and their number"
     if settings.classes_apart:
         parts = f", each in {settings.shards} shards" if settings.shards > 1 else ""
@@ -128,71 +136,89 @@ def what_leaves(settings: RunSettings) -> list[str]:
         else "each round: its coefficients, its number of training examples, its mean training loss"
     )
     again = "at every refresh" if settings.vectors.refresh_every else "with --more-rounds"
+    compared = (
+        "once, at the end: on the gate examples, how many the adapter and the raw model get right, sums of their losses and of "
+        "squared differences, on how many they disagree, how many are of each label and how often each is answered"
+    )
     return [
         f"once, and of added examples alone {again}: the mean of what the model's layers write at one token over its training "
         f"examples, {number}; a keyed digest of which examples they were; the dtype it computes in",
         moved,
         "each evaluation: number of held-out examples, how many were right, the sum of their losses",
         *readout,
+        *([compared] if settings.holdout.gate > 0 else []),
         "with every reply: how many entries its ledger has, and the digest of the last",
         "when something fails or is refused: one code of a fixed list, never a text",
     ]
 
 
-def expected_bytes(settings: RunSettings, layers: int, width: int, fingerprint: str) -> dict[str, int]:
-    """Bytes of each kind of message, from encoding one of each with the shapes that this run has."""
+def expected_bytes(settings: RunSettings, layers: int, width: int, fingerprint: str, clients: Sequence[str]) -> dict[str, int]:
+    """Bytes of each step for one client, from encoding one of each message with the shapes that this run has."""
+    steps = _steps(settings, layers, width, fingerprint)
+    if settings.privacy is not None and settings.sums_only:
+        with packages_of(settings.privacy):
+            from ifedicl.federation.secure.sizes import expected_traffic
+
+        sizes = {name: expected_traffic(*step, clients, settings.privacy) for name, step in steps.items()}
+        return {f"{name}_sum_{way}": size for name, both in sizes.items() for way, size in both.items()}
+    # Every message but the context's request tells how far the client's ledger has come.
+    head, messages = Head(100, "0" * 64), dict[str, Request | Reply]()
+    for name, (request, reply) in steps.items():
+        told = request if isinstance(request, ContextRequest) else replace(request, head=head)
+        messages |= {f"{name}_request_down": told, f"{name}_reply_up": replace(reply, head=head)}
+    return {name: len(encode(message)) for name, message in messages.items()}
+
+
+def _steps(settings: RunSettings, layers: int, width: int, fingerprint: str) -> dict[str, tuple[StepRequest, Reply]]:
+    """One request and reply of each step of a run, with the shapes that it has and made-up numbers."""
     context_id, coefficients = "0" * 16, Coefficients.identity(Form(layers, settings.rank))
-    vectors = ContextVectors.zeros(settings.groups(len(settings.task.labels)), layers, width)
+    classes = len(settings.task.labels)
+    vectors = ContextVectors.zeros(settings.groups(classes), layers, width)
     method, task, wire = settings.method, settings.task, settings.vectors.wire_dtype
     mean = np.zeros((layers, len(WRITES), width), dtype=np.float32)
     basis = np.zeros((layers, len(WRITES), method.rank, width), dtype=np.float32) if method.rank else None
-    messages: dict[str, Request | Reply] = {
-        "vectors_request_down": VectorsRequest(task, method, fingerprint, ""),
-        "vectors_reply_up": VectorsReply(vectors, "0" * 40, True, settings.model.dtype, wire),
-        "context_request_down": ContextRequest(task, method, fingerprint, Context(mean, basis), context_id),
-        **_round_messages(method, context_id, coefficients),
-        "evaluate_request_down": EvaluateRequest(context_id, Role.SELECTION, coefficients),
-        **_readout_messages(settings, layers, width, context_id, coefficients),
-        "evaluate_reply_up": EvaluateReply((Tally(100, 50, 123.456789),)),
+    tally = Tally(100, 50, 123.456789)
+    steps: dict[str, tuple[StepRequest, Reply]] = {
+        "vectors": (
+            VectorsRequest(task, method, fingerprint, ""),
+            VectorsReply(vectors, "0" * 40, True, settings.model.dtype, wire),
+        ),
+        "context": (ContextRequest(task, method, fingerprint, Context(mean, basis), context_id), ContextReply()),
+        **_round(method, context_id, coefficients),
+        "evaluate": (EvaluateRequest(context_id, Role.SELECTION, coefficients), EvaluateReply((tally,))),
     }
-    # Every message but the context's request tells how far the client's ledger has come.
-    head = Head(100, "0" * 64)
-    told = {
-        name: message if isinstance(message, ContextRequest) else replace(message, head=head)
-        for name, message in messages.items()
-    }
-    return {name: len(encode(message)) for name, message in told.items()}
+    steps |= _readout(method, layers, width, classes, context_id, coefficients)
+    if settings.holdout.gate > 0:
+        compared = Comparison(tally, tally, 12.3456789, 10, (50,) * classes, (50,) * classes)
+        steps["compare"] = CompareRequest(context_id, coefficients, None), CompareReply(compared)
+    return steps
 
 
-def _round_messages(method: Method, context_id: str, coefficients: Coefficients) -> dict[str, Request | Reply]:
+def _round(method: Method, context_id: str, coefficients: Coefficients) -> dict[str, tuple[StepRequest, Reply]]:
     """One round, evaluations apart."""
     if method.takes_gradients:
-        return {
-            "gradient_request_down": GradientRequest(context_id, 10, coefficients),
-            "gradient_reply_up": GradientReply(GradientSum(coefficients.arrays, 100, 0.123456789)),
-        }
-    return {
-        "update_request_down": UpdateRequest(context_id, 10, 0, 10, coefficients),
-        "update_reply_up": UpdateReply(coefficients, 100, 0.123456789),
-    }
+        sums = GradientSum(coefficients.arrays, 100, 0.123456789)
+        return {"gradient": (GradientRequest(context_id, 10, coefficients), GradientReply(sums))}
+    return {"update": (UpdateRequest(context_id, 10, 0, 10, coefficients), UpdateReply(coefficients, 100, 0.123456789))}
 
 
-def _readout_messages(
-    settings: RunSettings, layers: int, width: int, context_id: str, coefficients: Coefficients
-) -> dict[str, Request | Reply]:
+def _readout(
+    method: Method, layers: int, width: int, classes: int, context_id: str, coefficients: Coefficients
+) -> dict[str, tuple[StepRequest, Reply]]:
     """What a readout adds, once."""
-    if settings.readout is None:
+    if method.readout is None:
         return {}
-    classes, layer = len(settings.task.labels), settings.pooled_layer(layers)
+    layer = method.pooled_layer(layers)
     hidden = hidden_count(width, layer)
-    size = feature_count(min(hidden, settings.readout.most_features), classes)
+    size = feature_count(min(hidden, method.readout.most_features), classes)
     sums = ReadoutSums(np.zeros((size, size)), np.zeros((size, classes)), 100)
     weights = np.zeros((classes, feature_count(hidden, classes)), dtype=np.float32)
     readouts = tuple(Readout(weights, layer) for _ in PENALTIES)
+    trial = EvaluateRequest(context_id, Role.SELECTION, coefficients, readouts, TEMPERATURES)
+    tallies = (Tally(100, 50, 123.456789),) * len(trial.candidates)
     return {
-        "statistics_request_down": StatisticsRequest(context_id, coefficients),
-        "statistics_reply_up": StatisticsReply(sums),
-        "readouts_request_down": EvaluateRequest(context_id, Role.SELECTION, coefficients, readouts, TEMPERATURES),
+        "statistics": (StatisticsRequest(context_id, coefficients), StatisticsReply(sums)),
+        "readouts": (trial, EvaluateReply(tallies)),
     }
 
 

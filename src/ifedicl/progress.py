@@ -53,7 +53,7 @@ def federation_bars(name: str, rounds: int) -> Iterator[Callable[[Event], None]]
             if isinstance(event, StepStarted):
                 progress.update(step, description=STEPS[event.step], total=event.clients, completed=0)
             elif isinstance(event, Delivered):
-                progress.advance(step)
+                progress.update(step, total=max(progress.tasks[step].total or 0, progress.tasks[step].completed + 1), advance=1)
             else:
                 progress.update(whole, completed=event.record.round, total=event.rounds, description=_described(name, event))
 

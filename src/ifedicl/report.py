@@ -18,11 +18,13 @@ from ifedicl.adapter import Adapter, Prediction
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT
 from ifedicl.core.vectors import WRITES
 from ifedicl.data import Example
-from ifedicl.federation.checkpoint import Traffic
+from ifedicl.federation.checkpoint import RoundRecord, Traffic
 from ifedicl.federation.coordinator import Outcome
 from ifedicl.federation.messages import FailureCode
 from ifedicl.metrics import Evaluation
 from ifedicl.pictures import ACCENT, INK, PALE, svg
+from ifedicl.privacy.modes import mode_of
+from ifedicl.settings import Method
 
 
 @dataclass(frozen=True)
@@ -134,12 +136,17 @@ def print_report(report: Report, console: Console) -> None:
     """
     for table in _tables(report):
         console.print(table)
-    for sentence in (*gate_sentences(report.outcome), *report.verdicts):
+    for sentence in (*gate_sentences(report.outcome), *report.verdicts, mode_sentence(report)):
         console.print(sentence, highlight=False)
     for text, prediction in report.samples:
         console.print(
             f"  {text!r} → {prediction.label} ({percent(prediction.probabilities[prediction.label])})", highlight=False
         )
+
+
+def mode_sentence(report: Report) -> str:
+    """Who saw what."""
+    return f"Privacy mode {mode_of(Method.model_validate(report.adapter.provenance['method']))}."
 
 
 def gate_sentences(outcome: Outcome) -> list[str]:
@@ -188,6 +195,7 @@ def write_report(report: Report, path: Path) -> None:
         tables=[_plain(table) for table in _tables(report)],
         percent=percent,
         gate=gate_sentences(report.outcome),
+        mode=mode_sentence(report),
     )
     files.write_text(path, page)
 
@@ -217,7 +225,7 @@ def _rounds_table(report: Report) -> Table:
         held_out = record.held_out
         table.add_row(
             f"{record.round}{' *' if record.round == report.outcome.chosen_round else ''}",
-            str(len(record.clients)),
+            str(_clients_in(report.outcome.state.traffic, record)),
             "" if record.train_loss is None else f"{record.train_loss:.3f}",
             "" if held_out is None else f"{held_out.loss:.3f}",
             "" if held_out is None else percent(held_out.accuracy),
@@ -225,6 +233,12 @@ def _rounds_table(report: Report) -> Table:
         )
     table.caption = "* the chosen round"
     return table
+
+
+def _clients_in(traffic: Sequence[Traffic], record: RoundRecord) -> int:
+    """How many clients had a part in a round; in secure mode the record itself knows only of all together."""
+    moving = {"update", "gradient"}
+    return len({item.client for item in traffic if item.round == record.round - 1 and item.step in moving and not item.failure})
 
 
 def _figures_table(report: Report) -> Table:

@@ -19,17 +19,19 @@ from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, Array32
 from ifedicl.data import Example, dirichlet_split, draw_pool, read_examples
 from ifedicl.errors import ConfigError, DataError, Fault
-from ifedicl.federation import session
+from ifedicl.federation import checkpoint, session
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome, Starter
-from ifedicl.federation.engine import Engine
+from ifedicl.federation.engine import Door, Engine
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, ignore
-from ifedicl.federation.results import adapter_of, write_metrics
+from ifedicl.federation.journal import Journal
+from ifedicl.federation.results import adapter_of
+from ifedicl.federation.secure import packages_of
 from ifedicl.federation.session import Answer
 from ifedicl.metrics import Evaluation
-from ifedicl.privacy.guard import GuardedClient
+from ifedicl.privacy.guard import GuardedClient, SummedClient
 from ifedicl.privacy.ledger import Ledger
 from ifedicl.privacy.policy import open_policy
 from ifedicl.settings import Method, ModelSettings, RunSettings, SplitSettings
@@ -165,10 +167,11 @@ def with_ledgers(clients: Sequence[Client], folder: Path) -> list[GuardedClient]
     Raises:
         StorageError: a ledger cannot be written, or was changed.
     """
-    return [
-        GuardedClient(client, open_policy(), Ledger(folder / f"{quote(client.name, safe=' ')}.jsonl", client.name))
-        for client in clients
-    ]
+    return [GuardedClient(client, open_policy(), _ledger(client, folder)) for client in clients]
+
+
+def _ledger(client: Client, folder: Path) -> Ledger:
+    return Ledger(folder / f"{quote(client.name, safe=' ')}.jsonl", client.name)
 
 
 def federate(
@@ -177,7 +180,8 @@ def federate(
     task: Task,
     method: Method,
     *,
-    engine: Callable[[Sequence[Client]], Engine] = LocalEngine,
+    engine: Callable[[Sequence[Door]], Engine] = LocalEngine,
+    ledgers: Path | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
     more_rounds: int = 0,
@@ -192,6 +196,7 @@ def federate(
         task: what is asked.
         method: the settings.
         engine: what carries the messages.
+        ledgers: a folder for each client's ledger of what left it; left out: none is kept.
         checkpoint: written after each step.
         resume: go on from the checkpoint.
         more_rounds: after a finished run, go on with the examples that were added.
@@ -209,11 +214,41 @@ def federate(
     backbone = clients[0].backbone
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
     coordinator = Coordinator(
-        engine(clients), task, method, shape, checkpoint_file=checkpoint, observer=observer, starter=starter
+        _carrier(engine, clients, method, ledgers),
+        task,
+        method,
+        shape,
+        checkpoint_file=checkpoint,
+        observer=observer,
+        starter=starter,
     )
     outcome = coordinator.run(resume=resume, more_rounds=more_rounds)
     adapter = adapter_of(outcome, task, method, model, backbone.fingerprint, len(clients))
     return Federated(adapter, outcome)
+
+
+def _carrier(
+    engine: Callable[[Sequence[Door]], Engine], clients: Sequence[Client], method: Method, ledgers: Path | None
+) -> Engine:
+    """What carries the messages in the mode that the settings name.
+
+    Raises:
+        ConfigError: a package that the mode needs is not installed.
+        StorageError: a ledger cannot be written, or was changed.
+    """
+    if method.privacy is None or not method.sums_only:
+        return engine(clients if ledgers is None else with_ledgers(clients, ledgers))
+    with packages_of(method.privacy):
+        from ifedicl.federation.secure.simulation import secured
+    if ledgers is None:
+        return secured(engine, clients, method.privacy)
+    folder = ledgers
+    return secured(
+        engine,
+        clients,
+        method.privacy,
+        lambda client, masking: SummedClient(client, open_policy(), _ledger(client, folder), masking),
+    )
 
 
 def zero_shot_adapter(backbone: Backbone, model: ModelSettings, task: Task) -> Adapter:
@@ -306,24 +341,32 @@ def _calibrated(
     clients = client_examples(settings)
     test = _test_examples(settings)
     backbone = load()
+    journal = Journal(folder / METRICS, settings.task, clients)
+    journal.begin(checkpoint.load(folder / CHECKPOINT) if resume or more_rounds else None)
+
+    def observed(event: Event) -> None:
+        journal(event)
+        observer(event)
+
     federated = federate(
         simulate(backbone, settings.task, clients, seed=settings.seed),
         settings.model,
         settings.task,
         settings.method,
-        engine=lambda owners: LocalEngine(with_ledgers(owners, folder / LEDGERS)),
+        ledgers=folder / LEDGERS,
         checkpoint=folder / CHECKPOINT,
         resume=resume or more_rounds > 0,
         more_rounds=more_rounds,
-        observer=observer,
+        observer=observed,
         starter=starter,
     )
     federated.adapter.save(folder / ADAPTER)
-    write_metrics(federated.outcome, folder / METRICS)
     zero_shot = evaluation = None
     if test:
         zero_shot = zero_shot_adapter(backbone, settings.model, settings.task).classifier(backbone).evaluate(test)
         evaluation = federated.adapter.classifier(backbone).evaluate(test)
+    outcome = federated.outcome
+    journal.finish(outcome.state, outcome.chosen_round, outcome.gate, {"zero-shot": zero_shot, "adapter": evaluation})
     return RunResult(federated, clients, zero_shot, evaluation)
 
 

@@ -199,6 +199,43 @@ class RoundSettings(Section):
     deadline_seconds: float = Field(default=3600.0, gt=0.0, description="how long the coordinator waits for a step")
 
 
+class PrivacySettings(Section):
+    """What the coordinator sees: each client's replies, or their sums only."""
+
+    mode: Literal["open", "secure"] = Field(
+        default="open",
+        description='"open": the coordinator sees each client\'s replies; "secure": sums over clients and nothing else',
+    )
+    min_clients: int = Field(
+        default=3,
+        ge=2,
+        description="fewest clients whose sum is ever revealed; 2 or more (of two, each knows the other's part)",
+    )
+    drop_out: float = Field(
+        default=0.3, ge=0.0, lt=0.5, description="fraction of a sum's clients that may be lost on the way, in [0, 0.5)"
+    )
+    min_examples: int = Field(
+        default=8, ge=1, description="fewest training examples, or added ones, from which a client sends anything; 1 or more"
+    )
+    largest_update: float = Field(
+        default=100.0,
+        gt=0.0,
+        description="longest change of the coefficients, by Euclidean norm, that a client sends; positive",
+    )
+    bits: Literal[32, 40, 48, 56] = Field(default=40, description="of each number of a summed vector: 32, 40, 48 or 56")
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether only sums leave the clients."""
+        return self.mode != "open"
+
+    def threshold(self, clients: int) -> int:
+        """Fewest of so many clients that must last to the end of a sum: more than half, so that a server that tells clients
+        different things cannot have both shares of one of them.
+        """
+        return max(self.min_clients, clients - int(self.drop_out * clients))
+
+
 class Method(Section):
     """Everything that decides the numbers, as it travels to the clients."""
 
@@ -235,6 +272,27 @@ class Method(Section):
             )
         return self
 
+    privacy: PrivacySettings | None = Field(default=None, description="[privacy] chooses a mode; without it, it is open")
+
+    @model_validator(mode="after")
+    def _needs_sums_only(self) -> Self:
+        if self.privacy is None or not self.sums_only:
+            return self
+        from_clients = self.subspace is not None and self.subspace.source == "clients"
+        contradictions = {
+            'vectors.weighting must be "examples", as a sum counts every example alike': self.vectors.weighting != "examples",
+            'rounds.weighting must be "examples", likewise': self.rounds.weighting != "examples",
+            "rounds.client_fraction must be 1, since sums over different clients can be subtracted": self.rounds.client_fraction
+            < 1,
+            "rounds.min_clients must be 1; privacy.min_clients takes its place": self.rounds.min_clients > 1,
+            'subspace.source must be "classes", "shards" or "random", as "clients" needs each client\'s means': from_clients,
+        }
+        if self.robust is not None:
+            contradictions = {"[robust] must be left out, as it compares single clients": True, **contradictions}
+        if wrong := [text for text, is_so in contradictions.items() if is_so]:
+            raise ValueError(f'privacy.mode "{self.privacy.mode}" shows the coordinator sums only: {"; ".join(wrong)}')
+        return self
+
     @model_validator(mode="after")
     def _draws_once(self) -> Self:
         if self.takes_gradients and (self.rounds.client_fraction < 1 or self.calibration.noise > 0):
@@ -263,6 +321,11 @@ class Method(Section):
         if self.readout is None or self.readout.pooled_depth == 0:
             return None
         return max(1, round(self.readout.pooled_depth * layers), self.injection.active_layers(layers).start)
+
+    @property
+    def sums_only(self) -> bool:
+        """Whether the coordinator sees sums over clients, and no single client's replies."""
+        return self.privacy is not None and self.privacy.is_secure
 
     @property
     def takes_gradients(self) -> bool:
@@ -341,6 +404,16 @@ class RunSettings(Method):
     task: Task
     model: ModelSettings
     data: DataSettings
+
+    @model_validator(mode="after")
+    def _has_clients_to_hide_among(self) -> Self:
+        clients = self.data.split.clients if self.data.clients is None else len(self.data.clients)
+        if self.privacy is not None and self.sums_only and clients < self.privacy.min_clients:
+            raise ValueError(
+                f"{clients} clients are fewer than privacy.min_clients, {self.privacy.min_clients}: no sum would ever be "
+                "revealed. Name more clients in [data]"
+            )
+        return self
 
     @property
     def method(self) -> Method:

@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -22,6 +23,7 @@ from ifedicl.backbone.scoring import Scorer
 from ifedicl.demo import story
 from ifedicl.demo.fetch import MODEL_SHA256, demo_model, demo_places
 from ifedicl.settings import changed
+from tests.real.serving import serving
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[2]
@@ -116,6 +118,18 @@ def test_the_saved_adapter_classifies_from_the_shell(told: tuple[Path, str]) -> 
     assert [line["text"] for line in lines] == list(story.SENTENCES)
     again = Adapter.load(told[0] / "adapter").classify(story.SENTENCES)
     assert [line["label"] for line in lines] == [prediction.label for prediction in again]
+
+
+def test_the_demos_adapter_is_served_as_it_stands(told: tuple[Path, str], tmp_path: Path) -> None:
+    with serving(tmp_path, str(told[0] / "adapter")) as running:
+        body = {"texts": list(story.SENTENCES), "zero_shot": True}
+        answer = httpx.post(f"{running.url}v1/classify", json=body, timeout=60, trust_env=False).json()
+    expected = Adapter.load(told[0] / "adapter").classify(story.SENTENCES)
+    assert answer["adapter"]["name"] == told[0].name
+    assert [item["label"] for item in answer["results"]] == [item.label for item in expected]
+    for own, theirs in zip(answer["results"], expected, strict=True):
+        assert own["probabilities"] == pytest.approx(dict(theirs.probabilities), abs=1e-3)
+    assert len(answer["zero_shot"]) == len(story.SENTENCES)
 
 
 def test_the_ten_lines_of_the_python_page_run_as_they_stand(tmp_path: Path) -> None:

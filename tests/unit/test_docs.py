@@ -66,6 +66,8 @@ def test_the_commands_page_is_the_help() -> None:
         "docs/cache.md",
         "docs/deploy.md",
         "docs/reliability.md",
+        "docs/secure-sum.md",
+        "docs/serving.md",
     ],
 )
 def test_every_file_that_a_page_names_exists(name: str) -> None:

@@ -42,7 +42,7 @@ from ifedicl.federation.messages import (
     decode_request,
     encode,
 )
-from ifedicl.settings import ModelSettings, load_settings
+from ifedicl.settings import ModelSettings, load_settings, validated
 from tests import tiny
 
 SITES = ("a", "b", "c")
@@ -348,6 +348,14 @@ def test_a_job_that_resumes_differs_in_that_alone(backbone: Backbone, tmp_path: 
 def test_a_job_that_needs_more_sites_than_there_are_is_refused(backbone: Backbone, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"rounds\.min_clients.*received 4"):
         write_job(job(backbone, rounds={"min_clients": 4}), tmp_path / "job")
+
+
+def test_a_job_with_secure_sums_is_refused_as_they_are_not_carried(backbone: Backbone) -> None:
+    values = job(backbone).model_dump(mode="json")
+    values["method"] |= {"privacy": {"mode": "secure"}, "vectors": {"weighting": "examples"}}
+    values["method"]["rounds"] |= {"weighting": "examples", "min_clients": 3}
+    with pytest.raises(ConfigError, match="not carried over FLARE yet"):
+        validated(JobSettings, values, "job")
 
 
 def test_a_config_becomes_a_job_with_the_models_fingerprint(llama_folder: Path, backbone: Backbone, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from ifedicl.federation.messages import (
     Request,
     StatisticsReply,
     StatisticsRequest,
+    StepRequest,
     UpdateReply,
     UpdateRequest,
     VectorsReply,
@@ -373,4 +374,4 @@ def test_a_round_of_a_subspace_fits_sixteen_kilobytes_a_direction() -> None:
 
 
 def test_every_request_has_a_name_for_people() -> None:
-    assert set(STEPS) == {request.kind for request in get_args(Request)}
+    assert set(STEPS) == {request.kind for request in get_args(StepRequest)}

@@ -9,32 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from ifedicl.adapter import Adapter, Classifier
+from ifedicl.adapter import Classifier
 from ifedicl.backbone.hooks import Injection, injected_by_row
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.mixed import Placed, Row, mixed_batches, mixed_log_probabilities
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
-from ifedicl.core.subspace import Context
-from ifedicl.settings import ModelSettings
-from ifedicl.task import Task
 from tests import tiny
 
 TEXTS = [f"{sentence} {' and so on' * (number % 4)}" for number, sentence in enumerate(tiny.SENTENCES)]
-
-
-def drawn(backbone: Backbone, task: Task, *, rank: int = 0, seed: int = 0) -> Adapter:
-    """An adapter of random numbers."""
-    draws, shape = np.random.default_rng(seed), (backbone.layers, 2)
-    scales = np.stack([draws.normal(size=shape) * 0.3, 0.5 + draws.random(shape)], axis=-1).astype(np.float32)
-    vectors = draws.normal(size=(*shape, backbone.width)).astype(np.float32)
-    basis = core = None
-    if rank:
-        basis = np.linalg.qr(draws.normal(size=(*shape, backbone.width, rank)))[0].swapaxes(2, 3).astype(np.float32)
-        core = (draws.normal(size=(*shape, rank, rank)) * 0.4).astype(np.float32)
-        basis = np.ascontiguousarray(basis)
-    context, coefficients = Context(vectors, basis), Coefficients(scales, core)
-    return Adapter(task, context, coefficients, ModelSettings(source="tiny"), backbone.fingerprint)
 
 
 def mixed(backbone: Backbone, rows: list[Row]) -> list[np.ndarray]:
@@ -61,10 +44,10 @@ def test_adapters_mixed_in_one_batch_say_what_they_say_apart(case: str) -> None:
     draws = np.random.default_rng(5)
     readout = Readout(draws.normal(size=(2, backbone.width + 3)).astype(np.float32))
     adapters = [
-        drawn(backbone, tiny.TASK, seed=1),
-        drawn(backbone, tiny.TASK, rank=4, seed=2),
-        drawn(backbone, tiny.MANY_TOKENS, rank=2, seed=3),
-        replace(drawn(backbone, tiny.TASK, seed=4), readout=readout),
+        tiny.drawn_adapter(backbone, tiny.TASK, seed=1),
+        tiny.drawn_adapter(backbone, tiny.TASK, rank=4, seed=2),
+        tiny.drawn_adapter(backbone, tiny.MANY_TOKENS, rank=2, seed=3),
+        replace(tiny.drawn_adapter(backbone, tiny.TASK, seed=4), readout=readout),
     ]
     classifiers = [adapter.classifier(backbone) for adapter in adapters]
     rows = interleaved([(classifier, classifier.placed()[0]) for classifier in classifiers])
@@ -80,7 +63,7 @@ def test_adapters_mixed_in_one_batch_say_what_they_say_apart(case: str) -> None:
 
 
 def test_the_raw_model_and_its_adapter_share_a_pass(backbone: Backbone) -> None:
-    classifier = drawn(backbone, tiny.TASK, rank=4).classifier(backbone)
+    classifier = tiny.drawn_adapter(backbone, tiny.TASK, rank=4).classifier(backbone)
     adapted, raw = classifier.placed()
     together = mixed(backbone, interleaved([(classifier, adapted), (classifier, raw)]))
     identity = replace(classifier.adapter, coefficients=Coefficients.identity(classifier.adapter.coefficients.form))
@@ -89,7 +72,7 @@ def test_the_raw_model_and_its_adapter_share_a_pass(backbone: Backbone) -> None:
 
 
 def test_rows_that_nothing_is_injected_into_are_untouched_to_the_bit(backbone: Backbone) -> None:
-    adapter = drawn(backbone, tiny.TASK, rank=4)
+    adapter = tiny.drawn_adapter(backbone, tiny.TASK, rank=4)
     tokens = torch.arange(12).view(3, 4)
     injection = Injection.of(adapter.context, adapter.coefficients, backbone.device)
     with torch.inference_mode():
@@ -104,7 +87,8 @@ def test_rows_that_nothing_is_injected_into_are_untouched_to_the_bit(backbone: B
 
 def test_batches_hold_every_row_once_with_one_adapters_rows_together(backbone: Backbone) -> None:
     classifiers = [
-        drawn(backbone, task, seed=seed).classifier(backbone) for seed, task in enumerate((tiny.TASK, tiny.MANY_TOKENS))
+        tiny.drawn_adapter(backbone, task, seed=seed).classifier(backbone)
+        for seed, task in enumerate((tiny.TASK, tiny.MANY_TOKENS))
     ]
     placed = [(classifier, place) for classifier in classifiers for place in classifier.placed()]
     rows = interleaved(placed)

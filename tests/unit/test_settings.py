@@ -12,6 +12,7 @@ import pytest
 from ifedicl.errors import ConfigError
 from ifedicl.settings import (
     Method,
+    PrivacySettings,
     ReadoutSettings,
     RobustSettings,
     RunSettings,
@@ -139,7 +140,7 @@ def test_the_written_config_shows_every_setting_with_its_default() -> None:
         for line in text.splitlines()
     ]
     uncommented = tomllib.loads("\n".join(lines))
-    for section in (SubspaceSettings, ReadoutSettings, RobustSettings):  # off unless they are there
+    for section in (PrivacySettings, SubspaceSettings, ReadoutSettings, RobustSettings):  # off unless they are there
         name = section.__name__.removesuffix("Settings").lower()
         assert uncommented.pop(name) == section().model_dump(), name
     defaults = validated(RunSettings, given, "template")
@@ -173,3 +174,36 @@ def test_paths_that_cannot_be_are_faults(tmp_path: Path, source: str) -> None:
 def test_a_subspace_has_bounds(change: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
         validated(Method, {"subspace": change}, "t")
+
+
+SECURE = GOOD + '[privacy]\nmode = "secure"\n[vectors]\nweighting = "examples"\n'
+
+
+def test_every_setting_that_contradicts_secure_mode_is_named_with_its_remedy(tmp_path: Path) -> None:
+    text = SECURE.replace('"examples"', '"uniform"') + (
+        '[rounds]\nclient_fraction = 0.5\nmin_clients = 2\n[subspace]\nsource = "clients"\n'
+    )
+    (fault,) = faults_of(tmp_path, text).values()
+    for field in ("vectors.weighting", "rounds.weighting", "rounds.client_fraction", "rounds.min_clients", "subspace.source"):
+        assert field in fault, field
+    assert "privacy.min_clients takes its place" in fault
+
+
+def test_secure_mode_needs_clients_to_hide_among(tmp_path: Path) -> None:
+    text = SECURE + '[rounds]\nweighting = "examples"\n'
+    assert load_settings(written(tmp_path, text)).sums_only
+    few = text.replace('train = "train.jsonl"', 'clients = {a = "a.jsonl", b = "b.jsonl"}')
+    (fault,) = faults_of(tmp_path, few).values()
+    assert "2 clients are fewer than privacy.min_clients, 3" in fault
+
+
+def test_more_than_half_of_a_sums_clients_must_last_whatever_the_settings() -> None:
+    for clients in range(2, 60):
+        for drop_out in (0.0, 0.3, 0.499):
+            assert PrivacySettings(mode="secure", min_clients=2, drop_out=drop_out).threshold(clients) > clients / 2
+
+
+def test_open_mode_is_what_it_was(tmp_path: Path) -> None:
+    settings = load_settings(written(tmp_path, GOOD + '[privacy]\nmode = "open"\n'))
+    assert not settings.sums_only
+    assert load_settings(written(tmp_path, GOOD)).privacy is None

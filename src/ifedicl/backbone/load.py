@@ -30,6 +30,7 @@ _DTYPES: Mapping[str, torch.dtype] = {
 # What a hub repository may give us: weights without code, and the tokenizer's files.
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "vocab*"]
 _HUB_FILES += ["merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model"]
+_HUB_FILES += ["LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "ACCEPTABLE_USE*", "README.md"]  # an export carries them along
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +69,10 @@ class Backbone:
     fingerprint: str
     dtype: str
     context_window: int
+
+    def __deepcopy__(self, memo: object) -> Backbone:
+        """Itself: it never changes, and a copy would take its memory twice (scikit-learn's ``clone`` copies parameters)."""
+        return self
 
     @property
     def layers(self) -> int:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from ifedicl.federation.client import Client
-from ifedicl.federation.engine import Delivery, Engine
+from ifedicl.federation.engine import Delivery, Door, Engine
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.messages import Arrays, Header, Request, pack, unpack
 
@@ -57,7 +56,7 @@ class Meter:
         self._cpu: dict[str, float] = {}
         self._test: list[float] = []
 
-    def engine(self, clients: Sequence[Client]) -> Engine:
+    def engine(self, clients: Sequence[Door]) -> Engine:
         """A local engine whose every exchange is counted."""
         return _MeteredEngine(LocalEngine(clients), self)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.demo.fetch import LABELS, Place, demo_model, demo_places
 from ifedicl.federation.client import Client
-from ifedicl.federation.results import write_metrics
+from ifedicl.federation.events import Event, ignore
+from ifedicl.federation.journal import Journal
 from ifedicl.metrics import Evaluation, mean_hits, paired_p
 from ifedicl.progress import LOADING, counted, federation_bars, waiting
 from ifedicl.report import Figures, Report, print_report, write_report
@@ -65,11 +66,14 @@ def tell(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo",
         # Its own few gate examples could prove nothing, and the raw model would stand in its place: shown is what it learnt.
         learnt = replace(alone.adapter, coefficients=alone.outcome.state.best)
         rows.append(stage.measured(f"{client.name} alone", learnt, seconds))
-    together, seconds = stage.federated("the federation", clients)
+    journal = Journal(folder / runs.METRICS, TASK, examples)
+    journal.begin(None)
+    together, seconds = stage.federated("the federation", clients, journal)
     together.adapter.save(folder / runs.ADAPTER)
-    write_metrics(together.outcome, folder / runs.METRICS)
     saved = Adapter.load(folder / runs.ADAPTER)
     rows.append(stage.measured("the federation", saved, seconds))
+    tests = {"zero-shot": rows[0].evaluation, "adapter": rows[-1].evaluation}
+    journal.finish(together.outcome.state, together.outcome.chosen_round, together.outcome.gate, tests)
 
     samples = saved.classifier(backbone).classify(SENTENCES)
     report = Report(
@@ -117,10 +121,17 @@ class _Stage:
         self._spans = {name: len(place.test) for name, place in places.items()}
         self._raw: Evaluation | None = None
 
-    def federated(self, name: str, clients: Sequence[Client]) -> tuple[runs.Federated, float]:
+    def federated(
+        self, name: str, clients: Sequence[Client], watching: Callable[[Event], None] = ignore
+    ) -> tuple[runs.Federated, float]:
         """A finished federation and its seconds."""
         start = time.perf_counter()
-        with federation_bars(name, self._method.rounds.rounds) as observer:
+        with federation_bars(name, self._method.rounds.rounds) as bars:
+
+            def observer(event: Event) -> None:
+                watching(event)
+                bars(event)
+
             result = runs.federate(clients, self._model, TASK, self._method, observer=observer)
         return result, time.perf_counter() - start
 

@@ -114,24 +114,29 @@ class Clients:
         self._observer(StepStarted(step, state.round, len(requests)))
         replies: dict[str, R] = {}
         failures: dict[str, FailureCode] = {}
-        traffic, received = list(state.traffic), []
+        traffic = list(state.traffic)
+        received: list[tuple[Received, FailureCode | None]] = []
         told = {name: _told(request, state.heads.get(name)) for name, request in requests.items()}
         for delivery in self._engine.exchange(told, self._assignment.method.rounds.deadline_seconds):
             reply = delivery.reply
-            if reply.head is not None:
-                digest = hashlib.sha256(encode(replace(reply, head=None))).hexdigest()
-                received.append(Received(delivery.client, reply.head, digest, self._assignment.digest, step, state.round))
             if isinstance(reply, expected) and usable(reply):
                 replies[delivery.client] = reply
             else:
                 failures[delivery.client] = reply.code if isinstance(reply, Failure) else FailureCode.BAD_REPLY
-            traffic.append(_traffic(delivery, step, state.round, failures.get(delivery.client)))
-            self._observer(Delivered(traffic[-1]))
-        self._heads.note(received)
+            for part in delivery.parts or (delivery,):  # of a sum, what each client had to do with it
+                code = part.reply.code if isinstance(part.reply, Failure) else failures.get(part.client)
+                traffic.append(_traffic(part, step, state.round, code))
+                self._observer(Delivered(traffic[-1]))
+                if part.reply.head is not None:
+                    digest = hashlib.sha256(encode(replace(part.reply, head=None))).hexdigest()
+                    received.append(
+                        (Received(part.client, part.reply.head, digest, self._assignment.digest, step, state.round), code)
+                    )
+        self._heads.note([item for item, _ in received])
         known = dict(state.heads)
-        for item in received:
+        for item, code in received:
             # Another ledger in place of the one that is known is written down, and not believed from then on.
-            if failures.get(item.client) is not FailureCode.LEDGER and _grew(known.get(item.client), item.head):
+            if code is not FailureCode.LEDGER and _grew(known.get(item.client), item.head):
                 known[item.client] = item.head
         self._memory.note(traffic=tuple(traffic), heads=known)
         return replies, failures

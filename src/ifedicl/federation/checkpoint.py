@@ -16,7 +16,7 @@ from ifedicl.core.server import Moments
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import ConfigError, Fault, MessageError, StorageError
-from ifedicl.federation.messages import Arrays, pack, unpack
+from ifedicl.federation.messages import TOGETHER, Arrays, pack, unpack
 from ifedicl.metrics import Tally
 from ifedicl.privacy.chain import Head
 
@@ -84,8 +84,9 @@ class RoundRecord:
 
     @property
     def worst(self) -> str | None:
-        """The client whose selection examples fare worst by accuracy, equal ones by loss; likewise."""
-        return min(self.by_client, key=lambda name: (self.by_client[name].accuracy, -self.by_client[name].loss), default=None)
+        """The client whose selection examples fare worst by accuracy, equal ones by loss; None where no single one is known."""
+        single = [name for name in self.by_client if name != TOGETHER]
+        return min(single, key=lambda name: (self.by_client[name].accuracy, -self.by_client[name].loss), default=None)
 
 
 @dataclass(frozen=True)

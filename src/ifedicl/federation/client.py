@@ -165,8 +165,11 @@ class Client:
 
     def handle(self, request: Request) -> Reply:
         """Answer one request. Never raises: what goes wrong becomes a :class:`Failure` with a code and no text."""
+        handler = self._handlers.get(type(request))
+        if handler is None:
+            return Failure(FailureCode.OTHER_MODE)
         try:
-            return self._handlers[type(request)](request)
+            return handler(request)
         except _RefusalError as refusal:
             return Failure(refusal.code)
         except IfediclError as error:
@@ -175,6 +178,14 @@ class Client:
         except Exception:
             _log.exception("client %s could not answer a %s request", self.name, request.kind)
             return Failure(FailureCode.INTERNAL)
+
+    def count(self, role: Role) -> int:
+        """How many examples of the present task have a role; 0 before there is a task."""
+        return 0 if self._job is None else len(self._job.roles[role])
+
+    def secret_for(self, purpose: str) -> bytes:
+        """A key of 32 bytes for one purpose, from the client's secret; the same after a restart."""
+        return hmac.digest(self._secret, purpose.encode(), hashlib.sha256)
 
     def prepare(self, task: Task, method: Method) -> None:
         """Encode all examples for a task, before anything is asked: the owner hears in words what replies only code.

@@ -19,6 +19,7 @@ class Delivery:
         bytes_down: of the request as it crossed.
         bytes_up: of the reply as it crossed; 0 where none came.
         seconds: from request to reply.
+        parts: where it stands for several clients, what it cost each of them; their replies are kept for their failures alone.
         carrier_bytes: what the carrier added to both, where it can tell.
     """
 
@@ -27,6 +28,7 @@ class Delivery:
     bytes_down: int
     bytes_up: int
     seconds: float
+    parts: tuple[Delivery, ...] = ()
     carrier_bytes: int = 0
 
 

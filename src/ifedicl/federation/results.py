@@ -1,15 +1,12 @@
-"""What a finished run leaves: the adapter, and the figures of its exchanges and rounds."""
+"""The adapter that a finished run leaves, with how it came to be."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from ifedicl import files
 from ifedicl.adapter import Adapter
 from ifedicl.federation.coordinator import Outcome
+from ifedicl.metrics import Comparison
 from ifedicl.settings import Method, ModelSettings
 from ifedicl.task import Task
 
@@ -36,20 +33,6 @@ def adapter_of(outcome: Outcome, task: Task, method: Method, model: ModelSetting
     )
 
 
-def write_metrics(outcome: Outcome, path: Path) -> None:
-    """One JSON object a line: every exchange, then every round.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    lines = [{"event": "exchange", **asdict(item)} for item in outcome.state.traffic]
-    lines += [
-        {"event": "round", **asdict(record), "held_out": record.held_out and asdict(record.held_out), "worst": record.worst}
-        for record in outcome.state.history
-    ]
-    files.write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
-
-
 def _provenance(outcome: Outcome, method: Method, clients: int) -> dict[str, Any]:
     state = outcome.state
     return {
@@ -59,5 +42,11 @@ def _provenance(outcome: Outcome, method: Method, clients: int) -> dict[str, Any
         "clients": clients,
         "examples_vectorised": sum(vectors.examples for vectors in state.client_vectors.values()),
         "dtypes": sorted(set(state.dtypes.values())),
-        "gate": None if outcome.gate is None else {"open": outcome.gate.is_open},
+        "gate": None if outcome.gate is None else _gate_facts(outcome.gate),
     }
+
+
+def _gate_facts(gate: Comparison) -> dict[str, Any]:
+    adapter, raw = gate.adapter, gate.zero_shot
+    figures = {"examples": adapter.examples, "accuracy": adapter.accuracy, "zero_shot_accuracy": raw.accuracy}
+    return {"open": gate.is_open} | (figures if adapter.examples else {})

@@ -12,7 +12,16 @@ from typing import Any, Protocol
 from ifedicl.errors import StorageError
 from ifedicl.federation.assignment import run_digest
 from ifedicl.federation.engine import Door
-from ifedicl.federation.messages import ContextRequest, Failure, FailureCode, Reply, Request, VectorsReply, VectorsRequest
+from ifedicl.federation.messages import (
+    ContextRequest,
+    Failure,
+    FailureCode,
+    Reply,
+    Request,
+    SumRequest,
+    VectorsReply,
+    VectorsRequest,
+)
 from ifedicl.privacy.history import ExampleSet
 from ifedicl.privacy.ledger import Ledger
 from ifedicl.privacy.policy import Policy
@@ -94,6 +103,8 @@ class Guard:
 
     def _job_of(self, request: Request) -> _Job:
         """Which job a request belongs to, once it is allowed."""
+        if isinstance(request, SumRequest):
+            raise RefusalError(FailureCode.OTHER_MODE, "a step of a secure sum, which a door before this one answers")
         history = self._recorder.history
         if not isinstance(request, VectorsRequest | ContextRequest):
             job = self._contexts.get(request.context_id)

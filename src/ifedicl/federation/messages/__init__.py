@@ -4,7 +4,7 @@ A message on the wire is a safetensors frame: raw little-endian arrays behind a 
 is a field of a reply; there is no other door.
 """
 
-from ifedicl.federation.messages.codec import Reply, Request, decode_reply, decode_request, encode
+from ifedicl.federation.messages.codec import Reply, Request, StepRequest, decode_reply, decode_request, encode
 from ifedicl.federation.messages.replies import (
     CompareReply,
     ContextReply,
@@ -25,14 +25,32 @@ from ifedicl.federation.messages.requests import (
     UpdateRequest,
     VectorsRequest,
 )
+from ifedicl.federation.messages.secure import (
+    TOGETHER,
+    BeginReply,
+    BeginRequest,
+    DealReply,
+    DealRequest,
+    Layout,
+    MaskReply,
+    MaskRequest,
+    RevealReply,
+    RevealRequest,
+    SumRequest,
+)
 from ifedicl.federation.messages.wire import Arrays, Header, Message, pack, unpack
 
 __all__ = [
+    "TOGETHER",
     "Arrays",
+    "BeginReply",
+    "BeginRequest",
     "CompareReply",
     "CompareRequest",
     "ContextReply",
     "ContextRequest",
+    "DealReply",
+    "DealRequest",
     "EvaluateReply",
     "EvaluateRequest",
     "Failure",
@@ -40,11 +58,18 @@ __all__ = [
     "GradientReply",
     "GradientRequest",
     "Header",
+    "Layout",
+    "MaskReply",
+    "MaskRequest",
     "Message",
     "Reply",
     "Request",
+    "RevealReply",
+    "RevealRequest",
     "StatisticsReply",
     "StatisticsRequest",
+    "StepRequest",
+    "SumRequest",
     "UpdateReply",
     "UpdateRequest",
     "VectorsReply",

@@ -26,13 +26,24 @@ from ifedicl.federation.messages.requests import (
     UpdateRequest,
     VectorsRequest,
 )
+from ifedicl.federation.messages.secure import SumReply, SumRequest
 from ifedicl.federation.messages.wire import pack, unpack
 
-Request: TypeAlias = (
+StepRequest: TypeAlias = (
     VectorsRequest | ContextRequest | UpdateRequest | GradientRequest | EvaluateRequest | StatisticsRequest | CompareRequest
 )
+"""What a coordinator asks; the rest of the requests carry one of these through a secure sum."""
+Request: TypeAlias = StepRequest | SumRequest
 Reply: TypeAlias = (
-    VectorsReply | ContextReply | UpdateReply | GradientReply | EvaluateReply | StatisticsReply | CompareReply | Failure
+    VectorsReply
+    | ContextReply
+    | UpdateReply
+    | GradientReply
+    | EvaluateReply
+    | StatisticsReply
+    | CompareReply
+    | SumReply
+    | Failure
 )
 
 _REQUESTS: Mapping[str, type[Request]] = {message.kind: message for message in get_args(Request)}

@@ -1,4 +1,4 @@
-"""What a client may answer. Everything that leaves it is a field of a reply in this file; there is no other door."""
+"""What a client may answer. Everything that leaves it is a field of a reply in this file, or, masked, of one in secure.py."""
 
 from __future__ import annotations
 
@@ -38,11 +38,17 @@ class FailureCode(StrEnum):
     REFUSED = "refused"
     """The owner's policy does not let this leave."""
     TOO_FEW = "too_few"
-    """Too few examples stand behind it for the owner's policy; more of them may help."""
+    """Too few examples stand behind it for the owner, or too few of them are new; more of them may help."""
     SPENT = "spent"
     """The owner's policy lets no more leave in this job."""
     LEDGER = "ledger"
     """The client's ledger cannot be written, or is not the one that the coordinator knows."""
+    CHANGED = "changed"
+    """Examples that were summed before are not the same any more; two sums could be subtracted."""
+    OTHER_MODE = "other_mode"
+    """The client does not answer in this privacy mode, or asks for stricter rules."""
+    PROTOCOL = "protocol"
+    """A step of the secure sum did not verify, came out of turn or twice, or the client's numbers do not fit it."""
     LATE = "late"
     """The reply came after the deadline. Said by the engine."""
     LOST = "lost"

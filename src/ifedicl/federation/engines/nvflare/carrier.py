@@ -92,7 +92,9 @@ class PostEngine:
                 down = sizes.pop(parcel.client, None)
                 if down is not None:
                     extra = parcel.extra_down + parcel.extra_up
-                    yield Delivery(parcel.client, _read(parcel.wire), down, len(parcel.wire or b""), seconds, extra)
+                    yield Delivery(
+                        parcel.client, _read(parcel.wire), down, len(parcel.wire or b""), seconds, carrier_bytes=extra
+                    )
         finally:
             for cancel in cancels:
                 cancel()

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from ifedicl import files
 from ifedicl.errors import ConfigError, Fault
+from ifedicl.federation.checkpoint import load
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.engines.nvflare.jobs import JobSettings
 from ifedicl.federation.events import Event
+from ifedicl.federation.journal import Journal
 
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
 ADAPTER = "adapter"
@@ -37,11 +39,18 @@ def run_job(engine: Engine, job: JobSettings, folder: Path, *, resume: bool, obs
         remedy = "Go on with: ifedicl flare resume. Or give the job another name."
         raise ConfigError("job", [Fault("name", repr(job.name), "a name that no run on the server has", remedy)])
     files.write_json(folder / "job.json", job.model_dump(mode="json"))
-    coordinator = Coordinator(engine, job.task, job.method, job.shape, checkpoint_file=checkpoint, observer=observer)
+    journal = Journal(folder / METRICS, job.task, job.sites)
+    journal.begin(load(checkpoint) if resume else None)
+
+    def observed(event: Event) -> None:
+        journal(event)
+        observer(event)
+
+    coordinator = Coordinator(engine, job.task, job.method, job.shape, checkpoint_file=checkpoint, observer=observed)
     outcome = coordinator.run(resume=resume)
     # Adapters bring in transformers, which takes seconds to import; the first round need not wait for it.
-    from ifedicl.federation.results import adapter_of, write_metrics
+    from ifedicl.federation.results import adapter_of
 
     adapter = adapter_of(outcome, job.task, job.method, job.model, job.fingerprint, len(job.sites))
     adapter.save(folder / ADAPTER)
-    write_metrics(outcome, folder / METRICS)
+    journal.finish(outcome.state, outcome.chosen_round, outcome.gate)

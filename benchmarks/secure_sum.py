@@ -1,0 +1,180 @@
+"""Claim: with 20 clients, stage 1 takes at most 1.5 times the bytes of open mode in float32, keys and shares included.
+
+Both sides carry the same made-up replies through the local engine, which encodes and decodes all that crosses; no model runs.
+Also printed, without a claim: the same for a round of the paper's scalars, where keys and shares are most of what crosses; and
+what the protocol itself takes, in milliseconds of processor time: of one client (without encoding, which the server's figure
+holds), and of the server for all, with and without lost clients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ifedicl.core.coefficients import Coefficients, Form
+from ifedicl.core.vectors import WRITES, ContextVectors
+from ifedicl.data import Role
+from ifedicl.federation.engine import Delivery, Engine
+from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.messages import (
+    TOGETHER,
+    Failure,
+    FailureCode,
+    MaskRequest,
+    Reply,
+    Request,
+    UpdateReply,
+    UpdateRequest,
+    VectorsReply,
+    VectorsRequest,
+)
+from ifedicl.federation.secure.client import SecureClient, identity_of
+from ifedicl.federation.secure.engine import SecureEngine
+from ifedicl.settings import Method, PrivacySettings, VectorSettings
+from ifedicl.task import Task
+
+AT_MOST = 1.5
+TASK = Task(name="made-up", labels=("a", "b"))
+
+
+class _Model:
+    """As much of a model as a door asks for."""
+
+    dtype = "float32"
+
+
+@dataclass
+class MadeUp:
+    """A client that answers at once."""
+
+    name: str
+    reply: Reply
+    backbone = _Model()
+
+    def handle(self, _request: Request) -> Reply:
+        """The reply, whatever is asked."""
+        return self.reply
+
+    def count(self, _role: Role) -> int:
+        """More than any rule asks for."""
+        return 100
+
+    def secret_for(self, purpose: str) -> bytes:
+        """No secret."""
+        return f"{self.name} {purpose}".encode().ljust(32)[:32]
+
+
+class Timed:
+    """A door that counts processor seconds."""
+
+    def __init__(self, door: SecureClient) -> None:
+        self._door = door
+        self.seconds = 0.0
+
+    @property
+    def name(self) -> str:
+        """The client's."""
+        return self._door.name
+
+    def handle(self, request: Request) -> Reply:
+        """As within."""
+        start = time.process_time()
+        reply = self._door.handle(request)
+        self.seconds += time.process_time() - start
+        return reply
+
+
+class Losing:
+    """An engine that loses some clients before they send their numbers: the dear moment, as their masks must be taken off."""
+
+    def __init__(self, inner: Engine, lost: Sequence[str]) -> None:
+        self._inner = inner
+        self._lost = set(lost)
+
+    def clients(self) -> tuple[str, ...]:
+        """As within."""
+        return self._inner.clients()
+
+    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+        """As within, but for what is lost."""
+        for delivery in self._inner.exchange(requests, deadline):
+            gone = delivery.client in self._lost and isinstance(requests[delivery.client], MaskRequest)
+            yield replace(delivery, reply=Failure(FailureCode.LOST)) if gone else delivery
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, nargs="+", default=[5, 20, 50])
+    parser.add_argument("--layers", type=int, default=30)
+    parser.add_argument("--width", type=int, default=576)
+    parser.add_argument("--repeats", type=int, default=7)
+    arguments = parser.parse_args()
+    kept = True
+    for count in arguments.clients:
+        for name, (request, reply) in messages(arguments.layers, arguments.width).items():
+            facts = measured(count, request, reply, arguments.repeats)
+            print(json.dumps({"step": name, "clients": count} | facts))
+            kept = kept and not (name == "vectors" and count == 20 and facts["ratio"] > AT_MOST)
+    print(json.dumps({"claim": f"ratio of vectors for 20 clients at most {AT_MOST}", "kept": kept}))
+
+
+def messages(layers: int, width: int) -> dict[str, tuple[Request, Reply]]:
+    """Of stage 1, and of a round with scalars only."""
+    draw = np.random.default_rng(0)
+    means = draw.normal(size=(1, layers, len(WRITES), width)).astype(np.float32)
+    vectors = ContextVectors.from_wire(means, np.array([100]))
+    scales = Coefficients.identity(Form(layers))
+    method = Method(vectors=VectorSettings(weighting="examples"))
+    return {
+        "vectors": (
+            VectorsRequest(TASK, method, "f" * 64, ""),
+            VectorsReply(vectors, "100:" + "0" * 32, True, "float32", "float32"),
+        ),
+        "update": (UpdateRequest("0" * 16, 10, 0, 10, scales), UpdateReply(scales, 100, 0.5)),
+    }
+
+
+def measured(count: int, request: Request, reply: Reply, repeats: int) -> dict[str, float]:
+    """Bytes of one client, both ways, against open mode; milliseconds, median of the repeats."""
+    clients = [MadeUp(f"client-{number:02d}", reply) for number in range(1, count + 1)]
+    plain = [
+        delivery.bytes_down + delivery.bytes_up for delivery in LocalEngine(clients).exchange(both(clients, request), 60.0)
+    ]
+    rules = PrivacySettings(mode="secure", drop_out=0.3)
+    pins = {client.name: identity_of(client).public for client in clients}  # type: ignore[arg-type]
+    doors = [Timed(SecureClient(client, pins, rules)) for client in clients]  # type: ignore[arg-type]
+    lost = [client.name for client in clients[: int(rules.drop_out * count)]]
+    whole, losing = (SecureEngine(inner, rules) for inner in (LocalEngine(doors), Losing(LocalEngine(doors), lost)))
+    runs = [timed(whole, doors, request) for _ in range(repeats)]
+    broken = [timed(losing, doors, request) for _ in range(repeats)]
+    secure = [part.bytes_down + part.bytes_up for part in runs[0][0].parts]
+    return {
+        "open bytes": statistics.mean(plain),
+        "secure bytes": statistics.mean(secure),
+        "ratio": round(statistics.mean(secure) / statistics.mean(plain), 3),
+        "ms a client": round(1e3 * statistics.median(client for _, client, _ in runs) / count, 2),
+        "ms server": round(1e3 * statistics.median(server for _, _, server in runs), 1),
+        f"ms server, {len(lost)} lost": round(1e3 * statistics.median(server for _, _, server in broken), 1),
+    }
+
+
+def timed(engine: SecureEngine, doors: Sequence[Timed], request: Request) -> tuple[Delivery, float, float]:
+    """What came, and processor seconds: of all clients together, and of the rest."""
+    before, start = sum(door.seconds for door in doors), time.process_time()
+    (delivery,) = engine.exchange({TOGETHER: request}, 60.0)
+    took, clients = time.process_time() - start, sum(door.seconds for door in doors) - before
+    return delivery, clients, took - clients
+
+
+def both(clients: Sequence[MadeUp], request: Request) -> dict[str, Request]:
+    return {client.name: request for client in clients}
+
+
+if __name__ == "__main__":
+    main()

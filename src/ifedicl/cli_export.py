@@ -1,0 +1,68 @@
+"""``ifedicl export``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+class Stored(StrEnum):
+    """Dtypes of an exported checkpoint."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+def export(
+    adapter: Annotated[Path, typer.Argument(help="The folder that `ifedicl run` wrote, usually RUN/adapter.")],
+    out: Annotated[Path, typer.Argument(help="The folder of the checkpoint.")],
+    dtype: Annotated[Stored, typer.Option(help="Of the stored weights; float32 is exact.")] = Stored.FLOAT32,
+    model: Annotated[str | None, typer.Option(help="Where the model lies here, if not where the adapter says.")] = None,
+    hub: Annotated[str | None, typer.Option(help="Also push it to the hub, as ORGANISATION/NAME.")] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="With --hub: for everybody; otherwise a new one is private.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --hub: the terms are known, do not ask.")] = False,
+) -> None:
+    """Fold an adapter into an ordinary checkpoint that any server runs.
+
+    For families whose checkpoints can store biases (docs/serving.md has the table); a readout stays beside it. Before anything
+    goes to the hub, the base model's licence and terms are shown.
+    """
+    from ifedicl.adapter import Adapter
+    from ifedicl.backbone.terms import terms_of
+    from ifedicl.progress import LOADING, waiting
+
+    loaded = Adapter.load(adapter).located(model)  # its licence lies there too
+    if hub is not None:
+        terms_of(loaded.model).check_name(hub)
+    with waiting(LOADING):
+        backbone = loaded.classifier().backbone
+    with waiting("folding and writing"):
+        loaded.export(out, backbone, dtype=dtype.value)
+    console = Console(markup=False)
+    console.print(f"written to {out}: an ordinary checkpoint; README.md there says how to ask it", highlight=False)
+    if loaded.readout is not None:
+        console.print("its readout is not in the checkpoint: ask by label words, or use the adapter itself", highlight=False)
+    if hub is not None:
+        _push(out, hub, terms_of(loaded.model).described(), public=public, agreed=yes)
+
+
+def _push(folder: Path, name: str, terms: str, *, public: bool, agreed: bool) -> None:
+    from huggingface_hub import HfApi
+
+    from ifedicl.backbone.hub import push
+    from ifedicl.progress import waiting
+
+    print(f"for {name}, {'public' if public else 'private if it is new'}:\n{terms}")
+    if not agreed and not typer.confirm("Push it under these terms?", default=False):
+        print("nothing was pushed")
+        return
+    with waiting("pushing"):
+        push(folder, name, public=public, api=HfApi())
+    print(f"pushed to {name}")

@@ -1,0 +1,24 @@
+"""Secure sums over any engine: a door before each client, and an engine around the one that carries the messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ifedicl.errors import ConfigError, Fault
+from ifedicl.settings import PrivacySettings
+
+
+@contextmanager
+def packages_of(privacy: PrivacySettings) -> Iterator[None]:
+    """Around an import of this room's modules: a missing package is told as what to do about it.
+
+    Raises:
+        ConfigError: a package that the mode needs is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        remedy = f"The package {error.name} is not installed: pip install 'ifedicl[privacy]'"
+        fault = Fault("privacy.mode", privacy.mode, "a mode whose packages are here", remedy)
+        raise ConfigError("settings", [fault]) from error

@@ -1,0 +1,67 @@
+"""What one secure sum costs each client, and who failed at it: many exchanges through one engine, counted together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from ifedicl.federation.engine import Delivery, Engine
+from ifedicl.federation.messages import (
+    BeginReply,
+    ContextReply,
+    DealReply,
+    Failure,
+    FailureCode,
+    MaskReply,
+    Request,
+    RevealReply,
+)
+
+R = TypeVar("R", BeginReply, DealReply, MaskReply, RevealReply, ContextReply)
+
+
+class Link:
+    """To all clients, for the length of one sum."""
+
+    def __init__(self, engine: Engine, deadline: float) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            engine: carries the messages.
+            deadline: seconds for each exchange.
+        """
+        self._engine = engine
+        self._deadline = deadline
+        self._costs: dict[str, Delivery] = {}
+        self.failures: dict[str, FailureCode] = {}
+
+    @property
+    def costs(self) -> tuple[Delivery, ...]:
+        """So far, one delivery a client; its reply is the last one."""
+        return tuple(self._costs[name] for name in self._engine.clients() if name in self._costs)
+
+    def ask(self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]) -> dict[str, R]:
+        """One request to each client named; usable replies in the order of the requests. The others' codes are kept."""
+        replies: dict[str, R] = {}
+        for delivery in self._engine.exchange(requests, self._deadline):
+            reply = delivery.reply
+            if isinstance(reply, expected) and usable(reply):
+                replies[delivery.client] = reply
+            else:
+                failure = reply if isinstance(reply, Failure) else Failure(FailureCode.BAD_REPLY)
+                self.failures[delivery.client] = failure.code
+                delivery = replace(delivery, reply=failure)
+            self._count(delivery)
+        return {name: replies[name] for name in requests if name in replies}
+
+    def _count(self, delivery: Delivery) -> None:
+        before = self._costs.get(delivery.client)
+        if before is not None:
+            delivery = replace(
+                delivery,
+                bytes_down=before.bytes_down + delivery.bytes_down,
+                bytes_up=before.bytes_up + delivery.bytes_up,
+                seconds=before.seconds + delivery.seconds,
+            )
+        self._costs[delivery.client] = delivery

@@ -1,0 +1,70 @@
+"""An adapter as transformers' text-classification pipelines are called: texts in, ``[{"label", "score"}]`` out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias, TypedDict, overload
+
+from ifedicl.adapter import Adapter, Classifier, Prediction
+from ifedicl.backbone.load import Backbone
+
+
+class Scored(TypedDict):
+    """One label and its probability."""
+
+    label: str
+    score: float
+
+
+Ranked: TypeAlias = list[Scored]
+
+
+class Pipeline:
+    """Callable like ``transformers.pipeline("text-classification", …)``."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+
+    @overload
+    def __call__(self, inputs: str | Sequence[str]) -> list[Scored]: ...
+    @overload
+    def __call__(self, inputs: str, *, top_k: int | None) -> Ranked: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, inputs: Sequence[str], *, top_k: int | None) -> list[Ranked]: ...
+    def __call__(self, inputs: str | Sequence[str], *, top_k: int | None = -1) -> list[Scored] | list[Ranked]:
+        """Label texts.
+
+        Args:
+            inputs: one text or several.
+            top_k: left out: the best label of each text. A number: so many labels of each text, best first; None: all.
+
+        Raises:
+            DataError: a text has no tokens.
+        """
+        ranked = [_ranked(one) for one in self._classifier.classify([inputs] if isinstance(inputs, str) else inputs)]
+        if top_k == -1:
+            return [labels[0] for labels in ranked]
+        cut = [labels[:top_k] for labels in ranked]
+        return cut[0] if isinstance(inputs, str) else cut
+
+
+def pipeline(adapter: str | Path | Adapter, *, model: str | None = None, backbone: Backbone | None = None) -> Pipeline:
+    """Put an adapter on its model, ready to be called.
+
+    Args:
+        adapter: its folder, or the adapter.
+        model: where the model lies here, if not where the adapter says.
+        backbone: the model, where it is loaded already.
+
+    Raises:
+        AdapterError: the folder is no adapter.
+        BackboneError: the model cannot be loaded, or is another.
+    """
+    loaded = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
+    return Pipeline(loaded.located(model).classifier(backbone))
+
+
+def _ranked(prediction: Prediction) -> Ranked:
+    best = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+    return [Scored(label=label, score=score) for label, score in best]

@@ -1,0 +1,15 @@
+"""The privacy modes, said plainly."""
+
+from __future__ import annotations
+
+from ifedicl.settings import Method
+
+
+def mode_of(method: Method) -> str:
+    """Who sees what in a run with these settings, in a sentence."""
+    if method.privacy is None or not method.sums_only:
+        return "open: the coordinator sees each client's replies"
+    return (
+        f"secure: the coordinator sees sums over at least {method.privacy.min_clients} clients and no single client's numbers; "
+        "it knows who takes part in which step"
+    )

@@ -1,0 +1,95 @@
+"""API keys in a file: a name and a hash a line. The keys themselves are shown once, when they are made, and kept nowhere."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from pathlib import Path
+
+from ifedicl import files
+from ifedicl.errors import ServeError
+
+_PREFIX = "ifk_"
+_LINE = re.compile(r"(?P<name>[\w.@-]{1,64})\s+(?P<hash>[0-9a-f]{64})")
+
+
+def _hash(key: str) -> str:
+    # Keys are 256 random bits, so one round of SHA-256 is as good as a slow hash, which is for words that people choose.
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Keys:
+    """Who may ask. Lines that are added or removed count from the next :meth:`refresh` on."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file.
+
+        Raises:
+            ServeError: it cannot be read, or a line is not a name and a hash.
+        """
+        self._path = path
+        self._hashes = _read(path)
+        if not self._hashes:
+            raise ServeError(f"{path} holds no key, so nobody could ask. Make one: ifedicl key {path} NAME")
+
+    def refresh(self) -> None:
+        """Read the file again.
+
+        Raises:
+            ServeError: as above; the keys stay as they were.
+        """
+        self._hashes = _read(self._path)
+
+    def holder(self, key: str) -> str | None:
+        """The name that a key was made for; None where it is none of ours.
+
+        It takes as long for a key that is nearly right as for one that is all wrong: all hashes are compared, each in constant
+        time.
+        """
+        own, found = _hash(key), None
+        for name, known in self._hashes.items():
+            if hmac.compare_digest(own, known):
+                found = name
+        return found
+
+
+def new_key(path: Path, name: str) -> str:
+    """Make a key, add its hash to the file, and give the key.
+
+    Args:
+        path: made, for its owner alone, where it is not there.
+        name: of whoever will use it.
+
+    Raises:
+        ServeError: the name is taken or of other characters; the file cannot be read.
+        StorageError: it cannot be written.
+    """
+    hashes = _read(path) if path.exists() else {}
+    if name in hashes:
+        raise ServeError(f"{path} has a key for {name!r} already. Remove its line to withdraw it, or choose another name")
+    key = _PREFIX + secrets.token_urlsafe(32)
+    line = f"{name} {_hash(key)}"
+    if not _LINE.fullmatch(line):
+        raise ServeError(f"name {name!r}: allowed are 1 to 64 letters, digits, and . _ @ -")
+    held = path.read_text(encoding="utf-8") if path.exists() else ""
+    files.write_bytes(path, (held + ("" if not held or held.endswith("\n") else "\n") + line + "\n").encode(), private=True)
+    return key
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Hashes by name."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ServeError(f"{path}: the keys cannot be read ({error}). Make the first one: ifedicl key {path} NAME") from error
+    hashes = {}
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise ServeError(f"{path}: line {number} is not a name and a SHA-256 in hex, as `ifedicl key` writes them")
+        hashes[match["name"]] = match["hash"]
+    return hashes

@@ -1,0 +1,56 @@
+"""What Prometheus reads at ``/metrics``. Names of adapters and counts; never a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psutil
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from ifedicl.serve.worker import Pass
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_ROWS = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Meters:
+    """The figures of one server."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter("ifedicl_requests", "Answers", ["route", "status"], registry=self._registry)
+        self._seconds = Histogram(
+            "ifedicl_request_seconds",
+            "From a request's head to its answer",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._texts = Counter("ifedicl_texts", "Texts labelled", ["adapter"], registry=self._registry)
+        self._rows = Histogram("ifedicl_pass_rows", "Rows of a forward pass", buckets=_ROWS, registry=self._registry)
+        self._passes = Histogram("ifedicl_pass_seconds", "Of a forward pass", buckets=_SECONDS, registry=self._registry)
+        memory = Gauge("ifedicl_resident_bytes", "Memory of the process", registry=self._registry)
+        memory.set_function(lambda: psutil.Process().memory_info().rss)
+
+    def watch(self, waiting: Callable[[], float], adapters: Callable[[], float]) -> None:
+        """Read these whenever the figures are asked for."""
+        Gauge("ifedicl_waiting_texts", "Wait or are under way", registry=self._registry).set_function(waiting)
+        Gauge("ifedicl_adapters", "Are served", registry=self._registry).set_function(adapters)
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """An answer went out."""
+        self._requests.labels(route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def labelled(self, adapter: str, texts: int) -> None:
+        """Texts were labelled."""
+        self._texts.labels(adapter).inc(texts)
+
+    def passed(self, done: Pass) -> None:
+        """A forward pass is done."""
+        self._rows.observe(done.rows)
+        self._passes.observe(done.seconds)
+
+    def text(self) -> bytes:
+        """In Prometheus's text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,147 @@
+// Paste or drop texts; labels and probabilities beside each other.
+
+import { ask, sleep } from "./api.js";
+import { make, options, percent, say } from "./draw.js";
+import { csv, download, opened } from "./table.js";
+
+const PIECE = 32, SHOWN = 200, CHOICES = 3;
+const place = (id) => document.getElementById(id);
+let served = [], file = null, done = null;
+
+export function prepare() {
+  place("classify-form").addEventListener("submit", (event) => { event.preventDefault(); label(); });
+  place("texts").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); label(); }
+  });
+  place("adapter").addEventListener("change", describe);
+  place("file").addEventListener("change", () => { if (place("file").files[0]) take(place("file").files[0]); });
+  place("close-file").addEventListener("click", () => { close(); place("texts").focus(); });
+  place("download").addEventListener("click", save);
+  addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
+  addEventListener("dragleave", () => document.body.classList.remove("dropping"));
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    document.body.classList.remove("dropping");
+    if (!event.dataTransfer.files[0]) return;
+    location.hash = "#classify";
+    take(event.dataTransfer.files[0]);
+  });
+}
+
+export function show(adapters) {
+  served = adapters;
+  options(place("adapter"), adapters.map((own) => own.name), place("adapter").value);
+  describe();
+}
+
+function describe() {
+  const own = served.find((item) => item.name === place("adapter").value);
+  place("labels").textContent = own ? `${own.task}: ${own.labels.join(", ")}; version ${own.version}` : "no adapter is served at the moment";
+}
+
+async function take(picked) {
+  try {
+    file = { name: picked.name, ...(await opened(picked)) };
+  } catch (fault) {
+    say("classify-status", fault.message, true);
+    return;
+  }
+  options(place("column"), file.columns, file.columns.includes("text") ? "text" : file.columns[0]);
+  place("column").hidden = place("column-label").hidden = file.columns.length < 2;
+  place("opened-name").textContent = `${file.name}: ${file.rows.length} texts`;
+  place("opened").hidden = false;
+  place("texts").disabled = true;
+  say("classify-status", "");
+  place("go").focus();
+}
+
+function close() {
+  file = null;
+  place("file").value = "";
+  place("opened").hidden = true;
+  place("texts").disabled = false;
+}
+
+function wanted() {
+  if (!file) return place("texts").value.split("\n").map((line) => line.trim()).filter(Boolean);
+  const column = file.columns.indexOf(place("column").value);
+  return file.rows.map((row) => row[column] ?? "").filter((text) => text.trim());
+}
+
+async function label() {
+  const texts = wanted();
+  if (!texts.length) {
+    say("classify-status", "There is no text yet: type or paste one, or open a file.", true);
+    return;
+  }
+  const compare = place("compare").checked, name = place("adapter").value;
+  done = { name, compare, version: "", texts: [], results: [], raw: [] };
+  place("go").disabled = true;
+  const start = performance.now();
+  try {
+    for (let at = 0; at < texts.length; at += PIECE) {
+      say("classify-status", `${at} of ${texts.length} labelled`);
+      const piece = texts.slice(at, at + PIECE);
+      const answer = await patient({ adapter: name, texts: piece, zero_shot: compare });
+      done.version = answer.adapter.version;
+      done.texts.push(...piece);
+      done.results.push(...answer.results);
+      done.raw.push(...(answer.zero_shot ?? []));
+      if (at === 0) draw();
+    }
+    say("classify-status", `${texts.length} ${texts.length === 1 ? "text" : "texts"} labelled in ${((performance.now() - start) / 1000).toFixed(1)} seconds`);
+  } catch (fault) {
+    say("classify-status", fault.message, true);
+  }
+  place("go").disabled = false;
+  draw();
+}
+
+// A busy server says when to come back.
+async function patient(request) {
+  for (;;) {
+    try {
+      return await ask("v1/classify", request);
+    } catch (fault) {
+      if (fault.status !== 429) throw fault;
+      await sleep(fault.retryAfter || 1);
+    }
+  }
+}
+
+function draw() {
+  place("results").hidden = done.results.length === 0;
+  const names = done.compare ? ["Text", "Zero-shot", done.name] : ["Text", done.name];
+  const head = make("tr", {}, ...names.map((name) => make("th", { scope: "col", textContent: name })));
+  const rows = done.results.slice(0, SHOWN).map((own, at) => {
+    const cells = [make("td", { textContent: done.texts[at] })];
+    if (done.compare) cells.push(choices(done.raw[at]));
+    cells.push(choices(own));
+    return make("tr", { className: done.compare && done.raw[at].label !== own.label ? "differs" : "" }, ...cells);
+  });
+  place("table").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
+  place("more").textContent = done.results.length > SHOWN ? `The first ${SHOWN} of ${done.results.length} are shown; the CSV holds all.` : "";
+  const differ = done.raw.filter((raw, at) => raw.label !== done.results[at].label).length;
+  place("agreement").textContent = done.compare && done.results.length ? `the two differ on ${differ} of ${done.results.length} (underlined)` : "";
+}
+
+function choices(answer) {
+  const ranked = Object.entries(answer.probabilities).sort((one, other) => other[1] - one[1]).slice(0, CHOICES);
+  return make("td", {}, ...ranked.map(([name, probability]) => {
+    const bar = make("i");
+    bar.style.width = percent(probability);
+    return make("div", { className: "choice" }, bar, make("span", { textContent: name }), make("span", { textContent: percent(probability) }));
+  }));
+}
+
+function save() {
+  const labels = Object.keys(done.results[0].probabilities);
+  const head = ["text", "label", ...labels.map((name) => `p(${name})`)];
+  if (done.compare) head.push("zero_shot_label", ...labels.map((name) => `zero_shot_p(${name})`));
+  const rows = done.results.map((own, at) => {
+    const row = [done.texts[at], own.label, ...labels.map((name) => own.probabilities[name].toFixed(6))];
+    if (done.compare) row.push(done.raw[at].label, ...labels.map((name) => done.raw[at].probabilities[name].toFixed(6)));
+    return row;
+  });
+  download(`${done.name}-labels.csv`, csv([head, ...rows]));
+}

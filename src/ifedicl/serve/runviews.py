@@ -1,0 +1,115 @@
+"""Runs as the page shows them: read off their ``metrics.jsonl``, which grows while they run."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ifedicl.errors import DataError
+from ifedicl.serve.wire import ClassFigures, ClientFacts, RunFacts, RunLines
+
+FILE = "metrics.jsonl"
+_PIECE = 1 << 18
+_FIRST = 1 << 14
+
+
+class Runs:
+    """The runs below one folder: in itself, or one or two levels down."""
+
+    def __init__(self, root: Path | None) -> None:
+        """With None there are no runs."""
+        self._root = root
+
+    def list(self) -> list[RunFacts]:
+        """All of them, that whose file grew last first."""
+        runs = [RunFacts(name=name, task=_task(path), age_seconds=_age(path)) for name, path in self._files().items()]
+        return sorted(runs, key=lambda run: run.age_seconds)
+
+    def lines(self, name: str, since: int, generation: int | None) -> RunLines:
+        """Whole lines of a run from byte ``since`` on; all, where the file is not the one that was read before.
+
+        Raises:
+            DataError: there is no such run.
+        """
+        files = self._files()
+        if name not in files:
+            raise DataError(f"run {name[:80]!r} is not known here; known: {', '.join(sorted(files)) or 'none'}")
+        path = files[name]
+        with path.open("rb") as file:
+            stat = os.fstat(file.fileno())
+            own = stat.st_ino
+            start = since if generation in (None, own) and since <= stat.st_size else 0
+            file.seek(start)
+            piece = file.read(_PIECE)
+        whole = piece[: piece.rfind(b"\n") + 1]
+        lines = [json.loads(line) for line in whole.splitlines()]
+        return RunLines(lines=lines, next=start + len(whole), generation=own, age_seconds=_age(path))
+
+    def _files(self) -> dict[str, Path]:
+        """Names are paths below the root; a request can name no other."""
+        if self._root is None:
+            return {}
+        found = [path for pattern in (FILE, f"*/{FILE}", f"*/*/{FILE}") for path in self._root.glob(pattern)]
+        return {_name(path.parent, self._root): path for path in found}
+
+
+def _name(run: Path, root: Path) -> str:
+    return root.absolute().name if run == root else run.relative_to(root).as_posix()
+
+
+def clients_of(run: Path) -> list[ClientFacts]:
+    """What each client of a finished run sent."""
+    sent: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
+    received: defaultdict[str, int] = defaultdict(int)
+    failures: defaultdict[str, int] = defaultdict(int)
+    for line in _events(run, "exchange"):
+        client = str(line["client"])
+        sent[client][str(line["step"])] += int(line["bytes_up"])
+        received[client] += int(line["bytes_down"])
+        failures[client] += line.get("failure") is not None
+    return [
+        ClientFacts(client=name, sent_bytes=dict(own), received_bytes=received[name], failures=failures[name])
+        for name, own in sent.items()
+    ]
+
+
+def per_class_of(run: Path) -> list[ClassFigures]:
+    """Of each label of the run's test text: how many there are, and how many were labelled right."""
+    tests = {str(line["name"]): line for line in _events(run, "test")}
+    if "adapter" not in tests:
+        return []
+    own, raw = tests["adapter"], tests.get("zero-shot")
+    return [
+        ClassFigures(
+            label=label,
+            examples=sum(own["confusion"][place]),
+            right=own["confusion"][place][place],
+            zero_shot_right=None if raw is None else raw["confusion"][place][place],
+        )
+        for place, label in enumerate(own["labels"])
+    ]
+
+
+def _events(run: Path, kind: str) -> Iterator[dict[str, Any]]:
+    with (run / FILE).open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n") and (event := json.loads(line)).get("event") == kind:
+                yield event
+
+
+def _task(path: Path) -> str | None:
+    with path.open("rb") as file:
+        head = file.read(_FIRST).split(b"\n", 1)[0]
+    try:
+        return str(json.loads(head)["task"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _age(path: Path) -> float:
+    return max(0.0, time.time() - path.stat().st_mtime)

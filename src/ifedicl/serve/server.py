@@ -1,0 +1,178 @@
+"""A server from its arguments to its end: load the model, take in adapters, answer, stop in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ifedicl.adapter import Adapter
+from ifedicl.backbone.load import Backbone
+from ifedicl.errors import IfediclError
+from ifedicl.serve.app import application
+from ifedicl.serve.catalog import Catalog, Source
+from ifedicl.serve.keys import Keys
+from ifedicl.serve.meters import Meters
+from ifedicl.serve.routes import Desk
+from ifedicl.serve.runviews import Runs
+from ifedicl.serve.settings import Limits
+from ifedicl.serve.wire import ModelFacts
+from ifedicl.serve.worker import Worker
+
+_log = logging.getLogger(__name__)
+_MOST_HEAD = 32 << 10
+
+
+def serve(
+    backbone: Backbone,
+    sources: Sequence[Source],
+    *,
+    name: str,
+    host: str,
+    port: int,
+    limits: Limits,
+    keys: Keys | None = None,
+    runs: Path | None = None,
+    on_start: Callable[[str, Catalog], None],
+) -> None:
+    """Answer until the process is told to stop.
+
+    Args:
+        backbone: the model; the server's thread owns it from now on.
+        sources: of adapters.
+        name: of the model, for people.
+        host: address to listen at.
+        port: 0: any that is free.
+        limits: of requests.
+        keys: who may ask; None: everybody who reaches the port.
+        runs: a folder of runs that the page shows.
+        on_start: called with the URL and what is served when requests are answered.
+
+    Raises:
+        IfediclError: an adapter cannot be served.
+    """
+    meters = Meters()
+    worker = Worker(backbone, most_waiting=limits.waiting, on_pass=meters.passed)
+    stopping = threading.Event()
+    try:
+        catalog = Catalog(
+            sources, backbone.fingerprint, lambda adapter: worker.call(lambda: _placed(adapter, backbone)).result()
+        )
+        catalog.refresh(strict=True)
+        meters.watch(lambda: worker.waiting, lambda: len(catalog))
+        facts = ModelFacts(name=name, fingerprint=backbone.fingerprint, dtype=backbone.dtype)
+        desk = Desk(facts, catalog, worker, meters, Runs(runs), limits)
+        look = threading.Thread(target=_keep_looking, args=(stopping, limits.refresh_seconds, catalog, keys), daemon=True)
+        look.start()
+        server = _Server(_config(application(desk, keys), host, port, limits), lambda url: on_start(url, catalog))
+        with _signals_answered():
+            server.run()
+    finally:
+        stopping.set()
+        worker.stop()
+
+
+def _placed(adapter: Adapter, backbone: Backbone) -> Any:
+    return adapter.classifier(backbone).placed()
+
+
+def _keep_looking(stopping: threading.Event, seconds: float, catalog: Catalog, keys: Keys | None) -> None:
+    while not stopping.wait(seconds):
+        try:
+            if keys is not None:
+                keys.refresh()
+            catalog.refresh()
+        except IfediclError as error:
+            _log.warning("not refreshed: %s", error)
+
+
+def _config(app: Any, host: str, port: int, limits: Limits) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        http=_protocol(limits.arrival_seconds),
+        ws="none",
+        log_config=None,
+        access_log=False,  # nothing of a request is logged
+        server_header=False,
+        limit_concurrency=limits.connections,
+        timeout_graceful_shutdown=limits.stop_seconds,
+        h11_max_incomplete_event_size=_MOST_HEAD,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens once it does."""
+
+    def __init__(self, config: uvicorn.Config, on_start: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self._on_start = on_start
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        if self.should_exit:
+            return
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        self._on_start(f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/")
+
+
+@contextmanager
+def _signals_answered() -> Iterator[None]:
+    """Uvicorn stops in order and then raises the signal once more; it has been answered, so that time it does nothing."""
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _protocol(seconds: float) -> type[asyncio.Protocol]:
+    """HTTP/1.1 with a deadline for the head of a request. Uvicorn has none: who sends a byte now and then would stay."""
+
+    class Deadline(H11Protocol):
+        _head: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._watch()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._unwatch()
+            super().connection_lost(exc)
+
+        def _watch(self) -> None:
+            if self.conn.their_state is not h11.IDLE:
+                self._unwatch()
+            elif self._head is None:
+                self._head = self.loop.call_later(seconds, self._late)
+
+        def _unwatch(self) -> None:
+            if self._head is not None:
+                self._head.cancel()
+                self._head = None
+
+        def _late(self) -> None:
+            self._head = None
+            if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+                self.transport.write(_LATE)
+                self.transport.close()
+
+    return Deadline
+
+
+_LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"

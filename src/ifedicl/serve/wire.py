@@ -1,0 +1,141 @@
+"""What crosses the HTTP interface: requests and answers as JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ClassifyRequest(BaseModel):
+    """One text or many, for one adapter."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    texts: str | Annotated[list[str], Field(min_length=1)] = Field(
+        description="one text, or a list of them", examples=[["The nurse called me back within minutes."]]
+    )
+    adapter: str | None = Field(default=None, description="its name; may be left out where only one is served")
+    zero_shot: bool = Field(default=False, description="also ask the raw model, to compare")
+
+    @property
+    def listed(self) -> list[str]:
+        """The texts as a list."""
+        return [self.texts] if isinstance(self.texts, str) else self.texts
+
+
+class Labelled(BaseModel):
+    """The answer to one text."""
+
+    label: str = Field(description="the most probable label")
+    probabilities: dict[str, float] = Field(description="of every label; they sum to 1")
+
+
+class ModelFacts(BaseModel):
+    """Which frozen model answers."""
+
+    name: str
+    fingerprint: str = Field(description="SHA-256 of weights and tokenizer")
+    dtype: str
+
+
+class AdapterName(BaseModel):
+    """Which adapter answered."""
+
+    name: str
+    version: str
+
+
+class ClassifyAnswer(BaseModel):
+    """The answers, in the order of the texts."""
+
+    model: ModelFacts
+    adapter: AdapterName
+    results: list[Labelled]
+    zero_shot: list[Labelled] | None = Field(default=None, description="the raw model's answers, where they were asked for")
+    truncated: int = Field(description="texts that were cut at their end to fit the model's window")
+
+
+class AdapterFacts(AdapterName):
+    """An adapter that is served."""
+
+    task: str
+    labels: list[str]
+    origin: str = Field(description="folder or store")
+    coefficients: int = Field(description="calibrated numbers")
+
+
+class ClientFacts(BaseModel):
+    """What one client sent in the run that made an adapter."""
+
+    client: str
+    sent_bytes: dict[str, int] = Field(description="by kind of message")
+    received_bytes: int
+    failures: int
+
+
+class ClassFigures(BaseModel):
+    """How an adapter does on one label."""
+
+    label: str
+    examples: int
+    right: int
+    zero_shot_right: int | None = None
+
+
+class AdapterDetail(AdapterFacts):
+    """Everything that is known of an adapter."""
+
+    template: str
+    label_words: list[str]
+    readout: bool
+    context_scale: list[list[float]] = Field(description="λ, by layer: attention, MLP")
+    activation_scale: list[list[float]] = Field(description="β, likewise")
+    subspace_core: list[list[float]] | None = Field(description="norm of Γ, likewise; none without a subspace")
+    figures: dict[str, float | int | bool | str | None] = Field(description="of the run, as far as known")
+    per_class: list[ClassFigures] = Field(description="on the run's test text, where there was one")
+    clients: list[ClientFacts] = Field(description="of the run, where its folder is known")
+    provenance: dict[str, object]
+
+
+class AdapterList(BaseModel):
+    """All that are served."""
+
+    model: ModelFacts
+    adapters: list[AdapterFacts]
+
+
+class RunFacts(BaseModel):
+    """A run whose folder the server was given."""
+
+    name: str
+    task: str | None
+    age_seconds: float = Field(description="since its file last grew")
+
+
+class RunList(BaseModel):
+    """All runs, the newest first."""
+
+    runs: list[RunFacts]
+
+
+class RunLines(BaseModel):
+    """A piece of a run's metrics.jsonl."""
+
+    lines: list[dict[str, object]]
+    next: int = Field(description="give it as `since`, with `generation`, to get what comes after")
+    generation: int = Field(description="another than before: the file was written anew, and these are its first lines")
+    age_seconds: float
+
+
+class Fault(BaseModel):
+    """What was wrong."""
+
+    code: str
+    message: str
+
+
+class FaultAnswer(BaseModel):
+    """The body of every answer that is an error."""
+
+    error: Fault

@@ -1,0 +1,251 @@
+"""The thread that owns the model: it takes whatever waits, mixes it into passes, and answers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.mixed import Placed, Row, mixed_batches, mixed_log_probabilities
+from ifedicl.core.vectors import Array32
+from ifedicl.errors import BusyError, IfediclError, ServeError, StoppedError
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+_WINDOW = 64
+"""Rows that are put into passes at once: enough that few of them are padded, few enough that a newcomer waits for few."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was asked, answered.
+
+    Attributes:
+        logs: for each that was asked, ``(N, C)`` log-probabilities among its labels.
+        truncated: texts that were cut to fit the model's window.
+    """
+
+    logs: tuple[Array32, ...]
+    truncated: int
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass, for whoever counts."""
+
+    rows: int
+    seconds: float
+
+
+@dataclass(eq=False)
+class _Job:
+    """A request under way."""
+
+    asked: tuple[Placed, ...]
+    texts: tuple[str, ...]
+    future: Future[Answer]
+    rows: list[Row] = field(default_factory=list)
+    logs: dict[int, Array32] = field(default_factory=dict)
+    truncated: int = 0
+    taken: int = 0
+    is_open: bool = True
+
+    @property
+    def size(self) -> int:
+        """Rows: each text, once for each that is asked."""
+        return len(self.asked) * len(self.texts)
+
+    def encode(self) -> None:
+        """Texts to rows, those of one that is asked after those of another."""
+        prompts = self.asked[0].scorer.encoder.prompts(self.texts)
+        self.rows = [Row(placed, tokens) for placed in self.asked for tokens in prompts.tokens]
+        self.truncated = prompts.truncated
+
+    def answer(self) -> Answer:
+        """All rows are done."""
+        count = len(self.texts)
+        logs = [np.stack([self.logs[at] for at in range(start, start + count)]) for start in range(0, self.size, count)]
+        return Answer(tuple(logs), self.truncated)
+
+
+class Worker:
+    """Answers requests of any number of adapters over one model, in one thread."""
+
+    def __init__(self, backbone: Backbone, *, most_waiting: int, on_pass: Callable[[Pass], None]) -> None:
+        """Start the thread.
+
+        Args:
+            backbone: nobody else touches it or its tokenizer from now on.
+            most_waiting: rows that may wait or be under way.
+            on_pass: called in the thread after each pass.
+        """
+        self._backbone = backbone
+        self._most = most_waiting
+        self._on_pass = on_pass
+        self._wake = threading.Condition()
+        self._arrived: deque[_Job] = deque()
+        self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._open = True
+        self._waiting = 0
+        self._jobs: deque[_Job] = deque()  # of the thread alone: encoded, and not all of their rows taken
+        self._thread = threading.Thread(target=self._run, name="ifedicl-model", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Rows that wait or are under way."""
+        return self._waiting
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes requests."""
+        return self._open and self._thread.is_alive()
+
+    def submit(self, asked: Sequence[Placed], texts: Sequence[str]) -> Future[Answer]:
+        """Ask one or more of the same task about texts; a cancelled future is not worked on.
+
+        Args:
+            asked: an adapter, and perhaps the raw model; with one scorer.
+            texts: one or more.
+
+        Raises:
+            BusyError: too much waits.
+            StoppedError: the server stops.
+        """
+        job = _Job(tuple(asked), tuple(texts), Future())
+        with self._wake:
+            if not self._open:
+                raise StoppedError("the server is stopping; ask again in a moment, or another server")
+            if self._waiting + job.size > self._most:
+                raise BusyError(
+                    f"{self._waiting} texts wait, {job.size} more are too many: at most {self._most}. Ask again in a moment"
+                )
+            self._waiting += job.size
+            self._arrived.append(job)
+            self._wake.notify()
+        return job.future
+
+    def call(self, work: Callable[[], T]) -> Future[T]:
+        """Have something done to model or tokenizer between two passes."""
+        future: Future[T] = Future()
+        with self._wake:
+            if not self._open:
+                raise StoppedError("the server is stopping")
+            self._calls.append((work, future))
+            self._wake.notify()
+        return future
+
+    def stop(self) -> None:
+        """Take no more requests, finish those that are here, and end the thread."""
+        with self._wake:
+            self._open = False
+            self._wake.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._admit():
+            self._do(self._window())
+
+    def _admit(self) -> bool:
+        """Wait for something to do; take in what arrived. False where all is done for good."""
+        with self._wake:
+            while self._open and not (self._arrived or self._calls or self._jobs):
+                self._wake.wait()
+            calls, self._calls = list(self._calls), deque()
+            arrived, self._arrived = list(self._arrived), deque()
+        for work, future in calls:
+            _settle(future, work)
+        for job in arrived:
+            self._take_in(job)
+        return bool(self._open or self._jobs)
+
+    def _take_in(self, job: _Job) -> None:
+        """Encode a request; one that cannot be is told why."""
+        if not job.future.cancelled():
+            try:
+                job.encode()
+            except Exception as error:
+                _tell(job.future, _ours(error))
+            else:
+                self._jobs.append(job)
+                return
+        self._close(job)
+
+    def _window(self) -> list[tuple[_Job, int]]:
+        """The next rows, one of each job in turn: a long request holds up nobody."""
+        taken: list[tuple[_Job, int]] = []
+        while self._jobs and len(taken) < _WINDOW:
+            job = self._jobs.popleft()
+            taken.append((job, job.taken))
+            job.taken += 1
+            if job.taken < job.size:
+                self._jobs.append(job)
+        return taken
+
+    def _do(self, window: list[tuple[_Job, int]]) -> None:
+        rows = [job.rows[place] for job, place in window]
+        for batch in mixed_batches(rows):
+            own = [window[position] for position in batch if not window[position][0].future.done()]
+            if own:
+                self._pass(own)
+        for job, _ in window:
+            if job.future.done():  # cancelled meanwhile
+                self._close(job)
+
+    def _pass(self, own: list[tuple[_Job, int]]) -> None:
+        start = time.perf_counter()
+        try:
+            result = mixed_log_probabilities(self._backbone, [job.rows[place] for job, place in own])
+        except Exception as error:
+            for job, _ in own:
+                _tell(job.future, _ours(error))
+                self._close(job)
+            return
+        for (job, place), logs in zip(own, result, strict=True):
+            job.logs[place] = logs
+            if len(job.logs) == job.size:
+                self._close(job)
+                _tell(job.future, job.answer())
+        self._on_pass(Pass(len(own), time.perf_counter() - start))
+
+    def _close(self, job: _Job) -> None:
+        """Its place is free again."""
+        if not job.is_open:
+            return
+        job.is_open = False
+        if job in self._jobs:
+            self._jobs.remove(job)
+        with self._wake:
+            self._waiting -= job.size
+
+
+def _tell(future: Future[Answer], outcome: Answer | Exception) -> None:
+    with suppress(InvalidStateError):  # whoever asked has gone, or was told of an earlier failure
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+
+def _ours(error: Exception) -> Exception:
+    """The error as the asker may see it; of others the log keeps the kind, since their words may be the text's."""
+    if isinstance(error, IfediclError):
+        return error
+    _log.error("a request failed in the model: %s", type(error).__name__)
+    return ServeError("the model failed on this request; the server's log has the kind of error")
+
+
+def _settle(future: Future[T], work: Callable[[], T]) -> None:
+    try:
+        future.set_result(work())
+    except Exception as error:
+        future.set_exception(error)

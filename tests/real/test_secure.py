@@ -1,0 +1,68 @@
+"""Secure mode with the real model, and killed for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ifedicl import Method, ModelSettings, load_backbone, runs
+from ifedicl.demo import story
+from ifedicl.demo.fetch import demo_model, demo_places
+from ifedicl.federation import checkpoint
+from ifedicl.federation.messages import TOGETHER, VectorsRequest
+from ifedicl.federation.secure.sums import SUMS
+from ifedicl.settings import changed
+from tests.real.test_resume import contents, history
+from tests.unit.test_secure_runs import SECURE, write
+
+SHORT = {
+    "vectors": {"weighting": "examples"},
+    "rounds": {"weighting": "examples", "rounds": 1},
+    "calibration": {"batch_size": 4, "local_steps": 1},
+}
+KILLS = 4
+
+
+@pytest.mark.real
+def test_the_real_model_in_secure_mode_gives_the_open_runs_sums_and_learns_as_much() -> None:
+    model = ModelSettings(source=str(demo_model()), dtype="float32", device="cpu")
+    backbone = load_backbone(model)
+    examples = {name: place.pool for name, place in demo_places(pool=12, test=3, seed=0).items()}
+    plain = changed(Method(), SHORT, "test")
+    outcomes = []
+    for method in (plain, changed(plain, {"privacy": {"mode": "secure", "min_examples": 4}}, "test")):
+        clients = runs.simulate(backbone, story.TASK, examples)
+        outcomes.append(runs.federate(clients, model, story.TASK, method).outcome)
+    plainly, securely = outcomes
+    step = 2.0 ** -SUMS[VectorsRequest].fraction
+    assert np.abs(securely.context.vectors - plainly.context.vectors).max() < step
+    held_out = [outcome.state.history[-1].held_out for outcome in outcomes]
+    assert held_out[0] is not None
+    assert held_out[1] is not None
+    assert held_out[1].examples == held_out[0].examples
+    assert held_out[1].loss == pytest.approx(held_out[0].loss, rel=0.05)
+    assert set(securely.state.client_vectors) == {TOGETHER}
+
+
+def test_a_secure_run_that_was_killed_ends_with_the_same_adapter_byte_for_byte(tmp_path: Path, llama_folder: Path) -> None:
+    config = write(tmp_path, llama_folder, SECURE.replace("rounds = 2", "rounds = 8"))
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(sys.path)}
+    script, whole, broken = Path(__file__).with_name("killed.py"), tmp_path / "whole", tmp_path / "broken"
+    done = subprocess.run(
+        [sys.executable, str(script), str(config), str(whole), str(broken), str(KILLS), "0"],
+        capture_output=True, text=True, env=environment, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["killed"][:KILLS] == [True] * KILLS, report
+    assert contents(broken / runs.ADAPTER) == contents(whole / runs.ADAPTER)
+    assert history(broken) == history(whole)
+    state = checkpoint.load(broken / runs.CHECKPOINT)
+    assert state is not None
+    assert set(state.client_vectors) == {TOGETHER}

@@ -1,0 +1,141 @@
+"""Secure mode as its user meets it: a config, `ifedicl inspect`, `ifedicl run`, its report, and what a package lacks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from ifedicl import cli
+from ifedicl.federation import checkpoint
+from ifedicl.federation.messages import TOGETHER
+from ifedicl.privacy.heads import check_heads, read_heads
+from ifedicl.privacy.ledger import REPLY, SUMMED, read
+from ifedicl.runs import CHECKPOINT, LEDGERS
+from tests import tiny
+
+NAMES = ("north", "south", "east", "west")
+PLAIN = '[vectors]\nweighting = "examples"\n[rounds]\nrounds = 2\nweighting = "examples"\n'
+SECURE = PLAIN + '[privacy]\nmode = "secure"\nmin_examples = 4\n'
+
+
+def run(*arguments: str) -> int:
+    try:
+        cli.main(arguments)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def write(folder: Path, model: Path, sections: str, name: str = "config") -> Path:
+    for number, client in enumerate((*NAMES, "test")):
+        rows = [{"text": row.text, "label": row.label} for row in tiny.examples(24, seed=number)]
+        (folder / f"{client}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    clients = ", ".join(f'{client} = "{client}.jsonl"' for client in NAMES)
+    path = folder / f"{name}.toml"
+    path.write_text(
+        f"""
+        [task]
+        name = "mood"
+        labels = ["good", "bad"]
+        template = "Text: {{text}}\\nMood:"
+        [model]
+        source = "{model}"
+        dtype = "float32"
+        device = "cpu"
+        [data]
+        clients = {{ {clients} }}
+        test = "test.jsonl"
+        [holdout]
+        selection = 0.2
+        gate = 0.2
+        [calibration]
+        batch_size = 2
+        local_steps = 1
+        {sections}
+        """
+    )
+    return path
+
+
+def test_a_secure_run_from_config_to_report(tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, folder = write(tmp_path, llama_folder, SECURE), tmp_path / "run"
+    assert run("inspect", str(config), "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["mode"].startswith("secure: the coordinator sees sums over at least 3 clients")
+
+    assert run("run", str(config), "--out", str(folder)) == 0
+    printed = capsys.readouterr().out
+    assert "Privacy mode secure: the coordinator sees sums over at least 3 clients" in printed
+    page = (folder / "report.html").read_text()
+    assert "Privacy mode secure" in page
+    assert f"({TOGETHER})" not in page, "no single client is said to be the worst, and the rounds count the real ones"
+
+    # What inspect said is what crossed, client by client, to a few digits of counts.
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    exchanges = [line for line in lines if line["event"] == "exchange"]
+    assert {line["client"] for line in exchanges} == set(NAMES)
+    expected = facts["bytes_per_client"]
+    for step in ("vectors", "context", "update", "evaluate", "compare"):
+        for way in ("down", "up"):
+            sent = {line[f"bytes_{way}"] for line in exchanges if line["step"] == step}
+            most = 120 if (step, way) == ("vectors", "down") else 24  # no ledger's head is known at first
+            assert max(abs(size - expected[f"{step}_sum_{way}"]) for size in sent) <= most, (step, way)
+
+    state = checkpoint.load(folder / CHECKPOINT)
+    assert state is not None
+    assert set(state.client_vectors) == {TOGETHER}
+
+    # Each owner's ledger tells what went into the sums and what left of it; the coordinator's heads fit it.
+    heads = read_heads(folder / "checkpoint" / "heads.jsonl")
+    for name in NAMES:
+        entries, _ = read(folder / LEDGERS / f"{name}.jsonl")
+        inside = {entry.facts["kind"] for entry in entries if entry.event == SUMMED}
+        assert inside == {"vectors_reply", "context_reply", "update_reply", "evaluate_reply", "compare_reply"}
+        outside = {entry.facts["kind"] for entry in entries if entry.event == REPLY}
+        assert outside == {"sum_begin_reply", "sum_deal_reply", "sum_mask_reply", "sum_reveal_reply", "context_reply"}
+        assert check_heads(entries, heads)[1] == 0, "the coordinator knows of the last one"
+
+
+def test_an_open_run_says_so(tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write(tmp_path, llama_folder, PLAIN)
+    assert run("run", str(config), "--out", str(tmp_path / "run")) == 0
+    assert "Privacy mode open: the coordinator sees each client's replies." in capsys.readouterr().out
+
+
+def test_too_few_clients_with_enough_examples_end_the_run_with_what_to_do(
+    tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write(tmp_path, llama_folder, SECURE.replace("min_examples = 4", "min_examples = 50"))
+    assert run("run", str(config), "--out", str(tmp_path / "run")) == 8
+    said = capsys.readouterr().err
+    assert "0 clients have something to add, 3 are needed" in said
+    assert "north: too_few" in said
+
+
+def test_contradictions_are_told_before_anything_is_read(
+    tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write(tmp_path, llama_folder, '[privacy]\nmode = "secure"\n')
+    assert run("run", str(config), "--out", str(tmp_path / "run")) == 2
+    said = capsys.readouterr().err
+    assert 'vectors.weighting must be "examples"' in said
+    assert 'rounds.weighting must be "examples"' in said
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [
+        name
+        for name in sys.modules
+        if name.startswith(("cryptography", "ifedicl.federation.secure", "ifedicl.privacy.secure_sum"))
+    ]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    config = write(tmp_path, llama_folder, SECURE)
+    for command in (("run", str(config), "--out", str(tmp_path / "run")), ("inspect", str(config))):
+        assert run(*command) == 2
+        assert "pip install 'ifedicl[privacy]'" in capsys.readouterr().err

@@ -1,0 +1,524 @@
+"""Serving without a network: the model's thread, the catalog, keys, and every answer of the HTTP interface."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from ifedicl import cli
+from ifedicl.backbone import mixed
+from ifedicl.backbone.load import Backbone
+from ifedicl.errors import AdapterError, BusyError, DataError, FingerprintError, ServeError, StoppedError
+from ifedicl.serve import worker as worker_module
+from ifedicl.serve.app import application
+from ifedicl.serve.catalog import Catalog, Folder, StoreSource, slug
+from ifedicl.serve.keys import Keys, new_key
+from ifedicl.serve.meters import Meters
+from ifedicl.serve.routes import Desk
+from ifedicl.serve.runviews import Runs
+from ifedicl.serve.settings import Limits
+from ifedicl.serve.wire import ModelFacts
+from ifedicl.serve.worker import Answer, Worker
+from ifedicl.store import open_store
+from ifedicl.store.records import TaskKey
+from tests import tiny
+
+TEXTS = list(tiny.SENTENCES)
+LIMITS = Limits(texts=8, characters=200, body_bytes=4096, waiting=24, seconds=5.0)
+
+
+@pytest.fixture
+def worker(backbone: Backbone) -> Iterator[Worker]:
+    made = Worker(backbone, most_waiting=LIMITS.waiting, on_pass=lambda done: None)
+    yield made
+    made.stop()
+
+
+class Held:
+    """Passes wait until they are let go; says which rows they were given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.passes: list[int] = []
+        self._go = threading.Event()
+        self.begun = threading.Event()
+
+        def held(backbone: Backbone, rows: list[mixed.Row]) -> Any:
+            self.begun.set()
+            assert self._go.wait(10)
+            self.passes.append(len(rows))
+            return mixed.mixed_log_probabilities(backbone, rows)
+
+        monkeypatch.setattr(worker_module, "mixed_log_probabilities", held)
+
+    def let_go(self) -> None:
+        self._go.set()
+
+
+# The model's thread
+
+
+def test_requests_of_several_adapters_get_what_each_says_alone(worker: Worker, backbone: Backbone) -> None:
+    adapters = [
+        tiny.drawn_adapter(backbone, task, rank=rank, seed=rank) for task, rank in ((tiny.TASK, 4), (tiny.MANY_TOKENS, 2))
+    ]
+    classifiers = [adapter.classifier(backbone) for adapter in adapters]
+    placed = [classifier.placed()[0] for classifier in classifiers]
+    futures = [worker.submit([placed[number % 2]], [text]) for number, text in enumerate(TEXTS)]
+    answers = [future.result(10).logs[0][0] for future in futures]
+    for number, classifier in enumerate(classifiers):
+        expected = classifier.log_probabilities(TEXTS[number::2])
+        np.testing.assert_allclose(np.stack(answers[number::2]), expected, atol=1e-5)
+
+
+def test_whatever_waits_is_mixed_into_one_pass(worker: Worker, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(monkeypatch)
+    adapters = [tiny.drawn_adapter(backbone, seed=seed).classifier(backbone).placed()[0] for seed in (1, 2)]
+    first = worker.submit([adapters[0]], TEXTS[:1])
+    assert held.begun.wait(10)
+    rest = [worker.submit([adapters[number % 2]], [text]) for number, text in enumerate(TEXTS[1:])]
+    held.let_go()
+    for future in (first, *rest):
+        future.result(10)
+    assert held.passes == [1, len(rest)]
+
+
+def test_a_long_request_does_not_hold_up_a_short_one(
+    worker: Worker, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "_WINDOW", 4)
+    held = Held(monkeypatch)
+    placed = tiny.drawn_adapter(backbone).classifier(backbone).placed()[0]
+    worker.submit([placed], TEXTS[:1])
+    assert held.begun.wait(10)
+    ended: list[str] = []
+    long, short = worker.submit([placed], TEXTS * 2), worker.submit([placed], TEXTS[:1])
+    long.add_done_callback(lambda _: ended.append("long"))
+    short.add_done_callback(lambda _: ended.append("short"))
+    held.let_go()
+    long.result(10)
+    assert ended == ["short", "long"]
+
+
+def test_more_than_may_wait_is_refused_and_there_is_room_again_after(
+    worker: Worker, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(monkeypatch)
+    placed, raw = tiny.drawn_adapter(backbone).classifier(backbone).placed()
+    futures = [worker.submit([placed, raw], TEXTS), worker.submit([placed], TEXTS)]  # 16 and 8 rows
+    with pytest.raises(BusyError, match="24 texts wait, 1 more are too many: at most 24"):
+        worker.submit([placed], TEXTS[:1])
+    held.let_go()
+    for future in futures:
+        future.result(10)
+    assert worker.submit([placed], TEXTS[:1]).result(10).truncated == 0
+    assert worker.waiting == 0
+
+
+def test_a_request_that_was_given_up_is_not_worked_on_and_frees_its_place(
+    worker: Worker, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(monkeypatch)
+    placed = tiny.drawn_adapter(backbone).classifier(backbone).placed()[0]
+    first = worker.submit([placed], TEXTS[:1])
+    assert held.begun.wait(10)
+    given_up = worker.submit([placed], TEXTS)
+    assert given_up.cancel()
+    held.let_go()
+    first.result(10)
+    worker.call(lambda: None).result(10)
+    assert held.passes == [1]
+    assert worker.waiting == 0
+
+
+def test_a_failing_pass_fails_its_requests_and_no_others(
+    worker: Worker, backbone: Backbone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    placed = tiny.drawn_adapter(backbone).classifier(backbone).placed()[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_module, "mixed_log_probabilities", lambda backbone, rows: {}["secret text"])
+        with pytest.raises(ServeError, match="the model failed on this request"):
+            worker.submit([placed], TEXTS).result(10)
+    assert "secret" not in caplog.text
+    assert len(worker.submit([placed], TEXTS).result(10).logs[0]) == len(TEXTS)
+    with pytest.raises(DataError, match="text number 2 has no tokens"):
+        worker.submit([placed], ["fine", ""]).result(10)
+
+
+def test_stopping_answers_what_is_here_and_takes_nothing_new(backbone: Backbone) -> None:
+    worker = Worker(backbone, most_waiting=100, on_pass=lambda done: None)
+    placed = tiny.drawn_adapter(backbone).classifier(backbone).placed()[0]
+    futures: list[Future[Answer]] = [worker.submit([placed], TEXTS) for _ in range(5)]
+    worker.stop()
+    assert [len(future.result(0).logs[0]) for future in futures] == [8] * 5
+    assert not worker.is_open
+    with pytest.raises(StoppedError):
+        worker.submit([placed], TEXTS)
+
+
+# Keys
+
+
+def test_a_key_is_kept_as_a_hash_and_known_again(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    keys = {name: new_key(file, name) for name in ("reader", "clinic.north")}
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert not any(key in file.read_text() for key in keys.values())
+    known = Keys(file)
+    assert {known.holder(key) for key in keys.values()} == set(keys)
+    assert known.holder(keys["reader"][:-1]) is None
+    assert known.holder("") is None
+
+
+def test_a_withdrawn_key_is_refused_after_a_refresh_and_a_broken_file_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    first, second = new_key(file, "a"), new_key(file, "b")
+    known = Keys(file)
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("# ours\n\n" + lines[1])
+    known.refresh()
+    assert (known.holder(first), known.holder(second)) == (None, "b")
+    file.write_text("b secret\n")
+    with pytest.raises(ServeError, match="line 1 is not a name and a SHA-256") as raised:
+        known.refresh()
+    assert "secret" not in str(raised.value)
+    assert known.holder(second) == "b"
+
+
+def test_faults_in_keys_name_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ServeError, match="Make the first one: ifedicl key"):
+        Keys(tmp_path / "absent")
+    (tmp_path / "empty").write_text("")
+    with pytest.raises(ServeError, match="holds no key"):
+        Keys(tmp_path / "empty")
+    new_key(tmp_path / "keys", "a")
+    with pytest.raises(ServeError, match="a key for 'a' already"):
+        new_key(tmp_path / "keys", "a")
+    with pytest.raises(ServeError, match="letters, digits"):
+        new_key(tmp_path / "keys", "a b")
+
+
+# The catalog
+
+
+def catalog_of(backbone: Backbone, *sources: Any) -> Catalog:
+    return Catalog(sources, backbone.fingerprint, lambda adapter: adapter.classifier(backbone).placed())
+
+
+def test_a_folder_is_named_after_its_run_and_taken_in_anew_when_it_is_replaced(backbone: Backbone, tmp_path: Path) -> None:
+    folder = tmp_path / "My Run" / "adapter"
+    tiny.drawn_adapter(backbone, seed=1).save(folder)
+    catalog = catalog_of(backbone, Folder.of(str(folder)), Folder.of(f"other={folder}"))
+    catalog.refresh(strict=True)
+    first = catalog.get("my-run")
+    assert [served.name for served in catalog] == ["my-run", "other"]
+    catalog.refresh()
+    assert catalog.get("my-run") is first
+    tiny.drawn_adapter(backbone, seed=2).save(folder)
+    catalog.refresh()
+    assert catalog.get("my-run").loaded.version != first.loaded.version
+
+
+def test_a_folder_that_is_torn_or_gone_leaves_what_was_served(
+    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "mood"
+    tiny.drawn_adapter(backbone).save(folder)
+    catalog = catalog_of(backbone, Folder.of(str(folder)))
+    catalog.refresh(strict=True)
+    served = catalog.get("mood")
+    (folder / "adapter.safetensors").write_bytes(b"torn")
+    (folder / "adapter.json").touch()
+    catalog.refresh()
+    shutil.rmtree(folder)
+    catalog.refresh()
+    assert catalog.get(None) is served
+    assert "is torn" in caplog.text
+    assert "is missing" in caplog.text
+
+
+def test_a_server_does_not_start_with_an_adapter_that_it_cannot_serve(backbone: Backbone, tmp_path: Path) -> None:
+    replace(tiny.drawn_adapter(backbone), fingerprint="f" * 64).save(tmp_path / "foreign")
+    with pytest.raises(FingerprintError, match="One server serves the adapters of one model"):
+        catalog_of(backbone, Folder.of(str(tmp_path / "foreign"))).refresh(strict=True)
+    with pytest.raises(AdapterError, match="is not an adapter"):
+        catalog_of(backbone, Folder.of(str(tmp_path / "absent"))).refresh(strict=True)
+    tiny.drawn_adapter(backbone).save(tmp_path / "mood")
+    two = Folder.of(str(tmp_path / "mood")), Folder.of(str(tmp_path / "mood"))
+    with pytest.raises(ServeError, match="two adapters are called 'mood'"):
+        catalog_of(backbone, *two).refresh(strict=True)
+
+
+def test_the_newest_version_of_each_task_of_the_store_is_served(backbone: Backbone, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "tasks.sqlite"))
+    provenance = {"method": tiny.method().model_dump(mode="json")}
+    key = {name: replace(tiny.drawn_adapter(backbone), provenance=provenance) for name in ("north", "south")}
+    key["foreign"] = replace(key["north"], fingerprint="f" * 64)
+    for federation in ("north", "south", "foreign"):
+        store.put(TaskKey.of_adapter(federation, key[federation]), key[federation])
+    catalog = catalog_of(backbone, StoreSource(store, backbone.fingerprint))
+    catalog.refresh(strict=True)
+    names = [served.name for served in catalog]
+    assert names[0] == "mood"
+    assert re.fullmatch("mood-[0-9a-f]{8}", names[1])
+    assert len(names) == 2
+    entry = store.put(
+        TaskKey.of_adapter("north", key["north"]), replace(tiny.drawn_adapter(backbone, seed=9), provenance=provenance)
+    )
+    catalog.refresh()
+    assert catalog.get("mood").loaded.version == "2"
+    only_south = catalog_of(backbone, StoreSource(store, backbone.fingerprint, "south"))
+    only_south.refresh(strict=True)
+    assert [served.name for served in only_south] == ["mood"]
+    store.remove(entry.id)
+    catalog.refresh()
+    assert catalog.get("mood").loaded.version == "1"
+    store.close()
+
+
+@pytest.mark.parametrize(("name", "expected"), [("Mood of a Text!", "mood-of-a-text"), ("../x", "x"), ("Ü", "adapter")])
+def test_names_need_no_escaping(name: str, expected: str) -> None:
+    assert slug(name) == expected
+
+
+# The HTTP interface
+
+
+@pytest.fixture
+def desk(worker: Worker, backbone: Backbone, tmp_path: Path) -> Desk:
+    for task, rank in ((tiny.TASK, 4), (tiny.MANY_TOKENS, 0)):
+        tiny.drawn_adapter(backbone, task, rank=rank).save(tmp_path / task.name)
+    catalog = catalog_of(backbone, Folder.of(str(tmp_path / "mood")), Folder.of(str(tmp_path / "place")))
+    catalog.refresh(strict=True)
+    meters = Meters()
+    meters.watch(lambda: worker.waiting, lambda: len(catalog))
+    facts = ModelFacts(name="tiny", fingerprint=backbone.fingerprint, dtype=backbone.dtype)
+    return Desk(facts, catalog, worker, meters, Runs(tmp_path / "runs"), LIMITS)
+
+
+@pytest.fixture
+def client(desk: Desk) -> TestClient:
+    return TestClient(application(desk, None), raise_server_exceptions=False)
+
+
+def fault(answer: Any) -> tuple[int, str, str]:
+    """Status, code and message; every error has the same form."""
+    body = answer.json()
+    assert set(body) == {"error"}
+    return answer.status_code, body["error"]["code"], body["error"]["message"]
+
+
+def test_texts_are_labelled_as_the_adapter_labels_them(client: TestClient, backbone: Backbone) -> None:
+    classifier = tiny.drawn_adapter(backbone, rank=4).classifier(backbone)
+    answer = client.post("/v1/classify", json={"texts": TEXTS, "adapter": "mood", "zero_shot": True}).json()
+    expected = classifier.classify(TEXTS)
+    assert [item["label"] for item in answer["results"]] == [item.label for item in expected]
+    for own, theirs in zip(answer["results"], expected, strict=True):
+        assert own["probabilities"] == pytest.approx(dict(theirs.probabilities), abs=1e-5)
+    assert len(answer["zero_shot"]) == len(TEXTS)
+    assert answer["zero_shot"] != answer["results"]
+    assert answer["adapter"]["name"] == "mood"
+    assert answer["model"] == {"name": "tiny", "fingerprint": backbone.fingerprint, "dtype": "float32"}
+    one = client.post("/v1/classify", json={"texts": TEXTS[0], "adapter": "mood"}).json()
+    assert one["results"][0]["label"] == expected[0].label
+    assert one["zero_shot"] is None
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"{", (400, "json", "Invalid JSON")),
+        (b'{"texts": "\xff"}', (400, "json", "send JSON in UTF-8")),
+        (b'{"texts": "\\ud800", "adapter": "mood"}', (400, "json", "hex escape")),
+        (b"", (400, "json", "Invalid JSON")),
+        (b"[]", (422, "field", "request: Input should be an object")),
+        (b'{"texts": []}', (422, "field", "at least 1 item")),
+        (b'{"texts": [3]}', (422, "field", "valid string")),
+        (b'{"texts": "a", "adaptor": "mood"}', (422, "field", "adaptor: Extra inputs are not permitted")),
+        (b'{"texts": "a"}', (404, "adapter", "name one of those that are served: mood, place")),
+        (b'{"texts": "a", "adapter": "modd"}', (404, "adapter", "'modd' is not served; served: mood, place")),
+        (b'{"texts": ["a", ""], "adapter": "mood"}', (422, "text", "text number 2 has no tokens")),
+        (b'{"texts": "%s", "adapter": "mood"}' % (b"a" * 201), (422, "text", "201 characters; at most 200")),
+        (b'{"texts": [%s], "adapter": "mood"}' % b",".join([b'"a"'] * 9), (422, "text", "9 texts; at most 8")),
+        (b'{"texts": "%s"}' % (b"a" * 5000), (413, "size", "larger than 4096 bytes")),
+    ],
+    ids=range(14),
+)  # fmt: skip
+def test_what_is_wrong_with_a_request_is_said(client: TestClient, body: bytes, expected: tuple[int, str, str]) -> None:
+    status, code, message = fault(client.post("/v1/classify", content=body))
+    assert (status, code) == expected[:2], message
+    assert expected[2] in message
+
+
+def test_no_answer_repeats_what_stood_in_a_wrong_field(client: TestClient) -> None:
+    answer = client.post("/v1/classify", json={"texts": {"secret": "words"}, "adapter": ["private"]})
+    assert "secret" not in answer.text
+    assert "private" not in answer.text
+
+
+def test_a_busy_server_says_when_to_come_back(
+    client: TestClient, desk: Desk, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(monkeypatch)
+    placed = desk.catalog.get("mood").placed
+    waiting = [desk.worker.submit([placed], TEXTS) for _ in range(3)]
+    answer = client.post("/v1/classify", json={"texts": "a", "adapter": "mood"})
+    assert fault(answer)[:2] == (429, "busy")
+    assert answer.headers["Retry-After"] == "1"
+    held.let_go()
+    for future in waiting:
+        future.result(10)
+    assert client.post("/v1/classify", json={"texts": "a", "adapter": "mood"}).status_code == 200
+
+
+def test_a_request_that_takes_too_long_is_given_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(monkeypatch)
+    short = TestClient(application(replace(desk, limits=replace(LIMITS, seconds=0.1)), None))
+    assert fault(short.post("/v1/classify", json={"texts": "a", "adapter": "mood"}))[:2] == (503, "slow")
+    held.let_go()
+    desk.worker.call(lambda: None).result(10)
+    assert desk.worker.waiting == 0
+
+
+def test_health_follows_the_state_of_the_server(desk: Desk, worker: Worker) -> None:
+    client = TestClient(application(desk, None))
+    assert (client.get("/healthz").status_code, client.get("/readyz").status_code) == (200, 200)
+    empty = TestClient(application(replace(desk, catalog=catalog_of(worker._backbone)), None))
+    assert empty.get("/readyz").json() == {"status": "no adapter"}
+    worker.stop()
+    assert client.get("/healthz").status_code == 200
+    assert (client.get("/readyz").status_code, client.get("/readyz").json()) == (503, {"status": "stopping"})
+    assert fault(client.post("/v1/classify", json={"texts": "a", "adapter": "mood"}))[:2] == (503, "stopping")
+
+
+def test_keys_are_asked_for_where_texts_and_figures_are_and_not_for_health(desk: Desk, tmp_path: Path) -> None:
+    key = new_key(tmp_path / "keys", "reader")
+    client = TestClient(application(desk, Keys(tmp_path / "keys")))
+    for path in ("/v1/adapters", "/v1/runs", "/metrics", "/v1/nothing"):
+        answer = client.get(path)
+        assert fault(answer)[:2] == (401, "key")
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+    for path in ("/healthz", "/readyz", "/", "/docs", "/openapi.json"):
+        assert client.get(path).status_code == 200
+    own = {"Authorization": f"Bearer {key}"}
+    assert client.get("/v1/adapters", headers=own).status_code == 200
+    assert client.get("/v1/adapters", headers={"Authorization": f"Bearer {key}x"}).status_code == 401
+    assert client.post("/v1/classify", json={"texts": "a", "adapter": "mood"}, headers=own).status_code == 200
+
+
+def test_figures_for_prometheus_count_answers_and_texts(client: TestClient) -> None:
+    client.post("/v1/classify", json={"texts": TEXTS, "adapter": "mood"})
+    client.post("/v1/classify", json={"texts": TEXTS, "adapter": "none"})
+    client.get("/a/made-up/path")
+    text = client.get("/metrics").text
+    assert 'ifedicl_requests_total{route="/v1/classify",status="200"} 1.0' in text
+    assert 'ifedicl_requests_total{route="/v1/classify",status="404"} 1.0' in text
+    assert 'ifedicl_texts_total{adapter="mood"} 8.0' in text
+    assert "ifedicl_waiting_texts 0.0" in text
+    assert "made-up" not in text
+
+
+def test_every_answer_forbids_other_hosts_and_nothing_served_names_one(client: TestClient) -> None:
+    parts = ["", *re.findall(r'(?:href|src)="([\w.]+)"', client.get("/").text), "draw.js", "table.js", "api.js"]
+    for path in [f"/{part}" for part in parts] + ["/v1/adapters", "/nothing", "/openapi.json"]:
+        answer = client.get(path)
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        foreign = re.findall(r"https?://[\w.]+", answer.text.replace("http://www.w3.org/2000/svg", ""))
+        assert foreign == [], path
+
+
+def test_the_description_lists_every_path_and_what_it_takes(client: TestClient) -> None:
+    schema = client.get("/openapi.json").json()
+    assert set(schema["paths"]) == {"/v1/classify", "/v1/adapters", "/v1/adapters/{name}", "/v1/runs", "/v1/runs/{name}",
+                                    "/healthz", "/readyz", "/metrics"}  # fmt: skip
+    page = client.get("/docs").text
+    for words in ("POST /v1/classify", "also ask the raw model, to compare", "429: too much waits"):
+        assert words in page
+
+
+def test_an_adapter_tells_its_coefficients_by_layer(client: TestClient, backbone: Backbone) -> None:
+    adapter = tiny.drawn_adapter(backbone, rank=4)
+    detail = client.get("/v1/adapters/mood").json()
+    np.testing.assert_allclose(detail["context_scale"], adapter.coefficients.scales[..., 0])
+    np.testing.assert_allclose(detail["activation_scale"], adapter.coefficients.scales[..., 1])
+    assert np.shape(detail["subspace_core"]) == (3, 2)
+    assert detail["per_class"] == detail["clients"] == []
+    assert client.get("/v1/adapters/place").json()["subspace_core"] is None
+    assert fault(client.get("/v1/adapters/nothing"))[:2] == (404, "adapter")
+
+
+def test_a_run_is_read_line_by_line_and_no_other_file_can_be_named(client: TestClient, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "one"
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text(json.dumps({"event": "run", "task": "mood"}) + "\n" + '{"event": "ro')
+    (tmp_path / "metrics.jsonl").write_text('{"secret": 1}\n')
+    assert [(item["name"], item["task"]) for item in client.get("/v1/runs").json()["runs"]] == [("one", "mood")]
+    first = client.get("/v1/runs/one").json()
+    assert first["lines"] == [{"event": "run", "task": "mood"}]
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('und"}\n')
+    place = {"since": first["next"], "generation": first["generation"]}
+    second = client.get("/v1/runs/one", params=place).json()
+    assert second["lines"] == [{"event": "round"}]
+    assert second["generation"] == first["generation"]
+    # Written anew, as at the end of a run: the old place means nothing in it.
+    (run / "new").write_text(
+        json.dumps({"event": "run", "task": "another mood"}) + "\n" + json.dumps({"event": "finished"}) + "\n"
+    )
+    (run / "new").rename(run / "metrics.jsonl")
+    third = client.get("/v1/runs/one", params=place).json()
+    assert [line["event"] for line in third["lines"]] == ["run", "finished"]
+    assert third["generation"] != first["generation"]
+    for name in ("..", "%2e%2e", "%2e%2e%2fone", "two"):
+        assert client.get(f"/v1/runs/{name}").status_code in (404, 422)
+    assert fault(client.get("/v1/runs/one", params={"since": -1}))[:2] == (422, "field")
+
+
+# The command
+
+
+def test_a_port_that_others_reach_needs_keys_or_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["serve", str(tmp_path), "--host", "0.0.0.0"])  # noqa: S104
+    assert stop.value.code == 2
+    assert "--without-keys" in capsys.readouterr().err
+
+
+def test_a_server_of_nothing_says_what_to_give(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["serve"])
+    assert stop.value.code == 2
+    assert "Give the folder that `ifedicl run`" in capsys.readouterr().err
+
+
+def test_without_the_extra_the_command_names_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import sys
+
+    for name in list(sys.modules):
+        if name.startswith("ifedicl.serve"):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["serve", "x"])
+    assert stop.value.code == 9
+    assert "pip install 'ifedicl[serve]'" in capsys.readouterr().err
+
+
+def test_the_key_command_prints_the_key_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["key", str(tmp_path / "keys"), "reader"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr()
+    assert Keys(tmp_path / "keys").holder(printed.out.strip()) == "reader"
+    assert printed.out.strip() not in printed.err
