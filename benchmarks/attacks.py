@@ -23,7 +23,7 @@ from ifedicl.settings import Method
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--updates", type=int, default=120, help="updates of each side (default: %(default)s)")
+    arguments.add_argument("--updates", type=int, default=100, help="updates of each side (default: %(default)s)")
     arguments.add_argument("--trials", type=int, default=1000, help="of each membership game (default: %(default)s)")
     chosen = arguments.parse_args()
     for name in chosen.sets:

@@ -223,8 +223,8 @@ def fidelity(known: Cast, draw: np.random.Generator) -> list[dict[str, object]]:
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--rounds", type=int, default=8)
-    arguments.add_argument("--rate", type=float, default=0.05)
-    arguments.add_argument("--from-depth", type=float, default=0.5)
+    arguments.add_argument("--rate", type=float, default=0.2)
+    arguments.add_argument("--from-depth", type=float, default=0.95)
     arguments.add_argument("--core", type=int, default=4, help="directions of a write in which Γ moves; of public text")
     arguments.add_argument("--alpha", type=float, default=0.5)
     arguments.add_argument("--test", type=int, default=300, help="test rows (default: %(default)s)")

@@ -1,4 +1,4 @@
-"""The tables of docs/privacy.md, from the figures that attacks.py and privacy_cost.py wrote."""
+"""Put the figures that attacks.py and privacy_cost.py wrote into the tables of docs/privacy.md, between their marks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ifedicl import files
 from ifedicl.privacy.audit.page import table
 
 Row = dict[str, Any]
@@ -16,13 +17,16 @@ Row = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("docs/results/privacy"))
-    results = parser.parse_args().results
-    attacks = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob("attacks-*.json"))]
-    costs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob("cost-*.json"))]
-    for name, make in ATTACKS.items():
-        print(f"### {name}\n", table([row for figures in attacks for row in make(figures)]), sep="\n", end="\n\n")
-    print("### cost\n", table([row for figures in costs for row in cost(figures)]), sep="\n", end="\n\n")
-    print("### fidelity\n", table([row for figures in costs for row in fidelity(figures)]), sep="\n")
+    parser.add_argument("--page", type=Path, default=Path("docs/privacy.md"))
+    arguments = parser.parse_args()
+    page = arguments.page.read_text(encoding="utf-8")
+    for name, (kind, make) in TABLES.items():
+        files_ = sorted(arguments.results.glob(f"{kind}-*.json"), reverse=True)
+        rows = [row for file in files_ for row in make(json.loads(file.read_text(encoding="utf-8")))]
+        mark = f"<!-- {name} -->"
+        before, _, after = page.partition(mark)
+        page = f"{before}{mark}\n\n{table(rows)}\n\n<!-- end -->{after.partition('<!-- end -->')[2]}"
+    files.write_text(arguments.page, page)
 
 
 def words(figures: Row) -> list[Row]:
@@ -62,8 +66,21 @@ def mix(figures: Row) -> list[Row]:
 
 
 def differencing(figures: Row) -> list[Row]:
-    names = ("examples", "added", "epsilon", "cosine", "named", "chance")
-    return [{"set": figures["set"]} | {name: row[name] for name in names} for row in figures["differencing"]]
+    """One example added; of more the figures are in the files."""
+    rows = []
+    for row in figures["differencing"]:
+        if row["added"] == 1:
+            named = {"the added example is named": f"{row['named']:.0%}", "by chance": f"{row['chance']:.1%}"}
+            rows.append(
+                {
+                    "set": figures["set"],
+                    "n before": row["examples"],
+                    "epsilon": row["epsilon"],
+                    "cosine": row["cosine"],
+                    **named,
+                }
+            )
+    return rows
 
 
 def cost(figures: Row) -> list[Row]:
@@ -71,8 +88,8 @@ def cost(figures: Row) -> list[Row]:
         {
             "set": figures["set"],
             "run": row["plan"],
-            "ε spent": row.get("epsilon"),
-            "noise of a round over the sensitivity": row.get("noise_multiplier_of_a_round"),
+            "ε spent": "-" if row.get("epsilon") is None else f"{row['epsilon']:.2f}",
+            "noise of a round": f"{row.get('noise_multiplier_of_a_round', 0):.1f}",
             "accuracy": f"{row['accuracy']:.3f}",
             "95%": f"{row['interval'][0]:.3f} to {row['interval'][1]:.3f}",
             "loss": f"{row['loss']:.3f}",
@@ -82,15 +99,28 @@ def cost(figures: Row) -> list[Row]:
 
 
 def fidelity(figures: Row) -> list[Row]:
-    return [{"set": figures["set"], **row} for row in figures["vectors"]]
+    rows = []
+    for size in dict.fromkeys(row["numbers"] for row in figures["vectors"]):
+        own = [row for row in figures["vectors"] if row["numbers"] == size]
+        shares = {_budget(row): f"{row['noise_over_clip']:.2f}, {row['cosine']:.2f}" for row in own}
+        rows.append(
+            {"set": figures["set"], "directions of a write": own[0]["directions_of_a_write"], "numbers": size, **shares}
+        )
+    return rows
 
 
-ATTACKS: dict[str, Callable[[Row], Sequence[Row]]] = {
-    "words": words,
-    "membership": membership,
-    "updates": updates,
-    "mix": mix,
-    "differencing": differencing,
+def _budget(row: Row) -> str:
+    return "no noise" if row["epsilon"] is None else f"ε = {row['epsilon']:g}"
+
+
+TABLES: dict[str, tuple[str, Callable[[Row], Sequence[Row]]]] = {
+    "words": ("attacks", words),
+    "membership": ("attacks", membership),
+    "updates": ("attacks", updates),
+    "mix": ("attacks", mix),
+    "differencing": ("attacks", differencing),
+    "cost": ("cost", cost),
+    "fidelity": ("cost", fidelity),
 }
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from ifedicl import Backbone, ModelSettings, cli, load_backbone
+from ifedicl import Backbone, ModelSettings, cli, federate, load_backbone, simulate
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.data import Example
 from ifedicl.demo.fetch import demo_model, demo_places
 from ifedicl.demo.story import TASK
 from ifedicl.privacy.audit.run import Evidence, attacked
-from ifedicl.settings import Method
+from ifedicl.settings import Method, validated
 
 pytestmark = pytest.mark.real
 
@@ -46,3 +46,26 @@ def test_the_command_says_it_in_plain_words(tmp_path: Path, capsys: pytest.Captu
     assert "of their rare words come back" in capsys.readouterr().out
     assert "SmolLM2" in page.read_text()
     assert not any(row.text in page.read_text() for row in rows)
+
+
+def test_a_private_federation_of_the_real_model_tells_what_it_spent(real_backbone: Backbone) -> None:
+    places = demo_places(pool=9, test=3, seed=0)
+    public = demo_places(pool=30, test=3, seed=1)["tweets"].pool[:8]
+    held = {name: place.pool for name, place in places.items() if name != "tweets"}
+    method = validated(
+        Method,
+        {
+            "holdout": {"selection": 0.0},
+            "vectors": {"weighting": "examples", "read_position": "prompt"},
+            "injection": {"from_depth": 0.9},
+            "rounds": {"rounds": 1, "weighting": "examples", "select_by": "last"},
+            "server": {"update": "gradient", "draw": 1.0},
+            "privacy": {"mode": "private", "noise": {"epsilon": 4.0}},
+        },
+        "test",
+    )
+    model = ModelSettings(source=str(demo_model()), dtype="float32", device="cpu")
+    federated = federate(simulate(real_backbone, TASK, held), model, TASK, method, public=public)
+    told = federated.adapter.provenance["privacy"]
+    assert 3.9 < told["epsilon"] <= 4.0
+    assert not federated.adapter.coefficients.is_identity

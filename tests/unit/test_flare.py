@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nvflare.fuel.flare_api.api_spec import JobNotRunning
 
 from ifedicl import cli
 from ifedicl.backbone.load import Backbone, shape_of
@@ -24,6 +25,7 @@ from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.engines.nvflare.carrier import Parcel, PostEngine
+from ifedicl.federation.engines.nvflare.console import Console
 from ifedicl.federation.engines.nvflare.door import answer
 from ifedicl.federation.engines.nvflare.jobs import JobSettings, as_resume, job_settings, write_job
 from ifedicl.federation.engines.nvflare.project import load_project
@@ -42,7 +44,7 @@ from ifedicl.federation.messages import (
     decode_request,
     encode,
 )
-from ifedicl.settings import ModelSettings, load_settings
+from ifedicl.settings import ModelSettings, load_settings, validated
 from tests import tiny
 
 SITES = ("a", "b", "c")
@@ -350,6 +352,14 @@ def test_a_job_that_needs_more_sites_than_there_are_is_refused(backbone: Backbon
         write_job(job(backbone, rounds={"min_clients": 4}), tmp_path / "job")
 
 
+def test_a_job_with_secure_sums_is_refused_as_they_are_not_carried(backbone: Backbone) -> None:
+    values = job(backbone).model_dump(mode="json")
+    values["method"] |= {"privacy": {"mode": "secure"}, "vectors": {"weighting": "examples"}}
+    values["method"]["rounds"] |= {"weighting": "examples"}
+    with pytest.raises(ConfigError, match="not carried over FLARE yet"):
+        validated(JobSettings, values, "job")
+
+
 def test_a_config_becomes_a_job_with_the_models_fingerprint(llama_folder: Path, backbone: Backbone, tmp_path: Path) -> None:
     from tests.real.test_resume import write_config
 
@@ -460,3 +470,42 @@ def test_vectors_that_cross_a_post_are_the_sites_own(backbone: Backbone) -> None
     assert delivery.reply is not own
     np.testing.assert_array_equal(delivery.reply.vectors.means, own.vectors.means)
     assert delivery.bytes_up == len(encode(own))
+
+
+# The console
+
+
+class PlayedSession:
+    """FLARE's admin session, as far as the console uses it."""
+
+    def __init__(self) -> None:
+        self.aborted: list[str] = []
+
+    def list_jobs(self, *, reverse: bool) -> list[dict[str, str]]:
+        assert reverse
+        return [
+            {"job_id": "2", "job_name": "night", "status": "RUNNING"},
+            {"job_id": "1", "job_name": "day", "status": "FINISHED:COMPLETED"},
+        ]
+
+    def do_app_command(self, job_id: str, topic: str, data: object) -> dict[str, int]:
+        if job_id == "1":
+            raise JobNotRunning("1")
+        return {"round": 3}
+
+    def abort_job(self, job_id: str) -> None:
+        self.aborted.append(job_id)
+
+
+def test_the_console_finds_asks_and_stops_a_run_by_its_name() -> None:
+    session = PlayedSession()
+    opened = Console(session)
+    assert opened.job().name == "night"
+    assert opened.status(opened.job()) == {"round": 3}
+    day = opened.job("day")
+    assert (day.is_over, day.is_done, opened.job().is_over) == (True, True, False)
+    assert opened.status(day) is None
+    opened.stop(opened.job("night"))
+    assert session.aborted == ["2"]
+    with pytest.raises(FederationError, match="no job 'dusk'"):
+        opened.job("dusk")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,15 @@ from ifedicl.federation.messages import (
     VectorsReply,
     VectorsRequest,
 )
+from ifedicl.federation.played import gradients_left
 from ifedicl.federation.private import Private
+from ifedicl.inspection import what_leaves
 from ifedicl.privacy.accountant import epsilon
 from ifedicl.privacy.guard import GuardedClient
 from ifedicl.privacy.ledger import SUMMED, Ledger
+from ifedicl.privacy.modes import mode_of
 from ifedicl.privacy.policy import open_policy
-from ifedicl.settings import Method, ModelSettings, NoiseSettings
+from ifedicl.settings import Method, ModelSettings, NoiseSettings, load_settings
 from tests import tiny
 
 STEP = 2.0**-24
@@ -309,3 +313,65 @@ def test_an_owners_limit_of_epsilon_stops_its_client(backbone: Backbone, tmp_pat
     reply = open_guard.handle(VectorsRequest(tiny.TASK, run, backbone.fingerprint, ""))
     assert isinstance(reply, Failure)
     assert reply.code is FailureCode.REFUSED
+
+
+CONFIG = """
+[task]
+name = "mood"
+labels = ["good", "bad"]
+template = "Text: {{text}}\\nMood:"
+[model]
+source = "{model}"
+dtype = "float32"
+device = "cpu"
+[data]
+train = "train.jsonl"
+split = {{ clients = 4, alpha = 100.0 }}
+public = "public.txt"
+[holdout]
+selection = 0.0
+[vectors]
+weighting = "examples"
+[rounds]
+rounds = 2
+select_by = "last"
+weighting = "examples"
+[server]
+update = "gradient"
+[privacy]
+mode = "private"
+min_examples = 2
+[privacy.noise]
+epsilon = 3.0
+"""
+
+
+def test_a_config_in_private_mode_runs_says_so_and_does_not_go_on_for_free(tmp_path: Path, llama_folder: Path) -> None:
+    rows = [{"text": row.text, "label": row.label} for row in tiny.examples(24)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "public.txt").write_text("".join(row.text + "\n" for row in PUBLIC))
+    (tmp_path / "config.toml").write_text(CONFIG.format(model=llama_folder))
+    settings = load_settings(tmp_path / "config.toml")
+    assert mode_of(settings.method).startswith("private: ")
+    assert any("noise" in sentence for sentence in what_leaves(settings))
+    result = runs.run(settings, tmp_path / "run")
+    assert result.federated is not None
+    assert result.federated.adapter.provenance["privacy"]["epsilon"] <= 3.0
+    model = result.federated.adapter.fingerprint
+    names = tuple(result.clients)
+    assert set(gradients_left(settings, tmp_path / "run" / runs.LEDGERS, names, model).values()) == {2}
+    with pytest.raises(TooFewClientsError):
+        runs.run(settings, tmp_path / "run", more_rounds=1)
+
+
+def test_private_mode_without_public_text_is_an_error(tmp_path: Path, llama_folder: Path) -> None:
+    (tmp_path / "config.toml").write_text(CONFIG.format(model=llama_folder).replace('public = "public.txt"\n', ""))
+    with pytest.raises(ConfigError, match=r"data\.public"):
+        load_settings(tmp_path / "config.toml")
+
+
+def test_a_clip_that_the_sum_cannot_resolve_lets_nothing_out(backbone: Backbone) -> None:
+    run = method()
+    ward = wards(backbone, NoiseSettings(clip=1e-6), run)[0]
+    assert ward.handle(ready(ward, backbone, run)) == Failure(FailureCode.INTERNAL)
+    assert not ward.private.budget.spent

@@ -30,6 +30,9 @@ _ANSWERED = (VectorsRequest, ContextRequest, GradientRequest)
 _BEFORE_ARRAYS = 2
 """A gradient sum begins with its number of examples and its loss. Here both are 0, whatever the client holds."""
 
+_EXACT = 2**24
+"""Steps: whole numbers up to here are exact in float32."""
+
 
 @dataclass(frozen=True)
 class _Promise:
@@ -157,7 +160,8 @@ class Private:
         for _, arrays in example_gradients(scorer, prompts, labels, context, coefficients, method, rows):
             total += promise.bound.sum(joint(arrays, promise.weights)[:, promise.active])
         whole = np.zeros(len(promise.active), dtype=np.float32)
-        whole[promise.active] = total * promise.bound.step
+        # Beyond, float32 would round; cutting off moves no sum further apart than it was.
+        whole[promise.active] = np.clip(total, -_EXACT, _EXACT) * promise.bound.step
         parts = np.split(whole, np.cumsum([weight.size for weight in promise.weights.values()])[:-1])
         shaped = {name: part.reshape(promise.weights[name].shape) for name, part in zip(promise.weights, parts, strict=True)}
         return GradientSum(shaped, 0, 0.0)
@@ -168,6 +172,10 @@ class Private:
             weights = self._weights(scorer, context, form)
             size = sum(int((weight > 0).sum()) for weight in weights.values())
             bound = Bound(self._settings.clip * math.sqrt(size), size)
+            if bound.step < self._step:  # the noise would be less than the fixed point can say
+                remedy = "Take a larger one."
+                fault = Fault("privacy.noise.clip", str(self._settings.clip), "a clip that the sum's numbers resolve", remedy)
+                raise ConfigError("differential privacy", [fault])
 
             def release(multiplier: float, times: int = 1) -> Release:
                 return Release(size, bound.sensitivity, (multiplier * bound.sensitivity) ** 2, times)

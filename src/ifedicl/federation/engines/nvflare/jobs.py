@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ifedicl import files
 from ifedicl.errors import ConfigError, Fault
@@ -40,6 +40,12 @@ class JobSettings(Section):
     fingerprint: str
     layers: int
     width: int
+
+    @model_validator(mode="after")
+    def _is_carried(self) -> Self:
+        if self.method.sums_only:
+            raise ValueError('privacy.mode "secure" is not carried over FLARE yet, only simulated; set it to "open"')
+        return self
 
     @property
     def shape(self) -> ModelShape:
