@@ -21,6 +21,7 @@ from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.messages import (
+    BeginRequest,
     CompareRequest,
     ContextRequest,
     EvaluateRequest,
@@ -34,9 +35,11 @@ from ifedicl.federation.messages import (
     UpdateRequest,
     VectorsReply,
     VectorsRequest,
+    encode,
 )
 from ifedicl.federation.played import gradients_left
 from ifedicl.federation.private import Private
+from ifedicl.federation.secure.client import SecureClient, identity_of
 from ifedicl.inspection import what_leaves
 from ifedicl.privacy.accountant import epsilon
 from ifedicl.privacy.guard import GuardedClient
@@ -375,3 +378,26 @@ def test_a_clip_that_the_sum_cannot_resolve_lets_nothing_out(backbone: Backbone)
     ward = wards(backbone, NoiseSettings(clip=1e-6), run)[0]
     assert ward.handle(ready(ward, backbone, run)) == Failure(FailureCode.INTERNAL)
     assert not ward.private.budget.spent
+
+
+def test_a_client_that_cannot_keep_the_promise_refuses_the_task(backbone: Backbone) -> None:
+    run = private_method()
+    assert run.privacy is not None
+    plain = Client("plain", tiny.examples(8), backbone, secret=b"p")
+    request = VectorsRequest(tiny.TASK, run, backbone.fingerprint, "")
+    assert plain.handle(request) == Failure(FailureCode.OTHER_MODE)
+    secure = SecureClient(plain, {"plain": identity_of(plain).public}, run.privacy.model_copy(update={"noise": None}))
+    begin = BeginRequest("0" * 32, run.privacy, encode(request))
+    assert secure.handle(begin) == Failure(FailureCode.OTHER_MODE)
+
+
+def test_an_owner_asks_for_its_own_noise_or_more(backbone: Backbone) -> None:
+    ward = wards(backbone, NoiseSettings(), method())[0]
+    own = private_method(privacy={"noise": {"epsilon": 1.0}}).privacy
+    asked = private_method().privacy  # of ε 2
+    assert own is not None
+    assert asked is not None
+    secure = SecureClient(ward.client, {ward.name: identity_of(ward.client).public}, own, ward.handle, noise=ward.private.noise)
+    request = VectorsRequest(tiny.TASK, private_method(), backbone.fingerprint, "")
+    for rules in (asked, own.model_copy(update={"mode": "secure", "noise": None})):
+        assert secure.handle(BeginRequest(rules.mode.ljust(32, "0"), rules, encode(request))) == Failure(FailureCode.OTHER_MODE)

@@ -330,6 +330,9 @@ class Client:
     def _job_for(self, task: Task, method: Method, fingerprint: str) -> _Job:
         if fingerprint != self.backbone.fingerprint:
             raise _RefusalError(FailureCode.WRONG_MODEL)
+        if method.promises_noise and self._summing is None:
+            _log.error("client %s refuses a task that promises noise: nothing here clips and adds it", self.name)
+            raise _RefusalError(FailureCode.OTHER_MODE)
         try:
             return self._job_of(task, method)
         except TaskError as error:
