@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,10 +13,10 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from ifedicl import seeds
 from ifedicl.backbone.encoding import Prompts, Tokens
-from ifedicl.backbone.hooks import Noise, injected
+from ifedicl.backbone.hooks import Noise, Watcher, injected
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.aggregation import GradientSum
-from ifedicl.core.coefficients import Coefficients, active_writes
+from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients, active_writes
 from ifedicl.core.schedules import SCHEDULES
 from ifedicl.core.subspace import Context, ContextTensors
 from ifedicl.core.vectors import Array32
@@ -100,15 +100,32 @@ class Objective:
         """
         total = 0.0
         for part in self._scorer.batches([self._prompts[row] for row in rows]):
-            own = [rows[place] for place in part]
-            with injected(
-                self._scorer.backbone, self._context, values["scales"], self._active, core=values.get("core"), noise=noise
-            ):
-                losses = self._losses(self._scorer, [self._prompts[row] for row in own], [self._labels[row] for row in own])
-            share = losses.sum() * scale
-            share.backward()  # type: ignore[no-untyped-call]
-            total += share.item()
+            total += self.pass_backward(values, [rows[place] for place in part], scale=scale, noise=noise)
         return total
+
+    def pass_backward(
+        self,
+        values: Mapping[str, Tensor],
+        rows: Sequence[int],
+        *,
+        scale: float = 1.0,
+        noise: Noise | None = None,
+        watcher: Watcher | None = None,
+    ) -> float:
+        """As :meth:`backward`, in one pass; ``watcher`` as in :func:`injected`."""
+        with injected(
+            self._scorer.backbone,
+            self._context,
+            values["scales"],
+            self._active,
+            core=values.get("core"),
+            noise=noise,
+            watcher=watcher,
+        ):
+            losses = self._losses(self._scorer, [self._prompts[row] for row in rows], [self._labels[row] for row in rows])
+        share = losses.sum() * scale
+        share.backward()  # type: ignore[no-untyped-call]
+        return float(share.item())
 
 
 def calibrate(
@@ -171,6 +188,55 @@ def gradient_sum(
         name: torch.zeros_like(leaf).cpu().numpy() if leaf.grad is None else leaf.grad.cpu().numpy() for name, leaf in leaves
     }
     return GradientSum(arrays, len(rows), loss)
+
+
+def example_gradients(
+    scorer: Scorer,
+    prompts: Prompts,
+    labels: Sequence[int],
+    context: Context,
+    coefficients: Coefficients,
+    method: Method,
+    rows: Sequence[int],
+) -> Iterator[tuple[list[int], dict[str, Array32]]]:
+    """Each example's own gradient, in the passes that the sum of them takes: the injection tells them apart.
+
+    A row's gradient of λ is ``Σ_t g_t·v``, of β ``Σ_t g_t·y_t``, of Γ ``Σ_t (U g_t)(U y_t)ᵀ``, with ``g`` the gradient after
+    the injection and ``y`` the write before it. It stays with its owner, who clips and sums it.
+
+    Args: as :func:`gradient_sum`.
+
+    Yields:
+        Positions of ``B`` of the examples, and by array name their gradients, each shaped ``(B, *coefficients)``.
+    """
+    tensors = context.on(scorer.backbone.device)
+    objective = Objective(scorer, prompts, labels, tensors, method)
+    for part in scorer.batches([prompts.tokens[row] for row in rows]):
+        own = [rows[place] for place in part]
+        point = _Point.at(coefficients, scorer.backbone.device)
+        found = {
+            name: torch.zeros(len(own), *shape, device=tensors.vectors.device)
+            for name, shape in coefficients.form.shapes.items()
+        }
+        objective.pass_backward(point.values, own, watcher=_row_gradients(found, tensors))
+        yield own, {name: array.cpu().numpy() for name, array in found.items()}
+
+
+def _row_gradients(found: Mapping[str, Tensor], context: ContextTensors) -> Watcher:
+    """Fills ``found``: array name to ``(B, ...)``. A pass holds one row an example, or one for each path of the label words."""
+    examples = len(found["scales"])
+
+    def watch(layer: int, write: int, before: Tensor, gradient: Tensor) -> None:
+        width = before.shape[-1]
+        after = gradient.detach().reshape(examples, -1, width).float()  # (B, paths * T, d)
+        own = before.reshape(examples, -1, width).float()
+        found["scales"][:, layer, write, CONTEXT] = after.sum(dim=1) @ context.vectors[layer, write]
+        found["scales"][:, layer, write, ACTIVATION] = (after * own).sum(dim=(1, 2))
+        if context.basis is not None:
+            basis = context.basis[layer, write]
+            found["core"][:, layer, write] = (after @ basis.T).transpose(1, 2) @ (own @ basis.T)
+
+    return watch
 
 
 def drawn(keys: Sequence[str], round_number: int, method: Method) -> list[int]:

@@ -18,6 +18,7 @@
     │   └── ChecksumError           it arrived, but is not what was published
     ├── FederationError             the rounds cannot go on                         exit 8
     │   ├── TooFewClientsError      fewer usable replies than ``min_clients``
+    │   ├── BudgetSpentError        an owner's privacy budget is used up
     │   ├── SecureSumError          a step of the secure sum that is out of turn, bent or replayed
     │   └── MessageError            bytes that are not one of our messages
     └── ServeError                  the server cannot start, or not answer          exit 9
@@ -141,6 +142,10 @@ class FederationError(IfediclError):
 
 class TooFewClientsError(FederationError):
     """Fewer clients gave a usable reply than the settings ask for."""
+
+
+class BudgetSpentError(FederationError):
+    """What was asked would cost more privacy than the owner's budget has left."""
 
 
 class SecureSumError(FederationError):

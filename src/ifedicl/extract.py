@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,10 @@ from ifedicl import seeds
 from ifedicl.backbone.encoding import Tokens
 from ifedicl.backbone.hooks import record
 from ifedicl.backbone.scoring import Scorer, length_batches, right_padded
-from ifedicl.core.vectors import WRITES, ContextVectors
+from ifedicl.core.vectors import WRITES, Array64, ContextVectors
 from ifedicl.settings import Method
 
 
-@torch.inference_mode()
 def context_vectors(
     scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method, keys: Sequence[str] = ()
 ) -> ContextVectors:
@@ -32,23 +31,39 @@ def context_vectors(
     Returns:
         Sums and counts of ``method.groups`` groups. The LM head is never run.
     """
+    backbone = scorer.backbone
+    size = method.groups(len(scorer.encoder.tree.words))
+    sums, counts = np.zeros((size, backbone.layers, len(WRITES), backbone.width)), np.zeros(size, dtype=np.int64)
+    groups = groups_of(labels, keys, method)
+    for batch, writes in example_writes(scorer, prompts, labels, method):
+        np.add.at(sums, groups[batch], writes)
+        np.add.at(counts, groups[batch], 1)
+    return ContextVectors.of_sums(sums, counts)
+
+
+@torch.inference_mode()
+def example_writes(
+    scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method
+) -> Iterator[tuple[list[int], Array64]]:
+    """What each demonstration alone would send: it stays with its owner.
+
+    Args: as :func:`context_vectors`.
+
+    Yields:
+        Positions of ``B`` demonstrations and their ``(B, L, 2, d)`` writes, batch after batch.
+    """
     backbone, words = scorer.backbone, scorer.encoder.tree.words
     if method.vectors.read_position == "label":
         sequences = [prompt + words[label] for prompt, label in zip(prompts, labels, strict=True)]
     else:
         sequences = list(prompts)
-    size = method.groups(len(words))
-    sums, counts = np.zeros((size, backbone.layers, len(WRITES), backbone.width)), np.zeros(size, dtype=np.int64)
-    groups = groups_of(labels, keys, method)
     with record(backbone) as recording:
         for batch in length_batches([len(sequence) for sequence in sequences], scorer.budget):
             rows = [sequences[position] for position in batch]
             recording.positions = torch.tensor([len(row) - 1 for row in rows], device=backbone.device)
             backbone.hidden_states(right_padded(rows, backbone.device))
             writes = recording.stacked(backbone.layers).double().cpu().numpy()  # (L, 2, B, d)
-            np.add.at(sums, groups[batch], writes.transpose(2, 0, 1, 3))
-            np.add.at(counts, groups[batch], 1)
-    return ContextVectors.of_sums(sums, counts)
+            yield batch, writes.transpose(2, 0, 1, 3)
 
 
 def groups_of(labels: Sequence[int], keys: Sequence[str], method: Method) -> npt.NDArray[np.int64]:

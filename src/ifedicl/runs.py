@@ -7,7 +7,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 
@@ -27,13 +26,10 @@ from ifedicl.federation.engine import Door, Engine
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, ignore
 from ifedicl.federation.journal import Journal
+from ifedicl.federation.played import Mode, gradients_left, public_examples
 from ifedicl.federation.results import adapter_of
-from ifedicl.federation.secure import packages_of
 from ifedicl.federation.session import Answer
 from ifedicl.metrics import Evaluation
-from ifedicl.privacy.guard import GuardedClient, SummedClient
-from ifedicl.privacy.ledger import Ledger
-from ifedicl.privacy.policy import open_policy
 from ifedicl.settings import Method, ModelSettings, RunSettings, SplitSettings
 from ifedicl.store import open_store
 from ifedicl.store.records import TaskKey
@@ -161,19 +157,6 @@ def simulate(backbone: Backbone, task: Task, examples: Mapping[str, Sequence[Exa
     )
 
 
-def with_ledgers(clients: Sequence[Client], folder: Path) -> list[GuardedClient]:
-    """Played clients, each with a ledger of what left it, ``NAME.jsonl``; nothing is refused.
-
-    Raises:
-        StorageError: a ledger cannot be written, or was changed.
-    """
-    return [GuardedClient(client, open_policy(), _ledger(client, folder)) for client in clients]
-
-
-def _ledger(client: Client, folder: Path) -> Ledger:
-    return Ledger(folder / f"{quote(client.name, safe=' ')}.jsonl", client.name)
-
-
 def federate(
     clients: Sequence[Client],
     model: ModelSettings,
@@ -187,6 +170,8 @@ def federate(
     more_rounds: int = 0,
     observer: Callable[[Event], None] = ignore,
     starter: Starter | None = None,
+    public: Sequence[Example] = (),
+    left: Mapping[str, int] | None = None,
 ) -> Federated:
     """Run the federation of simulated clients.
 
@@ -202,6 +187,8 @@ def federate(
         more_rounds: after a finished run, go on with the examples that were added.
         observer: told of what happens.
         starter: gives a warm start, as :class:`Coordinator` says.
+        public: no one's data; where noise is promised, vectors come from it.
+        left: where noise is promised, how many gradients of this run left each client before, by its name.
 
     Raises:
         DataError: a text has no tokens.
@@ -209,12 +196,13 @@ def federate(
         FederationError: too few clients gave a usable reply.
         StorageError: the checkpoint cannot be written.
     """
-    for client in clients:
+    mode = Mode.of(clients, method, public, left or {})
+    for client in mode.clients:
         client.prepare(task, method)
     backbone = clients[0].backbone
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
     coordinator = Coordinator(
-        _carrier(engine, clients, method, ledgers),
+        mode.carrier(engine, ledgers),
         task,
         method,
         shape,
@@ -223,32 +211,8 @@ def federate(
         starter=starter,
     )
     outcome = coordinator.run(resume=resume, more_rounds=more_rounds)
-    adapter = adapter_of(outcome, task, method, model, backbone.fingerprint, len(clients))
+    adapter = adapter_of(outcome, task, method, model, backbone.fingerprint, len(clients), mode.spent())
     return Federated(adapter, outcome)
-
-
-def _carrier(
-    engine: Callable[[Sequence[Door]], Engine], clients: Sequence[Client], method: Method, ledgers: Path | None
-) -> Engine:
-    """What carries the messages in the mode that the settings name.
-
-    Raises:
-        ConfigError: a package that the mode needs is not installed.
-        StorageError: a ledger cannot be written, or was changed.
-    """
-    if method.privacy is None or not method.sums_only:
-        return engine(clients if ledgers is None else with_ledgers(clients, ledgers))
-    with packages_of(method.privacy):
-        from ifedicl.federation.secure.simulation import secured
-    if ledgers is None:
-        return secured(engine, clients, method.privacy)
-    folder = ledgers
-    return secured(
-        engine,
-        clients,
-        method.privacy,
-        lambda client, masking: SummedClient(client, open_policy(), _ledger(client, folder), masking),
-    )
 
 
 def zero_shot_adapter(backbone: Backbone, model: ModelSettings, task: Task) -> Adapter:
@@ -359,6 +323,8 @@ def _calibrated(
         more_rounds=more_rounds,
         observer=observed,
         starter=starter,
+        public=public_examples(settings),
+        left=gradients_left(settings, folder / LEDGERS, tuple(clients), backbone.fingerprint),
     )
     federated.adapter.save(folder / ADAPTER)
     zero_shot = evaluation = None

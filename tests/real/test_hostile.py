@@ -9,12 +9,17 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
+from ifedicl.errors import ServeError
 from ifedicl.serve.keys import new_key
+from ifedicl.serve.server import bound
+from ifedicl.store import open_store
+from ifedicl.store.records import TaskKey
 from tests import tiny
 from tests.real.serving import Running, serving
 
@@ -157,25 +162,34 @@ async def _at_once(client: httpx.Client, count: int) -> Counter[int]:
         return Counter(await asyncio.gather(*map(one, range(count))))
 
 
-def test_a_new_version_is_served_without_a_restart_and_after_a_kill_it_still_is(tiny_adapters: Path, tmp_path: Path) -> None:
+def test_new_versions_of_a_folder_and_a_store_are_served_without_a_restart_and_after_a_kill(
+    tiny_adapters: Path, tmp_path: Path
+) -> None:
     backbone = tiny.load(tiny_adapters / "model")
     folder, source = tmp_path / "live", str(tiny_adapters / "model")
+    store = open_store(str(tmp_path / "tasks.sqlite"))
+    arguments = [str(folder), "--store", str(tmp_path / "tasks.sqlite"), "--refresh", "0.2"]
 
-    def answer(running: Running) -> dict[str, object]:
-        got = httpx.post(f"{running.url}v1/classify", json={"texts": ASK["texts"]}, trust_env=False)
-        assert got.status_code == 200
-        return dict(got.json())
+    def answer(running: Running, adapter: str = "live") -> dict[str, object]:
+        got = httpx.post(f"{running.url}v1/classify", json={"texts": ASK["texts"], "adapter": adapter}, trust_env=False)
+        return {"status": got.status_code, **got.json()}
 
     tiny.drawn_adapter(backbone, seed=1, source=source).save(folder)
-    with serving(tmp_path, str(folder), "--refresh", "0.2") as first:
+    with serving(tmp_path, *arguments) as first:
+        with pytest.raises(ServeError, match=r"Address already in use. Choose another with --port"):
+            bound("127.0.0.1", first.port)
         before = answer(first)
         tiny.drawn_adapter(backbone, seed=2, source=source).save(folder)
-        after, end = before, time.monotonic() + 20
-        while after["adapter"] == before["adapter"] and time.monotonic() < end:
-            after = answer(first)
-        assert after["adapter"] != before["adapter"]
-        assert after["results"] != before["results"]
+        provenance = {"method": tiny.method().model_dump(mode="json")}
+        stored = replace(tiny.drawn_adapter(backbone, seed=3, source=source), provenance=provenance)
+        store.put(TaskKey.of_adapter("default", stored), stored)
+        after, end = [before, {"status": 404}], time.monotonic() + 30
+        while (after[0] == before or after[1]["status"] == 404) and time.monotonic() < end:
+            after = [answer(first), answer(first, "mood")]
+        assert [item["status"] for item in after] == [200, 200]
+        assert before["results"] != after[0]["results"] != after[1]["results"]
         first.process.kill()
         first.process.wait()
-        with serving(tmp_path, str(folder), port=first.port) as second:
-            assert answer(second) == after
+        with serving(tmp_path, *arguments, port=first.port) as second:
+            assert [answer(second), answer(second, "mood")] == after
+    store.close()

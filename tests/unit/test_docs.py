@@ -64,10 +64,12 @@ def test_the_commands_page_is_the_help() -> None:
         "docs/models.md",
         "docs/benchmark.md",
         "docs/cache.md",
-        "docs/deploy.md",
-        "docs/reliability.md",
+        "docs/privacy.md",
+        "docs/robust.md",
         "docs/secure-sum.md",
         "docs/serving.md",
+        "docs/deploy.md",
+        "docs/reliability.md",
     ],
 )
 def test_every_file_that_a_page_names_exists(name: str) -> None:

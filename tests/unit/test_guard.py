@@ -76,6 +76,7 @@ class Scripted:
     """A client that answers by a rule and vouches for the first examples of any cursor ``N:...`` up to its own number."""
 
     name = "clinic"
+    spent_epsilon = None
 
     def __init__(self, answer: Callable[[Request], Reply] | None = None) -> None:
         self.answer = answer or usual

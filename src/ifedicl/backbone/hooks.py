@@ -19,6 +19,8 @@ from ifedicl.core.subspace import Context, ContextTensors
 from ifedicl.core.vectors import WRITES
 
 _Hook: TypeAlias = Callable[[nn.Module, object, Tensor], Tensor | None]
+Watcher: TypeAlias = Callable[[int, int, Tensor, Tensor], None]
+"""Told, as the gradient comes back, of layer, write, the write ``(..., d)`` before injection and the gradient after it."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ def injected(
     *,
     core: Tensor | None = None,
     noise: Noise | None = None,
+    watcher: Watcher | None = None,
 ) -> Iterator[None]:
     """Inject ``β·y + λ·v + Uᵀ Γ U y`` at every active write and token of whatever runs within the block (paper Eq. 5).
 
@@ -139,12 +142,18 @@ def injected(
         active: ``(L, 2)``: the writes to change; the others run as they are.
         core: ``(L, 2, r, r)`` float32 on the model's device, likewise; None without a subspace.
         noise: added to each injected write, for calibration only.
+        watcher: from what it is told, each row's own gradient of the coefficients follows.
     """
     injection = Injection(context, scales, active, core)
 
     def changer(layer: int, write: int) -> _Hook:
         def change(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
             result = injection.changed(layer, write, output)
+            if watcher is not None:
+                write_before = output.detach()
+                result.register_hook(  # type: ignore[no-untyped-call]
+                    lambda gradient: watcher(layer, write, write_before, gradient)
+                )
             return result if noise is None else noise.added(result)
 
         return change

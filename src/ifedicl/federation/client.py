@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Reading, Scorer
 from ifedicl.calibrate import Turn, calibrate, drawn, gradient_sum
+from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import Readout, ReadoutSums, features, projection
 from ifedicl.core.subspace import Context
@@ -66,10 +68,28 @@ class _Part:
     labels: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Summing:
+    """Another way in which a client's examples become what leaves it: differential privacy's.
+
+    Attributes:
+        vectors: as :func:`ifedicl.extract.context_vectors`.
+        gradient: as :func:`ifedicl.calibrate.gradient_sum`.
+        epsilon: what all that left so far tells of one example.
+    """
+
+    vectors: Callable[..., ContextVectors]
+    gradient: Callable[..., GradientSum]
+    epsilon: Callable[[], float]
+
+
 class _Job:
     """One task under one method, on this client's examples."""
 
-    def __init__(self, task: Task, method: Method, scorer: Scorer, examples: Sequence[Example]) -> None:
+    def __init__(
+        self, task: Task, method: Method, scorer: Scorer, examples: Sequence[Example], summing: Summing | None
+    ) -> None:
+        self.summing = summing
         self.task = task
         self.method = method
         self.scorer = scorer
@@ -93,7 +113,8 @@ class _Job:
             part = self.part(Role.TRAIN)
             rows = part.prompts.tokens[known:], part.labels[known:]
             # What is sent is float32 at most, and many clients may share this memory.
-            self._summed = known, context_vectors(self.scorer, *rows, self.method, self.train_keys[known:]).packed
+            summed = context_vectors if self.summing is None else self.summing.vectors
+            self._summed = known, summed(self.scorer, *rows, self.method, self.train_keys[known:]).packed
         return self._summed[1]
 
     def tallies(
@@ -138,7 +159,9 @@ class Client:
     Between requests it keeps nothing that it could not be sent again or compute again, so it may be restarted at any time.
     """
 
-    def __init__(self, name: str, examples: Sequence[Example], backbone: Backbone, *, secret: bytes) -> None:
+    def __init__(
+        self, name: str, examples: Sequence[Example], backbone: Backbone, *, secret: bytes, summing: Summing | None = None
+    ) -> None:
         """Hold ``examples``; nothing is computed yet.
 
         Args:
@@ -146,8 +169,10 @@ class Client:
             examples: its labelled text.
             backbone: the frozen model; simulated clients share one.
             secret: keys the cursors, so that they tell the coordinator nothing about the examples. The same after a restart.
+            summing: how examples are summed; None: as they are.
         """
         self.name = name
+        self._summing = summing
         self.examples = tuple(examples)
         self.backbone = backbone
         self._secret = secret
@@ -179,13 +204,22 @@ class Client:
             _log.exception("client %s could not answer a %s request", self.name, request.kind)
             return Failure(FailureCode.INTERNAL)
 
+    def summing_by(self, summing: Summing) -> Self:
+        """The same owner and examples, summed in another way."""
+        return type(self)(self.name, self.examples, self.backbone, secret=self._secret, summing=summing)
+
+    @property
+    def spent_epsilon(self) -> float | None:
+        """What all that left so far tells of one example; None: nothing bounds it."""
+        return None if self._summing is None else self._summing.epsilon()
+
     def count(self, role: Role) -> int:
         """How many examples of the present task have a role; 0 before there is a task."""
         return 0 if self._job is None else len(self._job.roles[role])
 
     def secret_for(self, purpose: str) -> bytes:
         """A key of 32 bytes for one purpose, from the client's secret; the same after a restart."""
-        return hmac.digest(self._secret, purpose.encode(), hashlib.sha256)
+        return key_for(self._secret, purpose)
 
     def prepare(self, task: Task, method: Method) -> None:
         """Encode all examples for a task, before anything is asked: the owner hears in words what replies only code.
@@ -255,7 +289,8 @@ class Client:
         if not job.method.takes_gradients:
             raise _RefusalError(FailureCode.BAD_REQUEST)
         rows = drawn(job.train_keys, request.round, job.method)
-        sums = gradient_sum(job.scorer, part.prompts, part.labels, context, request.coefficients, job.method, rows)
+        summed = gradient_sum if job.summing is None else job.summing.gradient
+        sums = summed(job.scorer, part.prompts, part.labels, context, request.coefficients, job.method, rows)
         return self._checked(GradientReply(sums), sums.is_finite)
 
     def _evaluate(self, request: EvaluateRequest) -> Reply:
@@ -305,7 +340,7 @@ class Client:
         if self._job is None or (self._job.task, self._job.method) != (task, method):
             self._context = None  # vectors of one task mean nothing to another
             scorer = Scorer(self.backbone, task, first_layer=method.injection.active_layers(self.backbone.layers).start)
-            self._job = _Job(task, method, scorer, self.examples)
+            self._job = _Job(task, method, scorer, self.examples, self._summing)
         return self._job
 
     def _in_context(self, context_id: str, coefficients: Coefficients) -> tuple[_Job, Context]:
@@ -331,6 +366,11 @@ class Client:
     @staticmethod
     def _checked(reply: Reply, finite: bool) -> Reply:
         return reply if finite else Failure(FailureCode.NOT_FINITE)
+
+
+def key_for(secret: bytes, purpose: str) -> bytes:
+    """A key of 32 bytes for one purpose, out of a client's secret."""
+    return hmac.digest(secret, purpose.encode(), hashlib.sha256)
 
 
 def _fits(vectors: ContextVectors, wire_dtype: str) -> bool:

@@ -1,7 +1,9 @@
-"""The adapter that a finished run leaves, with how it came to be."""
+"""What a finished run leaves: the adapter, with how it came to be."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ifedicl.adapter import Adapter
@@ -11,7 +13,15 @@ from ifedicl.settings import Method, ModelSettings
 from ifedicl.task import Task
 
 
-def adapter_of(outcome: Outcome, task: Task, method: Method, model: ModelSettings, fingerprint: str, clients: int) -> Adapter:
+def adapter_of(
+    outcome: Outcome,
+    task: Task,
+    method: Method,
+    model: ModelSettings,
+    fingerprint: str,
+    clients: int,
+    spent: Mapping[str, Any] = MappingProxyType({}),
+) -> Adapter:
     """The adapter that a run ended with.
 
     Args:
@@ -21,6 +31,7 @@ def adapter_of(outcome: Outcome, task: Task, method: Method, model: ModelSetting
         model: how the model was named.
         fingerprint: of the model.
         clients: how many took part.
+        spent: what is told of clients' privacy budgets.
     """
     return Adapter(
         task=task,
@@ -29,7 +40,7 @@ def adapter_of(outcome: Outcome, task: Task, method: Method, model: ModelSetting
         coefficients=outcome.coefficients,
         model=model,
         fingerprint=fingerprint,
-        provenance=_provenance(outcome, method, clients),
+        provenance=_provenance(outcome, method, clients) | dict(spent),
     )
 
 

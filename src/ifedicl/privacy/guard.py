@@ -26,7 +26,7 @@ from ifedicl.privacy.history import ExampleSet
 from ifedicl.privacy.ledger import Ledger
 from ifedicl.privacy.policy import Policy
 from ifedicl.privacy.recorder import Recorder
-from ifedicl.privacy.rules import RefusalError, check_assignment, check_behind, check_request
+from ifedicl.privacy.rules import RefusalError, check_assignment, check_behind, check_epsilon, check_request
 from ifedicl.settings import Method
 
 _log = logging.getLogger(__name__)
@@ -38,6 +38,11 @@ class Answers(Door, Protocol):
 
     def vouched(self, cursor: str) -> int:
         """How many training examples of the present job stand behind a cursor."""
+        ...
+
+    @property
+    def spent_epsilon(self) -> float | None:
+        """What all that left in this run tells of one example; None: nothing bounds it."""
         ...
 
 
@@ -89,7 +94,7 @@ class Guard:
             job = self._job_of(request)
             reply = self._client.handle(request)
             check_behind(self._policy, job.method, reply)
-            facts = self._example_set(reply, job)
+            facts = self._example_set(reply, job) | self._told(reply, job)
             if isinstance(request, ContextRequest) and not isinstance(reply, Failure):
                 self._contexts[request.context_id] = job
             return Checked(reply, job.run, facts)
@@ -124,6 +129,14 @@ class Guard:
         if most and len(others) >= most:
             raise RefusalError(FailureCode.SPENT, f"{len(others)} other jobs got answers; most.jobs is {most}")
         return job
+
+    def _told(self, reply: Reply, job: _Job) -> dict[str, Any]:
+        """What all that left in this job, this reply included, tells of one example; for the ledger."""
+        if isinstance(reply, Failure):
+            return {}
+        epsilon = self._client.spent_epsilon
+        check_epsilon(self._policy, epsilon, self._recorder.history.epsilon_without(job.run))
+        return {"epsilon": epsilon}
 
     def _example_set(self, reply: Reply, job: _Job) -> dict[str, Any]:
         """Of a vectors reply, for the ledger, once it cannot be subtracted from an earlier one to single examples out."""

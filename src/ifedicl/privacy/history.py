@@ -19,10 +19,12 @@ class Spent:
     Attributes:
         rounds: updates and gradient sums that left.
         bytes: that crossed, the engine's own included.
+        epsilon: what all of it tells of one example; 0 where nothing bounded it.
     """
 
     rounds: int = 0
     bytes: int = 0
+    epsilon: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ class History:
             return
         job = self.spent(facts["run"])
         rounds = job.rounds + (facts["kind"] in _COUNTED)
-        self._spent[facts["run"]] = replace(job, rounds=rounds, bytes=job.bytes + facts["bytes"] + facts["engine_bytes"])
+        epsilon = max(job.epsilon, facts["epsilon"] or 0.0)  # that of all that left so far
+        crossed = job.bytes + facts["bytes"] + facts["engine_bytes"]
+        self._spent[facts["run"]] = replace(job, rounds=rounds, bytes=crossed, epsilon=epsilon)
         if facts.get("examples") is not None:
             examples = ExampleSet(**facts["examples"])
             self._sets[examples.question] = examples
@@ -73,6 +77,10 @@ class History:
     def spent(self, run: str) -> Spent:
         """Of one job."""
         return self._spent.get(run, Spent())
+
+    def epsilon_without(self, run: str) -> float:
+        """What all other jobs together told of one example: they add up."""
+        return sum(spent.epsilon for name, spent in self._spent.items() if name != run)
 
     def last_set(self, question: str) -> ExampleSet | None:
         """Of the last vectors that left for it."""

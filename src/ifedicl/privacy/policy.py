@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from ifedicl.errors import ConfigError, Fault
-from ifedicl.settings import ModelSettings, Section, read_toml, validated
+from ifedicl.settings import ModelSettings, PrivacySettings, Section, read_toml, validated
 
 ANY = "any"
+Identity = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64}|any)$")]
 
 
@@ -65,8 +67,25 @@ class MostSettings(Section):
 
     rounds: int = Field(default=200, ge=0, description="updates and gradient sums in one job; 0: no limit")
     bytes_up: int = Field(default=50_000_000, ge=0, description="bytes in one job, the engine's own included; 0: no limit")
+    epsilon: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="what all jobs together may tell of one example; above 0, only noisy sums get an answer; 0: no limit",
+    )
     jobs: int = Field(
         default=20, ge=0, description="jobs (task, settings and model together) that ever get an answer; 0: no limit"
+    )
+
+
+class SumSettings(Section):
+    """That this client takes part in secure sums only, and with whom."""
+
+    peers: Mapping[str, Identity] = Field(
+        description="the other clients' identities (64 hexadecimal digits, as `ifedicl policy identity` prints them), by name"
+    )
+    min_clients: int = Field(default=3, ge=2, description="fewest clients whose sum is ever revealed; 2 or more")
+    drop_out: float = Field(
+        default=0.3, ge=0.0, lt=0.5, description="fraction of a sum's clients that may be lost on the way, in [0, 0.5)"
     )
 
 
@@ -101,6 +120,15 @@ class ClientSettings(Policy):
     data: SiteDataSettings
     model: ModelSettings
     ledger: LedgerSettings = Field(default_factory=LedgerSettings)
+    sums: SumSettings | None = Field(default=None, description="[sums] lets out masked numbers only; without it, replies")
+
+    @property
+    def sum_rules(self) -> PrivacySettings | None:
+        """What this owner asks of a secure sum; None: it answers in open mode."""
+        if self.sums is None:
+            return None
+        sums, least = self.sums, self.least.examples
+        return PrivacySettings(mode="secure", min_clients=sums.min_clients, drop_out=sums.drop_out, min_examples=least)
 
     @property
     def policy(self) -> Policy:

@@ -66,6 +66,7 @@ def preview(settings: ClientSettings, run: RunSettings | None) -> dict[str, Any]
         },
         "model": {"source": settings.model.source, "fingerprint": model, "allowed": settings.allow.model(model)},
         "policy": settings.policy.model_dump(mode="json"),
+        "sums": settings.sums and settings.sums.model_dump(mode="json"),
         "left_so_far": _left(Path(settings.ledger.file)),
     }
     if run is None:

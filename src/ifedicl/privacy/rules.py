@@ -87,6 +87,23 @@ def check_behind(policy: Policy, method: Method, reply: Reply) -> None:
         rule(reply, policy.least, method)
 
 
+def check_epsilon(policy: Policy, of_this_job: float | None, of_others: float) -> None:
+    """Whether a reply tells no more of one example than all jobs together may.
+
+    Raises:
+        RefusalError: it does, or nothing bounds it.
+    """
+    most = policy.most.epsilon
+    if not most:
+        return
+    if of_this_job is None:
+        raise RefusalError(FailureCode.REFUSED, f"nothing bounds what this job tells of one example; most.epsilon is {most:g}")
+    if of_this_job + of_others > most:
+        raise RefusalError(
+            FailureCode.SPENT, f"all jobs would tell ε = {of_this_job + of_others:.2f} of one example; most.epsilon is {most:g}"
+        )
+
+
 def _vectors(reply: VectorsReply, least: LeastSettings, _method: Method) -> None:
     # Of added examples alone, least.new_examples counts.
     if reply.replaces:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from ifedicl import files
 from ifedicl.backbone.load import load_backbone
 from ifedicl.data import read_labelled
 from ifedicl.federation.client import Client
-from ifedicl.privacy.guard import GuardedClient
+from ifedicl.federation.secure import packages_of
+from ifedicl.privacy.guard import GuardedClient, SummedClient
 from ifedicl.privacy.ledger import Ledger
-from ifedicl.privacy.policy import load_client_settings
+from ifedicl.privacy.policy import ClientSettings, load_client_settings
+from ifedicl.settings import PrivacySettings
 
 
-def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = lambda _frame: 0) -> GuardedClient:
-    """Load the model once, read the data, and stand guard.
+def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = lambda _frame: 0) -> GuardedClient | SummedClient:
+    """Load the model once, read the data, and stand guard; with [sums], nothing leaves but masked.
 
     Args:
         path: the ``client.toml``.
@@ -31,7 +34,32 @@ def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = lambda 
     data = settings.data
     examples = read_labelled(data.file, text=data.text_column, label=data.label_column)
     client = Client(name, examples, load_backbone(settings.model), secret=_secret(Path(settings.ledger.secret)))
-    return GuardedClient(client, settings.policy, ledger, overhead=overhead)
+    rules = settings.sum_rules
+    if rules is None:
+        return GuardedClient(client, settings.policy, ledger, overhead=overhead)
+    return _summed(client, settings, rules, ledger, overhead)
+
+
+def identity(path: Path) -> str:
+    """Who a client is to the others in secure sums: what they write into their ``client.toml``.
+
+    Raises:
+        IfediclError: the settings are wrong, the secret cannot be read or made, or a package is missing.
+    """
+    settings = load_client_settings(path)
+    with packages_of(settings.sum_rules or PrivacySettings(mode="secure")):
+        from ifedicl.federation.secure.client import identity_from
+    return identity_from(_secret(Path(settings.ledger.secret))).public.hex()
+
+
+def _summed(
+    client: Client, settings: ClientSettings, rules: PrivacySettings, ledger: Ledger, overhead: Callable[[int], int]
+) -> SummedClient:
+    with packages_of(rules):
+        from ifedicl.federation.secure.client import SecureClient, identity_of
+    assert settings.sums is not None
+    peers = {peer: bytes.fromhex(key) for peer, key in settings.sums.peers.items()} | {client.name: identity_of(client).public}
+    return SummedClient(client, settings.policy, ledger, partial(SecureClient, client, peers, rules), overhead=overhead)
 
 
 def _secret(path: Path) -> bytes:

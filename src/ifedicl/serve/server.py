@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
-from ifedicl.errors import IfediclError
+from ifedicl.errors import IfediclError, ServeError
 from ifedicl.serve.app import application
 from ifedicl.serve.catalog import Catalog, Source
 from ifedicl.serve.keys import Keys
@@ -37,8 +38,7 @@ def serve(
     sources: Sequence[Source],
     *,
     name: str,
-    host: str,
-    port: int,
+    listening: socket.socket,
     limits: Limits,
     keys: Keys | None = None,
     runs: Path | None = None,
@@ -50,8 +50,7 @@ def serve(
         backbone: the model; the server's thread owns it from now on.
         sources: of adapters.
         name: of the model, for people.
-        host: address to listen at.
-        port: 0: any that is free.
+        listening: from :func:`bound`.
         limits: of requests.
         keys: who may ask; None: everybody who reaches the port.
         runs: a folder of runs that the page shows.
@@ -73,9 +72,9 @@ def serve(
         desk = Desk(facts, catalog, worker, meters, Runs(runs), limits)
         look = threading.Thread(target=_keep_looking, args=(stopping, limits.refresh_seconds, catalog, keys), daemon=True)
         look.start()
-        server = _Server(_config(application(desk, keys), host, port, limits), lambda url: on_start(url, catalog))
+        server = _Server(_config(application(desk, keys), limits), lambda url: on_start(url, catalog))
         with _signals_answered():
-            server.run()
+            server.run([listening])
     finally:
         stopping.set()
         worker.stop()
@@ -95,11 +94,32 @@ def _keep_looking(stopping: threading.Event, seconds: float, catalog: Catalog, k
             _log.warning("not refreshed: %s", error)
 
 
-def _config(app: Any, host: str, port: int, limits: Limits) -> uvicorn.Config:
+def bound(host: str, port: int) -> socket.socket:
+    """A socket at an address, before the model is loaded for it.
+
+    Args:
+        host: address or name of this machine.
+        port: 0: any that is free.
+
+    Raises:
+        ServeError: the address is taken, or not ours.
+    """
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((host, port))
+    except OSError as error:
+        made.close()
+        raise ServeError(
+            f"cannot listen at {host}, port {port}: {error.strerror or error}. Choose another with --port (0: any that is "
+            "free) or --host"
+        ) from error
+    return made
+
+
+def _config(app: Any, limits: Limits) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        host=host,
-        port=port,
         http=_protocol(limits.arrival_seconds),
         ws="none",
         log_config=None,

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ifedicl.errors import ConfigError, Fault
-from ifedicl.settings import PrivacySettings
+from ifedicl.federation.engine import Engine
+from ifedicl.settings import Method, PrivacySettings
 
 
 @contextmanager
@@ -22,3 +23,16 @@ def packages_of(privacy: PrivacySettings) -> Iterator[None]:
         remedy = f"The package {error.name} is not installed: pip install 'ifedicl[privacy]'"
         fault = Fault("privacy.mode", privacy.mode, "a mode whose packages are here", remedy)
         raise ConfigError("settings", [fault]) from error
+
+
+def around(engine: Engine, method: Method) -> Engine:
+    """The engine in the mode that a run's settings name: as it is, or showing the coordinator sums over all clients.
+
+    Raises:
+        ConfigError: a package that the mode needs is not installed.
+    """
+    if method.privacy is None or not method.sums_only:
+        return engine
+    with packages_of(method.privacy):
+        from ifedicl.federation.secure.engine import SecureEngine
+    return SecureEngine(engine, method.privacy)

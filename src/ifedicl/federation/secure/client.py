@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ifedicl.core.vectors import Array64
 from ifedicl.data import Role
 from ifedicl.errors import MessageError, SecureSumError
-from ifedicl.federation.client import Client
+from ifedicl.federation.client import Client, key_for
 from ifedicl.federation.messages import (
     BeginReply,
     BeginRequest,
@@ -48,6 +48,7 @@ _log = logging.getLogger(__name__)
 Noise: TypeAlias = Callable[[str, int], npt.NDArray[np.int64]]
 """Given the kind of a request and how many numbers its answer has: as many integers, in fixed-point steps, to be added."""
 
+_IDENTITY = "secure sum identity"
 _CURSOR_SIZE = 64  # all cursors look alike: a longer one would tell how many examples there are
 SEALED_CURSOR_SIZE = 2 * (_CURSOR_SIZE + LOCK_SIZE)
 """Characters of a cursor as it travels."""
@@ -139,6 +140,9 @@ class SecureClient:
         if not _as_strict(request.rules, self._rules):
             _log.error("client %s refuses a sum under weaker rules than its own: %s", self.name, request.rules)
             return Failure(FailureCode.OTHER_MODE)
+        if request.rules.noise is not None and self._noise is None:
+            _log.error("client %s has no noise to add, which this run promises: it stays out", self.name)
+            return Failure(FailureCode.OTHER_MODE)
         asked = decode_request(request.request)
         summed = SUMS.get(type(asked))
         if summed is None:
@@ -221,11 +225,23 @@ class SecureClient:
 
 def identity_of(client: Client) -> Identity:
     """Who a client is to the others; its public half is what they pin."""
-    return Identity(client.secret_for("secure sum identity"))
+    return Identity(client.secret_for(_IDENTITY))
+
+
+def identity_from(secret: bytes) -> Identity:
+    """The same, of a client's secret alone."""
+    return Identity(key_for(secret, _IDENTITY))
 
 
 def _as_strict(asked: PrivacySettings, own: PrivacySettings) -> bool:
-    return asked.is_secure and asked.min_clients >= own.min_clients and asked.drop_out <= own.drop_out
+    if not (asked.is_secure and asked.min_clients >= own.min_clients and asked.drop_out <= own.drop_out):
+        return False
+    if own.noise is None:
+        return True
+    noise = asked.noise
+    return noise is not None and (
+        noise.epsilon <= own.noise.epsilon and noise.delta <= own.noise.delta and noise.colluders >= own.noise.colluders
+    )
 
 
 def _named(roster: tuple[str, ...], positions: tuple[int, ...]) -> list[str]:

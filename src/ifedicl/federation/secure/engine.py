@@ -83,7 +83,7 @@ class SecureEngine:
         reply = self._install(asked, link) if isinstance(asked, ContextRequest) else self._summed(asked, link)
         self._heads |= {part.client: part.reply.head for part in link.costs if part.reply.head is not None}
         down, up = (sum(getattr(part, way) for part in link.costs) for way in ("bytes_down", "bytes_up"))
-        yield Delivery(TOGETHER, reply, down, up, time.perf_counter() - start, link.costs)
+        yield Delivery(TOGETHER, reply, down, up, time.perf_counter() - start, parts=link.costs)
 
     def _install(self, asked: ContextRequest, link: Link) -> Reply:
         """The global vectors, to those who lack them; nothing of a client's comes back."""
@@ -96,8 +96,10 @@ class SecureEngine:
         session, summed, cursors = secrets.token_hex(16), SUMS[type(asked)], _cursors(asked)
         content = encode(replace(asked, cursor="") if isinstance(asked, VectorsRequest) else asked)
         begin = BeginRequest(session, self._rules, content)
+        own = {name: (cursors.get(name, ""), self._heads.get(name)) for name in self._inner.clients()}
+        # Who is told nothing of its own gets the very same object, which engines encode once.
         to_each = {
-            name: replace(begin, cursor=cursors.get(name, ""), head=self._heads.get(name)) for name in self._inner.clients()
+            name: replace(begin, cursor=cursor, head=head) if cursor or head else begin for name, (cursor, head) in own.items()
         }
         ready = link.ask(to_each, BeginReply, lambda reply: reply.session == session)
         ready = _alike(ready, link)

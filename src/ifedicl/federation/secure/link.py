@@ -20,6 +20,8 @@ from ifedicl.federation.messages import (
 
 R = TypeVar("R", BeginReply, DealReply, MaskReply, RevealReply, ContextReply)
 
+_COSTS = ("bytes_down", "bytes_up", "seconds", "carrier_bytes")
+
 
 class Link:
     """To all clients, for the length of one sum."""
@@ -58,10 +60,6 @@ class Link:
     def _count(self, delivery: Delivery) -> None:
         before = self._costs.get(delivery.client)
         if before is not None:
-            delivery = replace(
-                delivery,
-                bytes_down=before.bytes_down + delivery.bytes_down,
-                bytes_up=before.bytes_up + delivery.bytes_up,
-                seconds=before.seconds + delivery.seconds,
-            )
+            sums = {name: getattr(before, name) + getattr(delivery, name) for name in _COSTS}
+            delivery = replace(delivery, **sums)
         self._costs[delivery.client] = delivery

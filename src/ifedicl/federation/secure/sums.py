@@ -180,3 +180,6 @@ SUMS: Mapping[type[Request], Sum] = {
 """How the answers to each kind of request are summed. A sum holds numbers up to ``2^(bits - 1 - fraction)``: of vectors, which
 are most of what crosses, with 40 bits up to 134 million. Products of features are fine, as a linear system is solved with them.
 """
+
+GRADIENT_STEP = 2.0 ** -SUMS[GradientRequest].fraction
+"""Of the fixed point that gradients are summed in."""

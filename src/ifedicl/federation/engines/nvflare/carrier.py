@@ -92,9 +92,8 @@ class PostEngine:
                 down = sizes.pop(parcel.client, None)
                 if down is not None:
                     extra = parcel.extra_down + parcel.extra_up
-                    yield Delivery(
-                        parcel.client, _read(parcel.wire), down, len(parcel.wire or b""), seconds, carrier_bytes=extra
-                    )
+                    reply, up = _read(parcel.wire), len(parcel.wire or b"")
+                    yield Delivery(parcel.client, reply, down, up, seconds, carrier_bytes=extra)
         finally:
             for cancel in cancels:
                 cancel()

@@ -43,8 +43,8 @@ class JobSettings(Section):
 
     @model_validator(mode="after")
     def _is_carried(self) -> Self:
-        if self.method.sums_only:
-            raise ValueError('privacy.mode "secure" is not carried over FLARE yet, only simulated; set it to "open"')
+        if self.method.promises_noise:
+            raise ValueError('privacy.mode "private" is not carried over FLARE yet, only played; set "open" or "secure"')
         return self
 
     @property

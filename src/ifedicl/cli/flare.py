@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ifedicl.cli.options import Json
 from ifedicl.errors import ConfigError, Fault, FederationError
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ ConsoleKit = Annotated[
     ),
 ]
 Run = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Name of a run. Default: the newest.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 _LOOK = 1.0  # seconds between two looks of --follow
 
 app = typer.Typer(

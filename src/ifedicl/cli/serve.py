@@ -50,6 +50,7 @@ def serve(
     try:
         from ifedicl.serve.catalog import Folder, StoreSource
         from ifedicl.serve.keys import Keys
+        from ifedicl.serve.server import bound
         from ifedicl.serve.server import serve as run_server
         from ifedicl.serve.settings import Limits
     except ModuleNotFoundError as error:
@@ -72,6 +73,7 @@ def serve(
         refresh_seconds=refresh,
     )
     with ExitStack() as stack:
+        listening = stack.enter_context(bound(host, port))
         opened = None if store is None else stack.enter_context(closing(_opened(store)))
         settings, shown = _model(adapters or (), opened, federation, model)
         with waiting(LOADING):
@@ -79,7 +81,7 @@ def serve(
         sources: list[Source] = [Folder.of(folder) for folder in adapters or ()]
         if opened is not None:
             sources.append(StoreSource(opened, backbone.fingerprint, federation))
-        run_server(backbone, sources, name=shown, host=host, port=port, limits=limits, keys=known, runs=runs, on_start=_started)
+        run_server(backbone, sources, name=shown, listening=listening, limits=limits, keys=known, runs=runs, on_start=_started)
 
 
 def key(

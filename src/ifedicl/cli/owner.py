@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ifedicl.cli.options import Json
 from ifedicl.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
     from ifedicl.privacy.chain import Entry
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Config = Annotated[Path | None, typer.Option(help="The coordinator's config: task, settings and model.")]
 LedgerFile = Annotated[Path, typer.Argument(metavar="LEDGER", help="A client's ledger.jsonl.")]
 
@@ -70,6 +70,19 @@ def check_policy(
 
     facts = preview(load_client_settings(path), None if config is None else load_settings(config))
     print(json.dumps(facts, indent=None if as_json else 2, ensure_ascii=False))
+
+
+@policy.command("identity")
+def show_identity(
+    path: Annotated[Path, typer.Argument(metavar="CLIENT", help="A client.toml.")] = Path("client.toml"),
+) -> None:
+    """Print who this client is to the others in secure sums: 64 digits for their [sums.peers].
+
+    It lasts as long as ledger.secret. Exchange it over a channel that is not the coordinator.
+    """
+    from ifedicl.privacy.site import identity
+
+    print(identity(path))
 
 
 @ledger.command("show")

@@ -1,0 +1,102 @@
+"""A federation without a model: clients whose loss is known in closed form, to ask about the server's logic alone.
+
+A client's loss is the mean squared distance of the coefficients from where its examples would have them, and of the global
+vectors from what the layers write, as far as λ injects them. Whole runs of it take milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from ifedicl import seeds
+from ifedicl.core.coefficients import Coefficients, Form
+from ifedicl.core.vectors import Array64, ContextVectors
+from ifedicl.federation.assignment import ModelShape
+from ifedicl.federation.engine import Delivery
+from ifedicl.federation.messages import (
+    CompareReply,
+    CompareRequest,
+    ContextReply,
+    ContextRequest,
+    EvaluateReply,
+    EvaluateRequest,
+    Reply,
+    Request,
+    UpdateReply,
+    UpdateRequest,
+    VectorsReply,
+    VectorsRequest,
+)
+from ifedicl.metrics import Comparison, Tally
+
+LAYERS, WIDTH = 2, 3
+FORM = Form(LAYERS)
+SHAPE = ModelShape("f" * 64, LAYERS, WIDTH)
+NAMES = tuple("abcdefghij")
+_EXAMPLES = 10
+_STEP = 0.3  # of the way to a client's own goal, in one round
+_RIGHT = 0.2  # loss below which all examples are right; else half are
+_LARGEST = 1e5
+
+
+class Landscape:
+    """An engine of ten honest clients."""
+
+    def __init__(self, *, spread: float = 0.1, seed: int = 1) -> None:
+        """Place the goals.
+
+        Args:
+            spread: standard deviation of the clients' goals around the common one, which lies 0.5 from identity.
+            seed: of the draws.
+        """
+        draw = seeds.generator(seed, "landscape")
+        goal = Coefficients.identity(FORM).scales + draw.normal(0.0, 0.5, size=(LAYERS, 2, 2))
+        self._writes = draw.normal(size=(LAYERS, 2, WIDTH))
+        self._goals = {name: goal + draw.normal(0.0, spread, size=goal.shape) for name in NAMES}
+        self._vectors = {name: self._writes + draw.normal(0.0, spread, size=self._writes.shape) for name in NAMES}
+        self._context = self._writes
+
+    def clients(self) -> tuple[str, ...]:
+        """All ten."""
+        return NAMES
+
+    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+        """At once."""
+        assert deadline > 0
+        for name, request in requests.items():
+            yield Delivery(name, self.answer(name, request), 1, 1, 0.0)
+
+    def loss(self, name: str, coefficients: Coefficients, vectors: Array64 | None = None) -> float:
+        """Of one client, by the given global vectors or those it was sent."""
+        used = self._context if vectors is None else vectors
+        distance = float(((coefficients.scales - self._goals[name]) ** 2).mean())
+        injected = float(((coefficients.scales[..., 0] ** 2)[..., None] * (used - self._writes) ** 2).mean())
+        return min(distance + injected, _LARGEST)
+
+    def answer(self, name: str, request: Request) -> Reply:
+        """The truth."""
+        if isinstance(request, VectorsRequest):
+            means = self._vectors[name][None].astype(np.float32)
+            vectors = ContextVectors.from_wire(means, np.array([_EXAMPLES]))
+            return VectorsReply(vectors, f"{_EXAMPLES}:x", True, "float32", "float32")
+        if isinstance(request, ContextRequest):
+            self._context = request.context.vectors.astype(np.float64)
+            return ContextReply()
+        if isinstance(request, UpdateRequest):
+            moved = request.coefficients.scales + _STEP * (self._goals[name] - request.coefficients.scales)
+            return UpdateReply(Coefficients(moved.astype(np.float32)), _EXAMPLES, self.loss(name, request.coefficients))
+        assert isinstance(request, EvaluateRequest | CompareRequest)
+        own = _tally(self.loss(name, request.coefficients))
+        return EvaluateReply((own,)) if isinstance(request, EvaluateRequest) else CompareReply(self._comparison(name, own))
+
+    def _comparison(self, name: str, own: Tally) -> Comparison:
+        raw, half = _tally(self.loss(name, Coefficients.identity(FORM))), _EXAMPLES // 2
+        answers = (half, half) if own.correct == _EXAMPLES else (_EXAMPLES, 0)
+        gains = _EXAMPLES * (own.loss - raw.loss) ** 2
+        return Comparison(own, raw, gains, abs(own.correct - raw.correct), (half, half), answers)
+
+
+def _tally(loss: float) -> Tally:
+    return Tally(_EXAMPLES, _EXAMPLES if loss < _RIGHT else _EXAMPLES // 2, _EXAMPLES * loss)

@@ -1,0 +1,50 @@
+"""Settings of a run: frozen, checked together, with all faults reported at once.
+
+:class:`Method` is what travels to the clients and decides the numbers; :class:`RunSettings` adds what is only of this
+machine: where the model and the data lie. A config file is TOML; ``preset`` names a shipped file whose sections it starts
+from (``paper`` is the paper's variant).
+"""
+
+from ifedicl.settings.faults import Section, read_toml, validated
+from ifedicl.settings.load import changed, load_preset, load_settings, presets
+from ifedicl.settings.method import Method
+from ifedicl.settings.run import DataSettings, ModelSettings, RunSettings, SplitSettings
+from ifedicl.settings.sections import (
+    CalibrationSettings,
+    HoldoutSettings,
+    InjectionSettings,
+    NoiseSettings,
+    PrivacySettings,
+    ReadoutSettings,
+    RobustSettings,
+    RoundSettings,
+    ServerSettings,
+    SubspaceSettings,
+    VectorSettings,
+)
+
+__all__ = [
+    "CalibrationSettings",
+    "DataSettings",
+    "HoldoutSettings",
+    "InjectionSettings",
+    "Method",
+    "ModelSettings",
+    "NoiseSettings",
+    "PrivacySettings",
+    "ReadoutSettings",
+    "RobustSettings",
+    "RoundSettings",
+    "RunSettings",
+    "Section",
+    "ServerSettings",
+    "SplitSettings",
+    "SubspaceSettings",
+    "VectorSettings",
+    "changed",
+    "load_preset",
+    "load_settings",
+    "presets",
+    "read_toml",
+    "validated",
+]

@@ -1,0 +1,108 @@
+"""From any values to settings, with every fault named: field, what was received, what is allowed, the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ifedicl.errors import ConfigError, Fault
+
+M = TypeVar("M", bound=BaseModel)
+_SHOWN_CHARACTERS = 80
+
+
+class Section(BaseModel):
+    """Settings that belong together: frozen, and no name is taken that does not exist."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def validated(model: type[M], values: Mapping[str, Any], source: str) -> M:
+    """Build ``model`` from ``values``, with every fault named.
+
+    Raises:
+        ConfigError: at least one field is wrong.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(source, [_fault(model, dict(item)) for item in _roots(error.errors())]) from error
+
+
+def read_toml(path: Path, command: str) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Args:
+        path: the file.
+        command: writes a fresh one.
+
+    Raises:
+        ConfigError: it is absent or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        fault = Fault("file", str(path), "a readable TOML file", f"{error.strerror}. Write one with: {command}")
+    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number of thousands of digits, deep nesting
+        fault = Fault("file", str(path), "TOML in UTF-8", f"{error}. Compare with a fresh one: {command}")
+    raise ConfigError(str(path), [fault])
+
+
+def _roots(errors: Sequence[Any]) -> list[Any]:
+    """Errors without those that only follow: a list is "too short" when something in it is wrong."""
+    places = [error["loc"] for error in errors]
+    return [
+        error
+        for error in errors
+        if not any(place != error["loc"] and place[: len(error["loc"])] == error["loc"] for place in places)
+    ]
+
+
+def _fault(model: type[BaseModel], error: Mapping[str, Any]) -> Fault:
+    location = [str(part) for part in error["loc"]]
+    section, name = _section_of(model, location)
+    field = ".".join(location) or "file"
+    missing = error["type"] == "missing"
+    received = "nothing" if missing else _shown(error["input"])
+    if error["type"] == "extra_forbidden":
+        known = list(section.model_fields)
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        remedy = f"Did you mean {near[0]!r}?" if near else "Remove the line."
+        return Fault(field, "a name that does not exist", ", ".join(known), remedy)
+    described = section.model_fields[name].description if name else None
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if described is None:  # of fields that do not go together; the message says which
+        return Fault(field, received, message, "Change one of them.")
+    return Fault(field, received, described, "Add it." if missing else f"{message[0].upper()}{message[1:]}.")
+
+
+def _section_of(model: type[BaseModel], location: list[str]) -> tuple[type[BaseModel], str | None]:
+    """The section that ``location`` ends in, and the last of its fields on the way; sections may stand in lists and tables."""
+    name = None
+    for place, part in enumerate(location):
+        if part not in model.model_fields:  # a place in a list, a key of a table, or a name that does not exist
+            continue
+        name = part
+        inner = _section_in(model.model_fields[part].annotation)
+        if inner is not None and place + 1 < len(location):
+            model, name = inner, None
+    return model, name
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section_in, get_args(annotation))), None)
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no number of thousands of digits
+        text = "a number of too many digits"
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"

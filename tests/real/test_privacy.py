@@ -1,0 +1,71 @@
+"""Attacks and differential privacy on the real model and real sentences."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ifedicl import Backbone, ModelSettings, cli, federate, load_backbone, simulate
+from ifedicl.backbone.scoring import Scorer
+from ifedicl.data import Example
+from ifedicl.demo.fetch import demo_model, demo_places
+from ifedicl.demo.story import TASK
+from ifedicl.privacy.audit.run import Evidence, attacked
+from ifedicl.settings import Method, validated
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def real_backbone() -> Backbone:
+    return load_backbone(ModelSettings(source=str(demo_model()), dtype="float32", device="cpu"))
+
+
+def test_a_single_texts_vector_gives_it_away_and_noise_hides_it(real_backbone: Backbone) -> None:
+    places = demo_places(pool=48, test=3, seed=0)
+    own, public = places["shop reviews"].pool[:40], places["tweets"].pool[:40]
+    evidence = Evidence.of(Scorer(real_backbone, TASK), own, public, Method(), updates=10)
+    tables = attacked(evidence, real_backbone, trials=200, seed=0, epsilons=(1.0,))
+    outside = {(row["examples"], row["epsilon"]): row["auc"] for row in tables["membership"] if row["attacker"] == "outsider"}
+    assert outside[1, None] > 0.99
+    assert outside[1, 1.0] < 0.7
+    alone = next(row for row in tables["differencing"] if (row["examples"], row["added"], row["epsilon"]) == (4, 1, None))
+    assert alone["named"] == 1.0
+
+
+def test_the_command_says_it_in_plain_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows: tuple[Example, ...] = demo_places(pool=36, test=3, seed=0)["newspaper"].pool[:24]
+    file, page = tmp_path / "own.jsonl", tmp_path / "audit.md"
+    file.write_text("".join(json.dumps({"text": row.text, "label": row.label}) + "\n" for row in rows))
+    arguments = ["audit", str(file), "--public-examples", "24", "--updates", "4", "--trials", "100", "--out", str(page)]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 0
+    assert "of their rare words come back" in capsys.readouterr().out
+    assert "SmolLM2" in page.read_text()
+    assert not any(row.text in page.read_text() for row in rows)
+
+
+def test_a_private_federation_of_the_real_model_tells_what_it_spent(real_backbone: Backbone) -> None:
+    places = demo_places(pool=9, test=3, seed=0)
+    public = demo_places(pool=30, test=3, seed=1)["tweets"].pool[:8]
+    held = {name: place.pool for name, place in places.items() if name != "tweets"}
+    method = validated(
+        Method,
+        {
+            "holdout": {"selection": 0.0},
+            "vectors": {"weighting": "examples", "read_position": "prompt"},
+            "injection": {"from_depth": 0.9},
+            "rounds": {"rounds": 1, "weighting": "examples", "select_by": "last"},
+            "server": {"update": "gradient", "draw": 1.0},
+            "privacy": {"mode": "private", "noise": {"epsilon": 4.0}},
+        },
+        "test",
+    )
+    model = ModelSettings(source=str(demo_model()), dtype="float32", device="cpu")
+    federated = federate(simulate(real_backbone, TASK, held), model, TASK, method, public=public)
+    told = federated.adapter.provenance["privacy"]
+    assert 3.9 < told["epsilon"] <= 4.0
+    assert not federated.adapter.coefficients.is_identity

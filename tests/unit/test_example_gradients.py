@@ -1,0 +1,64 @@
+"""Each example's own gradient, against micro-batches of one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.scoring import Scorer
+from ifedicl.calibrate import example_gradients, gradient_sum
+from ifedicl.core.coefficients import Coefficients, Form, active_writes
+from ifedicl.core.subspace import Context, subspace_basis
+from ifedicl.core.vectors import WRITES
+from tests import tiny
+
+
+def _setting(backbone: Backbone, task: Any, rank: int, first: int, loss: str) -> tuple[Any, ...]:
+    scorer = Scorer(backbone, task, first_layer=first)
+    rows = tiny.examples(5, task=task)
+    prompts, labels = scorer.encoder.prompts([row.text for row in rows]), [task.index(row.label) for row in rows]
+    draw = np.random.default_rng(0)
+    vectors = draw.standard_normal((backbone.layers, 2, backbone.width)).astype(np.float32)
+    basis = subspace_basis(draw.standard_normal((0, *vectors.shape)), rank, draw) if rank else None
+    form = Form(backbone.layers, rank)
+    active = active_writes(backbone.layers, range(first, backbone.layers), WRITES)
+    start = Coefficients.initial(form, active, context_scale=0.2, activation_scale=0.9)
+    if rank:
+        start.core[first:] = 0.1 * draw.standard_normal(start.core[first:].shape)  # type: ignore[index]
+    method = tiny.method(calibration={"loss": loss}, injection={"from_depth": first / backbone.layers})
+    return scorer, prompts, labels, Context(vectors, basis), start, method
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize(
+    ("task", "loss", "first"),
+    [
+        (tiny.TASK, "labels", 0),
+        (tiny.TASK, "vocabulary", 1),
+        (tiny.MANY_TOKENS, "labels", 0),
+        (tiny.MANY_TOKENS, "vocabulary", 0),
+    ],
+)
+def test_rows_of_one_pass_give_what_each_gives_alone(backbone: Backbone, task: Any, loss: str, first: int, rank: int) -> None:
+    setting = _setting(backbone, task, rank, first, loss)
+    seen = set()
+    for rows, arrays in example_gradients(*setting, range(5)):
+        seen.update(rows)
+        for place, row in enumerate(rows):
+            alone = gradient_sum(*setting, [row])
+            assert set(arrays) == set(alone.arrays)
+            for name, array in alone.arrays.items():
+                np.testing.assert_allclose(arrays[name][place], array, rtol=2e-4, atol=2e-5)
+                assert name != "scales" or np.abs(array).max() > 1e-3
+    assert seen == set(range(5))
+
+
+@pytest.mark.parametrize("family", ["opt", "gpt_neox-parallel", "gemma2"])
+def test_other_families_too(family: str) -> None:
+    setting = _setting(tiny.family_backbone(family), tiny.TASK, 0, 0, "labels")
+    for rows, arrays in example_gradients(*setting, range(5)):
+        whole = gradient_sum(*setting, rows)
+        np.testing.assert_allclose(arrays["scales"].sum(axis=0), whole.arrays["scales"], rtol=1e-3, atol=1e-3)

@@ -1,0 +1,377 @@
+"""A client under differential privacy: what it sends is clipped, noised in sum, accounted for, and nothing else leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ifedicl import runs
+from ifedicl.backbone.load import Backbone
+from ifedicl.calibrate import example_gradients
+from ifedicl.core.aggregation import GradientSum
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.data import Role
+from ifedicl.errors import ConfigError, TooFewClientsError
+from ifedicl.federation.assignment import ModelShape
+from ifedicl.federation.client import Client
+from ifedicl.federation.coordinator import Coordinator
+from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.messages import (
+    CompareRequest,
+    ContextRequest,
+    EvaluateRequest,
+    Failure,
+    FailureCode,
+    GradientReply,
+    GradientRequest,
+    Reply,
+    Request,
+    StatisticsRequest,
+    UpdateRequest,
+    VectorsReply,
+    VectorsRequest,
+)
+from ifedicl.federation.played import gradients_left
+from ifedicl.federation.private import Private
+from ifedicl.inspection import what_leaves
+from ifedicl.privacy.accountant import epsilon
+from ifedicl.privacy.guard import GuardedClient
+from ifedicl.privacy.ledger import SUMMED, Ledger
+from ifedicl.privacy.modes import mode_of
+from ifedicl.privacy.policy import open_policy
+from ifedicl.settings import Method, ModelSettings, NoiseSettings, load_settings
+from tests import tiny
+
+STEP = 2.0**-24
+PUBLIC = tiny.examples(8, seed=9)
+
+
+def method(**sections: Any) -> Method:
+    base = {
+        "holdout": {"selection": 0.0},
+        "server": {"update": "gradient", "draw": 1.0},
+        "rounds": {"rounds": 3, "select_by": "last"},
+        "injection": {"from_depth": 0.4},
+    }
+    return tiny.method(**{name: {**base.get(name, {}), **sections.get(name, {})} for name in {*base, *sections}})
+
+
+class Ward:
+    """One client and its promise."""
+
+    def __init__(
+        self, name: str, backbone: Backbone, rows: Any, settings: NoiseSettings, run: Method, survivors: int = 3
+    ) -> None:
+        self.private = Private(settings, survivors, run, PUBLIC, step=STEP)
+        self.client = Client(name, rows, backbone, secret=name.encode(), summing=self.private.summing)
+        self.name, self._answer = name, self.private.door(self.client.handle)
+
+    def handle(self, request: Request) -> Reply:
+        return self._answer(request)
+
+
+def wards(backbone: Backbone, settings: NoiseSettings, run: Method, count: int = 3) -> list[Ward]:
+    rows = tiny.examples(5 * count)
+    return [Ward(f"ward-{n}", backbone, rows[5 * n : 5 * n + 5], settings, run) for n in range(count)]
+
+
+def ready(ward: Ward, backbone: Backbone, run: Method) -> GradientRequest:
+    """Stage 1 and the global vectors; the request for the first round."""
+    reply = ward.handle(VectorsRequest(tiny.TASK, run, backbone.fingerprint, ""))
+    assert isinstance(reply, VectorsReply)
+    from ifedicl.core.subspace import Context
+
+    context = Context(reply.vectors.mean().astype(np.float32))
+    ward.handle(ContextRequest(tiny.TASK, run, backbone.fingerprint, context, "c"))
+    shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
+    return GradientRequest("c", 0, Coordinator(LocalEngine([ward.client]), tiny.TASK, run, shape)._state.coefficients)
+
+
+def asked(ward: Ward, request: GradientRequest) -> GradientSum:
+    reply = ward.handle(request)
+    assert isinstance(reply, GradientReply), reply
+    return reply.sums
+
+
+def test_vectors_are_those_of_public_text_whoever_is_asked(backbone: Backbone) -> None:
+    run = method()
+    replies = [
+        ward.handle(VectorsRequest(tiny.TASK, run, backbone.fingerprint, "")) for ward in wards(backbone, NoiseSettings(), run)
+    ]
+    assert all(isinstance(reply, VectorsReply) for reply in replies)
+    for reply in replies[1:]:
+        np.testing.assert_array_equal(reply.vectors.means, replies[0].vectors.means)  # type: ignore[union-attr]
+        np.testing.assert_array_equal(reply.vectors.counts, [len(PUBLIC)])  # type: ignore[union-attr]
+
+
+def test_a_gradient_sum_is_that_of_clipped_examples_and_says_nothing_else(backbone: Backbone) -> None:
+    run = method()
+    ward = wards(backbone, NoiseSettings(clip=0.3), run)[0]
+    request = ready(ward, backbone, run)
+    sums = asked(ward, request)
+    assert (sums.examples, sums.loss) == (0, 0.0)
+    promise = ward.private._latest
+    assert promise is not None
+    job, context = ward.client._in_context("c", request.coefficients)
+    part, total = job.part(Role.TRAIN), np.zeros(backbone.layers * 4)
+    rows = range(len(part.labels))
+    clipped = 0
+    for _, arrays in example_gradients(job.scorer, part.prompts, part.labels, context, request.coefficients, run, rows):
+        for gradient in arrays["scales"]:
+            row = (gradient * promise.weights["scales"]).ravel()
+            length = float(np.linalg.norm(row))
+            clipped += length > promise.bound.clip
+            total += row * min(1.0, promise.bound.clip / length)
+    assert clipped > 0
+    np.testing.assert_allclose(sums.arrays["scales"].ravel(), total, atol=5 * promise.bound.step)
+    assert not sums.arrays["scales"][:1].any()  # the layer that is not injected
+    assert sums.arrays["scales"][1:].any()
+
+
+def test_noise_is_on_what_depends_on_examples_and_only_there(backbone: Backbone) -> None:
+    run = method()
+    ward = wards(backbone, NoiseSettings(), run)[0]
+    asked(ward, ready(ward, backbone, run))
+    noise = ward.private.noise("gradient", 2 + backbone.layers * 4)
+    assert not noise[:2].any()
+    arrays = noise[2:].reshape(backbone.layers, 2, 2)
+    assert not arrays[:1].any()
+    assert np.count_nonzero(arrays[1:]) > 0.9 * arrays[1:].size
+    assert not ward.private.noise("vectors", 10).any()
+    assert not np.array_equal(noise, ward.private.noise("gradient", len(noise)))
+
+
+def test_the_noise_of_the_fewest_survivors_is_what_the_promise_asks_for(backbone: Backbone) -> None:
+    run, settings = method(), NoiseSettings(epsilon=2.0, colluders=1)
+    ward = wards(backbone, settings, run)[0]
+    asked(ward, ready(ward, backbone, run))
+    promise, size = ward.private._latest, 2 + backbone.layers * 4
+    assert promise is not None
+    drawn = np.stack([ward.private.noise("gradient", size)[2:][promise.active] for _ in range(800)])
+    drawn = drawn * STEP / promise.bound.step
+    # Three survivors of whom one colludes: two shares are the whole.
+    assert 2 * drawn.var() == pytest.approx(promise.release.variance, rel=0.06)
+    assert epsilon([promise.release] * 3, settings.delta) == pytest.approx(2.0, rel=1e-3)
+
+
+def test_the_budget_ends_a_client_after_the_rounds_that_were_promised(backbone: Backbone) -> None:
+    run = method()
+    ward = wards(backbone, NoiseSettings(epsilon=1.0), run)[0]
+    request = ready(ward, backbone, run)
+    for _ in range(3):
+        asked(ward, request)
+    assert 0.99 < ward.private.budget.spent_epsilon <= 1.0
+    reply = ward.handle(request)
+    assert isinstance(reply, Failure)
+    assert len(ward.private.budget.spent) == 3
+
+
+def test_a_budget_that_an_earlier_run_spent_is_not_there_again(backbone: Backbone) -> None:
+    run = method()
+    first = wards(backbone, NoiseSettings(epsilon=1.0), run)[0]
+    asked(first, ready(first, backbone, run))
+    again = Private(NoiseSettings(epsilon=1.0), 3, run, PUBLIC, step=STEP, left=3)
+    client = Client("ward", tiny.examples(5), backbone, secret=b"w", summing=again.summing)
+    ward = first
+    ward.private, ward.client, ward._answer = again, client, again.door(client.handle)
+    assert isinstance(ward.handle(ready(ward, backbone, run)), Failure)
+
+
+def test_what_no_noise_is_planned_for_is_refused(backbone: Backbone) -> None:
+    run = method()
+    ward = wards(backbone, NoiseSettings(), run)[0]
+    start: Coefficients = ready(ward, backbone, run).coefficients
+    requests: list[Request] = [
+        UpdateRequest("c", 0, 0, 3, start),
+        EvaluateRequest("c", Role.SELECTION, start),
+        StatisticsRequest("c", start),
+        CompareRequest("c", start, None),
+        VectorsRequest(tiny.TASK, method(rounds={"rounds": 4}), backbone.fingerprint, ""),
+    ]
+    for request in requests:
+        assert ward.handle(request) == Failure(FailureCode.BAD_REQUEST)
+    with pytest.raises(KeyError):
+        wards(backbone, NoiseSettings(), run)[0].private.noise("gradient", 10)
+
+
+@pytest.mark.parametrize(
+    ("run", "settings", "survivors", "field"),
+    [
+        (method(), NoiseSettings(colluders=3), 3, "noise.colluders"),
+        (method(server={"update": "local"}), NoiseSettings(), 3, "server.update"),
+        (method(server={"optimizer": "momentum"}), NoiseSettings(), 3, "server.optimizer"),
+        (method(readout={"most_features": 8}, holdout={"selection": 0.2}), NoiseSettings(), 3, "readout"),
+        (method(holdout={"gate": 0.2}), NoiseSettings(), 3, "holdout.gate"),
+        (method(rounds={"select_by": "loss"}), NoiseSettings(), 3, "rounds.select_by"),
+        (method(subspace={"rank": 2, "source": "clients"}), NoiseSettings(), 3, "subspace.source"),
+    ],
+)
+def test_settings_that_guarantee_nothing_are_refused(run: Method, settings: NoiseSettings, survivors: int, field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        Private(settings, survivors, run, PUBLIC, step=STEP)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_federation_runs_on_what_private_clients_send(backbone: Backbone, rank: int) -> None:
+    subspace = {"subspace": {"rank": rank, "source": "random"}} if rank else {}
+    run = method(**subspace)
+    clients = wards(backbone, NoiseSettings(), run)
+    shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
+    outcome = Coordinator(LocalEngine(clients), tiny.TASK, run, shape).run()  # type: ignore[arg-type]
+    assert outcome.chosen_round == 3
+    assert not outcome.coefficients.is_identity
+    assert not any(exchange.failure for exchange in outcome.state.traffic)
+
+
+# --- whole runs --------------------------------------------------------------------------------------------------------
+
+
+def private_method(**sections: Any) -> Method:
+    base: dict[str, Any] = {
+        "vectors": {"weighting": "examples"},
+        "rounds": {"rounds": 3, "select_by": "last", "weighting": "examples"},
+        "privacy": {"mode": "private", "min_clients": 3, "min_examples": 2, "noise": {"epsilon": 2.0, "colluders": 1}},
+    }
+    return method(**{name: {**base.get(name, {}), **sections.get(name, {})} for name in {*base, *sections}})
+
+
+def run_of(backbone: Backbone, run: Method, folder: Path, **options: Any) -> runs.Federated:
+    rows = tiny.examples(24)
+    clients = runs.simulate(backbone, tiny.TASK, {f"ward-{n}": rows[6 * n : 6 * n + 6] for n in range(4)})
+    return runs.federate(
+        clients,
+        ModelSettings(source="tiny"),
+        tiny.TASK,
+        run,
+        ledgers=folder / "ledgers",
+        checkpoint=folder / "state.safetensors",
+        public=PUBLIC,
+        **options,
+    )
+
+
+def test_a_private_federation_says_what_it_tells_in_adapter_and_ledger(backbone: Backbone, tmp_path: Path) -> None:
+    federated = run_of(backbone, private_method(), tmp_path)
+    told = federated.adapter.provenance["privacy"]
+    assert 1.99 < told["epsilon"] <= 2.0
+    assert told["delta"] == 1e-5
+    spent = [
+        entry.facts["epsilon"] for entry in Ledger(tmp_path / "ledgers" / "ward-0.jsonl", "ward-0") if entry.event == SUMMED
+    ]
+    assert spent[0] == 0.0  # vectors of public text
+    assert spent == sorted(spent)
+    assert spent[-1] == pytest.approx(told["epsilon"], abs=1e-3)
+
+
+def test_the_sum_that_the_coordinator_gets_is_noisy(backbone: Backbone, tmp_path: Path) -> None:
+    adapters = [run_of(backbone, private_method(), tmp_path / str(number)).adapter for number in range(2)]
+    first, second = (adapter.coefficients.scales for adapter in adapters)
+    assert not np.array_equal(first, second)  # the noise is never drawn twice
+    np.testing.assert_array_equal(adapters[0].context.vectors, adapters[1].context.vectors)
+
+
+def test_more_rounds_than_were_promised_are_refused_and_a_restart_forgets_nothing(backbone: Backbone, tmp_path: Path) -> None:
+    run = private_method()
+    run_of(backbone, run, tmp_path)
+    left = {f"ward-{number}": 3 for number in range(4)}
+    with pytest.raises(TooFewClientsError):
+        run_of(backbone, run, tmp_path, more_rounds=1, left=left)
+
+
+@pytest.mark.parametrize(
+    ("sections", "field"),
+    [
+        ({"holdout": {"selection": 0.2}}, "holdout"),
+        ({"server": {"update": "local"}}, "server.update"),
+        ({"privacy": {"mode": "secure"}}, "noise"),
+        ({"privacy": {"noise": None}}, "noise"),
+        ({"privacy": {"noise": {"colluders": 3}}}, "colluders"),
+    ],
+)
+def test_a_config_whose_mode_would_guarantee_nothing_is_an_error(sections: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        private_method(**sections)
+
+
+def test_an_owners_limit_of_epsilon_stops_its_client(backbone: Backbone, tmp_path: Path) -> None:
+    run, policy = method(), open_policy()
+    limited = policy.model_copy(update={"most": policy.most.model_copy(update={"epsilon": 1.5})})
+    ward = wards(backbone, NoiseSettings(epsilon=2.0), run)[0]
+    guard = GuardedClient(ward.client, limited, Ledger(tmp_path / "ledger.jsonl", ward.name))
+    ward._answer = ward.private.door(guard.handle)
+    request = ready(ward, backbone, run)
+    answers = [ward.handle(request) for _ in range(3)]
+    assert isinstance(answers[0], GradientReply)
+    assert [reply.code for reply in answers if isinstance(reply, Failure)] == [FailureCode.SPENT] * 2
+    # Without a promise nothing leaves at all.
+    plain = Client("plain", tiny.examples(5), backbone, secret=b"p")
+    open_guard = GuardedClient(plain, limited, Ledger(tmp_path / "plain.jsonl", "plain"))
+    reply = open_guard.handle(VectorsRequest(tiny.TASK, run, backbone.fingerprint, ""))
+    assert isinstance(reply, Failure)
+    assert reply.code is FailureCode.REFUSED
+
+
+CONFIG = """
+[task]
+name = "mood"
+labels = ["good", "bad"]
+template = "Text: {{text}}\\nMood:"
+[model]
+source = "{model}"
+dtype = "float32"
+device = "cpu"
+[data]
+train = "train.jsonl"
+split = {{ clients = 4, alpha = 100.0 }}
+public = "public.txt"
+[holdout]
+selection = 0.0
+[vectors]
+weighting = "examples"
+[rounds]
+rounds = 2
+select_by = "last"
+weighting = "examples"
+[server]
+update = "gradient"
+[privacy]
+mode = "private"
+min_examples = 2
+[privacy.noise]
+epsilon = 3.0
+"""
+
+
+def test_a_config_in_private_mode_runs_says_so_and_does_not_go_on_for_free(tmp_path: Path, llama_folder: Path) -> None:
+    rows = [{"text": row.text, "label": row.label} for row in tiny.examples(24)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "public.txt").write_text("".join(row.text + "\n" for row in PUBLIC))
+    (tmp_path / "config.toml").write_text(CONFIG.format(model=llama_folder))
+    settings = load_settings(tmp_path / "config.toml")
+    assert mode_of(settings.method).startswith("private: ")
+    assert any("noise" in sentence for sentence in what_leaves(settings))
+    result = runs.run(settings, tmp_path / "run")
+    assert result.federated is not None
+    assert result.federated.adapter.provenance["privacy"]["epsilon"] <= 3.0
+    model = result.federated.adapter.fingerprint
+    names = tuple(result.clients)
+    assert set(gradients_left(settings, tmp_path / "run" / runs.LEDGERS, names, model).values()) == {2}
+    with pytest.raises(TooFewClientsError):
+        runs.run(settings, tmp_path / "run", more_rounds=1)
+
+
+def test_private_mode_without_public_text_is_an_error(tmp_path: Path, llama_folder: Path) -> None:
+    (tmp_path / "config.toml").write_text(CONFIG.format(model=llama_folder).replace('public = "public.txt"\n', ""))
+    with pytest.raises(ConfigError, match=r"data\.public"):
+        load_settings(tmp_path / "config.toml")
+
+
+def test_a_clip_that_the_sum_cannot_resolve_lets_nothing_out(backbone: Backbone) -> None:
+    run = method()
+    ward = wards(backbone, NoiseSettings(clip=1e-6), run)[0]
+    assert ward.handle(ready(ward, backbone, run)) == Failure(FailureCode.INTERNAL)
+    assert not ward.private.budget.spent

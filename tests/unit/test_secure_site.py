@@ -1,0 +1,119 @@
+"""Owners on machines of their own who take part in secure sums only: identities exchanged, policies, ledgers."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ifedicl import cli
+from ifedicl.errors import ConfigError, TooFewClientsError
+from ifedicl.federation.assignment import ModelShape
+from ifedicl.federation.coordinator import Coordinator
+from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.messages import Failure, FailureCode, VectorsRequest
+from ifedicl.federation.secure import around
+from ifedicl.privacy.ledger import REPLY, SUMMED, read
+from ifedicl.privacy.policy import SumSettings, load_client_settings
+from ifedicl.privacy.site import open_site
+from ifedicl.settings import Method
+from tests import tiny
+
+NAMES = ("north", "south", "east")
+METHOD = tiny.method(
+    vectors={"weighting": "examples"},
+    rounds={"rounds": 2, "weighting": "examples"},
+    privacy={"mode": "secure", "min_examples": 4},
+)
+
+
+def identity(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["policy", "identity", str(path)])
+    assert not stop.value.code
+    return capsys.readouterr().out.strip()
+
+
+def write(folder: Path, model: Path, sums: str = "") -> Path:
+    folder.mkdir(exist_ok=True)
+    rows = [{"text": row.text, "label": row.label} for row in tiny.examples(20, seed=len(folder.name))]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = folder / "client.toml"
+    path.write_text(
+        f'[data]\nfile = "rows.jsonl"\n[model]\nsource = "{model}"\ndevice = "cpu"\ndtype = "float32"\n'
+        f'[allow]\ntasks = ["any"]\nmodels = ["any"]\n[least]\nexamples = 4\n{sums}'
+    )
+    return path
+
+
+@pytest.fixture
+def sites(tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Path]:
+    """Three owners who have exchanged identities."""
+    files = {name: write(tmp_path / name, llama_folder) for name in NAMES}
+    keys = {name: identity(path, capsys) for name, path in files.items()}
+    for name in NAMES:
+        peers = "".join(f'{other} = "{key}"\n' for other, key in keys.items() if other != name)
+        write(tmp_path / name, llama_folder, f"[sums]\n[sums.peers]\n{peers}")
+    return files
+
+
+def run(sites: dict[str, Path], method: Method = METHOD) -> Any:
+    doors = [open_site(path, name) for name, path in sites.items()]
+    backbone = doors[0]._guard._client.backbone  # type: ignore[attr-defined]
+    shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
+    return Coordinator(around(LocalEngine(doors), method), tiny.TASK, method, shape).run()
+
+
+def test_owners_who_pinned_each_other_run_a_federation_of_sums(sites: dict[str, Path]) -> None:
+    outcome = run(sites)
+    assert outcome.chosen_round
+    assert np.isfinite(outcome.coefficients.scales).all()
+    for path in sites.values():
+        entries, _ = read(path.parent / "ledger.jsonl")
+        assert [entry for entry in entries if entry.event == SUMMED]
+        left = {entry.facts["kind"] for entry in entries if entry.event == REPLY}
+        assert left == {"sum_begin_reply", "sum_deal_reply", "sum_mask_reply", "sum_reveal_reply", "context_reply"}
+
+
+def test_an_owner_with_sums_answers_no_open_run(sites: dict[str, Path]) -> None:
+    site = open_site(sites["north"], "north")
+    fingerprint = site._guard._client.backbone.fingerprint  # type: ignore[attr-defined]
+    reply = site.handle(VectorsRequest(tiny.TASK, tiny.method(), fingerprint, ""))
+    assert replace(reply, head=None) == Failure(FailureCode.OTHER_MODE)
+
+
+def test_a_client_that_an_owner_did_not_pin_gets_no_share(sites: dict[str, Path]) -> None:
+    text = sites["north"].read_text()
+    sites["north"].write_text(re.sub(r'south = "\w+"', f'south = "{"0" * 64}"', text))
+    with pytest.raises(TooFewClientsError, match="north: protocol"):
+        run(sites)
+
+
+def test_an_identity_is_the_same_each_time_and_another_for_each_owner(
+    sites: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys = {identity(path, capsys) for path in sites.values()}
+    assert len(keys) == len(NAMES)
+    assert keys == {identity(path, capsys) for path in sites.values()}
+
+
+def test_a_peer_that_is_no_identity_is_a_fault(tmp_path: Path, llama_folder: Path) -> None:
+    path = write(tmp_path / "north", llama_folder, '[sums]\n[sums.peers]\nsouth = "abc"\n')
+    with pytest.raises(ConfigError, match=r"sums\.peers"):
+        load_client_settings(path)
+
+
+def test_the_written_file_shows_the_sums_with_their_defaults(tmp_path: Path) -> None:
+    text = (resources.files("ifedicl") / "templates" / "client.toml").read_text()
+    shown = re.sub(r"^# (?=\[sums\]|  [\[\w])", "", text, flags=re.MULTILINE)
+    path = tmp_path / "client.toml"
+    path.write_text(shown.replace("@tasks@", "").replace("@models@", "").replace("64 hexadecimal digits", "a" * 64))
+    sums = load_client_settings(path).sums
+    assert sums == SumSettings(peers={"clinic-b": "a" * 64})
