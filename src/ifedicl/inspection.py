@@ -137,8 +137,8 @@ def _noisily(settings: RunSettings) -> list[str]:
     """Where noise hides each example."""
     return [
         "once: vectors of public text, the same from every client; a sealed note to itself of how far it has come",
-        f"each of {settings.rounds.rounds} rounds, with its share of noise: the clipped gradients of the training examples that it "
-        "draws, summed",
+        f"each of {settings.rounds.rounds} rounds, with its share of noise: the clipped gradients of the training examples "
+        "that it draws, summed",
     ]
 
 

@@ -50,9 +50,9 @@ def run_job(engine: Engine, job: JobSettings, folder: Path, *, resume: bool, obs
     carrier = around(engine, job.method)
     coordinator = Coordinator(carrier, job.task, job.method, job.shape, checkpoint_file=checkpoint, observer=observe)
     outcome = coordinator.run(resume=resume)
-    journal.finish(outcome.state, outcome.chosen_round, outcome.gate)
     # Adapters bring in transformers, which takes seconds to import; the first round need not wait for it.
     from ifedicl.federation.results import adapter_of
 
     adapter = adapter_of(outcome, job.task, job.method, job.model, job.fingerprint, len(job.sites))
     adapter.save(folder / ADAPTER)
+    journal.finish(outcome.state, outcome.chosen_round, outcome.gate)
