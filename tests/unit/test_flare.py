@@ -320,6 +320,14 @@ def test_a_job_holds_settings_and_two_names_of_ours_and_no_code(backbone: Backbo
     }
 
 
+def test_a_job_may_ask_sites_to_ask_less_often_and_a_resume_keeps_it(backbone: Backbone, tmp_path: Path) -> None:
+    write_job(job(backbone).model_copy(update={"interval": 2.0}), tmp_path / "job")
+    with as_resume(tmp_path / "job") as again:
+        server = json.loads((again / "server" / "config" / "config_fed_server.json").read_text())
+        site = json.loads((again / "site" / "config" / "config_fed_client.json").read_text())
+    assert (server["server"]["task_request_interval"], site["default_task_fetch_interval"]) == (2.0, 2.0)
+
+
 def test_the_classes_that_a_job_names_exist_and_keep_their_arguments(backbone: Backbone) -> None:
     from ifedicl.federation.engines.nvflare import executor, names, readmission, server
 
