@@ -44,7 +44,7 @@ from ifedicl.federation.messages import (
     decode_request,
     encode,
 )
-from ifedicl.settings import ModelSettings, load_settings, validated
+from ifedicl.settings import ModelSettings, changed, load_settings, validated
 from tests import tiny
 
 SITES = ("a", "b", "c")
@@ -320,6 +320,14 @@ def test_a_job_holds_settings_and_two_names_of_ours_and_no_code(backbone: Backbo
     }
 
 
+def test_a_job_may_ask_sites_to_ask_less_often_and_a_resume_keeps_it(backbone: Backbone, tmp_path: Path) -> None:
+    write_job(job(backbone).model_copy(update={"interval": 2.0}), tmp_path / "job")
+    with as_resume(tmp_path / "job") as again:
+        server = json.loads((again / "server" / "config" / "config_fed_server.json").read_text())
+        site = json.loads((again / "site" / "config" / "config_fed_client.json").read_text())
+    assert (server["server"]["task_request_interval"], site["default_task_fetch_interval"]) == (2.0, 2.0)
+
+
 def test_the_classes_that_a_job_names_exist_and_keep_their_arguments(backbone: Backbone) -> None:
     from ifedicl.federation.engines.nvflare import executor, names, readmission, server
 
@@ -352,10 +360,20 @@ def test_a_job_that_needs_more_sites_than_there_are_is_refused(backbone: Backbon
         write_job(job(backbone, rounds={"min_clients": 4}), tmp_path / "job")
 
 
-def test_a_job_with_secure_sums_is_refused_as_they_are_not_carried(backbone: Backbone) -> None:
-    values = job(backbone).model_dump(mode="json")
-    values["method"] |= {"privacy": {"mode": "secure"}, "vectors": {"weighting": "examples"}}
-    values["method"]["rounds"] |= {"weighting": "examples"}
+_PRIVATE: dict[str, Any] = {
+    "holdout": {"selection": 0.0},
+    "server": {"update": "gradient", "draw": 1.0},
+    "injection": {"from_depth": 0.4},
+    "vectors": {"weighting": "examples"},
+    "rounds": {"select_by": "last", "weighting": "examples"},
+    "privacy": {"mode": "private", "noise": {"epsilon": 2.0, "colluders": 1}},
+}
+
+
+def test_a_job_that_promises_noise_is_refused_as_it_is_not_carried(backbone: Backbone) -> None:
+    settings = job(backbone)
+    values = settings.model_dump(mode="json")
+    values["method"] = changed(settings.method, _PRIVATE, "test").model_dump(mode="json")
     with pytest.raises(ConfigError, match="not carried over FLARE yet"):
         validated(JobSettings, values, "job")
 
