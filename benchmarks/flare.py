@@ -71,7 +71,7 @@ def over_flare(rounds: int) -> dict[str, float]:
             submitted = time.monotonic() - start
             wait_for("round 1", lambda: (state := federation.state("config")) and state.round > 0, 120)
             first = time.monotonic() - start
-            wait_for("the end", lambda: (federation.run_folder("config") / "metrics.jsonl").is_file(), 300)
+            wait_for("the end", lambda: (federation.run_folder("config") / "adapter" / "adapter.json").is_file(), 300)
             state = federation.state("config")
             assert state is not None
     steps = [item for item in state.traffic if item.step == "update" and item.round > 0]

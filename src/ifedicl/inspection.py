@@ -120,9 +120,30 @@ def for_owners(settings: RunSettings, fingerprint: str) -> dict[str, str]:
 
 
 def what_leaves(settings: RunSettings) -> list[str]:
-    """In words, all that a client of this run sends; in secure mode, masked, so that only sums over clients can be read."""
-    if settings.promises_noise:
-        return _what_leaves_with_noise()
+    """In words, all that a client of this run sends; of sums, what goes into them."""
+    masked = (
+        "of all that follows, sums over clients only: its own numbers leave masked, with fresh public keys, sealed shares and "
+        "one share of each other client. Readable of itself are the numbers' layout, its dtype, and a code where it stays out"
+    )
+    return [
+        *([masked] if settings.sums_only else []),
+        *(_noisily(settings) if settings.promises_noise else _plainly(settings)),
+        "with every reply: how many entries its ledger has, and the digest of the last",
+        "when something fails or is refused: one code of a fixed list, never a text",
+    ]
+
+
+def _noisily(settings: RunSettings) -> list[str]:
+    """Where noise hides each example."""
+    return [
+        "once: vectors of public text, the same from every client; a sealed note to itself of how far it has come",
+        f"each of {settings.rounds.rounds} rounds, with its share of noise: the clipped gradients of the training examples "
+        "that it draws, summed",
+    ]
+
+
+def _plainly(settings: RunSettings) -> list[str]:
+    """Where nothing is changed of it."""
     number = "and their number"
     if settings.classes_apart:
         parts = f", each in {settings.shards} shards" if settings.shards > 1 else ""
@@ -149,17 +170,6 @@ def what_leaves(settings: RunSettings) -> list[str]:
         "each evaluation: number of held-out examples, how many were right, the sum of their losses",
         *readout,
         *([compared] if settings.holdout.gate > 0 else []),
-        "with every reply: how many entries its ledger has, and the digest of the last",
-        "when something fails or is refused: one code of a fixed list, never a text",
-    ]
-
-
-def _what_leaves_with_noise() -> list[str]:
-    return [
-        "once: vectors of public text, the same from every client; a sealed note to itself of how far it has come",
-        "each round, masked and with noise: the clipped gradients of the training examples that it draws, summed",
-        "with every reply: how many entries its ledger has, and the digest of the last",
-        "when something fails or is refused: one code of a fixed list, never a text",
     ]
 
 

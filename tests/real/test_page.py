@@ -145,7 +145,7 @@ def test_a_dropped_file_is_taken_and_one_that_is_not_utf8_is_named(watched: Watc
 
 def test_everything_is_done_by_keyboard_alone(watched: Watched) -> None:
     page = watched.at("")
-    page.wait_for_function("document.querySelector('#adapter').options.length === 2")
+    playwright.expect(page.locator("#adapter option")).to_have_count(2)
     reached = []
     for _ in range(14):
         page.keyboard.press("Tab")

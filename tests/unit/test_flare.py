@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nvflare.fuel.flare_api.api_spec import JobNotRunning
 
 from ifedicl import cli
 from ifedicl.backbone.load import Backbone, shape_of
@@ -24,6 +25,7 @@ from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.engines.nvflare.carrier import Parcel, PostEngine
+from ifedicl.federation.engines.nvflare.console import Console
 from ifedicl.federation.engines.nvflare.door import answer
 from ifedicl.federation.engines.nvflare.jobs import JobSettings, as_resume, job_settings, write_job
 from ifedicl.federation.engines.nvflare.project import load_project
@@ -42,7 +44,7 @@ from ifedicl.federation.messages import (
     decode_request,
     encode,
 )
-from ifedicl.settings import ModelSettings, load_settings
+from ifedicl.settings import ModelSettings, changed, load_settings, validated
 from tests import tiny
 
 SITES = ("a", "b", "c")
@@ -318,6 +320,14 @@ def test_a_job_holds_settings_and_two_names_of_ours_and_no_code(backbone: Backbo
     }
 
 
+def test_a_job_may_ask_sites_to_ask_less_often_and_a_resume_keeps_it(backbone: Backbone, tmp_path: Path) -> None:
+    write_job(job(backbone).model_copy(update={"interval": 2.0}), tmp_path / "job")
+    with as_resume(tmp_path / "job") as again:
+        server = json.loads((again / "server" / "config" / "config_fed_server.json").read_text())
+        site = json.loads((again / "site" / "config" / "config_fed_client.json").read_text())
+    assert (server["server"]["task_request_interval"], site["default_task_fetch_interval"]) == (2.0, 2.0)
+
+
 def test_the_classes_that_a_job_names_exist_and_keep_their_arguments(backbone: Backbone) -> None:
     from ifedicl.federation.engines.nvflare import executor, names, readmission, server
 
@@ -348,6 +358,24 @@ def test_a_job_that_resumes_differs_in_that_alone(backbone: Backbone, tmp_path: 
 def test_a_job_that_needs_more_sites_than_there_are_is_refused(backbone: Backbone, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"rounds\.min_clients.*received 4"):
         write_job(job(backbone, rounds={"min_clients": 4}), tmp_path / "job")
+
+
+_PRIVATE: dict[str, Any] = {
+    "holdout": {"selection": 0.0},
+    "server": {"update": "gradient", "draw": 1.0},
+    "injection": {"from_depth": 0.4},
+    "vectors": {"weighting": "examples"},
+    "rounds": {"select_by": "last", "weighting": "examples"},
+    "privacy": {"mode": "private", "noise": {"epsilon": 2.0, "colluders": 1}},
+}
+
+
+def test_a_job_that_promises_noise_is_refused_as_it_is_not_carried(backbone: Backbone) -> None:
+    settings = job(backbone)
+    values = settings.model_dump(mode="json")
+    values["method"] = changed(settings.method, _PRIVATE, "test").model_dump(mode="json")
+    with pytest.raises(ConfigError, match="not carried over FLARE yet"):
+        validated(JobSettings, values, "job")
 
 
 def test_a_config_becomes_a_job_with_the_models_fingerprint(llama_folder: Path, backbone: Backbone, tmp_path: Path) -> None:
@@ -460,3 +488,42 @@ def test_vectors_that_cross_a_post_are_the_sites_own(backbone: Backbone) -> None
     assert delivery.reply is not own
     np.testing.assert_array_equal(delivery.reply.vectors.means, own.vectors.means)
     assert delivery.bytes_up == len(encode(own))
+
+
+# The console
+
+
+class PlayedSession:
+    """FLARE's admin session, as far as the console uses it."""
+
+    def __init__(self) -> None:
+        self.aborted: list[str] = []
+
+    def list_jobs(self, *, reverse: bool) -> list[dict[str, str]]:
+        assert reverse
+        return [
+            {"job_id": "2", "job_name": "night", "status": "RUNNING"},
+            {"job_id": "1", "job_name": "day", "status": "FINISHED:COMPLETED"},
+        ]
+
+    def do_app_command(self, job_id: str, topic: str, data: object) -> dict[str, int]:
+        if job_id == "1":
+            raise JobNotRunning("1")
+        return {"round": 3}
+
+    def abort_job(self, job_id: str) -> None:
+        self.aborted.append(job_id)
+
+
+def test_the_console_finds_asks_and_stops_a_run_by_its_name() -> None:
+    session = PlayedSession()
+    opened = Console(session)
+    assert opened.job().name == "night"
+    assert opened.status(opened.job()) == {"round": 3}
+    day = opened.job("day")
+    assert (day.is_over, day.is_done, opened.job().is_over) == (True, True, False)
+    assert opened.status(day) is None
+    opened.stop(opened.job("night"))
+    assert session.aborted == ["2"]
+    with pytest.raises(FederationError, match="no job 'dusk'"):
+        opened.job("dusk")

@@ -144,6 +144,9 @@ def test_who_is_best_or_worst_or_claims_too_many_examples_has_no_say() -> None:
     examples = dict.fromkeys(scores, 10) | {"e": 10**9}
     assert trusted(scores, examples, Trust(0.2)) == ["c", "d", "f", "g", "h"]
     assert trusted({}, {}, Trust(0.2)) == []
+    few = {"a": (1.0,), "b": (2.0,), "c": (3.0,)}
+    assert trusted(few, {"a": 1, "b": 3, "c": 1}, Trust(0.2)) == ["b"]
+    assert trusted(few, {"a": 1, "b": 4, "c": 1}, Trust(0.2)) == ["a", "c"]
     assert trusted({"a": (1.0,)}, {"a": 3}, Trust(0.2)) == ["a"]
 
 
@@ -170,6 +173,13 @@ def test_what_one_client_alone_could_decide_does_not_go_with_robust(sections: di
 def test_all_contradictions_are_named_at_once() -> None:
     with pytest.raises(Exception, match=r"rounds.weighting.*vectors.weighting.*\[readout\]"):
         tiny.method(robust={}, rounds={"weighting": "examples"}, vectors={"weighting": "examples"}, readout={})
+
+
+def test_sums_that_hide_what_each_says_do_not_go_with_robust() -> None:
+    sections: dict[str, Any] = {"rounds": {"weighting": "examples"}, "vectors": {"weighting": "examples"}}
+    tiny.method(privacy={"mode": "secure"}, **sections)
+    with pytest.raises(Exception, match="shows sums only"):
+        tiny.method(privacy={"mode": "secure"}, robust={}, **sections)
 
 
 # Runs with liars

@@ -66,7 +66,7 @@ from ifedicl.federation.secure.client import SecureClient, identity_of
 from ifedicl.federation.secure.engine import SecureEngine
 from ifedicl.federation.secure.sums import SUMS
 from ifedicl.metrics import Comparison, Tally
-from ifedicl.settings import PrivacySettings
+from ifedicl.settings import NoiseSettings, PrivacySettings
 from tests import tiny
 from tests.unit.test_secure_sum import NEVER, uniform_p
 
@@ -393,6 +393,11 @@ def test_a_client_takes_no_weaker_rules_than_its_own_and_stricter_ones(weaker: d
     assert door().handle(begin(rules=RULES.model_copy(update=weaker))) == Failure(FailureCode.OTHER_MODE)
     stricter = RULES.model_copy(update={"min_clients": 4, "drop_out": 0.0})
     assert isinstance(door().handle(begin(rules=stricter)), BeginReply)
+
+
+def test_a_client_without_noise_to_add_takes_no_part_in_a_run_that_promises_noise() -> None:
+    noisy = RULES.model_copy(update={"mode": "private", "noise": NoiseSettings()})
+    assert door().handle(begin(rules=noisy)) == Failure(FailureCode.OTHER_MODE)
 
 
 @pytest.mark.parametrize("inner", [CONTEXT, begin("inner")], ids=["context", "sum"])

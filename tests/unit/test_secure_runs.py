@@ -66,6 +66,8 @@ def test_a_secure_run_from_config_to_report(tmp_path: Path, llama_folder: Path, 
     facts = json.loads(capsys.readouterr().out)
     assert facts["mode"].startswith("secure: the coordinator sees sums over at least 3 clients")
 
+    assert facts["leaves_a_client"][0].startswith("of all that follows, sums over clients only")
+
     assert run("run", str(config), "--out", str(folder)) == 0
     printed = capsys.readouterr().out
     assert "Privacy mode secure: the coordinator sees sums over at least 3 clients" in printed

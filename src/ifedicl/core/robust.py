@@ -40,7 +40,7 @@ class Trust:
 
     def among(self, clients: int) -> int:
         """How many liars there may be among so many; always fewer than half of them."""
-        return min(ceil(self.liars * clients - 1e-9), (clients - 1) // 2)
+        return max(0, min(ceil(self.liars * clients - 1e-9), (clients - 1) // 2))
 
 
 def trimmed_mean(values: Array64, cut: int) -> Array64:
@@ -133,11 +133,17 @@ def trusted(scores: Mapping[str, tuple[float, ...]], examples: Mapping[str, int]
         examples: that each claims to have.
         trust: how many may lie.
     """
-    cut = trust.among(len(scores))
     most = _LARGEST_SHARE * float(np.median(list(examples.values()))) if examples else 0.0
-    ordered = sorted(scores, key=lambda name: scores[name])
-    kept = set(ordered[cut : len(ordered) - cut])
-    return [name for name in scores if name in kept and examples[name] <= most]
+    modest = [name for name in scores if examples[name] <= most]
+    believed = [name for name in _middle(list(scores), scores, trust) if name in modest]
+    # Where the few in the middle all claim too many, the others are all there is.
+    return believed or _middle(modest, scores, trust)
+
+
+def _middle(names: Sequence[str], scores: Mapping[str, tuple[float, ...]], trust: Trust) -> list[str]:
+    cut = trust.among(len(names))
+    kept = set(sorted(names, key=lambda name: scores[name])[cut : len(names) - cut])
+    return [name for name in names if name in kept]
 
 
 def _flat(coefficients: Coefficients) -> Array64:

@@ -49,6 +49,7 @@ class Method(Section):
             "[readout]": self.readout is not None,
             'subspace.source "clients"': self.subspace is not None and self.subspace.source == "clients",
             "rounds.client_fraction below 1": self.rounds.client_fraction < 1,
+            "a privacy.mode that shows sums only": self.sums_only,
         }
         if wrong := [name for name, stands in believed.items() if stands]:
             raise ValueError(

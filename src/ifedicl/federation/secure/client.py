@@ -141,7 +141,7 @@ class SecureClient:
             _log.error("client %s refuses a sum under weaker rules than its own: %s", self.name, request.rules)
             return Failure(FailureCode.OTHER_MODE)
         if request.rules.noise is not None and self._noise is None:
-            _log.error("client %s refuses a sum that promises noise: it has none to add", self.name)
+            _log.error("client %s has no noise to add, which this run promises: it stays out", self.name)
             return Failure(FailureCode.OTHER_MODE)
         asked = decode_request(request.request)
         summed = SUMS.get(type(asked))

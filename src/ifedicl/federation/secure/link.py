@@ -20,7 +20,7 @@ from ifedicl.federation.messages import (
 
 R = TypeVar("R", BeginReply, DealReply, MaskReply, RevealReply, ContextReply)
 
-_COSTS = ("bytes_down", "bytes_up", "seconds")
+_COSTS = ("bytes_down", "bytes_up", "seconds", "carrier_bytes")
 
 
 class Link:

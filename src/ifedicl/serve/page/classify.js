@@ -69,13 +69,14 @@ function wanted() {
 }
 
 async function label() {
+  if (place("go").disabled) return; // it is at work
   const texts = wanted();
   if (!texts.length) {
     say("classify-status", "There is no text yet: type or paste one, or open a file.", true);
     return;
   }
-  const compare = place("compare").checked, name = place("adapter").value;
-  done = { name, compare, version: "", texts: [], results: [], raw: [] };
+  const compare = place("compare").checked, name = place("adapter").value || undefined; // without a name: the only one
+  done = { name: "", compare, texts: [], results: [], raw: [] };
   place("go").disabled = true;
   const start = performance.now();
   try {
@@ -83,7 +84,7 @@ async function label() {
       say("classify-status", `${at} of ${texts.length} labelled`);
       const piece = texts.slice(at, at + PIECE);
       const answer = await patient({ adapter: name, texts: piece, zero_shot: compare });
-      done.version = answer.adapter.version;
+      done.name = answer.adapter.name;
       done.texts.push(...piece);
       done.results.push(...answer.results);
       done.raw.push(...(answer.zero_shot ?? []));

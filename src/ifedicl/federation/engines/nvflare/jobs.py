@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ifedicl import files
 from ifedicl.errors import ConfigError, Fault
@@ -20,7 +20,8 @@ from ifedicl.task import Task
 
 _MARK = "meta.json"
 _SERVER_FILE = Path("server") / "config" / "config_fed_server.json"
-_INTERVAL = 0.05  # seconds between a site's questions for work
+INTERVAL = 0.05
+"""Seconds between an idle site's questions for work, where nothing else is said."""
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 
 
@@ -30,6 +31,7 @@ class JobSettings(Section):
     Attributes:
         name: of the run, and of its folder on the server.
         sites: in the order in which their replies are aggregated.
+        interval: between an idle site's questions for work.
     """
 
     name: str = Field(pattern=_NAME, description="letters, digits, - and _; at most 63")
@@ -40,6 +42,13 @@ class JobSettings(Section):
     fingerprint: str
     layers: int
     width: int
+    interval: float = Field(default=INTERVAL, gt=0.0, le=60.0, description="seconds, above 0 and at most 60")
+
+    @model_validator(mode="after")
+    def _is_carried(self) -> Self:
+        if self.method.promises_noise:
+            raise ValueError('privacy.mode "private" is not carried over FLARE yet, only played; set "open" or "secure"')
+        return self
 
     @property
     def shape(self) -> ModelShape:
@@ -47,7 +56,7 @@ class JobSettings(Section):
         return ModelShape(self.fingerprint, self.layers, self.width)
 
 
-def job_settings(settings: RunSettings, sites: Sequence[str], name: str) -> JobSettings:
+def job_settings(settings: RunSettings, sites: Sequence[str], name: str, interval: float = INTERVAL) -> JobSettings:
     """A config as a job. The model must lie here; it is not loaded.
 
     Raises:
@@ -66,6 +75,7 @@ def job_settings(settings: RunSettings, sites: Sequence[str], name: str) -> JobS
         "fingerprint": model.fingerprint,
         "layers": model.layers,
         "width": model.width,
+        "interval": interval,
     }
     return validated(JobSettings, values, "job")
 
@@ -89,8 +99,8 @@ def write_job(settings: JobSettings, folder: Path, *, resume: bool = False) -> N
     job = settings.model_dump(mode="json")
     with files.new_folder(folder, mark=_MARK) as new:
         files.write_json(new / _MARK, _meta(settings.name, settings.sites, needed))
-        files.write_json(new / _SERVER_FILE, _server(job, resume=resume))
-        files.write_json(new / "site" / "config" / "config_fed_client.json", _SITE)
+        files.write_json(new / _SERVER_FILE, _server(job, settings.interval, resume=resume))
+        files.write_json(new / "site" / "config" / "config_fed_client.json", _site(settings.interval))
 
 
 @contextmanager
@@ -121,14 +131,15 @@ def _meta(name: str, sites: Sequence[str], needed: int) -> dict[str, Any]:
     }
 
 
-def _server(job: dict[str, Any], *, resume: bool) -> dict[str, Any]:
+def _server(job: dict[str, Any], interval: float, *, resume: bool) -> dict[str, Any]:
     rounds = {"id": "rounds", "path": CONTROLLER, "args": {"job": job, "resume": resume}}
-    return {"format_version": 2, "server": {"task_request_interval": _INTERVAL}, "workflows": [rounds], "components": []}
+    return {"format_version": 2, "server": {"task_request_interval": interval}, "workflows": [rounds], "components": []}
 
 
-_SITE: dict[str, Any] = {
-    "format_version": 2,
-    "default_task_fetch_interval": _INTERVAL,
-    "executors": [{"tasks": [TASK], "executor": {"path": EXECUTOR, "args": {}}}],
-    "components": [],
-}
+def _site(interval: float) -> dict[str, Any]:
+    return {
+        "format_version": 2,
+        "default_task_fetch_interval": interval,
+        "executors": [{"tasks": [TASK], "executor": {"path": EXECUTOR, "args": {}}}],
+        "components": [],
+    }

@@ -13,6 +13,7 @@ from ifedicl.federation.engine import Engine
 from ifedicl.federation.engines.nvflare.jobs import JobSettings
 from ifedicl.federation.events import Event
 from ifedicl.federation.journal import Journal
+from ifedicl.federation.secure import around
 
 CHECKPOINT = Path("checkpoint") / "state.safetensors"
 ADAPTER = "adapter"
@@ -30,7 +31,7 @@ def run_job(engine: Engine, job: JobSettings, folder: Path, *, resume: bool, obs
         observer: told of what happens.
 
     Raises:
-        ConfigError: the run is there and no resume was asked for.
+        ConfigError: the run is there and no resume was asked for, or the privacy mode needs a package that is not installed.
         FederationError: too few sites gave a usable reply, or the job was stopped.
         StorageError: the disk refuses.
     """
@@ -46,11 +47,12 @@ def run_job(engine: Engine, job: JobSettings, folder: Path, *, resume: bool, obs
         journal(event)
         observer(event)
 
-    coordinator = Coordinator(engine, job.task, job.method, job.shape, checkpoint_file=checkpoint, observer=observe)
+    carrier = around(engine, job.method)
+    coordinator = Coordinator(carrier, job.task, job.method, job.shape, checkpoint_file=checkpoint, observer=observe)
     outcome = coordinator.run(resume=resume)
-    journal.finish(outcome.state, outcome.chosen_round, outcome.gate)
     # Adapters bring in transformers, which takes seconds to import; the first round need not wait for it.
     from ifedicl.federation.results import adapter_of
 
     adapter = adapter_of(outcome, job.task, job.method, job.model, job.fingerprint, len(job.sites))
     adapter.save(folder / ADAPTER)
+    journal.finish(outcome.state, outcome.chosen_round, outcome.gate)

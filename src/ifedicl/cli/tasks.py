@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ifedicl.cli.options import Json
 from ifedicl.errors import AdapterError
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ Url = Annotated[
         help="A file, or postgresql://USER@HOST/DATABASE. Default: a file of yours.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Version = Annotated[int, typer.Argument(metavar="ID", help="Of a version, as `ifedicl tasks list` shows it.")]
 
 _SIGNATURE = "signature.json"

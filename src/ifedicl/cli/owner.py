@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ifedicl.cli.options import Json
 from ifedicl.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
     from ifedicl.privacy.chain import Entry
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Config = Annotated[Path | None, typer.Option(help="The coordinator's config: task, settings and model.")]
 LedgerFile = Annotated[Path, typer.Argument(metavar="LEDGER", help="A client's ledger.jsonl.")]
 

@@ -73,9 +73,9 @@ def serve(
         refresh_seconds=refresh,
     )
     with ExitStack() as stack:
-        listening = stack.enter_context(bound(host, port))
         opened = None if store is None else stack.enter_context(closing(_opened(store)))
         settings, shown = _model(adapters or (), opened, federation, model)
+        listening = stack.enter_context(bound(host, port))
         with waiting(LOADING):
             backbone = load_backbone(settings)
         sources: list[Source] = [Folder.of(folder) for folder in adapters or ()]

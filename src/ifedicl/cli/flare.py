@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ifedicl.cli.options import Json
 from ifedicl.errors import ConfigError, Fault, FederationError
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ ConsoleKit = Annotated[
     ),
 ]
 Run = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Name of a run. Default: the newest.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 _LOOK = 1.0  # seconds between two looks of --follow
 
 app = typer.Typer(
@@ -87,6 +87,9 @@ def job(
         list[str] | None, typer.Option(help="A site that takes part, in order; repeat. Default: [data] clients.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the run on the server. Default: the config's name.")] = None,
+    interval: Annotated[
+        float, typer.Option(min=0.01, max=60.0, help="Seconds between an idle site's questions for work; each costs 4 KB.")
+    ] = 0.05,
 ) -> None:
     """Make a job of a config: settings and two names of classes, no code and no data.
 
@@ -101,7 +104,7 @@ def job(
     if not sites:
         fault = Fault("data.clients", "none", "a table of sites", "Name them there, or each with --site.")
         raise ConfigError(str(config), [fault])
-    made = job_settings(settings, sites, name or config.stem)
+    made = job_settings(settings, sites, name or config.stem, interval)
     write_job(made, out)
     print(f"wrote {out}: run {made.name}, task {made.task.digest}, model {made.fingerprint}")
     print(f"next: ifedicl flare submit {out}. A site that is to take part must allow that task and that model")

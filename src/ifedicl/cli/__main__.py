@@ -1,0 +1,5 @@
+"""``python -m ifedicl.cli``."""
+
+from ifedicl.cli.app import main
+
+main()

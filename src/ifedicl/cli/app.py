@@ -1,0 +1,67 @@
+"""The command line: results on standard output, progress and errors on standard error, an exit code for each kind of error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from ifedicl import __version__
+from ifedicl.cli import audit, begin, export, flare, label, owner, run, serve, tasks
+from ifedicl.errors import IfediclError
+
+# torch, transformers and matplotlib take seconds to import: commands import what they run, so that --help answers at once.
+
+_INTERRUPTED = 130  # what typer exits with at Ctrl-C
+
+app = typer.Typer(
+    name="ifedicl",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Calibrate one frozen language model together, without showing each other your text (IFed-ICL, arXiv 2511.06757).\n\n"
+    "Start with `ifedicl demo`; for your own data, `ifedicl init`, then `ifedicl run config.toml`.",
+    epilog="Exit codes: 0 done, 1 other, 2 settings or task, 3 data, 4 model, 5 adapter, 6 disk, 7 download, 8 federation, "
+    "9 serving, 130 stopped by Ctrl-C (a run goes on with --resume).",
+)
+
+for group, name in ((tasks.app, "tasks"), (flare.app, "flare"), (owner.policy, "policy"), (owner.ledger, "ledger")):
+    app.add_typer(group, name=name)
+for command in (
+    begin.demo,
+    begin.init,
+    begin.inspect,
+    run.run,
+    label.classify,
+    label.evaluate,
+    label.personalise,
+    export.export,
+    serve.serve,
+    serve.key,
+    audit.audit,
+    begin.bench,
+):
+    app.command()(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="ifedicl")
+    except IfediclError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            print("stopped. A run goes on with --resume, from its last round; other commands start again.", file=sys.stderr)
+        raise
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"ifedicl {__version__}")
+        raise typer.Exit

@@ -1,0 +1,121 @@
+"""``ifedicl run``."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from ifedicl.cli.options import Json
+
+if TYPE_CHECKING:
+    from ifedicl.federation.session import Answer
+    from ifedicl.report import Report
+
+
+def run(
+    config: Annotated[Path, typer.Argument(help="A TOML file; `ifedicl init` writes one.")],
+    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/NAME of the config.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    more_rounds: Annotated[
+        int, typer.Option(min=0, help="After a finished run: take in added examples, and calibrate so many rounds more.")
+    ] = 0,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            envvar="IFEDICL_STORE",
+            show_envvar=True,
+            help="A task cache, a file or postgresql://USER@HOST/DATABASE: looked up first, and what is calibrated is stored.",
+        ),
+    ] = None,
+    federation: Annotated[str, typer.Option(help="With --store: nothing is found across federations.")] = "default",
+    recalibrate: Annotated[
+        bool, typer.Option("--recalibrate", help="With --store: calibrate even where the answer is stored.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a federation of the clients in CONFIG on this machine, and save its adapter.
+
+    A checkpoint is written after each round: a run that was killed goes on with --resume and ends with the same adapter.
+    """
+    from ifedicl import files, runs
+    from ifedicl.progress import federation_bars
+    from ifedicl.report import Figures, Report, print_report, write_report
+    from ifedicl.settings import load_settings
+
+    settings = load_settings(config)
+    folder = out or Path("runs") / config.stem
+    start = time.perf_counter()
+    runs.check_folder(folder, resume=resume, more_rounds=more_rounds)
+    if not (folder / "config.toml").exists():
+        files.write_text(folder / "config.toml", config.read_text(encoding="utf-8"))
+    cache = None if store is None else runs.Cache(store, federation, recalibrate or resume or more_rounds > 0)
+    with federation_bars(settings.task.name, settings.rounds.rounds) as observer:
+        result = runs.run(settings, folder, resume=resume, more_rounds=more_rounds, observer=observer, cache=cache)
+    if result.answer is not None and not as_json:
+        print(f"task cache: {result.answer.found.kind}: {result.answer.found.why}")
+    if result.federated is None:
+        assert result.answer is not None
+        if as_json:
+            print(json.dumps(_hit_facts(result.answer, folder)))
+        else:
+            print(f"adapter: {folder / runs.ADAPTER}   {time.perf_counter() - start:.1f} seconds")
+        return
+    seconds = time.perf_counter() - start
+    rows = [
+        Figures(name, evaluation, {}, took)
+        for name, evaluation, took in (("zero-shot", result.zero_shot, 0.0), ("the federation", result.test, seconds))
+        if evaluation is not None
+    ]
+    report = Report(
+        title=f"ifedicl: {settings.task.name}",
+        adapter=result.federated.adapter,
+        outcome=result.federated.outcome,
+        clients=result.clients,
+        rows=rows,
+        verdicts=(),
+        samples=(),
+        seconds=seconds,
+    )
+    write_report(report, folder / "report.html")
+    if as_json:
+        found = {} if result.answer is None else {"cache": _found_facts(result.answer)}
+        print(json.dumps(_run_facts(report, folder) | found))
+        return
+    print_report(report, Console(markup=False))
+    print(f"adapter: {folder / runs.ADAPTER}   report: {folder / 'report.html'}   {seconds:.0f} seconds")
+
+
+def _run_facts(report: Report, folder: Path) -> dict[str, Any]:
+    from ifedicl import runs
+
+    state = report.outcome.state
+    return {
+        "adapter": str(folder / runs.ADAPTER),
+        "report": str(folder / "report.html"),
+        "rounds": state.round,
+        "chosen_round": report.outcome.chosen_round,
+        "held_out": [
+            {"round": item.round, **asdict(item.held_out), "worst": item.worst}
+            for item in state.history
+            if item.held_out is not None
+        ],
+        "gate": None if report.outcome.gate is None else {"open": report.outcome.gate.is_open},
+        "test": {row.name: row.evaluation.summary() for row in report.rows},
+        "seconds": round(report.seconds, 1),
+    }
+
+
+def _found_facts(answer: Answer) -> dict[str, Any]:
+    return {"kind": answer.found.kind, "why": answer.found.why, "id": answer.entry.id, "version": answer.entry.version}
+
+
+def _hit_facts(answer: Answer, folder: Path) -> dict[str, Any]:
+    from ifedicl import runs
+
+    return {"adapter": str(folder / runs.ADAPTER), "cache": _found_facts(answer)}

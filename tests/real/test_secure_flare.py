@@ -1,0 +1,120 @@
+"""Secure sums over FLARE: separate processes whose owners pinned each other, and the local engine's adapter bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ifedicl.backbone.load import load_backbone
+from ifedicl.data import Example
+from ifedicl.federation.assignment import ModelShape
+from ifedicl.federation.client import Client
+from ifedicl.federation.coordinator import Coordinator
+from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.messages import TOGETHER
+from ifedicl.federation.results import adapter_of
+from ifedicl.federation.secure import around
+from ifedicl.federation.secure.client import SecureClient, identity_of
+from ifedicl.privacy.ledger import REPLY, SUMMED, read
+from ifedicl.settings import load_settings
+from tests import tiny
+from tests.real.federation import Federation, cli, owner_file
+from tests.real.test_resume import contents
+
+SITES = ("a", "b", "c")
+
+
+def rows_of(site: str) -> list[dict[str, str]]:
+    return [{"text": row.text, "label": row.label} for row in tiny.examples(16, seed=SITES.index(site))]
+
+
+def write_config(folder: Path, model: Path) -> Path:
+    for site in SITES:
+        (folder / f"{site}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of(site)))
+    (folder / "config.toml").write_text(
+        f"""
+        seed = 5
+        [task]
+        name = "mood"
+        labels = ["good", "bad"]
+        template = {json.dumps(tiny.TASK.template)}
+        [model]
+        source = {json.dumps(str(model))}
+        device = "cpu"
+        dtype = "float32"
+        [data]
+        clients = {{ a = "a.jsonl", b = "b.jsonl", c = "c.jsonl" }}
+        [holdout]
+        selection = 0.3
+        [vectors]
+        weighting = "examples"
+        [rounds]
+        rounds = 2
+        weighting = "examples"
+        deadline_seconds = 90
+        [privacy]
+        mode = "secure"
+        min_examples = 4
+        """
+    )
+    return folder / "config.toml"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> tuple[Path, dict[str, Path], Path]:
+    """A job that ran to its end: everything's folder, the sites' kits, and the run's folder on the server."""
+    folder = tmp_path_factory.mktemp("sums")
+    config = write_config(folder, llama_folder)
+    with Federation(folder, SITES) as federation:
+        own = {site: owner_file(folder / f"{site}.jsonl", llama_folder) for site in SITES}
+        for site in SITES:
+            federation.client_file(site, own[site])
+        files = {site: federation.kits[site] / "client.toml" for site in SITES}
+        keys = {site: cli("policy", "identity", files[site]).stdout.strip() for site in SITES}
+        for site in SITES:
+            peers = "".join(f'{other} = "{key}"\n' for other, key in keys.items() if other != site)
+            federation.client_file(site, f"{own[site]}\n[sums.peers]\n{peers}")
+        federation.start("server", *SITES)
+        federation.connected(*SITES)
+        cli("flare", "job", config, "--out", folder / "job")
+        cli("flare", "submit", folder / "job", "--console", federation.console)
+        cli("flare", "status", "config", "--console", federation.console, "--follow")
+        return folder, {site: federation.kits[site] for site in SITES}, federation.run_folder("config")
+
+
+def test_the_adapter_of_sums_over_flare_is_the_local_engines_bit_for_bit(
+    finished: tuple[Path, dict[str, Path], Path],
+) -> None:
+    folder, _, run = finished
+    settings = load_settings(folder / "config.toml")
+    assert settings.privacy is not None
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as every site has
+    backbone = load_backbone(settings.model)
+    clients = [
+        Client(site, [Example(row["text"], row["label"]) for row in rows_of(site)], backbone, secret=site.encode())
+        for site in SITES
+    ]
+    pins = {client.name: identity_of(client).public for client in clients}
+    doors = [SecureClient(client, pins, settings.privacy) for client in clients]
+    shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
+    outcome = Coordinator(around(LocalEngine(doors), settings.method), settings.task, settings.method, shape).run()
+    torch.set_num_threads(threads)
+    local = adapter_of(outcome, settings.task, settings.method, settings.model, backbone.fingerprint, len(SITES))
+    local.save(folder / "local")
+    assert contents(run / "adapter") == contents(folder / "local")
+    assert set(outcome.state.client_vectors) == {TOGETHER}
+
+
+def test_each_sites_ledger_says_what_went_into_the_sums_and_that_only_masked_messages_left(
+    finished: tuple[Path, dict[str, Path], Path],
+) -> None:
+    _, kits, _ = finished
+    for kit in kits.values():
+        entries, _ = read(kit / "ledger.jsonl")
+        assert {entry.facts["kind"] for entry in entries if entry.event == SUMMED} >= {"vectors_reply", "update_reply"}
+        left = {entry.facts["kind"] for entry in entries if entry.event == REPLY and entry.facts["kind"] != "failure"}
+        assert left == {"sum_begin_reply", "sum_deal_reply", "sum_mask_reply", "sum_reveal_reply", "context_reply"}
