@@ -65,7 +65,7 @@ def _server(adapter: Adapter, folder: Path, arguments: argparse.Namespace) -> It
     adapter.save(folder / "adapter")
     log = folder / "log"
     threads = {"OMP_NUM_THREADS": str(arguments.threads or torch.get_num_threads())}
-    command = [sys.executable, "-m", "ifedicl.cli", "serve", f"bench={folder}/adapter", "--port", "0"]
+    command = [sys.executable, "-m", "ifedicl.cli", "serve", f"bench={folder}/adapter", "--port", "0", "--timeout", "600"]
     with log.open("wb") as file:
         process = subprocess.Popen(command, stderr=file, env={**os.environ, **threads})
     try:
