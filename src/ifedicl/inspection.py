@@ -104,7 +104,7 @@ def inspect_config(path: Path) -> dict[str, Any]:
         },
         "bytes_per_client": expected_bytes(settings, backbone.layers, backbone.width, backbone.fingerprint, tuple(clients)),
         "mode": mode_of(settings.method),
-        "leaves_a_client": what_leaves(settings),
+        "leaves_a_client": what_leaves(settings.method),
         "for_each_owner": for_owners(settings, backbone.fingerprint),
     }
 
@@ -119,46 +119,46 @@ def for_owners(settings: RunSettings, fingerprint: str) -> dict[str, str]:
     }
 
 
-def what_leaves(settings: RunSettings) -> list[str]:
+def what_leaves(method: Method) -> list[str]:
     """In words, all that a client of this run sends; of sums, what goes into them."""
     masked = (
         "of all that follows, sums over clients only: its own numbers leave masked, with fresh public keys, sealed shares and "
         "one share of each other client. Readable of itself are the numbers' layout, its dtype, and a code where it stays out"
     )
     return [
-        *([masked] if settings.sums_only else []),
-        *(_noisily(settings) if settings.promises_noise else _plainly(settings)),
+        *([masked] if method.sums_only else []),
+        *(_noisily(method) if method.promises_noise else _plainly(method)),
         "with every reply: how many entries its ledger has, and the digest of the last",
         "when something fails or is refused: one code of a fixed list, never a text",
     ]
 
 
-def _noisily(settings: RunSettings) -> list[str]:
+def _noisily(method: Method) -> list[str]:
     """Where noise hides each example."""
     return [
         "once: vectors of public text, the same from every client; a sealed note to itself of how far it has come",
-        f"each of {settings.rounds.rounds} rounds, with its share of noise: the clipped gradients of the training examples "
+        f"each of {method.rounds.rounds} rounds, with its share of noise: the clipped gradients of the training examples "
         "that it draws, summed",
     ]
 
 
-def _plainly(settings: RunSettings) -> list[str]:
+def _plainly(method: Method) -> list[str]:
     """Where nothing is changed of it."""
     number = "and their number"
-    if settings.classes_apart:
-        parts = f", each in {settings.shards} shards" if settings.shards > 1 else ""
+    if method.classes_apart:
+        parts = f", each in {method.shards} shards" if method.shards > 1 else ""
         number = f"by class{parts}, and the number of each"
     readout = (
         ["once, after the rounds: sums of products of hidden states and labels over its training examples"]
-        if settings.readout
+        if method.readout
         else []
     )
     moved = (
         "each round: the gradient of the loss summed over the training examples that it draws, their number, their summed loss"
-        if settings.takes_gradients
+        if method.takes_gradients
         else "each round: its coefficients, its number of training examples, its mean training loss"
     )
-    again = "at every refresh" if settings.vectors.refresh_every else "with --more-rounds"
+    again = "at every refresh" if method.vectors.refresh_every else "with --more-rounds"
     compared = (
         "once, at the end: on the gate examples, how many the adapter and the raw model get right, sums of their losses and of "
         "squared differences, on how many they disagree, how many are of each label and how often each is answered"
@@ -169,7 +169,7 @@ def _plainly(settings: RunSettings) -> list[str]:
         moved,
         "each evaluation: number of held-out examples, how many were right, the sum of their losses",
         *readout,
-        *([compared] if settings.holdout.gate > 0 else []),
+        *([compared] if method.holdout.gate > 0 else []),
     ]
 
 

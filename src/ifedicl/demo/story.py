@@ -14,9 +14,11 @@ from ifedicl import runs
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.demo.fetch import LABELS, Place, demo_model, demo_places
+from ifedicl.federation.checkpoint import Traffic
 from ifedicl.federation.client import Client
 from ifedicl.federation.events import Event, ignore
 from ifedicl.federation.journal import Journal
+from ifedicl.inspection import what_leaves
 from ifedicl.metrics import Evaluation, mean_hits, paired_p
 from ifedicl.progress import LOADING, counted, federation_bars, waiting
 from ifedicl.report import Figures, Report, print_report, write_report
@@ -68,7 +70,7 @@ def tell(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo",
         rows.append(stage.measured(f"{client.name} alone", learnt, seconds))
     journal = Journal(folder / runs.METRICS, TASK, examples)
     journal.begin(None)
-    together, seconds = stage.federated("the federation", clients, journal)
+    together, seconds = stage.federated("the federation", clients, journal, folder / runs.LEDGERS)
     together.adapter.save(folder / runs.ADAPTER)
     saved = Adapter.load(folder / runs.ADAPTER)
     rows.append(stage.measured("the federation", saved, seconds))
@@ -87,8 +89,26 @@ def tell(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo",
         seconds=time.perf_counter() - start,
     )
     print_report(report, console)
+    console.print(f"What left each client, and nothing else (its ledger: {folder / runs.LEDGERS}):", highlight=False)
+    for words in what_left(together.outcome.state.traffic, method):
+        console.print(f"  {words}", highlight=False)
     write_report(report, folder / "report.html")
     return report
+
+
+def what_left(traffic: Sequence[Traffic], method: Method) -> list[str]:
+    """In words and in bytes, all that a client sent.
+
+    Args:
+        traffic: every exchange of the run.
+        method: its settings.
+    """
+    clients = len({item.client for item in traffic})
+    sent: dict[str, int] = {}
+    for item in traffic:
+        sent[item.step] = sent.get(item.step, 0) + item.bytes_up
+    parts = ", ".join(f"{step} {size / clients / 1024:.1f} KB" for step, size in sent.items())
+    return [*what_leaves(method), f"in bytes, by request, the mean of the clients: {parts}"]
 
 
 def verdicts(evaluations: Sequence[Evaluation]) -> list[str]:
@@ -122,7 +142,11 @@ class _Stage:
         self._raw: Evaluation | None = None
 
     def federated(
-        self, name: str, clients: Sequence[Client], watching: Callable[[Event], None] = ignore
+        self,
+        name: str,
+        clients: Sequence[Client],
+        watching: Callable[[Event], None] = ignore,
+        ledgers: Path | None = None,
     ) -> tuple[runs.Federated, float]:
         """A finished federation and its seconds."""
         start = time.perf_counter()
@@ -132,7 +156,7 @@ class _Stage:
                 watching(event)
                 bars(event)
 
-            result = runs.federate(clients, self._model, TASK, self._method, observer=observer)
+            result = runs.federate(clients, self._model, TASK, self._method, observer=observer, ledgers=ledgers)
         return result, time.perf_counter() - start
 
     def measured(self, name: str, adapter: Adapter, seconds: float) -> Figures:
