@@ -19,7 +19,7 @@ from ifedicl.store.lease import leased
 from ifedicl.store.records import Entry, Neighbour, TaskKey
 from ifedicl.store.signature import signature
 
-NEAR = 0.5
+NEAR = 0.7
 """Cosine from which a stored task is near; docs/cache.md has the figures that it was chosen on."""
 
 
