@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _parsed() -> argparse.Namespace:
-    arguments = parser(__doc__, examples=256)
+    arguments = parser(__doc__, examples=64)
     arguments.add_argument("--clients", type=int, default=32, help="that ask at once (default: %(default)s)")
     return arguments.parse_args()
 
