@@ -137,20 +137,8 @@ class _Canned:
 
 def _config(folder: Path, model: Path, rounds: int) -> Path:
     for number, site in enumerate(_SITES):
-        rows = [json.dumps({"text": row.text, "label": row.label}) for row in tiny.examples(12, seed=number)]
-        (folder / f"{site}.jsonl").write_text("\n".join(rows) + "\n")
-    (folder / "config.toml").write_text(
-        f"""
-        [task]
-        name = "mood"
-        labels = ["good", "bad"]
-        template = {json.dumps(tiny.TASK.template)}
-        [model]
-        source = {json.dumps(str(model))}
-        device = "cpu"
-        dtype = "float32"
-        [data]
-        clients = {{ a = "a.jsonl", b = "b.jsonl", c = "c.jsonl" }}
+        tiny.write_rows(folder / f"{site}.jsonl", tiny.rows(12, seed=number))
+    sections = f"""
         [holdout]
         selection = 0.0
         [calibration]
@@ -159,8 +147,7 @@ def _config(folder: Path, model: Path, rounds: int) -> Path:
         [rounds]
         rounds = {rounds}
         """
-    )
-    return folder / "config.toml"
+    return tiny.write_config(folder / "config.toml", model, _SITES, sections)
 
 
 if __name__ == "__main__":

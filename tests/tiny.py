@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -54,6 +57,42 @@ def examples(count: int, *, task: Task = TASK, seed: int = 0) -> tuple[Example, 
         Example(f"{SENTENCES[int(draw.integers(len(SENTENCES)))]} {number}", task.labels[number % len(task.labels)])
         for number in range(count)
     )
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Labelled text as JSONL."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def rows(count: int, *, seed: int) -> list[dict[str, str]]:
+    """:func:`examples` as a file has them."""
+    return [{"text": example.text, "label": example.label} for example in examples(count, seed=seed)]
+
+
+def write_config(
+    path: Path, model: Path, clients: Sequence[str], sections: str, *, test: str | None = None, seed: int = 0
+) -> Path:
+    """A config of :data:`TASK` on a tiny model, with a file ``NAME.jsonl`` for each client.
+
+    Args:
+        path: of the file.
+        model: its folder.
+        clients: names.
+        sections: the rest of it, as TOML.
+        test: a file of test text.
+        seed: of the run.
+    """
+    files = ", ".join(f'{name} = "{name}.jsonl"' for name in clients)
+    lines = [
+        f"seed = {seed}",
+        f'[task]\nname = "mood"\nlabels = ["good", "bad"]\ntemplate = {json.dumps(TASK.template)}',
+        f'[model]\nsource = {json.dumps(str(model))}\ndevice = "cpu"\ndtype = "float32"',
+        f"[data]\nclients = {{ {files} }}",
+        *([] if test is None else [f"test = {json.dumps(test)}"]),
+        textwrap.dedent(sections),
+    ]
+    path.write_text("\n".join(lines))
+    return path
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -24,7 +24,7 @@ from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome, Starter
 from ifedicl.federation.engine import Door, Engine
 from ifedicl.federation.engines.local import LocalEngine
-from ifedicl.federation.events import Event, ignore
+from ifedicl.federation.events import Event, each, ignore
 from ifedicl.federation.journal import Journal
 from ifedicl.federation.played import Mode, gradients_left, public_examples
 from ifedicl.federation.results import adapter_of
@@ -307,11 +307,6 @@ def _calibrated(
     backbone = load()
     journal = Journal(folder / METRICS, settings.task, clients)
     journal.begin(checkpoint.load(folder / CHECKPOINT) if resume or more_rounds else None)
-
-    def observed(event: Event) -> None:
-        journal(event)
-        observer(event)
-
     federated = federate(
         simulate(backbone, settings.task, clients, seed=settings.seed),
         settings.model,
@@ -321,7 +316,7 @@ def _calibrated(
         checkpoint=folder / CHECKPOINT,
         resume=resume or more_rounds > 0,
         more_rounds=more_rounds,
-        observer=observed,
+        observer=each(journal, observer),
         starter=starter,
         public=public_examples(settings),
         left=gradients_left(settings, folder / LEDGERS, tuple(clients), backbone.fingerprint),

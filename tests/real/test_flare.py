@@ -36,7 +36,7 @@ CUT = 6
 
 
 def rows_of(site: str) -> list[dict[str, str]]:
-    rows = [{"text": row.text, "label": row.label} for row in tiny.examples(12, seed=SITES.index(site))]
+    rows = tiny.rows(12, seed=SITES.index(site))
     for row in rows[::2] if site == "d" else ():
         row["label"] = CANARY
     return rows
@@ -45,20 +45,8 @@ def rows_of(site: str) -> list[dict[str, str]]:
 def write_config(folder: Path, model: Path) -> Path:
     """One config for the local run and for the job; every round takes about a second."""
     for site in SITES:
-        (folder / f"{site}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of(site)))
-    (folder / "config.toml").write_text(
-        f"""
-        seed = 5
-        [task]
-        name = "mood"
-        labels = ["good", "bad"]
-        template = {json.dumps(tiny.TASK.template)}
-        [model]
-        source = {json.dumps(str(model))}
-        device = "cpu"
-        dtype = "float32"
-        [data]
-        clients = {{ a = "a.jsonl", b = "b.jsonl", c = "c.jsonl", d = "d.jsonl" }}
+        tiny.write_rows(folder / f"{site}.jsonl", rows_of(site))
+    sections = f"""
         [holdout]
         selection = 0.3
         [calibration]
@@ -69,8 +57,7 @@ def write_config(folder: Path, model: Path) -> Path:
         min_clients = 3
         deadline_seconds = 90
         """
-    )
-    return folder / "config.toml"
+    return tiny.write_config(folder / "config.toml", model, SITES, sections, seed=5)
 
 
 @dataclass

@@ -37,22 +37,8 @@ KILLS = 10
 def write_config(folder: Path, model: Path, *, rounds: int = 2, learning_rate: float = 0.05) -> Path:
     """A config and its data: three clients, and a test file."""
     for number, name in enumerate(("a", "b", "c", "test")):
-        rows = [json.dumps({"text": row.text, "label": row.label}) for row in tiny.examples(8 + number, seed=number)]
-        (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
-    (folder / "config.toml").write_text(
-        f"""
-        seed = 5
-        [task]
-        name = "mood"
-        labels = ["good", "bad"]
-        template = {json.dumps(tiny.TASK.template)}
-        [model]
-        source = {json.dumps(str(model))}
-        device = "cpu"
-        dtype = "float32"
-        [data]
-        clients = {{ a = "a.jsonl", b = "b.jsonl", c = "c.jsonl" }}
-        test = "test.jsonl"
+        tiny.write_rows(folder / f"{name}.jsonl", tiny.rows(8 + number, seed=number))
+    sections = f"""
         [holdout]
         selection = 0.3
         gate = 0.2
@@ -64,8 +50,7 @@ def write_config(folder: Path, model: Path, *, rounds: int = 2, learning_rate: f
         [rounds]
         rounds = {rounds}
         """
-    )
-    return folder / "config.toml"
+    return tiny.write_config(folder / "config.toml", model, ("a", "b", "c"), sections, test="test.jsonl", seed=5)
 
 
 @pytest.fixture

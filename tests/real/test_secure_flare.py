@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -28,25 +27,13 @@ SITES = ("a", "b", "c")
 
 
 def rows_of(site: str) -> list[dict[str, str]]:
-    return [{"text": row.text, "label": row.label} for row in tiny.examples(16, seed=SITES.index(site))]
+    return tiny.rows(16, seed=SITES.index(site))
 
 
 def write_config(folder: Path, model: Path) -> Path:
     for site in SITES:
-        (folder / f"{site}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of(site)))
-    (folder / "config.toml").write_text(
-        f"""
-        seed = 5
-        [task]
-        name = "mood"
-        labels = ["good", "bad"]
-        template = {json.dumps(tiny.TASK.template)}
-        [model]
-        source = {json.dumps(str(model))}
-        device = "cpu"
-        dtype = "float32"
-        [data]
-        clients = {{ a = "a.jsonl", b = "b.jsonl", c = "c.jsonl" }}
+        tiny.write_rows(folder / f"{site}.jsonl", rows_of(site))
+    sections = """
         [holdout]
         selection = 0.3
         [vectors]
@@ -59,8 +46,7 @@ def write_config(folder: Path, model: Path) -> Path:
         mode = "secure"
         min_examples = 4
         """
-    )
-    return folder / "config.toml"
+    return tiny.write_config(folder / "config.toml", model, SITES, sections, seed=5)
 
 
 @pytest.fixture(scope="module")

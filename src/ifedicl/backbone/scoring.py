@@ -16,7 +16,7 @@ from ifedicl.backbone.encoding import Encoder, LabelTree, Prompts, Tokens
 from ifedicl.backbone.load import Backbone, Prefix
 from ifedicl.backbone.pooling import Span, pooled
 from ifedicl.backbone.upper import UpperLayers
-from ifedicl.core.readout import Readout
+from ifedicl.core.readout import Readout, hidden_count
 from ifedicl.task import Task
 
 
@@ -205,8 +205,8 @@ class Scorer:
             prompts: ``N`` encoded prompts.
             pooled_layer: also read the text's mean state where it enters this layer, 1 to ``L``.
         """
-        width = self.backbone.width * (1 if pooled_layer is None else 2)
-        states = np.empty((len(prompts.tokens), width), dtype=np.float32)
+        hidden = hidden_count(self.backbone.width, pooled_layer)
+        states = np.empty((len(prompts.tokens), hidden), dtype=np.float32)
         logs = np.empty((len(prompts.tokens), len(self.task.labels)), dtype=np.float32)
         for batch, own_states, own_logs in self._readings(prompts, pooled_layer, None):
             states[batch], logs[batch] = own_states.float().cpu().numpy(), own_logs

@@ -119,10 +119,7 @@ def submit(
     """Sign a job with your key and send it; it starts when enough of its sites are connected."""
     with _connected(console) as opened:
         opened.submit(folder)
-        record = opened.job()
-        print(f"submitted: run {record.name}, id {record.id}")
-        if follow:
-            _follow(opened, record)
+        _sent(opened, "submitted", follow=follow)
 
 
 @app.command()
@@ -141,10 +138,7 @@ def resume(
     with _connected(console) as opened:
         with as_resume(folder) as again:
             opened.submit(again)
-        record = opened.job()
-        print(f"resumed: run {record.name}, id {record.id}")
-        if follow:
-            _follow(opened, record)
+        _sent(opened, "resumed", follow=follow)
 
 
 @app.command()
@@ -227,6 +221,14 @@ def _connected(kit: Path) -> Iterator[Console]:
 
     with connected(kit) as console:
         yield console
+
+
+def _sent(console: Console, how: str, *, follow: bool) -> None:
+    """Say which run a job became, and show its rounds where that is wanted."""
+    record = console.job()
+    print(f"{how}: run {record.name}, id {record.id}")
+    if follow:
+        _follow(console, record)
 
 
 def _follow(console: Console, record: JobRecord) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.core.vectors import WRITES, Array32
+from ifedicl.settings import InjectionSettings
 
 CONTEXT, ACTIVATION = 0, 1
 """Positions of λ (``context_scale``) and β (``activation_scale``) on the last axis."""
@@ -131,3 +132,18 @@ def active_writes(layers: int, active_layers: range, writes: tuple[str, ...]) ->
     for write in writes:
         active[list(active_layers), WRITES.index(write)] = True
     return active
+
+
+def injected_writes(layers: int, injection: InjectionSettings) -> npt.NDArray[np.bool_]:
+    """``(L, 2)``: the writes that the settings inject into."""
+    return active_writes(layers, injection.active_layers(layers), injection.writes)
+
+
+def cold_start(form: Form, injection: InjectionSettings) -> Coefficients:
+    """What a calibration begins with (paper: λ = 0.1, β = 1), unless a calibrated task lends its own."""
+    return Coefficients.initial(
+        form,
+        injected_writes(form.layers, injection),
+        context_scale=injection.context_scale,
+        activation_scale=injection.activation_scale,
+    )

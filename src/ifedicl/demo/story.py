@@ -16,7 +16,7 @@ from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.demo.fetch import LABELS, Place, demo_model, demo_places
 from ifedicl.federation.checkpoint import Traffic
 from ifedicl.federation.client import Client
-from ifedicl.federation.events import Event, ignore
+from ifedicl.federation.events import Event, each, ignore
 from ifedicl.federation.journal import Journal
 from ifedicl.inspection import what_leaves
 from ifedicl.metrics import Evaluation, mean_hits, paired_p
@@ -151,11 +151,7 @@ class _Stage:
         """A finished federation and its seconds."""
         start = time.perf_counter()
         with federation_bars(name, self._method.rounds.rounds) as bars:
-
-            def observer(event: Event) -> None:
-                watching(event)
-                bars(event)
-
+            observer = each(watching, bars)
             result = runs.federate(clients, self._model, TASK, self._method, observer=observer, ledgers=ledgers)
         return result, time.perf_counter() - start
 

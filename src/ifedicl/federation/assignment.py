@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 
-from ifedicl.core.coefficients import Coefficients, Form, active_writes
+from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.settings import Method
 from ifedicl.task import Task
 
@@ -59,10 +59,4 @@ class Assignment:
     @property
     def initial(self) -> Coefficients:
         """Coefficients of a cold start (paper: λ = 0.1, β = 1)."""
-        injection, layers = self.method.injection, self.model.layers
-        return Coefficients.initial(
-            self.form,
-            active_writes(layers, injection.active_layers(layers), injection.writes),
-            context_scale=injection.context_scale,
-            activation_scale=injection.activation_scale,
-        )
+        return cold_start(self.form, self.method.injection)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -37,3 +38,13 @@ Event: TypeAlias = StepStarted | Delivered | RoundDone
 
 def ignore(event: Event) -> None:
     """The observer of those who do not watch."""
+
+
+def each(*observers: Callable[[Event], None]) -> Callable[[Event], None]:
+    """One observer that tells all of these, in order."""
+
+    def observe(event: Event) -> None:
+        for observer in observers:
+            observer(event)
+
+    return observe

@@ -13,7 +13,7 @@ from ifedicl.backbone.encoding import Prompts, Tokens
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import example_gradients
 from ifedicl.core.aggregation import GradientSum
-from ifedicl.core.coefficients import Coefficients, Form, active_writes
+from ifedicl.core.coefficients import Coefficients, Form, cold_start, injected_writes
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example
@@ -187,11 +187,8 @@ class Private:
 
     def _weights(self, scorer: Scorer, context: Context, form: Form) -> dict[str, npt.NDArray[np.float64]]:
         """One over the root mean square of each number's gradient on public text: none drowns the others in the joint clip."""
-        injection, layers = self._method.injection, form.layers
-        active = active_writes(layers, injection.active_layers(layers), injection.writes)
-        start = Coefficients.initial(
-            form, active, context_scale=injection.context_scale, activation_scale=injection.activation_scale
-        )
+        injection = self._method.injection
+        active, start = injected_writes(form.layers, injection), cold_start(form, injection)
         prompts, labels = self._encoded(scorer)
         squares = {name: np.zeros(shape) for name, shape in form.shapes.items()}
         for _, arrays in example_gradients(scorer, prompts, labels, context, start, self._method, range(len(labels))):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from ifedicl.adapter import Adapter
-from ifedicl.core.coefficients import Coefficients, active_writes
+from ifedicl.core.coefficients import Coefficients, injected_writes
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
 from ifedicl.core.warm import Start, warm_start
@@ -137,8 +137,7 @@ class _Search:
             old = self._store.get(neighbour.entry.id).adapter
             if old.coefficients.is_identity:
                 continue  # its gate stayed shut: there is nothing to begin with
-            layers, injection = len(initial.scales), self._method.injection
-            active = active_writes(layers, injection.active_layers(layers), injection.writes)
+            active = injected_writes(len(initial.scales), self._method.injection)
             rounds = math.ceil(self._method.rounds.rounds / 2)
             start = warm_start(old.coefficients, old.context, initial, context, active, rounds)
             kept = "" if start.core_kept is None else f"; {start.core_kept:.0%} of Γ's norm carried over"

@@ -15,7 +15,7 @@ from ifedicl import seeds
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import example_gradients
-from ifedicl.core.coefficients import Coefficients, Form, active_writes
+from ifedicl.core.coefficients import Form, cold_start, injected_writes
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32, Array64
 from ifedicl.data import Example
@@ -84,10 +84,7 @@ def first_gradients(
 ) -> Array32:
     """``(N, D)``: what each example alone would send in the first round; inactive writes are left out."""
     backbone, task, injection = scorer.backbone, scorer.task, method.injection
-    active = active_writes(backbone.layers, injection.active_layers(backbone.layers), injection.writes)
-    start = Coefficients.initial(
-        Form(backbone.layers), active, context_scale=injection.context_scale, activation_scale=injection.activation_scale
-    )
+    active, start = injected_writes(backbone.layers, injection), cold_start(Form(backbone.layers), injection)
     prompts, labels = scorer.encoder.prompts([row.text for row in rows]), [task.index(row.label) for row in rows]
     result = np.zeros((len(rows), *start.scales.shape), dtype=np.float32)
     for places, arrays in example_gradients(scorer, prompts, labels, context, start, method, range(len(rows))):

@@ -11,7 +11,7 @@ from ifedicl.federation.checkpoint import load
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.engines.nvflare.jobs import JobSettings
-from ifedicl.federation.events import Event
+from ifedicl.federation.events import Event, each
 from ifedicl.federation.journal import Journal
 from ifedicl.federation.secure import around
 
@@ -42,13 +42,9 @@ def run_job(engine: Engine, job: JobSettings, folder: Path, *, resume: bool, obs
     files.write_json(folder / "job.json", job.model_dump(mode="json"))
     journal = Journal(folder / METRICS, job.task, job.sites)
     journal.begin(load(checkpoint) if resume else None)
-
-    def observe(event: Event) -> None:
-        journal(event)
-        observer(event)
-
+    watching = each(journal, observer)
     carrier = around(engine, job.method)
-    coordinator = Coordinator(carrier, job.task, job.method, job.shape, checkpoint_file=checkpoint, observer=observe)
+    coordinator = Coordinator(carrier, job.task, job.method, job.shape, checkpoint_file=checkpoint, observer=watching)
     outcome = coordinator.run(resume=resume)
     # Adapters bring in transformers, which takes seconds to import; the first round need not wait for it.
     from ifedicl.federation.results import adapter_of
