@@ -22,6 +22,7 @@ from ifedicl.federation.checkpoint import State
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.engines.nvflare.run import METRICS
 from ifedicl.federation.results import adapter_of
 from ifedicl.settings import load_settings
 from tests import tiny
@@ -88,12 +89,16 @@ def story(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Itera
     config = write_config(folder, llama_folder)
     with Federation(folder, SITES, relayed=True) as federation:
 
-        def reached(number: int) -> State:
-            def look() -> State | None:
-                state = federation.state("config")
-                return state if state is not None and state.round >= number else None
+        def begun(number: int) -> None:
+            """Wait until the sites are at work on the round after ``number`` finished ones."""
+            journal = federation.run_folder("config") / METRICS
 
-            return wait_for(f"round {number}", look, 120)
+            def look() -> bool:
+                lines = journal.read_text().splitlines() if journal.exists() else []
+                steps = [json.loads(line) for line in lines if line.startswith('{"event": "step"') and line.endswith("}")]
+                return any((step["step"], step["round"]) == ("update", number) for step in steps)
+
+            wait_for(f"the update of round {number + 1}", look, 120)
 
         for site in SITES:
             federation.client_file(site, owner_file(folder / f"{site}.jsonl", llama_folder))
@@ -102,21 +107,18 @@ def story(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Itera
         printed = cli("flare", "job", config, "--out", folder / "job").stdout
         printed += cli("flare", "submit", folder / "job", "--console", federation.console).stdout
 
-        reached(1)
-        time.sleep(0.5)
+        begun(1)
         federation.kill("c")
         federation.start("c")
         status = federation.status()  # while the others wait
 
-        reached(2)
-        time.sleep(0.5)
+        begun(2)
         assert federation.relay is not None
         federation.relay.cut()
         time.sleep(CUT)
         federation.relay.mend()
 
-        reached(3)
-        time.sleep(0.5)
+        begun(3)
         federation.kill("server")
         early = federation.state("config")
         assert early is not None

@@ -367,11 +367,19 @@ def test_the_device_is_the_cpu_where_there_is_no_gpu(model: Path, monkeypatch: p
     assert tiny.load(model, device="auto").device == torch.device("cpu")
 
 
-@pytest.mark.parametrize(("units", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+@pytest.mark.parametrize(
+    ("units", "expected"),
+    [
+        ({"amx_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": False, "avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": False, "avx512_bf16": False}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
 def test_the_dtype_is_bfloat16_only_where_the_processor_has_units_for_it(
-    model: Path, units: bool, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    model: Path, units: dict[str, bool], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": units})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
     loaded = tiny.load(model, dtype="auto")
     assert loaded.model.dtype == expected
     assert loaded.dtype == str(expected).removeprefix("torch.")

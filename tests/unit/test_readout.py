@@ -32,6 +32,7 @@ from ifedicl.federation.messages import (
     StatisticsReply,
     StatisticsRequest,
 )
+from ifedicl.federation.sums import Total
 from ifedicl.settings import ModelSettings
 from tests import tiny
 from tests.unit.test_federation import assert_same_result, real, run_real, shape_of
@@ -45,6 +46,14 @@ def _sums(rows: slice = slice(None)) -> ReadoutSums:
     return ReadoutSums.of(features(STATES[rows], LOGS[rows]), LABELS[rows], 3)
 
 
+def _added(*parts: ReadoutSums) -> ReadoutSums:
+    total = Total(StatisticsReply)
+    for part in parts:
+        total.add(StatisticsReply(part))
+    assert total.reply is not None
+    return total.reply.sums
+
+
 def test_the_readout_is_ridge_regression_on_all_examples_together_as_if_standardised() -> None:
     penalty, deviations = PENALTIES[2], STATES.std(axis=0)
     standard = features((STATES - STATES.mean(axis=0)) / deviations, LOGS)
@@ -55,7 +64,7 @@ def test_the_readout_is_ridge_regression_on_all_examples_together_as_if_standard
 
 
 def test_sums_of_parts_give_the_readout_of_the_whole() -> None:
-    parts = _sums(slice(0, 11)).combine(_sums(slice(11, 60)))
+    parts = _added(_sums(slice(0, 11)), _sums(slice(11, 60)))
     assert parts.examples == 60
     for ours, whole in zip(parts.solve(None), _sums().solve(None), strict=True):
         np.testing.assert_allclose(ours.weights, whole.weights, rtol=1e-4, atol=1e-6)
@@ -159,15 +168,14 @@ def test_a_federation_ends_with_a_readout_that_all_examples_made(backbone: Backb
     outcome = _run(backbone)
     assert outcome.state.readout_round == outcome.chosen_round
     clients = real(backbone)
-    coefficients, sums = outcome.state.best, None
+    coefficients, sums = outcome.state.best, list[ReadoutSums]()
     for client in clients:
         client.prepare(tiny.TASK, tiny.method(rounds={"rounds": 2}, readout={}))
         assert client._job is not None
         own = client._job.readout_sums(outcome.context, coefficients, 2048)
         assert own.examples == len(client._job.roles[Role.TRAIN])
-        sums = own if sums is None else sums.combine(own)
-    assert sums is not None
-    candidates = [readout.sharpened(t).weights for readout in sums.solve(None) for t in TEMPERATURES]
+        sums.append(own)
+    candidates = [readout.sharpened(t).weights for readout in _added(*sums).solve(None) for t in TEMPERATURES]
     if outcome.readout is not None:
         nearest = min(float(np.abs(weights - outcome.readout.weights).max()) for weights in candidates)
         assert nearest < 1e-2 * float(np.abs(outcome.readout.weights).max())
@@ -182,15 +190,13 @@ def test_the_readout_is_the_same_whoever_holds_the_examples(backbone: Backbone) 
     context = Context(np.zeros((backbone.layers, 2, backbone.width), "f4"))
     totals = []
     for cuts in ((0, 5, 24), (0, 17, 24)):
-        sums = None
+        sums = []
         for begin, end in pairwise(cuts):
             client = Client(f"c{begin}", examples[begin:end], backbone, secret=b"s")
             client.prepare(tiny.TASK, method)
             assert client._job is not None
-            own = client._job.readout_sums(context, identity, 2048)
-            sums = own if sums is None else sums.combine(own)
-        assert sums is not None
-        totals.append(sums)
+            sums.append(client._job.readout_sums(context, identity, 2048))
+        totals.append(_added(*sums))
     np.testing.assert_allclose(totals[0].gram, totals[1].gram, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(totals[0].moment, totals[1].moment, rtol=1e-4, atol=1e-5)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ifedicl.backbone.load import Backbone
-from ifedicl.core.aggregation import GradientSum, average_coefficients
+from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import ReadoutSums
 from ifedicl.core.subspace import Context
@@ -200,14 +199,20 @@ def together(sent: Sequence[Reply]) -> Reply:
         return replace(first, vectors=pooled([reply.vectors for reply in replies]))
     if isinstance(first, UpdateReply):
         examples = [reply.examples for reply in replies]
-        mean = average_coefficients([reply.coefficients for reply in replies], examples, "examples")
-        return UpdateReply(mean, sum(examples), float(np.average([reply.loss for reply in replies], weights=examples)))
+        stacks = {name: np.stack([reply.coefficients.arrays[name] for reply in replies]) for name in first.coefficients.arrays}
+        means = {name: np.average(s, axis=0, weights=examples).astype(np.float32) for name, s in stacks.items()}
+        loss = float(np.average([reply.loss for reply in replies], weights=examples))
+        return UpdateReply(Coefficients.of(means), sum(examples), loss)
     if isinstance(first, GradientReply):
-        return GradientReply(reduce(GradientSum.combine, [reply.sums for reply in replies]))
+        arrays = {name: sum(reply.sums.arrays[name] for reply in replies) for name in first.sums.arrays}
+        counts, losses = [reply.sums.examples for reply in replies], [reply.sums.loss for reply in replies]
+        return GradientReply(GradientSum(arrays, sum(counts), sum(losses)))
     if isinstance(first, EvaluateReply):
         return EvaluateReply(tuple(sum(own, Tally()) for own in zip(*(reply.tallies for reply in replies), strict=True)))
     if isinstance(first, StatisticsReply):
-        return StatisticsReply(reduce(ReadoutSums.combine, [reply.sums for reply in replies]))
+        own = [reply.sums for reply in replies]
+        gram, moment = sum(sums.gram for sums in own), sum(sums.moment for sums in own)
+        return StatisticsReply(ReadoutSums(gram, moment, sum(sums.examples for sums in own)))
     return CompareReply(sum((reply.comparison for reply in replies), Comparison()))
 
 
@@ -215,7 +220,7 @@ def assert_same_sums(kind: str, total: Reply, plain: Reply, clients: int) -> Non
     """Equal to half a step for each client; counts exactly."""
     own = SUMS[type(REQUESTS[kind])]
     step = 2.0**-own.fraction
-    ours, theirs = own.apart(total), own.apart(plain)
+    ours, theirs = own.summing.apart(total), own.summing.apart(plain)
     assert ours.keys() == theirs.keys()
     for name, part in theirs.items():
         np.testing.assert_allclose(ours[name], part, rtol=1e-6, atol=clients * step, err_msg=name)

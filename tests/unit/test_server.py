@@ -24,6 +24,7 @@ from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engine import Delivery
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.messages import Failure, FailureCode, GradientReply, GradientRequest
+from ifedicl.federation.sums import Total
 from tests import tiny
 from tests.unit.test_federation import HANDS, Between, Hands, assert_same_result, failures, real, run_real, shape_of
 
@@ -85,7 +86,7 @@ def test_momentum_on_the_clients_changes_goes_another_way(backbone: Backbone, op
 
 def _sums(backbone: Backbone, hands: Hands, method: settings.Method, round_number: int) -> GradientSum:
     """Of all clients' training examples that a round draws."""
-    scorer, total = Scorer(backbone, tiny.TASK), None
+    scorer, total = Scorer(backbone, tiny.TASK), Total(GradientReply)
     vectors = np.random.default_rng(0).normal(size=(backbone.layers, 2, backbone.width)).astype(np.float32)
     start = Coefficients.initial(
         Form(backbone.layers), np.ones((backbone.layers, 2), dtype=np.bool_), context_scale=0.1, activation_scale=1.0
@@ -95,10 +96,9 @@ def _sums(backbone: Backbone, hands: Hands, method: settings.Method, round_numbe
         prompts = scorer.encoder.prompts([row.text for row in rows])
         labels = [tiny.TASK.index(row.label) for row in rows]
         taking_part = drawn([row.key for row in rows], round_number, method)
-        part = gradient_sum(scorer, prompts, labels, Context(vectors), start, method, taking_part)
-        total = part if total is None else total.combine(part)
-    assert total is not None
-    return total
+        total.add(GradientReply(gradient_sum(scorer, prompts, labels, Context(vectors), start, method, taking_part)))
+    assert total.reply is not None
+    return total.reply.sums
 
 
 def test_two_splits_of_one_pool_give_the_same_gradient_sums(backbone: Backbone) -> None:

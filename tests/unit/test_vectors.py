@@ -11,8 +11,7 @@ import torch
 
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import PassBudget, Scorer
-from ifedicl.core.aggregation import AGGREGATE_VECTORS, average_coefficients
-from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.aggregation import AGGREGATE_VECTORS
 from ifedicl.core.vectors import ContextVectors, pooled_mean, uniform_mean
 from ifedicl.extract import context_vectors
 from ifedicl.settings import Method
@@ -133,13 +132,6 @@ def test_class_means_are_averaged_over_the_clients_that_hold_the_class() -> None
     clients = [_vectors([2.0, 0.0, 0.0], [1, 0, 0]), _vectors([6.0, 10.0, 0.0], [3, 5, 0])]
     assert uniform_mean(clients).ravel().tolist() == [7.0, -7.0]  # mean of (2 + 6) / 2 and 10
     assert pooled_mean(clients).ravel().tolist() == [7.5, -7.5]  # mean of (2 + 18) / 4 and 10
-
-
-def test_averaged_coefficients_by_hand() -> None:
-    first = Coefficients(np.full((1, 2, 2), 1.0, dtype=np.float32))
-    second = Coefficients(np.full((1, 2, 2), 4.0, dtype=np.float32))
-    assert average_coefficients([first, second], [1, 2], "uniform").scales.ravel().tolist() == [2.5] * 4
-    assert average_coefficients([first, second], [1, 2], "examples").scales.ravel().tolist() == [3.0] * 4
 
 
 def test_means_and_counts_travel_without_loss(backbone: Backbone) -> None:

@@ -27,6 +27,7 @@ _DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16")
 # What a hub repository may give us: weights without code, and the tokenizer's files.
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "vocab*"]
 _HUB_FILES += ["merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model"]
@@ -334,12 +335,13 @@ def _device(name: str) -> torch.device:
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype by name; "auto" takes bfloat16 only where it is faster than float32, which is rare on CPUs."""
+    """The dtype by name; "auto" takes bfloat16 only where the processor multiplies it faster than float32."""
     if name != "auto":
         return _DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    return torch.bfloat16 if torch.cpu.get_capabilities().get("amx_bf16", False) else torch.float32
+    capabilities = torch.cpu.get_capabilities()
+    return torch.bfloat16 if any(capabilities.get(unit, False) for unit in _BFLOAT16_UNITS) else torch.float32
 
 
 @contextmanager

@@ -144,10 +144,6 @@ class ReadoutSums:
         """Whether no number is NaN or infinite."""
         return bool(np.isfinite(self.gram).all() and np.isfinite(self.moment).all())
 
-    def combine(self, other: ReadoutSums) -> ReadoutSums:
-        """The sums over both sets of examples."""
-        return ReadoutSums(self.gram + other.gram, self.moment + other.moment, self.examples + other.examples)
-
     def solve(self, projection: Array64 | None, pooled_layer: int | None = None) -> list[Readout]:
         """One readout for each of :data:`PENALTIES`, of temperature 1.
 

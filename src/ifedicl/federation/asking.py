@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ifedicl.errors import TooFewClientsError
@@ -27,10 +27,25 @@ from ifedicl.federation.messages import (
     VectorsReply,
     encode,
 )
+from ifedicl.federation.sums import Total
 from ifedicl.privacy.chain import Head
 from ifedicl.privacy.heads import HeadLog, Received
 
 R = TypeVar("R", VectorsReply, ContextReply, UpdateReply, GradientReply, EvaluateReply, StatisticsReply, CompareReply)
+S = TypeVar("S", UpdateReply, GradientReply, StatisticsReply)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Who answered.
+
+    Attributes:
+        names: of the clients whose replies were usable, in client order.
+        failures: the other clients' codes.
+    """
+
+    names: tuple[str, ...]
+    failures: Mapping[str, FailureCode]
 
 
 class Clients:
@@ -68,51 +83,71 @@ class Clients:
         context, assignment = self._memory.state.context, self._assignment
         assert context is not None
         request = ContextRequest(assignment.task, assignment.method, assignment.model.fingerprint, context, self.context_id)
-        self._exchange(dict.fromkeys(names, request), ContextReply, is_usable_context)
-
-    def ask_all(
-        self, request: Request, expected: type[R], usable: Callable[[R], bool]
-    ) -> tuple[dict[str, R], dict[str, FailureCode]]:
-        """One request to all, as :meth:`ask`."""
-        return self.ask(dict.fromkeys(self.names, request), expected, usable)
+        self._exchange(dict.fromkeys(names, request), ContextReply, is_usable_context, lambda _name, _reply: None)
 
     def ask(
         self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]
-    ) -> tuple[dict[str, R], dict[str, FailureCode]]:
-        """Usable replies in client order, and the other clients' codes.
+    ) -> tuple[dict[str, R], Answers]:
+        """Usable replies in client order. Where a sum is enough, :meth:`total` needs the memory of one reply only."""
+        replies: dict[str, R] = {}
+        answers = self.collect(requests, expected, usable, replies.__setitem__)
+        return {name: replies[name] for name in answers.names}, answers
+
+    def ask_all(self, request: Request, expected: type[R], usable: Callable[[R], bool]) -> tuple[dict[str, R], Answers]:
+        """One request to all, as :meth:`ask`."""
+        return self.ask(dict.fromkeys(self.names, request), expected, usable)
+
+    def total(
+        self, requests: Mapping[str, Request], expected: type[S], usable: Callable[[S], bool]
+    ) -> tuple[S | None, Answers]:
+        """The usable replies as one, of everybody's examples; None where there is no example."""
+        total = Total(expected)
+        answers = self.collect(requests, expected, usable, lambda _, reply: total.add(reply))
+        return total.reply, answers
+
+    def collect(
+        self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool], take: Callable[[str, R], None]
+    ) -> Answers:
+        """Hand each usable reply on as it comes, in any order.
 
         A client that lost the global vectors is sent them and asked again.
+
+        Args:
+            requests: by client.
+            expected: kind of the replies.
+            usable: whether one can believe a reply.
+            take: given a client's name and its reply, once for each client at most.
         """
-        replies, failures = self._exchange(requests, expected, usable)
+        names, failures = self._exchange(requests, expected, usable, take)
         forgetful = [name for name, code in failures.items() if code is FailureCode.NO_CONTEXT]
         if forgetful and self._memory.state.context is not None:
             self.install(forgetful)
-            again, failures_again = self._exchange({name: requests[name] for name in forgetful}, expected, usable)
-            replies |= again
+            again, failures_again = self._exchange({name: requests[name] for name in forgetful}, expected, usable, take)
+            names |= again
             failures = {name: code for name, code in failures.items() if name not in forgetful} | failures_again
-        return {name: replies[name] for name in self.names if name in replies}, failures
+        return Answers(tuple(name for name in self.names if name in names), failures)
 
-    def require(self, replies: Mapping[str, object], failures: Mapping[str, FailureCode], step: str) -> None:
+    def require(self, answers: Answers, step: str) -> None:
         """Go on only with enough of them.
 
         Raises:
             TooFewClientsError: fewer than ``rounds.min_clients``.
         """
         needed = self._assignment.method.rounds.min_clients
-        if len(replies) >= needed:
+        if len(answers.names) >= needed:
             return
-        reasons = ", ".join(f"{name}: {code.value}" for name, code in failures.items())
+        reasons = ", ".join(f"{name}: {code.value}" for name, code in answers.failures.items())
         raise TooFewClientsError(
-            f"round {self._memory.state.round + 1}, {step}: {len(replies)} of {len(self.names)} clients gave a usable "
+            f"round {self._memory.state.round + 1}, {step}: {len(answers.names)} of {len(self.names)} clients gave a usable "
             f"reply, rounds.min_clients asks for {needed} ({reasons}). What was done is kept: resume when they are back"
         )
 
     def _exchange(
-        self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]
-    ) -> tuple[dict[str, R], dict[str, FailureCode]]:
+        self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool], take: Callable[[str, R], None]
+    ) -> tuple[set[str], dict[str, FailureCode]]:
         step, state = next(iter(requests.values())).kind, self._memory.state
         self._observer(StepStarted(step, state.round, len(requests)))
-        replies: dict[str, R] = {}
+        answered: set[str] = set()
         failures: dict[str, FailureCode] = {}
         traffic = list(state.traffic)
         received: list[tuple[Received, FailureCode | None]] = []
@@ -120,7 +155,8 @@ class Clients:
         for delivery in self._engine.exchange(told, self._assignment.method.rounds.deadline_seconds):
             reply = delivery.reply
             if isinstance(reply, expected) and usable(reply):
-                replies[delivery.client] = reply
+                take(delivery.client, reply)
+                answered.add(delivery.client)
             else:
                 failures[delivery.client] = reply.code if isinstance(reply, Failure) else FailureCode.BAD_REPLY
             for part in delivery.parts or (delivery,):  # of a sum, what each client had to do with it
@@ -139,7 +175,7 @@ class Clients:
             if code is not FailureCode.LEDGER and _grew(known.get(item.client), item.head):
                 known[item.client] = item.head
         self._memory.note(traffic=tuple(traffic), heads=known)
-        return replies, failures
+        return answered, failures
 
 
 def _grew(before: Head | None, after: Head) -> bool:

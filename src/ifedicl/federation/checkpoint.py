@@ -36,7 +36,7 @@ _HEADER = (
 """Fields of a state that are JSON as they are."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Traffic:
     """What one step cost one client.
 
@@ -103,7 +103,7 @@ class State:
         best: its coefficients.
         stale: evaluations since the best one.
         vectors_due: whether stage 1 is still to be done for the present phase.
-        client_vectors: sums and counts of each client.
+        client_vectors: means and counts of each client, or of all together where their sum is all that is needed.
         cursors: what each client's vectors reply gave.
         dtypes: what each client's model computes in.
         heads: of each client's ledger, as its last reply told; of those that keep one.

@@ -109,6 +109,6 @@ def rank(tally: Tally, by: str) -> tuple[float, ...]:
     return (-tally.accuracy, tally.loss) if by == "accuracy" else (tally.loss,)
 
 
-def total(tallies: Mapping[str, Tally]) -> Tally | None:
+def tally_of_all(tallies: Mapping[str, Tally]) -> Tally | None:
     """Of all clients together; None where there are none."""
     return sum(tallies.values(), Tally()) if tallies else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +22,12 @@ from ifedicl.federation.checkpoint import Memory, RoundRecord, State
 from ifedicl.federation.checks import Checks, rank
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.events import Event, RoundDone, ignore
+from ifedicl.federation.gathering import Gathering
 from ifedicl.federation.held_out import HeldOut
-from ifedicl.federation.messages import VectorsReply, VectorsRequest
 from ifedicl.federation.moves import along_gradient, along_updates
 from ifedicl.metrics import Comparison
 from ifedicl.settings import Method
 from ifedicl.task import Task
-
-_log = logging.getLogger(__name__)
 
 Starter: TypeAlias = Callable[[Context, Coefficients], Start | None]
 """Given the first context and the coefficients of a cold start, another start; None: the cold one."""
@@ -92,6 +89,7 @@ class Coordinator:
         initial = assignment.initial
         self._memory = Memory(State(assignment.digest, 0, 0, method.rounds.rounds, initial, initial), checkpoint_file)
         self._clients = Clients(engine, assignment, self._memory, observer)
+        self._gathering = Gathering(self._clients, assignment, self._memory)
         self._held_out = HeldOut(self._clients, assignment, self._memory)
         self._checks = Checks(assignment)
         self._move = along_gradient if method.takes_gradients else along_updates
@@ -170,7 +168,7 @@ class Coordinator:
         names, settings = self._clients.names, self._method.rounds
         if settings.client_fraction < 1:
             # Who gave no vectors has nothing to train on, and the draw would be the same after a resume.
-            names = tuple(name for name in names if name in self._state.client_vectors)
+            names = tuple(name for name in names if name in self._state.cursors)
         size = min(len(names), max(settings.min_clients, round(settings.client_fraction * len(names)), 1))
         if size == len(names):
             return names
@@ -178,21 +176,9 @@ class Coordinator:
         return tuple(names[position] for position in sorted(drawn))
 
     def _refresh_vectors(self) -> None:
-        """Ask all clients for vectors of examples they have not vectorised yet; put the new global vectors in place."""
+        """Gather the clients' vectors; put new global vectors in place."""
         state = self._state
-        requests = {
-            name: VectorsRequest(self._task, self._method, self._model.fingerprint, state.cursors.get(name, ""))
-            for name in self._clients.names
-        }
-        replies, failures = self._clients.ask(requests, VectorsReply, self._checks.is_usable_vectors)
-        held, cursors, dtypes = dict(state.client_vectors), dict(state.cursors), dict(state.dtypes)
-        for name, reply in replies.items():
-            held[name] = reply.vectors if reply.replaces or name not in held else held[name].combine(reply.vectors)
-            cursors[name], dtypes[name] = reply.cursor, reply.dtype
-        self._memory.keep(client_vectors=held, cursors=cursors, dtypes=dtypes)
-        usable = {name: vectors for name, vectors in held.items() if vectors.examples > 0}
-        self._clients.require(usable, failures, "vectors")
-        in_order = self._agreed([usable[name] for name in self._clients.names if name in usable])
+        in_order = self._agreed(self._gathering.vectors())
         classes = len(self._task.labels) if self._method.vectors.balance == "class" else 1
         mean = AGGREGATE_VECTORS[self._method.vectors.weighting]([vectors.merged(classes) for vectors in in_order])
         context = Context(mean, self._basis(in_order))
@@ -207,9 +193,6 @@ class Coordinator:
         # Coefficients chosen for other vectors prove nothing for these.
         anew = {"best_round": None, "stale": 0, "zero_shot": None} if changed else {}
         self._memory.keep(context=context, vectors_due=False, **anew, **self._start(context))
-        if len(set(dtypes.values())) > 1:
-            mix = ", ".join(f"{name}: {dtype}" for name, dtype in dtypes.items())
-            _log.warning("clients compute in different dtypes (%s); their vectors differ a little for that alone", mix)
         if changed:
             self._clients.install(self._clients.names)
 

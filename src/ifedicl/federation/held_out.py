@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import reduce
 
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.readout import TEMPERATURES, ReadoutSums, hidden_count, projection
+from ifedicl.core.readout import TEMPERATURES, hidden_count, projection
 from ifedicl.core.robust import Trust, trusted
 from ifedicl.data import Role
 from ifedicl.federation.asking import Clients
 from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.checkpoint import Memory
-from ifedicl.federation.checks import Checks, is_usable_evaluation, rank, total
+from ifedicl.federation.checks import Checks, is_usable_evaluation, rank, tally_of_all
 from ifedicl.federation.messages import (
     CompareReply,
     CompareRequest,
@@ -38,7 +37,7 @@ class HeldOut:
     def measure_zero_shot(self) -> None:
         """The raw model on the selection examples, once for each context."""
         if self._memory.state.zero_shot is None and self._assignment.method.holdout.selection > 0:
-            self._memory.keep(zero_shot=total(self.evaluate(self._assignment.identity)))
+            self._memory.keep(zero_shot=tally_of_all(self.evaluate(self._assignment.identity)))
 
     def evaluate(self, coefficients: Coefficients) -> dict[str, Tally]:
         """Counts and sums on its selection examples of each client whose word counts."""
@@ -60,16 +59,17 @@ class HeldOut:
         if method.readout is None or state.readout_round == state.best_round:
             return
         request = StatisticsRequest(self._clients.context_id, state.best)
-        replies, failures = self._clients.ask_all(request, StatisticsReply, self._checks.is_usable_statistics)
-        self._clients.require(replies, failures, "statistics")
-        sums = reduce(ReadoutSums.combine, [reply.sums for reply in replies.values()])
+        requests = dict.fromkeys(self._clients.names, request)
+        total, answers = self._clients.total(requests, StatisticsReply, self._checks.is_usable_statistics)
+        self._clients.require(answers, "statistics")
+        assert total is not None  # usable ones are of an example at least
         model = self._assignment.model
         layer = method.pooled_layer(model.layers)
         directions = projection(hidden_count(model.width, layer), model.width, method.readout.most_features, method.seed)
-        readouts = sums.solve(directions, layer)
+        readouts = total.sums.solve(directions, layer)
         trial = EvaluateRequest(self._clients.context_id, Role.SELECTION, state.best, tuple(readouts), TEMPERATURES)
-        answers = zip(*(reply.tallies for reply in self._tried(trial).values()), strict=True)
-        ranks = [rank(sum(tallies, Tally()), method.rounds.select_by) for tallies in answers]  # none if no client answered
+        figures = zip(*(reply.tallies for reply in self._tried(trial).values()), strict=True)
+        ranks = [rank(sum(tallies, Tally()), method.rounds.select_by) for tallies in figures]  # none if no client answered
         best = trial.candidates[ranks.index(min(ranks))] if ranks else None
         self._memory.keep(readout=best, readout_round=state.best_round)
 
@@ -79,8 +79,8 @@ class HeldOut:
             return None
         state = self._memory.state
         request = CompareRequest(self._clients.context_id, state.best, state.readout)
-        replies, failures = self._clients.ask_all(request, CompareReply, self._checks.is_usable_comparison)
-        if not replies and set(failures.values()) <= {FailureCode.NO_EXAMPLES}:
+        replies, answers = self._clients.ask_all(request, CompareReply, self._checks.is_usable_comparison)
+        if not replies and set(answers.failures.values()) <= {FailureCode.NO_EXAMPLES}:
             return None
         own = {name: reply.comparison for name, reply in replies.items()}
         gains = {name: (item.zero_shot.loss - item.adapter.loss,) for name, item in own.items()}

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ifedicl.core.aggregation import GradientSum, average_coefficients
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.robust import Trust, robust_coefficients
 from ifedicl.core.schedules import SCHEDULES
 from ifedicl.core.server import Moments, stepped
 from ifedicl.core.vectors import Array32
-from ifedicl.federation.asking import Clients
+from ifedicl.federation.asking import Answers, Clients
 from ifedicl.federation.checkpoint import State
 from ifedicl.federation.checks import Checks
-from ifedicl.federation.messages import GradientReply, GradientRequest, UpdateReply, UpdateRequest
-from ifedicl.settings import Method, ServerSettings
+from ifedicl.federation.messages import GradientReply, GradientRequest, Request, UpdateReply, UpdateRequest
+from ifedicl.federation.sums import Total
+from ifedicl.settings import ServerSettings
 
 
 @dataclass(frozen=True)
@@ -46,23 +45,40 @@ def along_updates(clients: Clients, cohort: Sequence[str], state: State, checks:
     """
     method = checks.assignment.method
     request = UpdateRequest(clients.context_id, state.round, state.phase_start, state.phase_rounds, state.coefficients)
-    replies, failures = clients.ask(dict.fromkeys(cohort, request), UpdateReply, checks.is_usable_update)
-    clients.require(replies, failures, "update")
-    mean = _agreed(list(replies.values()), state.coefficients, method)
-    # Of what clients tell, and liars may tell any.
-    loss = float((np.mean if method.robust is None else np.median)([reply.loss for reply in replies.values()]))
+    requests = dict.fromkeys(cohort, request)
+    mean, answers = (_mean if method.robust is None else _agreed)(clients, requests, state.coefficients, checks)
     if method.server is None:
-        return Move(mean, None, tuple(replies), loss)
-    back = {name: array - mean.arrays[name] for name, array in state.coefficients.arrays.items()}
-    return Move(*_step(state, back, method.server), tuple(replies), loss)
+        return Move(mean.coefficients, None, answers.names, mean.loss)
+    back = {name: array - mean.coefficients.arrays[name] for name, array in state.coefficients.arrays.items()}
+    return Move(*_step(state, back, method.server), answers.names, mean.loss)
 
 
-def _agreed(replies: Sequence[UpdateReply], before: Coefficients, method: Method) -> Coefficients:
-    """One out of many: their mean, or what a minority of liars cannot steer."""
-    updates, robust = [reply.coefficients for reply in replies], method.robust
-    if robust is not None:
-        return robust_coefficients(before, updates, robust.updates, Trust(robust.liars, robust.bound))
-    return average_coefficients(updates, [reply.examples for reply in replies], method.rounds.weighting)
+def _mean(
+    clients: Clients, requests: Mapping[str, Request], _before: Coefficients, checks: Checks
+) -> tuple[UpdateReply, Answers]:
+    """``Λ = Σ w_k Λ_k / Σ w_k`` (paper Eq. 7): in a total of replies ``w_k = n_k``; where each says one example, 1."""
+    total, alike = Total(UpdateReply), checks.assignment.method.rounds.weighting == "uniform"
+
+    def take(_name: str, reply: UpdateReply) -> None:
+        total.add(replace(reply, examples=1) if alike else reply)
+
+    answers = clients.collect(requests, UpdateReply, checks.is_usable_update, take)
+    clients.require(answers, "update")
+    assert total.reply is not None
+    return total.reply, answers
+
+
+def _agreed(
+    clients: Clients, requests: Mapping[str, Request], before: Coefficients, checks: Checks
+) -> tuple[UpdateReply, Answers]:
+    """What a minority of liars cannot steer."""
+    robust = checks.assignment.method.robust
+    assert robust is not None
+    replies, answers = clients.ask(requests, UpdateReply, checks.is_usable_update)
+    clients.require(answers, "update")
+    updates, trust = [reply.coefficients for reply in replies.values()], Trust(robust.liars, robust.bound)
+    loss = float(np.median([reply.loss for reply in replies.values()]))
+    return UpdateReply(robust_coefficients(before, updates, robust.updates, trust), len(updates), loss), answers
 
 
 def along_gradient(clients: Clients, cohort: Sequence[str], state: State, checks: Checks) -> Move:
@@ -77,13 +93,14 @@ def along_gradient(clients: Clients, cohort: Sequence[str], state: State, checks
     server = method.server
     assert server is not None
     request = GradientRequest(clients.context_id, state.round, state.coefficients)
-    replies, failures = clients.ask(dict.fromkeys(cohort, request), GradientReply, checks.is_usable_gradient)
-    clients.require(replies, failures, "gradient")
-    sums = reduce(GradientSum.combine, [reply.sums for reply in replies.values()])
+    total, answers = clients.total(dict.fromkeys(cohort, request), GradientReply, checks.is_usable_gradient)
+    clients.require(answers, "gradient")
+    assert total is not None
+    sums = total.sums
     expected = server.draw * sum(vectors.examples for vectors in state.client_vectors.values())
     gradient = {name: array / np.float32(expected) for name, array in sums.arrays.items()}
     loss = sums.loss / sums.examples if sums.examples else None
-    return Move(*_step(state, gradient, server, method.calibration.weight_decay), tuple(replies), loss)
+    return Move(*_step(state, gradient, server, method.calibration.weight_decay), answers.names, loss)
 
 
 def _step(

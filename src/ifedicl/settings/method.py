@@ -126,6 +126,12 @@ class Method(Section):
         return self.privacy is not None and self.privacy.is_secure
 
     @property
+    def vectors_add_up(self) -> bool:
+        """Whether the sum of all clients' context vectors is all that the coordinator needs to keep of them."""
+        from_clients = self.subspace is not None and self.subspace.source == "clients"
+        return self.vectors.weighting == "examples" and self.robust is None and not from_clients
+
+    @property
     def takes_gradients(self) -> bool:
         """Whether clients send gradient sums, and take no steps of their own."""
         return self.server is not None and self.server.update == "gradient"

@@ -118,7 +118,7 @@ class SecureEngine:
         revealed = turns.reveal(dealt, masked)
         commitments = {name: reply.commitment for name, reply in dealt.items()}
         total = shaped(grid.numbers(unmasked(roster, commitments, masked, revealed)), layout)
-        reply = summed.together(total) or Failure(FailureCode.NO_EXAMPLES)
+        reply = summed.summing.together(total) or Failure(FailureCode.NO_EXAMPLES)
         if isinstance(reply, VectorsReply):
             known = {**cursors, **{name: ready[name].cursor for name in masked}}
             dtypes = ", ".join(sorted({ready[name].dtype for name in masked}))

@@ -1,0 +1,190 @@
+"""Totals of replies: the same bits in any order, the mean that the paper asks for, and the memory of one."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ifedicl.backbone.load import Backbone
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.sums import OrderlessSum
+from ifedicl.core.vectors import ContextVectors
+from ifedicl.data import Example
+from ifedicl.federation.assignment import ModelShape
+from ifedicl.federation.engine import Delivery
+from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.messages import (
+    TOGETHER,
+    ContextReply,
+    ContextRequest,
+    Reply,
+    Request,
+    UpdateReply,
+    VectorsReply,
+    VectorsRequest,
+)
+from ifedicl.federation.sums import Total
+from tests import tiny
+from tests.unit.test_federation import (
+    HANDS,
+    MORE,
+    SHAPE,
+    Between,
+    Scripted,
+    assert_same_result,
+    counting,
+    real,
+    run_real,
+    run_with,
+    training_rows,
+    vectors_reply,
+)
+
+# Examples weigh alike, so a sum of vectors is enough.
+SUMMED = {"vectors": {"weighting": "examples", "balance": "class"}}
+
+
+def update(value: float, examples: int, loss: float = 0.0) -> UpdateReply:
+    return UpdateReply(Coefficients(np.full((1, 2, 2), value, dtype=np.float32)), examples, loss)
+
+
+# The sum
+
+
+def test_a_sum_is_exact_where_float64_alone_would_not_be() -> None:
+    addends = [1e16, 1.0, -1e16, 1e-8, 3.5, -(2.0**-40)]
+    exact = float(sum(map(Fraction, addends)))
+    for order in permutations(addends):
+        total = OrderlessSum()
+        for addend in order:
+            total.add({"x": np.array([addend])})
+        assert total.totals["x"].tolist() == [exact]
+    assert len({sum(order) for order in permutations(addends)}) > 1
+
+
+def test_a_sum_of_nothing_is_empty_and_addends_are_left_as_they_are() -> None:
+    total, addend = OrderlessSum(), np.ones(3)
+    assert total.totals == {}
+    total.add({"x": addend})
+    total.add({"x": addend})
+    assert total.totals["x"].tolist() == [2.0] * 3
+    assert addend.tolist() == [1.0] * 3
+
+
+def test_averaged_coefficients_by_hand() -> None:
+    total = Total(UpdateReply)
+    assert total.reply is None
+    total.add(update(1.0, 1, loss=2.0))
+    total.add(update(4.0, 2, loss=5.0))
+    assert total.reply is not None
+    assert total.reply.coefficients.scales.ravel().tolist() == [3.0] * 4
+    assert (total.reply.examples, total.reply.loss) == (3, 4.0)
+
+
+# What a coordinator keeps
+
+
+@pytest.mark.parametrize("sections", [{}, {"readout": {}, "holdout": {"selection": 0.25}}, {"subspace": {"rank": 2}}])
+def test_the_order_in_which_clients_answer_does_not_matter_to_any_sum(backbone: Backbone, sections: dict[str, object]) -> None:
+    method = tiny.method(rounds={"rounds": 2, "weighting": "examples"}, **SUMMED, **sections)
+    backwards = Between(LocalEngine(real(backbone)), lambda deliveries, _: deliveries[::-1])
+    first, second = run_real(backbone, method, engine=backwards), run_real(backbone, method)
+    assert_same_result(first, second)
+    if second.readout is not None:
+        assert first.readout is not None
+        np.testing.assert_array_equal(first.readout.weights, second.readout.weights)
+
+
+def test_one_sum_stands_for_all_clients_and_gives_the_global_vectors_of_pooled_text(backbone: Backbone) -> None:
+    method = tiny.method(rounds={"rounds": 1}, **SUMMED)
+    outcome = run_real(backbone, method)
+    assert set(outcome.state.client_vectors) == {TOGETHER}
+    assert outcome.state.client_vectors[TOGETHER].examples == training_rows(HANDS)
+    assert set(outcome.state.cursors) == set(HANDS)
+    pooled = run_real(backbone, tiny.method(rounds={"rounds": 1}, **SUMMED), {"all": tuple(sum(HANDS.values(), ()))})
+    assert pooled.state.client_vectors[TOGETHER].examples == pytest.approx(training_rows(HANDS), abs=3)  # held out by hash
+
+
+def test_examples_that_come_later_are_added_to_the_sum(backbone: Backbone, tmp_path: Path) -> None:
+    file, method, rows = tmp_path / "state", tiny.method(rounds={"rounds": 1}, **SUMMED), list[int]()
+    run_real(backbone, method, checkpoint=file)
+    second = run_real(backbone, method, engine=LocalEngine(counting(backbone, rows, MORE)), checkpoint=file, more_rounds=1)
+    assert sum(rows) == training_rows(MORE) - training_rows(HANDS)
+    at_once = run_real(backbone, method, MORE)
+    ours, theirs = (outcome.state.client_vectors[TOGETHER] for outcome in (second, at_once))
+    np.testing.assert_array_equal(ours.counts, theirs.counts)
+    np.testing.assert_allclose(ours.sums, theirs.sums, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(second.context.vectors, at_once.context.vectors, rtol=1e-5, atol=1e-7)
+
+
+def test_a_client_that_changed_makes_all_vectors_be_asked_for_again(backbone: Backbone, tmp_path: Path) -> None:
+    file, method, rows = tmp_path / "state", tiny.method(rounds={"rounds": 1}, **SUMMED), list[int]()
+    run_real(backbone, method, checkpoint=file)
+    changed = {**HANDS, "b": tuple(Example(f"{example.text} indeed", example.label) for example in HANDS["b"])}
+    outcome = run_real(backbone, method, engine=LocalEngine(counting(backbone, rows, changed)), checkpoint=file, more_rounds=1)
+    fresh = run_real(backbone, method, changed)
+    np.testing.assert_array_equal(outcome.context.vectors, fresh.context.vectors)
+    np.testing.assert_array_equal(outcome.state.client_vectors[TOGETHER].sums, fresh.state.client_vectors[TOGETHER].sums)
+
+
+def test_a_client_that_always_says_it_changed_does_not_keep_the_coordinator_busy(tmp_path: Path) -> None:
+    file, method = (
+        tmp_path / "state",
+        tiny.method(injection={"context_scale": 0.0}, rounds={"rounds": 1}, vectors={"weighting": "examples"}),
+    )
+    engine = Scripted(vectors=lambda name, request: vectors_reply(2.0 if name == "b" else 1.0))  # replaces, each time
+    run_with(engine, method, SHAPE, checkpoint=file)
+    outcome = run_with(engine, method, SHAPE, checkpoint=file, more_rounds=1)
+    assert len(engine.asked_for(VectorsRequest)) == 3 * 3  # once, and in the second phase once more than it would take
+    np.testing.assert_allclose(outcome.context.vectors, 4 / 3)
+
+
+class Many:
+    """Clients without number, whose vectors are made when they are asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def clients(self) -> tuple[str, ...]:
+        return tuple(f"client-{number}" for number in range(self.count))
+
+    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+        for name, request in requests.items():
+            yield Delivery(name, self._reply(request), 1, 1, 0.0)
+
+    @staticmethod
+    def _reply(request: Request) -> Reply:
+        if isinstance(request, VectorsRequest):
+            means = np.ones((1, LAYERS, 2, WIDTH), dtype=np.float32)
+            return VectorsReply(ContextVectors(means, np.array([8])), "8:00", True, "float32", "float32")
+        if isinstance(request, ContextRequest):
+            return ContextReply()
+        return UpdateReply(Coefficients(np.ones((LAYERS, 2, 2), dtype=np.float32)), 8, 0.5)
+
+
+LAYERS, WIDTH = 12, 512
+
+
+def peak(clients: int, weighting: str) -> int:
+    """Bytes that a coordinator of so many clients held at most."""
+    method = tiny.method(holdout={"selection": 0.0}, vectors={"weighting": weighting}, rounds={"rounds": 1})
+    tracemalloc.start()
+    try:
+        run_with(Many(clients), method, ModelShape("0" * 64, LAYERS, WIDTH))
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_does_not_grow_with_the_clients_while_aggregation_is_by_sums() -> None:
+    peak(3, "examples")  # what is loaded on first use
+    one_more = (peak(43, "examples") - peak(3, "examples")) / 40
+    vectors = LAYERS * 2 * WIDTH * 4
+    assert one_more < vectors / 10, f"{one_more:.0f} bytes a client, of which vectors are {vectors}"
+    assert (peak(43, "uniform") - peak(3, "uniform")) / 40 > vectors
