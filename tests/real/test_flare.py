@@ -52,7 +52,7 @@ def write_config(folder: Path, model: Path) -> Path:
         selection = 0.3
         [calibration]
         batch_size = 4
-        local_steps = 100
+        local_steps = 300
         [rounds]
         rounds = {ROUNDS}
         min_clients = 3
