@@ -4,8 +4,7 @@ It reads the last hidden state at the token that predicts the label, and the mea
 
 Past the paper, which reads the label words' logits alone. Clients send sums over their examples, from which ridge regression
 follows exactly: the result is that of pooled text, whoever holds it. The label words' own log-probabilities are among the
-features and are not penalised, so a strong penalty leaves an affine map of the label logits, and a weak one a probe of the
-hidden state.
+features, so that what the rounds taught them is not lost.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from scipy.linalg import block_diag
 from ifedicl import seeds
 from ifedicl.core.vectors import Array32, Array64
 
-PENALTIES = (0.1, 0.3, 1.0, 3.0, 10.0)
-"""Of the hidden states' weights, in units of each feature's scatter: as if all had been standardised."""
+PENALTIES = (0.3, 1.0, 3.0, 10.0)
+"""Of all weights but the intercept, in units of each feature's scatter: as if all had been standardised."""
 TEMPERATURES = (2.0, 4.0, 8.0)
 """Regression aims at 0 and 1; times one of these, its scores are logits."""
 
@@ -153,11 +152,9 @@ class ReadoutSums:
         """
         size, classes = self.moment.shape
         hidden = size - classes - 1
-        scatter = np.maximum(np.diagonal(self._scatter)[:hidden], 0.0)
-        penalised = np.zeros(size)
-        penalised[:hidden] = scatter + 1e-9 * scatter.sum()  # a feature that never changes has nothing to say
-        # A whisker on all keeps the system regular: centred log-probabilities sum to zero.
-        whisker = 1e-6 * np.trace(self.gram) / size
+        scatter = np.maximum(np.diagonal(self._scatter), 0.0)
+        penalised = np.append(scatter + 1e-9 * scatter.sum(), 0.0)  # a feature that never changes has nothing to say
+        whisker = 1e-6 * np.trace(self.gram) / size  # keeps the system regular
         readouts = []
         for penalty in PENALTIES:
             solution = np.linalg.solve(self.gram + np.diag(penalty * penalised + whisker), self.moment)  # (F, C)
