@@ -27,7 +27,8 @@ from ifedicl import seeds
 from ifedicl.backbone.encoding import Prompts, Tokens
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone, load_backbone
-from ifedicl.backbone.scoring import Scorer, length_batches, right_padded
+from ifedicl.backbone.rows import right_padded
+from ifedicl.backbone.scoring import Scorer, length_batches
 from ifedicl.calibrate import Turn, batch_of, calibrate
 from ifedicl.core.coefficients import Coefficients, Form, active_writes
 from ifedicl.core.subspace import Context
