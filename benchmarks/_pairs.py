@@ -215,14 +215,13 @@ def model_settings(arguments: argparse.Namespace) -> ModelSettings:
     return ModelSettings(source=source, dtype=arguments.dtype, device=arguments.device)
 
 
-def bench(arguments: argparse.Namespace) -> Bench:
-    """Load the model and encode made-up text."""
+def bench(arguments: argparse.Namespace, task: Task = TASK) -> Bench:
+    """Load the model and encode made-up text, labelled in turn."""
     use_threads(arguments)
     backbone = load_backbone(model_settings(arguments))
-    scorer = Scorer(backbone, TASK)
-    examples = sentences(arguments.examples)
-    prompts = scorer.encoder.prompts([example.text for example in examples])
-    labels = tuple(TASK.index(example.label) for example in examples)
+    scorer = Scorer(backbone, task)
+    prompts = scorer.encoder.prompts([example.text for example in sentences(arguments.examples)])
+    labels = tuple(number % len(task.labels) for number in range(arguments.examples))
     method = Method(calibration=CalibrationSettings(local_steps=1, loss="vocabulary"))
     vectors = context_vectors(scorer, prompts.tokens, labels, method).mean().astype(np.float32)
     coefficients = Coefficients.initial(

@@ -181,6 +181,11 @@ def test_attention_that_drops_a_mask_of_our_own_never_branches() -> None:
     assert [limit(name) for name in ("sdpa", "eager", "flash_attention_2", "flex_attention")] == [100, 100, 0, 0]
 
 
+def test_rows_whose_mask_would_fill_the_memory_do_not_branch() -> None:
+    limit = branch_limit(FAMILIES["llama"], SimpleNamespace(_attn_implementation="sdpa"), 131_072)
+    assert limit**2 * 4 == 256 * 2**20  # bytes of float32
+
+
 # --- rows and layouts --------------------------------------------------------------------------------------------------
 
 trees = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=6).map(tuple), min_size=2, max_size=8, unique=True)
