@@ -27,7 +27,8 @@ from ifedicl import seeds
 from ifedicl.backbone.encoding import Prompts, Tokens
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone, load_backbone
-from ifedicl.backbone.scoring import Scorer, length_batches, right_padded
+from ifedicl.backbone.rows import right_padded
+from ifedicl.backbone.scoring import Scorer, length_batches
 from ifedicl.calibrate import Turn, batch_of, calibrate
 from ifedicl.core.coefficients import Coefficients, Form, active_writes
 from ifedicl.core.subspace import Context
@@ -214,14 +215,13 @@ def model_settings(arguments: argparse.Namespace) -> ModelSettings:
     return ModelSettings(source=source, dtype=arguments.dtype, device=arguments.device)
 
 
-def bench(arguments: argparse.Namespace) -> Bench:
-    """Load the model and encode made-up text."""
+def bench(arguments: argparse.Namespace, task: Task = TASK) -> Bench:
+    """Load the model and encode made-up text, labelled in turn."""
     use_threads(arguments)
     backbone = load_backbone(model_settings(arguments))
-    scorer = Scorer(backbone, TASK)
-    examples = sentences(arguments.examples)
-    prompts = scorer.encoder.prompts([example.text for example in examples])
-    labels = tuple(TASK.index(example.label) for example in examples)
+    scorer = Scorer(backbone, task)
+    prompts = scorer.encoder.prompts([example.text for example in sentences(arguments.examples)])
+    labels = tuple(number % len(task.labels) for number in range(arguments.examples))
     method = Method(calibration=CalibrationSettings(local_steps=1, loss="vocabulary"))
     vectors = context_vectors(scorer, prompts.tokens, labels, method).mean().astype(np.float32)
     coefficients = Coefficients.initial(

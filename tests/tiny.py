@@ -217,10 +217,21 @@ FAMILY_CASES: dict[str, tuple[str, dict[str, Any]]] = {
 """Every family of the table, and the variants in which the residual stream runs differently."""
 
 
+SLIDING = ("mistral-sliding", "gemma2", "gemma3_text", "gemma3-with-vision")
+"""Those of ``FAMILY_CASES`` with a window, of 6 tokens."""
+
+
 @cache
-def family_backbone(case: str) -> Backbone:
-    """One of ``FAMILY_CASES`` with random weights large enough that a mistake shows. Shared: leave it as it was."""
+def family_backbone(case: str, *, window: int = 6) -> Backbone:
+    """One of ``FAMILY_CASES`` with random weights large enough that a mistake shows. Shared: leave it as it was.
+
+    Args:
+        case: its name.
+        window: tokens of the sliding window, where it has one.
+    """
     model_type, overrides = FAMILY_CASES[case]
+    if case in SLIDING:
+        overrides = {**overrides, "sliding_window": window}
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(config(model_type, **overrides), dtype=torch.float32)
     with torch.no_grad():

@@ -222,12 +222,12 @@ def example_gradients(
 
 
 def _row_gradients(found: Mapping[str, Tensor], context: ContextTensors) -> Watcher:
-    """Fills ``found``: array name to ``(B, ...)``. A pass holds one row an example, or one for each path of the label words."""
+    """Fills ``found``: array name to ``(B, ...)``. A pass holds the same number of rows for each example, one after another."""
     examples = len(found["scales"])
 
     def watch(layer: int, write: int, before: Tensor, gradient: Tensor) -> None:
         width = before.shape[-1]
-        after = gradient.detach().reshape(examples, -1, width).float()  # (B, paths * T, d)
+        after = gradient.detach().reshape(examples, -1, width).float()  # (B, R * T, d)
         own = before.reshape(examples, -1, width).float()
         found["scales"][:, layer, write, CONTEXT] = after.sum(dim=1) @ context.vectors[layer, write]
         found["scales"][:, layer, write, ACTIVATION] = (after * own).sum(dim=(1, 2))

@@ -79,6 +79,22 @@ def test_label_words_of_several_tokens_score_as_one_sequence_a_label_does(real_b
     assert np.allclose(scorer.log_probabilities(prompts), naive, atol=1e-3)
 
 
+def test_ten_label_words_in_one_row_say_what_one_sequence_a_path_says(real_backbone: Backbone) -> None:
+    words = ("home insurance", "car insurance claim", "credit card", "credit card fraud", "savings account")
+    words += ("cash withdrawal fee", "lost luggage", "late delivery", "broken screen repair", "spam call")
+    task = Task(name="topic", labels=words, template="Message: {text}\nTopic:")
+    things = ("the parcel", "my phone", "a letter from the bank", "our suitcase", "the new card", "somebody on the line")
+    ends = (" never arrived", " is broken again, and nobody answers", " asked for money", "?")
+    prompts = Scorer(real_backbone, task).encoder.prompts([thing + end for thing in things for end in ends])
+    one_row, by_paths = Scorer(real_backbone, task), Scorer(replace(real_backbone, branch_limit=0), task)
+    assert one_row.layout(prompts.tokens).branches
+    assert len(by_paths.layout(prompts.tokens).tails) == 9
+    ours, theirs = one_row.log_probabilities(prompts), by_paths.log_probabilities(prompts)
+    assert (ours.argmax(axis=1) == theirs.argmax(axis=1)).all()
+    assert np.ptp(theirs, axis=0).min() > 0.1, "texts alike would hide a mix-up"
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
 def test_the_demo_learns_and_tells_everything(told: tuple[Path, str]) -> None:
     folder, printed = told
     for part in (

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ifedicl.backbone.encoding import Encoder, LabelTree, Prompts, Tokens
 from ifedicl.backbone.load import Backbone, Prefix
-from ifedicl.backbone.scoring import PassBudget, Scorer, length_batches, right_padded
+from ifedicl.backbone.rows import right_padded
+from ifedicl.backbone.scoring import PassBudget, Scorer, length_batches
 from ifedicl.errors import DataError, TaskError
 from ifedicl.task import Task
 from tests import tiny

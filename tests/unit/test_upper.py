@@ -11,13 +11,14 @@ from torch import nn
 
 from ifedicl.backbone.hooks import injected
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.scoring import Scorer, right_padded
+from ifedicl.backbone.rows import Row, states_of
+from ifedicl.backbone.scoring import Scorer
 from ifedicl.backbone.upper import UpperLayers
 from ifedicl.core.subspace import ContextTensors
 from tests import tiny
 from tests.unit.test_federation import run_real
 
-ROWS = ((5, 17, 3, 99, 250, 42), (9, 4, 200), (120,), (9, 4, 200))
+ROWS = tuple(map(Row, ((5, 17, 3, 99, 250, 42), (9, 4, 200), (120,), (9, 4, 200))))
 
 
 def _counted(backbone: Backbone, layer: int) -> list[int]:
@@ -45,25 +46,26 @@ def _injection(first: int) -> tuple[ContextTensors, torch.Tensor, np.ndarray[Any
 def test_kept_states_give_what_the_whole_model_gives(name: str, first: int) -> None:
     backbone = tiny.family_backbone(name)
     context, scales, active = _injection(first)
-    upper, padded = UpperLayers(backbone, first), right_padded(ROWS, backbone.device)
+    upper = UpperLayers(backbone, first)
     with torch.no_grad(), injected(backbone, context, scales, active):
-        whole = backbone.hidden_states(padded)
+        whole = states_of(backbone, ROWS)
         for _ in range(2):  # computed, then kept
-            alone = upper.hidden_states(ROWS, padded)
-            for row, sequence in enumerate(ROWS):
-                torch.testing.assert_close(alone[row, : len(sequence)], whole[row, : len(sequence)], rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(backbone.hidden_states(padded), whole)  # and leave the model as it was
+            alone = upper.hidden_states(ROWS)
+            for place, row in enumerate(ROWS):
+                length = len(row.tokens)
+                torch.testing.assert_close(alone[place, :length], whole[place, :length], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(states_of(backbone, ROWS), whole)  # and leave the model as it was
 
 
 def test_gradients_are_those_of_the_whole_model() -> None:
     backbone = tiny.family_backbone("llama")
     context, scales, active = _injection(1)
-    upper, padded = UpperLayers(backbone, 1), right_padded(ROWS[:1], backbone.device)
+    upper = UpperLayers(backbone, 1)
     gradients = []
-    for run in (lambda: backbone.hidden_states(padded), lambda: upper.hidden_states(ROWS[:1], padded)):
+    for states in (lambda: states_of(backbone, ROWS[:1]), lambda: upper.hidden_states(ROWS[:1])):
         leaf = scales.clone().requires_grad_()
         with injected(backbone, context, leaf, active):
-            run().square().sum().backward()
+            states().square().sum().backward()
         assert leaf.grad is not None
         gradients.append(leaf.grad)
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
@@ -74,23 +76,23 @@ def test_lower_layers_run_once_for_each_sequence_however_it_is_batched() -> None
     backbone = tiny.family_backbone("llama")
     calls, upper = _counted(backbone, 0), UpperLayers(backbone, 2)
     for rows in (ROWS[:2], ROWS[1:], ROWS):
-        upper.hidden_states(rows, right_padded(rows, backbone.device))
+        upper.hidden_states(rows)
     assert sum(calls) == len(set(ROWS))
 
 
 def test_what_finds_no_room_is_run_again_and_nothing_kept_is_dropped() -> None:
     backbone = tiny.family_backbone("llama")
-    room = len(ROWS[0]) * backbone.width * 4
+    room = len(ROWS[0].tokens) * backbone.width * 4
     calls, upper = _counted(backbone, 0), UpperLayers(backbone, 2, most_bytes=room)
     for _ in range(3):
-        upper.hidden_states(ROWS[:2], right_padded(ROWS[:2], backbone.device))
+        upper.hidden_states(ROWS[:2])
     assert calls == [2, 1, 1]
 
 
 def test_a_failing_layer_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny.family_backbone("llama")
-    upper, padded = UpperLayers(backbone, 1), right_padded(ROWS, backbone.device)
-    plain = backbone.hidden_states(padded)
+    upper = UpperLayers(backbone, 1)
+    plain = states_of(backbone, ROWS)
 
     def broken(*_inputs: object, **_options: object) -> None:
         raise RuntimeError("of the test")
@@ -98,8 +100,8 @@ def test_a_failing_layer_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patched:
         patched.setattr(backbone.blocks[2], "forward", broken)
         with pytest.raises(RuntimeError, match="of the test"):
-            upper.hidden_states(ROWS, padded)
-    torch.testing.assert_close(backbone.hidden_states(padded), plain)
+            upper.hidden_states(ROWS)
+    torch.testing.assert_close(states_of(backbone, ROWS), plain)
 
 
 def test_a_federation_of_the_upper_layers_is_the_same_on_kept_states(
@@ -109,8 +111,8 @@ def test_a_federation_of_the_upper_layers_is_the_same_on_kept_states(
     method = tiny.method(rounds={"rounds": 3}, injection={"from_depth": 0.4, "context_scale": 0.1}, subspace=subspace)
     kept = run_real(backbone, method)
 
-    def whole_model(_self: object, rows: tuple[tuple[int, ...], ...], _prefix: object) -> torch.Tensor:
-        return backbone.hidden_states(right_padded(rows, backbone.device))
+    def whole_model(_self: object, rows: tuple[Row, ...], _prefix: object) -> torch.Tensor:
+        return states_of(backbone, rows)
 
     monkeypatch.setattr(Scorer, "_states", whole_model)
     whole = run_real(backbone, method)

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ifedicl.backbone import gguf
+from ifedicl.backbone.branches import Branches, branch_limit
 from ifedicl.backbone.checks import check_memory, refuse_missing
 from ifedicl.backbone.fingerprint import fingerprint_of, stored_tensors
 from ifedicl.backbone.writes import Writes, layer_modules, write_modules, writes_of
@@ -60,6 +61,7 @@ class Backbone:
         fingerprint: hex SHA-256 of stored weights and tokenizer; equal means the same model.
         dtype: the dtype it computes in, by name; not part of the fingerprint.
         context_window: most tokens in a sequence.
+        branch_limit: most tokens in a sequence along which a row may branch; 0: this model's rows never may.
     """
 
     model: Any
@@ -70,6 +72,7 @@ class Backbone:
     fingerprint: str
     dtype: str
     context_window: int
+    branch_limit: int
 
     def __deepcopy__(self, memo: object) -> Backbone:
         """Itself: it never changes, and a copy would take its memory twice (scikit-learn's ``clone`` copies parameters)."""
@@ -91,13 +94,14 @@ class Backbone:
         device: torch.device = self.model.device
         return device
 
-    def hidden_states(self, tokens: Tensor, prefix: Prefix | None = None) -> Tensor:
+    def hidden_states(self, tokens: Tensor, prefix: Prefix | None = None, branches: Branches | None = None) -> Tensor:
         """Last hidden states, after the final norm, without the LM head.
 
         Args:
             tokens: ``(B, T)`` int64, right-padded with any token. No mask is needed: attention is causal, so nothing to the
                 left of the padding sees it.
             prefix: what stands before every row, run already.
+            branches: which tokens follow which; None: one after the other. Within :attr:`branch_limit`.
 
         Returns:
             ``(B, T, d)``.
@@ -106,7 +110,8 @@ class Backbone:
         if prefix is not None:
             cache = copy.deepcopy(prefix.cache)  # the model appends to it
             cache.batch_repeat_interleave(len(tokens))
-        states: Tensor = self.model.base_model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None)[0]
+        told = {} if branches is None else branches.arguments(0 if prefix is None else prefix.length, self.model.dtype)
+        states: Tensor = self.model.base_model(input_ids=tokens, past_key_values=cache, use_cache=cache is not None, **told)[0]
         return states
 
     @torch.inference_mode()
@@ -217,6 +222,7 @@ def wrap(model: Any, tokenizer: Any, writes: Writes, settings: ModelSettings, fi
         )
     model.eval().requires_grad_(False)
     window = _window(text_config)
+    window = min(window, settings.max_prompt_tokens or window)
     backbone = Backbone(
         model=model,
         tokenizer=tokenizer,
@@ -225,7 +231,8 @@ def wrap(model: Any, tokenizer: Any, writes: Writes, settings: ModelSettings, fi
         source=settings.source,
         fingerprint=fingerprint,
         dtype=str(model.dtype).removeprefix("torch."),
-        context_window=min(window, settings.max_prompt_tokens or window),
+        context_window=window,
+        branch_limit=branch_limit(writes, text_config, window),
     )
     if settings.writes is not None:
         _check_head(backbone)

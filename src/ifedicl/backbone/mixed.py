@@ -14,7 +14,8 @@ from ifedicl.backbone.encoding import Tokens
 from ifedicl.backbone.hooks import Injection, injected_by_row
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.pooling import Span, pooled
-from ifedicl.backbone.scoring import Scorer, length_batches, right_padded, with_text
+from ifedicl.backbone.rows import Layout, states_of
+from ifedicl.backbone.scoring import Scorer, length_batches, with_text
 from ifedicl.core.readout import Readout
 from ifedicl.core.vectors import Array32
 
@@ -34,9 +35,8 @@ class Placed:
     readout: Readout | None = None
 
     def spans(self, prompts: Sequence[Tokens]) -> list[Span | None]:
-        """Where the readout looks at the text, for each sequence that is run."""
-        layer = None if self.readout is None else self.readout.pooled_layer
-        return self.scorer.spread(self.scorer.spans(prompts, layer))
+        """Where the readout looks at the text, for each prompt."""
+        return self.scorer.spans(prompts, None if self.readout is None else self.readout.pooled_layer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +49,13 @@ class Row:
 
 def mixed_batches(rows: Sequence[Row]) -> list[list[int]]:
     """Positions of ``rows`` in groups that each make one forward pass; within a group, rows of one adapter stand together."""
-    by_paths: defaultdict[int, list[int]] = defaultdict(list)  # rows that run for more paths of label words are wider
-    for position, row in enumerate(rows):
-        by_paths[row.placed.scorer.paths].append(position)
+    by_kind: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)  # rows of one pass are alike in what they cost
+    layouts = [row.placed.scorer.layout([row.prompt]) for row in rows]
+    for position, layout in enumerate(layouts):
+        by_kind[len(layout.tails), layout.branches].append(position)
     groups: list[list[int]] = []
-    for paths, positions in by_paths.items():
-        widths = [rows[position].placed.scorer.longest(rows[position].prompt) * paths for position in positions]
+    for (tails, _), positions in by_kind.items():
+        widths = [layouts[position].width(rows[position].prompt) * tails for position in positions]
         batches = length_batches(widths, rows[positions[0]].placed.scorer.budget)
         groups += [sorted((positions[place] for place in batch), key=lambda place: id(rows[place].placed)) for batch in batches]
     return groups
@@ -69,24 +70,28 @@ def mixed_log_probabilities(backbone: Backbone, rows: Sequence[Row]) -> list[Arr
         rows: those of one adapter together, as :func:`mixed_batches` puts them.
     """
     parts = [(placed, [row.prompt for row in own]) for placed, own in groupby(rows, key=lambda row: row.placed)]
-    sequences = [placed.scorer.sequences(prompts) for placed, prompts in parts]
-    padded = right_padded([sequence for own in sequences for sequence in own], backbone.device)
-    counts = [len(own) for own in sequences]
-    spans = [span for placed, prompts in parts for span in placed.spans(prompts)]
+    layouts = [placed.scorer.layout(prompts) for placed, prompts in parts]
+    runs = [layout.rows(prompts) for layout, (_, prompts) in zip(layouts, parts, strict=True)]
+    counts = [len(own) for own in runs]
+    spans = [
+        span for layout, (placed, prompts) in zip(layouts, parts, strict=True) for span in layout.spread(placed.spans(prompts))
+    ]
     injections = [(placed.injection, count) for (placed, _), count in zip(parts, counts, strict=True)]
     with injected_by_row(backbone, injections), pooled(backbone, spans) as caught:
-        states = backbone.hidden_states(padded)  # (B, T, d)
+        states = states_of(backbone, [row for own in runs for row in own])  # (B, T, d)
     result: list[Array32] = []
     begin = 0
-    for (placed, prompts), own in zip(parts, torch.split(states, counts), strict=True):
+    for (placed, prompts), layout, own in zip(parts, layouts, torch.split(states, counts), strict=True):
         text = [caught[row] for row in range(begin, begin + len(own)) if row in caught]
-        result += _read(placed, own, prompts, text)
+        result += _read(placed, layout, own, prompts, text)
         begin += len(own)
     return result
 
 
-def _read(placed: Placed, states: Tensor, prompts: Sequence[Tokens], text: Sequence[Tensor]) -> Iterator[Array32]:
-    last, scores = placed.scorer.scored(states, prompts)
+def _read(
+    placed: Placed, layout: Layout, states: Tensor, prompts: Sequence[Tokens], text: Sequence[Tensor]
+) -> Iterator[Array32]:
+    last, scores = placed.scorer.scored(states, prompts, layout)
     logs: Array32 = scores.log_softmax(dim=-1).cpu().numpy()
     if placed.readout is None:
         yield from logs

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ifedicl.backbone.encoding import Encoder, LabelTree, Prompts, Tokens
+from ifedicl.backbone.encoding import Encoder, Prompts, Tokens
 from ifedicl.backbone.load import Backbone, Prefix
 from ifedicl.backbone.pooling import Span, pooled
+from ifedicl.backbone.rows import Layout, Row, states_of
 from ifedicl.backbone.upper import UpperLayers
 from ifedicl.core.readout import Readout, hidden_count
 from ifedicl.task import Task
@@ -39,6 +40,7 @@ _BUDGETS = {
     "cpu": PassBudget(tokens=512, overhead=80, remembered=8_192),
     "cuda": PassBudget(tokens=16_384, overhead=2_048, remembered=65_536),
 }
+_MOST_READ = 512  # states read against the whole vocabulary at once: 256 MiB of 128,000 tokens
 _FEWEST_SHARED = 32  # tokens: a shorter beginning is cheaper run again than copied to every row
 
 
@@ -66,33 +68,6 @@ def length_batches(lengths: Sequence[int], budget: PassBudget) -> list[list[int]
         groups.append(order[begin[end] : end])
         end = int(begin[end])
     return groups[::-1]
-
-
-def right_padded(sequences: Sequence[Tokens], device: torch.device) -> Tensor:
-    """``(B, T)`` int64. The padding is token 0: nothing reads it."""
-    width = max(map(len, sequences))
-    padded = np.zeros((len(sequences), width), dtype=np.int64)
-    for row, sequence in enumerate(sequences):
-        padded[row, : len(sequence)] = sequence
-    return torch.from_numpy(padded).to(device)
-
-
-@dataclass(frozen=True)
-class _TreeReader:
-    """Where the tree's nodes are read, for every prompt alike.
-
-    Attributes:
-        path: ``(N,)`` for each node, the path on which it is read.
-        depth: ``(N,)`` its number of tokens.
-    """
-
-    path: tuple[int, ...]
-    depth: tuple[int, ...]
-
-    @classmethod
-    def of(cls, tree: LabelTree) -> _TreeReader:
-        paths = [next(i for i, path in enumerate(tree.paths) if path[: len(node)] == node) for node in tree.nodes]
-        return cls(tuple(paths), tuple(map(len, tree.nodes)))
 
 
 @dataclass(frozen=True)
@@ -133,7 +108,7 @@ class Scorer:
         self.encoder = Encoder(backbone, task)
         self.budget = _BUDGETS[backbone.device.type]
         self._tree = self.encoder.tree
-        self._reader = _TreeReader.of(self._tree)
+        self._branching, self._by_paths = Layout.branching(self._tree), Layout.by_paths(self._tree)
         self._first_tokens = torch.tensor([word[0] for word in self._tree.words], device=backbone.device)
 
     def label_scores(self, prompts: Sequence[Tokens], prefix: Prefix | None = None) -> Tensor:
@@ -159,8 +134,7 @@ class Scorer:
             ``(B,)`` float32, in nats; per token where the task normalises lengths.
         """
         words = [self._tree.words[label] for label in labels]
-        sequences = [prompt + word[:-1] for prompt, word in zip(prompts, words, strict=True)]
-        states = self._states(sequences, None)  # (B, T, d)
+        states = self._states([Row(prompt + word[:-1]) for prompt, word in zip(prompts, words, strict=True)], None)  # (B, T, d)
         rows = [row for row, word in enumerate(words) for _ in word]
         columns = [len(prompt) - 1 + step for prompt, word in zip(prompts, words, strict=True) for step in range(len(word))]
         targets = torch.tensor([token for word in words for token in word], device=states.device)
@@ -218,7 +192,7 @@ class Scorer:
         result = np.empty((len(prompts.tokens), self.backbone.width), dtype=np.float32)
         for batch in length_batches([len(tokens) for tokens in prompts.tokens], self.budget):
             own = [prompts.tokens[position] for position in batch]
-            result[batch] = _last(self._states(own, None), own).float().cpu().numpy()
+            result[batch] = _last(self._states([Row(prompt) for prompt in own], None), own).float().cpu().numpy()
         return result
 
     def batches(self, prompts: Sequence[Tokens], prefix: Prefix | None = None) -> list[list[int]]:
@@ -229,17 +203,22 @@ class Scorer:
             prefix: the beginning of all of them, whose keys and values every row of a pass holds.
         """
         before, share = prefix.length if prefix else 0, self.budget.tokens / self.budget.remembered
-        lengths = [max(self.longest(tokens), math.ceil((before + self.longest(tokens)) * share)) for tokens in prompts]
-        return length_batches([length * self.paths for length in lengths], self.budget)
+        sizes = []
+        for tokens in prompts:
+            layout = self.layout([tokens], before)
+            width = layout.width(tokens)
+            sizes.append(len(layout.tails) * max(width, math.ceil((before + width) * share)))
+        return length_batches(sizes, self.budget)
 
-    @property
-    def paths(self) -> int:
-        """``P``: how many sequences are run for one prompt."""
-        return len(self._tree.paths)
+    def layout(self, prompts: Sequence[Tokens], before: int = 0) -> Layout:
+        """How the label words stand behind prompts of one pass: in branches, if the model can along the longest of them.
 
-    def longest(self, prompt: Tokens) -> int:
-        """Tokens of the longest sequence that is run for a prompt."""
-        return len(prompt) + max(map(len, self._tree.paths))
+        Args:
+            prompts: one or more.
+            before: tokens of what stands before all of them.
+        """
+        longest = before + max(map(len, prompts)) + max(map(len, self._tree.paths))
+        return self._branching if longest <= self.backbone.branch_limit else self._by_paths
 
     def _without_prefix(self, prompts: Sequence[Tokens], most: int | None) -> tuple[Prefix | None, Sequence[Tokens]]:
         """The beginning that all prompts share, of ``most`` tokens, run, where it is worth it; and what follows it in each."""
@@ -274,62 +253,54 @@ class Scorer:
         texts = [self.encoder.text_span(prompt) for prompt in prompts]
         return [Span(pooled_layer, text.start, text.stop) for text in texts]
 
-    def spread(self, spans: Sequence[Span | None]) -> list[Span | None]:
-        """From one for each prompt to one for each of its ``P`` sequences: the first one's is enough."""
-        return [None if path else span for span in spans for path in range(self.paths)]
-
-    def sequences(self, prompts: Sequence[Tokens]) -> list[Tokens]:
-        """What is run for ``B`` prompts: each with every path of the label words, ``B·P`` sequences."""
-        return [prompt + path for prompt in prompts for path in self._tree.paths]
-
-    def scored(self, states: Tensor, prompts: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
-        """What the model says of prompts, from a pass over :meth:`sequences`.
+    def scored(self, states: Tensor, prompts: Sequence[Tokens], layout: Layout) -> tuple[Tensor, Tensor]:
+        """What the model says of prompts, from a pass over the rows of their layout.
 
         Args:
-            states: ``(B·P, T, d)`` last hidden states.
+            states: ``(B·R, T, d)`` last hidden states.
             prompts: ``B`` of them.
+            layout: of the label words behind them.
 
         Returns:
             ``(B, d)`` states that predict the first token of the label word, and ``(B, C)`` label scores.
         """
+        last = _last(states[:: len(layout.tails)], prompts)
         if not self._tree.is_flat:
-            return self._tree_scored(states, prompts)
-        last = _last(states, prompts)
+            return last, self._tree_scores(layout.read(states, prompts))
         # One token each: the vocabulary's normaliser is the same for all, so only their own logits are needed.
         return last, self.backbone.logits(last, self._first_tokens)
 
     def _read(
-        self, prompts: Sequence[Tokens], prefix: Prefix | None, spans: Sequence[Span | None] | None = None
+        self, prompts: Sequence[Tokens], prefix: Prefix | None, spans: Sequence[Span | None] = ()
     ) -> tuple[Tensor, Tensor]:
         """``(B, d)`` states that predict the first token of the label word, with spans ``(B, 2d)``; ``(B, C)`` label scores."""
-        with pooled(self.backbone, [] if spans is None else self.spread(spans)) as caught:
-            states, scores = self.scored(self._states(self.sequences(prompts), prefix), prompts)
+        layout = self.layout(prompts, prefix.length if prefix else 0)
+        with pooled(self.backbone, layout.spread(spans)) as caught:
+            states, scores = self.scored(self._states(layout.rows(prompts), prefix), prompts, layout)
         return with_text(states, list(caught.values())), scores
 
-    def _states(self, sequences: Sequence[Tokens], prefix: Prefix | None) -> Tensor:
+    def _states(self, rows: Sequence[Row], prefix: Prefix | None) -> Tensor:
         """``(B, T, d)``."""
-        padded = right_padded(sequences, self.backbone.device)
         if self._upper is None or prefix is not None:
-            return self.backbone.hidden_states(padded, prefix)
-        return self._upper.hidden_states(sequences, padded)
+            return states_of(self.backbone, rows, prefix)
+        return self._upper.hidden_states(rows)
 
-    def _tree_scored(self, states: Tensor, prompts: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
-        paths = len(self._tree.paths)
-        rows = [[number * paths + path for path in self._reader.path] for number in range(len(prompts))]
-        columns = [[len(prompt) - 1 + depth for depth in self._reader.depth] for prompt in prompts]
+    def _tree_scores(self, read: Tensor) -> Tensor:
+        """``(B, C)`` from the states ``(B, N, d)`` at the tree's nodes."""
+        parts = torch.split(read, max(1, _MOST_READ // len(self._tree.nodes)))
+        scores = torch.cat([self._word_scores(part) for part in parts])
+        return scores / self._lengths(self._tree.words, scores) if self.task.normalise_length else scores
+
+    def _word_scores(self, read: Tensor) -> Tensor:
         nodes = {node: position for position, node in enumerate(self._tree.nodes)}
-        read = states[rows, columns]  # (B, N, d)
         logs = self.backbone.logits(read).log_softmax(dim=-1)  # (B, N, V)
-        scores = torch.stack(
+        return torch.stack(
             [
                 sum((logs[:, nodes[word[:step]], word[step]] for step in range(len(word))), torch.zeros_like(logs[:, 0, 0]))
                 for word in self._tree.words
             ],
             dim=1,
-        )  # (B, C)
-        if self.task.normalise_length:
-            scores = scores / self._lengths(self._tree.words, scores)
-        return read[:, nodes[()]], scores
+        )
 
     @staticmethod
     def _lengths(words: Sequence[Tokens], like: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ifedicl.backbone.encoding import Tokens
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.rows import Row, states_of
 
 MOST_BYTES = 2**30
 """Of kept states, for one client and task."""
@@ -25,10 +25,11 @@ class _EnteredError(Exception):
 
 
 class UpperLayers:
-    """Runs sequences from layer ``first`` up; what enters it is kept for each sequence, as far as memory allows.
+    """Runs rows from layer ``first`` up; what enters it is kept for each row, as far as memory allows.
 
-    Sequences that find no room are run from the embeddings each time. None that is kept makes room for another: training walks
-    round and round, and whatever were dropped would be asked for again before what replaced it.
+    The same tokens in other branches are another row. Rows that find no room are run from the embeddings each time. None that
+    is kept makes room for another: training walks round and round, and whatever were dropped would be asked for again before
+    what replaced it.
     """
 
     def __init__(self, backbone: Backbone, first: int, *, most_bytes: int = MOST_BYTES) -> None:
@@ -42,45 +43,45 @@ class UpperLayers:
         self._backbone = backbone
         self._first = first
         self._room = most_bytes
-        self._kept: dict[Tokens, Tensor] = {}
+        self._kept: dict[Row, Tensor] = {}
         self._returns: Callable[[Tensor], Any] = _alone
 
-    def hidden_states(self, sequences: Sequence[Tokens], padded: Tensor) -> Tensor:
-        """As :meth:`Backbone.hidden_states` under the same injections, which must be of layers from ``first`` up.
+    def hidden_states(self, rows: Sequence[Row]) -> Tensor:
+        """As :func:`~ifedicl.backbone.rows.states_of` under the same injections, which must be of layers from ``first`` up.
 
         Args:
-            sequences: ``B`` of them.
-            padded: the same, ``(B, T)`` int64, right-padded.
+            rows: ``B`` of one kind.
 
         Returns:
             ``(B, T, d)``.
         """
-        entering = self._entering(sequences, padded)
+        entering = self._entering(rows)
         with self._skipping(entering):
-            return self._backbone.hidden_states(padded)
+            return states_of(self._backbone, rows)
 
-    def _entering(self, sequences: Sequence[Tokens], padded: Tensor) -> Tensor:
+    def _entering(self, rows: Sequence[Row]) -> Tensor:
         """``(B, T, d)``: what enters layer ``first``."""
-        missing = [row for row, sequence in enumerate(sequences) if sequence not in self._kept]
-        fresh = self._computed(padded[missing]) if missing else None
-        states = torch.zeros(*padded.shape, self._backbone.width, dtype=self._backbone.model.dtype, device=padded.device)
-        for row, sequence in enumerate(sequences):
-            if sequence in self._kept:
-                states[row, : len(sequence)] = self._kept[sequence]
+        missing = [place for place, row in enumerate(rows) if row not in self._kept]
+        fresh = self._computed([rows[place] for place in missing]) if missing else None
+        shape = (len(rows), max(len(row.tokens) for row in rows), self._backbone.width)
+        states = torch.zeros(shape, dtype=self._backbone.model.dtype, device=self._backbone.device)
+        for place, row in enumerate(rows):
+            if row in self._kept:
+                states[place, : len(row.tokens)] = self._kept[row]
         if fresh is not None:
-            states[missing] = fresh
-            for place, row in enumerate(missing):
-                self._keep(sequences[row], fresh[place, : len(sequences[row])])
+            states[missing, : fresh.shape[1]] = fresh
+            for number, place in enumerate(missing):
+                self._keep(rows[place], fresh[number, : len(rows[place].tokens)])
         return states
 
-    def _keep(self, sequence: Tokens, states: Tensor) -> None:
+    def _keep(self, row: Row, states: Tensor) -> None:
         size = states.numel() * states.element_size()
-        if size <= self._room and sequence not in self._kept:
-            self._kept[sequence] = states.clone()
+        if size <= self._room and row not in self._kept:
+            self._kept[row] = states.clone()
             self._room -= size
 
     @torch.no_grad()
-    def _computed(self, tokens: Tensor) -> Tensor:
+    def _computed(self, rows: Sequence[Row]) -> Tensor:
         caught: list[Tensor] = []
 
         def catch(_module: nn.Module, _inputs: object, output: Any) -> None:
@@ -93,7 +94,7 @@ class UpperLayers:
         # Ahead of whoever reads states there: this pass is of other rows than theirs.
         handle = self._backbone.blocks[self._first - 1].register_forward_hook(catch, prepend=True)
         try:
-            self._backbone.hidden_states(tokens)
+            states_of(self._backbone, rows)
         except _EnteredError:
             pass
         finally:

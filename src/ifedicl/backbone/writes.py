@@ -23,15 +23,18 @@ class Writes:
         layers: path of the list of layers, from the model *without* its LM head.
         attention: path within a layer of the module that yields the attention write.
         mlp: path within a layer of the module that yields the MLP write.
+        branches: whether the family attends by a mask and by positions of our own, and by nothing else, so that a row may
+            branch (``backbone/branches.py``). Not so where nobody has looked: a family that a user names.
     """
 
     layers: str
     attention: str
     mlp: str
+    branches: bool = False
 
 
-_LLAMA = Writes("layers", "self_attn.o_proj", "mlp.down_proj")
-_POST_NORM = Writes("layers", "post_attention_layernorm", "post_feedforward_layernorm")
+_LLAMA = Writes("layers", "self_attn.o_proj", "mlp.down_proj", branches=True)
+_POST_NORM = Writes("layers", "post_attention_layernorm", "post_feedforward_layernorm", branches=True)
 
 FAMILIES: Mapping[str, Writes] = {
     "llama": _LLAMA,  # SmolLM, TinyLlama and Llama 1 to 3 alike
@@ -41,18 +44,20 @@ FAMILIES: Mapping[str, Writes] = {
     "gemma": _LLAMA,
     "gemma2": _POST_NORM,
     "gemma3_text": _POST_NORM,
-    "gemma3": Writes("language_model.layers", _POST_NORM.attention, _POST_NORM.mlp),  # with a vision tower beside it
+    "gemma3": Writes(
+        "language_model.layers", _POST_NORM.attention, _POST_NORM.mlp, branches=True
+    ),  # with a vision tower beside it
     "olmo2": _POST_NORM,
     "phi3": _LLAMA,
-    "starcoder2": Writes("layers", "self_attn.o_proj", "mlp.c_proj"),
-    "phi": Writes("layers", "self_attn.dense", "mlp.fc2"),
-    "opt": Writes("decoder.layers", "self_attn.out_proj", "fc2"),
-    "gpt2": Writes("h", "attn.c_proj", "mlp.c_proj"),
-    "gptj": Writes("h", "attn.out_proj", "mlp.fc_out"),
-    "gpt_neox": Writes("layers", "attention.dense", "mlp.dense_4h_to_h"),  # Pythia
+    "starcoder2": Writes("layers", "self_attn.o_proj", "mlp.c_proj", branches=True),
+    "phi": Writes("layers", "self_attn.dense", "mlp.fc2", branches=True),
+    "opt": Writes("decoder.layers", "self_attn.out_proj", "fc2", branches=True),
+    "gpt2": Writes("h", "attn.c_proj", "mlp.c_proj", branches=True),
+    "gptj": Writes("h", "attn.out_proj", "mlp.fc_out", branches=True),
+    "gpt_neox": Writes("layers", "attention.dense", "mlp.dense_4h_to_h", branches=True),  # Pythia
     # Both add the residual inside their modules, so the projection is the last place where the write stands alone.
-    "bloom": Writes("h", "self_attention.dense", "mlp.dense_4h_to_h"),
-    "falcon": Writes("h", "self_attention.dense", "mlp.dense_4h_to_h"),
+    "bloom": Writes("h", "self_attention.dense", "mlp.dense_4h_to_h"),  # takes no positions: ALiBi
+    "falcon": Writes("h", "self_attention.dense", "mlp.dense_4h_to_h", branches=True),
 }
 """By ``config.model_type``."""
 
@@ -69,7 +74,7 @@ def writes_of(model_type: str, override: Mapping[str, str] | None) -> Writes:
             raise BackboneError(
                 f"model.writes holds {', '.join(sorted(override))}; it must hold exactly layers, attention and mlp"
             )
-        return Writes(**override)
+        return Writes(override["layers"], override["attention"], override["mlp"])
     if model_type not in FAMILIES:
         raise UnknownFamilyError(
             f"model type {model_type!r} is not in the table of writes; known: {', '.join(sorted(FAMILIES))}. "
