@@ -66,7 +66,7 @@ def tell(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo",
     for client in clients:
         alone, seconds = stage.federated(f"{client.name} alone", [client])
         # Its own few gate examples could prove nothing, and the raw model would stand in its place: shown is what it learnt.
-        learnt = replace(alone.adapter, coefficients=alone.outcome.state.best)
+        learnt = replace(alone.adapter, coefficients=alone.outcome.state.best, readout=alone.outcome.state.readout)
         rows.append(stage.measured(f"{client.name} alone", learnt, seconds))
     journal = Journal(folder / runs.METRICS, TASK, examples)
     journal.begin(None)
