@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from ifedicl import __version__, files
 from ifedicl.bench.plan import Plan
 from ifedicl.bench.results import Record
-from ifedicl.bench.tables import OURS, by_set, markdown
+from ifedicl.bench.tables import PAPER_FORM, by_set, markdown
 from ifedicl.pictures import ACCENT, PALE, svg
 
 _ALONE = "client-alone"
@@ -108,9 +108,9 @@ def _against_alone(axes: Axes, table: _Table) -> None:
     for seed, record in enumerate(table.get(_ALONE, [])):
         alone = [np.mean([int(hit) for hit in row]) for row in record.hits.values()]
         axes.scatter([seed] * len(alone), alone, color=PALE, s=18, label=None if seed else "each client alone")
-    for seed, record in enumerate(table.get(OURS, [])):
-        axes.scatter([seed], [record.accuracy], color=ACCENT, marker="D", s=34, label=None if seed else OURS)
-    seeds = [record.cell.seed for record in table.get(OURS, [])]
+    for seed, record in enumerate(table.get(PAPER_FORM, [])):
+        axes.scatter([seed], [record.accuracy], color=ACCENT, marker="D", s=34, label=None if seed else PAPER_FORM)
+    seeds = [record.cell.seed for record in table.get(PAPER_FORM, [])]
     axes.set_xticks(range(len(seeds)), [f"seed {seed}" for seed in seeds])
     axes.set_ylabel("accuracy")
     _legend(axes)

@@ -12,7 +12,8 @@ from ifedicl.bench.plan import Plan
 from ifedicl.bench.results import Record, interval
 from ifedicl.metrics import paired_p
 
-OURS = "ifed-icl"
+PAPER_FORM, OURS = "ifed-icl", "ifed-icl-subspace"
+"""The paper's method, and what goes past it."""
 _DASH = "–"
 
 
@@ -76,14 +77,14 @@ def _model_tables(plan: Plan, records: Sequence[Record]) -> Iterator[str]:
         ["method", *plan.sets, "mean"],
         ([name, *(_figures(table.get(key)) for key in plan.sets), _mean(table, plan)] for name, table in tables.items()),
     )
-    if OURS in tables:
-        others = [name for name in methods if name != OURS]
+    for ours in (name for name in (OURS, PAPER_FORM) if name in tables):
+        others = [name for name in methods if name != ours]
         yield from _titled(
-            f"{OURS} minus each other method, in points of accuracy over the seeds that both have (smallest to largest of a "
+            f"{ours} minus each other method, in points of accuracy over the seeds that both have (smallest to largest of a "
             "seed), and the paired p-value over test rows: of these trained classifiers, not of other seeds, and each test "
             "by itself",
             ["method", *plan.sets],
-            ([name, *(_difference(tables[OURS].get(key), tables[name].get(key)) for key in plan.sets)] for name in others),
+            ([name, *(_difference(tables[ours].get(key), tables[name].get(key)) for key in plan.sets)] for name in others),
         )
     yield from _titled(
         "Cost, mean over sets and seeds: bytes and processor seconds of one client in a whole run, and of one test text",
@@ -92,7 +93,7 @@ def _model_tables(plan: Plan, records: Sequence[Record]) -> Iterator[str]:
             "bytes up",
             "bytes down",
             "rounds",
-            "client seconds by stage",
+            "client seconds, by stage",
             "test, ms a text",
             "peak MiB above the model",
         ],
@@ -163,13 +164,14 @@ def _cost_row(name: str, records: Sequence[Record]) -> list[str]:
 
     stages = dict.fromkeys(stage for record in records for stage in record.cpu_seconds)
     seconds = [f"{stage} {mean(_seconds_of(stage)):.1f}" for stage in stages]
+    in_all = f"{mean(lambda record: sum(record.cpu_seconds.values())):.1f}: "
     crosses = any(record.total_bytes for record in records)
     return [
         name,
         f"{mean(lambda record: sum(record.bytes_up.values())):,.0f}" if crosses else _DASH,
         f"{mean(lambda record: sum(record.bytes_down.values())):,.0f}" if crosses else _DASH,
         f"{mean(lambda record: record.rounds):.0f}",
-        ", ".join(seconds) or _DASH,
+        in_all + ", ".join(seconds) if seconds else _DASH,
         f"{mean(lambda record: record.test_milliseconds):.0f}",
         f"{mean(lambda record: record.peak_mib):.0f}",
     ]
