@@ -103,15 +103,18 @@ class ClientTraffic:
 
 
 _STEPS_OF_A_ROUND = {"update", "gradient", "evaluate"}
+_SUMS_OF_A_READOUT = "statistics"  # the evaluation behind it tries the readouts
 
 
 def traffic_by_client(traffic: Sequence[Traffic], rounds: int) -> list[ClientTraffic]:
-    """Sum the exchanges of each client; updates and evaluations count as rounds, all else as set-up."""
+    """Sum the exchanges of each client; updates and evaluations count as rounds, all else as set-up: a readout's trial, too."""
     table = []
     for client in dict.fromkeys(item.client for item in traffic):
         own = [item for item in traffic if item.client == client]
-        setup = [item for item in own if item.step not in _STEPS_OF_A_ROUND]
-        rest = [item for item in own if item.step in _STEPS_OF_A_ROUND]
+        setup, rest = list[Traffic](), list[Traffic]()
+        for place, item in enumerate(own):
+            is_trial = place > 0 and own[place - 1].step == _SUMS_OF_A_READOUT
+            (rest if item.step in _STEPS_OF_A_ROUND and not is_trial else setup).append(item)
         table.append(
             ClientTraffic(
                 client=client,
@@ -263,9 +266,7 @@ def _by_client_table(report: Report) -> Table:
 
 
 def _traffic_table(report: Report) -> Table:
-    table = Table(
-        "client", "vectors up", "vectors down", "a round up", "a round down", "seconds", "failures", title="What crossed"
-    )
+    table = Table("client", "once up", "once down", "a round up", "a round down", "seconds", "failures", title="What crossed")
     for row in traffic_by_client(report.outcome.state.traffic, len(report.outcome.state.history)):
         table.add_row(
             row.client,
