@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +22,7 @@ from ifedicl.data import Role
 from ifedicl.errors import AdapterError, ConfigError
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
+from ifedicl.federation.engine import Delivery
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.messages import (
     ContextReply,
@@ -29,13 +31,14 @@ from ifedicl.federation.messages import (
     EvaluateRequest,
     Failure,
     FailureCode,
+    Request,
     StatisticsReply,
     StatisticsRequest,
 )
 from ifedicl.federation.sums import Total
 from ifedicl.settings import ModelSettings
 from tests import tiny
-from tests.unit.test_federation import assert_same_result, real, run_real, shape_of
+from tests.unit.test_federation import Between, assert_same_result, real, run_real, shape_of
 
 DRAW = np.random.default_rng(1)
 STATES, LABELS = DRAW.normal(size=(60, 7)), DRAW.integers(0, 3, size=60)
@@ -201,6 +204,23 @@ def test_the_readout_is_the_same_whoever_holds_the_examples(backbone: Backbone) 
         totals.append(_added(*sums))
     np.testing.assert_allclose(totals[0].gram, totals[1].gram, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(totals[0].moment, totals[1].moment, rtol=1e-4, atol=1e-5)
+
+
+def test_where_no_owner_lets_its_sums_out_the_label_words_are_read(
+    backbone: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(deliveries: list[Delivery], requests: Mapping[str, Request]) -> list[Delivery]:
+        asked = next(iter(requests.values()))
+        refused = Failure(FailureCode.REFUSED)
+        return [replace(own, reply=refused) for own in deliveries] if isinstance(asked, StatisticsRequest) else deliveries
+
+    method = tiny.method(rounds={"rounds": 2}, readout={})
+    outcome = run_real(backbone, method, engine=Between(LocalEngine(real(backbone)), refuse))
+    assert outcome.readout is None
+    assert outcome.state.round == 2
+    assert "allow.readout_sums" in caplog.text
+    plain = run_real(backbone, tiny.method(rounds={"rounds": 2}))
+    np.testing.assert_array_equal(outcome.coefficients.scales, plain.coefficients.scales)
 
 
 def test_a_finished_run_asks_for_no_second_readout(backbone: Backbone, tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ device = "cpu"
 tasks = ["{job.task.digest}"]
 models = ["{job.fingerprint}"]
 class_counts = true
+readout_sums = true
 """,
     )
 

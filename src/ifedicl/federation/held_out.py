@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from ifedicl.core.coefficients import Coefficients
@@ -22,6 +23,8 @@ from ifedicl.federation.messages import (
     StatisticsRequest,
 )
 from ifedicl.metrics import Comparison, Tally
+
+_log = logging.getLogger(__name__)
 
 
 class HeldOut:
@@ -50,10 +53,10 @@ class HeldOut:
     def fit_readout(self) -> None:
         """Once for each best round: sums of all clients to candidates, and the best of them on the selection examples.
 
-        The label words stay where no candidate does better, or too few clients answer.
+        The label words stay where no candidate does better, and where no owner lets its sums out.
 
         Raises:
-            TooFewClientsError: fewer clients than ``rounds.min_clients`` gave sums.
+            TooFewClientsError: fewer clients than ``rounds.min_clients`` gave sums, and another time they might.
         """
         state, method = self._memory.state, self._assignment.method
         if method.readout is None or state.readout_round == state.best_round:
@@ -61,6 +64,10 @@ class HeldOut:
         request = StatisticsRequest(self._clients.context_id, state.best)
         requests = dict.fromkeys(self._clients.names, request)
         total, answers = self._clients.total(requests, StatisticsReply, self._checks.is_usable_statistics)
+        if total is None and set(answers.failures.values()) == {FailureCode.REFUSED}:
+            _log.warning("no client's owner allows sums for a readout (allow.readout_sums): the label words are read")
+            self._memory.keep(readout=None, readout_round=state.best_round)
+            return
         self._clients.require(answers, "statistics")
         assert total is not None  # usable ones are of an example at least
         model = self._assignment.model
