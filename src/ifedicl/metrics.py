@@ -13,6 +13,7 @@ import numpy.typing as npt
 from scipy import stats
 
 _ONE_SIDED = 0.95
+_NO_CHANCE = 0.99  # of answers dealt at random: labels that mean nothing open one gate in a hundred, and cost it dearly
 _RESAMPLES = 9_999
 _BATCH_NUMBERS = 4_000_000  # resampled numbers held at once: 32 MB
 
@@ -103,7 +104,7 @@ class Comparison:
 
     @property
     def beats_chance(self) -> bool:
-        """Whether more answers are right than if they were dealt to the examples at random, one-sided at 5%.
+        """Whether more answers are right than if they were dealt to the examples at random, one-sided at 1%.
 
         That is Cohen's kappa above 0, by its permutation distribution: with ``n_c`` examples of each label and ``m_c`` answers,
         a random deal has ``Σ n_c m_c / n`` right on average. Who always answers the same is right as often as chance.
@@ -114,7 +115,7 @@ class Comparison:
         truth, answers = np.array(self.truth, dtype=np.float64), np.array(self.answers, dtype=np.float64)
         both = float(truth @ answers)
         variance = (both**2 - count * float((truth * answers) @ (truth + answers)) + count**2 * both) / (count**2 * (count - 1))
-        threshold = float(stats.norm.ppf(_ONE_SIDED)) * math.sqrt(max(0.0, variance))
+        threshold = float(stats.norm.ppf(_NO_CHANCE)) * math.sqrt(max(0.0, variance))
         return self.adapter.correct - both / count > threshold
 
     @property

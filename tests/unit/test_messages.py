@@ -71,8 +71,8 @@ REQUESTS: list[Request] = [
     GradientRequest("0123456789abcdef", 7, CORE),
     CompareRequest("0123456789abcdef", CORE, READOUT),
 ]
-READOUT_SUMS = ReadoutSums(  # of numbers that float16 holds as they are
-    np.array([[4, 3, 1, 0, 0], [3, 9, 0, 1, 0], [1, 0, 2, 0, 0], [0, 1, 0, 2, 0], [0, 0, 0, 0, 3]], "f8"), np.ones((5, 2)), 3
+READOUT_SUMS = ReadoutSums(  # of correlations that a byte holds as they are
+    np.array([[4, 6, 1, 0, 0], [6, 9, 0, 1, 0], [1, 0, 2, 0, 0], [0, 1, 0, 2, 0], [0, 0, 0, 0, 3]], "f8"), np.ones((5, 2)), 3
 )
 REPLIES: list[Reply] = [
     VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float32"),

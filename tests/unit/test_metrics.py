@@ -32,15 +32,15 @@ def test_parts_add_up_to_the_whole() -> None:
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
 def test_the_answer_is_that_of_many_random_deals(strength: float) -> None:
-    """Where the share of random deals that do as well is not near 5%."""
+    """Where the share of random deals that do as well is not near 1%."""
     for _ in range(10):
         truth = DRAW.choice(4, size=40, p=[0.55, 0.25, 0.15, 0.05])
         logs = _known(truth, strength, 4)
         answers = logs.argmax(axis=1)
-        deals = np.array([(DRAW.permutation(answers) == truth).sum() for _ in range(2_000)])
+        deals = np.array([(DRAW.permutation(answers) == truth).sum() for _ in range(4_000)])
         share = float((deals >= (answers == truth).sum()).mean())
-        if not 0.02 < share < 0.12:
-            assert Comparison.of(logs, logs, truth).beats_chance is (share < 0.05)
+        if not 0.003 < share < 0.03:
+            assert Comparison.of(logs, logs, truth).beats_chance is (share < 0.01)
 
 
 def test_doubting_everything_beats_a_sure_model_on_labels_that_mean_nothing_and_is_not_used() -> None:
@@ -52,7 +52,7 @@ def test_doubting_everything_beats_a_sure_model_on_labels_that_mean_nothing_and_
         comparison = Comparison.of(doubting, sure, truth)
         opened, better = opened + comparison.is_open, better + comparison.is_better
     assert better > 150
-    assert opened <= 20
+    assert opened <= 8
 
 
 def test_always_the_same_answer_is_chance_however_often_it_is_right() -> None:

@@ -81,28 +81,29 @@ def test_a_strong_penalty_leaves_how_often_each_label_is() -> None:
     np.testing.assert_allclose(scores.mean(axis=0), np.bincount(LABELS) / 60, atol=1e-3)
 
 
-def test_what_travels_is_the_same_sums_to_float16_of_a_correlation() -> None:
+def test_what_travels_is_the_same_sums_to_a_127th_of_a_correlation() -> None:
     sums = _sums()
     back = ReadoutSums.from_wire(sums.on_wire, sums.examples)
     scale = np.sqrt(np.outer(np.diagonal(sums.gram), np.diagonal(sums.gram)))
-    np.testing.assert_allclose(back.gram / scale, sums.gram / scale, atol=5e-4)
+    np.testing.assert_allclose(back.gram / scale, sums.gram / scale, atol=0.5 / 127)
     np.testing.assert_allclose(back.gram[7:], sums.gram[7:], rtol=1e-5, atol=1e-5)
     for ours, whole in zip(back.solve(None), sums.solve(None), strict=True):
         phi = features(STATES, LOGS)  # weights may differ where these have nothing: centred log-probabilities sum to 0
-        np.testing.assert_allclose(phi @ ours.weights.T, phi @ whole.weights.T, atol=1e-3)
-    assert sums.on_wire["correlations"].nbytes == 2 * 7 * 6 // 2
+        np.testing.assert_allclose(phi @ ours.weights.T, phi @ whole.weights.T, atol=5e-3)
+    assert sums.on_wire["correlations"].nbytes == 7 * 6 // 2
 
 
 @pytest.mark.parametrize(
     "changed",
     [
-        {"correlations": np.zeros(3, "f2")},
-        {"correlations": np.full(21, 1.5, "f2")},
+        {"correlations": np.zeros(3, "i1")},
+        {"correlations": np.full(21, -128, "i1")},
+        {"correlations": np.zeros(21, "f2")},
         {"deviations": np.full(7, -1.0, "f4")},
         {"means": np.zeros(4, "f4")},
         {"words": np.zeros((2, 10), "f4")},
     ],
-    ids=["too few", "beyond 1", "negative", "means of others", "words of others"],
+    ids=["too few", "beyond 1", "of another dtype", "negative", "means of others", "words of others"],
 )
 def test_sums_that_nobody_could_have_are_refused(changed: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"correlations|shapes"):
@@ -183,7 +184,7 @@ def test_a_federation_ends_with_a_readout_that_all_examples_made(backbone: Backb
     candidates = [readout.sharpened(t).weights for readout in _added(*sums).solve(None) for t in TEMPERATURES]
     if outcome.readout is not None:
         nearest = min(float(np.abs(weights - outcome.readout.weights).max()) for weights in candidates)
-        assert nearest < 1e-2 * float(np.abs(outcome.readout.weights).max())
+        assert nearest < 3e-2 * float(np.abs(outcome.readout.weights).max())
     assert_same_result(outcome, _run(backbone))
 
 

@@ -96,14 +96,15 @@ class ReadoutSums:
         words = arrays["words"].astype(np.float64)  # (C, F - 1)
         size, classes = moment.shape
         hidden = size - classes - 1
-        correlations = arrays["correlations"].astype(np.float64)
+        correlations = arrays["correlations"]
         shapes = means.shape, deviations.shape, words.shape, correlations.shape
         if hidden < 1 or shapes != ((size - 1,), (hidden,), (classes, size - 1), (hidden * (hidden - 1) // 2,)):
             raise ValueError(f"sums of shapes {shapes} for a moment {moment.shape}")
-        if (np.abs(correlations) > _LARGEST_CORRELATION).any() or (deviations < 0).any():
-            raise ValueError("correlations beyond 1, or negative deviations")
+        steps = correlations.astype(np.int64)
+        if correlations.dtype != np.int8 or (steps < -_STEPS).any() or (deviations < 0).any():
+            raise ValueError(f"correlations that are no steps of 1/{_STEPS}, or negative deviations")
         scatter = np.zeros((size - 1, size - 1))
-        scatter[:hidden, :hidden][np.triu_indices(hidden, 1)] = correlations
+        scatter[:hidden, :hidden][np.triu_indices(hidden, 1)] = steps / _STEPS
         scatter[:hidden, :hidden] += scatter[:hidden, :hidden].T + np.eye(hidden)
         scatter[:hidden, :hidden] *= np.outer(deviations, deviations)
         scatter[hidden:], scatter[:, hidden:] = words, words.T
@@ -115,10 +116,11 @@ class ReadoutSums:
 
     @property
     def on_wire(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Means, deviations and correlations: the same sums in numbers of like size, so that float16 does for most of them.
+        """Means, deviations and correlations: the same sums in numbers of like size, so that one byte does for most of them.
 
-        ``means`` ``(F - 1,)``, ``deviations`` ``(m,)``, ``words`` ``(C, F - 1)`` (scatter of the label log-probabilities, which
-        no penalty steadies) and ``moment`` ``(F, C)`` in float32; ``correlations`` ``(m (m - 1) / 2,)`` in float16.
+        ``means`` ``(F - 1,)``, ``deviations`` ``(m,)``, ``words`` ``(C, F - 1)`` (scatter of the label log-probabilities) and
+        ``moment`` ``(F, C)`` in float32; ``correlations`` ``(m (m - 1) / 2,)`` in int8 steps of 1/127: rounding moves each by
+        0.002 at the root mean square, where the ``N`` examples behind it leave it uncertain by ``1/√N``.
         """
         size, classes = self.moment.shape
         hidden = size - classes - 1
@@ -129,7 +131,9 @@ class ReadoutSums:
         correlations = scatter[:hidden, :hidden] / np.outer(scale, scale)
         single = {"means": means, "deviations": deviations, "words": scatter[hidden:], "moment": self.moment}
         arrays: dict[str, npt.NDArray[np.generic]] = {name: array.astype(np.float32) for name, array in single.items()}
-        return arrays | {"correlations": np.clip(correlations[np.triu_indices(hidden, 1)], -1.0, 1.0).astype(np.float16)}
+        # Sums that are not finite are told by their means and deviations; a byte cannot.
+        steps = np.rint(_STEPS * np.clip(np.nan_to_num(correlations[np.triu_indices(hidden, 1)]), -1.0, 1.0))
+        return arrays | {"correlations": steps.astype(np.int8)}
 
     @property
     def _scatter(self) -> Array64:
@@ -163,7 +167,7 @@ class ReadoutSums:
         return readouts
 
 
-_LARGEST_CORRELATION = 1.01
+_STEPS = 127  # of a correlation from 0 to 1 on the wire
 
 
 def hidden_count(width: int, pooled_layer: int | None) -> int:
