@@ -103,7 +103,7 @@ class ClientTraffic:
 
 
 _STEPS_OF_A_ROUND = {"update", "gradient", "evaluate"}
-_SUMS_OF_A_READOUT = "statistics"  # the evaluation behind it tries the readouts
+_SUMS_OF_A_READOUT = "statistics"
 
 
 def traffic_by_client(traffic: Sequence[Traffic], rounds: int) -> list[ClientTraffic]:
@@ -112,9 +112,10 @@ def traffic_by_client(traffic: Sequence[Traffic], rounds: int) -> list[ClientTra
     for client in dict.fromkeys(item.client for item in traffic):
         own = [item for item in traffic if item.client == client]
         setup, rest = list[Traffic](), list[Traffic]()
-        for place, item in enumerate(own):
-            is_trial = place > 0 and own[place - 1].step == _SUMS_OF_A_READOUT
-            (rest if item.step in _STEPS_OF_A_ROUND and not is_trial else setup).append(item)
+        trial = False  # of readouts: every evaluation behind their sums, until something else is asked
+        for item in own:
+            trial = item.step == _SUMS_OF_A_READOUT or (trial and item.step in {"evaluate", "context"})
+            (rest if item.step in _STEPS_OF_A_ROUND and not trial else setup).append(item)
         table.append(
             ClientTraffic(
                 client=client,

@@ -471,8 +471,8 @@ def changed(**fields: Any) -> CompareReply:
         (compared(0.5, wrong=5), False),
         (compared(0.5, right=2, wrong=3), True),
         (compared(0.5, known=10), False),
-        (compared(0.5, known=12), False),
-        (compared(0.5, known=13), True),
+        (compared(0.5, known=13), False),
+        (compared(0.5, known=14), True),
     ],
     ids=[
         "better",

@@ -284,6 +284,15 @@ def test_too_few_with_examples_is_one() -> None:
         summed(behind(clients), REQUESTS["compare"])
 
 
+def test_a_readout_that_owners_forbid_is_no_failure_of_the_run() -> None:
+    codes = (FailureCode.REFUSED, FailureCode.TOO_FEW)
+    forbidding = [Fixed(code.value, rule=lambda request, code=code: Failure(code)) for code in codes]
+    delivery = summed(behind([*fixed(2), *forbidding]), REQUESTS["statistics"])
+    assert delivery.reply == Failure(FailureCode.REFUSED)
+    with pytest.raises(TooFewClientsError):  # a round cannot be done without
+        summed(behind([*fixed(2), *forbidding]), REQUESTS["update"])
+
+
 def test_a_client_with_another_layout_is_left_out() -> None:
     odd = Fixed("odd", rule=lambda request: EvaluateReply((Tally(5, 1, 1.0),)))
     clients = [*fixed(4), odd]

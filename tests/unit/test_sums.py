@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from itertools import permutations
 from pathlib import Path
@@ -16,7 +17,9 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.sums import OrderlessSum
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example
+from ifedicl.errors import TooFewClientsError
 from ifedicl.federation.assignment import ModelShape
+from ifedicl.federation.checkpoint import load, save
 from ifedicl.federation.engine import Delivery
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.messages import (
@@ -42,6 +45,7 @@ from tests.unit.test_federation import (
     real,
     run_real,
     run_with,
+    scripted_method,
     training_rows,
     vectors_reply,
 )
@@ -123,26 +127,45 @@ def test_examples_that_come_later_are_added_to_the_sum(backbone: Backbone, tmp_p
     np.testing.assert_allclose(second.context.vectors, at_once.context.vectors, rtol=1e-5, atol=1e-7)
 
 
-def test_a_client_that_changed_makes_all_vectors_be_asked_for_again(backbone: Backbone, tmp_path: Path) -> None:
+def test_what_a_client_gave_before_its_examples_changed_stays_in_a_sum(
+    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file, method, rows = tmp_path / "state", tiny.method(rounds={"rounds": 1}, **SUMMED), list[int]()
-    run_real(backbone, method, checkpoint=file)
+    first = run_real(backbone, method, checkpoint=file)
     changed = {**HANDS, "b": tuple(Example(f"{example.text} indeed", example.label) for example in HANDS["b"])}
     outcome = run_real(backbone, method, engine=LocalEngine(counting(backbone, rows, changed)), checkpoint=file, more_rounds=1)
-    fresh = run_real(backbone, method, changed)
-    np.testing.assert_array_equal(outcome.context.vectors, fresh.context.vectors)
-    np.testing.assert_array_equal(outcome.state.client_vectors[TOGETHER].sums, fresh.state.client_vectors[TOGETHER].sums)
+    assert "earlier examples of b changed" in caplog.text
+    np.testing.assert_array_equal(outcome.context.vectors, first.context.vectors)
+    assert outcome.state.cursors["b"] != first.state.cursors["b"]  # what is added from now on follows
 
 
-def test_a_client_that_always_says_it_changed_does_not_keep_the_coordinator_busy(tmp_path: Path) -> None:
-    file, method = (
-        tmp_path / "state",
-        tiny.method(injection={"context_scale": 0.0}, rounds={"rounds": 1}, vectors={"weighting": "examples"}),
-    )
+def test_a_client_that_says_it_changed_moves_nothing_and_costs_the_others_nothing(tmp_path: Path) -> None:
+    file, method = tmp_path / "state", scripted_method(rounds={"rounds": 1}, vectors={"weighting": "examples"})
     engine = Scripted(vectors=lambda name, request: vectors_reply(2.0 if name == "b" else 1.0))  # replaces, each time
     run_with(engine, method, SHAPE, checkpoint=file)
     outcome = run_with(engine, method, SHAPE, checkpoint=file, more_rounds=1)
-    assert len(engine.asked_for(VectorsRequest)) == 3 * 3  # once, and in the second phase once more than it would take
+    assert len(engine.asked_for(VectorsRequest)) == 2 * 3
     np.testing.assert_allclose(outcome.context.vectors, 4 / 3)
+
+
+def test_a_reply_of_no_example_is_not_one_of_the_clients_that_a_run_needs() -> None:
+    engine = Scripted(vectors=lambda name, request: None if name == "a" else replace(vectors_reply(1.0, 0), replaces=False))
+    method = scripted_method(rounds={"rounds": 1, "min_clients": 2}, vectors={"weighting": "examples"})
+    with pytest.raises(TooFewClientsError):
+        run_with(engine, method, SHAPE)
+
+
+def test_vectors_that_an_older_version_kept_by_client_become_one_sum(backbone: Backbone, tmp_path: Path) -> None:
+    file, rows = tmp_path / "state", list[int]()
+    each, summed = tiny.method(rounds={"rounds": 1}), tiny.method(rounds={"rounds": 1}, vectors={"weighting": "examples"})
+    run_real(backbone, summed, checkpoint=file)
+    state = load(file)
+    assert state is not None
+    by_client = run_real(backbone, each).state.client_vectors
+    save(replace(state, client_vectors=by_client), file)
+    outcome = run_real(backbone, summed, engine=LocalEngine(counting(backbone, rows, MORE)), checkpoint=file, more_rounds=1)
+    assert set(outcome.state.client_vectors) == {TOGETHER}
+    assert outcome.state.client_vectors[TOGETHER].examples == training_rows(MORE)
 
 
 class Many:

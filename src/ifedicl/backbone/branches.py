@@ -13,8 +13,8 @@ from ifedicl.backbone.writes import Writes
 _MASKED_ATTENTION = ("eager", "sdpa")
 """What adds a mask of our own to its scores as it is; flash attention drops it."""
 
-_LONGEST = 8_192
-"""Tokens: a mask grows with their square, to 256 MiB of float32 for one row of so many."""
+WIDEST = 8_192
+"""Tokens of a row that branches: its mask grows with their square, to 256 MiB of float32 for so many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,4 +56,4 @@ def branch_limit(writes: Writes, config: Any, window: int) -> int:
     attention = config._attn_implementation  # noqa: SLF001 - transformers has no public name for it
     if not writes.branches or getattr(config, "alibi", False) or attention not in _MASKED_ATTENTION:
         return 0
-    return min(window, getattr(config, "sliding_window", None) or window, _LONGEST)
+    return min(window, getattr(config, "sliding_window", None) or window, WIDEST)

@@ -29,6 +29,7 @@ _DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_SHORT = 256  # tokens of a row: beyond, attention's parts are hardly faster and keep many times as much
 _BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16")
 # What a hub repository may give us: weights without code, and the tokenizer's files.
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "vocab*"]
@@ -112,16 +113,21 @@ class Backbone:
             cache = copy.deepcopy(prefix.cache)  # the model appends to it
             cache.batch_repeat_interleave(len(tokens))
         told = {} if branches is None else branches.arguments(0 if prefix is None else prefix.length, self.model.dtype)
-        with self._attention():
+        with self._attention(tokens.shape[1]):
             states: Tensor = self.model.base_model(
                 input_ids=tokens, past_key_values=cache, use_cache=cache is not None, **told
             )[0]
         return states
 
-    def _attention(self) -> AbstractContextManager[None]:
-        """Torch's fused attention is the faster one forwards, but on a CPU in half precision several times slower backwards."""
+    def _attention(self, width: int) -> AbstractContextManager[None]:
+        """Torch's fused attention is the faster one forwards, but on a CPU in half precision several times slower backwards.
+
+        Its parts keep numbers with the square of the rows' width for that, so they take its place in short rows only. The
+        choice holds for the whole process while it lasts: one thread steps at a time.
+        """
         is_half = self.device.type == "cpu" and self.model.dtype != torch.float32
-        return sdpa_kernel(SDPBackend.MATH) if is_half and torch.is_grad_enabled() else nullcontext()
+        by_parts = is_half and torch.is_grad_enabled() and width <= _SHORT
+        return sdpa_kernel(SDPBackend.MATH) if by_parts else nullcontext()
 
     @torch.inference_mode()
     def prefix(self, tokens: Sequence[int]) -> Prefix:

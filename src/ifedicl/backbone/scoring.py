@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ifedicl.backbone.branches import WIDEST
 from ifedicl.backbone.encoding import Encoder, Prompts, Tokens
 from ifedicl.backbone.load import Backbone, Prefix
 from ifedicl.backbone.pooling import Span, pooled
@@ -217,8 +218,10 @@ class Scorer:
             prompts: one or more.
             before: tokens of what stands before all of them.
         """
-        longest = before + max(map(len, prompts)) + max(map(len, self._tree.paths))
-        return self._branching if longest <= self.backbone.branch_limit else self._by_paths
+        prompt = max(prompts, key=len)
+        longest, widest = (before + layout.width(prompt) for layout in (self._by_paths, self._branching))
+        fits = longest <= self.backbone.branch_limit and widest <= WIDEST
+        return self._branching if fits else self._by_paths
 
     def _without_prefix(self, prompts: Sequence[Tokens], most: int | None) -> tuple[Prefix | None, Sequence[Tokens]]:
         """The beginning that all prompts share, of ``most`` tokens, run, where it is worth it; and what follows it in each."""

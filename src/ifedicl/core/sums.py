@@ -14,8 +14,9 @@ class OrderlessSum:
     """Arrays by name, added up one by one; clients may answer in any order and the total has the same bits.
 
     What a float64 addition rounds off is kept in a second float64 (Knuth's two-sum), so the total carries twice the digits
-    until it is read: exact for float32 numbers times counts, and beyond the last bit that is read for all others. Two copies
-    of one addend are all the memory that it takes, however many are added.
+    until it is read: exact for float32 numbers times counts as long as no two of them lie more than 2^50 apart, and beyond
+    the last bit that is read for others of like size. Two copies of one addend are all the memory that it takes, however many
+    are added.
     """
 
     def __init__(self) -> None:

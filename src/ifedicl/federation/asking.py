@@ -68,7 +68,7 @@ class Clients:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all clients, in the order in which their replies are aggregated."""
+        """Of all clients, in an order that stays."""
         return self._engine.clients()
 
     @property

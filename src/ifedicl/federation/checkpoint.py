@@ -68,7 +68,7 @@ class RoundRecord:
     Attributes:
         round: number of completed rounds; 0 is the state before the first.
         clients: who gave a usable update.
-        train_loss: mean over those clients; None for round 0.
+        train_loss: mean over those clients, weighted as their coefficients are; None for round 0.
         by_client: on each client's selection examples; empty where this round was not evaluated.
     """
 

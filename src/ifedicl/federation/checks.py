@@ -23,6 +23,7 @@ from ifedicl.metrics import Tally
 
 _MOST_EXAMPLES = 2**31
 _LARGEST_MEAN = 1e30  # far beyond any that a model writes, and many of them still sum to a float32
+_LARGEST_GRADIENT = 1e15  # of a sum: far beyond any, and the squares that Adam keeps are still float32
 _LARGEST_LOSS = 1e6  # nats, of one example: far beyond any that a model gives
 
 
@@ -57,6 +58,7 @@ class Checks:
         """Of the model's shape and finite; of any number of examples, none included."""
         sums = reply.sums
         fits = {name: array.shape for name, array in sums.arrays.items()} == self.assignment.form.shapes and sums.is_finite
+        fits = fits and all(float(np.abs(array).max(initial=0.0)) <= _LARGEST_GRADIENT for array in sums.arrays.values())
         return fits and 0 <= sums.examples <= _MOST_EXAMPLES and 0 <= sums.loss <= sums.examples * _LARGEST_LOSS
 
     def is_usable_statistics(self, reply: StatisticsReply) -> bool:

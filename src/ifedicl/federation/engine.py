@@ -49,7 +49,7 @@ class Engine(Protocol):
     """Carries requests to clients and their replies back."""
 
     def clients(self) -> tuple[str, ...]:
-        """Names of all clients, in the order in which replies are aggregated."""
+        """Names of all clients, in an order that stays."""
         ...
 
     def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:

@@ -54,7 +54,7 @@ class Gathering:
         answers = (self._add_up if self._assignment.method.vectors_add_up else self._hold_each)(gathered)
         self._memory.keep(client_vectors=gathered.client_vectors, cursors=gathered.cursors, dtypes=gathered.dtypes)
         usable = {name: vectors for name, vectors in gathered.client_vectors.items() if vectors.examples > 0}
-        givers = gathered.cursors if TOGETHER in usable else usable
+        givers = gathered.cursors if self._assignment.method.vectors_add_up and usable else usable
         self._clients.require(
             Answers(tuple(name for name in self._clients.names if name in givers), answers.failures), "vectors"
         )
@@ -75,24 +75,26 @@ class Gathering:
         return self._ask(gathered.cursors, take)
 
     def _add_up(self, gathered: _Gathered) -> Answers:
-        """What each client gives on top of the sum. One whose earlier examples changed cannot be taken out of it again."""
-        known, total, changed = dict(gathered.cursors), Total(VectorsReply), list[str]()
-        if TOGETHER in gathered.client_vectors:
-            total.add(VectorsReply(gathered.client_vectors[TOGETHER], "", replaces=True, dtype="", wire_dtype="float32"))
+        """What each client gives on top of the sum. A sum cannot give back what it took: where a client's earlier examples
+        changed, what it gave for them stays, as in secure mode, and only what is added from now on follows.
+        """
+        known, total, added = dict(gathered.cursors), Total(VectorsReply), 0
+        for vectors in gathered.client_vectors.values():  # one sum; a run that an older version began has several parts
+            total.add(VectorsReply(vectors, "", replaces=True, dtype="", wire_dtype="float32"))
 
         def take(name: str, reply: VectorsReply) -> None:
+            nonlocal added
             if reply.replaces and name in known:
-                changed.append(name)
-            else:
+                _log.warning("earlier examples of %s changed: what it gave for them before stays in the sums", name)
+            elif reply.vectors.examples:
                 total.add(reply)
-                gathered.note(name, reply)
+                added += reply.vectors.examples
+            elif name not in known:
+                return  # it has given nothing yet
+            gathered.note(name, reply)
 
         answers = self._ask(known, take)
-        if changed:
-            _log.warning("earlier examples of %s changed: all clients are asked for all of theirs again", ", ".join(changed))
-            gathered.client_vectors, gathered.cursors, gathered.dtypes = {}, {}, {}
-            return self._add_up(gathered)
-        if total.reply is not None:
+        if added and total.reply is not None:
             gathered.client_vectors = {TOGETHER: total.reply.vectors}
         return answers
 

@@ -53,10 +53,10 @@ class HeldOut:
     def fit_readout(self) -> None:
         """Once for each best round: sums of all clients to candidates, and the best of them on the selection examples.
 
-        The label words stay where no candidate does better, and where no owner lets its sums out.
+        The label words stay where no candidate does better, and where too few owners let their sums out.
 
         Raises:
-            TooFewClientsError: fewer clients than ``rounds.min_clients`` gave sums, and another time they might.
+            TooFewClientsError: fewer clients than ``rounds.min_clients`` gave sums, and another time more might.
         """
         state, method = self._memory.state, self._assignment.method
         if method.readout is None or state.readout_round == state.best_round:
@@ -64,8 +64,10 @@ class HeldOut:
         request = StatisticsRequest(self._clients.context_id, state.best)
         requests = dict.fromkeys(self._clients.names, request)
         total, answers = self._clients.total(requests, StatisticsReply, self._checks.is_usable_statistics)
-        if total is None and set(answers.failures.values()) == {FailureCode.REFUSED}:
-            _log.warning("no client's owner allows sums for a readout (allow.readout_sums): the label words are read")
+        is_final = all(code.is_final for code in answers.failures.values())
+        if len(answers.names) < method.rounds.min_clients and is_final:
+            codes = ", ".join(f"{name}: {code.value}" for name, code in answers.failures.items())
+            _log.warning("too few clients give sums for a readout, now or later (%s): the label words are read", codes)
             self._memory.keep(readout=None, readout_round=state.best_round)
             return
         self._clients.require(answers, "statistics")

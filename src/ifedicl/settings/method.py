@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ifedicl.settings.faults import Section
 from ifedicl.settings.sections import (
@@ -38,6 +38,12 @@ class Method(Section):
         default=None, description="[robust] guards against lying clients; without it all are believed"
     )
 
+    @field_validator("subspace", "readout", "server", mode="before")
+    @classmethod
+    def _switched_off(cls, value: Any) -> Any:
+        """``readout = false`` takes out what a preset brings."""
+        return None if value is False else value
+
     @model_validator(mode="after")
     def _believes_no_claim(self) -> Self:
         if self.robust is None:
@@ -54,7 +60,8 @@ class Method(Section):
         if wrong := [name for name, stands in believed.items() if stands]:
             raise ValueError(
                 f"[robust] does not go with {', '.join(wrong)}: there, one client's own sums or numbers of examples decide, or "
-                "a drawn few can be liars in the majority. Leave out the one or the other"
+                "a drawn few can be liars in the majority. Leave out the one or the other; what a preset brings goes with "
+                "readout = false, for instance"
             )
         return self
 
@@ -67,7 +74,7 @@ class Method(Section):
         from_clients = self.subspace is not None and self.subspace.source == "clients"
         contradictions = {
             'vectors.weighting must be "examples", as a sum counts every example alike': self.vectors.weighting != "examples",
-            'rounds.weighting must be "examples", likewise': self.rounds.weighting != "examples",
+            'rounds.weighting must be "examples", as a sum counts every example alike': self.rounds.weighting != "examples",
             "rounds.client_fraction must be 1, since sums over different clients can be subtracted": self.rounds.client_fraction
             < 1,
             "rounds.min_clients must be 1; privacy.min_clients takes its place": self.rounds.min_clients > 1,

@@ -197,7 +197,8 @@ class NoiseSettings(Section):
             'server.optimizer must be "adam": gradients are sent in units of their usual size': (
                 server is None or server.optimizer != "adam"
             ),
-            "[readout] must be left out: its sums carry no noise": method.readout is not None,
+            "[readout] must be left out (readout = false where a preset brings it): its sums carry no noise": method.readout
+            is not None,
             "holdout.selection and holdout.gate must be 0: figures of held-out examples carry no noise": (
                 method.holdout.selection + method.holdout.gate > 0
             ),

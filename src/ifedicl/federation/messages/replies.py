@@ -56,6 +56,11 @@ class FailureCode(StrEnum):
     BAD_REPLY = "bad_reply"
     """The reply was not a message, or did not fit the request. Said by the coordinator."""
 
+    @property
+    def is_final(self) -> bool:
+        """Whether the client would say the same if it were asked again: its owner's rules or its examples say no."""
+        return self in {FailureCode.REFUSED, FailureCode.TOO_FEW, FailureCode.NO_EXAMPLES, FailureCode.SPENT}
+
 
 @dataclass(frozen=True)
 class VectorsReply(Message):

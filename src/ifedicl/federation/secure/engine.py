@@ -32,6 +32,7 @@ from ifedicl.federation.messages import (
     Request,
     RevealReply,
     RevealRequest,
+    StatisticsRequest,
     VectorsReply,
     VectorsRequest,
     encode,
@@ -129,7 +130,7 @@ class SecureEngine:
         """What to tell the coordinator in place of a sum; None: enough clients are ready for one.
 
         Raises:
-            TooFewClientsError: they are not, and that is not for want of examples alone.
+            TooFewClientsError: they are not, and that is not for want of examples alone, nor for a readout that owners forbid.
         """
         forgetful = {name for name, code in link.failures.items() if code is FailureCode.NO_CONTEXT} - set(self._installed)
         self._installed, self._forgetful = (), tuple(name for name in self._inner.clients() if name in forgetful)
@@ -143,6 +144,8 @@ class SecureEngine:
             return FailureCode.NO_EXAMPLES
         if isinstance(asked, VectorsRequest) and asked.cursor:
             return FailureCode.TOO_FEW  # of those who have anything new: the sums stay as they are
+        if isinstance(asked, StatisticsRequest) and all(code.is_final for code in link.failures.values()):
+            return FailureCode.REFUSED  # a run can do without a readout
         raise _too_few(asked.kind, "have something to add", ready, self._rules.min_clients, link)
 
 
