@@ -296,22 +296,28 @@ def test_praise_does_not_choose_the_round() -> None:
     assert run(First(), method_of(ROBUST["median"])).chosen_round >= _ROUNDS - 2
 
 
-def test_an_update_of_layers_that_are_not_injected_is_not_believed() -> None:
+def test_a_reply_of_layers_that_are_not_injected_is_not_believed() -> None:
     """Honest clients would refuse such coefficients, and one liar would end the run."""
     method = method_of(ROBUST["bounded"])
     method = method.model_copy(update={"injection": method.injection.model_copy(update={"from_depth": 0.5})})
 
     class Upper(Landscape):
-        def answer(self, name: str, request: Request) -> Reply:
-            reply = super().answer(name, request)
-            if isinstance(reply, UpdateReply):
-                reply.coefficients.scales[0] = (0.0, 1.0)
-            return reply
+        def __init__(self) -> None:
+            super().__init__()
+            self._writes = self._context = self._writes[1:]
+            self._goals = {name: goal[1:] for name, goal in self._goals.items()}
+            self._vectors = {name: own[1:] for name, own in self._vectors.items()}
 
-    outcome = run(Colluding(Upper(), LIARS, updates=lambda honest, before: before + 0.5, praise=False), method)
-    refused = {(item.client, item.failure) for item in outcome.state.traffic if item.failure}
-    assert refused == {("i", "bad_reply"), ("j", "bad_reply")}
-    assert not outcome.coefficients.active[0].any()
+    def of_all_layers(honest: Array64, _before: Array64) -> Array64:
+        said: Array64 = np.concatenate([honest[0], honest[0]])
+        return said
+
+    for step, lie in {"update": {"updates": of_all_layers}, "vectors": {"vectors": of_all_layers}}.items():
+        outcome = run(Colluding(Upper(), LIARS, praise=False, **lie), method)
+        refused = {(item.client, item.step, item.failure) for item in outcome.state.traffic if item.failure}
+        assert refused == {("i", step, "bad_reply"), ("j", step, "bad_reply")}
+        assert outcome.coefficients.scales.shape == (1, 2, 2)
+        assert outcome.context.layers == range(1, 2)
 
 
 def test_where_no_class_can_be_out_voted_the_run_says_so() -> None:
