@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from transformers import AutoModelForCausalLM
 
-from ifedicl import seeds
+from ifedicl import report, runs, seeds
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
@@ -27,10 +28,11 @@ from ifedicl.core.warm import warm_start
 from ifedicl.data import Role
 from ifedicl.errors import AdapterError, StorageError
 from ifedicl.extract import context_vectors
-from ifedicl.federation import checkpoint
+from ifedicl.federation import checkpoint, session
 from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.checks import Checks
 from ifedicl.federation.client import Client
+from ifedicl.federation.coordinator import Starter
 from ifedicl.federation.messages import (
     ContextReply,
     ContextRequest,
@@ -43,11 +45,15 @@ from ifedicl.federation.messages import (
     VectorsRequest,
     encode,
 )
+from ifedicl.federation.session import Answer
 from ifedicl.inspection import expected_bytes, what_leaves
 from ifedicl.personal import personalise
-from ifedicl.settings import Method, RunSettings
+from ifedicl.privacy.audit.run import Evidence, attacked
+from ifedicl.settings import Method, ModelSettings, RunSettings
+from ifedicl.store import Store, open_store
 from ifedicl.store.records import TaskKey
 from ifedicl.store.signature import reference, signature
+from ifedicl.task import Task
 from tests import tiny
 from tests.unit.test_federation import HANDS, real, run_real, shape_of
 
@@ -411,3 +417,63 @@ def test_a_start_from_other_layers_is_none(four: Backbone) -> None:
     old, new = (cut(tiny.drawn_adapter(four, rank=2), layers) for layers in (range(2), range(2, 4)))
     with pytest.raises(ValueError, match="other layers"):
         warm_start(old.coefficients, old.context, new.coefficients, new.context, np.ones((2, 2), dtype=np.bool_), 2)
+
+
+def ask(store: Store, backbone: Backbone, settings: Method, task: Task = tiny.TASK) -> Answer:
+    """A request with two clients."""
+
+    def calibrated(starter: Starter) -> runs.Federated:
+        examples = {"a": tiny.examples(12, task=task), "b": tiny.examples(12, task=task, seed=1)}
+        clients = runs.simulate(backbone, task, examples)
+        return runs.federate(clients, ModelSettings(source="tiny"), task, settings, starter=starter)
+
+    key = TaskKey.of("clinics", backbone.fingerprint, task, settings)
+    return session.request(store, key, settings, calibrated, lambda: reference(backbone, "label"))[0]
+
+
+def test_the_cache_answers_with_the_same_layers_only(four: Backbone, tmp_path: Path) -> None:
+    related = tiny.TASK.model_copy(update={"name": "weather", "template": "Text: {text}\n\nMood:"})
+    whole, half = method({}), method({"from_depth": 0.5})
+    store = open_store(str(tmp_path / "tasks.sqlite"))
+    assert ask(store, four, whole).found.kind == "miss"
+    assert ask(store, four, half).found.kind == "miss"
+    found = ask(store, four, half)
+    assert found.found.kind == "exact"
+    assert found.adapter.context.layers == range(2, 4)
+    near = ask(store, four, half, related)
+    assert near.found.neighbour is not None
+    assert near.found.neighbour.entry.id == found.entry.id
+    # One from before, brought in by hand: all layers in its arrays, the same depths in its settings.
+    context, coefficients = everywhere(found.adapter.context, found.adapter.coefficients)
+    before = replace(found.adapter, context=context, coefficients=coefficients)
+    key = TaskKey.of_adapter("banks", before)
+    store.put(key, before, signature(context, reference(four, "label")))
+    other = replace(TaskKey.of("banks", four.fingerprint, related, half))
+    search = session._Search(store, other, half, lambda: reference(four, "label"))
+    assert search.start(near.adapter.context, near.adapter.coefficients) is None
+    assert search.found.kind == "miss"
+    store.close()
+
+
+def test_an_audit_attacks_what_would_be_sent(four: Backbone) -> None:
+    scorer, rows, settings = Scorer(four, tiny.TASK), tiny.examples(70), method({"from_depth": 0.5})
+    half = Evidence.of(scorer, rows[:35], rows[35:], settings, updates=20)
+    whole = Evidence.of(scorer, rows[:35], rows[35:], method({}), updates=20)
+    np.testing.assert_array_equal(half.private.vectors, whole.private.vectors[:, 2:])
+    assert half.private_updates.shape == (20, 2 * 2 * 2)
+    tables = attacked(half, four, trials=20, seed=0, epsilons=(1.0,))
+    where = {str(row["where"]) for row in tables["words"] if row["attacker"] == "nearest token"}
+    assert where <= {f"layer {layer}{below}" for layer in (3, 4) for below in ("", " and all below")}
+
+
+def test_pictures_number_the_layers_as_the_model_does(four: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[float, float]] = []
+
+    def kept(figure: Figure) -> str:
+        shown.extend(axes.get_xlim() for axes in figure.axes if axes.get_title(loc="left"))
+        return ""
+
+    monkeypatch.setattr(report, "svg", kept)
+    for layers in (range(4), range(2, 4)):
+        report._coefficients_picture(cut(tiny.drawn_adapter(four), layers))
+    assert shown == [(-0.5, 3.5)] * 2 + [(1.5, 3.5)] * 2
