@@ -17,6 +17,7 @@ from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import SetSettings, load_plan
+from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
 from ifedicl.data import Example, draw_pool
 from ifedicl.demo.fetch import demo_model
@@ -39,7 +40,7 @@ def main() -> None:
         data = load_set(folder.name, known.get(folder.name, SetSettings(source=str(folder))))
         pool = draw_pool(data.train, 2 * arguments.rows, 0)
         halves = pool[: arguments.rows], pool[arguments.rows :]
-        first, second = (signature(vectors(backbone, data.task, half, method), centre) for half in halves)
+        first, second = (signature(Context(vectors(backbone, data.task, half, method)), centre) for half in halves)
         found[folder.name] = first, second
         print(json.dumps({"set": folder.name, "its other draw": round(float(first @ second), 3)}), flush=True)
     for one, other in combinations(found, 2):

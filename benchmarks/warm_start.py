@@ -73,7 +73,7 @@ def main() -> None:
         warm = calibrated(prepared[new], model, method, warm_from(finished[old].adapter, method))
         print(json.dumps({"pair": pair, **compared(finished[new], warm)}), flush=True)
     centre = reference(backbone, method.vectors.read_position)
-    signatures = {name: signature(item.adapter.context.vectors, centre) for name, item in finished.items()}
+    signatures = {name: signature(item.adapter.context, centre) for name, item in finished.items()}
     for first, second in combinations(signatures, 2):
         print(json.dumps({"cosine": round(float(signatures[first] @ signatures[second]), 3), "of": [first, second]}))
     print(json.dumps({"plain cosines": plain({name: item.adapter.context.vectors for name, item in finished.items()})}))
@@ -100,7 +100,7 @@ def warm_from(old: Adapter, method: Method) -> Starter:
     """Coefficients of the first task, for as many rounds as the cold run has, so that the two schedules are the same."""
 
     def start(context: Context, initial: Coefficients) -> Start:
-        active = injected_writes(len(initial.scales), method.injection)
+        active = injected_writes(initial.form, method.injection)
         return warm_start(old.coefficients, old.context, initial, context, active, method.rounds.rounds)
 
     return start

@@ -35,6 +35,8 @@ from ifedicl.task import Task
 
 _log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
+UPPER_FORMAT_VERSION = 2
+"""Of an adapter that begins above the model's first layer, and says where; earlier readers would put it at the first."""
 _TENSORS, _HEADER, _CARD = "adapter.safetensors", "adapter.json", "README.md"
 
 
@@ -109,7 +111,7 @@ class Adapter:
         """The contents of the folder's two files: a header that is JSON, with the digest of the tensors, and the tensors."""
         tensors = save(self._tensors)
         header = {
-            "format_version": FORMAT_VERSION,
+            **self._begins,
             "task": self.task.model_dump(mode="json"),
             "model": self.model.model_dump(mode="json"),
             "fingerprint": self.fingerprint,
@@ -132,21 +134,23 @@ class Adapter:
             AdapterError: torn, or of another format version.
         """
         version = header.get("format_version") if isinstance(header, dict) else None
-        if version != FORMAT_VERSION:
-            raise AdapterError(f"{source}: format version {version!r}; this ifedicl reads {FORMAT_VERSION}. Update ifedicl")
+        if version not in (FORMAT_VERSION, UPPER_FORMAT_VERSION):
+            known = f"{FORMAT_VERSION} and {UPPER_FORMAT_VERSION}"
+            raise AdapterError(f"{source}: format version {version!r}; this ifedicl reads {known}. Update ifedicl")
         if hashlib.sha256(data).hexdigest() != header.get("tensors_sha256"):
             raise AdapterError(f"{source}: {_TENSORS} is torn or not the one written with {_HEADER}; copy the adapter again")
         try:
             tensors = load(data)
-            context = Context(tensors["vectors.mean"], tensors.get("subspace.basis"))
+            first_layer = header["first_layer"] if version == UPPER_FORMAT_VERSION else 0
+            context = Context(tensors["vectors.mean"], tensors.get("subspace.basis"), first_layer)
             coefficients = Coefficients(tensors["coefficients.scales"], tensors.get("subspace.core"))
             if coefficients.form != Form(len(context.vectors), context.rank):
                 raise ValueError(f"{coefficients.form} with a basis of rank {context.rank}")
             task = Task.model_validate(header["task"])
             layer = header["readout"]["pooled_layer"] if header.get("readout") else None
             readout = Readout(tensors["readout.weights"], layer) if "readout.weights" in tensors else None
-            classes, (layers, _, width) = len(task.labels), context.vectors.shape
-            if readout is not None and not readout.fits(classes, layers, width):
+            classes, width = len(task.labels), context.vectors.shape[2]
+            if readout is not None and not readout.fits(classes, width):
                 raise ValueError(f"a readout {readout.weights.shape} for {classes} labels and a width of {width}")
             return cls(
                 task=task,
@@ -159,6 +163,12 @@ class Adapter:
             )
         except (SafetensorError, KeyError, ValueError) as error:
             raise AdapterError(f"{source}: {_HEADER} and {_TENSORS} do not fit each other ({error})") from error
+
+    @property
+    def _begins(self) -> dict[str, int]:
+        """The header's first fields: the format, and the layer that the tensors begin at."""
+        first = self.context.first_layer
+        return {"format_version": UPPER_FORMAT_VERSION, "first_layer": first} if first else {"format_version": FORMAT_VERSION}
 
     @property
     def _tensors(self) -> dict[str, Array32]:
@@ -248,7 +258,8 @@ class Adapter:
 
     def describe(self) -> str:
         """A model card in Markdown."""
-        task, (layers, _, width) = self.task, self.context.vectors.shape
+        task, layers, width = self.task, self.context.layers, self.context.vectors.shape[2]
+        where = f", from layer {layers.start} on (the lowest is 0)" if layers.start else ""
         provenance = json.dumps(dict(self.provenance), indent=2, ensure_ascii=False)
         return (
             f"# {task.name}: an ifedicl adapter\n\n"
@@ -256,7 +267,8 @@ class Adapter:
             f"(fingerprint `{self.fingerprint[:16]}…`), without demonstrations in the prompt.\n\n"
             f"- prompt: `{task.template!r}`, {task.turn} turn\n"
             f"- label words: {', '.join(task.label_words)}\n"
-            f"- context vectors: {layers} layers × 2 writes × {width}; {self.coefficients.count} calibrated coefficients"
+            f"- context vectors: {len(layers)} layers × 2 writes × {width}{where}\n"
+            f"- coefficients: {self.coefficients.count} calibrated"
             f"{', and a readout of hidden states' if self.readout else ''}\n"
             f"{self._figures}"
             "- limits: it answers among its labels only, and is as good as the clients' examples; measure it on your own "
@@ -290,12 +302,20 @@ class Classifier:
 
         Raises:
             FingerprintError: they do not.
+            AdapterError: it tells of layers that the model does not have.
         """
         if backbone.fingerprint != adapter.fingerprint:
             raise FingerprintError(
                 f"the adapter was made with {adapter.model.source} (fingerprint {adapter.fingerprint[:12]}…), not with "
                 f"{backbone.source} ({backbone.fingerprint[:12]}…). Its vectors mean nothing to another model, tokenizer or "
                 "quantisation: load the same one, or calibrate an adapter for this one"
+            )
+        readout = adapter.readout
+        fits = readout is None or readout.fits(len(adapter.task.labels), backbone.width, backbone.layers)
+        if adapter.context.layers.stop > backbone.layers or not fits:
+            raise AdapterError(
+                f"the adapter {adapter.task.name!r} tells of layers beyond the model's {backbone.layers}: its {_HEADER} was "
+                "changed. Copy the adapter again"
             )
         self.adapter = adapter
         self.backbone = backbone

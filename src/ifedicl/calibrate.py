@@ -16,7 +16,7 @@ from ifedicl.backbone.encoding import Prompts, Tokens
 from ifedicl.backbone.hooks import Noise, Watcher, injected
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.aggregation import GradientSum
-from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients, injected_writes
+from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients, active_writes
 from ifedicl.core.schedules import SCHEDULES
 from ifedicl.core.subspace import Context, ContextTensors
 from ifedicl.core.vectors import Array32
@@ -83,7 +83,10 @@ class Objective:
         self._labels = labels
         self._context = context
         self._losses = _LOSSES[method.calibration.loss]
-        self._active = injected_writes(scorer.backbone.layers, method.injection)
+        layers, injection = scorer.backbone.layers, method.injection
+        # An adapter from before, which an owner takes further, may hold layers that are not injected.
+        active = active_writes(layers, injection.active_layers(layers), injection.writes)
+        self._active = active[context.first_layer : context.layers.stop]
 
     def backward(self, values: Mapping[str, Tensor], rows: Sequence[int], *, scale: float, noise: Noise | None = None) -> float:
         """Add the gradient of ``scale`` times the summed loss of some examples to the tensors behind ``values``.

@@ -20,7 +20,7 @@ from ifedicl.settings import Method
 def context_vectors(
     scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method, keys: Sequence[str] = ()
 ) -> ContextVectors:
-    """Run each demonstration alone through the frozen model and sum both writes of every layer at one token.
+    """Run each demonstration alone through the frozen model and sum both writes of every injected layer at one token.
 
     Args:
         scorer: model and task.
@@ -34,7 +34,8 @@ def context_vectors(
     """
     backbone = scorer.backbone
     size = method.groups(len(scorer.encoder.tree.words))
-    sums, counts = np.zeros((size, backbone.layers, len(WRITES), backbone.width)), np.zeros(size, dtype=np.int64)
+    layers = method.injection.active_layers(backbone.layers)
+    sums, counts = np.zeros((size, len(layers), len(WRITES), backbone.width)), np.zeros(size, dtype=np.int64)
     groups = groups_of(labels, keys, method)
     for batch, writes in example_writes(scorer, prompts, labels, method):
         np.add.at(sums, groups[batch], writes)
@@ -58,12 +59,12 @@ def example_writes(
         sequences = [prompt + words[label] for prompt, label in zip(prompts, labels, strict=True)]
     else:
         sequences = list(prompts)
-    with record(backbone) as recording:
+    with record(backbone, method.injection.active_layers(backbone.layers)) as recording:
         for batch in length_batches([len(sequence) for sequence in sequences], scorer.budget):
             rows = [sequences[position] for position in batch]
             recording.positions = torch.tensor([len(row) - 1 for row in rows], device=backbone.device)
             backbone.hidden_states(right_padded(rows, backbone.device))
-            writes = recording.stacked(backbone.layers).double().cpu().numpy()  # (L, 2, B, d)
+            writes = recording.stacked().double().cpu().numpy()  # (L, 2, B, d)
             yield batch, writes.transpose(2, 0, 1, 3)
 
 

@@ -71,6 +71,7 @@ def inspect_adapter(path: Path) -> dict[str, Any]:
         "model": adapter.model.source,
         "fingerprint": adapter.fingerprint,
         "layers": layers,
+        "first_layer": adapter.context.first_layer,
         "width": width,
         "rank": adapter.context.rank,
         "calibrated_coefficients": adapter.coefficients.count,
@@ -164,13 +165,19 @@ def _plainly(method: Method) -> list[str]:
         "squared differences, on how many they disagree, how many are of each label and how often each is answered"
     )
     return [
-        f"once, and of added examples alone {again}: the mean of what the model's layers write at one token over its training "
+        f"once, and of added examples alone {again}: the mean of what {_written(method)} write at one token over its training "
         f"examples, {number}; a keyed digest of which examples they were; the dtype it computes in",
         moved,
         "each evaluation: number of held-out examples, how many were right, the sum of their losses",
         *readout,
         *([compared] if method.holdout.gate > 0 else []),
     ]
+
+
+def _written(method: Method) -> str:
+    """Whose writes are sent."""
+    lowest, highest = method.injection.from_depth, method.injection.to_depth
+    return "the model's layers" if highest - lowest == 1 else f"the model's layers from {lowest:g} to {highest:g} of its depth"
 
 
 def expected_bytes(settings: RunSettings, layers: int, width: int, fingerprint: str, clients: Sequence[str]) -> dict[str, int]:
@@ -192,19 +199,21 @@ def expected_bytes(settings: RunSettings, layers: int, width: int, fingerprint: 
 
 def _steps(settings: RunSettings, layers: int, width: int, fingerprint: str) -> dict[str, tuple[StepRequest, Reply]]:
     """One request and reply of each step of a run, with the shapes that it has and made-up numbers."""
-    context_id, coefficients = "0" * 16, Coefficients.identity(Form(layers, settings.rank))
+    injected = settings.injection.active_layers(layers)
+    context_id, coefficients = "0" * 16, Coefficients.identity(Form(len(injected), settings.rank))
     classes = len(settings.task.labels)
-    vectors = ContextVectors.zeros(settings.groups(classes), layers, width)
+    vectors = ContextVectors.zeros(settings.groups(classes), len(injected), width)
     method, task, wire = settings.method, settings.task, settings.vectors.wire_dtype
-    mean = np.zeros((layers, len(WRITES), width), dtype=np.float32)
-    basis = np.zeros((layers, len(WRITES), method.rank, width), dtype=np.float32) if method.rank else None
+    mean = np.zeros((len(injected), len(WRITES), width), dtype=np.float32)
+    basis = np.zeros((len(injected), len(WRITES), method.rank, width), dtype=np.float32) if method.rank else None
+    context = Context(mean, basis, injected.start)
     tally = Tally(100, 50, 123.456789)
     steps: dict[str, tuple[StepRequest, Reply]] = {
         "vectors": (
             VectorsRequest(task, method, fingerprint, ""),
             VectorsReply(vectors, "0" * 40, True, settings.model.dtype, wire),
         ),
-        "context": (ContextRequest(task, method, fingerprint, Context(mean, basis), context_id), ContextReply()),
+        "context": (ContextRequest(task, method, fingerprint, context, context_id), ContextReply()),
         **_round(method, context_id, coefficients),
         "evaluate": (EvaluateRequest(context_id, Role.SELECTION, coefficients), EvaluateReply((tally,))),
     }

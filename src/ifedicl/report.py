@@ -326,13 +326,14 @@ def _rounds_picture(outcome: Outcome) -> str:
 
 
 def _coefficients_picture(adapter: Adapter) -> str:
-    scales = adapter.coefficients.scales  # (L, 2, 2)
+    scales, layers = adapter.coefficients.scales, adapter.context.layers  # (L, 2, 2)
     shown = (("λ, context_scale", scales[..., CONTEXT], 0.0), ("β - 1, activation_scale", scales[..., ACTIVATION], 1.0))
     figure = Figure(figsize=(7.5, 2.4))
     for axes, (name, values, centre) in zip(figure.subplots(2, 1, sharex=True), shown, strict=True):
         deviation = (values - centre).T  # (2, L)
         bound = float(np.abs(deviation).max()) or 1.0
-        image = axes.imshow(deviation, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto")
+        edges = (layers.start - 0.5, layers.stop - 0.5, len(WRITES) - 0.5, -0.5)  # the model's own numbers of its layers
+        image = axes.imshow(deviation, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto", extent=edges)
         axes.set_yticks(range(len(WRITES)), WRITES)
         axes.set_title(name, fontsize=9, loc="left")
         figure.colorbar(image, ax=axes)

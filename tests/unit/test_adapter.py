@@ -250,10 +250,10 @@ def test_a_header_that_is_no_object_is_refused(saved: Path, text: str) -> None:
         Adapter.load(saved)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_another_format_version_is_refused_with_the_one_that_is_read(saved: Path, version: object) -> None:
     resigned(saved, format_version=version)
-    with pytest.raises(AdapterError, match=rf"version {version!r}; this ifedicl reads 1\. Update ifedicl"):
+    with pytest.raises(AdapterError, match=rf"version {version!r}; this ifedicl reads 1 and 2\. Update ifedicl"):
         Adapter.load(saved)
 
 

@@ -159,7 +159,7 @@ def test_planted_words_come_back_from_one_text_and_less_from_many(backbone: Back
     def attack(name: str) -> Any:
         if name == "inverter":
             return Inverter(backbone, candidates, public, np.ones((backbone.layers, 2), dtype=np.float32))
-        form, _ = best_layer(lambda layer, below: nearest(backbone, candidates, centre, layer, below), 3, public, candidates)
+        form, _ = best_layer(lambda layer, below: nearest(backbone, candidates, centre, layer, below), public, candidates)
         assert form[0] == 2
         return nearest(backbone, candidates, centre, *form)
 

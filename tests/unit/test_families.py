@@ -85,7 +85,7 @@ def test_recorded_writes_are_what_joins_the_residual_stream(family: Backbone, to
     with record(family) as recording:
         recording.positions = last
         family.hidden_states(tokens)
-    recorded = recording.stacked(family.layers)
+    recorded = recording.stacked()
     torch.testing.assert_close(recorded, expected, rtol=1e-4, atol=1e-5)
     assert (expected.norm(dim=-1) > 0.01).all(), "writes near zero would prove nothing"
     assert (expected[:, 0] - expected[:, 1]).norm(dim=-1).min() > 0.01, "two writes alike would hide a mix-up"
@@ -111,7 +111,7 @@ def test_recorded_writes_sum_to_what_each_layer_changes(case: str, tokens: Tenso
     finally:
         for handle in handles:
             handle.remove()
-    torch.testing.assert_close(recording.stacked(family.layers).sum(dim=1), torch.stack(added), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(recording.stacked().sum(dim=1), torch.stack(added), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("which", [(0,), (1,), (0, 1)], ids=["attention", "mlp", "both"])
@@ -219,7 +219,7 @@ def test_writes_left_inactive_run_as_they_are(backbone: Backbone, tokens: Tensor
     with injected(backbone, context, scales, active, core=core), record(backbone) as changed:
         changed.positions = last
         backbone.hidden_states(tokens)
-    before, after = plain.stacked(3), changed.stacked(3)
+    before, after = plain.stacked(), changed.stacked()
     different = (before != after).flatten(2).any(dim=-1)
     assert different.tolist() == active.tolist()
     expected = oracle.injection(context.vectors, scales, context.basis, core)(2, 1, before[2, 1])
@@ -292,7 +292,7 @@ def test_settings_name_the_writes_of_an_unknown_family(granite: Path, tokens: Te
     with record(backbone) as recording:
         recording.positions = last
         backbone.hidden_states(tokens)
-    assert recording.stacked(3).shape == (3, len(WRITES), len(ROWS), 32)
+    assert recording.stacked().shape == (3, len(WRITES), len(ROWS), 32)
 
 
 def test_an_override_wins_over_the_table() -> None:

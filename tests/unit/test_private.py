@@ -88,7 +88,8 @@ def ready(ward: Ward, backbone: Backbone, run: Method) -> GradientRequest:
     assert isinstance(reply, VectorsReply)
     from ifedicl.core.subspace import Context
 
-    context = Context(reply.vectors.mean().astype(np.float32))
+    layers = run.injection.active_layers(backbone.layers)
+    context = Context(reply.vectors.mean().astype(np.float32), first_layer=layers.start)
     ward.handle(ContextRequest(tiny.TASK, run, backbone.fingerprint, context, "c"))
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
     return GradientRequest("c", 0, Coordinator(LocalEngine([ward.client]), tiny.TASK, run, shape)._state.coefficients)
@@ -112,7 +113,7 @@ def test_vectors_are_those_of_public_text_whoever_is_asked(backbone: Backbone) -
 
 
 def test_a_gradient_sum_is_that_of_clipped_examples_and_says_nothing_else(backbone: Backbone) -> None:
-    run = method()
+    run = method(injection={"writes": ["mlp"]})
     ward = wards(backbone, NoiseSettings(clip=0.3), run)[0]
     request = ready(ward, backbone, run)
     sums = asked(ward, request)
@@ -120,7 +121,7 @@ def test_a_gradient_sum_is_that_of_clipped_examples_and_says_nothing_else(backbo
     promise = ward.private._latest
     assert promise is not None
     job, context = ward.client._in_context("c", request.coefficients)
-    part, total = job.part(Role.TRAIN), np.zeros(backbone.layers * 4)
+    part, total = job.part(Role.TRAIN), np.zeros(len(job.layers) * 4)
     rows = range(len(part.labels))
     clipped = 0
     for _, arrays in example_gradients(job.scorer, part.prompts, part.labels, context, request.coefficients, run, rows):
@@ -131,19 +132,20 @@ def test_a_gradient_sum_is_that_of_clipped_examples_and_says_nothing_else(backbo
             total += row * min(1.0, promise.bound.clip / length)
     assert clipped > 0
     np.testing.assert_allclose(sums.arrays["scales"].ravel(), total, atol=5 * promise.bound.step)
-    assert not sums.arrays["scales"][:1].any()  # the layer that is not injected
-    assert sums.arrays["scales"][1:].any()
+    assert not sums.arrays["scales"][:, 0].any()  # the write that is not injected
+    assert sums.arrays["scales"][:, 1].any()
 
 
 def test_noise_is_on_what_depends_on_examples_and_only_there(backbone: Backbone) -> None:
-    run = method()
+    run = method(injection={"writes": ["mlp"]})
     ward = wards(backbone, NoiseSettings(), run)[0]
     asked(ward, ready(ward, backbone, run))
-    noise = ward.private.noise("gradient", 2 + backbone.layers * 4)
+    layers = len(run.injection.active_layers(backbone.layers))
+    noise = ward.private.noise("gradient", 2 + layers * 4)
     assert not noise[:2].any()
-    arrays = noise[2:].reshape(backbone.layers, 2, 2)
-    assert not arrays[:1].any()
-    assert np.count_nonzero(arrays[1:]) > 0.9 * arrays[1:].size
+    arrays = noise[2:].reshape(layers, 2, 2)
+    assert not arrays[:, 0].any()
+    assert np.count_nonzero(arrays[:, 1]) > 0.7 * arrays[:, 1].size
     assert not ward.private.noise("vectors", 10).any()
     assert not np.array_equal(noise, ward.private.noise("gradient", len(noise)))
 
@@ -152,8 +154,9 @@ def test_the_noise_of_the_fewest_survivors_is_what_the_promise_asks_for(backbone
     run, settings = method(), NoiseSettings(epsilon=2.0, colluders=1)
     ward = wards(backbone, settings, run)[0]
     asked(ward, ready(ward, backbone, run))
-    promise, size = ward.private._latest, 2 + backbone.layers * 4
+    promise = ward.private._latest
     assert promise is not None
+    size = 2 + promise.active.size
     drawn = np.stack([ward.private.noise("gradient", size)[2:][promise.active] for _ in range(800)])
     drawn = drawn * STEP / promise.bound.step
     # Three survivors of whom one colludes: two shares are the whole.

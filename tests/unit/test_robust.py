@@ -20,7 +20,7 @@ from ifedicl.bench.landscape import FORM, NAMES, SHAPE, Landscape
 from ifedicl.bench.liars import LIES, Colluding
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.robust import Trust, bounded_mean, median, robust_coefficients, robust_vectors, trimmed_mean, trusted
-from ifedicl.core.vectors import ContextVectors
+from ifedicl.core.vectors import Array64, ContextVectors
 from ifedicl.errors import FederationError
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.messages import (
@@ -28,7 +28,6 @@ from ifedicl.federation.messages import (
     EvaluateRequest,
     Reply,
     Request,
-    UpdateReply,
     VectorsReply,
 )
 from ifedicl.metrics import Tally
@@ -302,16 +301,21 @@ def test_an_update_of_layers_that_are_not_injected_is_not_believed() -> None:
     method = method.model_copy(update={"injection": method.injection.model_copy(update={"from_depth": 0.5})})
 
     class Upper(Landscape):
-        def answer(self, name: str, request: Request) -> Reply:
-            reply = super().answer(name, request)
-            if isinstance(reply, UpdateReply):
-                reply.coefficients.scales[0] = (0.0, 1.0)
-            return reply
+        def __init__(self) -> None:
+            super().__init__()
+            self._writes = self._context = self._writes[1:]
+            self._goals = {name: goal[1:] for name, goal in self._goals.items()}
+            self._vectors = {name: own[1:] for name, own in self._vectors.items()}
 
-    outcome = run(Colluding(Upper(), LIARS, updates=lambda honest, before: before + 0.5, praise=False), method)
+    def of_all_layers(honest: Array64, _before: Array64) -> Array64:
+        said: Array64 = np.concatenate([honest[0], honest[0]])
+        return said
+
+    outcome = run(Colluding(Upper(), LIARS, updates=of_all_layers, praise=False), method)
     refused = {(item.client, item.failure) for item in outcome.state.traffic if item.failure}
     assert refused == {("i", "bad_reply"), ("j", "bad_reply")}
-    assert not outcome.coefficients.active[0].any()
+    assert outcome.coefficients.scales.shape == (1, 2, 2)
+    assert outcome.context.layers == range(1, 2)
 
 
 def test_where_no_class_can_be_out_voted_the_run_says_so() -> None:

@@ -60,8 +60,11 @@ def write(folder: Path, model: Path, sections: str, name: str = "config") -> Pat
     return path
 
 
-def test_a_secure_run_from_config_to_report(tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config, folder = write(tmp_path, llama_folder, SECURE), tmp_path / "run"
+@pytest.mark.parametrize("layers", ["", "[injection]\nfrom_depth = 0.5"], ids=["all layers", "the upper ones"])
+def test_a_secure_run_from_config_to_report(
+    tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str], layers: str
+) -> None:
+    config, folder = write(tmp_path, llama_folder, f"{SECURE}\n{layers}"), tmp_path / "run"
     assert run("inspect", str(config), "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["mode"].startswith("secure: the coordinator sees sums over at least 3 clients")

@@ -451,6 +451,7 @@ def test_an_adapter_tells_its_coefficients_by_layer(client: TestClient, backbone
     adapter = tiny.drawn_adapter(backbone, rank=4)
     detail = client.get("/v1/adapters/mood").json()
     np.testing.assert_allclose(detail["context_scale"], adapter.coefficients.scales[..., 0])
+    assert detail["first_layer"] == 0
     np.testing.assert_allclose(detail["activation_scale"], adapter.coefficients.scales[..., 1])
     assert np.shape(detail["subspace_core"]) == (3, 2)
     assert detail["per_class"] == detail["clients"] == []

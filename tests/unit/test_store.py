@@ -353,10 +353,10 @@ def test_signatures_tell_what_differs_from_the_reference() -> None:
     centre = draw.standard_normal((3, 2, 32)).astype(np.float32) * np.array([1, 30, 900], dtype=np.float32)[:, None, None]
     shift = draw.standard_normal((3, 2, 32)).astype(np.float32) * 0.01 * np.abs(centre).mean(axis=2, keepdims=True)
     other = draw.standard_normal((3, 2, 32)).astype(np.float32) * 0.01 * np.abs(centre).mean(axis=2, keepdims=True)
-    own = signature(centre + shift, centre)
+    own = signature(Context(centre + shift), centre)
     assert np.linalg.norm(own) == pytest.approx(1.0, abs=1e-6)
-    assert own @ signature(centre + 2 * shift, centre) > 0.999
-    assert abs(own @ signature(centre + other, centre)) < 0.4
-    np.testing.assert_array_equal(own, signature(centre + shift, centre))
+    assert own @ signature(Context(centre + 2 * shift), centre) > 0.999
+    assert abs(own @ signature(Context(centre + other), centre)) < 0.4
+    np.testing.assert_array_equal(own, signature(Context(centre + shift), centre))
     with pytest.raises(ValueError, match="no signature"):
-        signature(centre, centre)
+        signature(Context(centre), centre)

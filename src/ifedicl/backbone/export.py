@@ -133,9 +133,9 @@ def _weights(
         if name not in own and name.endswith(".bias")
     }
     names = {id(module): name for name, module in backbone.model.named_modules()}
-    for layer, modules in enumerate(backbone.writes):
-        for write, module in enumerate(modules):
-            if not coefficients.active[layer, write]:
+    for row, layer in enumerate(context.layers):
+        for write, module in enumerate(backbone.writes[layer]):
+            if not coefficients.active[row, write]:
                 continue
             path = names[id(module)]
             turned = isinstance(module, Conv1D)  # stored as (n, d)
@@ -143,11 +143,11 @@ def _weights(
             folded, shift = fold(
                 weight.T if turned else weight,
                 bias,
-                torch.from_numpy(context.vectors[layer, write]),
-                float(coefficients.scales[layer, write, CONTEXT]),
-                float(coefficients.scales[layer, write, ACTIVATION]),
-                None if context.basis is None else torch.from_numpy(context.basis[layer, write]),
-                None if coefficients.core is None else torch.from_numpy(coefficients.core[layer, write]),
+                torch.from_numpy(context.vectors[row, write]),
+                float(coefficients.scales[row, write, CONTEXT]),
+                float(coefficients.scales[row, write, ACTIVATION]),
+                None if context.basis is None else torch.from_numpy(context.basis[row, write]),
+                None if coefficients.core is None else torch.from_numpy(coefficients.core[row, write]),
             )
             own[f"{path}.weight"] = (folded.T if turned else folded).contiguous()
             own[f"{path}.bias"] = shift

@@ -20,7 +20,8 @@ from ifedicl.core.vectors import WRITES
 
 _Hook: TypeAlias = Callable[[nn.Module, object, Tensor], Tensor | None]
 Watcher: TypeAlias = Callable[[int, int, Tensor, Tensor], None]
-"""Told, as the gradient comes back, of layer, write, the write ``(..., d)`` before injection and the gradient after it."""
+"""Told, as the gradient comes back, of layer, write, the write ``(..., d)`` before injection and the gradient after it. Layers
+are counted from the context's first, as in the arrays of the coefficients."""
 
 
 @dataclass(frozen=True)
@@ -47,26 +48,33 @@ class Recording:
     """The writes of one forward pass at one token of each row.
 
     Attributes:
+        layers: those that are read.
         positions: ``(B,)`` int64: the token to read in each row; set before each forward pass.
         rows: per layer and write a ``(B, d)`` tensor of the last forward pass.
     """
 
+    layers: range
     positions: Tensor | None = None
     rows: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
-    def stacked(self, layers: int) -> Tensor:
+    def stacked(self) -> Tensor:
         """``(L, 2, B, d)`` of the last forward pass."""
-        return torch.stack([torch.stack([self.rows[layer, write] for write in range(len(WRITES))]) for layer in range(layers)])
+        by_layer = ([self.rows[layer, write] for write in range(len(WRITES))] for layer in self.layers)
+        return torch.stack([torch.stack(writes) for writes in by_layer])
 
 
 @contextmanager
-def record(backbone: Backbone) -> Iterator[Recording]:
-    """Record every write at ``recording.positions``; nothing else of the sequence is kept.
+def record(backbone: Backbone, layers: range | None = None) -> Iterator[Recording]:
+    """Record every write of some layers at ``recording.positions``; nothing else of the sequence is kept.
+
+    Args:
+        backbone: the model.
+        layers: which; None: all.
 
     Yields:
         The recording. Set its ``positions``, run the model, read ``rows`` or ``stacked``.
     """
-    recording = Recording()
+    recording = Recording(range(backbone.layers) if layers is None else layers)
 
     def reader(layer: int, write: int) -> _Hook:
         def read(_module: nn.Module, _inputs: object, output: Tensor) -> None:
@@ -80,15 +88,15 @@ def record(backbone: Backbone) -> Iterator[Recording]:
         return read
 
     with ExitStack() as stack:
-        for layer, modules in enumerate(backbone.writes):
-            for write, module in enumerate(modules):
+        for layer in recording.layers:
+            for write, module in enumerate(backbone.writes[layer]):
                 stack.enter_context(_hooked(module, reader(layer, write)))
         yield recording
 
 
 @dataclass(frozen=True, eq=False)
 class Injection:
-    """Coefficients and what they weigh, where the model runs.
+    """Coefficients and what they weigh, where the model runs; all of the layers that the context tells.
 
     Attributes:
         context: global vectors and basis, on the model's device.
@@ -108,17 +116,22 @@ class Injection:
         core = None if coefficients.core is None else torch.from_numpy(coefficients.core).to(device)
         return cls(context.on(device), torch.from_numpy(coefficients.scales), coefficients.active, core)
 
+    def is_active(self, layer: int, write: int) -> bool:
+        """Whether this write of the model's ``layer`` is changed."""
+        return layer in self.context.layers and bool(self.active[layer - self.context.first_layer, write])
+
     def changed(self, layer: int, write: int, output: Tensor) -> Tensor:
-        """``β·y + λ·v + Uᵀ Γ U y`` of one write, ``(..., d)``; the write itself where it is not active."""
-        if not self.active[layer, write]:
+        """``β·y + λ·v + Uᵀ Γ U y`` of a write ``(..., d)`` of the model's ``layer``; the write itself where not active."""
+        if not self.is_active(layer, write):
             return output
+        row = layer - self.context.first_layer
         return inject(
             output,
-            self.context.vectors[layer, write],
-            self.scales[layer, write, CONTEXT],
-            self.scales[layer, write, ACTIVATION],
-            None if self.context.basis is None else self.context.basis[layer, write],
-            None if self.core is None else self.core[layer, write],
+            self.context.vectors[row, write],
+            self.scales[row, write, CONTEXT],
+            self.scales[row, write, ACTIVATION],
+            None if self.context.basis is None else self.context.basis[row, write],
+            None if self.core is None else self.core[row, write],
         )
 
 
@@ -151,8 +164,9 @@ def injected(
             result = injection.changed(layer, write, output)
             if watcher is not None:
                 write_before = output.detach()
+                row = layer - context.first_layer
                 result.register_hook(  # type: ignore[no-untyped-call]
-                    lambda gradient: watcher(layer, write, write_before, gradient)
+                    lambda gradient: watcher(row, write, write_before, gradient)
                 )
             return result if noise is None else noise.added(result)
 
@@ -161,7 +175,7 @@ def injected(
     with ExitStack() as stack:
         for layer, modules in enumerate(backbone.writes):
             for write, module in enumerate(modules):
-                if active[layer, write]:
+                if injection.is_active(layer, write):
                     stack.enter_context(_hooked(module, changer(layer, write)))
         yield
 
@@ -203,7 +217,7 @@ def injected_by_row(backbone: Backbone, spans: Sequence[tuple[Injection | None, 
     with ExitStack() as stack:
         for layer, modules in enumerate(backbone.writes):
             for write, module in enumerate(modules):
-                if any(injection is not None and injection.active[layer, write] for injection, _ in spans):
+                if any(injection is not None and injection.is_active(layer, write) for injection, _ in spans):
                     stack.enter_context(_hooked(module, changer(layer, write)))
         yield
 

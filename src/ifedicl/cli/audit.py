@@ -68,7 +68,7 @@ def audit(
         "examples": len(own),
         "public texts": len(known),
         "model": Path(settings.source).name,
-        "layers": backbone.layers,
+        "layers": evidence.public.vectors.shape[1],
         "width": backbone.width,
         "dtype": backbone.dtype,
         "read position": method.vectors.read_position,

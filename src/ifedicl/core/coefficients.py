@@ -21,7 +21,7 @@ class Form:
     """Which numbers there are to calibrate.
 
     Attributes:
-        layers: ``L``.
+        layers: ``L``, those that are injected; the other layers of the model have no numbers.
         rank: ``r`` of the context subspace; 0: scalars only, as in the paper.
     """
 
@@ -127,23 +127,23 @@ class Coefficients:
 
 
 def active_writes(layers: int, active_layers: range, writes: tuple[str, ...]) -> npt.NDArray[np.bool_]:
-    """``(L, 2)``: the writes of a model with ``layers`` layers that are injected."""
+    """``(L, 2)``: the writes of ``layers`` layers that are injected."""
     active = np.zeros((layers, len(WRITES)), dtype=np.bool_)
     for write in writes:
         active[list(active_layers), WRITES.index(write)] = True
     return active
 
 
-def injected_writes(layers: int, injection: InjectionSettings) -> npt.NDArray[np.bool_]:
-    """``(L, 2)``: the writes that the settings inject into."""
-    return active_writes(layers, injection.active_layers(layers), injection.writes)
+def injected_writes(form: Form, injection: InjectionSettings) -> npt.NDArray[np.bool_]:
+    """``(L, 2)``: the writes that the settings inject into; the form has injected layers only."""
+    return active_writes(form.layers, range(form.layers), injection.writes)
 
 
 def cold_start(form: Form, injection: InjectionSettings) -> Coefficients:
     """What a calibration begins with (paper: λ = 0.1, β = 1), unless a calibrated task lends its own."""
     return Coefficients.initial(
         form,
-        injected_writes(form.layers, injection),
+        injected_writes(form, injection),
         context_scale=injection.context_scale,
         activation_scale=injection.activation_scale,
     )

@@ -44,9 +44,9 @@ class Readout:
         if self.weights.dtype != np.float32 or len(shape) != 2 or shape[1] <= shape[0] + 1:
             raise ValueError(f"readout {self.weights.dtype} {shape} is not float32 (C, h + C + 1)")
 
-    def fits(self, classes: int, layers: int, width: int) -> bool:
-        """Whether it reads so many labels off a model of this size."""
-        known = self.pooled_layer is None or 1 <= self.pooled_layer <= layers
+    def fits(self, classes: int, width: int, layers: int | None = None) -> bool:
+        """Whether it reads so many labels off a model of this size; of so many layers, where that is known."""
+        known = self.pooled_layer is None or 1 <= self.pooled_layer <= (layers or self.pooled_layer)
         return known and self.weights.shape == (classes, feature_count(hidden_count(width, self.pooled_layer), classes))
 
     def sharpened(self, temperature: float) -> Readout:

@@ -25,22 +25,31 @@ class Context:
     """What the coordinator hands out once, and the coefficients then weigh.
 
     Attributes:
-        vectors: ``(L, 2, d)`` float32, the global context vectors ``v``.
+        vectors: ``(L, 2, d)`` float32, the global context vectors ``v`` of the ``L`` injected layers.
         basis: ``(L, 2, r, d)`` float32, ``U`` (``subspace_basis``); None without a subspace.
+        first_layer: the model's layer that the arrays begin at; those of the coefficients begin there too.
     """
 
     vectors: Array32
     basis: Array32 | None = None
+    first_layer: int = 0
 
     def __post_init__(self) -> None:
         shape = self.vectors.shape
         if self.vectors.ndim != 3 or shape[1] != len(WRITES) or self.vectors.dtype != np.float32:
             raise ValueError(f"vectors {self.vectors.dtype} {shape} are not float32 (L, 2, d)")
+        if not isinstance(self.first_layer, int) or self.first_layer < 0:
+            raise ValueError(f"first_layer {self.first_layer!r} is no layer")
         basis = self.basis
         if basis is None:
             return
         if basis.ndim != 4 or (*basis.shape[:2], basis.shape[3]) != shape or basis.dtype != np.float32:
             raise ValueError(f"basis {basis.dtype} {basis.shape} is not float32 (L, 2, r, d) for vectors {shape}")
+
+    @property
+    def layers(self) -> range:
+        """The model's layers that the arrays are of."""
+        return range(self.first_layer, self.first_layer + len(self.vectors))
 
     @property
     def rank(self) -> int:
@@ -66,9 +75,9 @@ class Context:
         return content.hexdigest()
 
     @classmethod
-    def from_wire(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+    def from_wire(cls, arrays: Mapping[str, npt.NDArray[Any]], first_layer: int) -> Self:
         """From :meth:`on_wire`."""
-        return cls(**{name: array.astype(np.float32) for name, array in arrays.items()})
+        return cls(**{name: array.astype(np.float32) for name, array in arrays.items()}, first_layer=first_layer)
 
     def on_wire(self, dtype: str) -> dict[str, npt.NDArray[Any]]:
         """As it crosses the network in ``dtype``; infinite where that cannot hold it."""
@@ -77,12 +86,12 @@ class Context:
 
     def rounded(self, dtype: str) -> Self:
         """As the other side has it."""
-        return self.from_wire(self.on_wire(dtype))
+        return self.from_wire(self.on_wire(dtype), self.first_layer)
 
     def on(self, device: torch.device) -> ContextTensors:
         """The same on a device."""
         basis = None if self.basis is None else torch.from_numpy(self.basis).to(device)
-        return ContextTensors(torch.from_numpy(self.vectors).to(device), basis)
+        return ContextTensors(torch.from_numpy(self.vectors).to(device), basis, self.first_layer)
 
 
 @dataclass(frozen=True)
@@ -92,13 +101,20 @@ class ContextTensors:
     Attributes:
         vectors: ``(L, 2, d)`` float32.
         basis: ``(L, 2, r, d)`` float32 or None.
+        first_layer: the model's layer that both begin at.
     """
 
     vectors: Tensor
     basis: Tensor | None
+    first_layer: int = 0
+
+    @property
+    def layers(self) -> range:
+        """The model's layers that the tensors are of."""
+        return range(self.first_layer, self.first_layer + len(self.vectors))
 
 
-def subspace_basis(means: Array64, rank: int, draw: np.random.Generator) -> Array32:
+def subspace_basis(means: Array64, rank: int, draw: np.random.Generator, *, first_layer: int = 0) -> Array32:
     """``(L, 2, r, d)``: for each write the leading directions among centred mean vectors.
 
     Where the means span fewer than ``rank`` directions (``M`` of them span ``M - 1`` at most), drawn ones follow, orthogonal to
@@ -108,8 +124,12 @@ def subspace_basis(means: Array64, rank: int, draw: np.random.Generator) -> Arra
         means: ``(M, L, 2, d)``, of classes, shards or groups of clients.
         rank: ``r``, at most ``d``.
         draw: of the directions that the means do not give.
+        first_layer: the model's layer that the means begin at; the draws of those below are passed over, so that a layer's
+            directions are the same wherever the injection begins.
     """
     _, layers, writes, width = means.shape
+    for _ in range(first_layer * writes):
+        draw.standard_normal((rank, width))
     basis = np.empty((layers, writes, rank, width), dtype=np.float32)
     for layer in range(layers):
         for write in range(writes):

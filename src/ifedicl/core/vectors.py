@@ -14,7 +14,8 @@ Array64: TypeAlias = npt.NDArray[np.float64]
 Array32: TypeAlias = npt.NDArray[np.float32]
 
 WRITES = ("attention", "mlp")
-"""The two writes to the residual stream of each layer, in the order of every ``(L, 2, ...)`` array."""
+"""The two writes to the residual stream of each layer, in the order of every ``(L, 2, ...)`` array. ``L`` counts the layers
+that are injected: of the others nothing is read, sent or kept."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class ContextVectors:
     """Means and counts, from which sums follow, so that vectors of more examples, other clients and other times combine.
 
     Attributes:
-        means: ``(G, L, 2, d)`` float64, or float32 where they have crossed the network: per group of examples, layer and write,
-            the mean of the writes at the read position, zero for an empty group. ``G`` is 1 (all examples together), the number
-            of classes, or of shards of classes.
+        means: ``(G, L, 2, d)`` float64, or float32 where they have crossed the network: per group of examples, injected
+            layer and write, the mean of the writes at the read position, zero for an empty group. ``G`` is 1 (all examples
+            together), the number of classes, or of shards of classes.
         counts: ``(G,)`` int64: examples in each group.
     """
 

@@ -41,8 +41,10 @@ def warm_start(
         rounds: planned.
 
     Raises:
-        ValueError: the two are not of one model's shape.
+        ValueError: the two are not of the same layers of one model.
     """
+    if old_context.layers != context.layers:
+        raise ValueError(f"{old_context.layers} of the old task are other layers than {context.layers}")
     if old.scales.shape != initial.scales.shape:
         raise ValueError(f"scales {old.scales.shape} of the old task do not fit {initial.scales.shape}")
     scales = np.where(active[..., None], old.scales, initial.scales).astype(np.float32)

@@ -47,9 +47,14 @@ class Assignment:
         return run_digest(self.task, self.method, self.model.fingerprint)
 
     @property
+    def layers(self) -> range:
+        """The injected ones: all that vectors, basis and coefficients are of."""
+        return self.method.injection.active_layers(self.model.layers)
+
+    @property
     def form(self) -> Form:
         """Which coefficients are calibrated."""
-        return Form(self.model.layers, self.method.rank)
+        return Form(len(self.layers), self.method.rank)
 
     @property
     def identity(self) -> Coefficients:

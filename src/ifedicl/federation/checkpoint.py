@@ -188,6 +188,12 @@ class Memory:
                 "Task, method or model were changed since. Restore them, or start again in another folder.",
             )
             raise ConfigError(str(self._path), [fault])
+        if stored.coefficients.form != self.state.coefficients.form:
+            raise StorageError(
+                f"{self._path} holds {stored.coefficients.form.layers} layers; since an ifedicl newer than its own a run holds "
+                f"the {self.state.coefficients.form.layers} that are injected. Start again in another folder, or go on with "
+                "the ifedicl that wrote it"
+            )
         self.state = stored
         return True
 
@@ -201,6 +207,7 @@ def save(state: State, path: Path) -> None:
     header = {name: getattr(state, name) for name in _HEADER}
     header["heads"] = {name: asdict(head) for name, head in state.heads.items()}
     header["zero_shot"] = state.zero_shot and asdict(state.zero_shot)
+    header["first_layer"] = state.context.first_layer if state.context else 0
     header["moments"] = state.moments and state.moments.steps
     header["pooled_layer"] = state.readout and state.readout.pooled_layer
     header["history"] = [asdict(record) for record in state.history]
@@ -258,12 +265,12 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
     def within(folder: str) -> Arrays:
         return {name.removeprefix(f"{folder}/"): array for name, array in arrays.items() if name.startswith(f"{folder}/")}
 
-    context, counts = within("context"), within("counts")
+    context, counts, first_layer = within("context"), within("counts"), header.pop("first_layer", 0)
     steps, pooled_layer = header.pop("moments"), header.pop("pooled_layer", None)
     return State(
         coefficients=Coefficients.of(within("coefficients")),
         best=Coefficients.of(within("best")),
-        context=Context(**context) if context else None,
+        context=Context(**context, first_layer=first_layer) if context else None,
         moments=None if steps is None else Moments(steps, within("first"), within("second")),
         readout=Readout(arrays["readout"], pooled_layer) if "readout" in arrays else None,
         client_vectors={name: ContextVectors(means, counts[name]) for name, means in within("means").items()},

@@ -38,7 +38,7 @@ class Checks:
         vectors = reply.vectors
         shape = (
             self.assignment.method.groups(len(self.assignment.task.labels)),
-            self.assignment.model.layers,
+            len(self.assignment.layers),
             len(WRITES),
             self.assignment.model.width,
         )
@@ -47,15 +47,13 @@ class Checks:
         return largest <= _LARGEST_MEAN and (vectors.examples > 0 or not reply.replaces)
 
     def is_usable_update(self, reply: UpdateReply) -> bool:
-        """Of the model's shape, finite, trained on something, and of no layer that is not injected: no client would take it."""
+        """Of the run's shape, finite, and trained on something."""
         coefficients = reply.coefficients
-        layers, injection = self.assignment.model.layers, self.assignment.method.injection
         fits = coefficients.form == self.assignment.form and coefficients.is_finite
-        fits = fits and not coefficients.active[: injection.active_layers(layers).start].any()
         return fits and 0 < reply.examples <= _MOST_EXAMPLES and 0 <= reply.loss <= _LARGEST_LOSS
 
     def is_usable_gradient(self, reply: GradientReply) -> bool:
-        """Of the model's shape and finite; of any number of examples, none included."""
+        """Of the run's shape and finite; of any number of examples, none included."""
         sums = reply.sums
         fits = {name: array.shape for name, array in sums.arrays.items()} == self.assignment.form.shapes and sums.is_finite
         fits = fits and all(float(np.abs(array).max(initial=0.0)) <= _LARGEST_GRADIENT for array in sums.arrays.values())

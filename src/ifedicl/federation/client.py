@@ -21,7 +21,7 @@ from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import Readout, ReadoutSums, features, projection
 from ifedicl.core.subspace import Context
-from ifedicl.core.vectors import WRITES, ContextVectors
+from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role, split_roles
 from ifedicl.errors import DataError, IfediclError, TaskError
 from ifedicl.extract import context_vectors
@@ -93,6 +93,7 @@ class _Job:
         self.task = task
         self.method = method
         self.scorer = scorer
+        self.layers = method.injection.active_layers(scorer.backbone.layers)
         self.roles = split_roles(examples, selection=method.holdout.selection, gate=method.holdout.gate, seed=method.seed)
         self._parts: dict[Role, _Part] = {}
         self._summed: tuple[int, ContextVectors] | None = None
@@ -264,11 +265,11 @@ class Client:
         )
 
     def _install(self, request: ContextRequest) -> Reply:
-        self._job_for(request.task, request.method, request.fingerprint)
-        shape = (self.backbone.layers, len(WRITES), self.backbone.width)
-        if request.context.vectors.shape != shape or not request.context.is_finite:
+        job, context = self._job_for(request.task, request.method, request.fingerprint), request.context
+        fits = context.layers == job.layers and context.vectors.shape[2] == self.backbone.width
+        if not fits or not context.is_finite:
             raise _RefusalError(FailureCode.BAD_REQUEST)
-        self._context = (request.context_id, request.context)
+        self._context = (request.context_id, context)
         return ContextReply()
 
     def _update(self, request: UpdateRequest) -> Reply:
@@ -314,7 +315,7 @@ class Client:
         assert self._job is not None
         classes, layer = len(self._job.task.labels), self._job.method.pooled_layer(self.backbone.layers)
         for readout in readouts:
-            fits = readout.fits(classes, self.backbone.layers, self.backbone.width) and readout.pooled_layer == layer
+            fits = readout.fits(classes, self.backbone.width, self.backbone.layers) and readout.pooled_layer == layer
             if not fits or not np.isfinite(readout.weights).all():
                 raise _RefusalError(FailureCode.BAD_REQUEST)
 
@@ -349,9 +350,8 @@ class Client:
     def _in_context(self, context_id: str, coefficients: Coefficients) -> tuple[_Job, Context]:
         if self._job is None or self._context is None or self._context[0] != context_id:
             raise _RefusalError(FailureCode.NO_CONTEXT)
-        form, layers = Form(self.backbone.layers, self._context[1].rank), self.backbone.layers
-        below = self._job.method.injection.active_layers(layers).start
-        if coefficients.form != form or not coefficients.is_finite or coefficients.active[:below].any():
+        form = Form(len(self._job.layers), self._context[1].rank)
+        if coefficients.form != form or not coefficients.is_finite:
             raise _RefusalError(FailureCode.BAD_REQUEST)
         return self._job, self._context[1]
 

@@ -181,7 +181,7 @@ class Coordinator:
         in_order = self._agreed(self._gathering.vectors())
         classes = len(self._task.labels) if self._method.vectors.balance == "class" else 1
         mean = AGGREGATE_VECTORS[self._method.vectors.weighting]([vectors.merged(classes) for vectors in in_order])
-        context = Context(mean, self._basis(in_order))
+        context = Context(mean, self._basis(in_order), self._checks.assignment.layers.start)
         # What the clients inject has crossed the network in this dtype; the adapter must hold the same numbers.
         context = context.rounded(self._method.vectors.wire_dtype)
         if not context.is_finite:
@@ -227,7 +227,8 @@ class Coordinator:
         if self._state.context is not None:
             return self._state.context.basis
         means = BASIS_MEANS[subspace.source](vectors, subspace.parts)
-        return subspace_basis(means, subspace.rank, seeds.generator(seed, "basis"))
+        first = self._checks.assignment.layers.start
+        return subspace_basis(means, subspace.rank, seeds.generator(seed, "basis"), first_layer=first)
 
     def _outcome(self) -> Outcome:
         self._held_out.fit_readout()

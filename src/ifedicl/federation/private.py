@@ -188,7 +188,7 @@ class Private:
     def _weights(self, scorer: Scorer, context: Context, form: Form) -> dict[str, npt.NDArray[np.float64]]:
         """One over the root mean square of each number's gradient on public text: none drowns the others in the joint clip."""
         injection = self._method.injection
-        active, start = injected_writes(form.layers, injection), cold_start(form, injection)
+        active, start = injected_writes(form, injection), cold_start(form, injection)
         prompts, labels = self._encoded(scorer)
         squares = {name: np.zeros(shape) for name, shape in form.shapes.items()}
         for _, arrays in example_gradients(scorer, prompts, labels, context, start, self._method, range(len(labels))):

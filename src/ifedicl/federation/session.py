@@ -113,7 +113,7 @@ def request(
             return hit, None
         search = _Search(store, key, method, reference)
         calibrated = calibrate(search.start)
-        own = signature(calibrated.outcome.context.vectors, store.reference(key, reference))
+        own = signature(calibrated.outcome.context, store.reference(key, reference))
         metrics = _metrics(calibrated.outcome) | {"found": search.found.kind}
         entry = store.put(key, calibrated.adapter, own, metrics)
     return Answer(search.found, entry, calibrated.adapter), calibrated
@@ -128,16 +128,16 @@ class _Search:
 
     def start(self, context: Context, initial: Coefficients) -> Start | None:
         """A warm start from the nearest task, or None."""
-        own = signature(context.vectors, self._store.reference(self._key, self._reference))
+        own = signature(context, self._store.reference(self._key, self._reference))
         for neighbour in self._store.nearest(self._key, own):
             described = f"{neighbour.entry.task!r}, version {neighbour.entry.version}, at a cosine of {neighbour.cosine:.2f}"
             if neighbour.cosine < NEAR:
                 self.found = Found("miss", f"the nearest task is {described}; near is from {NEAR}")
                 return None
             old = self._store.get(neighbour.entry.id).adapter
-            if old.coefficients.is_identity:
-                continue  # its gate stayed shut: there is nothing to begin with
-            active = injected_writes(len(initial.scales), self._method.injection)
+            if old.coefficients.is_identity or old.context.layers != context.layers:
+                continue  # its gate stayed shut, or it holds other layers: there is nothing to begin with
+            active = injected_writes(initial.form, self._method.injection)
             rounds = math.ceil(self._method.rounds.rounds / 2)
             start = warm_start(old.coefficients, old.context, initial, context, active, rounds)
             kept = "" if start.core_kept is None else f"; {start.core_kept:.0%} of Γ's norm carried over"

@@ -258,6 +258,7 @@ def _detail(served: Served) -> AdapterDetail:
         template=adapter.task.template,
         label_words=list(adapter.task.label_words),
         readout=adapter.readout is not None,
+        first_layer=adapter.context.first_layer,
         context_scale=scales[..., CONTEXT].tolist(),
         activation_scale=scales[..., ACTIVATION].tolist(),
         subspace_core=None if core is None else np.linalg.norm(core, axis=(2, 3)).tolist(),

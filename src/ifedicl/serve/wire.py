@@ -89,6 +89,7 @@ class AdapterDetail(AdapterFacts):
     template: str
     label_words: list[str]
     readout: bool
+    first_layer: int = Field(description="the model's layer, from 0, that the numbers by layer begin at")
     context_scale: list[list[float]] = Field(description="λ, by layer: attention, MLP")
     activation_scale: list[list[float]] = Field(description="β, likewise")
     subspace_core: list[list[float]] | None = Field(description="norm of Γ, likewise; none without a subspace")

@@ -56,10 +56,10 @@ class InjectionSettings(Section):
     """Where the context vector is injected, and the coefficients it starts from (paper Eq. 5)."""
 
     from_depth: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        default=0.0, description="fraction of the depth in [0, 1) below which nothing is injected; 0.5: the upper half"
+        default=0.0, description="fraction of the depth in [0, 1) below which nothing is injected or sent; 0.5: the upper half"
     )
     to_depth: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        default=1.0, description="fraction of the depth in (0, 1] above which nothing is injected"
+        default=1.0, description="fraction of the depth in (0, 1] above which nothing is injected or sent"
     )
     writes: tuple[Literal["attention", "mlp"], ...] = Field(
         default=("attention", "mlp"), min_length=1, description='"attention", "mlp" or both'

@@ -14,6 +14,8 @@ from ifedicl.errors import AdapterError, IfediclError
 from ifedicl.settings import Method, validated
 from ifedicl.task import Task
 
+_ALL = (0.0, 1.0)
+
 
 @dataclass(frozen=True)
 class TaskKey:
@@ -27,6 +29,7 @@ class TaskKey:
         rank: of the context subspace; 0: scalars only.
         readout: whether the settings ask for one.
         format_version: of the adapter.
+        depths: the fractions of the depth between which is injected.
     """
 
     federation: str
@@ -36,12 +39,14 @@ class TaskKey:
     rank: int
     readout: bool
     format_version: int = FORMAT_VERSION
+    depths: tuple[float, float] = _ALL
 
     @classmethod
     def of(cls, federation: str, fingerprint: str, task: Task, method: Method) -> Self:
         """Of a request."""
         position, readout = method.vectors.read_position, method.readout is not None
-        return cls(federation, fingerprint, task.digest, position, method.rank, readout)
+        depths = method.injection.from_depth, method.injection.to_depth
+        return cls(federation, fingerprint, task.digest, position, method.rank, readout, depths=depths)
 
     @classmethod
     def of_adapter(cls, federation: str, adapter: Adapter) -> Self:
@@ -62,13 +67,19 @@ class TaskKey:
     @property
     def digest(self) -> str:
         """Hex SHA-256 of all fields."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        fields = {name: value for name, value in asdict(self).items() if name != "depths"}
+        return hashlib.sha256(json.dumps(fields | self._span, sort_keys=True).encode()).hexdigest()
 
     @property
     def scope(self) -> str:
         """Hex SHA-256 of what two tasks must share for their signatures to be compared."""
-        content = json.dumps([self.federation, self.fingerprint, self.read_position])
+        content = json.dumps([self.federation, self.fingerprint, self.read_position, *self._span.values()])
         return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def _span(self) -> dict[str, tuple[float, float]]:
+        """Nothing where all layers are injected: so stores that were written before there was a choice are found again."""
+        return {} if self.depths == _ALL else {"depths": self.depths}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 from ifedicl import seeds
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
+from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
 from ifedicl.extract import context_vectors
 from ifedicl.settings import Method, VectorSettings
@@ -46,27 +47,28 @@ def reference(backbone: Backbone, read_position: str) -> Array32:
     return context_vectors(scorer, scorer.encoder.prompts(texts).tokens, labels, method).mean().astype(np.float32)
 
 
-def signature(vectors: Array32, centre: Array32) -> Array32:
-    """``(SIZE,)`` float32 of norm 1.
+def signature(context: Context, centre: Array32) -> Array32:
+    """``(SIZE,)`` float32 of norm 1; of the injected layers, so that it compares with signatures of the same ones only.
 
     Args:
-        vectors: ``(L, 2, d)``, the global vectors of a task.
-        centre: ``(L, 2, d)``, the :func:`reference` of its model.
+        context: the global vectors of a task.
+        centre: ``(L, 2, d)``, the :func:`reference` of its model, of all layers.
 
     Raises:
         ValueError: the two have different shapes, or do not differ: there is no direction then.
     """
+    vectors, centre = context.vectors, centre[context.first_layer : context.layers.stop]
     if vectors.shape != centre.shape:
         raise ValueError(f"vectors {vectors.shape} and reference {centre.shape} are not of one model")
     # Deep layers write hundreds of times more than early ones; relative to the reference's norm each write counts alike.
     norms = np.linalg.norm(centre, axis=2, keepdims=True)
     relative = (vectors - centre) / np.maximum(norms, np.finfo(np.float32).tiny)
-    layers, writes, width = vectors.shape
+    _, writes, width = vectors.shape
     projected = np.zeros(SIZE)
-    for layer in range(layers):
+    for row, layer in enumerate(context.layers):
         for write in range(writes):
             draw = seeds.generator(0, "signature", layer, write)
-            projected += relative[layer, write] @ draw.standard_normal((width, SIZE), dtype=np.float32)
+            projected += relative[row, write] @ draw.standard_normal((width, SIZE), dtype=np.float32)
     norm = np.linalg.norm(projected)
     if not np.isfinite(norm) or norm == 0:
         raise ValueError("vectors that do not differ from the reference, or are not finite, have no signature")

@@ -62,11 +62,14 @@ class ContextRequest(Message):
     context_id: str
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        return _task_header(self), self.context.on_wire(self.method.vectors.wire_dtype)
+        header = _task_header(self) | {"first_layer": self.context.first_layer}
+        return header, self.context.on_wire(self.method.vectors.wire_dtype)
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        return cls(context=Context.from_wire(arrays), **_with_task(exact_fields(header, **_TASK_FIELDS, context_id=str)))
+        fields = exact_fields(header, **_TASK_FIELDS, context_id=str, first_layer=int)
+        context = Context.from_wire(arrays, fields.pop("first_layer"))
+        return cls(context=context, **_with_task(fields))
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,8 @@ class Evidence:
     ) -> Self:
         """One forward pass for each text, and one backward pass for the first ``updates`` of both."""
         own, others = (Victims.of(scorer, rows, method, on_progress) for rows in (private, public))
-        context = Context(others.vectors.mean(axis=0, dtype=np.float64).astype(np.float32))
+        mean = others.vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+        context = Context(mean, first_layer=others.first_layer)
         own_updates, other_updates = (
             first_gradients(scorer, rows[:updates], context, method, on_progress) for rows in (private, public)
         )
@@ -83,8 +84,8 @@ def first_gradients(
     on_progress: Callable[[int], None] = lambda _done: None,
 ) -> Array32:
     """``(N, D)``: what each example alone would send in the first round; inactive writes are left out."""
-    backbone, task, injection = scorer.backbone, scorer.task, method.injection
-    active, start = injected_writes(backbone.layers, injection), cold_start(Form(backbone.layers), injection)
+    task, injection, form = scorer.task, method.injection, Form(len(context.layers))
+    active, start = injected_writes(form, injection), cold_start(form, injection)
     prompts, labels = scorer.encoder.prompts([row.text for row in rows]), [task.index(row.label) for row in rows]
     result = np.zeros((len(rows), *start.scales.shape), dtype=np.float32)
     for places, arrays in example_gradients(scorer, prompts, labels, context, start, method, range(len(rows))):
@@ -138,8 +139,8 @@ class _Scene:
         attackers: dict[str, tuple[Attacker, str]] = {}
         for name, make in (("unembedding", lens), ("nearest token", nearest)):
             maker = partial(make, self._backbone, candidates, self._frame.centre)
-            (layer, cumulated), _ = best_layer(maker, self._backbone.layers, public, candidates)
-            where = f"layer {layer + 1}{' and all below' if cumulated else ''}"
+            (layer, cumulated), _ = best_layer(maker, public, candidates)
+            where = f"layer {public.first_layer + layer + 1}{' and all below' if cumulated else ''}"
             attackers[name] = maker(layer, cumulated), where
         attackers["trained inverter"] = Inverter(self._backbone, candidates, public, self._frame.sizes), "all layers"
         table = []

@@ -28,14 +28,16 @@ class Victims:
     """Texts as an attacker would love to have them.
 
     Attributes:
-        vectors: ``(N, L, 2, d)`` float32: what each text alone would send as its context vector.
+        vectors: ``(N, L, 2, d)`` float32: what each text alone would send as its context vector, of the injected layers.
         tokens: of each text, the set of its tokens.
         labels: ``(N,)``: positions in the task.
+        first_layer: the model's layer that the vectors begin at.
     """
 
     vectors: Array32
     tokens: tuple[frozenset[int], ...]
     labels: npt.NDArray[np.int64]
+    first_layer: int = 0
 
     @classmethod
     def of(
@@ -50,16 +52,19 @@ class Victims:
         prompts = encoder.prompts([example.text for example in examples])
         labels = [task.index(example.label) for example in examples]
         backbone = scorer.backbone
-        vectors = np.empty((len(examples), backbone.layers, len(WRITES), backbone.width), dtype=np.float32)
+        layers = method.injection.active_layers(backbone.layers)
+        vectors = np.empty((len(examples), len(layers), len(WRITES), backbone.width), dtype=np.float32)
         for batch, writes in example_writes(scorer, prompts.tokens, labels, method):
             vectors[batch] = writes
             on_progress(len(batch))
-        return cls(vectors, tuple(map(frozenset, prompts.tokens)), np.array(labels, dtype=np.int64))
+        return cls(vectors, tuple(map(frozenset, prompts.tokens)), np.array(labels, dtype=np.int64), layers.start)
 
     def take(self, rows: npt.ArrayLike) -> Victims:
         """Some of them, by position."""
         places = np.asarray(rows)
-        return Victims(self.vectors[places], tuple(self.tokens[int(row)] for row in places), self.labels[places])
+        return Victims(
+            self.vectors[places], tuple(self.tokens[int(row)] for row in places), self.labels[places], self.first_layer
+        )
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -147,20 +147,19 @@ class Inverter:
 
 
 def best_layer(
-    make: Callable[[int, bool], Attacker], layers: int, public: Victims, candidates: npt.NDArray[np.int64]
+    make: Callable[[int, bool], Attacker], public: Victims, candidates: npt.NDArray[np.int64]
 ) -> tuple[tuple[int, bool], Mapping[tuple[int, bool], float]]:
     """The layer and form of an attacker that recover most from single public texts, and what each recovers.
 
     Args:
         make: layer and whether layers below are added, to an attacker.
-        layers: ``L``.
         public: single texts; the client's are never looked at to choose.
         candidates: token ids.
     """
     some = public.take(np.arange(0, len(public), max(1, len(public) // _CHOOSERS)))
     recalls = {
         (layer, cumulated): recovered(make(layer, cumulated), some.vectors, some.tokens, candidates, 1).recall
-        for layer in range(layers)
+        for layer in range(public.vectors.shape[1])
         for cumulated in (False, True)
     }
     return max(recalls, key=lambda form: recalls[form]), recalls

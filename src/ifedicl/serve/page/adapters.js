@@ -44,10 +44,10 @@ function facts(own) {
 
 function maps(own) {
   const made = [
-    heat("λ, how much context is added", "by layer; blue above 0, orange below", own.context_scale, 0),
-    heat("β − 1, how much each write is stretched", "blue above 1, orange below", own.activation_scale, 1),
+    heat("λ, how much context is added", "by layer; blue above 0, orange below", own.context_scale, 0, own.first_layer),
+    heat("β − 1, how much each write is stretched", "blue above 1, orange below", own.activation_scale, 1, own.first_layer),
   ];
-  if (own.subspace_core) made.push(heat("‖Γ‖, how far it moves within the context subspace", "", own.subspace_core, 0));
+  if (own.subspace_core) made.push(heat("‖Γ‖, how far it moves within the context subspace", "", own.subspace_core, 0, own.first_layer));
   return [make("h3", { textContent: "Coefficients" }), ...made];
 }
 

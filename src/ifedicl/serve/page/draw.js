@@ -71,8 +71,8 @@ export function lines(title, note, all, last, flat, chosen, format) {
   return figure;
 }
 
-// A heat map of (layers, writes) numbers: strength by opacity, sign by colour.
-export function heat(title, note, values, centre) {
+// A heat map of (layers, writes) numbers from layer `first` up: strength by opacity, sign by colour.
+export function heat(title, note, values, centre, first) {
   const writes = ["attention", "MLP"];
   const off = values.map((row) => row.map((value) => value - centre));
   const most = Math.max(...off.flat().map(Math.abs)) || 1;
@@ -84,10 +84,10 @@ export function heat(title, note, values, centre) {
       const value = row[write];
       picture.append(
         svg("rect", { class: `cell ${value < 0 ? "down" : "up"}`, x: 70 + layer * cell, y: write * high, width: cell, height: high, "fill-opacity": (0.04 + 0.96 * (Math.abs(value) / most)).toFixed(3) },
-          svg("title", {}, `layer ${layer}, ${name}: ${values[layer][write].toPrecision(4)}`)));
+          svg("title", {}, `layer ${first + layer}, ${name}: ${values[layer][write].toPrecision(4)}`)));
     });
   });
   const step = Math.ceil(values.length / 16);
-  for (let layer = 0; layer < values.length; layer += step) picture.append(svg("text", { x: 70 + (layer + 0.5) * cell, y: 2 * high + 15, "text-anchor": "middle" }, String(layer)));
+  for (let layer = 0; layer < values.length; layer += step) picture.append(svg("text", { x: 70 + (layer + 0.5) * cell, y: 2 * high + 15, "text-anchor": "middle" }, String(first + layer)));
   return make("figure", {}, make("figcaption", {}, title, make("span", { textContent: ` ${note}; strongest ±${most.toPrecision(3)}` })), picture);
 }
