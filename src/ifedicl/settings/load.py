@@ -60,7 +60,8 @@ def _preset(name: str, source: str) -> dict[str, Any]:
     if name not in presets():
         fault = Fault("preset", repr(name), ", ".join(presets()), "Choose one of these or leave the line out.")
         raise ConfigError(source, [fault])
-    return tomllib.loads((resources.files("ifedicl") / "presets" / f"{name}.toml").read_text(encoding="utf-8"))
+    shipped = tomllib.loads((resources.files("ifedicl") / "presets" / f"{name}.toml").read_text(encoding="utf-8"))
+    return {key: value for key, value in _with_preset(shipped, source).items() if key != "preset"}
 
 
 def _with_preset(values: dict[str, Any], source: str) -> dict[str, Any]:
