@@ -47,6 +47,11 @@ class Answers:
     names: tuple[str, ...]
     failures: Mapping[str, FailureCode]
 
+    @property
+    def reasons(self) -> str:
+        """Who failed with which code, for people."""
+        return ", ".join(f"{name}: {code.value}" for name, code in self.failures.items())
+
 
 class Clients:
     """The clients of a run as its coordinator sees them."""
@@ -136,10 +141,9 @@ class Clients:
         needed = self._assignment.method.rounds.min_clients
         if len(answers.names) >= needed:
             return
-        reasons = ", ".join(f"{name}: {code.value}" for name, code in answers.failures.items())
         raise TooFewClientsError(
             f"round {self._memory.state.round + 1}, {step}: {len(answers.names)} of {len(self.names)} clients gave a usable "
-            f"reply, rounds.min_clients asks for {needed} ({reasons}). What was done is kept: resume when they are back"
+            f"reply, rounds.min_clients asks for {needed} ({answers.reasons}). What was done is kept: resume when they are back"
         )
 
     def _exchange(

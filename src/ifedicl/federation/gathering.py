@@ -94,8 +94,8 @@ class Gathering:
             gathered.note(name, reply)
 
         answers = self._ask(known, take)
-        if added and total.reply is not None:
-            gathered.client_vectors = {TOGETHER: total.reply.vectors}
+        if added and (together := total.reply) is not None:
+            gathered.client_vectors = {TOGETHER: together.vectors}
         return answers
 
     def _ask(self, cursors: Mapping[str, str], take: Callable[[str, VectorsReply], None]) -> Answers:

@@ -66,8 +66,8 @@ class HeldOut:
         total, answers = self._clients.total(requests, StatisticsReply, self._checks.is_usable_statistics)
         is_final = all(code.is_final for code in answers.failures.values())
         if len(answers.names) < method.rounds.min_clients and is_final:
-            codes = ", ".join(f"{name}: {code.value}" for name, code in answers.failures.items())
-            _log.warning("too few clients give sums for a readout, now or later (%s): the label words are read", codes)
+            told = "too few clients give sums for a readout, now or later (%s): the label words are read"
+            _log.warning(told, answers.reasons)
             self._memory.keep(readout=None, readout_round=state.best_round)
             return
         self._clients.require(answers, "statistics")

@@ -17,7 +17,7 @@ from ifedicl.federation.checkpoint import State
 from ifedicl.federation.checks import Checks
 from ifedicl.federation.messages import GradientReply, GradientRequest, Request, UpdateReply, UpdateRequest
 from ifedicl.federation.sums import Total
-from ifedicl.settings import ServerSettings
+from ifedicl.settings import RobustSettings, ServerSettings
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,17 @@ def along_updates(clients: Clients, cohort: Sequence[str], state: State, checks:
     method = checks.assignment.method
     request = UpdateRequest(clients.context_id, state.round, state.phase_start, state.phase_rounds, state.coefficients)
     requests = dict.fromkeys(cohort, request)
-    mean, answers = (_mean if method.robust is None else _agreed)(clients, requests, state.coefficients, checks)
+    if method.robust is None:
+        mean, answers = _mean(clients, requests, checks)
+    else:
+        mean, answers = _agreed(clients, requests, checks, state.coefficients, method.robust)
     if method.server is None:
         return Move(mean.coefficients, None, answers.names, mean.loss)
     back = {name: array - mean.coefficients.arrays[name] for name, array in state.coefficients.arrays.items()}
     return Move(*_step(state, back, method.server), answers.names, mean.loss)
 
 
-def _mean(
-    clients: Clients, requests: Mapping[str, Request], _before: Coefficients, checks: Checks
-) -> tuple[UpdateReply, Answers]:
+def _mean(clients: Clients, requests: Mapping[str, Request], checks: Checks) -> tuple[UpdateReply, Answers]:
     """``Λ = Σ w_k Λ_k / Σ w_k`` (paper Eq. 7): in a total of replies ``w_k = n_k``; where each says one example, 1."""
     total, alike = Total(UpdateReply), checks.assignment.method.rounds.weighting == "uniform"
 
@@ -64,16 +65,15 @@ def _mean(
 
     answers = clients.collect(requests, UpdateReply, checks.is_usable_update, take)
     clients.require(answers, "update")
-    assert total.reply is not None
-    return total.reply, answers
+    mean = total.reply
+    assert mean is not None
+    return mean, answers
 
 
 def _agreed(
-    clients: Clients, requests: Mapping[str, Request], before: Coefficients, checks: Checks
+    clients: Clients, requests: Mapping[str, Request], checks: Checks, before: Coefficients, robust: RobustSettings
 ) -> tuple[UpdateReply, Answers]:
     """What a minority of liars cannot steer."""
-    robust = checks.assignment.method.robust
-    assert robust is not None
     replies, answers = clients.ask(requests, UpdateReply, checks.is_usable_update)
     clients.require(answers, "update")
     updates, trust = [reply.coefficients for reply in replies.values()], Trust(robust.liars, robust.bound)
