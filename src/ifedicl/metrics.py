@@ -107,7 +107,8 @@ class Comparison:
         """Whether more answers are right than if they were dealt to the examples at random, one-sided at 1%.
 
         That is Cohen's kappa above 0, by its permutation distribution: with ``n_c`` examples of each label and ``m_c`` answers,
-        a random deal has ``Σ n_c m_c / n`` right on average. Who always answers the same is right as often as chance.
+        a random deal has ``Σ n_c m_c / n`` right on average. Who always answers the same is right as often as chance. Mean and
+        variance are those of the deals, the tail is a normal curve's: of eight examples, all right, it says 0.4% for 1.4%.
         """
         count = self.adapter.examples
         if count < 2:

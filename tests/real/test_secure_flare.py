@@ -13,12 +13,11 @@ from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.engines.local import LocalEngine
-from ifedicl.federation.messages import TOGETHER
 from ifedicl.federation.results import adapter_of
 from ifedicl.federation.secure import around
 from ifedicl.federation.secure.client import SecureClient, identity_of
 from ifedicl.privacy.ledger import REPLY, SUMMED, read
-from ifedicl.settings import load_settings
+from ifedicl.settings import TOGETHER, load_settings
 from tests import tiny
 from tests.real.federation import Federation, cli, owner_file
 from tests.real.test_resume import contents

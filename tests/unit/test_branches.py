@@ -20,8 +20,7 @@ from ifedicl.backbone.branches import branch_limit
 from ifedicl.backbone.encoding import LabelTree, Tokens
 from ifedicl.backbone.hooks import injected
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.mixed import Placed, mixed_batches, mixed_log_probabilities
-from ifedicl.backbone.mixed import Row as Asked
+from ifedicl.backbone.mixed import Asked, Placed, mixed_batches, mixed_log_probabilities
 from ifedicl.backbone.rows import Layout, Row, branches_of, states_of
 from ifedicl.backbone.scoring import PassBudget, Scorer
 from ifedicl.backbone.upper import UpperLayers

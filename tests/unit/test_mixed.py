@@ -12,7 +12,7 @@ import torch
 from ifedicl.adapter import Classifier
 from ifedicl.backbone.hooks import Injection, injected_by_row
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.mixed import Placed, Row, mixed_batches, mixed_log_probabilities
+from ifedicl.backbone.mixed import Asked, Placed, mixed_batches, mixed_log_probabilities
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
 from tests import tiny
@@ -20,7 +20,7 @@ from tests import tiny
 TEXTS = [f"{sentence} {' and so on' * (number % 4)}" for number, sentence in enumerate(tiny.SENTENCES)]
 
 
-def mixed(backbone: Backbone, rows: list[Row]) -> list[np.ndarray]:
+def mixed(backbone: Backbone, rows: list[Asked]) -> list[np.ndarray]:
     """The log-probabilities of all rows, batch after batch, in the order given."""
     result: list[np.ndarray] = [np.empty(0)] * len(rows)
     for batch in mixed_batches(rows):
@@ -29,12 +29,12 @@ def mixed(backbone: Backbone, rows: list[Row]) -> list[np.ndarray]:
     return result
 
 
-def interleaved(placed: list[tuple[Classifier, Placed]]) -> list[Row]:
+def interleaved(placed: list[tuple[Classifier, Placed]]) -> list[Asked]:
     """Each text asked of one after another, in turn."""
     rows = []
     for number, text in enumerate(TEXTS * len(placed)):
         classifier, own = placed[number % len(placed)]
-        rows.append(Row(own, classifier._scorer.encoder.prompts([text]).tokens[0]))
+        rows.append(Asked(own, classifier._scorer.encoder.prompts([text]).tokens[0]))
     return rows
 
 

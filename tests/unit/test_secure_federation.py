@@ -31,7 +31,6 @@ from ifedicl.federation.engine import Delivery, Engine
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, RoundDone
 from ifedicl.federation.messages import (
-    TOGETHER,
     BeginReply,
     BeginRequest,
     CompareReply,
@@ -65,7 +64,7 @@ from ifedicl.federation.secure.client import SecureClient, identity_of
 from ifedicl.federation.secure.engine import SecureEngine
 from ifedicl.federation.secure.sums import SUMS
 from ifedicl.metrics import Comparison, Tally
-from ifedicl.settings import NoiseSettings, PrivacySettings
+from ifedicl.settings import TOGETHER, NoiseSettings, PrivacySettings
 from tests import tiny
 from tests.unit.test_secure_sum import NEVER, uniform_p
 

@@ -10,10 +10,10 @@ import pytest
 
 from ifedicl import cli
 from ifedicl.federation import checkpoint
-from ifedicl.federation.messages import TOGETHER
 from ifedicl.privacy.heads import check_heads, read_heads
 from ifedicl.privacy.ledger import REPLY, SUMMED, read
 from ifedicl.runs import CHECKPOINT, LEDGERS
+from ifedicl.settings import TOGETHER
 from tests import tiny
 
 NAMES = ("north", "south", "east", "west")

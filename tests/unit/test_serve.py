@@ -53,7 +53,7 @@ class Held:
         self._go = threading.Event()
         self.begun = threading.Event()
 
-        def held(backbone: Backbone, rows: list[mixed.Row]) -> Any:
+        def held(backbone: Backbone, rows: list[mixed.Asked]) -> Any:
             self.begun.set()
             assert self._go.wait(10)
             self.passes.append(len(rows))

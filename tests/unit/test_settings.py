@@ -103,6 +103,11 @@ def test_both_sources_of_data_are_refused(tmp_path: Path) -> None:
     assert "not both and not neither" in faults_of(tmp_path, text)["data"]
 
 
+def test_no_client_has_the_name_of_a_sum(tmp_path: Path) -> None:
+    text = GOOD.replace('train = "train.jsonl"', 'clients = {"all clients" = "a.jsonl", b = "b.jsonl"}')
+    assert 'may not be called "all clients"' in faults_of(tmp_path, text)["data"]
+
+
 def test_held_out_fractions_must_leave_something(tmp_path: Path) -> None:
     faults = faults_of(tmp_path, GOOD + "[holdout]\nselection = 0.6\ngate = 0.5\n")
     assert "keep it below 1" in faults["holdout"]

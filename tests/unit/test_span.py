@@ -17,7 +17,7 @@ from ifedicl import report, runs, seeds
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.mixed import Row, mixed_log_probabilities
+from ifedicl.backbone.mixed import Asked, mixed_log_probabilities
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import Turn, calibrate, gradient_sum
 from ifedicl.core.coefficients import Coefficients, Form
@@ -348,7 +348,7 @@ def test_adapters_of_other_layers_share_a_pass(four: Backbone) -> None:
     adapters = [cut(tiny.drawn_adapter(four, rank=rank, seed=rank), layers) for rank, (_, layers) in enumerate(SPANS.values())]
     classifiers = [adapter.classifier(four) for adapter in adapters]
     prompt = classifiers[0]._scorer.encoder.prompts(["bread on the table"]).tokens[0]
-    mixed = mixed_log_probabilities(four, [Row(each.placed()[0], prompt) for each in classifiers])
+    mixed = mixed_log_probabilities(four, [Asked(each.placed()[0], prompt) for each in classifiers])
     for own, classifier in zip(mixed, classifiers, strict=True):
         np.testing.assert_allclose(own, classifier.log_probabilities(["bread on the table"])[0], atol=1e-5)
 

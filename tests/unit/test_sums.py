@@ -23,7 +23,6 @@ from ifedicl.federation.checkpoint import load, save
 from ifedicl.federation.engine import Delivery
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.messages import (
-    TOGETHER,
     ContextReply,
     ContextRequest,
     Reply,
@@ -33,6 +32,7 @@ from ifedicl.federation.messages import (
     VectorsRequest,
 )
 from ifedicl.federation.sums import Total
+from ifedicl.settings import TOGETHER
 from tests import tiny
 from tests.unit.test_federation import (
     HANDS,

@@ -40,14 +40,14 @@ class Placed:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class Asked:
     """One encoded text and who is asked about it."""
 
     placed: Placed
     prompt: Tokens
 
 
-def mixed_batches(rows: Sequence[Row]) -> list[list[int]]:
+def mixed_batches(rows: Sequence[Asked]) -> list[list[int]]:
     """Positions of ``rows`` in groups that each make one forward pass; within a group, rows of one adapter stand together."""
     by_kind: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)  # rows of one pass are alike in what they cost
     layouts = [row.placed.scorer.layout([row.prompt]) for row in rows]
@@ -62,7 +62,7 @@ def mixed_batches(rows: Sequence[Row]) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def mixed_log_probabilities(backbone: Backbone, rows: Sequence[Row]) -> list[Array32]:
+def mixed_log_probabilities(backbone: Backbone, rows: Sequence[Asked]) -> list[Array32]:
     """``(C,)`` log-probabilities among its own labels for each row, from one forward pass.
 
     Args:

@@ -16,9 +16,10 @@ from ifedicl.core.server import Moments
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import ConfigError, Fault, MessageError, StorageError
-from ifedicl.federation.messages import TOGETHER, Arrays, pack, unpack
+from ifedicl.federation.messages import Arrays, pack, unpack
 from ifedicl.metrics import Tally
 from ifedicl.privacy.chain import Head
+from ifedicl.settings import TOGETHER
 
 _KIND = "checkpoint"
 _HEADER = (

@@ -11,8 +11,9 @@ from ifedicl.federation.asking import Answers, Clients
 from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.checks import Checks
-from ifedicl.federation.messages import TOGETHER, VectorsReply, VectorsRequest
+from ifedicl.federation.messages import VectorsReply, VectorsRequest
 from ifedicl.federation.sums import Total
+from ifedicl.settings import TOGETHER
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.mixed import Placed, Row, mixed_batches, mixed_log_probabilities
+from ifedicl.backbone.mixed import Asked, Placed, mixed_batches, mixed_log_probabilities
 from ifedicl.core.vectors import Array32
 from ifedicl.errors import BusyError, IfediclError, ServeError, StoppedError
 
@@ -53,7 +53,7 @@ class _Job:
     asked: tuple[Placed, ...]
     texts: tuple[str, ...]
     future: Future[Answer]
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Asked] = field(default_factory=list)
     logs: dict[int, Array32] = field(default_factory=dict)
     truncated: int = 0
     taken: int = 0
@@ -67,7 +67,7 @@ class _Job:
     def encode(self) -> None:
         """Texts to rows, those of one that is asked after those of another."""
         prompts = self.asked[0].scorer.encoder.prompts(self.texts)
-        self.rows = [Row(placed, tokens) for placed in self.asked for tokens in prompts.tokens]
+        self.rows = [Asked(placed, tokens) for placed in self.asked for tokens in prompts.tokens]
         self.truncated = prompts.truncated
 
     def answer(self) -> Answer:

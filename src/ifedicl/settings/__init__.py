@@ -8,7 +8,7 @@ from (``paper`` is the paper's variant).
 from ifedicl.settings.faults import Section, read_toml, validated
 from ifedicl.settings.load import changed, load_preset, load_settings, presets
 from ifedicl.settings.method import Method
-from ifedicl.settings.run import DataSettings, ModelSettings, RunSettings, SplitSettings
+from ifedicl.settings.run import TOGETHER, DataSettings, ModelSettings, RunSettings, SplitSettings
 from ifedicl.settings.sections import (
     CalibrationSettings,
     HoldoutSettings,
@@ -24,6 +24,7 @@ from ifedicl.settings.sections import (
 )
 
 __all__ = [
+    "TOGETHER",
     "CalibrationSettings",
     "DataSettings",
     "HoldoutSettings",

@@ -11,6 +11,9 @@ from ifedicl.settings.faults import Section
 from ifedicl.settings.method import Method
 from ifedicl.task import Task
 
+TOGETHER = "all clients"
+"""How the coordinator knows the one client that a sum seems to come from; no client's name."""
+
 
 class ModelSettings(Section):
     """The frozen model that every client runs."""
@@ -62,6 +65,8 @@ class DataSettings(Section):
             raise ValueError("give either clients (one file each) or train (one file, dealt out), not both and not neither")
         if self.clients is not None and not self.clients:
             raise ValueError("clients is empty; name at least one client and its file")
+        if self.clients is not None and TOGETHER in self.clients:
+            raise ValueError(f'a client may not be called "{TOGETHER}", the name under which sums are kept; give it another')
         return self
 
 

@@ -26,7 +26,6 @@ from ifedicl.federation.messages.requests import (
     VectorsRequest,
 )
 from ifedicl.federation.messages.secure import (
-    TOGETHER,
     BeginReply,
     BeginRequest,
     DealReply,
@@ -41,7 +40,6 @@ from ifedicl.federation.messages.secure import (
 from ifedicl.federation.messages.wire import Arrays, Header, Message, pack, unpack
 
 __all__ = [
-    "TOGETHER",
     "Arrays",
     "BeginReply",
     "BeginRequest",

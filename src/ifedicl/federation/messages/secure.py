@@ -16,9 +16,6 @@ import numpy.typing as npt
 from ifedicl.federation.messages.wire import Arrays, Header, Message, exact_fields
 from ifedicl.settings import PrivacySettings
 
-TOGETHER = "all clients"
-"""How the coordinator knows the one client that a sum seems to come from."""
-
 Layout: TypeAlias = Mapping[str, tuple[int, ...]]
 """Names and shapes of the arrays that a reply's numbers are, in order."""
 _KEY_SIZE, _SIGNATURE_SIZE = 32, 64

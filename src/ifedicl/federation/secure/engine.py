@@ -17,7 +17,6 @@ from ifedicl.errors import TooFewClientsError
 from ifedicl.federation.checks import is_usable_context
 from ifedicl.federation.engine import Delivery, Engine
 from ifedicl.federation.messages import (
-    TOGETHER,
     BeginReply,
     BeginRequest,
     ContextReply,
@@ -45,7 +44,7 @@ from ifedicl.privacy.secure_sum.fixed_point import FixedPoint
 from ifedicl.privacy.secure_sum.masks import Integers
 from ifedicl.privacy.secure_sum.party import SEALED_SIZE
 from ifedicl.privacy.secure_sum.roster import Advert, Roster, binding_of
-from ifedicl.settings import PrivacySettings
+from ifedicl.settings import TOGETHER, PrivacySettings
 
 R = TypeVar("R", DealReply, MaskReply, RevealReply)
 
