@@ -93,12 +93,13 @@ def append(path: Path, data: bytes, *, at: int) -> None:
     Raises:
         StorageError: it does not end there: somebody else has written to it; or a disk fault, after which it ends at ``at``.
     """
-    with disk_faults_named(path), path.open("r+b") as file:
+    with disk_faults_named(path), path.open("r+b", buffering=0) as file:
         if (size := file.seek(0, os.SEEK_END)) != at:
             raise StorageError(f"cannot write {path}: it has {size} bytes and not {at}. Somebody else has written to it")
         try:
-            file.write(data)
-            file.flush()
+            rest = memoryview(data)
+            while rest:  # unbuffered: what a full disk refuses must not be written later, when the file is closed
+                rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
         except OSError:
             os.ftruncate(file.fileno(), at)

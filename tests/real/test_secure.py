@@ -15,9 +15,9 @@ from ifedicl import Method, ModelSettings, load_backbone, runs
 from ifedicl.demo import story
 from ifedicl.demo.fetch import demo_model, demo_places
 from ifedicl.federation import checkpoint
-from ifedicl.federation.messages import TOGETHER, VectorsRequest
+from ifedicl.federation.messages import VectorsRequest
 from ifedicl.federation.secure.sums import SUMS
-from ifedicl.settings import changed
+from ifedicl.settings import TOGETHER, changed
 from tests.real.test_resume import contents, history
 from tests.unit.test_secure_runs import SECURE, write
 

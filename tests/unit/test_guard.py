@@ -19,7 +19,7 @@ from ifedicl import files
 from ifedicl.backbone.load import Backbone
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form
-from ifedicl.core.readout import ReadoutSums
+from ifedicl.core.readout import Readout, ReadoutSums
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role
@@ -187,6 +187,21 @@ def test_what_is_not_allowed_is_refused_and_never_computed(tmp_path: Path, secti
     before = len(client.asked)
     assert code(guard.handle(requests[asked])) is FailureCode.REFUSED
     assert len(client.asked) == before
+
+
+@pytest.mark.parametrize("asked", ["evaluate", "compare"])
+@pytest.mark.parametrize("kept_in", ["class_counts", "readout_sums"])
+def test_a_readout_of_the_coordinator_is_refused_where_it_could_count_labels(tmp_path: Path, asked: str, kept_in: str) -> None:
+    """A readout that always gives one label has as many hits as there are of it."""
+    readout = Readout(np.zeros((2, WIDTH + 3), "f4"))
+    requests: dict[str, Request] = {
+        "evaluate": EvaluateRequest("c", Role.SELECTION, SAME, (readout,)),
+        "compare": CompareRequest("c", SAME, readout),
+    }
+    for policy, refused in ((rules(allow={kept_in: False}), FailureCode.REFUSED), (rules(), None)):
+        guard, _ = guarded(tmp_path / str(refused), policy)
+        installed(guard)
+        assert code(guard.handle(requests[asked])) is refused
 
 
 def test_the_task_and_model_of_a_policy_are_let_through_by_their_digests(tmp_path: Path) -> None:

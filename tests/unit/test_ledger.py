@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 from collections.abc import Callable
@@ -328,6 +329,33 @@ def test_a_ledger_that_does_not_begin_with_its_opening_is_refused(tmp_path: Path
         path.write_bytes(entry.line + b"\n")
         with pytest.raises(LedgerError, match="line 1"):
             read(path)
+
+
+class _FullOnce(io.FileIO):
+    """The first write finds no room."""
+
+    is_full = True
+
+    def write(self, data: Any) -> int:
+        if self.is_full:
+            self.is_full = False
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+
+def test_what_a_full_disk_refuses_is_not_written_after_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is room again by the time the file is closed."""
+
+    def full_once(path: Path, _mode: str, buffering: int = -1) -> Any:
+        raw = _FullOnce(path, "r+b")
+        return raw if buffering == 0 else io.BufferedRandom(raw)
+
+    (tmp_path / "file").write_bytes(b"abc")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", full_once)
+        with pytest.raises(StorageError):
+            files.append(tmp_path / "file", b"def", at=3)
+    assert (tmp_path / "file").read_bytes() == b"abc"
 
 
 def test_appending_checks_where_the_file_ends(tmp_path: Path) -> None:

@@ -201,6 +201,31 @@ def test_a_reply_cut_at_any_length_is_refused(reply: Reply) -> None:
             decode_reply(data[:length])
 
 
+def forged(message: Request | Reply, **changes: object) -> bytes:
+    """The frame of a message with other values in its header."""
+    kind, header, arrays, _ = unpack(encode(message))
+    return save(arrays, metadata={"message": json.dumps([kind, header | changes])})
+
+
+def test_numbers_that_no_float_holds_and_dtypes_of_no_wire_are_refused() -> None:
+    sums = StatisticsReply(READOUT_SUMS)
+    assert isinstance(decode_reply(forged(sums)), StatisticsReply)
+    with pytest.raises(MessageError):
+        decode_reply(forged(sums, examples=10**400))
+    whole = VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float32")
+    assert isinstance(decode_reply(forged(whole)), VectorsReply)
+    for name in ("banana", "object", "float64"):
+        with pytest.raises(MessageError, match="allowed: float32, float16"):
+            decode_reply(forged(whole, wire_dtype=name))
+
+
+def test_a_small_request_may_not_ask_for_many_copies_of_a_readout() -> None:
+    request = EvaluateRequest("c", Role.SELECTION, Coefficients.identity(Form(LAYERS)), (READOUT,), (1.0,))
+    assert isinstance(decode_request(forged(request, temperatures=[1.0] * 64)), EvaluateRequest)
+    with pytest.raises(MessageError, match="more than 64"):
+        decode_request(forged(request, temperatures=[1.0] * 65))
+
+
 @REPEATABLE
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:

@@ -201,6 +201,12 @@ def test_what_check_foretells_is_what_the_door_then_does(
 # A site
 
 
+def test_a_key_of_another_length_is_not_taken_for_one(client: Path) -> None:
+    (client.parent / "client.secret").touch()
+    with pytest.raises(ConfigError, match="0 bytes"):
+        open_site(client, "north")
+
+
 def test_a_site_loads_its_model_once_and_keeps_its_secret(client: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_site(client, "north")
     secret = (client.parent / "client.secret").read_bytes()

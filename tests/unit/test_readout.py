@@ -264,16 +264,20 @@ def test_a_readout_for_other_labels_is_a_torn_adapter(backbone: Backbone, tmp_pa
         Adapter.load(tmp_path / "a")
 
 
-@pytest.mark.parametrize("readouts", [(), ({},)], ids=["not asked for", "of another width"])
-def test_a_client_refuses_what_the_method_does_not_have(backbone: Backbone, readouts: tuple[Any, ...]) -> None:
+@pytest.mark.parametrize(
+    ("sections", "more"),
+    [({}, None), ({"readout": {"pooled_depth": 0.0}}, 9), ({}, 3)],
+    ids=["sums not asked for", "of another width", "a readout not asked for"],
+)
+def test_a_client_refuses_what_the_method_does_not_have(backbone: Backbone, sections: dict[str, Any], more: int | None) -> None:
     client = real(backbone)[0]
-    method = tiny.method()
+    method = tiny.method(**sections)
     context = Context(np.zeros((backbone.layers, 2, backbone.width), "f4"))
     install = ContextRequest(tiny.TASK, method, backbone.fingerprint, context, "id")
     assert client.handle(install) == ContextReply()
     identity = Coefficients.identity(Form(backbone.layers))
-    if readouts:
-        wrong = Readout(np.zeros((2, backbone.width + 9), "f4"))
+    if more is not None:
+        wrong = Readout(np.zeros((2, backbone.width + more), "f4"))
         reply = client.handle(EvaluateRequest("id", Role.SELECTION, identity, (wrong,)))
     else:
         reply = client.handle(StatisticsRequest("id", identity))

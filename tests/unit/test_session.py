@@ -29,6 +29,7 @@ from ifedicl.store.signature import reference
 from ifedicl.task import Task
 from tests import tiny
 from tests.unit.test_cli import config, ran, run  # noqa: F401
+from tests.unit.test_private import private_method
 
 METHOD = tiny.method(rounds={"rounds": 4})
 RELATED = tiny.TASK.model_copy(update={"name": "weather", "template": "Text: {text}\n\nMood:"})
@@ -66,6 +67,18 @@ def test_a_miss_is_calibrated_and_stored_and_the_next_is_an_exact_hit(store: Sto
     anew, again = ask(store, backbone, anew=True)
     assert again is not None
     assert anew.entry.version == 2
+
+
+def test_what_promises_noise_is_answered_by_nothing_else_and_begins_cold(store: Store, backbone: Backbone) -> None:
+    private = private_method()
+    key, open_key = (TaskKey.of("clinics", backbone.fingerprint, tiny.TASK, method) for method in (private, METHOD))
+    assert key.digest != open_key.digest
+    assert key.scope != open_key.scope
+    ask(store, backbone)
+    search = session._Search(store, key, private, lambda: reference(backbone, "label"))
+    context = Context(np.ones((backbone.layers, 2, backbone.width), dtype=np.float32))
+    assert search.start(context, Coefficients.identity(Form(backbone.layers))) is None
+    assert "begins cold" in search.found.why
 
 
 def test_a_near_task_is_a_warm_start_with_half_the_rounds(store: Store, backbone: Backbone) -> None:

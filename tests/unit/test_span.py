@@ -243,6 +243,14 @@ def test_the_coordinator_takes_the_injected_layers_and_no_others(
         assert checks.is_usable_gradient(gradient) is (held == len(layers))
 
 
+def test_the_coordinator_takes_no_coefficients_that_the_wire_cannot_hold(four: Backbone) -> None:
+    checks = Checks(Assignment(tiny.TASK, method({}), shape_of(four)))
+    values = Coefficients.identity(Form(LAYERS, 2))
+    assert values.core is not None
+    assert checks.is_usable_update(UpdateReply(values, 3, 1.0))
+    assert not checks.is_usable_update(UpdateReply(replace(values, core=np.full_like(values.core, 1e30)), 3, 1.0))
+
+
 def gradient_of(values: Coefficients) -> Any:
     from ifedicl.core.aggregation import GradientSum
 

@@ -24,6 +24,7 @@ from ifedicl.metrics import Tally
 _MOST_EXAMPLES = 2**31
 _LARGEST_MEAN = 1e30  # far beyond any that a model writes, and many of them still sum to a float32
 _LARGEST_GRADIENT = 1e15  # of a sum: far beyond any, and the squares that Adam keeps are still float32
+_LARGEST_COEFFICIENT = 6e4  # what float16, in which Γ travels, still holds
 _LARGEST_LOSS = 1e6  # nats, of one example: far beyond any that a model gives
 
 
@@ -47,9 +48,11 @@ class Checks:
         return largest <= _LARGEST_MEAN and (vectors.examples > 0 or not reply.replaces)
 
     def is_usable_update(self, reply: UpdateReply) -> bool:
-        """Of the run's shape, finite, and trained on something."""
+        """Of the run's shape, finite on the wire too, and trained on something."""
         coefficients = reply.coefficients
         fits = coefficients.form == self.assignment.form and coefficients.is_finite
+        arrays = coefficients.arrays.values()
+        fits = fits and all(float(np.abs(array).max(initial=0.0)) <= _LARGEST_COEFFICIENT for array in arrays)
         return fits and 0 < reply.examples <= _MOST_EXAMPLES and 0 <= reply.loss <= _LARGEST_LOSS
 
     def is_usable_gradient(self, reply: GradientReply) -> bool:

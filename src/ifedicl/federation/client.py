@@ -313,6 +313,8 @@ class Client:
 
     def _check_readouts(self, readouts: Sequence[Readout]) -> None:
         assert self._job is not None
+        if readouts and self._job.method.readout is None:
+            raise _RefusalError(FailureCode.BAD_REQUEST)
         classes, layer = len(self._job.task.labels), self._job.method.pooled_layer(self.backbone.layers)
         for readout in readouts:
             fits = readout.fits(classes, self.backbone.width, self.backbone.layers) and readout.pooled_layer == layer

@@ -127,7 +127,13 @@ class _Search:
         self.found = Found("miss", "the run went on from its checkpoint; no near task was looked for")
 
     def start(self, context: Context, initial: Coefficients) -> Start | None:
-        """A warm start from the nearest task, or None."""
+        """A warm start from the nearest task, or None.
+
+        A run that promises noise begins cold: what an earlier run told of the same examples is not in its own ε.
+        """
+        if self._method.promises_noise:
+            self.found = Found("miss", "a run that promises noise begins cold, or its promise would leave out earlier runs")
+            return None
         own = signature(context, self._store.reference(self._key, self._reference))
         for neighbour in self._store.nearest(self._key, own):
             described = f"{neighbour.entry.task!r}, version {neighbour.entry.version}, at a cosine of {neighbour.cosine:.2f}"

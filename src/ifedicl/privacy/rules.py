@@ -9,6 +9,7 @@ from ifedicl.federation.messages import (
     CompareReply,
     CompareRequest,
     EvaluateReply,
+    EvaluateRequest,
     FailureCode,
     GradientReply,
     GradientRequest,
@@ -66,6 +67,11 @@ def check_request(policy: Policy, request: Request, spent: Spent) -> None:
         raise RefusalError(
             FailureCode.REFUSED, "readout sums tell products of hidden states and class counts; both must be allowed"
         )
+    if _reads_otherwise(request) and not (allow.readout_sums and allow.class_counts):
+        raise RefusalError(
+            FailureCode.REFUSED,
+            "a readout may be made to count labels or to weigh hidden states; readout_sums and class_counts must be allowed",
+        )
     if isinstance(request, CompareRequest) and not allow.class_counts:
         raise RefusalError(
             FailureCode.REFUSED, "gate figures tell how many of each label there are; allow.class_counts is false"
@@ -74,6 +80,13 @@ def check_request(policy: Policy, request: Request, spent: Spent) -> None:
         raise RefusalError(FailureCode.REFUSED, "allow.gradient_sums is false")
     if isinstance(request, UpdateRequest | GradientRequest) and most and spent.rounds >= most:
         raise RefusalError(FailureCode.SPENT, f"{spent.rounds} updates of this job left; most.rounds is {most}")
+
+
+def _reads_otherwise(request: Request) -> bool:
+    """Whether labels are to be read off by the coordinator's own readouts."""
+    if isinstance(request, EvaluateRequest):
+        return bool(request.readouts)
+    return isinstance(request, CompareRequest) and request.readout is not None
 
 
 def check_behind(policy: Policy, method: Method, reply: Reply) -> None:

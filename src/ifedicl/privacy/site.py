@@ -10,12 +10,15 @@ from pathlib import Path
 from ifedicl import files
 from ifedicl.backbone.load import load_backbone
 from ifedicl.data import read_labelled
+from ifedicl.errors import ConfigError, Fault
 from ifedicl.federation.client import Client
 from ifedicl.federation.secure import packages_of
 from ifedicl.privacy.guard import GuardedClient, SummedClient
 from ifedicl.privacy.ledger import Ledger
 from ifedicl.privacy.policy import ClientSettings, load_client_settings
 from ifedicl.settings import PrivacySettings
+
+_SECRET_BYTES = 32
 
 
 def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = lambda _frame: 0) -> GuardedClient | SummedClient:
@@ -65,5 +68,9 @@ def _summed(
 def _secret(path: Path) -> bytes:
     """The owner's key, made at the first start. It must stay the same, or earlier cursors say nothing any more."""
     if not path.exists():
-        files.write_bytes(path, secrets.token_bytes(32), private=True)
-    return path.read_bytes()
+        files.write_bytes(path, secrets.token_bytes(_SECRET_BYTES), private=True)
+    secret = path.read_bytes()
+    if len(secret) != _SECRET_BYTES:
+        remedy = "bring it back from a copy; or remove it: a new one is made, others pin it anew, all text counts as not sent"
+        raise ConfigError(str(path), [Fault("ledger.secret", f"{len(secret)} bytes", f"{_SECRET_BYTES} bytes", remedy)])
+    return secret

@@ -30,6 +30,7 @@ class TaskKey:
         readout: whether the settings ask for one.
         format_version: of the adapter.
         depths: the fractions of the depth between which is injected.
+        promise: the privacy settings where they promise noise: no other adapter keeps that promise.
     """
 
     federation: str
@@ -40,13 +41,15 @@ class TaskKey:
     readout: bool
     format_version: int = FORMAT_VERSION
     depths: tuple[float, float] = _ALL
+    promise: str = ""
 
     @classmethod
     def of(cls, federation: str, fingerprint: str, task: Task, method: Method) -> Self:
         """Of a request."""
         position, readout = method.vectors.read_position, method.readout is not None
         depths = method.injection.from_depth, method.injection.to_depth
-        return cls(federation, fingerprint, task.digest, position, method.rank, readout, depths=depths)
+        promise = method.privacy.model_dump_json() if method.privacy is not None and method.promises_noise else ""
+        return cls(federation, fingerprint, task.digest, position, method.rank, readout, depths=depths, promise=promise)
 
     @classmethod
     def of_adapter(cls, federation: str, adapter: Adapter) -> Self:
@@ -67,19 +70,19 @@ class TaskKey:
     @property
     def digest(self) -> str:
         """Hex SHA-256 of all fields."""
-        fields = {name: value for name, value in asdict(self).items() if name != "depths"}
-        return hashlib.sha256(json.dumps(fields | self._span, sort_keys=True).encode()).hexdigest()
+        fields = {name: value for name, value in asdict(self).items() if name not in {"depths", "promise"}}
+        return hashlib.sha256(json.dumps(fields | self._extras, sort_keys=True).encode()).hexdigest()
 
     @property
     def scope(self) -> str:
         """Hex SHA-256 of what two tasks must share for their signatures to be compared."""
-        content = json.dumps([self.federation, self.fingerprint, self.read_position, *self._span.values()])
+        content = json.dumps([self.federation, self.fingerprint, self.read_position, *self._extras.values()])
         return hashlib.sha256(content.encode()).hexdigest()
 
     @property
-    def _span(self) -> dict[str, tuple[float, float]]:
-        """Nothing where all layers are injected: so stores that were written before there was a choice are found again."""
-        return {} if self.depths == _ALL else {"depths": self.depths}
+    def _extras(self) -> dict[str, object]:
+        """What is asked beyond the usual: nothing of it is in keys of stores that were written before there was a choice."""
+        return ({} if self.depths == _ALL else {"depths": self.depths}) | ({"promise": self.promise} if self.promise else {})
 
 
 @dataclass(frozen=True)

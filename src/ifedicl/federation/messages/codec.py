@@ -81,5 +81,5 @@ def _decoded(data: bytes, kinds: Mapping[str, type[_AnyMessage]]) -> _AnyMessage
         raise MessageError(f"a message of kind {kind!r}; allowed: {', '.join(kinds)}. Both sides need the same ifedicl version")
     try:
         return replace(kinds[kind].from_wire(header, arrays), head=head)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise MessageError(f"a {kind} message whose fields do not fit: {error}") from error

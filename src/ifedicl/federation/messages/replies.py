@@ -15,6 +15,7 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.federation.messages.wire import Arrays, Header, Message, coefficients_of, exact_fields
 from ifedicl.metrics import Comparison, Tally
 
+_WIRE_DTYPES = ("float32", "float16")
 _TALLY: Mapping[str, type] = {"examples": int, "correct": int, "loss_sum": float}
 
 
@@ -88,6 +89,8 @@ class VectorsReply(Message):
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
         fields = exact_fields(header, cursor=str, replaces=bool, dtype=str, wire_dtype=str)
+        if fields["wire_dtype"] not in _WIRE_DTYPES:
+            raise ValueError(f"wire_dtype {fields['wire_dtype']!r}; allowed: {', '.join(_WIRE_DTYPES)}")
         return cls(vectors=ContextVectors.from_wire(arrays["means"], arrays["counts"]), **fields)
 
 

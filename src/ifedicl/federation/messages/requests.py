@@ -17,6 +17,7 @@ from ifedicl.federation.messages.wire import Arrays, Header, Message, coefficien
 from ifedicl.settings import Method
 from ifedicl.task import Task
 
+_MOST_CANDIDATES = 64  # each is a copy of the readout; a run tries twelve
 _TASK_FIELDS: Mapping[str, type] = {"task": dict, "method": dict, "fingerprint": str}
 
 
@@ -161,6 +162,8 @@ class EvaluateRequest(Message):
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
         fields = exact_fields(header, context_id=str, role=str, temperatures=list, pooled_layers=list)
+        if len(fields["pooled_layers"]) * len(fields["temperatures"]) > _MOST_CANDIDATES:
+            raise ValueError(f"more than {_MOST_CANDIDATES} readouts and temperatures to try")
         return cls(
             context_id=fields["context_id"],
             role=Role(fields["role"]),
