@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def append_text(path: Path, text: str) -> None:
     with disk_faults_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab", buffering=0) as file:
-            file.write(text.encode())
+            _write_all(file, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -97,13 +98,18 @@ def append(path: Path, data: bytes, *, at: int) -> None:
         if (size := file.seek(0, os.SEEK_END)) != at:
             raise StorageError(f"cannot write {path}: it has {size} bytes and not {at}. Somebody else has written to it")
         try:
-            rest = memoryview(data)
-            while rest:  # unbuffered: what a full disk refuses must not be written later, when the file is closed
-                rest = rest[file.write(rest) :]
+            _write_all(file, data)
             os.fsync(file.fileno())
         except OSError:
             os.ftruncate(file.fileno(), at)
             raise
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    """Into a file without a buffer: what a full disk refuses would be written from that later, when the file is closed."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 def whole_lines(data: bytes) -> tuple[list[bytes], bytes]:

@@ -253,6 +253,7 @@ def test_the_description_of_the_api_loads_nothing_from_elsewhere(watched: Watche
     page = watched.at("docs")
     for path in ("POST /v1/classify", "GET /v1/adapters", "GET /metrics"):
         playwright.expect(page.get_by_role("heading", name=path, exact=True)).to_be_visible()
+    assert watched.hosts == {urlparse(watched.url).netloc}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -323,7 +324,7 @@ def one_round(number: int, failing: str | None = None) -> list[Line]:
 def ending() -> list[Line]:
     tally = {"examples": 8, "correct": 3, "loss_sum": 6.0}
 
-    def test(name: str, confusion: list[list[int]]) -> Line:
+    def tested(name: str, confusion: list[list[int]]) -> Line:
         right = confusion[0][0] + confusion[1][1]
         return {"event": "test", "name": name, "examples": 8, "accuracy": right / 8, "interval": [0.3, 0.9], "macro_f1": 0.5,
                 "loss": 0.6, "labels": list(tiny.TASK.labels), "confusion": confusion}  # fmt: skip
@@ -331,8 +332,8 @@ def ending() -> list[Line]:
     return [
         {"event": "zero_shot", "held_out": tally},
         {"event": "finished", "chosen_round": 2, "gate": {"open": True, "adapter": {**tally, "correct": 6}, "raw": tally}},
-        test("zero-shot", [[2, 2], [3, 1]]),
-        test("adapter", [[3, 1], [0, 4]]),
+        tested("zero-shot", [[2, 2], [3, 1]]),
+        tested("adapter", [[3, 1], [0, 4]]),
     ]
 
 

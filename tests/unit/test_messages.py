@@ -204,7 +204,7 @@ def test_a_reply_cut_at_any_length_is_refused(reply: Reply) -> None:
 def forged(message: Request | Reply, **changes: object) -> bytes:
     """The frame of a message with other values in its header."""
     kind, header, arrays, _ = unpack(encode(message))
-    return save(arrays, metadata={"message": json.dumps([kind, header | changes])})
+    return pack(kind, header | changes, arrays)
 
 
 def test_numbers_that_no_float_holds_and_dtypes_of_no_wire_are_refused() -> None:

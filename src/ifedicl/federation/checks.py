@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from ifedicl.core.readout import feature_count, hidden_count
 from ifedicl.core.vectors import WRITES
@@ -44,22 +45,20 @@ class Checks:
             self.assignment.model.width,
         )
         fits = vectors.means.shape == shape and vectors.is_finite and bool((vectors.counts <= _MOST_EXAMPLES).all())
-        largest = float(np.abs(vectors.means).max(initial=0.0)) if fits else np.inf
-        return largest <= _LARGEST_MEAN and (vectors.examples > 0 or not reply.replaces)
+        return fits and _at_most(_LARGEST_MEAN, vectors.means) and (vectors.examples > 0 or not reply.replaces)
 
     def is_usable_update(self, reply: UpdateReply) -> bool:
         """Of the run's shape, finite on the wire too, and trained on something."""
         coefficients = reply.coefficients
         fits = coefficients.form == self.assignment.form and coefficients.is_finite
-        arrays = coefficients.arrays.values()
-        fits = fits and all(float(np.abs(array).max(initial=0.0)) <= _LARGEST_COEFFICIENT for array in arrays)
+        fits = fits and _at_most(_LARGEST_COEFFICIENT, *coefficients.arrays.values())
         return fits and 0 < reply.examples <= _MOST_EXAMPLES and 0 <= reply.loss <= _LARGEST_LOSS
 
     def is_usable_gradient(self, reply: GradientReply) -> bool:
         """Of the run's shape and finite; of any number of examples, none included."""
         sums = reply.sums
         fits = {name: array.shape for name, array in sums.arrays.items()} == self.assignment.form.shapes and sums.is_finite
-        fits = fits and all(float(np.abs(array).max(initial=0.0)) <= _LARGEST_GRADIENT for array in sums.arrays.values())
+        fits = fits and _at_most(_LARGEST_GRADIENT, *sums.arrays.values())
         return fits and 0 <= sums.examples <= _MOST_EXAMPLES and 0 <= sums.loss <= sums.examples * _LARGEST_LOSS
 
     def is_usable_statistics(self, reply: StatisticsReply) -> bool:
@@ -86,6 +85,11 @@ class Checks:
             and all(len(own) == len(self.assignment.task.labels) and min(own) >= 0 and sum(own) == count for own in counts)
             and comparison.adapter.correct <= sum(map(min, *counts))
         )
+
+
+def _at_most(bound: float, *arrays: npt.NDArray[np.floating]) -> bool:
+    """Whether no number is larger than ``bound``, either way."""
+    return all(float(np.abs(array).max(initial=0.0)) <= bound for array in arrays)
 
 
 def is_usable_context(_reply: ContextReply) -> bool:

@@ -306,8 +306,7 @@ class Client:
         job, context = self._in_context(request.context_id, request.coefficients)
         if not job.roles[Role.GATE]:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
-        readouts = () if request.readout is None else (request.readout,)
-        self._check_readouts(readouts)
+        self._check_readouts(request.readouts)
         comparison = job.comparison(context, request.coefficients, request.readout)
         return self._checked(CompareReply(comparison), bool(np.isfinite(comparison.squared_gains)))
 

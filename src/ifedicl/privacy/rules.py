@@ -67,7 +67,8 @@ def check_request(policy: Policy, request: Request, spent: Spent) -> None:
         raise RefusalError(
             FailureCode.REFUSED, "readout sums tell products of hidden states and class counts; both must be allowed"
         )
-    if _reads_otherwise(request) and not (allow.readout_sums and allow.class_counts):
+    reads = isinstance(request, EvaluateRequest | CompareRequest) and request.readouts
+    if reads and not (allow.readout_sums and allow.class_counts):
         raise RefusalError(
             FailureCode.REFUSED,
             "a readout may be made to count labels or to weigh hidden states; readout_sums and class_counts must be allowed",
@@ -80,13 +81,6 @@ def check_request(policy: Policy, request: Request, spent: Spent) -> None:
         raise RefusalError(FailureCode.REFUSED, "allow.gradient_sums is false")
     if isinstance(request, UpdateRequest | GradientRequest) and most and spent.rounds >= most:
         raise RefusalError(FailureCode.SPENT, f"{spent.rounds} updates of this job left; most.rounds is {most}")
-
-
-def _reads_otherwise(request: Request) -> bool:
-    """Whether labels are to be read off by the coordinator's own readouts."""
-    if isinstance(request, EvaluateRequest):
-        return bool(request.readouts)
-    return isinstance(request, CompareRequest) and request.readout is not None
 
 
 def check_behind(policy: Policy, method: Method, reply: Reply) -> None:

@@ -21,6 +21,7 @@ from ifedicl.settings.sections import (
     ServerSettings,
     SubspaceSettings,
     VectorSettings,
+    WireDtype,
 )
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "SplitSettings",
     "SubspaceSettings",
     "VectorSettings",
+    "WireDtype",
     "changed",
     "load_preset",
     "load_settings",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from ifedicl.settings.method import Method
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+WireDtype: TypeAlias = Literal["float32", "float16"]
+"""What means may cross the network in."""
 
 
 class HoldoutSettings(Section):
@@ -44,9 +47,7 @@ class VectorSettings(Section):
         default="uniform",
         description='"uniform": every client counts alike (paper Eq. 3); "examples": by its number of examples',
     )
-    wire_dtype: Literal["float32", "float16"] = Field(
-        default="float32", description='"float32", or "float16" for half the bytes of stage 1'
-    )
+    wire_dtype: WireDtype = Field(default="float32", description='"float32", or "float16" for half the bytes of stage 1')
     refresh_every: int = Field(
         default=0, ge=0, description="rounds between asking clients for vectors of examples added meanwhile; 0: never"
     )

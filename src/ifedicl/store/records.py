@@ -14,7 +14,8 @@ from ifedicl.errors import AdapterError, IfediclError
 from ifedicl.settings import Method, validated
 from ifedicl.task import Task
 
-_ALL = (0.0, 1.0)
+_LATER: Mapping[str, object] = {"depths": (0.0, 1.0), "promise": ""}
+"""Fields that came after the first stores, and what is the usual: it is in no key, so that those stores are found again."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class TaskKey:
     rank: int
     readout: bool
     format_version: int = FORMAT_VERSION
-    depths: tuple[float, float] = _ALL
+    depths: tuple[float, float] = (0.0, 1.0)
     promise: str = ""
 
     @classmethod
@@ -70,7 +71,7 @@ class TaskKey:
     @property
     def digest(self) -> str:
         """Hex SHA-256 of all fields."""
-        fields = {name: value for name, value in asdict(self).items() if name not in {"depths", "promise"}}
+        fields = {name: value for name, value in asdict(self).items() if name not in _LATER}
         return hashlib.sha256(json.dumps(fields | self._extras, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -81,8 +82,8 @@ class TaskKey:
 
     @property
     def _extras(self) -> dict[str, object]:
-        """What is asked beyond the usual: nothing of it is in keys of stores that were written before there was a choice."""
-        return ({} if self.depths == _ALL else {"depths": self.depths}) | ({"promise": self.promise} if self.promise else {})
+        """What is asked beyond the usual."""
+        return {name: value for name, usual in _LATER.items() if (value := getattr(self, name)) != usual}
 
 
 @dataclass(frozen=True)

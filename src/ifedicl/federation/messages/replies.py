@@ -6,7 +6,7 @@ import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import ClassVar, Self
+from typing import ClassVar, Self, get_args
 
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
@@ -14,8 +14,9 @@ from ifedicl.core.readout import ReadoutSums
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.federation.messages.wire import Arrays, Header, Message, coefficients_of, exact_fields
 from ifedicl.metrics import Comparison, Tally
+from ifedicl.settings import WireDtype
 
-_WIRE_DTYPES = ("float32", "float16")
+_WIRE_DTYPES: tuple[str, ...] = get_args(WireDtype)
 _TALLY: Mapping[str, type] = {"examples": int, "correct": int, "loss_sum": float}
 
 

@@ -209,6 +209,11 @@ class CompareRequest(Message):
     coefficients: Coefficients
     readout: Readout | None
 
+    @property
+    def readouts(self) -> tuple[Readout, ...]:
+        """None or one, as those of an :class:`EvaluateRequest`."""
+        return () if self.readout is None else (self.readout,)
+
     def to_wire(self) -> tuple[Header, Arrays]:
         readout = {} if self.readout is None else {"readout": self.readout.weights}
         layer = None if self.readout is None else self.readout.pooled_layer
