@@ -18,6 +18,7 @@
     │   └── ChecksumError           it arrived, but is not what was published
     ├── FederationError             the rounds cannot go on                         exit 8
     │   ├── TooFewClientsError      fewer usable replies than ``min_clients``
+    │   │   └── LimitsReachedError  the owners' limits let no more leave
     │   ├── BudgetSpentError        an owner's privacy budget is used up
     │   ├── SecureSumError          a step of the secure sum that is out of turn, bent or replayed
     │   └── MessageError            bytes that are not one of our messages
@@ -142,6 +143,10 @@ class FederationError(IfediclError):
 
 class TooFewClientsError(FederationError):
     """Fewer clients gave a usable reply than the settings ask for."""
+
+
+class LimitsReachedError(TooFewClientsError):
+    """Too few, and all the others say that their owners' limits are reached: they would say so for ever."""
 
 
 class BudgetSpentError(FederationError):

@@ -73,7 +73,11 @@ def groups_of(labels: Sequence[int], keys: Sequence[str], method: Method) -> npt
     if not method.classes_apart:
         return np.zeros(len(labels), dtype=np.int64)
     classes = np.asarray(labels, dtype=np.int64)
+    return classes if method.shards == 1 else classes * method.shards + shards_of(keys, method)
+
+
+def shards_of(keys: Sequence[str], method: Method) -> npt.NDArray[np.int64]:
+    """``(N,)``: the shard of each example, by a seeded hash of its text."""
     if method.shards == 1:
-        return classes
-    shards = [seeds.derive(method.seed, "shard", key) % method.shards for key in keys]
-    return classes * method.shards + np.asarray(shards, dtype=np.int64)
+        return np.zeros(len(keys), dtype=np.int64)
+    return np.asarray([seeds.derive(method.seed, "shard", key) % method.shards for key in keys], dtype=np.int64)

@@ -54,7 +54,7 @@ def federation_bars(name: str, rounds: int) -> Iterator[Callable[[Event], None]]
                 progress.update(step, description=STEPS[event.step], total=event.clients, completed=0)
             elif isinstance(event, Delivered):
                 progress.update(step, total=max(progress.tasks[step].total or 0, progress.tasks[step].completed + 1), advance=1)
-            else:
+            elif isinstance(event, RoundDone):
                 progress.update(whole, completed=event.record.round, total=event.rounds, description=_described(name, event))
 
         yield observe

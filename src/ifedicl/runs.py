@@ -18,7 +18,7 @@ from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, Array32
 from ifedicl.data import Example, dirichlet_split, draw_pool, read_examples
 from ifedicl.errors import ConfigError, DataError, Fault
-from ifedicl.federation import checkpoint, session
+from ifedicl.federation import session
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome, Starter
@@ -306,7 +306,6 @@ def _calibrated(
     test = _test_examples(settings)
     backbone = load()
     journal = Journal(folder / METRICS, settings.task, clients)
-    journal.begin(checkpoint.load(folder / CHECKPOINT) if resume or more_rounds else None)
     federated = federate(
         simulate(backbone, settings.task, clients, seed=settings.seed),
         settings.model,

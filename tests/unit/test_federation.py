@@ -23,18 +23,19 @@ from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients, Form
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role, split_roles
-from ifedicl.errors import FederationError, TooFewClientsError
+from ifedicl.errors import ConfigError, FederationError, LimitsReachedError, TooFewClientsError
 from ifedicl.extract import context_vectors
 from ifedicl.federation import checkpoint
 from ifedicl.federation import client as client_module
 from ifedicl.federation.assignment import ModelShape
-from ifedicl.federation.checkpoint import RoundRecord, State
+from ifedicl.federation.checkpoint import RoundRecord, State, load
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engine import Delivery
 from ifedicl.federation.engines import local
 from ifedicl.federation.engines.local import LocalEngine
-from ifedicl.federation.events import Event, RoundDone
+from ifedicl.federation.events import Begun, Event, RoundDone
+from ifedicl.federation.journal import Journal
 from ifedicl.federation.messages import (
     CompareReply,
     CompareRequest,
@@ -1033,7 +1034,7 @@ def test_resuming_a_finished_run_repeats_nothing(backbone: Backbone, tmp_path: P
     )
     assert_same_result(first, again)
     assert rows == []
-    assert events == []
+    assert [type(event) for event in events] == [Begun]
 
 
 def test_changed_examples_are_vectorised_anew(backbone: Backbone, tmp_path: Path) -> None:
@@ -1086,3 +1087,80 @@ def test_a_refresh_without_new_examples_changes_nothing(backbone: Backbone) -> N
 
 def test_zero_shot_is_measured_again_after_a_refresh(backbone: Backbone) -> None:
     assert refreshed(backbone, [], every=2, add_after=1).state.zero_shot is not None
+
+
+# Ends and comparisons that are not the usual ones
+
+
+def spent_from(rounds: int, names: str = "abc") -> Callable[[str, UpdateRequest], Reply | None]:
+    return lambda name, request: Failure(FailureCode.SPENT) if request.round >= rounds and name in names else None
+
+
+def test_a_run_whose_owners_limits_are_reached_ends_with_the_rounds_that_were_done(tmp_path: Path) -> None:
+    file, method = tmp_path / "state.safetensors", scripted_method(rounds={"rounds": 5, "select_by": "last"})
+    outcome = run_with(Scripted(update=spent_from(2)), method, SHAPE, checkpoint=file)
+    assert (outcome.chosen_round, outcome.state.round) == (2, 2)
+    again = Scripted(update=spent_from(0))
+    assert_same_result(outcome, run_with(again, method, SHAPE, checkpoint=file, resume=True))
+    assert again.asked_for(UpdateRequest) == []
+
+
+def test_limits_that_are_reached_before_any_round_end_the_run_without_an_adapter() -> None:
+    with pytest.raises(LimitsReachedError, match="spent"):
+        run_with(Scripted(update=spent_from(0)), scripted_method(), SHAPE)
+
+
+def test_a_client_that_is_only_away_is_waited_for() -> None:
+    """Limits alone end a run: who is lost may come back."""
+
+    def update(name: str, request: UpdateRequest) -> Reply | None:
+        return spent_from(1, "ab")(name, request) or (Failure(FailureCode.LOST) if request.round else None)
+
+    with pytest.raises(TooFewClientsError) as caught:
+        run_with(Scripted(update=update), scripted_method(rounds={"rounds": 3, "select_by": "last"}), SHAPE)
+    assert not isinstance(caught.value, LimitsReachedError)
+
+
+def test_rounds_are_compared_on_the_clients_that_both_of_them_have() -> None:
+    """Client b's hard examples are missing from round 2, which is worse on those of client a."""
+    losses = {("a", 1): 2.0, ("b", 1): 30.0, ("a", 2): 3.0, ("a", 3): 1.0, ("b", 3): 29.0}
+
+    def evaluate(name: str, request: EvaluateRequest) -> Reply | None:
+        number = round_of(request.coefficients)
+        loss = 9.0 if number == 0 else losses.get((name, number))
+        return Failure(FailureCode.LOST) if loss is None else EvaluateReply((Tally(10, 5, loss),))
+
+    def best_after(rounds: int) -> int:
+        method = scripted_method(rounds={"rounds": rounds, "select_by": "loss"}, holdout={"selection": 0.25, "gate": 0.0})
+        return run_with(Scripted(names=("a", "b"), evaluate=evaluate), method, SHAPE).chosen_round
+
+    assert [best_after(rounds) for rounds in (1, 2, 3)] == [1, 1, 3]
+
+
+def test_coefficients_that_are_no_numbers_any_more_are_not_kept(tmp_path: Path) -> None:
+    file = tmp_path / "state.safetensors"
+    method = scripted_method(
+        rounds={"rounds": 3, "select_by": "last"},
+        server={"optimizer": "momentum", "learning_rate": 1e9, "momentum": 0.9, "schedule": "constant"},
+    )
+    with pytest.raises(FederationError, match=r"server\.learning_rate"):
+        run_with(Scripted(), method, SHAPE, checkpoint=file)
+    state = load(file)
+    assert state is not None
+    assert state.coefficients.is_finite
+
+
+def test_a_resume_with_other_settings_leaves_the_runs_own_story_as_it_is(tmp_path: Path) -> None:
+    file, story = tmp_path / "state.safetensors", tmp_path / "metrics.jsonl"
+    run_with(Scripted(), SHORT, SHAPE, checkpoint=file, observer=Journal(story, tiny.TASK, "abc"))
+    before = story.read_bytes()
+    with pytest.raises(ConfigError):
+        run_with(
+            Scripted(),
+            tiny.method(seed=9),
+            SHAPE,
+            checkpoint=file,
+            observer=Journal(story, tiny.TASK, ["someone else"]),
+            resume=True,
+        )
+    assert story.read_bytes() == before

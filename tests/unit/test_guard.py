@@ -82,14 +82,22 @@ class Scripted:
         self.answer = answer or usual
         self.asked: list[Request] = []
         self.examples = 20
+        self.seconds = range(1, 1000, 2)  # which examples are of the second class
+        self.mark = "x"
 
     def handle(self, request: Request) -> Reply:
         self.asked.append(request)
         return self.answer(request)
 
-    def vouched(self, cursor: str) -> int:
+    @property
+    def cursor(self) -> str:
+        return f"{self.examples}:{self.mark}"
+
+    def vouched(self, cursor: str) -> Any:
         count = int(cursor.partition(":")[0])
-        return count if count <= self.examples and cursor.endswith(":x") else 0
+        known = count if count <= self.examples and cursor.endswith(self.mark) else 0
+        second = len([place for place in self.seconds if place < known])
+        return np.array([[known - second], [second]])
 
 
 def vectors(counts: tuple[int, ...] = (20,), *, cursor: str = "20:x", replaces: bool = True) -> VectorsReply:
@@ -330,10 +338,9 @@ def test_bytes_and_rounds_of_one_job_are_not_counted_against_another_but_jobs_ar
 
 def grown(guard: GuardedClient, client: Scripted, total: int, *, cursor: str = "", changed: bool = False) -> FailureCode | None:
     """Ask for vectors of ``total`` examples, all of them or those behind a cursor."""
-    client.examples = total
+    client.examples, client.mark = total, "y" if changed else "x"
     known = int(cursor.partition(":")[0] or 0)
-    mark = "y" if changed else "x"
-    client.answer = lambda request: vectors((total - known,), cursor=f"{total}:{mark}", replaces=known == 0)
+    client.answer = lambda request: vectors((total - known,), cursor=client.cursor, replaces=known == 0)
     return code(guard.handle(VectorsRequest(tiny.TASK, METHOD, MODEL, cursor)))
 
 
@@ -364,7 +371,6 @@ def test_vectors_of_changed_examples_are_refused_also_after_a_restart(tmp_path: 
     guard, client = guarded(tmp_path, policy)
     assert grown(guard, client, 20) is None
     guard, client = guarded(tmp_path, policy)
-    client.vouched = lambda cursor: 0  # type: ignore[method-assign]
     assert grown(guard, client, 30, changed=True) is FailureCode.REFUSED
 
 
@@ -377,6 +383,81 @@ def test_another_split_of_the_same_examples_is_refused(tmp_path: Path, sections:
     assert code(guard.handle(asks(tiny.method(**sections))["vectors"])) is FailureCode.REFUSED
     lenient, _ = guarded(tmp_path, rules())
     assert code(lenient.handle(asks(tiny.method(**sections))["vectors"])) is None
+
+
+def test_the_coordinator_hashes_what_arrived_and_not_what_it_made_of_it(tmp_path: Path) -> None:
+    """Sums of features that hardly vary are not encoded twice with the same last bits."""
+    draw = np.random.default_rng(0)
+    rows = np.concatenate([7.0 + 1e-4 * draw.normal(size=(30, 6)), np.ones((30, 1))], axis=1)
+    reply = StatisticsReply(ReadoutSums.of(rows, draw.integers(0, 2, 30), 2))
+    arrived = decode_reply(encode(reply))
+    assert encode(arrived) != encode(reply)
+    guard, _ = guarded(tmp_path, answer=lambda request: reply if request.kind == "statistics" else usual(request))
+    engine = LocalEngine([guard])
+    list(engine.exchange({"clinic": asks(READOUT)["context"]}, 60.0))
+    (delivery,) = engine.exchange({"clinic": asks(READOUT)["statistics"]}, 60.0)
+    assert delivery.sha256 == read(tmp_path / "ledger.jsonl")[0][-1].facts["sha256"]
+
+
+BY_CLASS = tiny.method(vectors={"balance": "class"})
+READOUT = tiny.method(readout={})
+
+
+@pytest.mark.parametrize(
+    ("method", "asked", "answer"),
+    [
+        (BY_CLASS, "vectors", vectors((15, 15))),
+        (READOUT, "statistics", StatisticsReply(ReadoutSums(np.eye(5), np.ones((5, 2)), 30))),
+    ],
+)
+@pytest.mark.parametrize(("second", "expected"), [((), None), ((29,), FailureCode.TOO_FEW), ((26, 27, 28, 29), None)])
+def test_no_class_differs_from_an_earlier_answer_by_fewer_than_a_group(
+    tmp_path: Path, method: Method, asked: str, answer: Reply, second: tuple[int, ...], expected: FailureCode | None
+) -> None:
+    """Ten examples are new; of the second class none, one alone, or four."""
+    guard, client = guarded(tmp_path, rules(least={"new_examples": 8, "group": 4}))
+    client.answer = lambda request: answer if request.kind == asked else usual(request)
+    client.seconds = (*range(10), *second)  # type: ignore[assignment]
+    for examples, wanted in ((20, None), (30, expected)):
+        client.examples = examples
+        guard.handle(asks(method)["context"])
+        assert code(guard.handle(asks(method)[asked])) is wanted
+
+
+@pytest.mark.parametrize(("method", "asked"), [(READOUT, "statistics"), (GRADIENTS, "gradient")])
+def test_sums_of_every_kind_are_held_against_what_left_before(tmp_path: Path, method: Method, asked: str) -> None:
+    """Also after a restart, and also where examples were changed."""
+    policy = rules(least={"new_examples": 8})
+    for examples, mark, expected in (
+        (20, "x", None),
+        (20, "x", None),
+        (21, "x", FailureCode.TOO_FEW),
+        (28, "x", None),
+        (40, "y", FailureCode.REFUSED),
+    ):
+        guard, client = guarded(tmp_path, policy)
+        client.examples, client.mark = examples, mark
+        guard.handle(asks(method)["context"])
+        assert code(guard.handle(asks(method)[asked])) is expected
+
+
+def test_another_draw_of_the_same_examples_is_refused(tmp_path: Path) -> None:
+    """A round with a hair more of them holds the same ones and one more."""
+    guard, _ = guarded(tmp_path, rules(least={"new_examples": 8}))
+    for draw, expected in ((0.5, None), (0.51, FailureCode.REFUSED)):
+        method = tiny.method(server={"update": "gradient", "draw": draw})
+        guard.handle(asks(method)["context"])
+        assert code(guard.handle(asks(method)["gradient"])) is expected
+
+
+def test_a_context_that_a_client_could_not_take_may_be_sent_again(tmp_path: Path) -> None:
+    guard, client = guarded(tmp_path)
+    client.answer = lambda request: Failure(FailureCode.INTERNAL)
+    guard.handle(asks()["context"])
+    assert code(guard.handle(asks()["update"])) is FailureCode.NO_CONTEXT
+    client.answer = usual
+    assert code(guard.handle(asks()["context"])) is None
+    assert code(guard.handle(asks()["update"])) is None
 
 
 # The chain's head

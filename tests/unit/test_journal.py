@@ -11,7 +11,7 @@ import pytest
 from ifedicl import runs
 from ifedicl.errors import StorageError
 from ifedicl.federation import checkpoint
-from ifedicl.federation.events import Event, RoundDone
+from ifedicl.federation.events import Begun, Event, RoundDone
 from ifedicl.federation.journal import Journal
 from ifedicl.runs import CHECKPOINT, METRICS
 from ifedicl.settings import RunSettings, validated
@@ -49,9 +49,9 @@ def test_the_file_grows_while_the_run_goes_on(settings: RunSettings, tmp_path: P
         seen.append(read(tmp_path / "run"))
 
     runs.run(settings, tmp_path / "run", observer=observer)
-    assert [len(lines) for lines in seen] == list(range(2, len(seen) + 2))  # the first line, then one an event
+    assert [len(lines) for lines in seen] == list(range(1, len(seen) + 1))  # the first line, then one an event
     assert seen[0][0] == {"event": "run", "task": "mood", "labels": ["good", "bad"], "clients": ["north", "south"]}
-    assert seen[0][1] == {"event": "step", "step": "vectors", "round": 0, "clients": 2}
+    assert seen[1][1] == {"event": "step", "step": "vectors", "round": 0, "clients": 2}
     first = next(line for line in seen[-1] if line["event"] == "round")
     assert (first["round"], first["rounds"], first["clients"]) == (1, 2, ["north", "south"])
     assert first["held_out"]["examples"] > 0
@@ -106,4 +106,4 @@ def test_exchanges_stand_before_the_round_that_they_belong_to(settings: RunSetti
 def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(StorageError, match=r"metrics\.jsonl"):
-        Journal(tmp_path / "metrics.jsonl", tiny.TASK, ["north"]).begin(None)
+        Journal(tmp_path / "metrics.jsonl", tiny.TASK, ["north"])(Begun(None))

@@ -20,6 +20,7 @@ from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.events import Delivered, Event
 from ifedicl.federation.messages import (
     BeginRequest,
     CompareRequest,
@@ -286,6 +287,26 @@ def test_more_rounds_than_were_promised_are_refused_and_a_restart_forgets_nothin
     left = {f"ward-{number}": 3 for number in range(4)}
     with pytest.raises(TooFewClientsError):
         run_of(backbone, run, tmp_path, more_rounds=1, left=left)
+
+
+def test_a_private_run_that_was_killed_within_a_round_ends_with_the_rounds_that_its_budget_allows(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    """The gradients of the round that was lost are spent, so the last round of three cannot be had."""
+
+    class Killed(Exception):  # noqa: N818
+        pass
+
+    def kill(event: Event) -> None:
+        if isinstance(event, Delivered) and (event.traffic.step, event.traffic.round) == ("gradient", 1):
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_of(backbone, private_method(), tmp_path, observer=kill)
+    left = {f"ward-{number}": 2 for number in range(4)}
+    federated = run_of(backbone, private_method(), tmp_path, resume=True, left=left)
+    assert federated.outcome.chosen_round == federated.outcome.state.round == 2
+    assert 1.99 < federated.adapter.provenance["privacy"]["epsilon"] <= 2.0
 
 
 @pytest.mark.parametrize(

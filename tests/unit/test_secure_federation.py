@@ -64,6 +64,7 @@ from ifedicl.federation.secure.client import SecureClient, identity_of
 from ifedicl.federation.secure.engine import SecureEngine
 from ifedicl.federation.secure.sums import SUMS
 from ifedicl.metrics import Comparison, Tally
+from ifedicl.privacy.chain import Head
 from ifedicl.settings import TOGETHER, NoiseSettings, PrivacySettings
 from tests import tiny
 from tests.unit.test_secure_sum import NEVER, uniform_p
@@ -185,6 +186,26 @@ def lose(lost: Mapping[str, type[Request]]) -> Callable[[str, Request, Reply], R
         return Failure(FailureCode.LOST) if name in gone else reply
 
     return change
+
+
+# Ledgers
+
+
+def test_a_ledger_in_anothers_place_is_never_believed() -> None:
+    """The client is told the head that is known of it, sum after sum, until its ledger has that again."""
+    own, other, told = Head(5, "a" * 64), Head(1, "b" * 64), list[Head | None]()
+
+    def change(name: str, request: Request, reply: Reply) -> Reply:
+        if name != "c0":
+            return reply
+        if isinstance(request, BeginRequest):
+            told.append(request.head)
+        return replace(reply, head=own) if len(told) == 1 else Failure(FailureCode.LEDGER, head=other)
+
+    engine = SecureEngine(Recording(behind(fixed(5)), change), RULES)
+    for _ in range(4):
+        list(engine.exchange({TOGETHER: REQUESTS["update"]}, 60.0))
+    assert told == [None, own, own, own]
 
 
 # The total

@@ -69,7 +69,6 @@ def tell(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo",
         learnt = replace(alone.adapter, coefficients=alone.outcome.state.best, readout=alone.outcome.state.readout)
         rows.append(stage.measured(f"{client.name} alone", learnt, seconds))
     journal = Journal(folder / runs.METRICS, TASK, examples)
-    journal.begin(None)
     together, seconds = stage.federated("the federation", clients, journal, folder / runs.LEDGERS)
     together.adapter.save(folder / runs.ADAPTER)
     saved = Adapter.load(folder / runs.ADAPTER)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from ifedicl.errors import TooFewClientsError
+from ifedicl.errors import LimitsReachedError, TooFewClientsError
 from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.checkpoint import Memory, Traffic
 from ifedicl.federation.checks import is_usable_context
@@ -21,11 +21,11 @@ from ifedicl.federation.messages import (
     Failure,
     FailureCode,
     GradientReply,
+    Reply,
     Request,
     StatisticsReply,
     UpdateReply,
     VectorsReply,
-    encode,
 )
 from ifedicl.federation.sums import Total
 from ifedicl.privacy.chain import Head
@@ -136,12 +136,14 @@ class Clients:
         """Go on only with enough of them.
 
         Raises:
-            TooFewClientsError: fewer than ``rounds.min_clients``.
+            LimitsReachedError: fewer than ``rounds.min_clients``, and for the owners' limits alone.
+            TooFewClientsError: fewer than that for any other reason.
         """
         needed = self._assignment.method.rounds.min_clients
         if len(answers.names) >= needed:
             return
-        raise TooFewClientsError(
+        is_spent = set(answers.failures.values()) == {FailureCode.SPENT}
+        raise (LimitsReachedError if is_spent else TooFewClientsError)(
             f"round {self._memory.state.round + 1}, {step}: {len(answers.names)} of {len(self.names)} clients gave a usable "
             f"reply, rounds.min_clients asks for {needed} ({answers.reasons}). What was done is kept: resume when they are back"
         )
@@ -154,7 +156,8 @@ class Clients:
         answered: set[str] = set()
         failures: dict[str, FailureCode] = {}
         traffic = list(state.traffic)
-        received: list[tuple[Received, FailureCode | None]] = []
+        received: list[Received] = []
+        heads = state.heads
         told = {name: _told(request, state.heads.get(name)) for name, request in requests.items()}
         for delivery in self._engine.exchange(told, self._assignment.method.rounds.deadline_seconds):
             reply = delivery.reply
@@ -168,22 +171,24 @@ class Clients:
                 traffic.append(_traffic(part, step, state.round, code))
                 self._observer(Delivered(traffic[-1]))
                 if part.reply.head is not None:
-                    digest = hashlib.sha256(encode(replace(part.reply, head=None))).hexdigest()
-                    received.append(
-                        (Received(part.client, part.reply.head, digest, self._assignment.digest, step, state.round), code)
-                    )
-        self._heads.note([item for item, _ in received])
-        known = dict(state.heads)
-        for item, code in received:
-            # Another ledger in place of the one that is known is written down, and not believed from then on.
-            if code is not FailureCode.LEDGER and _grew(known.get(item.client), item.head):
-                known[item.client] = item.head
-        self._memory.note(traffic=tuple(traffic), heads=known)
+                    run = self._assignment.digest
+                    received.append(Received(part.client, part.reply.head, part.sha256, run, step, state.round))
+                    heads = believed(heads, part.client, part.reply)
+        self._heads.note(received)
+        self._memory.note(traffic=tuple(traffic), heads=heads)
         return answered, failures
 
 
-def _grew(before: Head | None, after: Head) -> bool:
-    return before is None or after.entries > before.entries
+def believed(heads: Mapping[str, Head], client: str, reply: Reply) -> Mapping[str, Head]:
+    """How far ledgers have come, with this reply.
+
+    Another ledger in place of the one that is known is not believed: its client says so, or it has fewer lines.
+    """
+    before, after = heads.get(client), reply.head
+    is_other = isinstance(reply, Failure) and reply.code is FailureCode.LEDGER
+    if after is None or is_other or (before is not None and after.entries <= before.entries):
+        return heads
+    return {**heads, client: after}
 
 
 def _told(request: Request, head: Head | None) -> Request:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import feature_count, hidden_count
 from ifedicl.core.vectors import WRITES
 from ifedicl.federation.assignment import Assignment
@@ -50,8 +51,7 @@ class Checks:
     def is_usable_update(self, reply: UpdateReply) -> bool:
         """Of the run's shape, finite on the wire too, and trained on something."""
         coefficients = reply.coefficients
-        fits = coefficients.form == self.assignment.form and coefficients.is_finite
-        fits = fits and _at_most(_LARGEST_COEFFICIENT, *coefficients.arrays.values())
+        fits = coefficients.form == self.assignment.form and can_travel(coefficients)
         return fits and 0 < reply.examples <= _MOST_EXAMPLES and 0 <= reply.loss <= _LARGEST_LOSS
 
     def is_usable_gradient(self, reply: GradientReply) -> bool:
@@ -85,6 +85,11 @@ class Checks:
             and all(len(own) == len(self.assignment.task.labels) and min(own) >= 0 and sum(own) == count for own in counts)
             and comparison.adapter.correct <= sum(map(min, *counts))
         )
+
+
+def can_travel(coefficients: Coefficients) -> bool:
+    """Whether they are numbers, and small enough for the wire."""
+    return coefficients.is_finite and _at_most(_LARGEST_COEFFICIENT, *coefficients.arrays.values())
 
 
 def _at_most(bound: float, *arrays: npt.NDArray[np.floating]) -> bool:

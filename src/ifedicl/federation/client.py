@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from ifedicl.backbone.encoding import Prompts
 from ifedicl.backbone.hooks import applied
@@ -23,8 +24,8 @@ from ifedicl.core.readout import Readout, ReadoutSums, features, projection
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role, split_roles
-from ifedicl.errors import DataError, IfediclError, TaskError
-from ifedicl.extract import context_vectors
+from ifedicl.errors import BudgetSpentError, DataError, IfediclError, TaskError
+from ifedicl.extract import context_vectors, shards_of
 from ifedicl.federation.messages import (
     CompareReply,
     CompareRequest,
@@ -149,6 +150,14 @@ class _Job:
             self._zero_shot[role] = reading
         return reading
 
+    def counts(self, first: int) -> npt.NDArray[np.int64]:
+        """``(C, S)``: of the first so many training examples, of each class and shard."""
+        counts = np.zeros((len(self.task.labels), self.method.shards), dtype=np.int64)
+        shards = shards_of(self.train_keys[:first], self.method)
+        for row, shard in zip(self.roles[Role.TRAIN][:first], shards, strict=True):
+            counts[self.task.index(row.label), shard] += 1
+        return counts
+
     @cached_property
     def train_keys(self) -> tuple[str, ...]:
         return tuple(row.key for row in self.roles[Role.TRAIN])
@@ -198,6 +207,9 @@ class Client:
             return handler(request)
         except _RefusalError as refusal:
             return Failure(refusal.code)
+        except BudgetSpentError as error:
+            _log.warning("client %s does not answer a %s request: %s", self.name, request.kind, error)
+            return Failure(FailureCode.SPENT)
         except IfediclError as error:
             _log.error("client %s cannot answer a %s request: %s", self.name, request.kind, error)
             return Failure(FailureCode.INTERNAL)
@@ -242,9 +254,19 @@ class Client:
         self._job = None
         self._context = None
 
-    def vouched(self, cursor: str) -> int:
-        """How many training examples of the present job stand behind ``cursor``; 0 where they are not the same any more."""
-        return self._known(cursor, self._job.train_keys) if self._job else 0
+    @property
+    def cursor(self) -> str:
+        """The client's own name for the training examples of the present job; empty before there is one."""
+        return self._cursor(self._job.train_keys) if self._job else ""
+
+    def vouched(self, cursor: str) -> npt.NDArray[np.int64]:
+        """``(C, S)``: how many training examples of the present job, of each class and shard, stand behind ``cursor``.
+
+        All 0 where they are not the same any more.
+        """
+        if self._job is None:
+            return np.zeros((1, 1), dtype=np.int64)
+        return self._job.counts(self._known(cursor, self._job.train_keys))
 
     def _vectors(self, request: VectorsRequest) -> Reply:
         job = self._job_for(request.task, request.method, request.fingerprint)

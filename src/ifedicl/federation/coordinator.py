@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +16,21 @@ from ifedicl.core.robust import Trust, robust_vectors
 from ifedicl.core.subspace import BASIS_MEANS, Context, subspace_basis
 from ifedicl.core.vectors import Array32, ContextVectors
 from ifedicl.core.warm import Start
-from ifedicl.errors import FederationError
+from ifedicl.errors import FederationError, LimitsReachedError
 from ifedicl.federation.asking import Clients
 from ifedicl.federation.assignment import Assignment, ModelShape
 from ifedicl.federation.checkpoint import Memory, RoundRecord, State
-from ifedicl.federation.checks import Checks, rank
+from ifedicl.federation.checks import Checks, can_travel, rank, tally_of_all
 from ifedicl.federation.engine import Engine
-from ifedicl.federation.events import Event, RoundDone, ignore
+from ifedicl.federation.events import Begun, Event, RoundDone, ignore
 from ifedicl.federation.gathering import Gathering
 from ifedicl.federation.held_out import HeldOut
 from ifedicl.federation.moves import along_gradient, along_updates
 from ifedicl.metrics import Comparison
 from ifedicl.settings import Method
 from ifedicl.task import Task
+
+_log = logging.getLogger(__name__)
 
 Starter: TypeAlias = Callable[[Context, Coefficients], Start | None]
 """Given the first context and the coefficients of a cold start, another start; None: the cold one."""
@@ -102,12 +105,13 @@ class Coordinator:
             more_rounds: after a finished run: vectorise examples added since, and calibrate so many rounds more.
 
         Raises:
-            TooFewClientsError: fewer usable replies than ``rounds.min_clients``. The checkpoint stays for a resume.
+            TooFewClientsError: fewer usable replies than ``rounds.min_clients``. The checkpoint stays for a resume. Where the
+                owners' limits alone are why, and rounds were done, the run ends with those.
             ConfigError: the checkpoint is of another task, method or model.
             StorageError: the checkpoint cannot be written or read.
         """
-        if resume or more_rounds:
-            self._restore(more_rounds)
+        found = (resume or more_rounds > 0) and self._restore(more_rounds)
+        self._observer(Begun(self._state if found else None))
 
         # Stage 1 and 2a: context vectors, and their mean over clients (Eq. 1-3)
         if self._state.vectors_due:
@@ -120,7 +124,13 @@ class Coordinator:
             if every and self._state.round > self._state.phase_start and self._state.round % every == 0:
                 self._refresh_vectors()
                 self._held_out.measure_zero_shot()
-            self._round()
+            try:
+                self._round()
+            except LimitsReachedError as error:
+                if self._state.best_round is None or self._state.round == self._state.phase_start:
+                    raise  # nothing was done yet that could be kept
+                _log.warning("the rounds end here: %s", error)
+                self._memory.keep(phase_rounds=self._state.round - self._state.phase_start)
         return self._outcome()
 
     def _round(self) -> None:
@@ -131,6 +141,11 @@ class Coordinator:
         # Step 2: each client says where they should go by its own examples (Eq. 6); step 3: the server takes them there (Eq. 7)
         moved = self._move(self._clients, cohort, state, self._checks)
         coefficients = moved.coefficients.rounded  # what is evaluated and kept is what the clients are sent
+        if not can_travel(coefficients):
+            raise FederationError(
+                f"round {state.round + 1}: the server's step left the numbers that coefficients can have. Lower "
+                "server.learning_rate. What was done is kept"
+            )
 
         # Step 4: held-out examples of all clients say whether this is the best round so far
         completed = state.round + 1
@@ -153,12 +168,16 @@ class Coordinator:
         """The fields of the state that say which round is best."""
         state, by = self._state, self._method.rounds.select_by
         chosen = {"best": coefficients, "best_round": record.round, "stale": 0}
-        best = next((item.held_out for item in state.history if item.round == state.best_round), None)
-        if by == "last" or best is None:
+        best = next((item for item in state.history if item.round == state.best_round), None)
+        if by == "last" or best is None or best.held_out is None:
             return chosen
         if record.held_out is None:
             return {}
-        return chosen if rank(record.held_out, by) < rank(best, by) else {"stale": state.stale + 1}
+        # A client that one of them lacks would make that round look better, or worse, by its examples alone.
+        both = record.by_client.keys() & best.by_client.keys()
+        now, then = (tally_of_all({name: item.by_client[name] for name in both}) for item in (record, best))
+        is_better = now is not None and then is not None and rank(now, by) < rank(then, by)
+        return chosen if is_better else {"stale": state.stale + 1}
 
     def _is_stale(self) -> bool:
         patience = self._method.rounds.patience
@@ -242,7 +261,7 @@ class Coordinator:
         readout = None if fallback else state.readout
         return Outcome(state.context, coefficients, readout, state.best_round, gate, state)
 
-    def _restore(self, more_rounds: int) -> None:
+    def _restore(self, more_rounds: int) -> bool:
         found = self._memory.recall()
         if found and more_rounds and (self._state.is_finished or self._is_stale()):
             self._memory.keep(
@@ -253,6 +272,7 @@ class Coordinator:
                 stale=0,
                 vectors_due=True,  # new vectors make earlier rounds no candidates any more; the same ones do not
             )
+        return found
 
     @property
     def _state(self) -> State:

@@ -21,6 +21,7 @@ class Delivery:
         seconds: from request to reply.
         parts: where it stands for several clients, what it cost each of them; their replies are kept for their failures alone.
         carrier_bytes: what the carrier added to both, where it can tell.
+        sha256: of the reply's frame as it arrived, without its envelope; empty where no ledger stands behind it.
     """
 
     client: str
@@ -30,6 +31,7 @@ class Delivery:
     seconds: float
     parts: tuple[Delivery, ...] = ()
     carrier_bytes: int = 0
+    sha256: str = ""
 
 
 class Door(Protocol):

@@ -6,7 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ifedicl.federation.checkpoint import RoundRecord, Traffic
+from ifedicl.federation.checkpoint import RoundRecord, State, Traffic
+
+
+@dataclass(frozen=True)
+class Begun:
+    """Nothing is sent yet; a resumed run goes on from this state, a new one from none."""
+
+    state: State | None
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class RoundDone:
     rounds: int
 
 
-Event: TypeAlias = StepStarted | Delivered | RoundDone
+Event: TypeAlias = Begun | StepStarted | Delivered | RoundDone
 
 
 def ignore(event: Event) -> None:

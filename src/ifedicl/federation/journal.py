@@ -14,7 +14,7 @@ from typing import Any
 
 from ifedicl import files
 from ifedicl.federation.checkpoint import RoundRecord, State
-from ifedicl.federation.events import Delivered, Event, RoundDone, StepStarted
+from ifedicl.federation.events import Begun, Delivered, Event, RoundDone, StepStarted
 from ifedicl.metrics import Comparison, Evaluation
 from ifedicl.task import Task
 
@@ -35,22 +35,16 @@ class Journal:
         self._path = path
         self._first: Line = {"event": "run", "task": task.name, "labels": list(task.labels), "clients": list(clients)}
 
-    def begin(self, state: State | None) -> None:
-        """Start the file anew; with a state, as it was then.
+    def __call__(self, event: Event) -> None:
+        """Append one event; where the run begins, start the file anew, as it was then.
 
         Raises:
             StorageError: it cannot be written.
         """
-        if state is not None:
-            self._write(_lines(state))
-            return
-        with files.disk_faults_named(self._path):
-            self._path.unlink(missing_ok=True)
-        self._append(self._first)
-
-    def __call__(self, event: Event) -> None:
-        """Append one event."""
-        self._append(_line(event))
+        if isinstance(event, Begun):
+            self._write(_lines(event.state) if event.state else ())
+        else:
+            self._append(_line(event))
 
     def finish(
         self, state: State, chosen_round: int, gate: Comparison | None, tests: Mapping[str, Evaluation | None] | None = None
@@ -80,12 +74,11 @@ class Journal:
         files.append_text(self._path, json.dumps(line) + "\n")
 
 
-def _line(event: Event) -> Line:
+def _line(event: StepStarted | Delivered | RoundDone) -> Line:
     if isinstance(event, StepStarted):
         return {"event": "step", **asdict(event)}
     if isinstance(event, Delivered):
         return {"event": "exchange", **asdict(event.traffic)}
-    assert isinstance(event, RoundDone)
     return {"event": "round", **_round(event.record), "rounds": event.rounds}
 
 

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from ifedicl.errors import StorageError
 from ifedicl.federation.assignment import run_digest
 from ifedicl.federation.engine import Door
@@ -16,8 +19,10 @@ from ifedicl.federation.messages import (
     ContextRequest,
     Failure,
     FailureCode,
+    GradientReply,
     Reply,
     Request,
+    StatisticsReply,
     SumRequest,
     VectorsReply,
     VectorsRequest,
@@ -26,7 +31,7 @@ from ifedicl.privacy.history import ExampleSet
 from ifedicl.privacy.ledger import Ledger
 from ifedicl.privacy.policy import Policy
 from ifedicl.privacy.recorder import Recorder
-from ifedicl.privacy.rules import RefusalError, check_assignment, check_behind, check_epsilon, check_request
+from ifedicl.privacy.rules import RefusalError, check_assignment, check_behind, check_epsilon, check_new, check_request
 from ifedicl.settings import Method
 
 _log = logging.getLogger(__name__)
@@ -36,8 +41,13 @@ _UNKNOWN = ""
 class Answers(Door, Protocol):
     """What a guard needs of a client."""
 
-    def vouched(self, cursor: str) -> int:
-        """How many training examples of the present job stand behind a cursor."""
+    @property
+    def cursor(self) -> str:
+        """The client's own name for the training examples of the present job."""
+        ...
+
+    def vouched(self, cursor: str) -> npt.NDArray[np.int64]:
+        """``(C, S)``: how many of them, of each class and shard, stand behind a cursor; all 0 where they changed since."""
         ...
 
     @property
@@ -101,6 +111,8 @@ class Guard:
         except RefusalError as refusal:
             _log.warning("client %s refuses a %s request: %s", self._client.name, request.kind, refusal.reason)
             code = refusal.code
+            if isinstance(request, ContextRequest):
+                self._contexts[request.context_id] = None
         except Exception:
             _log.exception("client %s could not answer a %s request", self._client.name, request.kind)
             code = FailureCode.INTERNAL
@@ -122,8 +134,6 @@ class Guard:
         task, method, fingerprint = request.task, request.method, request.fingerprint
         question = hashlib.sha256((task.digest + fingerprint).encode()).hexdigest()
         job = _Job(run_digest(task, method, fingerprint), question, method)
-        if isinstance(request, ContextRequest):
-            self._contexts[request.context_id] = None
         check_assignment(self._policy, task, method, fingerprint)
         others, most = history.jobs - {job.run}, self._policy.most.jobs
         if most and len(others) >= most:
@@ -139,32 +149,28 @@ class Guard:
         return {"epsilon": epsilon}
 
     def _example_set(self, reply: Reply, job: _Job) -> dict[str, Any]:
-        """Of a vectors reply, for the ledger, once it cannot be subtracted from an earlier one to single examples out."""
-        if not isinstance(reply, VectorsReply):
+        """Of sums over training examples, for the ledger, once no earlier ones can be subtracted to single examples out."""
+        if not isinstance(reply, VectorsReply | StatisticsReply | GradientReply):
             return {}
-        now = ExampleSet(job.question, _split(job.method), reply.cursor, self._client.vouched(reply.cursor))
-        last, least = self._recorder.history.last_set(job.question), self._policy.least.new_examples
-        if last is not None and least > 1:
-            self._check_growth(last, now, least)
+        cursor = self._client.cursor
+        now = ExampleSet(job.question, _split(reply, job.method), cursor, int(self._client.vouched(cursor).sum()))
+        last = self._recorder.history.last_set(job.question, reply.kind)
+        if last is not None and self._policy.least.new_examples > 1:
+            self._check_growth(last, now, reply)
         return {"examples": asdict(now)}
 
-    def _check_growth(self, last: ExampleSet, now: ExampleSet, least: int) -> None:
+    def _check_growth(self, last: ExampleSet, now: ExampleSet, reply: Reply) -> None:
+        told = "and the difference of two such answers can be one example's; least.new_examples = 1 would let it out"
         if now.split != last.split:
-            raise RefusalError(
-                FailureCode.REFUSED,
-                "seed, holdout or shards differ from those of earlier vectors of this task, and the difference of two such "
-                "means can be one example's; least.new_examples = 1 would let it out",
-            )
+            what = "seed, holdout, shards or draw differ from those of earlier answers of this kind to this task"
+            raise RefusalError(FailureCode.REFUSED, f"{what}, {told}")
         if now.cursor == last.cursor:
             return
-        if self._client.vouched(last.cursor) != last.examples:
-            raise RefusalError(
-                FailureCode.REFUSED,
-                "examples were changed or taken out since earlier vectors of this task, and the difference of two such means "
-                "can be one example's; least.new_examples = 1 would let it out",
-            )
-        if (new := now.examples - last.examples) < least:
-            raise RefusalError(FailureCode.TOO_FEW, f"{new} new examples; least.new_examples is {least}")
+        before, after = (self._client.vouched(item.cursor) for item in (last, now))
+        if before.sum() != last.examples:
+            what = "examples were changed or taken out since earlier answers of this kind to this task"
+            raise RefusalError(FailureCode.REFUSED, f"{what}, {told}")
+        check_new(self._policy, _apart(reply, after) - _apart(reply, before))
 
 
 class GuardedClient:
@@ -254,7 +260,17 @@ def _written(recorder: Recorder, request: Request, checked: Checked) -> Reply:
         return Failure(FailureCode.LEDGER)
 
 
-def _split(method: Method) -> str:
-    """Digest of what decides which examples are trained on, and how their sums are divided."""
-    content = [method.seed, method.holdout.selection, method.holdout.gate, method.shards]
+def _apart(reply: Reply, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """``(C, S)`` counts as the reply keeps examples apart: by class and shard, by class, or not at all."""
+    if isinstance(reply, VectorsReply) and len(reply.vectors.counts) > 1:
+        return counts.ravel()
+    by_class: npt.NDArray[np.int64] = counts.sum(axis=1)
+    return by_class if isinstance(reply, StatisticsReply) else by_class.sum(keepdims=True)
+
+
+def _split(reply: Reply, method: Method) -> str:
+    """Digest of what decides which examples are in the sums of a reply, and how they are divided."""
+    content: list[float] = [method.seed, method.holdout.selection, method.holdout.gate, method.shards]
+    if isinstance(reply, GradientReply) and method.server is not None:
+        content.append(method.server.draw)
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

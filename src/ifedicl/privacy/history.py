@@ -29,11 +29,11 @@ class Spent:
 
 @dataclass(frozen=True)
 class ExampleSet:
-    """Which training examples a vectors reply was of, in words that say nothing without the client's secret.
+    """Which training examples sums were of, in words that say nothing without the client's secret.
 
     Attributes:
-        question: digest of task and model: vectors of two questions cannot be subtracted from each other.
-        split: digest of what decides which examples are trained on, and how they are grouped.
+        question: digest of task and model: sums of two questions cannot be subtracted from each other.
+        split: digest of what decides which examples are in the sums, and how they are grouped.
         cursor: the client's own name for the examples.
         examples: how many.
     """
@@ -45,12 +45,12 @@ class ExampleSet:
 
 
 class History:
-    """Counts by job, and the last example set of each question."""
+    """Counts by job, and the last example set of each question and kind of reply."""
 
     def __init__(self) -> None:
         """Begin with nothing."""
         self._spent: dict[str, Spent] = {}
-        self._sets: dict[str, ExampleSet] = {}
+        self._sets: dict[tuple[str, str], ExampleSet] = {}
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> Self:
@@ -72,7 +72,7 @@ class History:
         self._spent[facts["run"]] = replace(job, rounds=rounds, bytes=crossed, epsilon=epsilon)
         if facts.get("examples") is not None:
             examples = ExampleSet(**facts["examples"])
-            self._sets[examples.question] = examples
+            self._sets[examples.question, facts["kind"]] = examples
 
     def spent(self, run: str) -> Spent:
         """Of one job."""
@@ -82,9 +82,9 @@ class History:
         """What all other jobs together told of one example: they add up."""
         return sum(spent.epsilon for name, spent in self._spent.items() if name != run)
 
-    def last_set(self, question: str) -> ExampleSet | None:
-        """Of the last vectors that left for it."""
-        return self._sets.get(question)
+    def last_set(self, question: str, kind: str) -> ExampleSet | None:
+        """Of the last reply of this kind that left for it."""
+        return self._sets.get((question, kind))
 
     @property
     def jobs(self) -> frozenset[str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ifedicl.federation.messages import (
     CompareReply,
     CompareRequest,
@@ -92,6 +95,21 @@ def check_behind(policy: Policy, method: Method, reply: Reply) -> None:
     rule = _BEHIND.get(type(reply))
     if rule is not None:
         rule(reply, policy.least, method)
+
+
+def check_new(policy: Policy, groups: npt.NDArray[np.int64]) -> None:
+    """Whether enough examples came since an earlier answer, which can be subtracted from this one.
+
+    Args:
+        policy: the owner's.
+        groups: ``(G,)``, how many new ones are in each group whose sums are apart.
+
+    Raises:
+        RefusalError: they did not.
+    """
+    _require(int(groups.sum()), policy.least.new_examples, "new examples", "new_examples")
+    if len(groups) > 1:
+        _require(int(groups[groups > 0].min()), policy.least.group, "new examples in a class or shard", "group")
 
 
 def check_epsilon(policy: Policy, of_this_job: float | None, of_others: float) -> None:

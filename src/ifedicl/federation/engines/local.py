@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from ifedicl.federation.engine import Delivery, Door
-from ifedicl.federation.messages import Failure, FailureCode, Request, decode_reply, decode_request, encode
+from ifedicl.federation.messages import Failure, FailureCode, Request, decode_reply, decode_request, digest_of, encode
 
 
 class LocalEngine:
@@ -41,4 +41,4 @@ class LocalEngine:
             up = encode(self._clients[name].handle(received))
             seconds = time.perf_counter() - start
             reply = Failure(FailureCode.LATE) if seconds > deadline else decode_reply(up)
-            yield Delivery(name, reply, len(down), len(up), seconds)
+            yield Delivery(name, reply, len(down), len(up), seconds, sha256=digest_of(up) if reply.head is not None else "")

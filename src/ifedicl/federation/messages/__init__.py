@@ -4,7 +4,7 @@ A message on the wire is a safetensors frame: raw little-endian arrays behind a 
 is a field of a reply; there is no other door.
 """
 
-from ifedicl.federation.messages.codec import Reply, Request, StepRequest, decode_reply, decode_request, encode
+from ifedicl.federation.messages.codec import Reply, Request, StepRequest, decode_reply, decode_request, digest_of, encode
 from ifedicl.federation.messages.replies import (
     CompareReply,
     ContextReply,
@@ -74,6 +74,7 @@ __all__ = [
     "VectorsRequest",
     "decode_reply",
     "decode_request",
+    "digest_of",
     "encode",
     "pack",
     "unpack",

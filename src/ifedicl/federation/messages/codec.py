@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeAlias, TypeVar, get_args
@@ -73,6 +74,16 @@ def decode_reply(data: bytes) -> Reply:
         MessageError: torn, not a reply, or with fields that do not fit it.
     """
     return _decoded(data, _REPLIES)
+
+
+def digest_of(data: bytes) -> str:
+    """SHA-256, hex, of a frame without its envelope, as a ledger's line has it: of what arrived, not of what was made of it.
+
+    Raises:
+        MessageError: torn.
+    """
+    kind, header, arrays, _ = unpack(data)
+    return hashlib.sha256(pack(kind, header, arrays)).hexdigest()
 
 
 def _decoded(data: bytes, kinds: Mapping[str, type[_AnyMessage]]) -> _AnyMessage:

@@ -42,7 +42,7 @@ class FailureCode(StrEnum):
     TOO_FEW = "too_few"
     """Too few examples stand behind it for the owner, or too few of them are new; more of them may help."""
     SPENT = "spent"
-    """The owner's policy lets no more leave in this job."""
+    """The owner's policy, or its privacy budget, lets no more leave in this job."""
     LEDGER = "ledger"
     """The client's ledger cannot be written, or is not the one that the coordinator knows."""
     CHANGED = "changed"

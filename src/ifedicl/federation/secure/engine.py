@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from ifedicl.errors import TooFewClientsError
+from ifedicl.federation.asking import believed
 from ifedicl.federation.checks import is_usable_context
 from ifedicl.federation.engine import Delivery, Engine
 from ifedicl.federation.messages import (
@@ -65,7 +66,7 @@ class SecureEngine:
         self._rules = rules
         self._forgetful: tuple[str, ...] = ()  # who lacks the global vectors; none: all get them
         self._installed: tuple[str, ...] = ()  # who was sent them just now
-        self._heads: dict[str, Head] = {}  # how far each client's ledger is known to have come
+        self._heads: Mapping[str, Head] = {}  # how far each client's ledger is known to have come
 
     def clients(self) -> tuple[str, ...]:
         """The one that stands for all."""
@@ -81,7 +82,8 @@ class SecureEngine:
         (asked,) = requests.values()
         start, link = time.perf_counter(), Link(self._inner, deadline)
         reply = self._install(asked, link) if isinstance(asked, ContextRequest) else self._summed(asked, link)
-        self._heads |= {part.client: part.reply.head for part in link.costs if part.reply.head is not None}
+        for part in link.costs:
+            self._heads = believed(self._heads, part.client, part.reply)
         down, up = (sum(getattr(part, way) for part in link.costs) for way in ("bytes_down", "bytes_up"))
         yield Delivery(TOGETHER, reply, down, up, time.perf_counter() - start, parts=link.costs)
 
@@ -129,7 +131,8 @@ class SecureEngine:
         """What to tell the coordinator in place of a sum; None: enough clients are ready for one.
 
         Raises:
-            TooFewClientsError: they are not, and that is not for want of examples alone, nor for a readout that owners forbid.
+            TooFewClientsError: they are not, and that is neither for want of examples or the owners' limits alone, nor for a
+                readout that owners forbid.
         """
         forgetful = {name for name, code in link.failures.items() if code is FailureCode.NO_CONTEXT} - set(self._installed)
         self._installed, self._forgetful = (), tuple(name for name in self._inner.clients() if name in forgetful)
@@ -141,6 +144,8 @@ class SecureEngine:
             return None
         if not ready and set(link.failures.values()) == {FailureCode.NO_EXAMPLES}:
             return FailureCode.NO_EXAMPLES
+        if set(link.failures.values()) == {FailureCode.SPENT}:
+            return FailureCode.SPENT
         if isinstance(asked, VectorsRequest) and asked.cursor:
             return FailureCode.TOO_FEW  # of those who have anything new: the sums stay as they are
         if isinstance(asked, StatisticsRequest) and all(code.is_final for code in link.failures.values()):

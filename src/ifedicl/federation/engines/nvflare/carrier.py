@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ifedicl.errors import FederationError, MessageError
 from ifedicl.federation.engine import Delivery
-from ifedicl.federation.messages import Failure, FailureCode, Reply, Request, decode_reply, encode
+from ifedicl.federation.messages import Failure, FailureCode, Reply, Request, decode_reply, digest_of, encode
 
 _LOOK = 0.25  # seconds between looks at who is lost
 
@@ -92,8 +92,10 @@ class PostEngine:
                 down = sizes.pop(parcel.client, None)
                 if down is not None:
                     extra = parcel.extra_down + parcel.extra_up
-                    reply, up = _read(parcel.wire), len(parcel.wire or b"")
-                    yield Delivery(parcel.client, reply, down, up, seconds, carrier_bytes=extra)
+                    wire = parcel.wire or b""
+                    reply = _read(wire)
+                    sha256 = digest_of(wire) if reply.head is not None else ""
+                    yield Delivery(parcel.client, reply, down, len(wire), seconds, carrier_bytes=extra, sha256=sha256)
         finally:
             for cancel in cancels:
                 cancel()
@@ -119,9 +121,9 @@ def _grouped(requests: Mapping[str, Request]) -> Iterator[tuple[bytes, list[str]
         yield encode(requests[names[0]]), names
 
 
-def _read(wire: bytes | None) -> Reply:
-    """A site may send anything."""
+def _read(wire: bytes) -> Reply:
+    """A site may send anything, or nothing."""
     try:
-        return Failure(FailureCode.BAD_REPLY) if wire is None else decode_reply(wire)
+        return decode_reply(wire)
     except MessageError:
         return Failure(FailureCode.BAD_REPLY)

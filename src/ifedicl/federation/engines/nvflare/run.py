@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ifedicl import files
 from ifedicl.errors import ConfigError, Fault
-from ifedicl.federation.checkpoint import load
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.engines.nvflare.jobs import JobSettings
@@ -39,9 +38,9 @@ def run_job(engine: Engine, job: JobSettings, folder: Path, *, resume: bool, obs
     if checkpoint.exists() and not resume:
         remedy = "Go on with: ifedicl flare resume. Or give the job another name."
         raise ConfigError("job", [Fault("name", repr(job.name), "a name that no run on the server has", remedy)])
-    files.write_json(folder / "job.json", job.model_dump(mode="json"))
+    if not checkpoint.exists():  # a resume with other settings is refused, and leaves the run's own as they are
+        files.write_json(folder / "job.json", job.model_dump(mode="json"))
     journal = Journal(folder / METRICS, job.task, job.sites)
-    journal.begin(load(checkpoint) if resume else None)
     watching = each(journal, observer)
     carrier = around(engine, job.method)
     coordinator = Coordinator(carrier, job.task, job.method, job.shape, checkpoint_file=checkpoint, observer=watching)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ifedicl.federation.checkpoint import RoundRecord, Traffic
 from ifedicl.federation.engines.nvflare.jobs import JobSettings
-from ifedicl.federation.events import Delivered, Event, StepStarted
+from ifedicl.federation.events import Delivered, Event, RoundDone, StepStarted
 
 
 class Board:
@@ -32,7 +32,7 @@ class Board:
                 self._step, self._asked, self._heard = event.step, event.clients, []
             elif isinstance(event, Delivered):
                 self._deliver(event.traffic)
-            else:
+            elif isinstance(event, RoundDone):
                 self._rounds.append(event.record)
 
     @property
