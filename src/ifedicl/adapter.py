@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from huggingface_hub import ModelCardData
+from pydantic import BaseModel, Field, StrictInt, StrictStr
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -38,6 +39,21 @@ FORMAT_VERSION = 1
 UPPER_FORMAT_VERSION = 2
 """Of an adapter that begins above the model's first layer, and says where; earlier readers would put it at the first."""
 _TENSORS, _HEADER, _CARD = "adapter.safetensors", "adapter.json", "README.md"
+
+
+class _ReadoutHeader(BaseModel):
+    pooled_layer: StrictInt | None
+
+
+class _Header(BaseModel):
+    """What stands beside the tensors. Every field has its type: a header is somebody else's file."""
+
+    task: Task
+    model: ModelSettings
+    fingerprint: StrictStr
+    provenance: dict[str, Any]
+    readout: _ReadoutHeader | None = None
+    first_layer: StrictInt = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True)
@@ -103,7 +119,7 @@ class Adapter:
                 f"{folder} is not an adapter: {Path(error.filename).name} is missing. Give the folder that `ifedicl run` "
                 "or `ifedicl demo` wrote, usually RUN/adapter"
             ) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise AdapterError(f"{folder}: {_HEADER} cannot be read ({error}); copy the adapter again") from error
         return cls.unpacked(header, data, source=str(folder))
 
@@ -131,7 +147,7 @@ class Adapter:
             source: where they come from, for messages.
 
         Raises:
-            AdapterError: torn, or of another format version.
+            AdapterError: torn, of another format version, or with a field of another type.
         """
         version = header.get("format_version") if isinstance(header, dict) else None
         if version not in (FORMAT_VERSION, UPPER_FORMAT_VERSION):
@@ -140,26 +156,27 @@ class Adapter:
         if hashlib.sha256(data).hexdigest() != header.get("tensors_sha256"):
             raise AdapterError(f"{source}: {_TENSORS} is torn or not the one written with {_HEADER}; copy the adapter again")
         try:
-            tensors = load(data)
-            first_layer = header["first_layer"] if version == UPPER_FORMAT_VERSION else 0
+            tensors, said = load(data), _Header.model_validate(header)
+            if version == UPPER_FORMAT_VERSION and "first_layer" not in said.model_fields_set:
+                raise ValueError("first_layer is missing")
+            first_layer = said.first_layer if version == UPPER_FORMAT_VERSION else 0
             context = Context(tensors["vectors.mean"], tensors.get("subspace.basis"), first_layer)
             coefficients = Coefficients(tensors["coefficients.scales"], tensors.get("subspace.core"))
             if coefficients.form != Form(len(context.vectors), context.rank):
                 raise ValueError(f"{coefficients.form} with a basis of rank {context.rank}")
-            task = Task.model_validate(header["task"])
-            layer = header["readout"]["pooled_layer"] if header.get("readout") else None
+            layer = None if said.readout is None else said.readout.pooled_layer
             readout = Readout(tensors["readout.weights"], layer) if "readout.weights" in tensors else None
-            classes, width = len(task.labels), context.vectors.shape[2]
+            classes, width = len(said.task.labels), context.vectors.shape[2]
             if readout is not None and not readout.fits(classes, width):
                 raise ValueError(f"a readout {readout.weights.shape} for {classes} labels and a width of {width}")
             return cls(
-                task=task,
+                task=said.task,
                 readout=readout,
                 context=context,
                 coefficients=coefficients,
-                model=ModelSettings.model_validate(header["model"]),
-                fingerprint=header["fingerprint"],
-                provenance=header["provenance"],
+                model=said.model,
+                fingerprint=said.fingerprint,
+                provenance=said.provenance,
             )
         except (SafetensorError, KeyError, ValueError) as error:
             raise AdapterError(f"{source}: {_HEADER} and {_TENSORS} do not fit each other ({error})") from error

@@ -266,6 +266,39 @@ def test_a_header_without_a_field_is_refused(saved: Path, field: str) -> None:
         Adapter.load(saved)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("task", 7),
+        ("model", "a name"),
+        ("fingerprint", 7),
+        ("fingerprint", ["a"]),
+        ("provenance", ["rounds"]),
+        ("provenance", "text"),
+        ("readout", 7),
+        ("readout", {"pooled_layer": "2"}),
+        ("readout", [1]),
+    ],
+)
+def test_a_header_with_a_field_of_another_type_is_refused(saved: Path, field: str, value: object) -> None:
+    resigned(saved, **{field: value})
+    with pytest.raises(AdapterError, match=rf"do not fit each other \((?s:.*){field}"):
+        Adapter.load(saved)
+
+
+@pytest.mark.parametrize("first_layer", ["1", 1.5, [1], -1, None, True])
+def test_a_first_layer_that_is_no_number_of_a_layer_is_refused(saved: Path, first_layer: object) -> None:
+    resigned(saved, format_version=2, first_layer=first_layer)
+    with pytest.raises(AdapterError, match=r"do not fit each other \((?s:.*)first_layer"):
+        Adapter.load(saved)
+
+
+def test_a_header_nested_too_deep_to_be_read_is_refused(saved: Path) -> None:
+    (saved / "adapter.json").write_text("[" * 100_000)
+    with pytest.raises(AdapterError, match="copy the adapter again"):
+        Adapter.load(saved)
+
+
 def test_tensors_under_other_names_are_refused(saved: Path) -> None:
     resigned(saved, {"weights": np.zeros(3, dtype=np.float32)})
     with pytest.raises(AdapterError, match="do not fit each other"):

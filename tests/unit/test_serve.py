@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from ifedicl import cli
 from ifedicl.backbone import mixed
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import AdapterError, BusyError, DataError, FingerprintError, ServeError, StoppedError
+from ifedicl.serve import server as server_module
 from ifedicl.serve import worker as worker_module
 from ifedicl.serve.app import application
 from ifedicl.serve.catalog import Catalog, Folder, StoreSource, slug
@@ -180,7 +181,7 @@ def test_a_key_is_kept_as_a_hash_and_known_again(tmp_path: Path) -> None:
     assert known.holder("") is None
 
 
-def test_a_withdrawn_key_is_refused_after_a_refresh_and_a_broken_file_changes_nothing(tmp_path: Path) -> None:
+def test_a_withdrawn_key_is_refused_after_a_refresh_and_a_broken_file_lets_nobody_in(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     first, second = new_key(file, "a"), new_key(file, "b")
     known = Keys(file)
@@ -192,7 +193,14 @@ def test_a_withdrawn_key_is_refused_after_a_refresh_and_a_broken_file_changes_no
     with pytest.raises(ServeError, match="line 1 is not a name and a SHA-256") as raised:
         known.refresh()
     assert "secret" not in str(raised.value)
-    assert known.holder(second) == "b"
+    assert (known.holder(second), known.are_known) == (None, False)
+    file.unlink()
+    with pytest.raises(ServeError, match="cannot be read"):
+        known.refresh()
+    assert not known.are_known
+    file.write_text(lines[1])
+    known.refresh()
+    assert (known.holder(second), known.are_known) == ("b", True)
 
 
 def test_faults_in_keys_name_the_remedy(tmp_path: Path) -> None:
@@ -245,6 +253,56 @@ def test_a_folder_that_is_torn_or_gone_leaves_what_was_served(
     assert catalog.get(None) is served
     assert "is torn" in caplog.text
     assert "is missing" in caplog.text
+
+
+def test_an_adapter_that_fails_in_a_way_that_nobody_foresaw_keeps_no_other_from_being_taken_in(
+    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("first", "second"):
+        tiny.drawn_adapter(backbone, seed=1).save(tmp_path / name)
+    placed: list[Any] = []
+
+    def place(adapter: Any) -> Any:
+        placed.append(adapter)
+        if len(placed) == 3:
+            raise TypeError("secret words")
+        return adapter.classifier(backbone).placed()
+
+    catalog = Catalog([Folder.of(str(tmp_path / name)) for name in ("first", "second")], backbone.fingerprint, place)
+    catalog.refresh(strict=True)
+    first, second = catalog.get("first"), catalog.get("second")
+    for name in ("first", "second"):
+        tiny.drawn_adapter(backbone, seed=2).save(tmp_path / name)
+    catalog.refresh()
+    assert catalog.get("first") is first
+    assert catalog.get("second").loaded.version != second.loaded.version
+    assert "first is not taken in: TypeError at" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("error", [ServeError("a slip"), TypeError("secret words"), RecursionError()])
+def test_whatever_goes_wrong_the_server_looks_again(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    looked: list[str] = []
+
+    class Stopping:
+        waits = 0
+
+        def wait(self, seconds: float) -> bool:
+            self.waits += 1
+            return self.waits > 3
+
+    class Source:
+        def __init__(self, name: str) -> None:
+            self._name = name
+
+        def refresh(self) -> None:
+            looked.append(self._name)
+            raise error
+
+    server_module._keep_looking(cast("Any", Stopping()), 0.1, cast("Any", Source("adapters")), cast("Any", Source("keys")))
+    assert looked == ["keys", "adapters"] * 3
+    assert "keys not refreshed: " in caplog.text
+    assert "secret" not in caplog.text
 
 
 def test_a_server_does_not_start_with_an_adapter_that_it_cannot_serve(backbone: Backbone, tmp_path: Path) -> None:
@@ -414,6 +472,20 @@ def test_keys_are_asked_for_where_texts_and_figures_are_and_not_for_health(desk:
     assert client.get("/v1/adapters", headers=own).status_code == 200
     assert client.get("/v1/adapters", headers={"Authorization": f"Bearer {key}x"}).status_code == 401
     assert client.post("/v1/classify", json={"texts": "a", "adapter": "mood"}, headers=own).status_code == 200
+
+
+def test_while_the_file_of_keys_is_broken_nobody_is_let_in_and_told_why(desk: Desk, tmp_path: Path) -> None:
+    own = {"Authorization": f"Bearer {new_key(tmp_path / 'keys', 'reader')}"}
+    keys = Keys(tmp_path / "keys")
+    client, good = TestClient(application(desk, keys)), (tmp_path / "keys").read_text()
+    (tmp_path / "keys").write_text("a line of something else\n")
+    with pytest.raises(ServeError):
+        keys.refresh()
+    assert fault(client.get("/v1/adapters", headers=own))[:2] == (503, "keys")
+    assert client.get("/healthz").status_code == 200
+    (tmp_path / "keys").write_text(good)
+    keys.refresh()
+    assert client.get("/v1/adapters", headers=own).status_code == 200
 
 
 def test_figures_for_prometheus_count_answers_and_texts(client: TestClient) -> None:

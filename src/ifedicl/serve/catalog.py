@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.mixed import Placed
 from ifedicl.errors import AdapterError, FingerprintError, IfediclError, ServeError
+from ifedicl.serve.logs import happened
 from ifedicl.store.door import Store
 
 _log = logging.getLogger(__name__)
@@ -208,10 +209,10 @@ class Catalog:
         try:
             served[offer.name] = (offer.mark, self._loaded(offer))
             _log.info("serving %s, version %s", offer.name, served[offer.name][1].loaded.version)
-        except IfediclError as error:
+        except Exception as error:  # of whatever kind: one adapter must not keep the others from being taken in
             if strict:
                 raise
-            _log.warning("%s is not taken in: %s", offer.name, error)
+            _log.warning("%s is not taken in: %s", offer.name, error if isinstance(error, IfediclError) else happened(error))
             if known is not None:
                 served[offer.name] = known
 

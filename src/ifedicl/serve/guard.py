@@ -6,12 +6,12 @@ import asyncio
 import json
 import logging
 import time
-import traceback
 from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ifedicl.serve.keys import Keys
+from ifedicl.serve.logs import happened
 from ifedicl.serve.settings import Limits
 
 _log = logging.getLogger(__name__)
@@ -76,10 +76,7 @@ class Guard:
             try:
                 await self._app(scope, _replayed(body, receive), answered)
             except Exception as error:
-                # Its words may be a text's; where it happened never is.
-                _log.error(
-                    "a request failed: %s at %s", type(error).__name__, traceback.extract_tb(error.__traceback__)[-1][:3]
-                )
+                _log.error("a request failed: %s", happened(error))
                 if not started:
                     await _refuse(answered, _RefusedError(500, "server", "the server failed; its log says where"))
         route = scope.get("route")
@@ -89,6 +86,10 @@ class Guard:
         path = scope["path"]
         if self._keys is None or not path.startswith(_KEYED):
             return
+        if not self._keys.are_known:
+            raise _RefusedError(
+                503, "keys", "the server cannot read its file of keys; its log says why. Ask again once it is mended"
+            )
         given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
         scheme, _, key = given.partition(" ")
         if scheme.lower() != "bearer" or self._keys.holder(key.strip()) is None:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 from ifedicl import files
@@ -30,7 +31,7 @@ class Keys:
             ServeError: it cannot be read, or a line is not a name and a hash.
         """
         self._path = path
-        self._hashes = _read(path)
+        self._hashes: Mapping[str, str] | None = _read(path)
         if not self._hashes:
             raise ServeError(f"{path} holds no key, so nobody could ask. Make one: ifedicl key {path} NAME")
 
@@ -38,9 +39,18 @@ class Keys:
         """Read the file again.
 
         Raises:
-            ServeError: as above; the keys stay as they were.
+            ServeError: as above. Nobody is let in until the file can be read again: who was withdrawn in it is not known.
         """
-        self._hashes = _read(self._path)
+        try:
+            self._hashes = _read(self._path)
+        except BaseException:
+            self._hashes = None
+            raise
+
+    @property
+    def are_known(self) -> bool:
+        """Whether the file could be read when it was last looked at."""
+        return self._hashes is not None
 
     def holder(self, key: str) -> str | None:
         """The name that a key was made for; None where it is none of ours.
@@ -49,7 +59,7 @@ class Keys:
         time.
         """
         own, found = _hash(key), None
-        for name, known in self._hashes.items():
+        for name, known in (self._hashes or {}).items():
             if hmac.compare_digest(own, known):
                 found = name
         return found

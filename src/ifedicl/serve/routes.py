@@ -45,7 +45,7 @@ _FAULTS: dict[int | str, dict[str, Any]] = {
     413: {"model": FaultAnswer, "description": "the request is too large"},
     422: {"model": FaultAnswer, "description": "a field is wrong, or a text cannot be labelled"},
     429: {"model": FaultAnswer, "description": "too much waits; ask again after Retry-After seconds"},
-    503: {"model": FaultAnswer, "description": "no answer in time, or the server stops"},
+    503: {"model": FaultAnswer, "description": "no answer in time, the server stops, or it cannot read its keys"},
 }
 _STATUS: Mapping[type[IfediclError], tuple[int, str]] = {
     AdapterError: (404, "adapter"),

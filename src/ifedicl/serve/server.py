@@ -22,6 +22,7 @@ from ifedicl.errors import IfediclError, ServeError
 from ifedicl.serve.app import application
 from ifedicl.serve.catalog import Catalog, Source
 from ifedicl.serve.keys import Keys
+from ifedicl.serve.logs import happened
 from ifedicl.serve.meters import Meters
 from ifedicl.serve.routes import Desk
 from ifedicl.serve.runviews import Runs
@@ -85,13 +86,16 @@ def _placed(adapter: Adapter, backbone: Backbone) -> Any:
 
 
 def _keep_looking(stopping: threading.Event, seconds: float, catalog: Catalog, keys: Keys | None) -> None:
+    looked_at = [("adapters", catalog.refresh)] if keys is None else [("keys", keys.refresh), ("adapters", catalog.refresh)]
     while not stopping.wait(seconds):
-        try:
-            if keys is not None:
-                keys.refresh()
-            catalog.refresh()
-        except IfediclError as error:
-            _log.warning("not refreshed: %s", error)
+        for name, refresh in looked_at:
+            # Whatever goes wrong, the thread goes on: without it a key that is withdrawn later would stay good.
+            try:
+                refresh()
+            except IfediclError as error:
+                _log.warning("%s not refreshed: %s", name, error)
+            except Exception as error:
+                _log.error("%s not refreshed: %s", name, happened(error))
 
 
 def bound(host: str, port: int) -> socket.socket:
