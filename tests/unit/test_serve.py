@@ -364,9 +364,14 @@ def desk(worker: Worker, backbone: Backbone, tmp_path: Path) -> Desk:
     return Desk(facts, catalog, worker, meters, Runs(tmp_path / "runs"), LIMITS)
 
 
+def asking(desk: Desk, keys: Keys | None = None, *, host: str = "127.0.0.1", name: str = "localhost:8000") -> TestClient:
+    """Of a server at ``host``, asked by ``name``."""
+    return TestClient(application(desk, keys, host), base_url=f"http://{name}", raise_server_exceptions=False)
+
+
 @pytest.fixture
 def client(desk: Desk) -> TestClient:
-    return TestClient(application(desk, None), raise_server_exceptions=False)
+    return asking(desk)
 
 
 def fault(answer: Any) -> tuple[int, str, str]:
@@ -441,7 +446,7 @@ def test_a_busy_server_says_when_to_come_back(
 
 def test_a_request_that_takes_too_long_is_given_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     held = Held(monkeypatch)
-    short = TestClient(application(replace(desk, limits=replace(LIMITS, seconds=0.1)), None))
+    short = asking(replace(desk, limits=replace(LIMITS, seconds=0.1)))
     assert fault(short.post("/v1/classify", json={"texts": "a", "adapter": "mood"}))[:2] == (503, "slow")
     held.let_go()
     desk.worker.call(lambda: None).result(10)
@@ -449,9 +454,9 @@ def test_a_request_that_takes_too_long_is_given_up(desk: Desk, monkeypatch: pyte
 
 
 def test_health_follows_the_state_of_the_server(desk: Desk, worker: Worker) -> None:
-    client = TestClient(application(desk, None))
+    client = asking(desk)
     assert (client.get("/healthz").status_code, client.get("/readyz").status_code) == (200, 200)
-    empty = TestClient(application(replace(desk, catalog=catalog_of(worker._backbone)), None))
+    empty = asking(replace(desk, catalog=catalog_of(worker._backbone)))
     assert empty.get("/readyz").json() == {"status": "no adapter"}
     worker.stop()
     assert client.get("/healthz").status_code == 200
@@ -461,7 +466,7 @@ def test_health_follows_the_state_of_the_server(desk: Desk, worker: Worker) -> N
 
 def test_keys_are_asked_for_where_texts_and_figures_are_and_not_for_health(desk: Desk, tmp_path: Path) -> None:
     key = new_key(tmp_path / "keys", "reader")
-    client = TestClient(application(desk, Keys(tmp_path / "keys")))
+    client = asking(desk, Keys(tmp_path / "keys"))
     for path in ("/v1/adapters", "/v1/runs", "/metrics", "/v1/nothing"):
         answer = client.get(path)
         assert fault(answer)[:2] == (401, "key")
@@ -477,7 +482,7 @@ def test_keys_are_asked_for_where_texts_and_figures_are_and_not_for_health(desk:
 def test_while_the_file_of_keys_is_broken_nobody_is_let_in_and_told_why(desk: Desk, tmp_path: Path) -> None:
     own = {"Authorization": f"Bearer {new_key(tmp_path / 'keys', 'reader')}"}
     keys = Keys(tmp_path / "keys")
-    client, good = TestClient(application(desk, keys)), (tmp_path / "keys").read_text()
+    client, good = asking(desk, keys), (tmp_path / "keys").read_text()
     (tmp_path / "keys").write_text("a line of something else\n")
     with pytest.raises(ServeError):
         keys.refresh()
@@ -485,6 +490,46 @@ def test_while_the_file_of_keys_is_broken_nobody_is_let_in_and_told_why(desk: De
     assert client.get("/healthz").status_code == 200
     (tmp_path / "keys").write_text(good)
     keys.refresh()
+    assert client.get("/v1/adapters", headers=own).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "name", "status"),
+    [
+        ("127.0.0.1", "127.0.0.1:8000", 200),
+        ("127.0.0.1", "localhost", 200),
+        ("127.0.0.1", "LocalHost:8000", 200),
+        ("127.0.0.1", "[::1]:8000", 200),
+        ("127.0.0.1", "site.example:8000", 400),
+        ("127.0.0.1", "localhost.site.example", 400),
+        ("127.0.0.1", "127.0.0.1.site.example", 400),
+        ("127.0.0.1", "0.0.0.0:8000", 400),
+        ("localhost", "localhost:8000", 200),
+        ("::1", "[::1]:8000", 200),
+        ("box.example", "box.example:8000", 200),
+        ("box.example", "site.example:8000", 400),
+        ("0.0.0.0", "192.0.2.1:8000", 200),  # noqa: S104
+        ("0.0.0.0", "site.example", 400),  # noqa: S104
+    ],
+)
+def test_without_keys_only_names_of_this_server_are_answered(desk: Desk, host: str, name: str, status: int) -> None:
+    client = asking(desk, host=host)
+    for path in ("/", "/v1/adapters", "/healthz"):
+        answer = client.get(path, headers={"Host": name})
+        assert answer.status_code == status
+        if status == 400:
+            assert fault(answer)[1] == "host"
+            assert "started with --host NAME or --keys" in fault(answer)[2]
+
+
+@pytest.mark.parametrize("name", ["", "[::1", "[", "127.0.0.1:port@site.example"])
+def test_a_host_header_that_is_none_is_refused(desk: Desk, name: str) -> None:
+    assert fault(asking(desk).get("/healthz", headers={"Host": name}))[:2] == (400, "host")
+
+
+def test_with_keys_any_name_is_answered_as_behind_a_proxy(desk: Desk, tmp_path: Path) -> None:
+    own = {"Authorization": f"Bearer {new_key(tmp_path / 'keys', 'reader')}"}
+    client = asking(desk, Keys(tmp_path / "keys"), name="labels.example")
     assert client.get("/v1/adapters", headers=own).status_code == 200
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import sys
 from collections.abc import Sequence
@@ -81,7 +80,17 @@ def serve(
         sources: list[Source] = [Folder.of(folder) for folder in adapters or ()]
         if opened is not None:
             sources.append(StoreSource(opened, backbone.fingerprint, federation))
-        run_server(backbone, sources, name=shown, listening=listening, limits=limits, keys=known, runs=runs, on_start=_started)
+        run_server(
+            backbone,
+            sources,
+            name=shown,
+            host=host,
+            listening=listening,
+            limits=limits,
+            keys=known,
+            runs=runs,
+            on_start=_started,
+        )
 
 
 def key(
@@ -108,11 +117,9 @@ def _started(url: str, catalog: Catalog) -> None:
 
 def _check_open(host: str, keys: Path | None, *, allowed: bool) -> None:
     """Refuse to answer strangers by oversight."""
-    try:
-        own = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        own = False
-    if own or keys is not None or allowed:
+    from ifedicl.serve.hosts import is_loopback
+
+    if is_loopback(host) or keys is not None or allowed:
         return
     remedy = "Make a key (ifedicl key keys.txt NAME) and give --keys keys.txt, or let everybody in with --without-keys."
     raise ConfigError("serve", [Fault("host", host, "127.0.0.1, ::1 or localhost where there are no keys", remedy)])

@@ -13,16 +13,18 @@ from starlette.exceptions import HTTPException
 from ifedicl import __version__
 from ifedicl.errors import IfediclError
 from ifedicl.serve.guard import Guard
+from ifedicl.serve.hosts import Hosts
 from ifedicl.serve.keys import Keys
 from ifedicl.serve.routes import Desk, fault, router, told
 
 
-def application(desk: Desk, keys: Keys | None) -> FastAPI:
+def application(desk: Desk, keys: Keys | None, host: str) -> FastAPI:
     """The ASGI application of one server.
 
     Args:
         desk: what it works with.
-        keys: who may ask; None: everybody.
+        keys: who may ask; None: everybody who asks for this server by a name of its own.
+        host: address or name that it listens at.
     """
     # FastAPI's own documentation pages load scripts from another host; ours stands in docs().
     app = FastAPI(title="ifedicl", version=__version__, docs_url=None, redoc_url=None)
@@ -38,7 +40,8 @@ def application(desk: Desk, keys: Keys | None) -> FastAPI:
     app.add_exception_handler(IfediclError, _told)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
-    app.add_middleware(Guard, limits=desk.limits, keys=keys, on_answer=desk.meters.answered)
+    hosts = Hosts(host) if keys is None else None
+    app.add_middleware(Guard, limits=desk.limits, keys=keys, hosts=hosts, on_answer=desk.meters.answered)
     return app
 
 

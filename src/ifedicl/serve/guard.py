@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ifedicl.serve.hosts import Hosts
 from ifedicl.serve.keys import Keys
 from ifedicl.serve.logs import happened
 from ifedicl.serve.settings import Limits
@@ -36,18 +37,27 @@ class _RefusedError(Exception):
 class Guard:
     """Middleware: refuses before anything is parsed, and hands on a body that has arrived as a whole."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, keys: Keys | None, on_answer: Callable[[str, int, float], None]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        keys: Keys | None,
+        hosts: Hosts | None,
+        on_answer: Callable[[str, int, float], None],
+    ) -> None:
         """Wrap an application.
 
         Args:
             app: what is behind the door.
             limits: of size and time.
             keys: who may ask; None: everybody.
+            hosts: which Host headers are answered; None: any.
             on_answer: called with path template, status and seconds of each answer.
         """
         self._app = app
         self._limits = limits
         self._keys = keys
+        self._hosts = hosts
         self._on_answer = on_answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,6 +77,7 @@ class Guard:
             await send(message)
 
         try:
+            self._check_host(scope)
             self._check_key(scope)
             body = await self._body(scope, receive)
         except _RefusedError as refusal:
@@ -81,6 +92,12 @@ class Guard:
                     await _refuse(answered, _RefusedError(500, "server", "the server failed; its log says where"))
         route = scope.get("route")
         self._on_answer(getattr(route, "path", "other"), status, time.perf_counter() - start)
+
+    def _check_host(self, scope: Scope) -> None:
+        given = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+        if self._hosts is not None and not self._hosts.hold(given):
+            said = f"the request names the host {given[:80]!r}; without keys this server answers {self._hosts.described}"
+            raise _RefusedError(400, "host", f"{said}. Ask by that name, or have the server started with --host NAME or --keys")
 
     def _check_key(self, scope: Scope) -> None:
         path = scope["path"]

@@ -38,7 +38,7 @@ from ifedicl.serve.wire import (
 from ifedicl.serve.worker import Worker
 
 _FAULTS: dict[int | str, dict[str, Any]] = {
-    400: {"model": FaultAnswer, "description": "not JSON, or not UTF-8"},
+    400: {"model": FaultAnswer, "description": "not JSON, or not UTF-8; or another server's name as Host"},
     401: {"model": FaultAnswer, "description": "no key, or not a key of this server"},
     404: {"model": FaultAnswer, "description": "no such adapter"},
     408: {"model": FaultAnswer, "description": "the request took too long to arrive"},

@@ -39,6 +39,7 @@ def serve(
     sources: Sequence[Source],
     *,
     name: str,
+    host: str,
     listening: socket.socket,
     limits: Limits,
     keys: Keys | None = None,
@@ -51,6 +52,7 @@ def serve(
         backbone: the model; the server's thread owns it from now on.
         sources: of adapters.
         name: of the model, for people.
+        host: address or name that it listens at.
         listening: from :func:`bound`.
         limits: of requests.
         keys: who may ask; None: everybody who reaches the port.
@@ -73,7 +75,7 @@ def serve(
         desk = Desk(facts, catalog, worker, meters, Runs(runs), limits)
         look = threading.Thread(target=_keep_looking, args=(stopping, limits.refresh_seconds, catalog, keys), daemon=True)
         look.start()
-        server = _Server(_config(application(desk, keys), limits), lambda url: on_start(url, catalog))
+        server = _Server(_config(application(desk, keys, host), limits), lambda url: on_start(url, catalog))
         with _signals_answered():
             server.run([listening])
     finally:
