@@ -283,6 +283,22 @@ def test_a_server_with_keys_asks_for_one(browser: playwright.BrowserContext, tin
         page.close()
 
 
+def test_a_server_that_takes_few_texts_at_a_time_is_asked_for_few(
+    browser: playwright.BrowserContext, tiny_adapters: Path, tmp_path: Path
+) -> None:
+    limits = ["--most-texts", "4", "--most-waiting", "5", "--most-bytes", "1024"]
+    with serving(tmp_path, f"{tiny_adapters}/mood", *limits) as running:
+        page = browser.new_page()
+        sizes: list[int] = []
+        page.on("request", lambda asked: sizes.append(len(json.loads(asked.post_data)["texts"])) if asked.post_data else None)
+        page.goto(running.url)
+        page.get_by_label("Texts, one a line").fill("\n".join([*TEXTS, *TEXTS[:1], *["a cold room " * 50] * 2]))
+        page.keyboard.press("Control+Enter")
+        playwright.expect(page.get_by_role("status").first).to_contain_text("6 texts labelled")
+        assert sizes == [2, 2, 1, 1]  # beside zero-shot each counts twice; two long ones are too many bytes
+        page.close()
+
+
 # Runs as files: what a coordinator writes, by hand
 
 Line = dict[str, object]

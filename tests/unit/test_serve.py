@@ -444,6 +444,18 @@ def test_a_busy_server_says_when_to_come_back(
     assert client.post("/v1/classify", json={"texts": "a", "adapter": "mood"}).status_code == 200
 
 
+def test_a_request_that_could_never_fit_in_is_told_the_limit_and_not_to_come_again(desk: Desk) -> None:
+    client = asking(replace(desk, limits=replace(LIMITS, texts=24)))
+    answer = client.post("/v1/classify", json={"texts": ["a"] * 13, "adapter": "mood", "zero_shot": True})
+    assert fault(answer)[:2] == (422, "text")
+    assert "13 texts; at most 12 are taken in one request with zero_shot, which counts each twice" in fault(answer)[2]
+    for texts, zero_shot in ((12, True), (24, False)):
+        asked = {"texts": ["a"] * texts, "adapter": "mood", "zero_shot": zero_shot}
+        assert client.post("/v1/classify", json=asked).status_code == 200
+    limits = client.get("/v1/adapters").json()["limits"]
+    assert limits == {"texts": 24, "texts_with_zero_shot": 12, "characters": 200, "body_bytes": 4096}
+
+
 def test_a_request_that_takes_too_long_is_given_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     held = Held(monkeypatch)
     short = asking(replace(desk, limits=replace(LIMITS, seconds=0.1)))
@@ -611,6 +623,14 @@ def test_a_port_that_others_reach_needs_keys_or_a_word(tmp_path: Path, capsys: p
         cli.main(["serve", str(tmp_path), "--host", "0.0.0.0"])  # noqa: S104
     assert stop.value.code == 2
     assert "--without-keys" in capsys.readouterr().err
+
+
+def test_fewer_texts_that_may_wait_than_one_request_may_hold_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["serve", "x", "--most-texts", "1000"])
+    assert stop.value.code == 2
+    said = "most-waiting: received 512; allowed: at least --most-texts, 1000. Give --most-waiting 1000 or more"
+    assert said in capsys.readouterr().err
 
 
 def test_a_server_of_nothing_says_what_to_give(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,9 @@ def serve(
         bool, typer.Option("--without-keys", help="Let everybody ask who reaches an address other than this machine's own.")
     ] = False,
     runs: Annotated[Path | None, typer.Option(help="A folder of runs; the page shows them while they go on.")] = None,
-    most_waiting: Annotated[int, typer.Option(min=1, help="Texts that may wait; more are answered 429.")] = 512,
+    most_waiting: Annotated[
+        int, typer.Option(min=2, help="Texts that may wait, one with zero-shot counting twice; more are answered 429.")
+    ] = 512,
     most_texts: Annotated[int, typer.Option(min=1, help="Texts in one request.")] = 256,
     most_bytes: Annotated[int, typer.Option(min=1024, help="Of one request; larger ones are answered 413.")] = 1 << 20,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until a request is given up, 503.")] = 30.0,
@@ -62,11 +64,12 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     _check_open(host, keys, allowed=without_keys)
+    _check_room(most_texts, most_waiting)
     known = None if keys is None else Keys(keys)
     limits = Limits(
         texts=most_texts,
         body_bytes=most_bytes,
-        waiting=max(most_waiting, most_texts),
+        waiting=most_waiting,
         seconds=timeout,
         arrival_seconds=arrival,
         refresh_seconds=refresh,
@@ -123,6 +126,13 @@ def _check_open(host: str, keys: Path | None, *, allowed: bool) -> None:
         return
     remedy = "Make a key (ifedicl key keys.txt NAME) and give --keys keys.txt, or let everybody in with --without-keys."
     raise ConfigError("serve", [Fault("host", host, "127.0.0.1, ::1 or localhost where there are no keys", remedy)])
+
+
+def _check_room(texts: int, waiting: int) -> None:
+    """A request of as many texts as are allowed must fit in."""
+    if texts > waiting:
+        remedy = f"Give --most-waiting {texts} or more, or a smaller --most-texts."
+        raise ConfigError("serve", [Fault("most-waiting", str(waiting), f"at least --most-texts, {texts}", remedy)])
 
 
 def _opened(store: str) -> Store:

@@ -1,7 +1,7 @@
 """Which Host headers a server without keys answers.
 
 A page of any site may have its own name resolved to this machine's address (DNS rebinding); the browser then takes the server
-for that site, and lets the page read every answer. The header still says the site's name, so no other name than ours is answered.
+for that site, and lets the page read every answer. The header still says the site's name, so no name but ours is answered.
 """
 
 from __future__ import annotations

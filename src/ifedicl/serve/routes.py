@@ -31,6 +31,7 @@ from ifedicl.serve.wire import (
     ClassifyRequest,
     FaultAnswer,
     Labelled,
+    LimitFacts,
     ModelFacts,
     RunLines,
     RunList,
@@ -88,8 +89,8 @@ class Desk:
             TimeoutError: there was no answer in time.
         """
         served, texts = self.catalog.get(request.adapter), request.listed
-        self._check(texts)
         asked = (served.placed, served.raw) if request.zero_shot else (served.placed,)
+        self._check(texts, len(asked))
         future = asyncio.wrap_future(self.worker.submit(asked, texts))  # a timeout cancels it
         answer = await asyncio.wait_for(future, self.limits.seconds)
         self.meters.labelled(served.name, len(texts))
@@ -102,9 +103,11 @@ class Desk:
             truncated=answer.truncated,
         )
 
-    def _check(self, texts: list[str]) -> None:
-        if len(texts) > self.limits.texts:
-            raise DataError(f"{len(texts)} texts; at most {self.limits.texts} are taken in one request. Send them in parts")
+    def _check(self, texts: list[str], asked: int) -> None:
+        most = self.limits.texts_of(asked)
+        if len(texts) > most:
+            why = " with zero_shot, which counts each twice" if most < self.limits.texts else ""
+            raise DataError(f"{len(texts)} texts; at most {most} are taken in one request{why}. Send them in parts")
         for number, text in enumerate(texts, start=1):
             if len(text) > self.limits.characters:
                 raise DataError(
@@ -142,7 +145,14 @@ def router(desk: Desk) -> APIRouter:
     @routes.get("/v1/adapters", tags=["adapters"], responses={401: _FAULTS[401]})
     async def adapters() -> AdapterList:
         """List the adapters that are served."""
-        return AdapterList(model=desk.model, adapters=[AdapterFacts(**_facts(served)) for served in desk.catalog])
+        limits = LimitFacts(
+            texts=desk.limits.texts_of(1),
+            texts_with_zero_shot=desk.limits.texts_of(2),
+            characters=desk.limits.characters,
+            body_bytes=desk.limits.body_bytes,
+        )
+        own = [AdapterFacts(**_facts(served)) for served in desk.catalog]
+        return AdapterList(model=desk.model, adapters=own, limits=limits)
 
     @routes.get("/v1/adapters/{name}", tags=["adapters"], responses={number: _FAULTS[number] for number in (401, 404)})
     def adapter(name: str) -> AdapterDetail:

@@ -99,11 +99,21 @@ class AdapterDetail(AdapterFacts):
     provenance: dict[str, object]
 
 
+class LimitFacts(BaseModel):
+    """What one request may hold."""
+
+    texts: int
+    texts_with_zero_shot: int = Field(description="where the raw model is asked too")
+    characters: int = Field(description="of one text")
+    body_bytes: int
+
+
 class AdapterList(BaseModel):
     """All that are served."""
 
     model: ModelFacts
     adapters: list[AdapterFacts]
+    limits: LimitFacts
 
 
 class RunFacts(BaseModel):

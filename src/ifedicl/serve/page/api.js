@@ -25,6 +25,24 @@ export async function ask(path, body) {
   throw new Refused(answer.status, said, Number(answer.headers.get("Retry-After")) || 0);
 }
 
+// Texts in pieces that the server takes in one request: not too many, and not too many bytes.
+export function* pieces(texts, request, limits, wanted) {
+  const most = Math.max(1, Math.min(wanted, request.zero_shot ? limits.texts_with_zero_shot : limits.texts));
+  const bytes = (value) => new TextEncoder().encode(JSON.stringify(value)).length + 1; // and a comma
+  const room = limits.body_bytes - bytes({ ...request, texts: [] });
+  let piece = [], held = 0;
+  for (const text of texts) {
+    const own = bytes(text);
+    if (piece.length && (piece.length === most || held + own > room)) {
+      yield piece;
+      [piece, held] = [[], 0];
+    }
+    piece.push(text);
+    held += own;
+  }
+  if (piece.length) yield piece;
+}
+
 function askForKey() {
   document.getElementById("key-form").hidden = false;
   document.getElementById("key").focus();

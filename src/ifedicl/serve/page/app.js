@@ -24,7 +24,7 @@ async function open(name) {
   try {
     const served = await ask("v1/adapters");
     document.getElementById("model").textContent = `${served.model.name}, ${served.model.dtype}`;
-    await views[name].show(served.adapters);
+    await views[name].show(served.adapters, served.limits);
   } catch (fault) {
     say(`${name}-status`, fault.message, true);
   }

@@ -1,12 +1,12 @@
 // Paste or drop texts; labels and probabilities beside each other.
 
-import { ask, sleep } from "./api.js";
+import { ask, pieces, sleep } from "./api.js";
 import { make, options, percent, say } from "./draw.js";
 import { csv, download, opened } from "./table.js";
 
 const PIECE = 32, SHOWN = 200, CHOICES = 3;
 const place = (id) => document.getElementById(id);
-let served = [], file = null, done = null;
+let served = [], limits = null, file = null, done = null;
 
 export function prepare() {
   place("classify-form").addEventListener("submit", (event) => { event.preventDefault(); label(); });
@@ -28,8 +28,9 @@ export function prepare() {
   });
 }
 
-export function show(adapters) {
+export function show(adapters, own) {
   served = adapters;
+  limits = own;
   options(place("adapter"), adapters.map((own) => own.name), place("adapter").value);
   describe();
 }
@@ -80,15 +81,17 @@ async function label() {
   place("go").disabled = true;
   const start = performance.now();
   try {
-    for (let at = 0; at < texts.length; at += PIECE) {
-      say("classify-status", `${at} of ${texts.length} labelled`);
-      const piece = texts.slice(at, at + PIECE);
-      const answer = await patient({ adapter: name, texts: piece, zero_shot: compare });
+    limits ??= (await ask("v1/adapters")).limits;
+    const request = { adapter: name, zero_shot: compare };
+    for (const piece of pieces(texts, request, limits, PIECE)) {
+      say("classify-status", `${done.texts.length} of ${texts.length} labelled`);
+      const answer = await patient({ ...request, texts: piece });
+      const first = done.texts.length === 0;
       done.name = answer.adapter.name;
       done.texts.push(...piece);
       done.results.push(...answer.results);
       done.raw.push(...(answer.zero_shot ?? []));
-      if (at === 0) draw();
+      if (first) draw();
     }
     say("classify-status", `${texts.length} ${texts.length === 1 ? "text" : "texts"} labelled in ${((performance.now() - start) / 1000).toFixed(1)} seconds`);
   } catch (fault) {
