@@ -24,6 +24,7 @@
     │   └── MessageError            bytes that are not one of our messages
     └── ServeError                  the server cannot start, or not answer          exit 9
         ├── BusyError               as much waits as may wait
+        ├── UnknownRunError         there is no run of that name
         └── StoppedError            it takes no more requests
 
 Each message says what is wrong, what was received, what is allowed and what to do. ``exit_code`` is what the command line
@@ -169,6 +170,10 @@ class ServeError(IfediclError):
 
 class BusyError(ServeError):
     """As much waits as may wait."""
+
+
+class UnknownRunError(ServeError):
+    """There is no run of that name below the server's folder."""
 
 
 class StoppedError(ServeError):

@@ -611,8 +611,24 @@ def test_a_run_is_read_line_by_line_and_no_other_file_can_be_named(client: TestC
     assert [line["event"] for line in third["lines"]] == ["run", "finished"]
     assert third["generation"] != first["generation"]
     for name in ("..", "%2e%2e", "%2e%2e%2fone", "two"):
-        assert client.get(f"/v1/runs/{name}").status_code in (404, 422)
+        assert client.get(f"/v1/runs/{name}").status_code == 404
+    assert fault(client.get("/v1/runs/two")) == (404, "run", "run 'two' is not known here; known: one")
     assert fault(client.get("/v1/runs/one", params={"since": -1}))[:2] == (422, "field")
+
+
+def test_a_place_within_a_line_of_a_run_is_refused(client: TestClient, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    file = tmp_path / "runs" / "one" / "metrics.jsonl"
+    file.write_text('{"event": "run"}\n{"event": "round"}\n')
+    for since in (1, 5, 16):
+        status, code, message = fault(client.get("/v1/runs/one", params={"since": since}))
+        assert (status, code) == (422, "field")
+        assert message == f"since: no line begins at byte {since}; give 0, or `next` of the answer before"
+    for since, events in ((0, ["run", "round"]), (17, ["round"]), (36, [])):
+        lines = client.get("/v1/runs/one", params={"since": since}).json()["lines"]
+        assert [line["event"] for line in lines] == events
+    file.write_text("not JSON\n")
+    assert "is not JSON" in fault(client.get("/v1/runs/one"))[2]
 
 
 # The command

@@ -17,7 +17,7 @@ from ifedicl.adapter import Adapter
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT
 from ifedicl.core.vectors import Array32
 from ifedicl.data import holds_half_a_character
-from ifedicl.errors import AdapterError, BusyError, DataError, IfediclError, StoppedError
+from ifedicl.errors import AdapterError, BusyError, DataError, IfediclError, StoppedError, UnknownRunError
 from ifedicl.serve.catalog import Catalog, Served
 from ifedicl.serve.meters import Meters
 from ifedicl.serve.runviews import Runs, clients_of, per_class_of
@@ -41,7 +41,7 @@ from ifedicl.serve.worker import Worker
 _FAULTS: dict[int | str, dict[str, Any]] = {
     400: {"model": FaultAnswer, "description": "not JSON, or not UTF-8; or another server's name as Host"},
     401: {"model": FaultAnswer, "description": "no key, or not a key of this server"},
-    404: {"model": FaultAnswer, "description": "no such adapter"},
+    404: {"model": FaultAnswer, "description": "no such adapter or run"},
     408: {"model": FaultAnswer, "description": "the request took too long to arrive"},
     413: {"model": FaultAnswer, "description": "the request is too large"},
     422: {"model": FaultAnswer, "description": "a field is wrong, or a text cannot be labelled"},
@@ -51,6 +51,7 @@ _FAULTS: dict[int | str, dict[str, Any]] = {
 _STATUS: Mapping[type[IfediclError], tuple[int, str]] = {
     AdapterError: (404, "adapter"),
     DataError: (422, "text"),
+    UnknownRunError: (404, "run"),
     BusyError: (429, "busy"),
     StoppedError: (503, "stopping"),
 }
@@ -164,14 +165,22 @@ def router(desk: Desk) -> APIRouter:
         """List the runs below the folder that the server was given."""
         return RunList(runs=desk.runs.list())
 
-    @routes.get("/v1/runs/{name:path}", tags=["runs"], responses={number: _FAULTS[number] for number in (401, 422)})
+    @routes.get(
+        "/v1/runs/{name:path}",
+        response_model=RunLines,
+        tags=["runs"],
+        responses={number: _FAULTS[number] for number in (401, 404, 422)},
+    )
     def run(
         name: str,
         since: Annotated[int, Query(ge=0, description="`next` of the answer before")] = 0,
         generation: Annotated[int | None, Query(description="of the answer before")] = None,
-    ) -> RunLines:
+    ) -> RunLines | Response:
         """Follow a run: the lines of its metrics.jsonl from a place on."""
-        return desk.runs.lines(name, since, generation)
+        try:
+            return desk.runs.lines(name, since, generation)
+        except DataError as error:
+            return fault(422, "field", str(error))
 
     @routes.get("/healthz", tags=["health"])
     async def healthz() -> Response:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ifedicl.errors import DataError
+from ifedicl.errors import DataError, ServeError, UnknownRunError
 from ifedicl.serve.wire import ClassFigures, ClientFacts, RunFacts, RunLines
 
 FILE = "metrics.jsonl"
@@ -34,20 +34,30 @@ class Runs:
         """Whole lines of a run from byte ``since`` on; all, where the file is not the one that was read before.
 
         Raises:
-            DataError: there is no such run.
+            UnknownRunError: there is no such run.
+            DataError: a line does not begin at ``since``.
+            ServeError: a line is not JSON.
         """
         files = self._files()
         if name not in files:
-            raise DataError(f"run {name[:80]!r} is not known here; known: {', '.join(sorted(files)) or 'none'}")
+            raise UnknownRunError(f"run {name[:80]!r} is not known here; known: {', '.join(sorted(files)) or 'none'}")
         path = files[name]
         with path.open("rb") as file:
             stat = os.fstat(file.fileno())
             own = stat.st_ino
             start = since if generation in (None, own) and since <= stat.st_size else 0
-            file.seek(start)
+            file.seek(max(0, start - 1))
+            before = file.read(min(1, start))
             piece = file.read(_PIECE)
+        if before not in (b"", b"\n"):
+            raise DataError(f"since: no line begins at byte {since}; give 0, or `next` of the answer before")
         whole = piece[: piece.rfind(b"\n") + 1]
-        lines = [json.loads(line) for line in whole.splitlines()]
+        try:
+            lines = [json.loads(line) for line in whole.splitlines()]
+        except (ValueError, RecursionError):
+            raise ServeError(
+                f"run {name!r}: a line of its {FILE} from byte {start} on is not JSON; the file was changed"
+            ) from None
         return RunLines(lines=lines, next=start + len(whole), generation=own, age_seconds=_age(path))
 
     def _files(self) -> dict[str, Path]:
