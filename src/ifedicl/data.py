@@ -1,12 +1,9 @@
-"""Labelled text: reading it, and splitting it in ways that can be repeated. Knows no model and no torch."""
+"""Labelled text: taking it from rows, and splitting it in ways that can be repeated. Knows no model and no torch."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -16,12 +13,11 @@ import numpy as np
 
 from ifedicl import seeds
 from ifedicl.errors import DataError
+from ifedicl.rows import columns_of, decoded, described, holds_half_a_character, is_text, rows_of
 from ifedicl.task import Task
 
-_SHOWN_FAULTS, _SHOWN_COLUMN = 5, 20
+_SHOWN_FAULTS = 5
 _COLUMN_REMEDY = "Name the columns: text_column and label_column under [data], or --text-column and --label-column"
-"""Most characters of a label that are shown: with the columns mixed up, it would be a text."""
-_HUB_PREFIX = "hub:"
 
 
 @dataclass(frozen=True)
@@ -161,7 +157,7 @@ def read_texts(source: str | Path, *, text: str = "text") -> tuple[str, ...]:
         DataError: the file is absent, torn or empty, or the column is missing.
     """
     if Path(source).suffix.lower() == ".txt":
-        texts = tuple(line for line in _decoded(Path(source)).split("\n") if line.strip())
+        texts = tuple(line for line in decoded(Path(source)).split("\n") if line.strip())
     else:
         texts = tuple(_text_of(source, line, row, text) for line, row in rows_of(source))
     if not texts:
@@ -169,14 +165,12 @@ def read_texts(source: str | Path, *, text: str = "text") -> tuple[str, ...]:
     return texts
 
 
-def columns_of(row: Mapping[str, Any]) -> list[str]:
-    """Names of the columns, cut short: in a file without a header line they would be a text."""
-    return [str(name)[:_SHOWN_COLUMN] for name in row]
-
-
 def _text_of(source: str | Path, line: int, row: Mapping[str, Any], column: str) -> str:
     if row.get(column) is None:
         raise DataError(f"{source}, line {line}: no column {column!r}; it has {', '.join(map(repr, columns_of(row)))}")
+    fault = _no_text(row, column)
+    if fault is not None:
+        raise DataError(f"{source}, line {line}: {fault}")
     return str(row[column])
 
 
@@ -186,118 +180,27 @@ def _fault_of(row: Mapping[str, Any], task: Task | None, text: str, label: str) 
             return f"column {column!r} is empty; fill it or remove the row"
         if column not in row:
             return f"no column {column!r}; it has {', '.join(map(repr, columns_of(row)))}. {_COLUMN_REMEDY}"
+        fault = _no_text(row, column)
+        if fault is not None:
+            return fault
     if not str(row[text]).strip():
         return "the text is empty; remove the row or fill it"
-    if holds_half_a_character(str(row[text])):
-        return "the text holds half a character (a lone surrogate, as of a cut emoji); repair or remove the row"
     if task is not None and str(row[label]) not in task.labels:
         return f"{task.unknown(str(row[label]))}. Correct the row, or add the label to the task"
     return None
 
 
-def holds_half_a_character(text: str) -> bool:
-    """Whether there is a lone surrogate in it: of a cut emoji, or of bytes that were no UTF-8. No tokenizer takes one."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def rows_of(source: str | Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(line number, row) pairs of any supported source, as they stand there.
-
-    Raises:
-        DataError: the source is absent, torn, or of a kind that is not read.
-    """
-    if str(source).startswith(_HUB_PREFIX):
-        yield from enumerate(_hub_rows(str(source).removeprefix(_HUB_PREFIX)), start=1)
-        return
-    path = Path(source)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path}: files ending in {path.suffix!r} are not read; allowed: {', '.join(sorted(_READERS))}")
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file; check the path (in a config it is taken from the config's folder)")
-    yield from reader(path)
-
-
-def _decoded(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start}); convert it, or check that it is whole") from error
-
-
-def _jsonl_rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    # Split at newlines only: str.splitlines would also cut at U+2028, which JSON strings may hold.
-    for number, line in enumerate(_decoded(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{path}, line {number}: not JSON ({error.msg} at column {error.colno}); the file may be torn. "
-                "Every line must be one object"
-            ) from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: a {type(row).__name__}; every line must be one object")
-        yield number, row
-
-
-def _delimited(delimiter: str) -> Callable[[Path], Iterable[tuple[int, Mapping[str, Any]]]]:
-    def rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
-        # A file object splits at newlines only, as in _jsonl_rows.
-        reader = csv.DictReader(io.StringIO(_decoded(path), newline=""), delimiter=delimiter, strict=True)
-        try:
-            if delimiter == "," and any(";" in name for name in reader.fieldnames or ()):
-                raise DataError(f"{path}: its cells are separated by ';'; save it with ',' between them, or as .jsonl")
-            for row in reader:
-                if None in row:  # never shown: what stands in the label's place is a piece of the text
-                    raise DataError(
-                        f"{path}, line {reader.line_num}: more cells than columns; put quotes around texts that hold "
-                        f"{delimiter!r}"
-                    )
-                yield reader.line_num, row
-        except csv.Error as error:
-            # The DictReader's own line_num is that of the row before.
-            raise DataError(f"{path}, line {reader.reader.line_num}: {error}; the file may be torn") from error
-
-    return rows
-
-
-def _parquet_rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise DataError(f"{path}: reading Parquet needs one more package: pip install 'ifedicl[parquet]'") from error
-    try:
-        return enumerate(parquet.read_table(path).to_pylist(), start=1)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a whole Parquet file ({error}); write or download it again") from error
-
-
-def _hub_rows(name: str) -> Iterable[Mapping[str, Any]]:
-    try:
-        from datasets import load_dataset
-    except ImportError as error:
-        raise DataError(f"hub:{name}: reading from the hub needs one more package: pip install 'ifedicl[hub]'") from error
-    repository, _, split = name.rpartition("/")
-    try:
-        table = load_dataset(repository, split=split)
-    except Exception as error:
-        # The hub client raises a dozen unrelated types; all mean the same to the user.
-        raise DataError(
-            f"hub:{name}: could not be read ({error}); the form is hub:OWNER/DATASET/SPLIT, and the hub must be reachable"
-        ) from error
-    names = {column: feature.names for column, feature in table.features.items() if hasattr(feature, "names") and feature.names}
-    return ({key: names[key][value] if key in names else value for key, value in row.items()} for row in table)
-
-
-_READERS: Mapping[str, Callable[[Path], Iterable[tuple[int, Mapping[str, Any]]]]] = {
-    ".jsonl": _jsonl_rows,
-    ".csv": _delimited(","),
-    ".tsv": _delimited("\t"),
-    ".parquet": _parquet_rows,
-}
+def _no_text(row: Mapping[str, Any], column: str) -> str | None:
+    """What is wrong with a cell that cannot be taken as text; None where it can."""
+    cell = row[column]
+    if not is_text(cell):
+        return (
+            f"column {column!r}: received {described(cell)}; allowed: text, or a number. Write it as text, in quotes, or "
+            "remove the row"
+        )
+    if holds_half_a_character(str(cell)):
+        return (
+            f"column {column!r}: received half a character (a lone surrogate, as of a cut emoji); allowed: whole Unicode. "
+            "Repair or remove the row"
+        )
+    return None

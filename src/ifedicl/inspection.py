@@ -18,7 +18,7 @@ from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout, ReadoutSums, feature_count, hidden_count
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, ContextVectors
-from ifedicl.data import Role, columns_of, rows_of, split_roles
+from ifedicl.data import Role, split_roles
 from ifedicl.errors import DataError
 from ifedicl.federation.messages import (
     CompareReply,
@@ -44,6 +44,7 @@ from ifedicl.federation.secure import packages_of
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.privacy.chain import Head
 from ifedicl.privacy.modes import mode_of
+from ifedicl.rows import columns_of, rows_of
 from ifedicl.settings import Method, RunSettings, load_settings
 from ifedicl.task import SHOWN_LABEL
 

@@ -18,7 +18,7 @@ from pyarrow import parquet
 from pydantic import ValidationError
 
 from ifedicl import seeds
-from ifedicl.data import Example, Role, dirichlet_split, draw_pool, read_examples, read_texts, split_roles
+from ifedicl.data import Example, Role, dirichlet_split, draw_pool, read_examples, read_labelled, read_texts, split_roles
 from ifedicl.errors import DataError
 from ifedicl.metrics import Evaluation, Tally, mean_hits, paired_p, wilson
 from ifedicl.task import Task
@@ -313,6 +313,73 @@ def test_a_row_with_more_cells_than_columns_is_an_error_that_shows_no_text(tmp_p
 def test_half_a_surrogate_pair_is_an_error(tmp_path: Path) -> None:
     # A cut emoji: valid as a JSON escape, but no text that could be hashed or tokenised.
     assert "line 1: " in _faulty(tmp_path / "a.jsonl", '{"text": "Lovelace \\ud83d", "label": "good"}')
+
+
+@pytest.mark.parametrize(
+    ("cell", "received"),
+    [
+        ('["Lovelace"]', "a list"),
+        ('{"a": "Lovelace"}', "an object"),
+        ("true", "true or false"),
+        ("NaN", "nan, which is no number"),
+        ("-Infinity", "-inf, which is no number"),
+        ('"\\ud83d Lovelace"', "half a character"),
+    ],
+)
+def test_a_cell_that_is_no_text_is_an_error_in_either_column_and_never_its_words(
+    tmp_path: Path, cell: str, received: str
+) -> None:
+    for column, line in (("text", f'{{"text": {cell}, "label": "good"}}'), ("label", f'{{"text": "x", "label": {cell}}}')):
+        message = _faulty(tmp_path / "a.jsonl", f'{{"text": "x", "label": "good"}}\n{line}')
+        assert f"line 2: column {column!r}: received {received}" in message
+        assert "; allowed: " in message
+        with pytest.raises(DataError, match=f"line 2: column {column!r}: received {received}"):
+            read_labelled(tmp_path / "a.jsonl")
+    (tmp_path / "a.jsonl").write_text(f'{{"text": {cell}}}')
+    with pytest.raises(DataError, match=f"line 1: column 'text': received {received}"):
+        read_texts(tmp_path / "a.jsonl")
+
+
+def test_cells_of_other_types_in_a_parquet_file_are_errors(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"text": [["Lovelace"]], "label": ["good"]}), tmp_path / "a.parquet")
+    parquet.write_table(pa.table({"text": [b"Lovelace"], "label": ["good"]}), tmp_path / "b.parquet")
+    for name, received in (("a", "a list"), ("b", "bytes")):
+        with pytest.raises(DataError, match=f"line 1: column 'text': received {received}; allowed: text, or a number"):
+            read_examples(tmp_path / f"{name}.parquet", TASK)
+
+
+def test_a_number_is_read_by_its_digits(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"text": 1.5}}\n{{"text": -3}}\n{{"text": {"9" * 400}}}')
+    assert read_texts(tmp_path / "a.jsonl") == ("1.5", "-3", "9" * 400)
+
+
+def test_json_that_python_will_not_read_is_named_with_its_line(tmp_path: Path) -> None:
+    whole = '{"text": "Lovelace", "label": "good"}\n'
+    message = _faulty(tmp_path / "a.jsonl", whole + "[" * 100_000)
+    assert "line 2: received lists or objects nested too deep to be read; allowed: one object" in message
+    message = _faulty(tmp_path / "a.jsonl", whole + '{"text": ' + "7" * 5_000 + "}")
+    assert "line 2: received a number of thousands of digits; allowed: text, or a shorter number" in message
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.tsv", "\t")])
+def test_two_columns_of_one_name_are_an_error(tmp_path: Path, name: str, delimiter: str) -> None:
+    message = _faulty(tmp_path / name, "text,label,text\nLovelace,good,other\n".replace(",", delimiter))
+    assert "line 1: received the column 'text' more than once; allowed: a name of its own for each column" in message
+    (tmp_path / name).write_text("text,label,,\nx,good,,\n".replace(",", delimiter))
+    assert read_examples(tmp_path / name, TASK) == (Example("x", "good"),)
+
+
+def test_two_columns_of_one_name_in_a_parquet_file_are_an_error(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["x"]), pa.array(["good"]), pa.array(["y"])], names=["text", "label", "text"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="the column 'text' more than once"):
+        read_examples(tmp_path / "a.parquet", TASK)
+
+
+def test_a_cell_longer_than_the_reader_takes_says_so_and_what_to_do(tmp_path: Path) -> None:
+    message = _faulty(tmp_path / "a.csv", f'text,label\nx,good\n"{"Lovelace " * 20_000}",good\n')
+    assert "line 3: received a cell of more than 131072 characters" in message
+    assert "save the file as .jsonl" in message
 
 
 def test_a_torn_parquet_file_is_named(tmp_path: Path) -> None:

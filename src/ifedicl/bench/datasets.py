@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from ifedicl.bench.plan import DEMO, HUB, SetSettings
-from ifedicl.data import Example, read_examples, rows_of
+from ifedicl.data import Example, read_examples
 from ifedicl.demo.fetch import demo_places
 from ifedicl.demo.story import TASK
 from ifedicl.errors import DataError
+from ifedicl.rows import rows_of
 from ifedicl.settings import validated
 from ifedicl.task import Task
 

@@ -89,8 +89,9 @@ def _audited(path: Path, client: str | None, model: str | None) -> tuple[Task, M
         raise DataError(f"{path}: there is no such file; give a .toml config or a file of labelled text")
     if path.suffix == ".toml":
         return _of_config(path, client, model)
-    from ifedicl.data import read_examples, rows_of
+    from ifedicl.data import read_examples
     from ifedicl.demo.fetch import demo_model
+    from ifedicl.rows import rows_of
     from ifedicl.settings import Method, ModelSettings, validated
     from ifedicl.task import Task
 

@@ -127,7 +127,8 @@ def personalise(
 def _texts(texts: Sequence[str] | None, file: Path | None, column: str) -> list[str]:
     if texts and file:
         raise DataError("texts and --file were both given; give one of them")
-    from ifedicl.data import holds_half_a_character, read_texts
+    from ifedicl.data import read_texts
+    from ifedicl.rows import holds_half_a_character
 
     if file is not None:
         return list(read_texts(file, text=column))

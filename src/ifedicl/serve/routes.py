@@ -16,8 +16,8 @@ from pydantic import BaseModel, ValidationError
 from ifedicl.adapter import Adapter
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT
 from ifedicl.core.vectors import Array32
-from ifedicl.data import holds_half_a_character
 from ifedicl.errors import AdapterError, BusyError, DataError, IfediclError, StoppedError, UnknownRunError
+from ifedicl.rows import holds_half_a_character
 from ifedicl.serve.catalog import Catalog, Served
 from ifedicl.serve.meters import Meters
 from ifedicl.serve.runviews import Runs, clients_of, per_class_of
