@@ -100,7 +100,8 @@ def _jsonl_rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
             ) from error
         except ValueError as error:  # Python reads no number of thousands of digits
             raise DataError(
-                f"{path}, line {number}: received a number of thousands of digits; allowed: text, or a shorter number. Write it as text, in quotes"
+                f"{path}, line {number}: received a number of thousands of digits; allowed: text, or a shorter number. "
+                "Write it as text, in quotes"
             ) from error
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: a {type(row).__name__}; every line must be one object")

@@ -246,7 +246,8 @@ def run(
         cache: a task cache that is looked up first and takes what is calibrated; None: no cache.
 
     Raises:
-        ConfigError: the folder holds another run, and neither ``resume`` nor ``more_rounds`` was asked for.
+        ConfigError: the folder holds another run, and neither ``resume`` nor ``more_rounds`` was asked for; or none, and one of
+            them was.
         IfediclError: as the parts raise it.
     """
     check_folder(folder, resume=resume, more_rounds=more_rounds)
@@ -330,6 +331,11 @@ def _calibrated(
     return RunResult(federated, clients, zero_shot, evaluation)
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a run has done anything in a folder; it may have died before its first checkpoint."""
+    return (folder / CHECKPOINT).exists() or (folder / METRICS).exists()
+
+
 def check_folder(folder: Path, *, resume: bool, more_rounds: int) -> None:
     """Refuse to start over a run that is there, and to go on with one that is not.
 
@@ -337,6 +343,9 @@ def check_folder(folder: Path, *, resume: bool, more_rounds: int) -> None:
         ConfigError: either.
     """
     exists = (folder / CHECKPOINT).exists()
+    if resume and not has_begun(folder):
+        remedy = "Name the run's folder with --out, or leave --resume out to begin one."
+        raise ConfigError("run", [Fault("out", str(folder), "the folder of a run that has begun", remedy)])
     if exists and not (resume or more_rounds):
         remedy = "Go on with --resume, or choose another folder with --out."
         raise ConfigError("run", [Fault("out", str(folder), "a folder without a run in it", remedy)])

@@ -121,8 +121,12 @@ def test_a_folder_with_a_run_in_it_is_refused_and_left_as_it_is(settings: RunSet
     assert ((tmp_path / "run" / CHECKPOINT).read_bytes(), contents(tmp_path / "run" / ADAPTER)) == before
 
 
-def test_resuming_an_empty_folder_starts_the_run(settings: RunSettings, tmp_path: Path) -> None:
+def test_resuming_a_run_that_died_before_its_first_checkpoint_starts_it_again(settings: RunSettings, tmp_path: Path) -> None:
     runs.run(settings, tmp_path / "plain")
+    with pytest.raises(ConfigError, match=r"allowed: the folder of a run that has begun\. Name the run's folder with --out"):
+        runs.run(settings, tmp_path / "run", resume=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / METRICS).write_text('{"event": "run"')
     runs.run(settings, tmp_path / "run", resume=True)
     assert contents(tmp_path / "run" / ADAPTER) == contents(tmp_path / "plain" / ADAPTER)
 

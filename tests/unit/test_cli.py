@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ifedicl import cli
+from ifedicl.bench.plan import shipped
 from ifedicl.errors import DataError
 from tests import tiny
 
@@ -252,6 +253,76 @@ def test_a_task_that_the_model_cannot_score_is_told_in_words_and_nothing_is_star
 def test_more_rounds_without_a_run_are_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("run", str(config), "--out", str(config.parent / "r"), "--more-rounds", "2") == 2
     assert "Run it first" in capsys.readouterr().err
+
+
+def test_resuming_where_no_run_has_begun_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("run", str(config), "--out", str(config.parent / "r"), "--resume") == 2
+    assert "allowed: the folder of a run that has begun" in capsys.readouterr().err
+    assert not (config.parent / "r").exists()
+
+
+def test_the_config_that_is_kept_is_that_of_the_run_and_not_of_a_try_that_failed(config: Path, finished: Path) -> None:
+    whole, out = config.read_text(), config.parent / "r"
+    config.write_text(whole.replace("north.jsonl", "nowhere.jsonl"))
+    assert run("run", str(config), "--out", str(out)) == 3
+    assert not (out / "config.toml").exists()
+    config.write_text(whole)
+    assert run("run", str(config), "--out", str(out)) == 0
+    assert (out / "config.toml").read_text() == whole
+    # One that began, and died before its first checkpoint.
+    shutil.rmtree(out / "checkpoint")
+    config.write_text(f"{whole}\n# changed\n")
+    assert run("run", str(config), "--out", str(out), "--resume") == 0
+    assert (out / "config.toml").read_text() == f"{whole}\n# changed\n"
+
+
+def test_a_config_that_lies_in_the_folder_of_a_run_to_be_is_not_replaced(config: Path) -> None:
+    before = config.read_text()
+    other = config.parent / "other.toml"
+    other.write_text(f"{before}\n# another\n")
+    assert run("run", str(other), "--out", str(config.parent)) == 0
+    assert config.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "kind"),
+    [
+        (["classify", "nowhere", "x", "--json"], 5, "AdapterError"),
+        (["inspect", "nowhere", "--json"], 3, "DataError"),
+        (["run", "nowhere.toml", "--json"], 2, "ConfigError"),
+        (["ledger", "verify", "nowhere", "--json"], 6, "StorageError"),
+    ],
+)
+def test_with_json_an_error_is_one_object_on_standard_output(
+    arguments: list[str], code: int, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == code
+    printed = capsys.readouterr()
+    error = json.loads(printed.out)["error"]
+    assert (error["code"], error["kind"]) == (code, kind)
+    assert printed.err == f"error: {error['message']}\n"
+    if kind == "ConfigError":
+        assert set(error["faults"][0]) == {"field", "received", "allowed", "remedy"}
+
+
+def test_json_behind_two_dashes_is_a_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("classify", "nowhere", "--", "--json") == 5
+    assert capsys.readouterr().out == ""
+
+
+def test_the_help_of_bench_names_every_plan_that_is_shipped(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("bench", "--help") == 0
+    out = capsys.readouterr().out
+    assert [name for name in shipped() if name not in out] == []
+
+
+@pytest.mark.parametrize("command", [["list"], ["show", "1"], ["search", "1"], ["export", "1", "x"], ["rm", "1"], ["gc"]])
+def test_looking_into_a_task_cache_that_is_not_there_makes_none(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("tasks", *command, "--store", str(tmp_path / "absent" / "tasks.db")) == 6
+    assert "tasks.db: there is no such task cache" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_refused_run_leaves_the_folder_as_it_was(finished: Path, config: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -513,6 +514,32 @@ class PlayedSession:
 
     def abort_job(self, job_id: str) -> None:
         self.aborted.append(job_id)
+
+
+def test_the_status_of_a_run_that_the_server_does_not_know_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Played(PlayedSession):
+        jobs = True
+
+        def get_connected_client_list(self) -> list[Any]:
+            return []
+
+        def list_jobs(self, *, reverse: bool) -> list[dict[str, str]]:
+            return super().list_jobs(reverse=reverse) if self.jobs else []
+
+    session = Played()
+    monkeypatch.setattr(
+        "ifedicl.federation.engines.nvflare.console.connected", lambda kit: contextlib.nullcontext(Console(session))
+    )
+    status = ["flare", "status", "--console", "kit"]
+    with pytest.raises(FederationError, match="no job 'dusk'"):
+        cli.app([*status, "dusk"], standalone_mode=False)
+    cli.app([*status, "day"], standalone_mode=False)
+    assert "run day: FINISHED:COMPLETED" in capsys.readouterr().out
+    session.jobs = False
+    cli.app(status, standalone_mode=False)
+    assert capsys.readouterr().out == "connected: no site\n"
 
 
 def test_the_console_finds_asks_and_stops_a_run_by_its_name() -> None:

@@ -309,7 +309,7 @@ def test_a_tokenizer_that_cannot_be_read_is_refused(model: Path, change: str) ->
 
 def test_an_architecture_that_is_not_in_the_table_is_refused_with_those_that_are(model: Path) -> None:
     reconfigured(model, model_type="bert", architectures=["BertModel"])
-    with pytest.raises(UnknownFamilyError, match=r"'bert'.*llama.*ifedicl inspect"):
+    with pytest.raises(UnknownFamilyError, match=r"'bert'.*llama.*ifedicl inspect config\.toml"):
         tiny.load(model)
 
 

@@ -80,7 +80,7 @@ def writes_of(model_type: str, override: Mapping[str, str] | None) -> Writes:
             f"model type {model_type!r} is not in the table of writes; known: {', '.join(sorted(FAMILIES))}. "
             "Name the modules whose outputs are added to the residual stream, in the config: "
             '[model] writes = {layers = "layers", attention = "self_attn.o_proj", mlp = "mlp.down_proj"} '
-            "(paths from the model without its LM head), and check them with: ifedicl inspect MODEL"
+            "(paths from the model without its LM head), and check them with: ifedicl inspect config.toml"
         )
     return FAMILIES[model_type]
 

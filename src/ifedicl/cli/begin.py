@@ -72,7 +72,7 @@ def inspect(
 
 
 def bench(
-    plan: Annotated[str, typer.Argument(help="A plan file, or one that comes with ifedicl: smoke, cpu, paper.")],
+    plan: Annotated[str, typer.Argument(help="A plan file, or one that comes with ifedicl: smoke, dev, cpu, paper.")],
     out: Annotated[Path | None, typer.Option(help="Where results go. Default: runs/bench-NAME.")] = None,
     data: Annotated[Path | None, typer.Option(help="The folder that holds the plan's data sets.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what is left and what it will take; run nothing.")] = False,

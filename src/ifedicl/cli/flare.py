@@ -151,7 +151,8 @@ def status(
     """Show who is connected, and of a run: rounds, losses, who answered last, bytes of ours and of FLARE."""
     with _connected(console) as opened:
         sites = opened.sites()
-        record = next((item for item in opened.jobs() if run in (None, item.name)), None)
+        # Of a run that is named, not to know it is an error; with none named there may be none yet.
+        record = opened.job(run) if run is not None or opened.jobs() else None
         facts = None if record is None else opened.status(record)
         if as_json:
             found = None if record is None else {"run": record.name, "id": record.id, "state": record.state}

@@ -118,7 +118,7 @@ def import_task(
     from ifedicl.store.records import TaskKey
 
     adapter = Adapter.load(folder)
-    with _opened(store) as opened:
+    with _opened(store, make=True) as opened:
         entry = opened.put(
             TaskKey.of_adapter(federation, adapter), adapter, _signature(folder / _SIGNATURE), {"found": "import"}
         )
@@ -144,10 +144,11 @@ def gc(
 
 
 @contextmanager
-def _opened(url: str | None) -> Iterator[Store]:
+def _opened(url: str | None, *, make: bool = False) -> Iterator[Store]:
+    """Whoever only looks makes no empty store where a path is wrong."""
     from ifedicl.store import open_store
 
-    store = open_store(url)
+    store = open_store(url, make=make)
     try:
         yield store
     finally:

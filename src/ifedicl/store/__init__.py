@@ -9,15 +9,17 @@ from ifedicl.errors import StorageError
 from ifedicl.store.door import Store
 
 
-def open_store(url: str | None = None) -> Store:
+def open_store(url: str | None = None, *, make: bool = True) -> Store:
     """Open a store, made or brought up to date where need be.
 
     Args:
         url: a file for SQLite, or ``postgresql://USER@HOST/DATABASE`` with pgvector; left out: ``IFEDICL_STORE``, or a file in
             the user's data folder.
+        make: a file that is not there is made.
 
     Raises:
-        StorageError: a package is missing, the database cannot be reached, or a newer ifedicl made it.
+        StorageError: the file is not there and may not be made, a package is missing, the database cannot be reached, or a
+            newer ifedicl made it.
     """
     try:
         from ifedicl.store.database import Database
@@ -25,4 +27,4 @@ def open_store(url: str | None = None) -> Store:
         raise StorageError(
             f"the task cache needs the package {error.name}, which is not installed: pip install 'ifedicl[store]'"
         ) from error
-    return Database(url)
+    return Database(url, make=make)

@@ -43,12 +43,12 @@ _ENTRY = sa.select(
 class Database:
     """A :class:`~ifedicl.store.door.Store`."""
 
-    def __init__(self, url: str | None = None) -> None:
+    def __init__(self, url: str | None = None, *, make: bool = True) -> None:
         """Open; see :func:`~ifedicl.store.open_store`."""
         text = url or os.environ.get("IFEDICL_STORE") or str(user_data_path("ifedicl") / "tasks.sqlite")
         parsed = _parsed(text)
         self.name = parsed.render_as_string(hide_password=True)
-        self._engine = _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed, self.name)
+        self._engine = _sqlite(parsed, make=make) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed, self.name)
         self._dialect = self._engine.dialect.name
         self._index: VectorIndex = MemoryIndex() if self._dialect == "sqlite" else _pgvector()
         try:
@@ -265,8 +265,12 @@ def _parsed(text: str) -> sa.URL:
     return url.set(drivername="postgresql+psycopg") if backend == "postgresql" else url
 
 
-def _sqlite(url: sa.URL) -> sa.Engine:
+def _sqlite(url: sa.URL, *, make: bool) -> sa.Engine:
     path = Path(url.database or "")
+    if not make and not path.is_file():
+        raise StorageError(
+            f"{path}: there is no such task cache; `ifedicl run --store` and `ifedicl tasks import` make one. Check the path"
+        )
     with disk_faults_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # For its owner alone, before anything is in it; SQLite gives its journal the same mode.
