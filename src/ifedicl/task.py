@@ -46,6 +46,7 @@ class Task(BaseModel):
     )
     normalise_length: bool = Field(
         default=False,
+        strict=True,
         description="divide a label word's log-probability by its number of tokens",
     )
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from ifedicl.bench.plan import load_plan
 from ifedicl.errors import ConfigError
+from ifedicl.privacy.policy import load_client_settings
 from ifedicl.settings import (
     Method,
     NoiseSettings,
@@ -74,7 +76,66 @@ def test_all_faults_are_reported_at_once_with_field_received_allowed_and_remedy(
 def test_a_missing_section_is_named(tmp_path: Path) -> None:
     faults = faults_of(tmp_path, '[task]\nname = "x"\nlabels = ["a", "b"]\n')
     assert {"model", "data"} == set(faults)
-    assert "received nothing" in faults["model"]
+    assert "received nothing; allowed: a section [model] with source, revision, dtype" in faults["model"]
+    assert faults["model"].endswith(". Add it.")
+
+
+def test_a_value_in_place_of_a_section_is_told_what_the_section_holds(tmp_path: Path) -> None:
+    faults = faults_of(tmp_path, "holdout = 3\n" + GOOD)
+    assert "holdout: received 3; allowed: a section [holdout] with selection, gate." in faults["holdout"]
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "remedy"),
+    [
+        ("[rounds]\nrounds = true\n", "rounds.rounds", "Write a number; true and false are none"),
+        ('[rounds]\nrounds = "3"\n', "rounds.rounds", "Write a number, without quotes"),
+        ('[calibration]\nlearning_rate = "0.1"\n', "calibration.learning_rate", "Write a number, without quotes"),
+        ("[holdout]\nselection = false\n", "holdout.selection", "Write a number; true and false are none"),
+        ("[injection]\nfrom_depth = false\n", "injection.from_depth", "Write a number; true and false are none"),
+        ("[data.split]\npool = true\n", "data.split.pool", "Write a number; true and false are none"),
+    ],
+)
+def test_true_and_words_are_no_numbers(tmp_path: Path, text: str, field: str, remedy: str) -> None:
+    (fault,) = faults_of(tmp_path, GOOD + text).items()
+    assert fault[0] == field
+    assert fault[1].endswith(f". {remedy}.")
+
+
+def test_a_whole_number_stands_for_a_fraction_and_false_takes_out_a_section(tmp_path: Path) -> None:
+    settings = load_settings(written(tmp_path, 'readout = false\npreset = "subspace"\n' + GOOD + "[holdout]\nselection = 0\n"))
+    assert settings.readout is None
+    assert settings.holdout.selection == 0.0
+
+
+def test_words_and_numbers_are_neither_true_nor_false(tmp_path: Path) -> None:
+    for value in ('"yes"', "1", '"true"'):
+        (tmp_path / "client.toml").write_text(f"[allow]\nclass_counts = {value}\n")
+        with pytest.raises(ConfigError, match=r"allow\.class_counts: .*Write true or false, without quotes"):
+            load_client_settings(tmp_path / "client.toml")
+    faults = faults_of(tmp_path, GOOD.replace('name = "mood"', 'name = "mood"\nnormalise_length = "no"'))
+    assert "received 'no'" in faults["task.normalise_length"]
+
+
+def test_numbers_in_lists_are_numbers(tmp_path: Path) -> None:
+    plan = 'name = "p"\n[models]\nm = {source = "demo"}\n[sets]\ns = "demo"\n[[grids]]\nmethods = ["zero-shot"]\n'
+    for line in ("seeds = [0, true]", 'alphas = ["0.5"]'):
+        (tmp_path / "plan.toml").write_text(plan + line)
+        with pytest.raises(ConfigError, match="Write a number"):
+            load_plan(str(tmp_path / "plan.toml"))
+
+
+def test_a_byte_order_mark_means_nothing(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert load_settings(tmp_path / "config.toml").task.name == "mood"
+    plan = 'name = "p"\n[models]\nm = {source = "demo"}\n[sets]\ns = "demo"\n[[grids]]\nmethods = ["zero-shot"]\n'
+    (tmp_path / "plan.toml").write_bytes(b"\xef\xbb\xbf" + plan.encode())
+    assert load_plan(str(tmp_path / "plan.toml")).name == "p"
+
+
+def test_what_is_allowed_is_never_a_complaint(tmp_path: Path) -> None:
+    fault = faults_of(tmp_path, GOOD + "[holdout]\nselection = 0.6\ngate = 0.5\n")["holdout"]
+    assert "; allowed: settings that go together. selection + gate is 1.1; keep it below 1" in fault
 
 
 def test_duplicate_label_words_are_named(tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ def load_plan(name: str, data: Path | None = None) -> Plan:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         allowed = f"a TOML file, or one of {', '.join(shipped())}"
         raise ConfigError(str(path), [Fault("plan", str(path), allowed, f"It cannot be read: {error}.")]) from error

@@ -6,9 +6,10 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from ifedicl.errors import ConfigError, Fault
 
@@ -20,6 +21,31 @@ class Section(BaseModel):
     """Settings that belong together: frozen, and no name is taken that does not exist."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _stands_as_what_it_is(cls, value: Any, info: ValidationInfo) -> Any:
+        """Nothing is taken for something else: ``true`` is not 1, ``"3"`` not 3, ``"no"`` not false."""
+        assert info.field_name is not None
+        if (complaint := _misfit(cls.model_fields[info.field_name].annotation, value)) is not None:
+            raise ValueError(complaint)
+        return value
+
+
+def _misfit(annotation: Any, value: object) -> str | None:
+    """What to do about a value that pydantic would take for a number, or for true or false, and is not; None: it is none."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _misfit(inner[0], value)
+    if origin in (Union, UnionType):
+        return None if type(value) in inner else next(filter(None, (_misfit(own, value) for own in inner)), None)
+    if isinstance(value, list | tuple) and inner:
+        return next(filter(None, (_misfit(inner[0], item) for item in value)), None)
+    if annotation in (int, float) and isinstance(value, bool | str):
+        return "write a number, without quotes" if isinstance(value, str) else "write a number; true and false are none"
+    if annotation is bool and not isinstance(value, bool):
+        return "write true or false, without quotes"
+    return None
 
 
 def validated(model: type[M], values: Mapping[str, Any], source: str) -> M:
@@ -45,7 +71,7 @@ def read_toml(path: Path, command: str) -> dict[str, Any]:
         ConfigError: it is absent or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin UTF-8 with a byte order mark
     except OSError as error:
         fault = Fault("file", str(path), "a readable TOML file", f"{error.strerror}. Write one with: {command}")
     except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number of thousands of digits, deep nesting
@@ -76,9 +102,12 @@ def _fault(model: type[BaseModel], error: Mapping[str, Any]) -> Fault:
         return Fault(field, "a name that does not exist", ", ".join(known), remedy)
     described = section.model_fields[name].description if name else None
     message = str(error["msg"]).removeprefix("Value error, ")
-    if described is None:  # of fields that do not go together; the message says which
-        return Fault(field, received, message, "Change one of them.")
-    return Fault(field, received, described, "Add it." if missing else f"{message[0].upper()}{message[1:]}.")
+    if described is None and error["type"] == "value_error":  # the message says which, and begins with the name of one
+        return Fault(field, received, "settings that go together", f"{message}.")
+    remedy = "Add it." if missing else f"{message[0].upper()}{message[1:]}."
+    if described is None and (inner := _section_in(section.model_fields[name].annotation) if name else section):
+        described = f"a section [{field}] with {', '.join(inner.model_fields)}"
+    return Fault(field, received, described or message.removeprefix("Input should be "), remedy)
 
 
 def _section_of(model: type[BaseModel], location: list[str]) -> tuple[type[BaseModel], str | None]:

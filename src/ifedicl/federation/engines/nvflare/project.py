@@ -60,7 +60,7 @@ def load_project(path: Path) -> Project:
         ConfigError: it is absent, not TOML, or wrong; every fault is in the message.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         fault = Fault("file", str(path), "a readable TOML file", f"{error}. `ifedicl flare provision --help` shows one.")
         raise ConfigError(str(path), [fault]) from error
