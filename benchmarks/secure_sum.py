@@ -23,7 +23,6 @@ from ifedicl.data import Role
 from ifedicl.federation.engine import Delivery, Engine
 from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.messages import (
-    TOGETHER,
     Failure,
     FailureCode,
     MaskRequest,
@@ -36,7 +35,7 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.federation.secure.client import SecureClient, identity_of
 from ifedicl.federation.secure.engine import SecureEngine
-from ifedicl.settings import Method, PrivacySettings, VectorSettings
+from ifedicl.settings import TOGETHER, Method, PrivacySettings, VectorSettings
 from ifedicl.task import Task
 
 AT_MOST = 1.5

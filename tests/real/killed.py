@@ -20,7 +20,7 @@ import torch._dynamo  # the first optimizer step of every attempt would import i
 
 from ifedicl.backbone.load import load_backbone
 from ifedicl.federation import checkpoint
-from ifedicl.federation.events import Delivered, Event, RoundDone
+from ifedicl.federation.events import Begun, Delivered, Event, RoundDone
 from ifedicl.runs import CHECKPOINT, run
 from ifedicl.settings import RunSettings, load_settings
 
@@ -45,9 +45,10 @@ def attempt(settings: RunSettings, folder: Path, *, resume: bool, moment: Moment
         os.close(reader)
 
         def tell(event: Event) -> None:
-            place = event.traffic.round if isinstance(event, Delivered) else None
-            place = event.record.round if isinstance(event, RoundDone) else place
-            os.write(writer, f"{event.round if place is None else place}\n".encode())  # type: ignore[union-attr]
+            if isinstance(event, Begun):
+                return  # of no round, and before anything is sent
+            place = event.record if isinstance(event, RoundDone) else event.traffic if isinstance(event, Delivered) else event
+            os.write(writer, f"{place.round}\n".encode())
 
         try:
             run(settings, folder, resume=resume, observer=tell)
