@@ -51,7 +51,7 @@ def parser(docstring: str | None) -> argparse.ArgumentParser:
 
 
 @cache
-def demo_backbone(dtype: str) -> Backbone:
+def demo_backbone(dtype: Literal["float32", "bfloat16"]) -> Backbone:
     """On one thread."""
     torch.set_num_threads(1)
     return load_backbone(ModelSettings(source=str(demo_model()), dtype=dtype, device="cpu"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 from _pairs import Spread, machine, model_settings, parser, use_threads
@@ -98,7 +99,7 @@ def _until(measured: Measured, accuracy: float) -> Cost | None:
     return Cost(reached, seconds, up + down)
 
 
-def _report(arguments: argparse.Namespace, seeds: dict[int, dict[str, Cost | None]], choices: dict[str, float]) -> None:
+def _report(arguments: argparse.Namespace, seeds: dict[int, dict[str, Cost | None]], choices: Mapping[str, float]) -> None:
     both = [(costs[OURS], costs[THEIRS]) for costs in seeds.values() if costs[OURS] and costs[THEIRS]]
     ratios = {
         figure: Spread.of([getattr(theirs, figure) / getattr(ours, figure) for ours, theirs in both]) if both else None

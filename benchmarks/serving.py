@@ -34,7 +34,8 @@ def main() -> None:
     settings = model_settings(arguments)
     adapter = Adapter(TASK, setup.context, setup.coefficients, settings, setup.backbone.fingerprint)
     texts = [example.text for example in sentences(arguments.examples)]
-    classifier, waits = adapter.classifier(setup.backbone), []
+    classifier = adapter.classifier(setup.backbone)
+    waits: list[float] = []
 
     with tempfile.TemporaryDirectory() as folder, _server(adapter, Path(folder), arguments) as port:
         answers = asyncio.run(_labelled(port, texts, arguments.clients))
@@ -81,7 +82,8 @@ def _server(adapter: Adapter, folder: Path, arguments: argparse.Namespace) -> It
 
 async def _labelled(port: int, texts: list[str], clients: int) -> list[tuple[dict[str, float], float]]:
     """Probabilities of each text, and the seconds that they took."""
-    left, answers = iter(enumerate(texts)), [({}, 0.0)] * len(texts)
+    left = iter(enumerate(texts))
+    answers: list[tuple[dict[str, float], float]] = [({}, 0.0)] * len(texts)
 
     async def client() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

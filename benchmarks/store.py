@@ -14,9 +14,11 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from ifedicl.adapter import Adapter
 from ifedicl.core.coefficients import Coefficients, Form
@@ -71,15 +73,15 @@ def main() -> None:
             written[name] = (time.perf_counter() - start) / len(signatures)
             store.put(KEY, adapter, unit(draw.standard_normal((1, SIZE)))[0])
         wanted = unit(draw.standard_normal((arguments.searches + 1, SIZE)))
-        first = {name: timed(lambda store=store: store.nearest(KEY, wanted[-1])) for name, store in stores.items()}
+        first = {name: timed(partial(store.nearest, KEY, wanted[-1])) for name, store in stores.items()}
         searches: dict[str, list[float]] = {name: [] for name in stores}
         hits: dict[str, list[float]] = {name: [] for name in stores}
         agreed = 0
         for query in wanted[:-1]:
             nearest = {}
             for name, store in stores.items():
-                searches[name].append(timed(lambda store=store, query=query: store.nearest(KEY, query)))
-                hits[name].append(timed(lambda store=store: store.latest(KEY)))
+                searches[name].append(timed(partial(store.nearest, KEY, query)))
+                hits[name].append(timed(partial(store.latest, KEY)))
                 nearest[name] = store.nearest(KEY, query, 1)[0].cosine
             agreed += abs(nearest["sqlite"] - nearest["postgresql"]) < 1e-4
         for name, store in stores.items():
@@ -99,7 +101,7 @@ def main() -> None:
         server.cleanup()
 
 
-def unit(rows: Array32) -> Array32:
+def unit(rows: npt.NDArray[np.floating]) -> Array32:
     normed: Array32 = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
     return normed
 

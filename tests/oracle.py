@@ -186,6 +186,7 @@ def injection(vectors: Tensor, scales: Tensor, basis: Tensor, core: Tensor) -> E
         context_scale, activation_scale = scales[layer, write]
         within = basis[layer, write].T @ core[layer, write] @ basis[layer, write]  # (d, d)
         matrix = activation_scale * torch.eye(y.shape[-1]) + within
-        return y @ matrix.T + context_scale * vectors[layer, write]
+        edited: Tensor = y @ matrix.T + context_scale * vectors[layer, write]
+        return edited
 
     return edit

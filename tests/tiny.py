@@ -127,7 +127,7 @@ def save_model(folder: Path, model_type: str = "llama", **overrides: Any) -> Pat
 
 def config(model_type: str, **overrides: Any) -> Any:
     """A configuration of a few thousand parameters; names differ by family."""
-    size = {
+    size: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "hidden_size": 32,
         "num_hidden_layers": 3,

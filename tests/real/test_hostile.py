@@ -10,7 +10,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -82,7 +84,7 @@ def test_an_unknown_adapter_is_named_with_those_that_there_are(client: httpx.Cli
 
 def test_without_a_key_or_with_a_wrong_one_nothing_is_read(client: httpx.Client, key: tuple[Path, str]) -> None:
     for own in ("", f"Bearer {key[1][:-1]}", f"Basic {key[1]}", "Bearer", "Bearer \xff"):
-        headers = {"Authorization": own.encode("latin-1")}
+        headers = {b"Authorization": own.encode("latin-1")}
         assert fault(httpx.post(f"{client.base_url}v1/classify", json=ASK, headers=headers, trust_env=False)) == (401, "key")
     body = b"x" * (4 * MB)
     assert fault(httpx.post(f"{client.base_url}v1/classify", content=body, trust_env=False)) == (401, "key")
@@ -102,7 +104,7 @@ def test_a_client_that_sends_a_byte_now_and_then_is_let_go_and_holds_up_nobody(c
         time.sleep(0.25)
     for name, own in slow.items():
         own.settimeout(5)
-        received = b"".join(iter(lambda own=own: own.recv(4096), b""))
+        received = b"".join(iter(partial(own.recv, 4096), b""))
         assert received.startswith(b"HTTP/1.1 408"), name
         own.close()
 
@@ -170,7 +172,7 @@ def test_new_versions_of_a_folder_and_a_store_are_served_without_a_restart_and_a
     store = open_store(str(tmp_path / "tasks.sqlite"))
     arguments = [str(folder), "--store", str(tmp_path / "tasks.sqlite"), "--refresh", "0.2"]
 
-    def answer(running: Running, adapter: str = "live") -> dict[str, object]:
+    def answer(running: Running, adapter: str = "live") -> dict[str, Any]:
         got = httpx.post(f"{running.url}v1/classify", json={"texts": ASK["texts"], "adapter": adapter}, trust_env=False)
         return {"status": got.status_code, **got.json()}
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlparse
 
 import pytest
@@ -18,7 +19,10 @@ from ifedicl.settings import RunSettings, validated
 from tests import tiny
 from tests.real.serving import Running, serving
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+if TYPE_CHECKING:
+    from playwright import sync_api as playwright
+else:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine (Debian: apt install chromium)")
 FLAGS = [
@@ -240,7 +244,7 @@ def test_an_adapter_shows_its_numbers_figures_and_what_each_client_sent(watched:
     view = page.locator("#adapter-view")
     playwright.expect(view).to_contain_text("What each client sent")
     assert view.locator("svg rect").count() == 3 * 2 * 3  # λ, β, Γ; two writes; three layers
-    assert view.locator("svg rect title").first.text_content().startswith("layer 0, attention: ")
+    assert (view.locator("svg rect title").first.text_content() or "").startswith("layer 0, attention: ")
     cells = [row.locator("td").all_inner_texts() for row in view.locator("tbody tr").all()]
     assert cells[:2] == [["good", "4", "50.0% (2)", "75.0% (3)"], ["bad", "4", "25.0% (1)", "100.0% (4)"]]
     assert cells[2] == ["north", "1.0 KB", "2.0 KB", "200 B", "10.5 KB", "0"]
@@ -257,7 +261,7 @@ def test_the_description_of_the_api_loads_nothing_from_elsewhere(watched: Watche
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_light_and_dark_are_both_readable(watched: Watched, scheme: str) -> None:
+def test_light_and_dark_are_both_readable(watched: Watched, scheme: Literal["light", "dark"]) -> None:
     watched.page.emulate_media(color_scheme=scheme)
     page = watched.at("")
     ink, paper = page.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")

@@ -80,7 +80,7 @@ def test_label_words_of_several_tokens_score_as_one_sequence_a_label_does(real_b
 
 
 def test_ten_label_words_in_one_row_say_what_one_sequence_a_path_says(real_backbone: Backbone) -> None:
-    words = ("home insurance", "car insurance claim", "credit card", "credit card fraud", "savings account")
+    words: tuple[str, ...] = ("home insurance", "car insurance claim", "credit card", "credit card fraud", "savings account")
     words += ("cash withdrawal fee", "lost luggage", "late delivery", "broken screen repair", "spam call")
     task = Task(name="topic", labels=words, template="Message: {text}\nTopic:")
     things = ("the parcel", "my phone", "a letter from the bank", "our suitcase", "the new card", "somebody on the line")

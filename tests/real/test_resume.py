@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ifedicl import files, runs
+from ifedicl import runs
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
@@ -101,6 +101,7 @@ def test_a_run_writes_checkpoint_adapter_and_metrics_and_reads_the_test_file(set
     assert {path.name for path in (tmp_path / "run").iterdir()} == parts
     lines = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
     assert [line["round"] for line in lines if line["event"] == "round"] == [1, 2]
+    assert result.federated is not None
     assert sum(line["event"] == "exchange" for line in lines) == len(result.federated.outcome.state.traffic)
     assert result.test is not None
     assert result.zero_shot is not None
@@ -180,7 +181,7 @@ def fill_up(patch: pytest.MonkeyPatch, name: str, *, after: int) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(handle)
 
-    patch.setattr(files.os, "fsync", full)
+    patch.setattr(os, "fsync", full)
 
 
 @pytest.mark.parametrize("name", ["ledgers/", "heads.jsonl"])
@@ -321,7 +322,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "replace", full)
+        patch.setattr(os, "replace", full)
         with pytest.raises(StorageError, match="Free some space"):
             checkpoint.save(replace(STATE, round=3), tmp_path / "state")
     loaded = checkpoint.load(tmp_path / "state")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -281,7 +282,8 @@ def test_a_header_without_a_field_is_refused(saved: Path, field: str) -> None:
     ],
 )
 def test_a_header_with_a_field_of_another_type_is_refused(saved: Path, field: str, value: object) -> None:
-    resigned(saved, **{field: value})
+    header: dict[str, Any] = {field: value}
+    resigned(saved, **header)
     with pytest.raises(AdapterError, match=rf"do not fit each other \((?s:.*){field}"):
         Adapter.load(saved)
 
@@ -352,7 +354,7 @@ def test_a_full_disk_is_named_and_the_older_adapter_stays_whole(
     before = contents(saved)
     newer = replace(adapter, context=Context(adapter.context.vectors + 1))
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "fsync", fail_at(call, os.fsync))
+        patch.setattr(os, "fsync", fail_at(call, os.fsync))
         with pytest.raises(StorageError, match=r"disk is full.*Free some space"):
             newer.save(saved)
     assert contents(saved) == before
@@ -372,13 +374,13 @@ def test_the_older_adapter_comes_back_when_the_new_one_cannot_take_its_name(
 ) -> None:
     with monkeypatch.context() as patch:
         # Three files, then the older folder moves aside, then the new one takes its name.
-        patch.setattr(files.os, "replace", fail_at(5, os.replace))
+        patch.setattr(os, "replace", fail_at(5, os.replace))
         with pytest.raises(StorageError):
             replace(adapter, context=Context(adapter.context.vectors + 1)).save(saved)
     np.testing.assert_array_equal(Adapter.load(saved).context.vectors, adapter.context.vectors)
 
 
-@pytest.mark.parametrize(("module", "function"), [(files.tempfile, "mkdtemp"), (files.os, "open")], ids=["folder", "file"])
+@pytest.mark.parametrize(("module", "function"), [(tempfile, "mkdtemp"), (os, "open")], ids=["folder", "file"])
 def test_an_unwritable_place_is_named_and_the_older_adapter_stays_whole(
     adapter: Adapter, saved: Path, monkeypatch: pytest.MonkeyPatch, module: Any, function: str
 ) -> None:

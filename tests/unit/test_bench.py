@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ifedicl.bench.analytic import table_1
 from ifedicl.bench.costs import Meter, PeakMemory
 from ifedicl.bench.datasets import load_set
 from ifedicl.bench.estimate import estimates
-from ifedicl.bench.methods import METHODS, affine, ours, ridge
+from ifedicl.bench.methods import METHODS, affine, ridge
 from ifedicl.bench.methods.base import Scope
 from ifedicl.bench.methods.lora import lora_layers
 from ifedicl.bench.methods.raw import with_demonstrations
@@ -52,7 +52,7 @@ def write_set(folder: Path, *, meta: bool = True, train: int = 40, test: int = 1
     return folder
 
 
-def plan_of(model: Path, folder: Path, methods: Sequence[str], **values: Any) -> Plan:
+def plan_of(model: Path, folder: Path, methods: Iterable[str], **values: Any) -> Plan:
     base = {
         "name": "tiny",
         "models": {"tiny": {"source": str(model)}},
@@ -354,14 +354,14 @@ def test_the_affine_map_lowers_the_training_loss_of_zero_shot(setup: Setup) -> N
 
 
 def test_bytes_of_a_cell_are_the_bytes_that_the_engine_counted(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    outcomes: list[Any] = []
+    outcomes: list[runs.Federated] = []
 
     def kept(*arguments: Any, **options: Any) -> runs.Federated:
         outcomes.append(federate(*arguments, **options))
         return outcomes[-1]
 
     federate = runs.federate
-    monkeypatch.setattr(ours.runs, "federate", kept)
+    monkeypatch.setattr(runs, "federate", kept)
     costs = METHODS["ifed-icl"].run(setup).costs
     traffic = outcomes[0].outcome.state.traffic
     for side, counted in (("bytes_up", costs.bytes_up), ("bytes_down", costs.bytes_down)):

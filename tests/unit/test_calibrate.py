@@ -84,7 +84,8 @@ def test_gradients_of_the_injection_equal_finite_differences() -> None:
         (context.grad, (loss(0.4 + step, 1.2) - loss(0.4 - step, 1.2)) / (2 * step)),
         (activation.grad, (loss(0.4, 1.2 + step) - loss(0.4, 1.2 - step)) / (2 * step)),
     ):
-        assert float(ours) == pytest.approx(expected, rel=1e-3)  # type: ignore[arg-type]
+        assert ours is not None
+        assert float(ours) == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_scale_just_above_one_is_not_rounded_away_in_bfloat16() -> None:
@@ -265,7 +266,7 @@ def _rates(
     seen: list[float] = []
 
     class Recorder(SGD):
-        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        def step(self, closure: Any = None) -> Any:
             seen.append(float(self.param_groups[0]["lr"]))
 
     monkeypatch.setitem(room._OPTIMIZERS, "sgd", lambda values, settings: Recorder(values, settings.learning_rate))

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 
+from ifedicl.backbone.encoding import Prompts
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import example_gradients, gradient_sum
 from ifedicl.core.coefficients import Coefficients, Form, active_writes
 from ifedicl.core.subspace import Context, subspace_basis
 from ifedicl.core.vectors import WRITES
+from ifedicl.settings import Method
+from ifedicl.task import Task
 from tests import tiny
 
 
-def _setting(backbone: Backbone, task: Any, rank: int, first: int, loss: str) -> tuple[Any, ...]:
+def _setting(
+    backbone: Backbone, task: Task, rank: int, first: int, loss: str
+) -> tuple[Scorer, Prompts, list[int], Context, Coefficients, Method]:
     scorer = Scorer(backbone, task, first_layer=first)
     rows = tiny.examples(5, task=task)
     prompts, labels = scorer.encoder.prompts([row.text for row in rows]), [task.index(row.label) for row in rows]
@@ -27,7 +30,8 @@ def _setting(backbone: Backbone, task: Any, rank: int, first: int, loss: str) ->
     active = active_writes(backbone.layers, range(first, backbone.layers), WRITES)
     start = Coefficients.initial(form, active, context_scale=0.2, activation_scale=0.9)
     if rank:
-        start.core[first:] = 0.1 * draw.standard_normal(start.core[first:].shape)  # type: ignore[index]
+        assert start.core is not None
+        start.core[first:] = 0.1 * draw.standard_normal(start.core[first:].shape)
     method = tiny.method(calibration={"loss": loss}, injection={"from_depth": first / backbone.layers})
     return scorer, prompts, labels, Context(vectors, basis), start, method
 
@@ -42,7 +46,7 @@ def _setting(backbone: Backbone, task: Any, rank: int, first: int, loss: str) ->
         (tiny.MANY_TOKENS, "vocabulary", 0),
     ],
 )
-def test_rows_of_one_pass_give_what_each_gives_alone(backbone: Backbone, task: Any, loss: str, first: int, rank: int) -> None:
+def test_rows_of_one_pass_give_what_each_gives_alone(backbone: Backbone, task: Task, loss: str, first: int, rank: int) -> None:
     setting = _setting(backbone, task, rank, first, loss)
     seen = set()
     for rows, arrays in example_gradients(*setting, range(5)):

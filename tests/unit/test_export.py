@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -121,7 +121,7 @@ def test_the_licence_is_found_where_the_model_lies_here(tmp_path: Path, monkeypa
 class FakeHub:
     """Records what it is asked; refuses where it is told to."""
 
-    calls: ClassVar[list[tuple[str, dict[str, object]]]] = []
+    calls: ClassVar[list[tuple[str, dict[str, Any]]]] = []
     refusal: ClassVar[Exception | None] = None
 
     def create_repo(self, repo_id: str, **options: object) -> None:
@@ -190,7 +190,7 @@ def test_pushing_shows_the_terms_and_asks_first(licensed: Path, hub: type[FakeHu
     (made, options), (sent, content) = hub.calls
     assert (made, options) == ("us/Llama-moods", {"private": True, "exist_ok": True})
     assert sent == "us/Llama-moods"
-    assert {"model.safetensors", "README.md", "LICENSE.txt", "USE_POLICY.md", "ifedicl"} <= content["files"]  # type: ignore[operator]
+    assert {"model.safetensors", "README.md", "LICENSE.txt", "USE_POLICY.md", "ifedicl"} <= content["files"]
 
 
 def test_a_name_that_the_licence_forbids_is_refused_before_any_work(licensed: Path, hub: type[FakeHub], tmp_path: Path) -> None:

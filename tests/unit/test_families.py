@@ -51,6 +51,11 @@ def _random_injection(seed: int = 3) -> tuple[ContextTensors, Tensor, Tensor]:
     return ContextTensors(vectors, basis), scales, torch.randn(3, 2, 4, 4, generator=draws) * 0.4
 
 
+def _by_hand(context: ContextTensors, scales: Tensor, core: Tensor) -> oracle.Edit:
+    assert context.basis is not None
+    return oracle.injection(context.vectors, scales, context.basis, core)
+
+
 def _hooks(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
@@ -121,8 +126,8 @@ def test_injection_equals_layers_edited_by_hand(family: Backbone, tokens: Tensor
     active = np.zeros((3, 2), dtype=np.bool_)
     active[:, list(which)] = True
     chosen = torch.from_numpy(active)[..., None]
-    only = torch.where(chosen, scales, torch.tensor([0.0, 1.0])), context.basis, core * chosen[..., None]
-    with oracle.edited(family, oracle.injection(context.vectors, *only)):
+    only = torch.where(chosen, scales, torch.tensor([0.0, 1.0])), core * chosen[..., None]
+    with oracle.edited(family, _by_hand(context, *only)):
         expected = family.hidden_states(tokens)
     with injected(family, context, scales, active, core=core):
         changed = family.hidden_states(tokens)
@@ -134,15 +139,15 @@ def test_gradients_of_all_coefficients_equal_plain_autograd_by_hand(family: Back
     context, *start = _random_injection()
     weights = torch.randn(32, generator=torch.Generator().manual_seed(5))
 
-    def gradients(change: Any) -> list[Tensor | None]:
+    def gradients(change: Any) -> list[Tensor]:
         scales, core = (values.clone().requires_grad_() for values in start)
         with change(scales, core):
             (family.hidden_states(tokens) @ weights).square().mean().backward()
+        assert scales.grad is not None
+        assert core.grad is not None
         return [scales.grad, core.grad]
 
-    expected = gradients(
-        lambda scales, core: oracle.edited(family, oracle.injection(context.vectors, scales, context.basis, core))
-    )
+    expected = gradients(lambda scales, core: oracle.edited(family, _by_hand(context, scales, core)))
     ours = gradients(lambda scales, core: injected(family, context, scales, ALL, core=core))
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
     assert all((values != 0).all() for values in expected)
@@ -189,14 +194,17 @@ class _folded:  # noqa: N801 - a context manager
         assert self._context.basis is not None
         for layer, pair in enumerate(self._family.writes):
             for write, module in enumerate(pair):
-                weight, bias = module.weight, module.bias
+                weight: Any = module.weight
+                bias: Any = module.bias
                 self._before.append((module, weight, bias))
                 turned = not isinstance(module, nn.Linear)  # GPT-2 keeps its weights the other way round
+                context_scale, activation_scale = self._scales[layer, write].tolist()
                 folded, shift = fold(
                     weight.T if turned else weight,
                     bias,
                     self._context.vectors[layer, write],
-                    *self._scales[layer, write].tolist(),
+                    context_scale,
+                    activation_scale,
                     self._context.basis[layer, write],
                     self._core[layer, write],
                 )
@@ -222,7 +230,7 @@ def test_writes_left_inactive_run_as_they_are(backbone: Backbone, tokens: Tensor
     before, after = plain.stacked(), changed.stacked()
     different = (before != after).flatten(2).any(dim=-1)
     assert different.tolist() == active.tolist()
-    expected = oracle.injection(context.vectors, scales, context.basis, core)(2, 1, before[2, 1])
+    expected = _by_hand(context, scales, core)(2, 1, before[2, 1])
     torch.testing.assert_close(after[2, 1], expected)
 
 

@@ -7,6 +7,7 @@ is asked about.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -127,6 +128,7 @@ class Restarting(LocalEngine):
         for name, request in requests.items():
             if self.when(name, request):
                 old = self._clients[name]
+                assert isinstance(old, Client)
                 self._clients[name] = Client(name, old.examples, old.backbone, secret=old._secret)
                 self.restarts += 1
         yield from super().exchange(requests, deadline)
@@ -200,6 +202,7 @@ class Scripted:
             return self.update(name, request) or UpdateReply(scales(round_of(request.coefficients) + 1), 4, 0.5)
         if isinstance(request, CompareRequest):
             return self.compare(name, request) or compared(0.25, examples=4)
+        assert isinstance(request, EvaluateRequest)
         return self.evaluate(name, request) or EvaluateReply((Tally(4, 2, 3.0),))
 
     def asked_for(self, kind: type[Request]) -> list[tuple[str, Any]]:
@@ -231,14 +234,15 @@ def test_the_engine_computes_what_a_plain_loop_computes_bit_for_bit(backbone: Ba
     prompts = {name: scorer.encoder.prompts([row.text for row in rows]) for name, rows in parts.items()}
     labels = {name: [tiny.TASK.index(row.label) for row in rows] for name, rows in parts.items()}
     means = [context_vectors(scorer, prompts[name].tokens, labels[name], method).mean() for name in parts]
-    vectors = (sum(mean.astype(np.float32).astype(np.float64) for mean in means) / len(means)).astype(np.float32)
+    none = np.zeros(())
+    vectors = (sum((mean.astype(np.float32).astype(np.float64) for mean in means), none) / len(means)).astype(np.float32)
     coefficients = scales(0.1, layers=backbone.layers)
     for number in range(3):
         updates = [
             calibrate(scorer, prompts[name], labels[name], Context(vectors), coefficients, method, Turn(name, number, 0, 3))
             for name in parts
         ]
-        total = sum(update.coefficients.scales.astype(np.float64) for update in updates)
+        total = sum((update.coefficients.scales.astype(np.float64) for update in updates), none)
         coefficients = Coefficients((total / len(updates)).astype(np.float32))
 
     assert np.abs(coefficients.scales - scales(0.1, layers=backbone.layers).scales).max() > 0.01, "nothing was learnt"
@@ -702,7 +706,7 @@ def test_a_client_keeps_results_back_that_are_not_finite(backbone: Backbone, mon
 
 def test_an_answer_after_the_deadline_is_late(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(local.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
     class Slow(Client):
         def handle(self, request: Request) -> Reply:
@@ -724,7 +728,7 @@ def test_two_clients_of_one_name_are_refused(backbone: Backbone) -> None:
 @pytest.mark.parametrize("step", ["vectors", "update"])
 def test_below_the_minimum_the_codes_are_named(step: str) -> None:
     codes = {"a": FailureCode.NO_EXAMPLES, "b": FailureCode.LOST}
-    rule = {step: lambda name, request: Failure(codes[name]) if name in codes else None}
+    rule: dict[str, Any] = {step: lambda name, request: Failure(codes[name]) if name in codes else None}
     with pytest.raises(TooFewClientsError, match=rf"round 1, {step}: 1 of 3 .*asks for 2 \(a: no_examples, b: lost\).*resume"):
         run_with(Scripted(**rule), scripted_method(rounds={"rounds": 2, "min_clients": 2}), SHAPE)
 

@@ -240,9 +240,7 @@ def test_a_full_disk_on_the_server_ends_the_job_with_a_remedy_and_a_resume_goes_
     import errno
     import os
 
-    from ifedicl import files
-
-    real, left = files.os.fsync, [4]
+    real, left = os.fsync, [4]
 
     def fsync(descriptor: int) -> None:
         left[0] -= 1
@@ -251,7 +249,7 @@ def test_a_full_disk_on_the_server_ends_the_job_with_a_remedy_and_a_resume_goes_
         real(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "fsync", fsync)
+        patch.setattr(os, "fsync", fsync)
         with pytest.raises(StorageError, match="Free some space"):
             run(backbone, tmp_path / "run", honest)
     assert (tmp_path / "run" / CHECKPOINT).is_file()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -82,7 +82,7 @@ class Scripted:
         self.answer = answer or usual
         self.asked: list[Request] = []
         self.examples = 20
-        self.seconds = range(1, 1000, 2)  # which examples are of the second class
+        self.seconds: Sequence[int] = range(1, 1000, 2)  # which examples are of the second class
         self.mark = "x"
 
     def handle(self, request: Request) -> Reply:
@@ -417,7 +417,7 @@ def test_no_class_differs_from_an_earlier_answer_by_fewer_than_a_group(
     """Ten examples are new; of the second class none, one alone, or four."""
     guard, client = guarded(tmp_path, rules(least={"new_examples": 8, "group": 4}))
     client.answer = lambda request: answer if request.kind == asked else usual(request)
-    client.seconds = (*range(10), *second)  # type: ignore[assignment]
+    client.seconds = (*range(10), *second)
     for examples, wanted in ((20, None), (30, expected)):
         client.examples = examples
         guard.handle(asks(method)["context"])

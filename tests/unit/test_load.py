@@ -26,9 +26,10 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors.numpy import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ifedicl import files
-from ifedicl.backbone import checks, fingerprint, load
+from ifedicl.backbone import checks, fingerprint
 from ifedicl.backbone import gguf as gguf_module
 from ifedicl.backbone.fingerprint import fingerprint_of, stored_tensors
 from ifedicl.backbone.load import Backbone, load_backbone
@@ -71,7 +72,7 @@ def sharded(folder: Path, shards: int) -> Path:
     """The same tensors in several files, as large models come."""
     tensors = load_file(folder / WEIGHTS)
     (folder / WEIGHTS).unlink()
-    places = {}
+    places: dict[str, str] = {}
     for number in range(shards):
         name = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
         part = {key: tensors[key] for key in sorted(tensors, reverse=True)[number::shards]}
@@ -145,9 +146,16 @@ def test_the_fingerprint_changes_with_a_chat_template_in_the_tokenizer_configura
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was hashed: names of tensors and files."""
     names: list[str] = []
-    content_digest, sha256_of = fingerprint._content_digest, files.sha256_of
-    monkeypatch.setattr(fingerprint, "_content_digest", lambda tensor: (names.append(tensor.name), content_digest(tensor))[1])
-    monkeypatch.setattr(files, "sha256_of", lambda path: (names.append(path.name), sha256_of(path))[1])
+
+    def named(digest: Callable[[Any], str]) -> Callable[[Any], str]:
+        def of(what: Any) -> str:
+            names.append(what.name)
+            return digest(what)
+
+        return of
+
+    monkeypatch.setattr(fingerprint, "_content_digest", named(fingerprint._content_digest))
+    monkeypatch.setattr(files, "sha256_of", named(files.sha256_of))
     return names
 
 
@@ -341,7 +349,7 @@ def test_too_little_memory_is_found_before_anything_is_loaded(model: Path, monke
 
     free = namedtuple("free", "available")
     numbers = sum(tensor.size for tensor in load_file(model / WEIGHTS).values())
-    monkeypatch.setattr(load.AutoModelForCausalLM, "from_pretrained", never)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", never)
     monkeypatch.setattr(checks, "_MIB", 1 << 10)  # the tiny model has none
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free(30 << 10))
     with pytest.raises(NotEnoughMemoryError) as caught:
@@ -542,7 +550,7 @@ def test_a_gguf_file_is_the_model_it_was_made_from(gguf_file: Path, backbone: Ba
 def test_a_gguf_file_is_converted_once(gguf_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = gguf_module.converted(gguf_file)
     before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
-    monkeypatch.setattr(gguf_module.AutoModelForCausalLM, "from_pretrained", raising(AssertionError("converted again")))
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", raising(AssertionError("converted again")))
     assert gguf_module.converted(gguf_file) == folder
     assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == before
     assert WEIGHTS in before
@@ -552,7 +560,7 @@ def test_a_conversion_that_is_interrupted_leaves_nothing_that_would_be_taken_for
     gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(gguf_module.AutoTokenizer, "from_pretrained", lambda **place: Interrupting())
+        patch.setattr(AutoTokenizer, "from_pretrained", lambda **place: Interrupting())
         with pytest.raises(KeyboardInterrupt):
             gguf_module.converted(gguf_file, tmp_path / "own")
     assert list((tmp_path / "own" / "gguf").iterdir()) == []
@@ -609,7 +617,7 @@ def test_too_little_memory_for_a_gguf_file_is_found_before_it_is_converted(
     gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=30 << 10))
-    monkeypatch.setattr(gguf_module.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("it was loaded"))
     with pytest.raises(NotEnoughMemoryError, match="MiB in float32"):
         gguf_module.converted(gguf_file, tmp_path / "cache")
 

@@ -86,8 +86,8 @@ REPLIES: list[Reply] = [
 ]
 
 
-def kind_of(message: object) -> str:
-    return message.kind if not isinstance(message, Failure) else f"failure-{message.code}"  # type: ignore[attr-defined,no-any-return]
+def kind_of(message: Request | Reply) -> str:
+    return message.kind if not isinstance(message, Failure) else f"failure-{message.code}"
 
 
 def assert_same(first: object, second: object) -> None:
@@ -387,7 +387,7 @@ def test_a_frame_without_our_names_in_it_is_refused() -> None:
 
 def test_a_round_of_a_subspace_fits_sixteen_kilobytes_a_direction() -> None:
     coefficients = Coefficients.identity(Form(30, rank=8))  # SmolLM2-135M
-    sent = [
+    sent: list[Request | Reply] = [
         UpdateRequest("0123456789abcdef", 7, 3, 10, coefficients),
         UpdateReply(coefficients, 12, 0.625),
         EvaluateRequest("0123456789abcdef", Role.GATE, coefficients),

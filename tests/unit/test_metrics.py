@@ -24,8 +24,8 @@ def _known(truth: np.ndarray, strength: float, classes: int) -> np.ndarray:
 def test_parts_add_up_to_the_whole() -> None:
     truth = DRAW.integers(0, 3, 60)
     ours, raw = _known(truth, 1.0, 3), _known(truth, 0.0, 3)
-    parts = [Comparison.of(ours[rows], raw[rows], truth[rows]) for rows in np.array_split(np.arange(60), 4)]
-    whole, summed = Comparison.of(ours, raw, truth), reduce(Comparison.__add__, parts, Comparison())
+    parts = [Comparison.of(ours[rows], raw[rows], truth[rows].tolist()) for rows in np.array_split(np.arange(60), 4)]
+    whole, summed = Comparison.of(ours, raw, truth.tolist()), reduce(Comparison.__add__, parts, Comparison())
     assert (summed.truth, summed.answers) == (whole.truth, whole.answers)
     assert summed.beats_chance is whole.beats_chance
 
@@ -40,7 +40,7 @@ def test_the_answer_is_that_of_many_random_deals(strength: float) -> None:
         deals = np.array([(DRAW.permutation(answers) == truth).sum() for _ in range(4_000)])
         share = float((deals >= (answers == truth).sum()).mean())
         if not 0.003 < share < 0.03:
-            assert Comparison.of(logs, logs, truth).beats_chance is (share < 0.01)
+            assert Comparison.of(logs, logs, truth.tolist()).beats_chance is (share < 0.01)
 
 
 def test_doubting_everything_beats_a_sure_model_on_labels_that_mean_nothing_and_is_not_used() -> None:
@@ -49,7 +49,7 @@ def test_doubting_everything_beats_a_sure_model_on_labels_that_mean_nothing_and_
     for _ in range(200):
         truth = DRAW.integers(0, 5, 50)
         sure, doubting = _logs(3 * DRAW.normal(size=(50, 5))), _logs(0.1 * DRAW.normal(size=(50, 5)))
-        comparison = Comparison.of(doubting, sure, truth)
+        comparison = Comparison.of(doubting, sure, truth.tolist())
         opened, better = opened + comparison.is_open, better + comparison.is_better
     assert better > 150
     assert opened <= 8
@@ -58,4 +58,4 @@ def test_doubting_everything_beats_a_sure_model_on_labels_that_mean_nothing_and_
 def test_always_the_same_answer_is_chance_however_often_it_is_right() -> None:
     truth = np.array([0] * 45 + [1] * 5)
     constant = _logs(np.tile([2.0, 0.0], (50, 1)))
-    assert not Comparison.of(constant, constant, truth).beats_chance
+    assert not Comparison.of(constant, constant, truth.tolist()).beats_chance

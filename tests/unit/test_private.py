@@ -55,7 +55,7 @@ PUBLIC = tiny.examples(8, seed=9)
 
 
 def method(**sections: Any) -> Method:
-    base = {
+    base: dict[str, dict[str, Any]] = {
         "holdout": {"selection": 0.0},
         "server": {"update": "gradient", "draw": 1.0},
         "rounds": {"rounds": 3, "select_by": "last"},
@@ -104,13 +104,14 @@ def asked(ward: Ward, request: GradientRequest) -> GradientSum:
 
 def test_vectors_are_those_of_public_text_whoever_is_asked(backbone: Backbone) -> None:
     run = method()
-    replies = [
-        ward.handle(VectorsRequest(tiny.TASK, run, backbone.fingerprint, "")) for ward in wards(backbone, NoiseSettings(), run)
-    ]
-    assert all(isinstance(reply, VectorsReply) for reply in replies)
+    replies = []
+    for ward in wards(backbone, NoiseSettings(), run):
+        reply = ward.handle(VectorsRequest(tiny.TASK, run, backbone.fingerprint, ""))
+        assert isinstance(reply, VectorsReply)
+        replies.append(reply)
     for reply in replies[1:]:
-        np.testing.assert_array_equal(reply.vectors.means, replies[0].vectors.means)  # type: ignore[union-attr]
-        np.testing.assert_array_equal(reply.vectors.counts, [len(PUBLIC)])  # type: ignore[union-attr]
+        np.testing.assert_array_equal(reply.vectors.means, replies[0].vectors.means)
+        np.testing.assert_array_equal(reply.vectors.counts, [len(PUBLIC)])
 
 
 def test_a_gradient_sum_is_that_of_clipped_examples_and_says_nothing_else(backbone: Backbone) -> None:
@@ -159,9 +160,9 @@ def test_the_noise_of_the_fewest_survivors_is_what_the_promise_asks_for(backbone
     assert promise is not None
     size = 2 + promise.active.size
     drawn = np.stack([ward.private.noise("gradient", size)[2:][promise.active] for _ in range(800)])
-    drawn = drawn * STEP / promise.bound.step
+    noise = drawn * STEP / promise.bound.step
     # Three survivors of whom one colludes: two shares are the whole.
-    assert 2 * drawn.var() == pytest.approx(promise.release.variance, rel=0.06)
+    assert 2 * noise.var() == pytest.approx(promise.release.variance, rel=0.06)
     assert epsilon([promise.release] * 3, settings.delta) == pytest.approx(2.0, rel=1e-3)
 
 
@@ -228,7 +229,7 @@ def test_a_federation_runs_on_what_private_clients_send(backbone: Backbone, rank
     run = method(**subspace)
     clients = wards(backbone, NoiseSettings(), run)
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
-    outcome = Coordinator(LocalEngine(clients), tiny.TASK, run, shape).run()  # type: ignore[arg-type]
+    outcome = Coordinator(LocalEngine(clients), tiny.TASK, run, shape).run()
     assert outcome.chosen_round == 3
     assert not outcome.coefficients.is_identity
     assert not any(exchange.failure for exchange in outcome.state.traffic)

@@ -326,7 +326,7 @@ def test_where_no_class_can_be_out_voted_the_run_says_so() -> None:
             reply = super().answer(name, request)
             if not isinstance(reply, VectorsReply):
                 return reply
-            means = np.repeat(reply.vectors.means, 2, axis=0)
+            means = reply.vectors.means.repeat(2, axis=0)
             counts = np.array([10, 0]) if NAMES.index(name) < 5 else np.array([0, 10])
             return replace(reply, vectors=ContextVectors.from_wire(means, counts))
 

@@ -6,6 +6,7 @@ import inspect
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def test_right_padded_logits_equal_masked_runs_of_transformers(case: str) -> Non
         logits = backbone.model(input_ids=ids, attention_mask=mask, **extra).logits
         read = [width - 1 if side == "left" else len(row) - 1 for row in rows]
         theirs = logits[torch.arange(len(rows)), read].float()
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5, msg=lambda text, side=side: f"{side}-padded: {text}")
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-5, msg=partial("{}-padded: {}".format, side))
     assert ours.std() > 0.1
 
 

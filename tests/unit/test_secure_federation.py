@@ -165,6 +165,10 @@ def fixed(count: int, **options: Any) -> list[Any]:
     return [Fixed(f"c{number}", **options) for number in range(count)]
 
 
+def failing(code: FailureCode) -> Callable[[Request], Reply]:
+    return lambda request: Failure(code)
+
+
 def behind(clients: Sequence[Any], rules: PrivacySettings = RULES, **options: Any) -> LocalEngine:
     """A local engine over secure doors."""
     pins = {client.name: identity_of(client).public for client in clients}
@@ -294,19 +298,19 @@ def test_who_is_missing_from_the_start_is_not_missed_later() -> None:
 
 
 def test_nobody_with_examples_is_no_failure_of_the_sum() -> None:
-    delivery = summed(behind(fixed(4, rule=lambda request: Failure(FailureCode.NO_EXAMPLES))), REQUESTS["compare"])
+    delivery = summed(behind(fixed(4, rule=failing(FailureCode.NO_EXAMPLES))), REQUESTS["compare"])
     assert delivery.reply == Failure(FailureCode.NO_EXAMPLES)
 
 
 def test_too_few_with_examples_is_one() -> None:
-    clients = [*fixed(2), *(Fixed(name, rule=lambda request: Failure(FailureCode.NO_EXAMPLES)) for name in "xyz")]
+    clients = [*fixed(2), *(Fixed(name, rule=failing(FailureCode.NO_EXAMPLES)) for name in "xyz")]
     with pytest.raises(TooFewClientsError, match="2 clients have something to add, 3 are needed"):
         summed(behind(clients), REQUESTS["compare"])
 
 
 def test_a_readout_that_owners_forbid_is_no_failure_of_the_run() -> None:
     codes = (FailureCode.REFUSED, FailureCode.TOO_FEW)
-    forbidding = [Fixed(code.value, rule=lambda request, code=code: Failure(code)) for code in codes]
+    forbidding = [Fixed(code.value, rule=failing(code)) for code in codes]
     delivery = summed(behind([*fixed(2), *forbidding]), REQUESTS["statistics"])
     assert delivery.reply == Failure(FailureCode.REFUSED)
     with pytest.raises(TooFewClientsError):  # a round cannot be done without
@@ -327,7 +331,7 @@ def test_noise_is_added_before_masking_and_lands_in_the_total() -> None:
         asked.append((kind, size))
         return np.full(size, 7000, dtype=np.int64)
 
-    quiet, loud = (summed(behind(fixed(4), **options), REQUESTS["gradient"]).reply for options in ({}, {"noise": noise}))
+    quiet, loud = (summed(behind(fixed(4), noise=added), REQUESTS["gradient"]).reply for added in (None, noise))
     assert isinstance(quiet, GradientReply)
     assert isinstance(loud, GradientReply)
     assert asked == [("gradient", 10)] * 4
@@ -372,7 +376,8 @@ def test_a_cursor_tells_nothing_and_comes_back_as_it_was() -> None:
     asked: list[str] = []
 
     def rule(request: Request) -> Reply | None:
-        asked.append(request.cursor)  # type: ignore[union-attr]
+        assert isinstance(request, VectorsRequest)
+        asked.append(request.cursor)
         return None
 
     clients = [Fixed("few", training=3, rule=rule), Fixed("many", training=9_999_999), *fixed(2)]
@@ -406,6 +411,11 @@ def test_what_it_costs_each_client_is_in_the_parts() -> None:
 def door(rules: PrivacySettings = RULES, **options: Any) -> SecureClient:
     clients = fixed(3, **options)
     return SecureClient(clients[0], {client.name: identity_of(client).public for client in clients}, rules)
+
+
+def fixed_of(door: SecureClient) -> Any:
+    """The :class:`Fixed` one behind it."""
+    return door._client
 
 
 def begin(session: str = "s", request: Request = REQUESTS["update"], rules: PrivacySettings = RULES) -> BeginRequest:
@@ -523,7 +533,7 @@ def test_a_single_added_example_is_held_back_until_there_are_more() -> None:
     first = client.handle(begin("first", VECTORS))
     assert isinstance(first, BeginReply)
     for count, expected in ((1, Failure), (2, BeginReply)):
-        client._client.rule = vectors_of(count)  # type: ignore[attr-defined]
+        fixed_of(client).rule = vectors_of(count)
         reply = client.handle(replace(begin(f"{count} more", VECTORS), cursor=first.cursor))
         assert isinstance(reply, expected), count
 
@@ -532,7 +542,7 @@ def test_changed_examples_are_not_summed_again_since_both_sums_could_be_subtract
     client = door()
     first = client.handle(begin("first", VECTORS))
     assert isinstance(first, BeginReply)
-    client._client.rule = vectors_of(30, replaces=True)  # type: ignore[attr-defined]
+    fixed_of(client).rule = vectors_of(30, replaces=True)
     assert client.handle(replace(begin("second", VECTORS), cursor=first.cursor)) == Failure(FailureCode.CHANGED)
 
 

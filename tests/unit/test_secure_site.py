@@ -24,6 +24,7 @@ from ifedicl.privacy.policy import SumSettings, load_client_settings
 from ifedicl.privacy.site import open_site
 from ifedicl.settings import Method
 from tests import tiny
+from tests.unit.test_owner import client_of
 
 NAMES = ("north", "south", "east")
 METHOD = tiny.method(
@@ -66,7 +67,7 @@ def sites(tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str]
 
 def run(sites: dict[str, Path], method: Method = METHOD) -> Any:
     doors = [open_site(path, name) for name, path in sites.items()]
-    backbone = doors[0]._guard._client.backbone  # type: ignore[attr-defined]
+    backbone = client_of(doors[0]).backbone
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
     return Coordinator(around(LocalEngine(doors), method), tiny.TASK, method, shape).run()
 
@@ -84,7 +85,7 @@ def test_owners_who_pinned_each_other_run_a_federation_of_sums(sites: dict[str, 
 
 def test_an_owner_with_sums_answers_no_open_run(sites: dict[str, Path]) -> None:
     site = open_site(sites["north"], "north")
-    fingerprint = site._guard._client.backbone.fingerprint  # type: ignore[attr-defined]
+    fingerprint = client_of(site).backbone.fingerprint
     reply = site.handle(VectorsRequest(tiny.TASK, tiny.method(), fingerprint, ""))
     assert replace(reply, head=None) == Failure(FailureCode.OTHER_MODE)
 

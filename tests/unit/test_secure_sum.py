@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from random import Random
 
 import numpy as np
 import numpy.typing as npt
@@ -157,7 +158,8 @@ def test_one_clients_traffic_is_indistinguishable_from_uniform() -> None:
     assert uniform_p(GRID.packed(zeros.astype(np.uint64)).tobytes()) < 1e-9, "the test itself sees unmasked numbers"
     masked, *_ = recorded(zeros)
     assert uniform_p(masked.tobytes()) > NEVER
-    shares = [b"".join(recorded(zeros[:1])[part] for _ in range(30)) for part in (1, 2)]
+    sums = [recorded(zeros[:1]) for _ in range(30)]
+    shares = [b"".join(sealed for _, sealed, _ in sums), b"".join(revealed for _, _, revealed in sums)]
     assert [uniform_p(data) > NEVER for data in shares] == [True, True]
 
 
@@ -316,10 +318,10 @@ def test_packed_numbers_of_another_width_are_refused() -> None:
 
 @REPEATABLE
 @given(st.binary(min_size=32, max_size=32), st.integers(1, 12), st.integers(0, 8), st.randoms(use_true_random=False))
-def test_any_threshold_shares_give_the_secret_back(secret: bytes, threshold: int, more: int, draw: object) -> None:
+def test_any_threshold_shares_give_the_secret_back(secret: bytes, threshold: int, more: int, draw: Random) -> None:
     secret = bytes([secret[0] & 0x7F]) + secret[1:]
     shares = dict(enumerate(shamir.split(secret, threshold, threshold + more), start=1))
-    chosen = draw.sample(sorted(shares), threshold)  # type: ignore[attr-defined]
+    chosen = draw.sample(sorted(shares), threshold)
     assert shamir.join({position: shares[position] for position in chosen}) == secret
 
 

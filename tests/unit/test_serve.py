@@ -146,8 +146,9 @@ def test_a_failing_pass_fails_its_requests_and_no_others(
     worker: Worker, backbone: Backbone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     placed = tiny.drawn_adapter(backbone).classifier(backbone).placed()[0]
+    nothing: dict[str, Any] = {}
     with monkeypatch.context() as patch:
-        patch.setattr(worker_module, "mixed_log_probabilities", lambda backbone, rows: {}["secret text"])
+        patch.setattr(worker_module, "mixed_log_probabilities", lambda backbone, rows: nothing["secret text"])
         with pytest.raises(ServeError, match="the model failed on this request"):
             worker.submit([placed], TEXTS).result(10)
     assert "secret" not in caplog.text

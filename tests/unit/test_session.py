@@ -24,6 +24,7 @@ from ifedicl.federation.session import Answer
 from ifedicl.settings import Method, ModelSettings
 from ifedicl.store import open_store
 from ifedicl.store.door import Store
+from ifedicl.store.lease import leased
 from ifedicl.store.records import TaskKey
 from ifedicl.store.signature import reference
 from ifedicl.task import Task
@@ -111,7 +112,7 @@ def test_two_equal_requests_at_the_same_time_calibrate_once(tmp_path: Path) -> N
     def one() -> None:
         own = open_store(str(tmp_path / "tasks.sqlite"))
         both.wait()
-        with session.leased(own, KEY, poll=0.01):
+        with leased(own, KEY, poll=0.01):
             if session.exact(own, KEY) is None:
                 calibrations.append(1)
                 own.put(KEY, adapter(), unit(0))
@@ -137,8 +138,7 @@ def test_a_core_carried_to_a_basis_of_the_same_directions_does_the_same() -> Non
     moved = carried(core, basis, turned)
 
     def whole(core: Array32, basis: Array32) -> Array32:
-        result: Array32 = basis.swapaxes(2, 3) @ core @ basis
-        return result
+        return (basis.swapaxes(2, 3) @ core @ basis).astype(np.float32)
 
     np.testing.assert_allclose(whole(moved, turned), whole(core, basis), atol=1e-5)
     half = carried(core, basis, turned[:, :, :2])

@@ -39,18 +39,22 @@ from ifedicl.federation.messages import (
     Failure,
     FailureCode,
     GradientReply,
+    Reply,
+    Request,
     UpdateReply,
     UpdateRequest,
     VectorsReply,
     VectorsRequest,
     encode,
+    pack,
 )
 from ifedicl.federation.session import Answer
 from ifedicl.inspection import expected_bytes, what_leaves
 from ifedicl.personal import personalise
 from ifedicl.privacy.audit.run import Evidence, attacked
 from ifedicl.settings import Method, ModelSettings, RunSettings
-from ifedicl.store import Store, open_store
+from ifedicl.store import open_store
+from ifedicl.store.door import Store
 from ifedicl.store.records import TaskKey
 from ifedicl.store.signature import reference, signature
 from ifedicl.task import Task
@@ -121,9 +125,12 @@ def test_vectors_are_those_layers_of_all(four: Backbone, injection: dict[str, An
 def test_nothing_of_the_other_layers_is_even_read(four: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     hooked: list[torch.nn.Module] = []
     own = torch.nn.Module.register_forward_hook
-    monkeypatch.setattr(
-        torch.nn.Module, "register_forward_hook", lambda self, *rest, **named: hooked.append(self) or own(self, *rest, **named)
-    )
+
+    def noted(self: torch.nn.Module, *rest: Any, **named: Any) -> Any:
+        hooked.append(self)
+        return own(self, *rest, **named)
+
+    monkeypatch.setattr(torch.nn.Module, "register_forward_hook", noted)
     scorer, prompts, labels = parts(four, method({"from_depth": 0.5}))
     context_vectors(scorer, prompts.tokens, labels, method({"from_depth": 0.5}))
     assert {id(module) for module in hooked} == {id(module) for pair in four.writes[2:] for module in pair}
@@ -204,7 +211,8 @@ def test_half_of_the_layers_are_half_of_the_bytes(four: Backbone) -> None:
         assert client.handle(install) == ContextReply()
         update = client.handle(UpdateRequest("c", 0, 0, 2, assignment.initial))
         assert isinstance(update, UpdateReply)
-        for name, message in {"vectors": sent, "context": install, "update": update}.items():
+        messages: dict[str, Request | Reply] = {"vectors": sent, "context": install, "update": update}
+        for name, message in messages.items():
             sizes[name].append(len(encode(message)))
     groups, writes, width, float32, float16 = 2, LAYERS // 2 * 2, four.width, 4, 2
     saved = {"vectors": groups * writes * width * float32, "context": writes * (width + 2 * width) * float32}
@@ -280,7 +288,7 @@ def test_a_context_says_where_it_begins_on_its_way() -> None:
     assert again.context.layers == context.rounded("float16").layers == range(3, 5)
     for wrong in (-1, "3", None, 1.0):
         with pytest.raises(ValueError, match="is no layer"):
-            replace(context, first_layer=wrong)
+            replace(context, first_layer=wrong)  # type: ignore[arg-type]
 
 
 def test_what_is_written_says_where_it_begins_and_is_as_before_where_that_is_the_first(four: Backbone, tmp_path: Path) -> None:
@@ -385,7 +393,6 @@ def test_a_checkpoint_from_before_is_gone_on_with_or_refused_with_the_way_out(
     assert stored.context is not None
     context, coefficients = everywhere(stored.context, stored.coefficients)
     before = replace(stored, context=context, coefficients=coefficients, best=everywhere(stored.context, stored.best)[1])
-    pack = checkpoint.pack
     monkeypatch.setattr(
         checkpoint,
         "pack",

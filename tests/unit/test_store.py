@@ -26,6 +26,7 @@ from ifedicl.core.vectors import Array32
 from ifedicl.errors import AdapterError, StorageError
 from ifedicl.settings import ModelSettings, ReadoutSettings, SubspaceSettings
 from ifedicl.store import open_store
+from ifedicl.store.database import Database
 from ifedicl.store.door import Store
 from ifedicl.store.lease import leased
 from ifedicl.store.records import TaskKey
@@ -336,7 +337,8 @@ def test_a_store_of_the_first_schema_keeps_every_task(tmp_path: Path) -> None:
 
 
 def test_a_store_of_a_newer_schema_is_left_alone(store: Store, url: str, tmp_path: Path) -> None:
-    with store._engine.begin() as connection:  # type: ignore[attr-defined]
+    assert isinstance(store, Database)
+    with store._engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(StorageError, match="newer ifedicl"):
         open_store(url)

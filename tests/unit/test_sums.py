@@ -83,7 +83,8 @@ def test_a_sum_of_nothing_is_empty_and_addends_are_left_as_they_are() -> None:
 
 def test_averaged_coefficients_by_hand() -> None:
     total = Total(UpdateReply)
-    assert total.reply is None
+    empty = total.reply
+    assert empty is None
     total.add(update(1.0, 1, loss=2.0))
     total.add(update(4.0, 2, loss=5.0))
     assert total.reply is not None

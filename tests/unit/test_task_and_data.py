@@ -96,7 +96,12 @@ def test_the_digest_knows_everything_that_shapes_the_question_but_not_the_name()
         {"turn": "chat", "separator": " "},
         {"normalise_length": True},
     ]
-    base = {"name": "mood", "labels": ("good", "bad"), "label_words": ("good", "bad"), "template": TASK.template}
+    base: dict[str, Any] = {
+        "name": "mood",
+        "labels": ("good", "bad"),
+        "label_words": ("good", "bad"),
+        "template": TASK.template,
+    }
     digests = {TASK.digest, *(Task(**{**base, **change}).digest for change in changes)}
     assert len(digests) == 1 + len(changes)
     assert Task(**{**base, "name": "other"}).digest == TASK.digest
@@ -541,7 +546,7 @@ def test_wilson_intervals_are_those_of_the_formula() -> None:
 def _sign_test(wins: int, losses: int) -> float:
     """Two-sided: the chance of a difference at least this large under random signs."""
     total = wins + losses
-    return sum(comb(total, k) for k in range(total + 1) if abs(2 * k - total) >= abs(wins - losses)) / 2**total
+    return sum(comb(total, k) for k in range(total + 1) if abs(2 * k - total) >= abs(wins - losses)) / 2.0**total
 
 
 @pytest.mark.parametrize(("wins", "losses", "ties"), [(5, 0, 0), (6, 1, 3), (0, 4, 1), (3, 3, 2), (8, 1, 1)])
