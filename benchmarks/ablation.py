@@ -1,8 +1,8 @@
-"""What each part of our default brings, on the development sets: the table that chose it.
+"""What each part of our default brings, on the development sets.
 
 Reads finished cells of the `dev` plan, runs nothing. One thing is changed at a time from the shipped settings file `subspace`;
 accuracy is on 300 rows of each development set's test file, which no reported figure is of. Bytes and seconds are of one client
-in a whole run, means over the sets. All cells of a table are of seed 0; ours stands there with the spread of its other seeds.
+in a whole run, means over the sets. All cells are of one seed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ from ifedicl.bench.results import Record, load_records
 from ifedicl.bench.runner import RESULTS
 from ifedicl.bench.tables import OURS
 
-SEED = 0
 KIB = 1024
-BESIDE = "beside ours"
 QUESTIONS: Mapping[str, Mapping[str, str]] = {
     "basis": {
         "client-groups": "class means of four groups of clients",
@@ -43,57 +41,32 @@ QUESTIONS: Mapping[str, Mapping[str, str]] = {
         "no-text-state": "a readout of the last token's state alone",
         "ifed-icl-readout": "the paper's form with a readout",
     },
-    "steps": {
-        "fast": "6 rounds instead of 16",
-        "rate-0-02": "learning rate 0.02",
-        "rate-0-1": "learning rate 0.1",
-        "steps-4": "4 steps of 2 examples",
-        "steps-8": "8 steps of 1 example",
-        "steps-4-momentum": "4 steps of 2 examples, server momentum 0.7",
-    },
-    BESIDE: {
-        "ifed-icl": "the paper's form",
-        "steps-4-alone": "the paper's form, 4 steps of 2 examples",
-        "ridge-probe": "ridge probe",
-        "zero-shot": "zero-shot",
-    },
+    "rounds": {"fast": "6 instead of 16"},
 }
 
 Cells: TypeAlias = Mapping[str, Mapping[str, Record]]
-"""Of one seed: by method, then by set."""
+"""By method, then by set."""
 
 
-def cells(plan: Plan, records: Sequence[Record], seed: int) -> Cells:
-    """Finished cells of one seed, and those that no seed moves."""
+def cells(plan: Plan, records: Sequence[Record]) -> Cells:
+    """Those of the plan that are finished."""
     wanted, table = set(plan.cells()), dict[str, dict[str, Record]]()
     for record in records:
-        if record.cell in wanted and record.cell.seed in (seed, None):
+        if record.cell in wanted:
             table.setdefault(record.cell.method, {})[record.cell.set] = record
     return table
 
 
 def table(plan: Plan, records: Sequence[Record]) -> Iterator[str]:
     """Lines of Markdown, one a variant, beside ours."""
-    found, sets = cells(plan, records, SEED), tuple(plan.sets)
+    found, sets = cells(plan, records), tuple(plan.sets)
     yield f"| | changed | {' | '.join(sets)} | mean | from ours | KiB | seconds |"
     yield f"|---|---|{'---:|' * (len(sets) + 4)}"
     ours = found.get(OURS, {})
     yield _row("**ours**", "nothing", ours, ours, sets)
     for question, variants in QUESTIONS.items():
-        shown = "" if question == BESIDE else question
         for name, words in variants.items():
-            yield _row(shown, f"{words} (`{name}`)", found.get(name, {}), ours, sets)
-
-
-def spread(plan: Plan, records: Sequence[Record]) -> str:
-    """Of ours over its seeds."""
-    seeds = sorted({cell.seed for cell in plan.cells() if cell.seed is not None})
-    by_seed = [cells(plan, records, seed).get(OURS, {}) for seed in seeds]
-    parts = []
-    for name in plan.sets:
-        own = [100 * table[name].accuracy for table in by_seed if name in table]
-        parts.append(f"{name} {', '.join(f'{figure:.1f}' for figure in own) or '–'}")
-    return f"Ours by seed ({', '.join(map(str, seeds))}): {'; '.join(parts)}."
+            yield _row(question, f"{words} (`{name}`)", found.get(name, {}), ours, sets)
 
 
 def _row(question: str, words: str, own: Mapping[str, Record], ours: Mapping[str, Record], sets: Sequence[str]) -> str:
@@ -118,7 +91,6 @@ def main() -> None:
 
     plan, records = load_plan("dev"), load_records(arguments.results / RESULTS)
     print("\n".join(table(plan, records)))
-    print(f"\n{spread(plan, records)}")
     left = len(plan.cells()) - len({record.cell for record in records} & set(plan.cells()))
     if left:
         print(f"{left} of {len(plan.cells())} cells are missing", file=sys.stderr)
