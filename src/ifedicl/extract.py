@@ -72,12 +72,13 @@ def groups_of(labels: Sequence[int], keys: Sequence[str], method: Method) -> npt
     """``(N,)``: all in one, by class, or by class and shard; who holds an example does not matter."""
     if not method.classes_apart:
         return np.zeros(len(labels), dtype=np.int64)
+    return classes_and_shards(labels, keys, method)
+
+
+def classes_and_shards(labels: Sequence[int], keys: Sequence[str], method: Method) -> npt.NDArray[np.int64]:
+    """``(N,)``: class times shards plus the shard, which a seeded hash of the text gives."""
     classes = np.asarray(labels, dtype=np.int64)
-    return classes if method.shards == 1 else classes * method.shards + shards_of(keys, method)
-
-
-def shards_of(keys: Sequence[str], method: Method) -> npt.NDArray[np.int64]:
-    """``(N,)``: the shard of each example, by a seeded hash of its text."""
     if method.shards == 1:
-        return np.zeros(len(keys), dtype=np.int64)
-    return np.asarray([seeds.derive(method.seed, "shard", key) % method.shards for key in keys], dtype=np.int64)
+        return classes
+    shards = [seeds.derive(method.seed, "shard", key) % method.shards for key in keys]
+    return classes * method.shards + np.asarray(shards, dtype=np.int64)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias, get_args
 
 import numpy as np
@@ -28,6 +29,7 @@ from ifedicl.errors import ConfigError, FederationError, LimitsReachedError, Too
 from ifedicl.extract import context_vectors
 from ifedicl.federation import checkpoint
 from ifedicl.federation import client as client_module
+from ifedicl.federation import job as job_module
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.checkpoint import RoundRecord, State, load
 from ifedicl.federation.client import Client
@@ -697,7 +699,7 @@ def test_a_client_keeps_results_back_that_are_not_finite(backbone: Backbone, mon
     client = real(backbone)[0]
     for value, wire in ((NAN, "float32"), (float("inf"), "float32"), (1e6, "float16")):
         huge = ContextVectors.from_wire(np.full((1, backbone.layers, 2, backbone.width), value), np.array([3]))
-        monkeypatch.setattr(client_module, "context_vectors", lambda *args, huge=huge: huge)
+        monkeypatch.setattr(job_module, "context_vectors", lambda *args, huge=huge: huge)
         method = tiny.method(vectors={"wire_dtype": wire})
         with np.errstate(over="ignore"):
             reply = client.handle(VectorsRequest(tiny.TASK, method, backbone.fingerprint, ""))
@@ -858,12 +860,13 @@ def test_no_text_is_in_any_reply_of_a_whole_run(backbone: Backbone, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("function", "step"), [("context_vectors", "vectors"), ("calibrate", "update"), ("applied", "evaluate")]
+    ("module", "function", "step"),
+    [(job_module, "context_vectors", "vectors"), (client_module, "calibrate", "update"), (job_module, "applied", "evaluate")],
 )
 def test_an_exception_within_a_client_leaves_it_as_a_code_only(
-    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, function: str, step: str
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, module: ModuleType, function: str, step: str
 ) -> None:
-    real_function, secret = getattr(client_module, function), HANDS["b"][0].text
+    real_function, secret = getattr(module, function), HANDS["b"][0].text
     sent: list[bytes] = []
 
     def failing(*args: Any, **kwargs: Any) -> Any:
@@ -880,7 +883,7 @@ def test_an_exception_within_a_client_leaves_it_as_a_code_only(
             sent.append(encode(reply))
             return reply
 
-    monkeypatch.setattr(client_module, function, failing)
+    monkeypatch.setattr(module, function, failing)
     clients = [Named(name, examples, backbone, secret=b"x") for name, examples in HANDS.items()]
     method = tiny.method(rounds={"rounds": 1, "min_clients": 2})
     outcome = run_real(backbone, method, engine=LocalEngine(clients))
@@ -913,8 +916,8 @@ def test_a_client_in_a_second_federation_computes_neither_its_vectors_nor_zero_s
             raw.append("again")
         return hooks.applied(model, context, coefficients)
 
-    monkeypatch.setattr(client_module, "context_vectors", counted)
-    monkeypatch.setattr(client_module, "applied", applied)
+    monkeypatch.setattr(job_module, "context_vectors", counted)
+    monkeypatch.setattr(job_module, "applied", applied)
     again = run_with(LocalEngine(clients[:1]), method, shape_of(backbone))
     np.testing.assert_array_equal(again.coefficients.scales, alone.coefficients.scales)
     assert (vectorised, raw) == ([], [])

@@ -6,26 +6,21 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl.backbone.encoding import Prompts
-from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.scoring import Reading, Scorer
+from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import Turn, calibrate, drawn, gradient_sum
-from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form
-from ifedicl.core.readout import Readout, ReadoutSums, features, projection
+from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.data import Example, Role, split_roles
+from ifedicl.data import Example, Role
 from ifedicl.errors import BudgetSpentError, DataError, IfediclError, TaskError
-from ifedicl.extract import context_vectors, shards_of
+from ifedicl.federation.job import Job, Summing
 from ifedicl.federation.messages import (
     CompareReply,
     CompareRequest,
@@ -46,7 +41,6 @@ from ifedicl.federation.messages import (
     VectorsReply,
     VectorsRequest,
 )
-from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
 from ifedicl.task import Task
 
@@ -59,108 +53,6 @@ class _RefusalError(Exception):
     def __init__(self, code: FailureCode) -> None:
         super().__init__(code)
         self.code = code
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One role's examples, encoded once."""
-
-    prompts: Prompts
-    labels: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Summing:
-    """Another way in which a client's examples become what leaves it: differential privacy's.
-
-    Attributes:
-        vectors: as :func:`ifedicl.extract.context_vectors`.
-        gradient: as :func:`ifedicl.calibrate.gradient_sum`.
-        epsilon: what all that left so far tells of one example.
-    """
-
-    vectors: Callable[..., ContextVectors]
-    gradient: Callable[..., GradientSum]
-    epsilon: Callable[[], float]
-
-
-class _Job:
-    """One task under one method, on this client's examples."""
-
-    def __init__(
-        self, task: Task, method: Method, scorer: Scorer, examples: Sequence[Example], summing: Summing | None
-    ) -> None:
-        self.summing = summing
-        self.task = task
-        self.method = method
-        self.scorer = scorer
-        self.layers = method.injection.active_layers(scorer.backbone.layers)
-        self.roles = split_roles(examples, selection=method.holdout.selection, gate=method.holdout.gate, seed=method.seed)
-        self._parts: dict[Role, _Part] = {}
-        self._summed: tuple[int, ContextVectors] | None = None
-        self._zero_shot: dict[Role, Reading] = {}
-
-    def part(self, role: Role) -> _Part:
-        if role not in self._parts:
-            rows = self.roles[role]
-            prompts = self.scorer.encoder.prompts([row.text for row in rows]) if rows else Prompts((), 0)
-            if prompts.truncated:
-                _log.warning("%d of %d %s texts were cut to fit the model's window", prompts.truncated, len(rows), role.value)
-            self._parts[role] = _Part(prompts, tuple(self.task.index(row.label) for row in rows))
-        return self._parts[role]
-
-    def vectors(self, known: int) -> ContextVectors:
-        """Of all training examples but the first ``known``; kept, as a coordinator that lost them asks again."""
-        if self._summed is None or self._summed[0] != known:
-            part = self.part(Role.TRAIN)
-            rows = part.prompts.tokens[known:], part.labels[known:]
-            # What is sent is float32 at most, and many clients may share this memory.
-            summed = context_vectors if self.summing is None else self.summing.vectors
-            self._summed = known, summed(self.scorer, *rows, self.method, self.train_keys[known:]).packed
-        return self._summed[1]
-
-    def tallies(
-        self, role: Role, context: Context, coefficients: Coefficients, readouts: Sequence[Readout | None]
-    ) -> tuple[Tally, ...]:
-        """Figures of an adapter on one role's examples, for each readout."""
-        reading, labels = self._reading(role, context, coefficients), self.part(role).labels
-        return tuple(Tally.of(reading.log_probabilities(readout), labels) for readout in readouts)
-
-    def comparison(self, context: Context, coefficients: Coefficients, readout: Readout | None) -> Comparison:
-        """The adapter and the raw model on the gate examples."""
-        identity = Coefficients.identity(coefficients.form)
-        adapted, raw = (self._reading(Role.GATE, context, values) for values in (coefficients, identity))
-        return Comparison.of(adapted.log_probabilities(readout), raw.logs, self.part(Role.GATE).labels)
-
-    def readout_sums(self, context: Context, coefficients: Coefficients, most_features: int) -> ReadoutSums:
-        """Of the training examples, as the adapted model sees them."""
-        reading, labels = self._reading(Role.TRAIN, context, coefficients), self.part(Role.TRAIN).labels
-        matrix = projection(reading.states.shape[1], self.scorer.backbone.width, most_features, self.method.seed)
-        states = reading.states if matrix is None else reading.states @ matrix
-        return ReadoutSums.of(features(states, reading.logs), np.asarray(labels), len(self.task.labels))
-
-    def _reading(self, role: Role, context: Context, coefficients: Coefficients) -> Reading:
-        """The raw model's are kept."""
-        if role in self._zero_shot and coefficients.is_identity:
-            return self._zero_shot[role]
-        layer = self.method.pooled_layer(self.scorer.backbone.layers)
-        with applied(self.scorer.backbone, context, coefficients):
-            reading = self.scorer.read(self.part(role).prompts, layer)
-        if coefficients.is_identity:
-            self._zero_shot[role] = reading
-        return reading
-
-    def counts(self, first: int) -> npt.NDArray[np.int64]:
-        """``(C, S)``: of the first so many training examples, of each class and shard."""
-        counts = np.zeros((len(self.task.labels), self.method.shards), dtype=np.int64)
-        shards = shards_of(self.train_keys[:first], self.method)
-        for row, shard in zip(self.roles[Role.TRAIN][:first], shards, strict=True):
-            counts[self.task.index(row.label), shard] += 1
-        return counts
-
-    @cached_property
-    def train_keys(self) -> tuple[str, ...]:
-        return tuple(row.key for row in self.roles[Role.TRAIN])
 
 
 class Client:
@@ -186,7 +78,7 @@ class Client:
         self.examples = tuple(examples)
         self.backbone = backbone
         self._secret = secret
-        self._job: _Job | None = None
+        self._job: Job | None = None
         self._context: tuple[str, Context] | None = None
         self._handlers: Mapping[type[Request], Callable[..., Reply]] = {
             VectorsRequest: self._vectors,
@@ -351,7 +243,7 @@ class Client:
         sums = job.readout_sums(context, request.coefficients, job.method.readout.most_features)
         return self._checked(StatisticsReply(sums), sums.is_finite)
 
-    def _job_for(self, task: Task, method: Method, fingerprint: str) -> _Job:
+    def _job_for(self, task: Task, method: Method, fingerprint: str) -> Job:
         if fingerprint != self.backbone.fingerprint:
             raise _RefusalError(FailureCode.WRONG_MODEL)
         if method.promises_noise and self._summing is None:
@@ -363,14 +255,14 @@ class Client:
             _log.error("client %s refuses the task: %s", self.name, error)
             raise _RefusalError(FailureCode.BAD_TASK) from None
 
-    def _job_of(self, task: Task, method: Method) -> _Job:
+    def _job_of(self, task: Task, method: Method) -> Job:
         if self._job is None or (self._job.task, self._job.method) != (task, method):
             self._context = None  # vectors of one task mean nothing to another
             scorer = Scorer(self.backbone, task, first_layer=method.injection.active_layers(self.backbone.layers).start)
-            self._job = _Job(task, method, scorer, self.examples, self._summing)
+            self._job = Job(task, method, scorer, self.examples, self._summing)
         return self._job
 
-    def _in_context(self, context_id: str, coefficients: Coefficients) -> tuple[_Job, Context]:
+    def _in_context(self, context_id: str, coefficients: Coefficients) -> tuple[Job, Context]:
         if self._job is None or self._context is None or self._context[0] != context_id:
             raise _RefusalError(FailureCode.NO_CONTEXT)
         form = Form(len(self._job.layers), self._context[1].rank)

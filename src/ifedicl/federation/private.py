@@ -19,7 +19,7 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.extract import context_vectors
-from ifedicl.federation.client import Summing
+from ifedicl.federation.job import Summing
 from ifedicl.federation.messages import ContextRequest, Failure, FailureCode, GradientRequest, Reply, Request, VectorsRequest
 from ifedicl.privacy.accountant import Budget, Release, noise_multiplier
 from ifedicl.privacy.clip import Bound, Steps, joint

@@ -1,0 +1,133 @@
+"""What a task makes of one owner's examples: encoded once, vectors and figures of the raw model kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from ifedicl.backbone.encoding import Prompts
+from ifedicl.backbone.hooks import applied
+from ifedicl.backbone.scoring import Reading, Scorer
+from ifedicl.core.aggregation import GradientSum
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.readout import Readout, ReadoutSums, features, projection
+from ifedicl.core.subspace import Context
+from ifedicl.core.vectors import ContextVectors
+from ifedicl.data import Example, Role, split_roles
+from ifedicl.extract import classes_and_shards, context_vectors
+from ifedicl.metrics import Comparison, Tally
+from ifedicl.settings import Method
+from ifedicl.task import Task
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One role's examples, encoded once."""
+
+    prompts: Prompts
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Summing:
+    """Another way in which a client's examples become what leaves it: differential privacy's.
+
+    Attributes:
+        vectors: as :func:`ifedicl.extract.context_vectors`.
+        gradient: as :func:`ifedicl.calibrate.gradient_sum`.
+        epsilon: what all that left so far tells of one example.
+    """
+
+    vectors: Callable[..., ContextVectors]
+    gradient: Callable[..., GradientSum]
+    epsilon: Callable[[], float]
+
+
+class Job:
+    """One task under one method, on one owner's examples: each is encoded once, and nothing is computed twice."""
+
+    def __init__(
+        self, task: Task, method: Method, scorer: Scorer, examples: Sequence[Example], summing: Summing | None
+    ) -> None:
+        self.summing = summing
+        self.task = task
+        self.method = method
+        self.scorer = scorer
+        self.layers = method.injection.active_layers(scorer.backbone.layers)
+        self.roles = split_roles(examples, selection=method.holdout.selection, gate=method.holdout.gate, seed=method.seed)
+        self._parts: dict[Role, Part] = {}
+        self._summed: tuple[int, ContextVectors] | None = None
+        self._zero_shot: dict[Role, Reading] = {}
+
+    def part(self, role: Role) -> Part:
+        """One role's examples.
+
+        Raises:
+            DataError: a text has no tokens.
+        """
+        if role not in self._parts:
+            rows = self.roles[role]
+            prompts = self.scorer.encoder.prompts([row.text for row in rows]) if rows else Prompts((), 0)
+            if prompts.truncated:
+                _log.warning("%d of %d %s texts were cut to fit the model's window", prompts.truncated, len(rows), role.value)
+            self._parts[role] = Part(prompts, tuple(self.task.index(row.label) for row in rows))
+        return self._parts[role]
+
+    def vectors(self, known: int) -> ContextVectors:
+        """Of all training examples but the first ``known``; kept, as a coordinator that lost them asks again."""
+        if self._summed is None or self._summed[0] != known:
+            part = self.part(Role.TRAIN)
+            rows = part.prompts.tokens[known:], part.labels[known:]
+            # What is sent is float32 at most, and many clients may share this memory.
+            summed = context_vectors if self.summing is None else self.summing.vectors
+            self._summed = known, summed(self.scorer, *rows, self.method, self.train_keys[known:]).packed
+        return self._summed[1]
+
+    def tallies(
+        self, role: Role, context: Context, coefficients: Coefficients, readouts: Sequence[Readout | None]
+    ) -> tuple[Tally, ...]:
+        """Figures of an adapter on one role's examples, for each readout."""
+        reading, labels = self._reading(role, context, coefficients), self.part(role).labels
+        return tuple(Tally.of(reading.log_probabilities(readout), labels) for readout in readouts)
+
+    def comparison(self, context: Context, coefficients: Coefficients, readout: Readout | None) -> Comparison:
+        """The adapter and the raw model on the gate examples."""
+        identity = Coefficients.identity(coefficients.form)
+        adapted, raw = (self._reading(Role.GATE, context, values) for values in (coefficients, identity))
+        return Comparison.of(adapted.log_probabilities(readout), raw.logs, self.part(Role.GATE).labels)
+
+    def readout_sums(self, context: Context, coefficients: Coefficients, most_features: int) -> ReadoutSums:
+        """Of the training examples, as the adapted model sees them."""
+        reading, labels = self._reading(Role.TRAIN, context, coefficients), self.part(Role.TRAIN).labels
+        matrix = projection(reading.states.shape[1], self.scorer.backbone.width, most_features, self.method.seed)
+        states = reading.states if matrix is None else reading.states @ matrix
+        return ReadoutSums.of(features(states, reading.logs), np.asarray(labels), len(self.task.labels))
+
+    def _reading(self, role: Role, context: Context, coefficients: Coefficients) -> Reading:
+        """The raw model's are kept."""
+        if role in self._zero_shot and coefficients.is_identity:
+            return self._zero_shot[role]
+        layer = self.method.pooled_layer(self.scorer.backbone.layers)
+        with applied(self.scorer.backbone, context, coefficients):
+            reading = self.scorer.read(self.part(role).prompts, layer)
+        if coefficients.is_identity:
+            self._zero_shot[role] = reading
+        return reading
+
+    def counts(self, first: int) -> npt.NDArray[np.int64]:
+        """``(C, S)``: of the first so many training examples, of each class and shard."""
+        size = len(self.task.labels), self.method.shards
+        groups = classes_and_shards(self.part(Role.TRAIN).labels[:first], self.train_keys[:first], self.method)
+        return np.bincount(groups, minlength=size[0] * size[1]).reshape(size)
+
+    @cached_property
+    def train_keys(self) -> tuple[str, ...]:
+        """What tells the training examples apart, in their order."""
+        return tuple(row.key for row in self.roles[Role.TRAIN])
