@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -17,7 +17,7 @@ from ifedicl.bench.methods import METHODS
 from ifedicl.bench.methods.base import PAPER, BenchMethod, Scope, Size
 from ifedicl.bench.methods.ours import IFedICL
 from ifedicl.errors import ConfigError, Fault
-from ifedicl.settings import Method, ModelSettings, Section, changed, load_preset, validated
+from ifedicl.settings import Method, ModelSettings, Section, changed, load_preset, toml_of, validated
 
 DEMO = "demo"
 HUB = "hub:"
@@ -225,8 +225,7 @@ class Plan(Section):
 
 def shipped() -> tuple[str, ...]:
     """Names of the plans that come with ifedicl."""
-    folder = resources.files("ifedicl") / "bench" / "plans"
-    return tuple(sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml")))
+    return tuple(sorted(file.name.removesuffix(".toml") for file in _plans().iterdir() if file.name.endswith(".toml")))
 
 
 def load_plan(name: str, data: Path | None = None) -> Plan:
@@ -240,13 +239,13 @@ def load_plan(name: str, data: Path | None = None) -> Plan:
     Raises:
         ConfigError: there is no such plan, or it is wrong; every fault is in the message.
     """
-    if name in shipped():
-        text = (resources.files("ifedicl") / "bench" / "plans" / f"{name}.toml").read_text(encoding="utf-8")
-        folder = data or Path()
-    else:
-        text, folder = _text(Path(name)), data or Path(name).resolve().parent
+    own = name in shipped()
+    folder = data or (Path() if own else Path(name).resolve().parent)
     try:
-        values = tomllib.loads(text)
+        values = toml_of(_plans() / f"{name}.toml" if own else Path(name))
+    except (OSError, UnicodeDecodeError) as error:
+        allowed = f"a TOML file, or one of {', '.join(shipped())}"
+        raise ConfigError(name, [Fault("plan", name, allowed, f"It cannot be read: {error}.")]) from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(name, [Fault("file", name, "TOML", f"{error}. Compare with docs/benchmark.md.")]) from error
     plan = validated(Plan, values, name)
@@ -254,12 +253,8 @@ def load_plan(name: str, data: Path | None = None) -> Plan:
     return plan.model_copy(update={"sets": sets})
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        allowed = f"a TOML file, or one of {', '.join(shipped())}"
-        raise ConfigError(str(path), [Fault("plan", str(path), allowed, f"It cannot be read: {error}.")]) from error
+def _plans() -> Traversable:
+    return resources.files("ifedicl") / "bench" / "plans"
 
 
 def _anchored(source: str, folder: Path) -> str:

@@ -44,7 +44,7 @@ def run(
     A checkpoint is written after each round: a run that was killed goes on with --resume and ends with the same adapter.
     """
     from ifedicl import files, runs
-    from ifedicl.federation.events import each
+    from ifedicl.federation.events import Begun, Event, each
     from ifedicl.progress import federation_bars
     from ifedicl.report import Figures, Report, print_report, write_report
     from ifedicl.settings import load_settings
@@ -56,19 +56,17 @@ def run(
     text, kept = config.read_text(encoding="utf-8"), folder / "config.toml"
     # A config that lies there without a run is not ours to replace.
     is_ours = runs.has_begun(folder) or not kept.exists()
-    is_due = is_ours and not (folder / runs.CHECKPOINT).exists()
 
-    def keep(*_: object) -> None:
-        """Once something is done by it: the config of a try that failed before would tell of another run."""
-        nonlocal is_due
-        if is_due:
+    def keep(event: Event) -> None:
+        """Once a run begins by it: the config of a try that failed before would tell of another one."""
+        if is_ours and event == Begun(None):
             files.write_text(kept, text)
-            is_due = False
 
     cache = None if store is None else runs.Cache(store, federation, recalibrate or resume or more_rounds > 0)
     with federation_bars(settings.task.name, settings.rounds.rounds) as observer:
         result = runs.run(settings, folder, resume=resume, more_rounds=more_rounds, observer=each(keep, observer), cache=cache)
-    keep()  # where the answer was stored, nothing has been done
+    if result.federated is None:
+        keep(Begun(None))  # the answer was stored, and nothing had to run
     if result.answer is not None and not as_json:
         print(f"task cache: {result.answer.found.kind}: {result.answer.found.why}")
     if result.federated is None:

@@ -153,24 +153,25 @@ class Guard:
         if not isinstance(reply, VectorsReply | StatisticsReply | GradientReply):
             return {}
         cursor = self._client.cursor
-        now = ExampleSet(job.question, _split(reply, job.method), cursor, int(self._client.vouched(cursor).sum()))
+        counts = self._client.vouched(cursor)
+        now = ExampleSet(job.question, _split(reply, job.method), cursor, int(counts.sum()))
         last = self._recorder.history.last_set(job.question, reply.kind)
         if last is not None and self._policy.least.new_examples > 1:
-            self._check_growth(last, now, reply)
+            self._check_growth(last, now, counts, reply)
         return {"examples": asdict(now)}
 
-    def _check_growth(self, last: ExampleSet, now: ExampleSet, reply: Reply) -> None:
+    def _check_growth(self, last: ExampleSet, now: ExampleSet, counts: npt.NDArray[np.int64], reply: Reply) -> None:
         told = "and the difference of two such answers can be one example's; least.new_examples = 1 would let it out"
         if now.split != last.split:
             what = "seed, holdout, shards or draw differ from those of earlier answers of this kind to this task"
             raise RefusalError(FailureCode.REFUSED, f"{what}, {told}")
         if now.cursor == last.cursor:
             return
-        before, after = (self._client.vouched(item.cursor) for item in (last, now))
+        before = self._client.vouched(last.cursor)
         if before.sum() != last.examples:
             what = "examples were changed or taken out since earlier answers of this kind to this task"
             raise RefusalError(FailureCode.REFUSED, f"{what}, {told}")
-        check_new(self._policy, _apart(reply, after) - _apart(reply, before))
+        check_new(self._policy, _apart(reply, counts - before))
 
 
 class GuardedClient:

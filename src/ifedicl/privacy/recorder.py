@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ifedicl.federation.messages import Failure, FailureCode, Reply, Request, encode
+from ifedicl.federation.messages import Failure, FailureCode, Reply, Request, digest, encode
 from ifedicl.privacy.history import History
 from ifedicl.privacy.ledger import REPLY, SUMMED, Ledger
 from ifedicl.privacy.policy import MostSettings
@@ -75,7 +74,7 @@ class Recorder:
     def _entry(self, request: Request, reply: Reply, run: str, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Facts of the ledger's next line. The digest is of the reply without the head, which it is a part of itself."""
         header, arrays = reply.to_wire()
-        body, head = encode(replace(reply, head=None)), self._ledger.head
+        head = self._ledger.head
         frame = len(encode(replace(reply, head=replace(head, entries=head.entries + 1))))
         code = {"code": header["code"]} if isinstance(reply, Failure) else {}
         return {
@@ -84,7 +83,7 @@ class Recorder:
             "shapes": {name: list(array.shape) for name, array in arrays.items()},
             "bytes": frame,
             "engine_bytes": self._overhead(frame),
-            "sha256": hashlib.sha256(body).hexdigest(),
+            "sha256": digest(reply.kind, header, arrays),
             "epsilon": None,
             "held": request.head.entries if request.head else 0,
             **code,

@@ -5,7 +5,7 @@ machine: where the model and the data lie. A config file is TOML; ``preset`` nam
 from (``paper`` is the paper's variant).
 """
 
-from ifedicl.settings.faults import Section, read_toml, validated
+from ifedicl.settings.faults import Section, read_toml, toml_of, validated
 from ifedicl.settings.load import changed, load_preset, load_settings, presets
 from ifedicl.settings.method import Method
 from ifedicl.settings.run import TOGETHER, DataSettings, ModelSettings, RunSettings, SplitSettings
@@ -49,5 +49,6 @@ __all__ = [
     "load_settings",
     "presets",
     "read_toml",
+    "toml_of",
     "validated",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -60,6 +61,16 @@ def validated(model: type[M], values: Mapping[str, Any], source: str) -> M:
         raise ConfigError(source, [_fault(model, dict(item)) for item in _roots(error.errors())]) from error
 
 
+def toml_of(file: Traversable) -> dict[str, Any]:
+    """What a TOML file holds; some editors begin UTF-8 with a byte order mark.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError, RecursionError: it is not TOML, not UTF-8, or holds a number of thousands of digits or too deep nesting.
+    """
+    return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+
+
 def read_toml(path: Path, command: str) -> dict[str, Any]:
     """What a TOML file holds.
 
@@ -71,10 +82,10 @@ def read_toml(path: Path, command: str) -> dict[str, Any]:
         ConfigError: it is absent or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin UTF-8 with a byte order mark
+        return toml_of(path)
     except OSError as error:
         fault = Fault("file", str(path), "a readable TOML file", f"{error.strerror}. Write one with: {command}")
-    except (ValueError, RecursionError) as error:  # not TOML, not UTF-8, a number of thousands of digits, deep nesting
+    except (ValueError, RecursionError) as error:
         fault = Fault("file", str(path), "TOML in UTF-8", f"{error}. Compare with a fresh one: {command}")
     raise ConfigError(str(path), [fault])
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from ifedicl.errors import ConfigError, Fault
-from ifedicl.settings.faults import read_toml, validated
+from ifedicl.settings.faults import read_toml, toml_of, validated
 from ifedicl.settings.method import Method
 from ifedicl.settings.run import RunSettings
 
@@ -60,7 +59,7 @@ def _preset(name: str, source: str) -> dict[str, Any]:
     if name not in presets():
         fault = Fault("preset", repr(name), ", ".join(presets()), "Choose one of these or leave the line out.")
         raise ConfigError(source, [fault])
-    shipped = tomllib.loads((resources.files("ifedicl") / "presets" / f"{name}.toml").read_text(encoding="utf-8"))
+    shipped = toml_of(resources.files("ifedicl") / "presets" / f"{name}.toml")
     return {key: value for key, value in _with_preset(shipped, source).items() if key != "preset"}
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from ifedicl.federation.engine import Delivery, Door
-from ifedicl.federation.messages import Failure, FailureCode, Request, decode_reply, decode_request, digest_of, encode
+from ifedicl.federation.messages import Failure, FailureCode, Request, decode_request, encode, received
 
 
 class LocalEngine:
@@ -37,8 +37,8 @@ class LocalEngine:
             start = time.perf_counter()
             if request is not sent:  # one request object sent to many is encoded once, and held once
                 sent, down = request, encode(request)
-                received = decode_request(down)
-            up = encode(self._clients[name].handle(received))
+                arrived = decode_request(down)
+            up = encode(self._clients[name].handle(arrived))
             seconds = time.perf_counter() - start
-            reply = Failure(FailureCode.LATE) if seconds > deadline else decode_reply(up)
-            yield Delivery(name, reply, len(down), len(up), seconds, sha256=digest_of(up) if reply.head is not None else "")
+            reply, sha256 = (Failure(FailureCode.LATE), "") if seconds > deadline else received(up)
+            yield Delivery(name, reply, len(down), len(up), seconds, sha256=sha256)

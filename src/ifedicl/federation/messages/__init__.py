@@ -4,7 +4,7 @@ A message on the wire is a safetensors frame: raw little-endian arrays behind a 
 is a field of a reply; there is no other door.
 """
 
-from ifedicl.federation.messages.codec import Reply, Request, StepRequest, decode_reply, decode_request, digest_of, encode
+from ifedicl.federation.messages.codec import Reply, Request, StepRequest, decode_reply, decode_request, encode, received
 from ifedicl.federation.messages.replies import (
     CompareReply,
     ContextReply,
@@ -37,7 +37,7 @@ from ifedicl.federation.messages.secure import (
     RevealRequest,
     SumRequest,
 )
-from ifedicl.federation.messages.wire import Arrays, Header, Message, pack, unpack
+from ifedicl.federation.messages.wire import Arrays, Header, Message, digest, pack, unpack
 
 __all__ = [
     "Arrays",
@@ -74,8 +74,9 @@ __all__ = [
     "VectorsRequest",
     "decode_reply",
     "decode_request",
-    "digest_of",
+    "digest",
     "encode",
     "pack",
+    "received",
     "unpack",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeAlias, TypeVar, get_args
@@ -28,7 +27,7 @@ from ifedicl.federation.messages.requests import (
     VectorsRequest,
 )
 from ifedicl.federation.messages.secure import SumReply, SumRequest
-from ifedicl.federation.messages.wire import pack, unpack
+from ifedicl.federation.messages.wire import Frame, digest, pack, unpack
 
 StepRequest: TypeAlias = (
     VectorsRequest | ContextRequest | UpdateRequest | GradientRequest | EvaluateRequest | StatisticsRequest | CompareRequest
@@ -64,7 +63,7 @@ def decode_request(data: bytes) -> Request:
     Raises:
         MessageError: torn, not a request, or with fields that do not fit it.
     """
-    return _decoded(data, _REQUESTS)
+    return _made(unpack(data), _REQUESTS)
 
 
 def decode_reply(data: bytes) -> Reply:
@@ -73,21 +72,22 @@ def decode_reply(data: bytes) -> Reply:
     Raises:
         MessageError: torn, not a reply, or with fields that do not fit it.
     """
-    return _decoded(data, _REPLIES)
+    return _made(unpack(data), _REPLIES)
 
 
-def digest_of(data: bytes) -> str:
-    """SHA-256, hex, of a frame without its envelope, as a ledger's line has it: of what arrived, not of what was made of it.
+def received(data: bytes) -> tuple[Reply, str]:
+    """As :func:`decode_reply`, with the digest of what arrived; it is empty where no ledger stands behind the reply.
 
     Raises:
-        MessageError: torn.
+        MessageError: as there.
     """
-    kind, header, arrays, _ = unpack(data)
-    return hashlib.sha256(pack(kind, header, arrays)).hexdigest()
+    frame = unpack(data)
+    reply, (kind, header, arrays, head) = _made(frame, _REPLIES), frame
+    return reply, "" if head is None else digest(kind, header, arrays)
 
 
-def _decoded(data: bytes, kinds: Mapping[str, type[_AnyMessage]]) -> _AnyMessage:
-    kind, header, arrays, head = unpack(data)
+def _made(frame: Frame, kinds: Mapping[str, type[_AnyMessage]]) -> _AnyMessage:
+    kind, header, arrays, head = frame
     if kind not in kinds:
         raise MessageError(f"a message of kind {kind!r}; allowed: {', '.join(kinds)}. Both sides need the same ifedicl version")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from ifedicl.privacy.chain import Head
 
 Header: TypeAlias = dict[str, Any]
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
+Frame: TypeAlias = tuple[str, Header, Arrays, Head | None]
+"""Kind, header, arrays and head."""
 _ENVELOPE = 1
 """Version of what stands around a message."""
 
@@ -42,7 +45,12 @@ def pack(kind: str, header: Header, arrays: Arrays, head: Head | None = None) ->
     return save_arrays(contiguous, metadata={"message": json.dumps([kind, header, *envelope], separators=(",", ":"))})
 
 
-def unpack(data: bytes) -> tuple[str, Header, Arrays, Head | None]:
+def digest(kind: str, header: Header, arrays: Arrays) -> str:
+    """SHA-256, hex, of a frame without its envelope, as a ledger's line has it."""
+    return hashlib.sha256(pack(kind, header, arrays)).hexdigest()
+
+
+def unpack(data: bytes) -> Frame:
     """What :func:`pack` was given.
 
     Raises:

@@ -142,13 +142,14 @@ class SecureEngine:
             _log.warning("earlier examples of %s changed: what they gave before stays in the sums", ", ".join(changed))
         if len(ready) >= self._rules.min_clients:
             return None
-        if not ready and set(link.failures.values()) == {FailureCode.NO_EXAMPLES}:
+        codes = set(link.failures.values())
+        if not ready and codes == {FailureCode.NO_EXAMPLES}:
             return FailureCode.NO_EXAMPLES
-        if set(link.failures.values()) == {FailureCode.SPENT}:
+        if codes == {FailureCode.SPENT}:
             return FailureCode.SPENT
         if isinstance(asked, VectorsRequest) and asked.cursor:
             return FailureCode.TOO_FEW  # of those who have anything new: the sums stay as they are
-        if isinstance(asked, StatisticsRequest) and all(code.is_final for code in link.failures.values()):
+        if isinstance(asked, StatisticsRequest) and all(code.is_final for code in codes):
             return FailureCode.REFUSED  # a run can do without a readout
         raise _too_few(asked.kind, "have something to add", ready, self._rules.min_clients, link)
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ifedicl.errors import FederationError, MessageError
 from ifedicl.federation.engine import Delivery
-from ifedicl.federation.messages import Failure, FailureCode, Reply, Request, decode_reply, digest_of, encode
+from ifedicl.federation.messages import Failure, FailureCode, Reply, Request, encode, received
 
 _LOOK = 0.25  # seconds between looks at who is lost
 
@@ -93,8 +93,7 @@ class PostEngine:
                 if down is not None:
                     extra = parcel.extra_down + parcel.extra_up
                     wire = parcel.wire or b""
-                    reply = _read(wire)
-                    sha256 = digest_of(wire) if reply.head is not None else ""
+                    reply, sha256 = _read(wire)
                     yield Delivery(parcel.client, reply, down, len(wire), seconds, carrier_bytes=extra, sha256=sha256)
         finally:
             for cancel in cancels:
@@ -121,9 +120,9 @@ def _grouped(requests: Mapping[str, Request]) -> Iterator[tuple[bytes, list[str]
         yield encode(requests[names[0]]), names
 
 
-def _read(wire: bytes) -> Reply:
+def _read(wire: bytes) -> tuple[Reply, str]:
     """A site may send anything, or nothing."""
     try:
-        return decode_reply(wire)
+        return received(wire)
     except MessageError:
-        return Failure(FailureCode.BAD_REPLY)
+        return Failure(FailureCode.BAD_REPLY), ""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from ifedicl.errors import ConfigError, Fault
-from ifedicl.settings import Section, validated
+from ifedicl.settings import Section, toml_of, validated
 
 _SITE = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 Port = Annotated[int, Field(ge=1024, le=65535)]
@@ -60,8 +59,8 @@ def load_project(path: Path) -> Project:
         ConfigError: it is absent, not TOML, or wrong; every fault is in the message.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        values = toml_of(path)
+    except (OSError, ValueError, RecursionError) as error:
         fault = Fault("file", str(path), "a readable TOML file", f"{error}. `ifedicl flare provision --help` shows one.")
         raise ConfigError(str(path), [fault]) from error
     return validated(Project, values, str(path))
