@@ -26,8 +26,8 @@ from torch import Tensor
 from ifedicl import seeds
 from ifedicl.backbone.encoding import Prompts, Tokens
 from ifedicl.backbone.hooks import applied
+from ifedicl.backbone.layout import right_padded
 from ifedicl.backbone.load import Backbone, load_backbone
-from ifedicl.backbone.rows import right_padded
 from ifedicl.backbone.scoring import Scorer, length_batches
 from ifedicl.calibrate import Turn, batch_of, calibrate
 from ifedicl.core.coefficients import Coefficients, Form, active_writes

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from ifedicl import seeds
+from ifedicl.audit.victims import Victims
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.datasets import DataSet, load_set
 from ifedicl.bench.plan import SetSettings
 from ifedicl.data import Example, draw_pool
 from ifedicl.demo.fetch import demo_model, demo_places
-from ifedicl.privacy.audit.victims import Victims
 from ifedicl.settings import Method, ModelSettings, VectorSettings
 from ifedicl.task import Task
 

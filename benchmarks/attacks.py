@@ -13,11 +13,11 @@ import numpy as np
 
 from _victims import cast, demo_backbone, parser, private_set, public_examples
 from ifedicl import files
+from ifedicl.audit.markdown import summary
+from ifedicl.audit.suite import Evidence, attacked, first_gradients
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
-from ifedicl.privacy.audit.page import summary
-from ifedicl.privacy.audit.run import Evidence, attacked, first_gradients
 from ifedicl.settings import Method
 
 

@@ -31,7 +31,7 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.coordinator import Coordinator
-from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import ContextReply, ContextRequest, Reply, Request, UpdateReply, VectorsReply, VectorsRequest
 
 _LAYERS, _WIDTH = 30, 576  # of SmolLM2-135M

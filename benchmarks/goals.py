@@ -16,8 +16,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ifedicl.bench.cells import Record, load_records
 from ifedicl.bench.plan import Plan, load_plan
-from ifedicl.bench.results import Record, load_records
 from ifedicl.bench.runner import RESULTS
 from ifedicl.bench.tables import OURS, PAPER_FORM, by_set
 

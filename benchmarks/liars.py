@@ -23,7 +23,7 @@ from ifedicl.bench.liars import LIES, Colluding, Lie
 from ifedicl.data import Example, dirichlet_split
 from ifedicl.demo.fetch import demo_model, demo_places
 from ifedicl.demo.story import TASK
-from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.settings import Method, ModelSettings, changed, load_preset
 
 CLIENTS, LIARS = 10, ("client-04", "client-09")

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from _pairs import Bench, Claim, bench, compare, parser, report, timed
 from ifedicl.backbone.hooks import injected
-from ifedicl.backbone.rows import right_padded
+from ifedicl.backbone.layout import right_padded
 from ifedicl.core.vectors import Array64
 from ifedicl.extract import context_vectors
 

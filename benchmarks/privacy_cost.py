@@ -19,22 +19,22 @@ import torch
 
 from _victims import Cast, cast, demo_backbone, parser, private_set, public_examples
 from ifedicl import files, seeds
+from ifedicl.audit.defence import DELTA, Defence, median_norm
 from ifedicl.backbone.encoding import Prompts
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import example_gradients
 from ifedicl.core.coefficients import Coefficients, Form, active_writes
-from ifedicl.core.server import Moments, stepped
+from ifedicl.core.server_optimizer import Moments, stepped
 from ifedicl.core.subspace import Context, subspace_basis
 from ifedicl.core.vectors import WRITES, Array32
 from ifedicl.data import Example, dirichlet_split, draw_pool
+from ifedicl.dp.accountant import Release, epsilon, noise_multiplier
+from ifedicl.dp.clipping import Bound, joint
+from ifedicl.dp.public_basis import PublicFrame
+from ifedicl.dp.skellam import Crowd, Shares
 from ifedicl.metrics import Evaluation
-from ifedicl.privacy.accountant import Release, epsilon, noise_multiplier
-from ifedicl.privacy.audit.defence import DELTA, Defence, median_norm
-from ifedicl.privacy.clip import Bound, joint
-from ifedicl.privacy.frame import PublicFrame
-from ifedicl.privacy.noise import Crowd, Shares
 from ifedicl.settings import InjectionSettings, Method
 
 CLIENTS = 10

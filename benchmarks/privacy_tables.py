@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ifedicl import files
-from ifedicl.privacy.audit.page import table
+from ifedicl.audit.markdown import table
 
 Row = dict[str, Any]
 

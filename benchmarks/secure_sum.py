@@ -21,7 +21,7 @@ from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.vectors import WRITES, ContextVectors
 from ifedicl.data import Role
 from ifedicl.federation.engine import Delivery, Engine
-from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import (
     Failure,
     FailureCode,
@@ -33,8 +33,8 @@ from ifedicl.federation.messages import (
     VectorsReply,
     VectorsRequest,
 )
-from ifedicl.federation.secure.client import SecureClient, identity_of
-from ifedicl.federation.secure.engine import SecureEngine
+from ifedicl.federation.secure.sum_client import SecureClient, identity_of
+from ifedicl.federation.secure.sum_engine import SecureEngine
 from ifedicl.settings import TOGETHER, Method, PrivacySettings, VectorSettings
 from ifedicl.task import Task
 

@@ -22,7 +22,7 @@ from ifedicl.bench.plan import SetSettings, load_plan
 from ifedicl.core.coefficients import Coefficients, injected_writes
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
-from ifedicl.core.warm import Start, warm_start
+from ifedicl.core.warm_start import Start, warm_start
 from ifedicl.demo.fetch import demo_model
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Starter

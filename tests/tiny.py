@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from ifedicl import seeds
 from ifedicl.adapter import Adapter
+from ifedicl.backbone.families import writes_of
 from ifedicl.backbone.load import Backbone, load_backbone, wrap
-from ifedicl.backbone.writes import writes_of
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context
 from ifedicl.data import Example

@@ -20,10 +20,10 @@ from safetensors.numpy import load, save
 from ifedicl import files
 from ifedicl.backbone.export import export_folded
 from ifedicl.backbone.hooks import Injection, applied
+from ifedicl.backbone.licence import Terms, terms_of
 from ifedicl.backbone.load import Backbone, load_backbone
-from ifedicl.backbone.mixed import Placed
+from ifedicl.backbone.multi_adapter import Placed
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.backbone.terms import Terms, terms_of
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
@@ -339,7 +339,7 @@ class Classifier:
         self._scorer = Scorer(backbone, adapter.task)
 
     def placed(self) -> tuple[Placed, Placed]:
-        """The adapter, and the raw model asked the same, for passes that others share (:mod:`ifedicl.backbone.mixed`)."""
+        """The adapter, and the raw model asked the same, for shared passes (:mod:`~ifedicl.backbone.multi_adapter`)."""
         adapter = self.adapter
         injection = Injection.of(adapter.context, adapter.coefficients, self.backbone.device)
         return Placed(self._scorer, injection, adapter.readout), Placed(self._scorer)

@@ -11,7 +11,7 @@ import torch
 from ifedicl import seeds
 from ifedicl.backbone.encoding import Tokens
 from ifedicl.backbone.hooks import record
-from ifedicl.backbone.rows import right_padded
+from ifedicl.backbone.layout import right_padded
 from ifedicl.backbone.scoring import Scorer, length_batches
 from ifedicl.core.vectors import WRITES, Array64, ContextVectors
 from ifedicl.settings import Method

@@ -41,11 +41,11 @@ from ifedicl.federation.messages import (
     encode,
 )
 from ifedicl.federation.secure import packages_of
+from ifedicl.ledger.entries import Head
 from ifedicl.metrics import Comparison, Tally
-from ifedicl.privacy.chain import Head
-from ifedicl.privacy.modes import mode_of
 from ifedicl.rows import columns_of, rows_of
 from ifedicl.settings import Method, RunSettings, load_settings
+from ifedicl.settings.describe import mode_of
 from ifedicl.task import SHOWN_LABEL
 
 

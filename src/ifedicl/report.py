@@ -18,13 +18,13 @@ from ifedicl.adapter import Adapter, Prediction
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT
 from ifedicl.core.vectors import WRITES
 from ifedicl.data import Example
-from ifedicl.federation.checkpoint import RoundRecord, Traffic
 from ifedicl.federation.coordinator import Outcome
 from ifedicl.federation.messages import FailureCode
+from ifedicl.federation.state import RoundRecord, Traffic
 from ifedicl.metrics import Evaluation
 from ifedicl.pictures import ACCENT, INK, PALE, svg
-from ifedicl.privacy.modes import mode_of
 from ifedicl.settings import Method
+from ifedicl.settings.describe import mode_of
 
 
 @dataclass(frozen=True)

@@ -18,21 +18,20 @@ from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, Array32
 from ifedicl.data import Example, dirichlet_split, draw_pool, read_examples
 from ifedicl.errors import ConfigError, DataError, Fault
-from ifedicl.federation import session
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome, Starter
 from ifedicl.federation.engine import Door, Engine
-from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, each, ignore
 from ifedicl.federation.journal import Journal
-from ifedicl.federation.played import Mode, gradients_left, public_examples
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.results import adapter_of
-from ifedicl.federation.session import Answer
 from ifedicl.metrics import Evaluation
+from ifedicl.owner.endpoint import Mode, gradients_left, public_examples
 from ifedicl.settings import Method, ModelSettings, RunSettings, SplitSettings
-from ifedicl.store import open_store
+from ifedicl.store import open_store, requests
 from ifedicl.store.records import TaskKey
+from ifedicl.store.requests import Answer
 from ifedicl.store.signature import reference
 from ifedicl.task import Task
 
@@ -286,7 +285,7 @@ def _cached(
             assert federated is not None
             return federated
 
-        answer, federated = session.request(store, key, settings.method, calibrate, centre, anew=cache.anew)
+        answer, federated = requests.request(store, key, settings.method, calibrate, centre, anew=cache.anew)
     if federated is not None:
         return replace(results[-1], answer=answer)
     answer.adapter.save(folder / ADAPTER)

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from ifedicl.privacy.ledger import REPLY, Ledger
+from ifedicl.ledger.ledger import REPLY, Ledger
 
 ledger = Ledger(Path(sys.argv[1]), "clinic")
 while True:

@@ -17,8 +17,8 @@ from typing import Any
 
 import psutil
 
-from ifedicl.federation.checkpoint import State, load
-from ifedicl.federation.engines.nvflare import processes
+from ifedicl.federation.state import State, load
+from ifedicl.flare import processes
 
 COORDINATOR = "coordinator@example.org"
 

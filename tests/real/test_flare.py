@@ -18,12 +18,12 @@ import torch
 from ifedicl.backbone.load import load_backbone
 from ifedicl.data import Example
 from ifedicl.federation.assignment import ModelShape
-from ifedicl.federation.checkpoint import State
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
-from ifedicl.federation.engines.local import LocalEngine
-from ifedicl.federation.engines.nvflare.run import METRICS
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.results import adapter_of
+from ifedicl.federation.state import State
+from ifedicl.flare.run_folder import METRICS
 from ifedicl.settings import load_settings
 from tests import tiny
 from tests.real.federation import Federation, cli, owner_file, wait_for

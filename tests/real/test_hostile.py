@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from ifedicl.errors import ServeError
-from ifedicl.serve.keys import new_key
+from ifedicl.serve.api_keys import new_key
 from ifedicl.serve.server import bound
 from ifedicl.store import open_store
 from ifedicl.store.records import TaskKey

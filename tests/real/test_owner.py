@@ -17,9 +17,9 @@ from ifedicl import Backbone, ModelSettings, load_backbone, load_preset, runs
 from ifedicl.bench.liars import LIES, Colluding
 from ifedicl.demo.fetch import demo_model, demo_places
 from ifedicl.demo.story import TASK
-from ifedicl.federation.engines.local import LocalEngine
-from ifedicl.privacy.chain import Head
-from ifedicl.privacy.ledger import Ledger, read
+from ifedicl.federation.local_engine import LocalEngine
+from ifedicl.ledger.entries import Head
+from ifedicl.ledger.ledger import Ledger, read
 from ifedicl.settings import changed
 
 KILLS = 8

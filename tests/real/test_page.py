@@ -270,7 +270,7 @@ def test_light_and_dark_are_both_readable(watched: Watched, scheme: Literal["lig
 
 
 def test_a_server_with_keys_asks_for_one(browser: playwright.BrowserContext, tiny_adapters: Path, tmp_path: Path) -> None:
-    from ifedicl.serve.keys import new_key
+    from ifedicl.serve.api_keys import new_key
 
     key = new_key(tmp_path / "keys", "reader")
     with serving(tmp_path, f"{tiny_adapters}/mood", "--keys", str(tmp_path / "keys")) as running:

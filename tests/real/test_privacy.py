@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from ifedicl import Backbone, ModelSettings, cli, federate, load_backbone, simulate
+from ifedicl.audit.suite import Evidence, attacked
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.data import Example
 from ifedicl.demo.fetch import demo_model, demo_places
 from ifedicl.demo.story import TASK
-from ifedicl.privacy.audit.run import Evidence, attacked
 from ifedicl.settings import Method, validated
 
 pytestmark = pytest.mark.real

@@ -20,13 +20,13 @@ from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import ConfigError, FederationError, StorageError
-from ifedicl.federation import checkpoint
-from ifedicl.federation.checkpoint import RoundRecord, State, Traffic
+from ifedicl.federation import state
 from ifedicl.federation.messages import pack
+from ifedicl.federation.state import RoundRecord, State, Traffic
+from ifedicl.ledger.entries import Head
+from ifedicl.ledger.ledger import read
+from ifedicl.ledger.receipts import check_heads, read_heads
 from ifedicl.metrics import Tally
-from ifedicl.privacy.chain import Head
-from ifedicl.privacy.heads import check_heads, read_heads
-from ifedicl.privacy.ledger import read
 from ifedicl.runs import ADAPTER, CHECKPOINT, LEDGERS, METRICS
 from ifedicl.settings import RunSettings, load_settings
 from tests import tiny
@@ -63,9 +63,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def history(folder: Path) -> tuple[RoundRecord, ...]:
-    state = checkpoint.load(folder / CHECKPOINT)
-    assert state is not None
-    return state.history
+    saved = state.load(folder / CHECKPOINT)
+    assert saved is not None
+    return saved.history
 
 
 def test_a_run_killed_ten_times_ends_with_the_same_adapter_byte_for_byte(tmp_path: Path, llama_folder: Path) -> None:
@@ -254,32 +254,32 @@ def assert_same_state(first: State, second: State) -> None:
 
 
 def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    checkpoint.save(STATE, tmp_path / "state")
-    loaded = checkpoint.load(tmp_path / "state")
+    state.save(STATE, tmp_path / "state")
+    loaded = state.load(tmp_path / "state")
     assert loaded is not None
     assert_same_state(STATE, loaded)
 
 
 def test_the_first_checkpoint_of_a_run_has_no_vectors_yet(tmp_path: Path) -> None:
     fresh = State("0" * 64, 0, 0, 4, STATE.coefficients, STATE.best)
-    checkpoint.save(fresh, tmp_path / "state")
-    loaded = checkpoint.load(tmp_path / "state")
+    state.save(fresh, tmp_path / "state")
+    loaded = state.load(tmp_path / "state")
     assert loaded is not None
     assert_same_state(fresh, loaded)
 
 
 def test_where_there_is_no_checkpoint_there_is_nothing_to_load(tmp_path: Path) -> None:
-    assert checkpoint.load(tmp_path / "state") is None
+    assert state.load(tmp_path / "state") is None
 
 
 def test_a_torn_checkpoint_is_refused_with_a_remedy(tmp_path: Path) -> None:
     file = tmp_path / "state"
-    checkpoint.save(STATE, file)
+    state.save(STATE, file)
     whole = file.read_bytes()
     for length in (*range(0, len(whole), 61), len(whole) - 1):
         file.write_bytes(whole[:length])
         with pytest.raises(StorageError, match=r"not a whole checkpoint.*remove it to start the run again"):
-            checkpoint.load(file)
+            state.load(file)
 
 
 def test_a_torn_checkpoint_stops_a_resume_and_is_left_as_it_is(settings: RunSettings, tmp_path: Path) -> None:
@@ -300,23 +300,23 @@ def test_a_torn_checkpoint_stops_a_resume_and_is_left_as_it_is(settings: RunSett
 def test_a_frame_that_lacks_fields_is_no_checkpoint(tmp_path: Path, header: dict[str, Any], arrays: dict[str, Any]) -> None:
     (tmp_path / "state").write_bytes(pack("checkpoint", header, arrays))
     with pytest.raises(StorageError, match="not a whole checkpoint"):
-        checkpoint.load(tmp_path / "state")
+        state.load(tmp_path / "state")
 
 
 def test_a_message_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "state").write_bytes(pack("update_reply", {"examples": 1, "loss": 0.1}, {"scales": STATE.best.scales}))
     with pytest.raises(StorageError, match="a update_reply frame"):
-        checkpoint.load(tmp_path / "state")
+        state.load(tmp_path / "state")
 
 
 def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     with pytest.raises(StorageError, match=r"cannot read the checkpoint .*state"):
-        checkpoint.load(tmp_path / "state")
+        state.load(tmp_path / "state")
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint.save(STATE, tmp_path / "state")
+    state.save(STATE, tmp_path / "state")
 
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -324,8 +324,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
         with pytest.raises(StorageError, match="Free some space"):
-            checkpoint.save(replace(STATE, round=3), tmp_path / "state")
-    loaded = checkpoint.load(tmp_path / "state")
+            state.save(replace(STATE, round=3), tmp_path / "state")
+    loaded = state.load(tmp_path / "state")
     assert loaded is not None
     assert_same_state(STATE, loaded)
     assert [path.name for path in tmp_path.iterdir()] == ["state"]

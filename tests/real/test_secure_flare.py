@@ -12,11 +12,11 @@ from ifedicl.data import Example
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
-from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.results import adapter_of
 from ifedicl.federation.secure import around
-from ifedicl.federation.secure.client import SecureClient, identity_of
-from ifedicl.privacy.ledger import REPLY, SUMMED, read
+from ifedicl.federation.secure.sum_client import SecureClient, identity_of
+from ifedicl.ledger.ledger import REPLY, SUMMED, read
 from ifedicl.settings import TOGETHER, load_settings
 from tests import tiny
 from tests.real.federation import Federation, cli, owner_file

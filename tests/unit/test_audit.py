@@ -12,17 +12,17 @@ import pytest
 from scipy import stats
 
 from ifedicl import cli
+from ifedicl.audit.defence import DELTA, Defence, budgets
+from ifedicl.audit.differencing import differenced
+from ifedicl.audit.guessing import Game, judged, one_run, one_run_epsilon
+from ifedicl.audit.markdown import page, summary
+from ifedicl.audit.membership import Outsider, insider, played
+from ifedicl.audit.mix import Span, class_means, mix_attack
+from ifedicl.audit.suite import Evidence, attacked
+from ifedicl.audit.victims import Victims, rare_words
+from ifedicl.audit.words import Inverter, best_layer, lens, nearest, recovered
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.privacy.audit.defence import DELTA, Defence, budgets
-from ifedicl.privacy.audit.differencing import differenced
-from ifedicl.privacy.audit.guessing import Game, judged, one_run, one_run_epsilon
-from ifedicl.privacy.audit.membership import Outsider, insider, played
-from ifedicl.privacy.audit.mix import Span, class_means, mix_attack
-from ifedicl.privacy.audit.page import page, summary
-from ifedicl.privacy.audit.run import Evidence, attacked
-from ifedicl.privacy.audit.victims import Victims, rare_words
-from ifedicl.privacy.audit.words import Inverter, best_layer, lens, nearest, recovered
 from tests import tiny
 
 ROWS = np.random.default_rng(5).standard_normal((120, 40))

@@ -19,16 +19,16 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench import runner
 from ifedicl.bench.analytic import table_1
+from ifedicl.bench.cells import Record, load_records, save_records
 from ifedicl.bench.costs import Meter, PeakMemory
 from ifedicl.bench.datasets import load_set
 from ifedicl.bench.estimate import estimates
+from ifedicl.bench.html_page import write_page
 from ifedicl.bench.methods import METHODS, affine, ridge
 from ifedicl.bench.methods.base import Scope
 from ifedicl.bench.methods.lora import lora_layers
 from ifedicl.bench.methods.raw import with_demonstrations
-from ifedicl.bench.page import write_page
 from ifedicl.bench.plan import Cell, Plan, SetSettings, load_plan, shipped
-from ifedicl.bench.results import Record, load_records, save_records
 from ifedicl.bench.runner import RESULTS, Standing, Watcher, run_plan, standing
 from ifedicl.bench.setup import Setup
 from ifedicl.bench.tables import markdown

@@ -16,15 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ifedicl.backbone.branches import branch_limit
 from ifedicl.backbone.encoding import LabelTree, Tokens
+from ifedicl.backbone.families import FAMILIES
 from ifedicl.backbone.hooks import injected
+from ifedicl.backbone.layer_cache import UpperLayers
+from ifedicl.backbone.layout import Layout, Row, branches_of, states_of
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.mixed import Asked, Placed, mixed_batches, mixed_log_probabilities
-from ifedicl.backbone.rows import Layout, Row, branches_of, states_of
+from ifedicl.backbone.multi_adapter import Asked, Placed, mixed_batches, mixed_log_probabilities
 from ifedicl.backbone.scoring import PassBudget, Scorer
-from ifedicl.backbone.upper import UpperLayers
-from ifedicl.backbone.writes import FAMILIES
+from ifedicl.backbone.tree_attention import branch_limit
 from ifedicl.calibrate import example_gradients, gradient_sum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context, ContextTensors

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ifedicl import cli, errors
-from ifedicl.backbone.writes import FAMILIES
+from ifedicl.backbone.families import FAMILIES
 from ifedicl.bench.methods import METHODS
 from ifedicl.bench.plan import load_plan
 

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from ifedicl.dp.accountant import Budget, Release, epsilon, noise_multiplier
+from ifedicl.dp.clipping import Bound, clipped, joint, parted
+from ifedicl.dp.public_basis import PublicFrame
+from ifedicl.dp.skellam import Crowd, Shares, skellam
 from ifedicl.errors import BudgetSpentError
-from ifedicl.privacy.accountant import Budget, Release, epsilon, noise_multiplier
-from ifedicl.privacy.clip import Bound, clipped, joint, parted
-from ifedicl.privacy.frame import PublicFrame
-from ifedicl.privacy.noise import Crowd, Shares, skellam
 
 # --- clip --------------------------------------------------------------------------------------------------------------
 

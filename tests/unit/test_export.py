@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.export import STORAGE
+from ifedicl.backbone.families import FAMILIES
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.writes import FAMILIES
 from ifedicl.cli import app
 from ifedicl.core.readout import Readout
 from ifedicl.errors import BackboneError, ConfigError, DownloadError, StorageError

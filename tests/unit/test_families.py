@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ifedicl.backbone.families import FAMILIES, write_modules, writes_of
 from ifedicl.backbone.hooks import Noise, injected, record
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.writes import FAMILIES, write_modules, writes_of
 from ifedicl.core.injection import fold
 from ifedicl.core.subspace import ContextTensors
 from ifedicl.core.vectors import WRITES

@@ -27,18 +27,16 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role, split_roles
 from ifedicl.errors import ConfigError, FederationError, LimitsReachedError, TooFewClientsError
 from ifedicl.extract import context_vectors
-from ifedicl.federation import checkpoint
 from ifedicl.federation import client as client_module
-from ifedicl.federation import job as job_module
+from ifedicl.federation import client_task as job_module
+from ifedicl.federation import local_engine, state
 from ifedicl.federation.assignment import ModelShape
-from ifedicl.federation.checkpoint import RoundRecord, State, load
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engine import Delivery
-from ifedicl.federation.engines import local
-from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Begun, Event, RoundDone
 from ifedicl.federation.journal import Journal
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import (
     CompareReply,
     CompareRequest,
@@ -58,6 +56,7 @@ from ifedicl.federation.messages import (
     encode,
     pack,
 )
+from ifedicl.federation.state import RoundRecord, State, load
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
 from ifedicl.task import Task
@@ -851,7 +850,7 @@ def test_no_text_is_in_any_reply_of_a_whole_run(backbone: Backbone, monkeypatch:
             sent.append(data)
         return data
 
-    monkeypatch.setattr(local, "encode", recorded)
+    monkeypatch.setattr(local_engine, "encode", recorded)
     outcome = run_real(backbone, tiny.method(rounds={"rounds": 2}, holdout={"gate": 0.2}))
     assert len(sent) == len(outcome.state.traffic) > 20
     assert [texts_in(data) for data in sent] == [[]] * len(sent)
@@ -980,7 +979,7 @@ def test_only_added_examples_are_vectorised_and_calibration_goes_on(backbone: Ba
 def test_more_rounds_stopped_at_any_moment_and_resumed_end_the_same(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method, save = tiny.method(rounds={"rounds": 1}), checkpoint.save
+    method, save = tiny.method(rounds={"rounds": 1}), state.save
 
     def phases(file: Path, *, stop_at: int | None) -> Outcome:
         run_real(backbone, method, checkpoint=file)
@@ -994,7 +993,7 @@ def test_more_rounds_stopped_at_any_moment_and_resumed_end_the_same(
                     raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "save", stopping)
+            patch.setattr(state, "save", stopping)
             if stop_at is None:
                 return run_real(backbone, method, MORE, checkpoint=file, more_rounds=2)
             with pytest.raises(KeyboardInterrupt):

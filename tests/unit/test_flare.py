@@ -24,15 +24,7 @@ from ifedicl.errors import ConfigError, FederationError, StorageError, TooFewCli
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
-from ifedicl.federation.engines.local import LocalEngine
-from ifedicl.federation.engines.nvflare.carrier import Parcel, PostEngine
-from ifedicl.federation.engines.nvflare.console import Console
-from ifedicl.federation.engines.nvflare.door import answer
-from ifedicl.federation.engines.nvflare.jobs import JobSettings, as_resume, job_settings, write_job
-from ifedicl.federation.engines.nvflare.project import load_project
-from ifedicl.federation.engines.nvflare.rules import authorization, write_server_rules, write_site_rules
-from ifedicl.federation.engines.nvflare.run import CHECKPOINT, run_job
-from ifedicl.federation.engines.nvflare.status import Board
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import (
     Failure,
     FailureCode,
@@ -45,6 +37,14 @@ from ifedicl.federation.messages import (
     decode_request,
     encode,
 )
+from ifedicl.flare.byte_endpoint import answer
+from ifedicl.flare.console import Console
+from ifedicl.flare.jobs import JobSettings, as_resume, job_settings, write_job
+from ifedicl.flare.participants import load_project
+from ifedicl.flare.run_folder import CHECKPOINT, run_job
+from ifedicl.flare.site_policy import authorization, write_server_rules, write_site_rules
+from ifedicl.flare.status import Board
+from ifedicl.flare.transport import Parcel, PostEngine
 from ifedicl.settings import ModelSettings, changed, load_settings, validated
 from tests import tiny
 
@@ -312,9 +312,9 @@ def test_a_job_holds_settings_and_two_names_of_ours_and_no_code(backbone: Backbo
     server = json.loads((tmp_path / "job" / held[1]).read_text())
     site = json.loads((tmp_path / "job" / held[2]).read_text())
     assert server["server"]["task_request_interval"] == 0.05
-    assert [item["path"] for item in server["workflows"]] == ["ifedicl.federation.engines.nvflare.server.RoundsController"]
+    assert [item["path"] for item in server["workflows"]] == ["ifedicl.flare.controller.RoundsController"]
     assert site["executors"][0]["executor"] == {
-        "path": "ifedicl.federation.engines.nvflare.executor.SiteExecutor",
+        "path": "ifedicl.flare.executor.SiteExecutor",
         "args": {},
     }
 
@@ -328,17 +328,17 @@ def test_a_job_may_ask_sites_to_ask_less_often_and_a_resume_keeps_it(backbone: B
 
 
 def test_the_classes_that_a_job_names_exist_and_keep_their_arguments(backbone: Backbone) -> None:
-    from ifedicl.federation.engines.nvflare import executor, names, readmission, server
+    from ifedicl.flare import controller, executor, names, readmission
 
     for path, room in (
-        (names.CONTROLLER, server),
+        (names.CONTROLLER, controller),
         (names.EXECUTOR, executor),
         (names.READMISSION, readmission),
     ):
         module, _, name = path.rpartition(".")
         assert (module, hasattr(room, name)) == (room.__name__, True)
     settings = job(backbone).model_dump(mode="json")
-    controller = server.RoundsController(job=settings, resume=True)
+    controller = controller.RoundsController(job=settings, resume=True)
     assert (controller.job, controller.resume) == (settings, True)
 
 
@@ -430,7 +430,7 @@ def test_a_wrong_project_file_is_refused_with_the_field(tmp_path: Path, changes:
 def test_the_rules_let_no_code_in_and_no_log_out(tmp_path: Path) -> None:
     write_site_rules(tmp_path, patience=30.0)
     resources = json.loads((tmp_path / "local" / "resources.json").read_text())
-    assert resources["class_allow_list"] == ["ifedicl.federation.engines.nvflare.executor.SiteExecutor"]
+    assert resources["class_allow_list"] == ["ifedicl.flare.executor.SiteExecutor"]
     assert resources["class_list_enforcement_mode"] == "enforce"
     assert resources["allow_log_streaming"] is False
     rights = authorization()["permissions"]
@@ -527,9 +527,7 @@ def test_the_status_of_a_run_that_the_server_does_not_know_is_an_error(
             return super().list_jobs(reverse=reverse) if self.jobs else []
 
     session = Played()
-    monkeypatch.setattr(
-        "ifedicl.federation.engines.nvflare.console.connected", lambda kit: contextlib.nullcontext(Console(session))
-    )
+    monkeypatch.setattr("ifedicl.flare.console.connected", lambda kit: contextlib.nullcontext(Console(session)))
     status = ["flare", "status", "--console", "kit"]
     with pytest.raises(FederationError, match="no job 'dusk'"):
         cli.app([*status, "dusk"], standalone_mode=False)

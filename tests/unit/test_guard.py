@@ -27,7 +27,7 @@ from ifedicl.errors import StorageError
 from ifedicl.federation.assignment import ModelShape, run_digest
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
-from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import (
     CompareReply,
     CompareRequest,
@@ -50,11 +50,11 @@ from ifedicl.federation.messages import (
     decode_reply,
     encode,
 )
+from ifedicl.ledger.entries import Head
+from ifedicl.ledger.ledger import REPLY, SUMMED, Ledger, read
 from ifedicl.metrics import Comparison, Tally
-from ifedicl.privacy.chain import Head
-from ifedicl.privacy.guard import GuardedClient, SummedClient
-from ifedicl.privacy.ledger import REPLY, SUMMED, Ledger, read
-from ifedicl.privacy.policy import Policy, open_policy
+from ifedicl.owner.guard import GuardedClient, SummedClient
+from ifedicl.owner.policy import Policy, open_policy
 from ifedicl.settings import Method, validated
 from tests import tiny
 
@@ -565,7 +565,7 @@ def test_an_exception_that_quotes_a_row_reaches_neither_reply_nor_ledger(
 def test_an_exception_in_a_real_client_that_quotes_its_row_does_not_leak(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ifedicl.federation import job as job_module
+    from ifedicl.federation import client_task as job_module
 
     rows = (*tiny.examples(9), Example(ROW, "good"))
     inner = Client("clinic", rows, backbone, secret=b"own")

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from ifedicl import files
 from ifedicl.errors import LedgerError, StorageError
-from ifedicl.privacy.chain import START, Entry, Head
-from ifedicl.privacy.heads import HeadLog, Received, check_heads, read_heads
-from ifedicl.privacy.ledger import OPENED, REPAIRED, REPLY, Ledger, read
+from ifedicl.ledger.entries import START, Entry, Head
+from ifedicl.ledger.ledger import OPENED, REPAIRED, REPLY, Ledger, read
+from ifedicl.ledger.receipts import HeadLog, Received, check_heads, read_heads
 
 REPEATABLE = settings(deadline=None, derandomize=True, max_examples=60)
 

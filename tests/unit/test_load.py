@@ -29,7 +29,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ifedicl import files
-from ifedicl.backbone import checks, fingerprint
+from ifedicl.backbone import fingerprint, preflight
 from ifedicl.backbone import gguf as gguf_module
 from ifedicl.backbone.fingerprint import fingerprint_of, stored_tensors
 from ifedicl.backbone.load import Backbone, load_backbone
@@ -350,7 +350,7 @@ def test_too_little_memory_is_found_before_anything_is_loaded(model: Path, monke
     free = namedtuple("free", "available")
     numbers = sum(tensor.size for tensor in load_file(model / WEIGHTS).values())
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", never)
-    monkeypatch.setattr(checks, "_MIB", 1 << 10)  # the tiny model has none
+    monkeypatch.setattr(preflight, "_MIB", 1 << 10)  # the tiny model has none
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free(30 << 10))
     with pytest.raises(NotEnoughMemoryError) as caught:
         tiny.load(model)

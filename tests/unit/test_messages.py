@@ -46,8 +46,8 @@ from ifedicl.federation.messages import (
     pack,
     unpack,
 )
+from ifedicl.ledger.entries import Head
 from ifedicl.metrics import Comparison, Tally
-from ifedicl.privacy.chain import Head
 from ifedicl.progress import STEPS
 from tests import tiny
 

@@ -12,7 +12,7 @@ import torch
 from ifedicl.adapter import Classifier
 from ifedicl.backbone.hooks import Injection, injected_by_row
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.mixed import Asked, Placed, mixed_batches, mixed_log_probabilities
+from ifedicl.backbone.multi_adapter import Asked, Placed, mixed_batches, mixed_log_probabilities
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
 from tests import tiny

@@ -17,13 +17,13 @@ from ifedicl.errors import ConfigError, FederationError, LedgerError
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
-from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import VectorsReply, VectorsRequest
-from ifedicl.privacy.guard import GuardedClient, SummedClient
-from ifedicl.privacy.ledger import REPLY, read
-from ifedicl.privacy.policy import ClientSettings, Policy, load_client_settings
-from ifedicl.privacy.preview import preview
-from ifedicl.privacy.site import open_site
+from ifedicl.ledger.ledger import REPLY, read
+from ifedicl.owner.guard import GuardedClient, SummedClient
+from ifedicl.owner.policy import ClientSettings, Policy, load_client_settings
+from ifedicl.owner.preview import preview
+from ifedicl.owner.site import open_site
 from ifedicl.settings import load_settings
 from tests import tiny
 

@@ -15,12 +15,14 @@ from ifedicl.calibrate import example_gradients
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.data import Role
+from ifedicl.dp.accountant import epsilon
 from ifedicl.errors import ConfigError, TooFewClientsError
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
-from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.dp_client import Private
 from ifedicl.federation.events import Delivered, Event
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import (
     BeginRequest,
     CompareRequest,
@@ -38,16 +40,14 @@ from ifedicl.federation.messages import (
     VectorsRequest,
     encode,
 )
-from ifedicl.federation.played import gradients_left
-from ifedicl.federation.private import Private
-from ifedicl.federation.secure.client import SecureClient, identity_of
+from ifedicl.federation.secure.sum_client import SecureClient, identity_of
 from ifedicl.inspection import what_leaves
-from ifedicl.privacy.accountant import epsilon
-from ifedicl.privacy.guard import GuardedClient
-from ifedicl.privacy.ledger import SUMMED, Ledger
-from ifedicl.privacy.modes import mode_of
-from ifedicl.privacy.policy import open_policy
+from ifedicl.ledger.ledger import SUMMED, Ledger
+from ifedicl.owner.endpoint import gradients_left
+from ifedicl.owner.guard import GuardedClient
+from ifedicl.owner.policy import open_policy
 from ifedicl.settings import Method, ModelSettings, NoiseSettings, load_settings
+from ifedicl.settings.describe import mode_of
 from tests import tiny
 
 STEP = 2.0**-24

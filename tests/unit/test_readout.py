@@ -23,7 +23,7 @@ from ifedicl.errors import AdapterError, ConfigError
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engine import Delivery
-from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import (
     ContextReply,
     ContextRequest,
@@ -35,7 +35,7 @@ from ifedicl.federation.messages import (
     StatisticsReply,
     StatisticsRequest,
 )
-from ifedicl.federation.sums import Total
+from ifedicl.federation.reply_sums import Total
 from ifedicl.settings import ModelSettings
 from tests import tiny
 from tests.unit.test_federation import Between, assert_same_result, real, run_real, shape_of

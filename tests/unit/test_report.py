@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ifedicl.federation.checkpoint import Traffic
+from ifedicl.federation.state import Traffic
 from ifedicl.report import traffic_by_client
 
 

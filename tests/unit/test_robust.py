@@ -23,13 +23,7 @@ from ifedicl.core.robust import Trust, bounded_mean, median, robust_coefficients
 from ifedicl.core.vectors import Array64, ContextVectors
 from ifedicl.errors import FederationError
 from ifedicl.federation.coordinator import Coordinator, Outcome
-from ifedicl.federation.messages import (
-    EvaluateReply,
-    EvaluateRequest,
-    Reply,
-    Request,
-    VectorsReply,
-)
+from ifedicl.federation.messages import EvaluateReply, EvaluateRequest, Reply, Request, VectorsReply
 from ifedicl.metrics import Tally
 from ifedicl.settings import Method
 from tests import tiny

@@ -18,8 +18,8 @@ from tokenizers import normalizers, processors
 from torch import Tensor
 
 from ifedicl.backbone.encoding import Encoder, LabelTree, Prompts, Tokens
+from ifedicl.backbone.layout import right_padded
 from ifedicl.backbone.load import Backbone, Prefix
-from ifedicl.backbone.rows import right_padded
 from ifedicl.backbone.scoring import PassBudget, Scorer, length_batches
 from ifedicl.errors import DataError, TaskError
 from ifedicl.task import Task

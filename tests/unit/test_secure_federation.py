@@ -28,8 +28,8 @@ from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engine import Delivery, Engine
-from ifedicl.federation.engines.local import LocalEngine
 from ifedicl.federation.events import Event, RoundDone
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import (
     BeginReply,
     BeginRequest,
@@ -60,11 +60,11 @@ from ifedicl.federation.messages import (
     decode_reply,
     encode,
 )
-from ifedicl.federation.secure.client import SecureClient, identity_of
-from ifedicl.federation.secure.engine import SecureEngine
-from ifedicl.federation.secure.sums import SUMS
+from ifedicl.federation.secure.quantised import SUMS
+from ifedicl.federation.secure.sum_client import SecureClient, identity_of
+from ifedicl.federation.secure.sum_engine import SecureEngine
+from ifedicl.ledger.entries import Head
 from ifedicl.metrics import Comparison, Tally
-from ifedicl.privacy.chain import Head
 from ifedicl.settings import TOGETHER, NoiseSettings, PrivacySettings
 from tests import tiny
 from tests.unit.test_secure_sum import NEVER, uniform_p

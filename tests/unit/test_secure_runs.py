@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ifedicl import cli
-from ifedicl.federation import checkpoint
-from ifedicl.privacy.heads import check_heads, read_heads
-from ifedicl.privacy.ledger import REPLY, SUMMED, read
+from ifedicl.federation import state
+from ifedicl.ledger.ledger import REPLY, SUMMED, read
+from ifedicl.ledger.receipts import check_heads, read_heads
 from ifedicl.runs import CHECKPOINT, LEDGERS
 from ifedicl.settings import TOGETHER
 from tests import tiny
@@ -89,9 +89,9 @@ def test_a_secure_run_from_config_to_report(
             most = 120 if (step, way) == ("vectors", "down") else 24  # no ledger's head is known at first
             assert max(abs(size - expected[f"{step}_sum_{way}"]) for size in sent) <= most, (step, way)
 
-    state = checkpoint.load(folder / CHECKPOINT)
-    assert state is not None
-    assert set(state.client_vectors) == {TOGETHER}
+    saved = state.load(folder / CHECKPOINT)
+    assert saved is not None
+    assert set(saved.client_vectors) == {TOGETHER}
 
     # Each owner's ledger tells what went into the sums and what left of it; the coordinator's heads fit it.
     heads = read_heads(folder / "checkpoint" / "heads.jsonl")
@@ -134,9 +134,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [
-        name
-        for name in sys.modules
-        if name.startswith(("cryptography", "ifedicl.federation.secure", "ifedicl.privacy.secure_sum"))
+        name for name in sys.modules if name.startswith(("cryptography", "ifedicl.federation.secure", "ifedicl.secagg"))
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "cryptography", None)

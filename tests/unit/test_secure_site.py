@@ -16,12 +16,12 @@ from ifedicl import cli
 from ifedicl.errors import ConfigError, TooFewClientsError
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.coordinator import Coordinator
-from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import Failure, FailureCode, VectorsRequest
 from ifedicl.federation.secure import around
-from ifedicl.privacy.ledger import REPLY, SUMMED, read
-from ifedicl.privacy.policy import SumSettings, load_client_settings
-from ifedicl.privacy.site import open_site
+from ifedicl.ledger.ledger import REPLY, SUMMED, read
+from ifedicl.owner.policy import SumSettings, load_client_settings
+from ifedicl.owner.site import open_site
 from ifedicl.settings import Method
 from tests import tiny
 from tests.unit.test_owner import client_of

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ifedicl.errors import SecureSumError
-from ifedicl.privacy.secure_sum import shamir
-from ifedicl.privacy.secure_sum.collector import unmasked
-from ifedicl.privacy.secure_sum.fixed_point import FixedPoint
-from ifedicl.privacy.secure_sum.keys import Identity
-from ifedicl.privacy.secure_sum.masks import Integers, mask
-from ifedicl.privacy.secure_sum.party import Deal, Party
-from ifedicl.privacy.secure_sum.roster import Advert, Roster
+from ifedicl.secagg import shamir
+from ifedicl.secagg.collector import unmasked
+from ifedicl.secagg.fixed_point import FixedPoint
+from ifedicl.secagg.keys import Identity
+from ifedicl.secagg.masks import Integers, mask
+from ifedicl.secagg.party import Deal, Party
+from ifedicl.secagg.roster import Advert, Roster
 
 REPEATABLE = settings(deadline=None, derandomize=True, max_examples=25)
 GRID = FixedPoint(bits=40, fraction=16)

@@ -17,19 +17,19 @@ import pytest
 from fastapi.testclient import TestClient
 
 from ifedicl import cli
-from ifedicl.backbone import mixed
+from ifedicl.backbone import multi_adapter
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import AdapterError, BusyError, DataError, FingerprintError, ServeError, StoppedError
 from ifedicl.serve import server as server_module
 from ifedicl.serve import worker as worker_module
+from ifedicl.serve.api_keys import Keys, new_key
 from ifedicl.serve.app import application
 from ifedicl.serve.catalog import Catalog, Folder, StoreSource, slug
-from ifedicl.serve.keys import Keys, new_key
+from ifedicl.serve.limits import Limits
 from ifedicl.serve.meters import Meters
 from ifedicl.serve.routes import Desk
 from ifedicl.serve.runviews import Runs
-from ifedicl.serve.settings import Limits
-from ifedicl.serve.wire import ModelFacts
+from ifedicl.serve.schemas import ModelFacts
 from ifedicl.serve.worker import Answer, Worker
 from ifedicl.store import open_store
 from ifedicl.store.records import TaskKey
@@ -54,11 +54,11 @@ class Held:
         self._go = threading.Event()
         self.begun = threading.Event()
 
-        def held(backbone: Backbone, rows: list[mixed.Asked]) -> Any:
+        def held(backbone: Backbone, rows: list[multi_adapter.Asked]) -> Any:
             self.begun.set()
             assert self._go.wait(10)
             self.passes.append(len(rows))
-            return mixed.mixed_log_probabilities(backbone, rows)
+            return multi_adapter.mixed_log_probabilities(backbone, rows)
 
         monkeypatch.setattr(worker_module, "mixed_log_probabilities", held)
 

@@ -16,15 +16,15 @@ from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import drawn, gradient_sum
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form
-from ifedicl.core.server import Moments, stepped
+from ifedicl.core.server_optimizer import Moments, stepped
 from ifedicl.core.subspace import Context
 from ifedicl.data import Role, split_roles
 from ifedicl.errors import ConfigError
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engine import Delivery
-from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import Failure, FailureCode, GradientReply, GradientRequest
-from ifedicl.federation.sums import Total
+from ifedicl.federation.reply_sums import Total
 from tests import tiny
 from tests.unit.test_federation import HANDS, Between, Hands, assert_same_result, failures, real, run_real, shape_of
 

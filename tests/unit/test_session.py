@@ -16,16 +16,15 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
-from ifedicl.core.warm import Start, carried, warm_start
+from ifedicl.core.warm_start import Start, carried, warm_start
 from ifedicl.errors import StorageError
-from ifedicl.federation import session
 from ifedicl.federation.coordinator import Starter
-from ifedicl.federation.session import Answer
 from ifedicl.settings import Method, ModelSettings
-from ifedicl.store import open_store
-from ifedicl.store.door import Store
+from ifedicl.store import open_store, requests
 from ifedicl.store.lease import leased
+from ifedicl.store.protocol import Store
 from ifedicl.store.records import TaskKey
+from ifedicl.store.requests import Answer
 from ifedicl.store.signature import reference
 from ifedicl.task import Task
 from tests import tiny
@@ -55,7 +54,7 @@ def ask(
         return runs.federate(clients, ModelSettings(source="tiny"), task, method, starter=starter)
 
     key = TaskKey.of("clinics", backbone.fingerprint, task, method)
-    return session.request(store, key, method, calibrate, lambda: reference(backbone, "label"), anew=anew)
+    return requests.request(store, key, method, calibrate, lambda: reference(backbone, "label"), anew=anew)
 
 
 def test_a_miss_is_calibrated_and_stored_and_the_next_is_an_exact_hit(store: Store, backbone: Backbone) -> None:
@@ -76,7 +75,7 @@ def test_what_promises_noise_is_answered_by_nothing_else_and_begins_cold(store: 
     assert key.digest != open_key.digest
     assert key.scope != open_key.scope
     ask(store, backbone)
-    search = session._Search(store, key, private, lambda: reference(backbone, "label"))
+    search = requests._Search(store, key, private, lambda: reference(backbone, "label"))
     context = Context(np.ones((backbone.layers, 2, backbone.width), dtype=np.float32))
     assert search.start(context, Coefficients.identity(Form(backbone.layers))) is None
     assert "begins cold" in search.found.why
@@ -95,7 +94,7 @@ def test_a_near_task_is_a_warm_start_with_half_the_rounds(store: Store, backbone
 
 def test_a_far_task_is_a_miss_that_says_why(store: Store, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     ask(store, backbone)
-    monkeypatch.setattr(session, "NEAR", 1.1)
+    monkeypatch.setattr(requests, "NEAR", 1.1)
     missed, calibrated = ask(store, backbone, RELATED)
     assert missed.found.kind == "miss"
     assert "the nearest task is 'mood', version 1, at a cosine of" in missed.found.why
@@ -113,10 +112,10 @@ def test_two_equal_requests_at_the_same_time_calibrate_once(tmp_path: Path) -> N
         own = open_store(str(tmp_path / "tasks.sqlite"))
         both.wait()
         with leased(own, KEY, poll=0.01):
-            if session.exact(own, KEY) is None:
+            if requests.exact(own, KEY) is None:
                 calibrations.append(1)
                 own.put(KEY, adapter(), unit(0))
-        answers.append(session.exact(own, KEY))
+        answers.append(requests.exact(own, KEY))
         own.close()
 
     open_store(str(tmp_path / "tasks.sqlite")).close()

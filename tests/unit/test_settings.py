@@ -11,7 +11,7 @@ import pytest
 
 from ifedicl.bench.plan import load_plan
 from ifedicl.errors import ConfigError
-from ifedicl.privacy.policy import load_client_settings
+from ifedicl.owner.policy import load_client_settings
 from ifedicl.settings import (
     Method,
     NoiseSettings,

@@ -15,22 +15,22 @@ from transformers import AutoModelForCausalLM
 
 from ifedicl import report, runs, seeds
 from ifedicl.adapter import Adapter
+from ifedicl.audit.suite import Evidence, attacked
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.mixed import Asked, mixed_log_probabilities
+from ifedicl.backbone.multi_adapter import Asked, mixed_log_probabilities
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import Turn, calibrate, gradient_sum
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context, subspace_basis
 from ifedicl.core.vectors import WRITES, Array32, ContextVectors, uniform_mean
-from ifedicl.core.warm import warm_start
+from ifedicl.core.warm_start import warm_start
 from ifedicl.data import Role
 from ifedicl.errors import AdapterError, StorageError
 from ifedicl.extract import context_vectors
-from ifedicl.federation import checkpoint, session
+from ifedicl.federation import state
 from ifedicl.federation.assignment import Assignment
-from ifedicl.federation.checks import Checks
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Starter
 from ifedicl.federation.messages import (
@@ -48,14 +48,14 @@ from ifedicl.federation.messages import (
     encode,
     pack,
 )
-from ifedicl.federation.session import Answer
+from ifedicl.federation.reply_validation import Checks
 from ifedicl.inspection import expected_bytes, what_leaves
 from ifedicl.personal import personalise
-from ifedicl.privacy.audit.run import Evidence, attacked
 from ifedicl.settings import Method, ModelSettings, RunSettings
-from ifedicl.store import open_store
-from ifedicl.store.door import Store
+from ifedicl.store import open_store, requests
+from ifedicl.store.protocol import Store
 from ifedicl.store.records import TaskKey
+from ifedicl.store.requests import Answer
 from ifedicl.store.signature import reference, signature
 from ifedicl.task import Task
 from tests import tiny
@@ -373,7 +373,7 @@ def test_a_run_of_some_layers_is_resumed(four: Backbone, tmp_path: Path) -> None
     settings = method({"from_depth": 0.5})
     whole = run_real(four, settings)
     run_real(four, method({"from_depth": 0.5}), checkpoint=tmp_path / "state")
-    stored = checkpoint.load(tmp_path / "state")
+    stored = state.load(tmp_path / "state")
     assert stored is not None
     assert stored.context is not None
     assert stored.context.layers == range(2, 4)
@@ -388,17 +388,17 @@ def test_a_checkpoint_from_before_is_gone_on_with_or_refused_with_the_way_out(
 ) -> None:
     settings = method(injection)
     run_real(four, settings, checkpoint=tmp_path / "state")
-    stored = checkpoint.load(tmp_path / "state")
+    stored = state.load(tmp_path / "state")
     assert stored is not None
     assert stored.context is not None
     context, coefficients = everywhere(stored.context, stored.coefficients)
     before = replace(stored, context=context, coefficients=coefficients, best=everywhere(stored.context, stored.best)[1])
     monkeypatch.setattr(
-        checkpoint,
+        state,
         "pack",
         lambda kind, header, arrays: pack(kind, {k: v for k, v in header.items() if k != "first_layer"}, arrays),
     )
-    checkpoint.save(before, tmp_path / "before")
+    state.save(before, tmp_path / "before")
     if len(layers) == LAYERS:
         again = run_real(four, settings, checkpoint=tmp_path / "before", resume=True)
         np.testing.assert_array_equal(again.coefficients.scales, stored.best.scales)
@@ -443,7 +443,7 @@ def ask(store: Store, backbone: Backbone, settings: Method, task: Task = tiny.TA
         return runs.federate(clients, ModelSettings(source="tiny"), task, settings, starter=starter)
 
     key = TaskKey.of("clinics", backbone.fingerprint, task, settings)
-    return session.request(store, key, settings, calibrated, lambda: reference(backbone, "label"))[0]
+    return requests.request(store, key, settings, calibrated, lambda: reference(backbone, "label"))[0]
 
 
 def test_the_cache_answers_with_the_same_layers_only(four: Backbone, tmp_path: Path) -> None:
@@ -464,7 +464,7 @@ def test_the_cache_answers_with_the_same_layers_only(four: Backbone, tmp_path: P
     key = TaskKey.of_adapter("banks", before)
     store.put(key, before, signature(context, reference(four, "label")))
     other = replace(TaskKey.of("banks", four.fingerprint, related, half))
-    search = session._Search(store, other, half, lambda: reference(four, "label"))
+    search = requests._Search(store, other, half, lambda: reference(four, "label"))
     assert search.start(near.adapter.context, near.adapter.coefficients) is None
     assert search.found.kind == "miss"
     store.close()

@@ -27,8 +27,8 @@ from ifedicl.errors import AdapterError, StorageError
 from ifedicl.settings import ModelSettings, ReadoutSettings, SubspaceSettings
 from ifedicl.store import open_store
 from ifedicl.store.database import Database
-from ifedicl.store.door import Store
 from ifedicl.store.lease import leased
+from ifedicl.store.protocol import Store
 from ifedicl.store.records import TaskKey
 from ifedicl.store.signature import SIZE, signature
 from tests import tiny

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ifedicl.demo.story import what_left
-from ifedicl.federation.checkpoint import Traffic
+from ifedicl.federation.state import Traffic
 from ifedicl.inspection import what_leaves
 from ifedicl.settings import load_preset
 

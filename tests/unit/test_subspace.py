@@ -16,7 +16,7 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Role, split_roles
 from ifedicl.extract import context_vectors
 from ifedicl.federation.coordinator import Coordinator, Outcome
-from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.runs import federate, simulate, zero_shot_adapter
 from ifedicl.settings import ModelSettings
 from tests import tiny

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from ifedicl.backbone.hooks import injected
+from ifedicl.backbone.layer_cache import UpperLayers
+from ifedicl.backbone.layout import Row, states_of
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.rows import Row, states_of
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.backbone.upper import UpperLayers
 from ifedicl.core.subspace import ContextTensors
 from tests import tiny
 from tests.unit.test_federation import run_real

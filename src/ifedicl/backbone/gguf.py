@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ifedicl import files
-from ifedicl.backbone.checks import check_memory, refuse_missing
 from ifedicl.backbone.fingerprint import remembered
+from ifedicl.backbone.preflight import check_memory, refuse_missing
 from ifedicl.errors import BackboneError, StorageError
 
 

@@ -17,10 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ifedicl.backbone import gguf
-from ifedicl.backbone.branches import Branches, branch_limit
-from ifedicl.backbone.checks import check_memory, refuse_missing
+from ifedicl.backbone.families import Writes, layer_modules, write_modules, writes_of
 from ifedicl.backbone.fingerprint import fingerprint_of, stored_tensors
-from ifedicl.backbone.writes import Writes, layer_modules, write_modules, writes_of
+from ifedicl.backbone.preflight import check_memory, refuse_missing
+from ifedicl.backbone.tree_attention import Branches, branch_limit
 from ifedicl.errors import BackboneError, DownloadError, UnsafeWeightsError
 from ifedicl.settings import ModelSettings
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ifedicl.backbone.branches import WIDEST
 from ifedicl.backbone.encoding import Encoder, Prompts, Tokens
+from ifedicl.backbone.layer_cache import UpperLayers
+from ifedicl.backbone.layout import Layout, Row, states_of
 from ifedicl.backbone.load import Backbone, Prefix
 from ifedicl.backbone.pooling import Span, pooled
-from ifedicl.backbone.rows import Layout, Row, states_of
-from ifedicl.backbone.upper import UpperLayers
+from ifedicl.backbone.tree_attention import WIDEST
 from ifedicl.core.readout import Readout, hidden_count
 from ifedicl.task import Task
 

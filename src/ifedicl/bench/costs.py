@@ -15,7 +15,7 @@ import psutil
 import torch
 
 from ifedicl.federation.engine import Delivery, Door, Engine
-from ifedicl.federation.engines.local import LocalEngine
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import Arrays, Header, Request, pack, unpack
 
 _SAMPLE_SECONDS = 0.01

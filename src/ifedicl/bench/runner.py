@@ -13,11 +13,11 @@ import torch
 
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.bench import provenance
+from ifedicl.bench.cells import CurvePoint, Record, load_records, now, save_records
 from ifedicl.bench.costs import PeakMemory
 from ifedicl.bench.datasets import DataSet, load_set
 from ifedicl.bench.methods.base import Measured
 from ifedicl.bench.plan import DEMO, Cell, Plan
-from ifedicl.bench.results import CurvePoint, Record, load_records, now, save_records
 from ifedicl.bench.setup import Setup, nothing
 from ifedicl.data import dirichlet_split, draw_pool
 from ifedicl.demo.fetch import demo_model

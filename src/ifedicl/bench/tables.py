@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.bench.analytic import table_1
+from ifedicl.bench.cells import Record, interval
 from ifedicl.bench.plan import Plan
-from ifedicl.bench.results import Record, interval
 from ifedicl.metrics import paired_p
 
 PAPER_FORM, OURS = "ifed-icl", "ifed-icl-subspace"

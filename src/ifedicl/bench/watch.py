@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from rich.progress import Progress
 
+from ifedicl.bench.cells import Record
 from ifedicl.bench.plan import Cell
-from ifedicl.bench.results import Record
 from ifedicl.bench.runner import Standing, Watcher
 from ifedicl.progress import bars
 

@@ -1,5 +1,5 @@
 """The command line."""
 
-from ifedicl.cli.app import app, main
+from ifedicl.cli.commands import app, main
 
 __all__ = ["app", "main"]

@@ -1,5 +1,5 @@
 """``python -m ifedicl.cli``."""
 
-from ifedicl.cli.app import main
+from ifedicl.cli.commands import main
 
 main()

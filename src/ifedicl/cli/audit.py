@@ -43,11 +43,11 @@ def audit(
     guessed, and what a second version gives away: without a defence, and with noise for several ε. No text is in the page.
     """
     from ifedicl import files
+    from ifedicl.audit.markdown import page, summary
+    from ifedicl.audit.suite import Evidence, attacked
     from ifedicl.backbone.load import load_backbone
     from ifedicl.backbone.scoring import Scorer
     from ifedicl.data import draw_pool
-    from ifedicl.privacy.audit.page import page, summary
-    from ifedicl.privacy.audit.run import Evidence, attacked
     from ifedicl.progress import LOADING, counted, waiting
 
     task, method, settings, name, own = _audited(path, client, model)

@@ -35,7 +35,7 @@ def export(
     goes to the hub, the base model's licence and terms are shown.
     """
     from ifedicl.adapter import Adapter
-    from ifedicl.backbone.terms import terms_of
+    from ifedicl.backbone.licence import terms_of
     from ifedicl.progress import LOADING, waiting
 
     loaded = Adapter.load(adapter).located(model)  # its licence lies there too

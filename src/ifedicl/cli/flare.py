@@ -17,7 +17,7 @@ from ifedicl.errors import ConfigError, Fault, FederationError
 if TYPE_CHECKING:
     from rich.console import Console as Printer
 
-    from ifedicl.federation.engines.nvflare.console import Console, JobRecord
+    from ifedicl.flare.console import Console, JobRecord
 
 Kit = Annotated[Path, typer.Argument(help="A folder that `ifedicl flare provision` made.")]
 ConsoleKit = Annotated[
@@ -54,8 +54,8 @@ def provision(
     [server] host = "fl.example.org", port = 8002, admin_port = 8003; valid_days = 360.
     """
     _needs_flare()
-    from ifedicl.federation.engines.nvflare.kits import provision as make
-    from ifedicl.federation.engines.nvflare.project import load_project
+    from ifedicl.flare.kits import provision as make
+    from ifedicl.flare.participants import load_project
 
     kits = make(load_project(project), out)
     if as_json:
@@ -74,7 +74,7 @@ def start(kit: Kit) -> None:
     crash: it is taken back into the job that runs.
     """
     _needs_flare()
-    from ifedicl.federation.engines.nvflare.processes import run
+    from ifedicl.flare.processes import run
 
     raise typer.Exit(run(kit))
 
@@ -96,7 +96,7 @@ def job(
     The model must lie here, so that its fingerprint is known; the server itself needs none.
     """
     _needs_flare()
-    from ifedicl.federation.engines.nvflare.jobs import job_settings, write_job
+    from ifedicl.flare.jobs import job_settings, write_job
     from ifedicl.settings import load_settings
 
     settings = load_settings(config)
@@ -133,7 +133,7 @@ def resume(
     It continues from the server's checkpoint: no finished round is lost, and the result is as if nothing had happened.
     """
     _needs_flare()
-    from ifedicl.federation.engines.nvflare.jobs import as_resume
+    from ifedicl.flare.jobs import as_resume
 
     with _connected(console) as opened:
         with as_resume(folder) as again:
@@ -183,7 +183,7 @@ def logs(
     lines: Annotated[int, typer.Option(min=1, help="So many of the last ones.")] = 40,
 ) -> None:
     """Show the log of this machine's own party. No log of a site is ever sent to the server."""
-    from ifedicl.federation.engines.nvflare.logs import last_lines
+    from ifedicl.flare.log_files import last_lines
 
     print("\n".join(last_lines(kit, lines)))
 
@@ -195,7 +195,7 @@ def demo(out: Path, console: Printer, seed: int) -> None:
         FederationError: the processes' result is not the local engine's.
     """
     _needs_flare()
-    from ifedicl.demo.flare import LARGEST_LOG, LARGEST_SUM, play
+    from ifedicl.demo.over_flare import LARGEST_LOG, LARGEST_SUM, play
 
     found = play(out, console, seed=seed)
     console.print(
@@ -218,7 +218,7 @@ def _needs_flare() -> None:
 @contextmanager
 def _connected(kit: Path) -> Iterator[Console]:
     _needs_flare()
-    from ifedicl.federation.engines.nvflare.console import connected
+    from ifedicl.flare.console import connected
 
     with connected(kit) as console:
         yield console

@@ -14,7 +14,7 @@ from ifedicl.cli.options import Json
 from ifedicl.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
-    from ifedicl.privacy.chain import Entry
+    from ifedicl.ledger.entries import Entry
 
 Config = Annotated[Path | None, typer.Option(help="The coordinator's config: task, settings and model.")]
 LedgerFile = Annotated[Path, typer.Argument(metavar="LEDGER", help="A client's ledger.jsonl.")]
@@ -64,8 +64,8 @@ def check_policy(
 
     Nothing is sent and no model is loaded; what has left already is read from the ledger.
     """
-    from ifedicl.privacy.policy import load_client_settings
-    from ifedicl.privacy.preview import preview
+    from ifedicl.owner.policy import load_client_settings
+    from ifedicl.owner.preview import preview
     from ifedicl.settings import load_settings
 
     facts = preview(load_client_settings(path), None if config is None else load_settings(config))
@@ -80,7 +80,7 @@ def show_identity(
 
     It lasts as long as ledger.secret. Exchange it over a channel that is not the coordinator.
     """
-    from ifedicl.privacy.site import identity
+    from ifedicl.owner.site import identity
 
     print(identity(path))
 
@@ -88,7 +88,7 @@ def show_identity(
 @ledger.command("show")
 def show_ledger(path: LedgerFile, as_json: Json = False) -> None:
     """Print every line: when, what, for which job, how many bytes (and how many the engine added), and its digest."""
-    from ifedicl.privacy.ledger import read
+    from ifedicl.ledger.ledger import read
 
     for entry in read(path)[0]:
         if as_json:
@@ -109,8 +109,8 @@ def verify_ledger(
 
     Exits with 6 where something is wrong, and says which line.
     """
-    from ifedicl.privacy.heads import check_heads, read_heads
-    from ifedicl.privacy.ledger import read
+    from ifedicl.ledger.ledger import read
+    from ifedicl.ledger.receipts import check_heads, read_heads
 
     entries, torn = read(path)
     facts: dict[str, Any] = {

@@ -14,8 +14,8 @@ from rich.console import Console
 from ifedicl.cli.options import Json
 
 if TYPE_CHECKING:
-    from ifedicl.federation.session import Answer
     from ifedicl.report import Report
+    from ifedicl.store.requests import Answer
 
 
 def run(

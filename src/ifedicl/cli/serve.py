@@ -16,7 +16,7 @@ from ifedicl.errors import ConfigError, Fault, ServeError
 if TYPE_CHECKING:
     from ifedicl.serve.catalog import Catalog, Source
     from ifedicl.settings import ModelSettings
-    from ifedicl.store.door import Store
+    from ifedicl.store.protocol import Store
 
 
 def serve(
@@ -49,11 +49,11 @@ def serve(
     Needs: pip install 'ifedicl[serve]'. Stops at Ctrl-C or SIGTERM, after the requests under way. Texts are never logged.
     """
     try:
+        from ifedicl.serve.api_keys import Keys
         from ifedicl.serve.catalog import Folder, StoreSource
-        from ifedicl.serve.keys import Keys
+        from ifedicl.serve.limits import Limits
         from ifedicl.serve.server import bound
         from ifedicl.serve.server import serve as run_server
-        from ifedicl.serve.settings import Limits
     except ModuleNotFoundError as error:
         raise ServeError(
             f"serving needs the package {error.name}, which is not installed: pip install 'ifedicl[serve]'"
@@ -106,7 +106,7 @@ def key(
 
     To withdraw a key, remove its line; a running server notices.
     """
-    from ifedicl.serve.keys import new_key
+    from ifedicl.serve.api_keys import new_key
 
     made = new_key(file, name)
     print(made)

@@ -16,7 +16,7 @@ from ifedicl.cli.options import Json
 from ifedicl.errors import AdapterError
 
 if TYPE_CHECKING:
-    from ifedicl.store.door import Store
+    from ifedicl.store.protocol import Store
     from ifedicl.store.records import Entry
 
 Url = Annotated[

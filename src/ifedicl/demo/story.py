@@ -14,10 +14,10 @@ from ifedicl import runs
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.demo.fetch import LABELS, Place, demo_model, demo_places
-from ifedicl.federation.checkpoint import Traffic
 from ifedicl.federation.client import Client
 from ifedicl.federation.events import Event, each, ignore
 from ifedicl.federation.journal import Journal
+from ifedicl.federation.state import Traffic
 from ifedicl.inspection import what_leaves
 from ifedicl.metrics import Evaluation, mean_hits, paired_p
 from ifedicl.progress import LOADING, counted, federation_bars, waiting

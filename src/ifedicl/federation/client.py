@@ -20,7 +20,7 @@ from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role
 from ifedicl.errors import BudgetSpentError, DataError, IfediclError, TaskError
-from ifedicl.federation.job import Job, Summing
+from ifedicl.federation.client_task import Job, Summing
 from ifedicl.federation.messages import (
     CompareReply,
     CompareRequest,

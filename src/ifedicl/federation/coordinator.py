@@ -15,17 +15,17 @@ from ifedicl.core.readout import Readout
 from ifedicl.core.robust import Trust, robust_vectors
 from ifedicl.core.subspace import BASIS_MEANS, Context, subspace_basis
 from ifedicl.core.vectors import Array32, ContextVectors
-from ifedicl.core.warm import Start
+from ifedicl.core.warm_start import Start
 from ifedicl.errors import FederationError, LimitsReachedError
-from ifedicl.federation.asking import Clients
 from ifedicl.federation.assignment import Assignment, ModelShape
-from ifedicl.federation.checkpoint import Memory, RoundRecord, State
-from ifedicl.federation.checks import Checks, can_travel, rank, tally_of_all
+from ifedicl.federation.client_pool import Clients
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.events import Begun, Event, RoundDone, ignore
-from ifedicl.federation.gathering import Gathering
-from ifedicl.federation.held_out import HeldOut
-from ifedicl.federation.moves import along_gradient, along_updates
+from ifedicl.federation.reply_validation import Checks, can_travel, rank, tally_of_all
+from ifedicl.federation.selection import HeldOut
+from ifedicl.federation.state import Memory, RoundRecord, State
+from ifedicl.federation.update_rules import along_gradient, along_updates
+from ifedicl.federation.vector_collection import Gathering
 from ifedicl.metrics import Comparison
 from ifedicl.settings import Method
 from ifedicl.task import Task

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ifedicl.federation.checkpoint import RoundRecord, State, Traffic
+from ifedicl.federation.state import RoundRecord, State, Traffic
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ifedicl import files
-from ifedicl.federation.checkpoint import RoundRecord, State
 from ifedicl.federation.events import Begun, Delivered, Event, RoundDone, StepStarted
+from ifedicl.federation.state import RoundRecord, State
 from ifedicl.metrics import Comparison, Evaluation
 from ifedicl.task import Task
 

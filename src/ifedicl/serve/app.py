@@ -12,9 +12,9 @@ from starlette.exceptions import HTTPException
 
 from ifedicl import __version__
 from ifedicl.errors import IfediclError
-from ifedicl.serve.guard import Guard
+from ifedicl.serve.access import Guard
+from ifedicl.serve.api_keys import Keys
 from ifedicl.serve.hosts import Hosts
-from ifedicl.serve.keys import Keys
 from ifedicl.serve.routes import Desk, fault, router, told
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ifedicl.adapter import Adapter
-from ifedicl.backbone.mixed import Placed
+from ifedicl.backbone.multi_adapter import Placed
 from ifedicl.errors import AdapterError, FingerprintError, IfediclError, ServeError
-from ifedicl.serve.logs import happened
-from ifedicl.store.door import Store
+from ifedicl.serve.error_log import happened
+from ifedicl.store.protocol import Store
 
 _log = logging.getLogger(__name__)
 _HEADER = "adapter.json"

@@ -19,10 +19,10 @@ from ifedicl.core.vectors import Array32
 from ifedicl.errors import AdapterError, BusyError, DataError, IfediclError, StoppedError, UnknownRunError
 from ifedicl.rows import holds_half_a_character
 from ifedicl.serve.catalog import Catalog, Served
+from ifedicl.serve.limits import Limits
 from ifedicl.serve.meters import Meters
 from ifedicl.serve.runviews import Runs, clients_of, per_class_of
-from ifedicl.serve.settings import Limits
-from ifedicl.serve.wire import (
+from ifedicl.serve.schemas import (
     AdapterDetail,
     AdapterFacts,
     AdapterList,

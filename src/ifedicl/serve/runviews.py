@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ifedicl.errors import DataError, ServeError, UnknownRunError
-from ifedicl.serve.wire import ClassFigures, ClientFacts, RunFacts, RunLines
+from ifedicl.serve.schemas import ClassFigures, ClientFacts, RunFacts, RunLines
 
 FILE = "metrics.jsonl"
 _PIECE = 1 << 18

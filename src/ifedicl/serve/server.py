@@ -19,15 +19,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import IfediclError, ServeError
+from ifedicl.serve.api_keys import Keys
 from ifedicl.serve.app import application
 from ifedicl.serve.catalog import Catalog, Source
-from ifedicl.serve.keys import Keys
-from ifedicl.serve.logs import happened
+from ifedicl.serve.error_log import happened
+from ifedicl.serve.limits import Limits
 from ifedicl.serve.meters import Meters
 from ifedicl.serve.routes import Desk
 from ifedicl.serve.runviews import Runs
-from ifedicl.serve.settings import Limits
-from ifedicl.serve.wire import ModelFacts
+from ifedicl.serve.schemas import ModelFacts
 from ifedicl.serve.worker import Worker
 
 _log = logging.getLogger(__name__)

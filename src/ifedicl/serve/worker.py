@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.mixed import Asked, Placed, mixed_batches, mixed_log_probabilities
+from ifedicl.backbone.multi_adapter import Asked, Placed, mixed_batches, mixed_log_probabilities
 from ifedicl.core.vectors import Array32
 from ifedicl.errors import BusyError, IfediclError, ServeError, StoppedError
 

@@ -5,10 +5,9 @@ machine: where the model and the data lie. A config file is TOML; ``preset`` nam
 from (``paper`` is the paper's variant).
 """
 
-from ifedicl.settings.faults import Section, read_toml, toml_of, validated
-from ifedicl.settings.load import changed, load_preset, load_settings, presets
+from ifedicl.settings.config import TOGETHER, DataSettings, ModelSettings, RunSettings, SplitSettings
 from ifedicl.settings.method import Method
-from ifedicl.settings.run import TOGETHER, DataSettings, ModelSettings, RunSettings, SplitSettings
+from ifedicl.settings.presets import changed, load_preset, load_settings, presets
 from ifedicl.settings.sections import (
     CalibrationSettings,
     HoldoutSettings,
@@ -23,6 +22,7 @@ from ifedicl.settings.sections import (
     VectorSettings,
     WireDtype,
 )
+from ifedicl.settings.validation import Section, read_toml, toml_of, validated
 
 __all__ = [
     "TOGETHER",

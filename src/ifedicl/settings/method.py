@@ -6,7 +6,6 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ifedicl.settings.faults import Section
 from ifedicl.settings.sections import (
     CalibrationSettings,
     HoldoutSettings,
@@ -19,6 +18,7 @@ from ifedicl.settings.sections import (
     SubspaceSettings,
     VectorSettings,
 )
+from ifedicl.settings.validation import Section
 
 
 class Method(Section):

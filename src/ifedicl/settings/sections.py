@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from ifedicl.settings.faults import Section
+from ifedicl.settings.validation import Section
 
 if TYPE_CHECKING:
     from ifedicl.settings.method import Method

@@ -1,12 +1,12 @@
 """The task cache: adapters of calibrated tasks in a database, and an index of their signatures.
 
-:func:`open_store` is the door; :class:`~ifedicl.store.door.Store` says what is behind it.
+:func:`open_store` is the door; :class:`~ifedicl.store.protocol.Store` says what is behind it.
 """
 
 from __future__ import annotations
 
 from ifedicl.errors import StorageError
-from ifedicl.store.door import Store
+from ifedicl.store.protocol import Store
 
 
 def open_store(url: str | None = None, *, make: bool = True) -> Store:

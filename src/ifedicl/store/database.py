@@ -21,7 +21,7 @@ from ifedicl.errors import StorageError
 from ifedicl.files import disk_faults_named
 from ifedicl.store.index import MemoryIndex, PgVectorIndex, VectorIndex
 from ifedicl.store.records import Entry, Neighbour, Stored, TaskKey
-from ifedicl.store.tables import leases, references, tasks, versions
+from ifedicl.store.schema import leases, references, tasks, versions
 
 _HEAD = "0002"
 _BUSY_SECONDS = 60
@@ -41,7 +41,7 @@ _ENTRY = sa.select(
 
 
 class Database:
-    """A :class:`~ifedicl.store.door.Store`."""
+    """A :class:`~ifedicl.store.protocol.Store`."""
 
     def __init__(self, url: str | None = None, *, make: bool = True) -> None:
         """Open; see :func:`~ifedicl.store.open_store`."""

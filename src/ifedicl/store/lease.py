@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ifedicl.errors import StorageError
-from ifedicl.store.door import Store
+from ifedicl.store.protocol import Store
 from ifedicl.store.records import TaskKey
 
 SECONDS = 30.0

@@ -5,6 +5,7 @@ is a field of a reply; there is no other door.
 """
 
 from ifedicl.federation.messages.codec import Reply, Request, StepRequest, decode_reply, decode_request, encode, received
+from ifedicl.federation.messages.frames import Arrays, Header, Message, digest, pack, unpack
 from ifedicl.federation.messages.replies import (
     CompareReply,
     ContextReply,
@@ -25,7 +26,7 @@ from ifedicl.federation.messages.requests import (
     UpdateRequest,
     VectorsRequest,
 )
-from ifedicl.federation.messages.secure import (
+from ifedicl.federation.messages.secure_sum import (
     BeginReply,
     BeginRequest,
     DealReply,
@@ -37,7 +38,6 @@ from ifedicl.federation.messages.secure import (
     RevealRequest,
     SumRequest,
 )
-from ifedicl.federation.messages.wire import Arrays, Header, Message, digest, pack, unpack
 
 __all__ = [
     "Arrays",

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TypeAlias, TypeVar, get_args
 
 from ifedicl.errors import MessageError
+from ifedicl.federation.messages.frames import Frame, digest, pack, unpack
 from ifedicl.federation.messages.replies import (
     CompareReply,
     ContextReply,
@@ -26,8 +27,7 @@ from ifedicl.federation.messages.requests import (
     UpdateRequest,
     VectorsRequest,
 )
-from ifedicl.federation.messages.secure import SumReply, SumRequest
-from ifedicl.federation.messages.wire import Frame, digest, pack, unpack
+from ifedicl.federation.messages.secure_sum import SumReply, SumRequest
 
 StepRequest: TypeAlias = (
     VectorsRequest | ContextRequest | UpdateRequest | GradientRequest | EvaluateRequest | StatisticsRequest | CompareRequest

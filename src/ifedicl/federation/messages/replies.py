@@ -12,7 +12,7 @@ from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import ReadoutSums
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.federation.messages.wire import Arrays, Header, Message, coefficients_of, exact_fields
+from ifedicl.federation.messages.frames import Arrays, Header, Message, coefficients_of, exact_fields
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import WireDtype
 

@@ -13,7 +13,7 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.data import Role
-from ifedicl.federation.messages.wire import Arrays, Header, Message, coefficients_of, exact_fields
+from ifedicl.federation.messages.frames import Arrays, Header, Message, coefficients_of, exact_fields
 from ifedicl.settings import Method
 from ifedicl.task import Task
 

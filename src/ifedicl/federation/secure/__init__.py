@@ -34,5 +34,5 @@ def around(engine: Engine, method: Method) -> Engine:
     if method.privacy is None or not method.sums_only:
         return engine
     with packages_of(method.privacy):
-        from ifedicl.federation.secure.engine import SecureEngine
+        from ifedicl.federation.secure.sum_engine import SecureEngine
     return SecureEngine(engine, method.privacy)

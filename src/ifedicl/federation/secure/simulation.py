@@ -8,12 +8,12 @@ from typing import TypeAlias
 
 from ifedicl.data import Example
 from ifedicl.federation.client import Client
+from ifedicl.federation.dp_client import Private
 from ifedicl.federation.engine import Door, Engine
 from ifedicl.federation.messages import Reply, Request
-from ifedicl.federation.private import Private
-from ifedicl.federation.secure.client import SecureClient, identity_of
-from ifedicl.federation.secure.engine import SecureEngine
-from ifedicl.federation.secure.sums import GRADIENT_STEP
+from ifedicl.federation.secure.quantised import GRADIENT_STEP
+from ifedicl.federation.secure.sum_client import SecureClient, identity_of
+from ifedicl.federation.secure.sum_engine import SecureEngine
 from ifedicl.settings import Method, PrivacySettings
 
 PUBLIC_TEXTS = 64

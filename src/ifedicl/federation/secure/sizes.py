@@ -23,12 +23,12 @@ from ifedicl.federation.messages import (
     VectorsRequest,
     encode,
 )
-from ifedicl.federation.secure.client import SEALED_CURSOR_SIZE
-from ifedicl.federation.secure.sums import SUMS, count_of, layout_of
-from ifedicl.privacy.chain import Head
-from ifedicl.privacy.secure_sum.keys import KEY_SIZE, SIGNATURE_SIZE
-from ifedicl.privacy.secure_sum.party import SEALED_SIZE
-from ifedicl.privacy.secure_sum.shamir import SIZE
+from ifedicl.federation.secure.quantised import SUMS, count_of, layout_of
+from ifedicl.federation.secure.sum_client import SEALED_CURSOR_SIZE
+from ifedicl.ledger.entries import Head
+from ifedicl.secagg.keys import KEY_SIZE, SIGNATURE_SIZE
+from ifedicl.secagg.party import SEALED_SIZE
+from ifedicl.secagg.shamir import SIZE
 from ifedicl.settings import PrivacySettings
 
 _HEAD = Head(100, "0" * 64)

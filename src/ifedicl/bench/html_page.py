@@ -1,0 +1,148 @@
+"""The results of a plan as one HTML file with its pictures inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from jinja2 import Environment, PackageLoader, select_autoescape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ifedicl import __version__, files
+from ifedicl.bench.cells import Record
+from ifedicl.bench.plan import Plan
+from ifedicl.bench.tables import PAPER_FORM, by_set, markdown
+from ifedicl.pictures import ACCENT, PALE, svg
+
+_ALONE = "client-alone"
+_COLUMNS = 3
+
+
+def write_page(plan: Plan, records: Sequence[Record], path: Path) -> None:
+    """Tables and plots of finished cells.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    environment = Environment(loader=PackageLoader("ifedicl", "templates"), autoescape=select_autoescape())
+    sections = []
+    for model in plan.models:
+        own = [record for record in records if record.cell.model == model]
+        if own:
+            sections.append((model, _pictures(plan, own)))
+    page = environment.get_template("bench.html").render(
+        plan=plan,
+        version=__version__,
+        sections=sections,
+        blocks=_blocks(markdown(plan, records)),
+        finished=len(records),
+        cells=len(plan.cells()),
+    )
+    files.write_text(path, page)
+
+
+def _blocks(text: str) -> list[tuple[str, list[list[str]]]]:
+    """Our own Markdown as (kind, content): headings, paragraphs and tables."""
+    blocks: list[tuple[str, list[list[str]]]] = []
+    for line in text.splitlines():
+        if line.startswith("|"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if set(line) <= set("|-: "):
+                continue
+            if not blocks or blocks[-1][0] != "table":
+                blocks.append(("table", []))
+            blocks[-1][1].append(cells)
+        elif line:
+            blocks.append(("heading" if line.startswith("#") else "text", [[line.lstrip("# ")]]))
+    return blocks
+
+
+def _pictures(plan: Plan, records: Sequence[Record]) -> list[tuple[str, str]]:
+    alpha = next((record.cell.alpha for record in records if record.cell.alpha is not None), None)
+    return [
+        ("Held-out accuracy, round by round", _each_set(plan, records, alpha, _rounds)),
+        ("The federation against each client alone, on test text", _each_set(plan, records, alpha, _against_alone)),
+        ("Accuracy against bytes of one client", _each_set(plan, records, alpha, _against_bytes)),
+        ("Accuracy against processor seconds of one client", _each_set(plan, records, alpha, _against_seconds)),
+    ]
+
+
+_Table = dict[str, list[Record]]
+
+
+def _each_set(
+    plan: Plan, records: Sequence[Record], alpha: float | None, draw: Callable[[Axes, dict[str, list[Record]]], None]
+) -> str:
+    """One panel a data set."""
+    rows = -(-len(plan.sets) // _COLUMNS)
+    figure = Figure(figsize=(11, 3.2 * rows))
+    panels = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
+    by_method = {name: by_set(records, plan, name, alpha) for name in plan.methods}
+    for axes, name in zip(panels, plan.sets, strict=False):
+        draw(axes, {method: table[name] for method, table in by_method.items() if name in table})
+        axes.set_title(name, fontsize=10, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(plan.sets) :]:
+        axes.set_visible(False)
+    figure.tight_layout()
+    return svg(figure)
+
+
+def _rounds(axes: Axes, table: _Table) -> None:
+    for place, (method, records) in enumerate(table.items()):
+        curves = [record.curve for record in records if len(record.curve) > 1]
+        for number, curve in enumerate(curves):
+            points = [(point.round, point.accuracy) for point in curve if point.accuracy is not None]
+            axes.plot(
+                *zip(*points, strict=True), color=_colour(place), marker="o", markersize=3, label=None if number else method
+            )
+    axes.set_xlabel("round")
+    axes.set_ylabel("held-out accuracy")
+    _legend(axes)
+
+
+def _against_alone(axes: Axes, table: _Table) -> None:
+    for seed, record in enumerate(table.get(_ALONE, [])):
+        alone = [np.mean([int(hit) for hit in row]) for row in record.hits.values()]
+        axes.scatter([seed] * len(alone), alone, color=PALE, s=18, label=None if seed else "each client alone")
+    for seed, record in enumerate(table.get(PAPER_FORM, [])):
+        axes.scatter([seed], [record.accuracy], color=ACCENT, marker="D", s=34, label=None if seed else PAPER_FORM)
+    seeds = [record.cell.seed for record in table.get(PAPER_FORM, [])]
+    axes.set_xticks(range(len(seeds)), [f"seed {seed}" for seed in seeds])
+    axes.set_ylabel("accuracy")
+    _legend(axes)
+
+
+def _against_bytes(axes: Axes, table: _Table) -> None:
+    _scatter(axes, table, lambda record: record.total_bytes, "bytes, up and down")
+
+
+def _against_seconds(axes: Axes, table: _Table) -> None:
+    _scatter(axes, table, lambda record: record.client_seconds, "processor seconds")
+
+
+def _scatter(axes: Axes, table: _Table, cost: Callable[[Record], float], name: str) -> None:
+    for place, (method, records) in enumerate(table.items()):
+        costs = [cost(record) for record in records]
+        if any(costs):
+            axes.scatter(costs, [record.accuracy for record in records], color=_colour(place), s=22, label=method)
+        else:
+            level = float(np.mean([record.accuracy for record in records]))
+            axes.axhline(level, color=_colour(place), linestyle=":", linewidth=1, label=f"{method} (none)")
+    axes.set_xscale("log")
+    axes.set_xlabel(name)
+    axes.set_ylabel("accuracy")
+    _legend(axes)
+
+
+def _legend(axes: Axes) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=7)
+
+
+def _colour(place: int) -> str:
+    palette: list[str] = mpl.rcParams["axes.prop_cycle"].by_key()["color"]
+    return palette[place % len(palette)]

@@ -1,0 +1,84 @@
+"""The command line: results on standard output, progress and errors on standard error, an exit code for each kind of error."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from ifedicl import __version__
+from ifedicl.cli import audit, export, flare, inference, owner, project, run, serve, tasks
+from ifedicl.errors import ConfigError, IfediclError
+
+# torch, transformers and matplotlib take seconds to import: commands import what they run, so that --help answers at once.
+
+_INTERRUPTED = 130  # what typer exits with at Ctrl-C
+
+app = typer.Typer(
+    name="ifedicl",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Calibrate one frozen language model together, without showing each other your text (IFed-ICL, arXiv 2511.06757).\n\n"
+    "Start with `ifedicl demo`; for your own data, `ifedicl init`, then `ifedicl run config.toml`.",
+    epilog="Exit codes: 0 done, 1 other, 2 settings or task, 3 data, 4 model, 5 adapter, 6 disk, 7 download, 8 federation, "
+    "9 serving, 130 stopped by Ctrl-C (a run goes on with --resume). With --json errors are objects on standard output, too: "
+    '{"error": {"code": EXIT CODE, "kind": ..., "message": ..., "faults": [...]}}.',
+)
+
+for group, name in ((tasks.app, "tasks"), (flare.app, "flare"), (owner.policy, "policy"), (owner.ledger, "ledger")):
+    app.add_typer(group, name=name)
+for command in (
+    project.demo,
+    project.init,
+    project.inspect,
+    run.run,
+    inference.classify,
+    inference.evaluate,
+    inference.personalise,
+    export.export,
+    serve.serve,
+    serve.key,
+    audit.audit,
+    project.bench,
+):
+    app.command()(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="ifedicl")
+    except IfediclError as error:
+        print(f"error: {error}", file=sys.stderr)
+        if _wants_json(sys.argv[1:] if arguments is None else arguments):
+            print(json.dumps({"error": _facts(error)}, ensure_ascii=False))
+        sys.exit(error.exit_code)
+    except SystemExit as stop:
+        if stop.code == _INTERRUPTED:
+            print("stopped. A run goes on with --resume, from its last round; other commands start again.", file=sys.stderr)
+        raise
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """What stands behind ``--`` is text."""
+    return "--json" in itertools.takewhile(lambda argument: argument != "--", arguments)
+
+
+def _facts(error: IfediclError) -> dict[str, Any]:
+    """An error for scripts; its message holds the remedy, and of settings each fault stands by itself, too."""
+    faults = [asdict(fault) for fault in error.faults] if isinstance(error, ConfigError) else []
+    return {"code": error.exit_code, "kind": type(error).__name__, "message": str(error), "faults": faults}
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"ifedicl {__version__}")
+        raise typer.Exit

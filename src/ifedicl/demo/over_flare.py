@@ -1,0 +1,205 @@
+"""The demo as separate machines would run it: one server and four sites, each a process, over mutual TLS on loopback.
+
+At the end the same federation is run by the local engine with the same seed, and the two are compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from ifedicl import files, runs
+from ifedicl.adapter import Adapter
+from ifedicl.backbone.load import load_backbone, shape_of
+from ifedicl.demo.fetch import Place, demo_model, demo_places
+from ifedicl.demo.story import POOL, TASK, TEST
+from ifedicl.errors import FederationError
+from ifedicl.federation import state
+from ifedicl.flare.jobs import JobSettings, write_job
+from ifedicl.flare.names import CLIENT_FILE, RUNS
+from ifedicl.flare.participants import Project, ServerAddress
+from ifedicl.flare.run_folder import ADAPTER, CHECKPOINT
+from ifedicl.settings import Method, ModelSettings, load_preset
+
+_RUN = "demo"
+_COORDINATOR = "coordinator@example.org"
+LARGEST_SUM, LARGEST_LOG = 1e-4, 1e-2
+"""What may differ between two engines: relative, of sums; nats, of label log-probabilities."""
+_PATIENCE = 120.0  # seconds for all sites to connect
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The federation of processes against the local engine, same seed and data.
+
+    Attributes:
+        seconds: from provisioning to the adapter.
+        largest_sum: largest relative difference of a client's context sums.
+        largest_log: largest difference of a label's log-probability on the test text, in nats.
+    """
+
+    seconds: float
+    largest_sum: float
+    largest_log: float
+
+    @property
+    def is_equal(self) -> bool:
+        """But for rounding."""
+        return self.largest_sum <= LARGEST_SUM and self.largest_log <= LARGEST_LOG
+
+
+def play(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo") -> Comparison:
+    """Provision, start, run and compare.
+
+    Args:
+        folder: where kits, logs and adapter go; it must be new.
+        console: told what happens.
+        seed: of the whole run.
+        preset: the settings.
+
+    Raises:
+        DownloadError: model or text could not be fetched.
+        FederationError: the job did not end well.
+    """
+    from ifedicl.flare.kits import provision
+
+    places = {name.replace(" ", "-"): place for name, place in demo_places(pool=POOL, test=TEST, seed=seed).items()}
+    model = ModelSettings(source=str(demo_model()), device="cpu")
+    method = load_preset(preset).model_copy(update={"seed": seed})
+    job = _job(places, model, method)  # converts the model, the first time
+    start = time.perf_counter()
+    console.print("start-up kits: one server, four sites, one console, of an authority made for this demo")
+    project = Project(name="demo", server=_address(), sites=tuple(places), coordinator=_COORDINATOR)
+    kits = provision(project, folder / "kits")
+    for name, place in places.items():
+        _write_site(kits[name], place, job)
+    write_job(job, folder / "job")
+    with _started(kits, folder):
+        _run(kits["console"], folder / "job", tuple(places), console)
+    seconds = time.perf_counter() - start
+    run = kits["server"] / RUNS / _RUN
+    console.print(f"the adapter is there after {seconds:.0f} seconds: {run / ADAPTER}", highlight=False)
+    console.print("the same by the local engine, with the same seed", highlight=False)
+    return _compared(run, job, places, seconds)
+
+
+def _job(places: Mapping[str, Place], model: ModelSettings, method: Method) -> JobSettings:
+    shape = shape_of(model)
+    return JobSettings(
+        name=_RUN,
+        sites=tuple(places),
+        task=TASK,
+        method=method,
+        model=model,
+        fingerprint=shape.fingerprint,
+        layers=shape.layers,
+        width=shape.width,
+    )
+
+
+def _address() -> ServerAddress:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
+        for item in sockets:
+            item.bind(("127.0.0.1", 0))
+        port, admin_port = (item.getsockname()[1] for item in sockets)
+    return ServerAddress(host="localhost", port=port, admin_port=admin_port)
+
+
+def _write_site(kit: Path, place: Place, job: JobSettings) -> None:
+    """A data owner's part: its file, and what may leave."""
+    rows = "".join(json.dumps({"text": row.text, "label": row.label}) + "\n" for row in place.pool)
+    files.write_text(kit / "sentences.jsonl", rows)
+    files.write_text(
+        kit / CLIENT_FILE,
+        f"""[data]
+file = "sentences.jsonl"
+
+[model]
+source = {json.dumps(job.model.source)}
+device = "cpu"
+
+[allow]
+tasks = ["{job.task.digest}"]
+models = ["{job.fingerprint}"]
+class_counts = true
+readout_sums = true
+""",
+    )
+
+
+@contextmanager
+def _started(kits: Mapping[str, Path], folder: Path) -> Iterator[None]:
+    """All parties but the console, one thread each; what they print goes to a file each."""
+    parties = [name for name in kits if name != "console"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with ExitStack() as stack:
+        for name in parties:
+            out = stack.enter_context((folder / f"{name}.out").open("wb"))
+            command = [sys.executable, "-m", "ifedicl.cli", "flare", "start", str(kits[name])]
+            process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+        yield
+
+
+def _run(kit: Path, job: Path, sites: Sequence[str], console: Console) -> None:
+    from ifedicl.flare.console import connected
+
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until:
+        try:
+            with connected(kit) as opened:
+                if set(sites) <= set(opened.sites()):
+                    break
+        except FederationError:
+            pass  # the server is still starting
+        time.sleep(1.0)
+    else:
+        raise FederationError(f"not all of {', '.join(sites)} connected in {_PATIENCE:.0f} seconds; see the .out files")
+    console.print("all four sites are connected; the job is signed and sent")
+    with connected(kit) as opened:
+        opened.submit(job)
+        record, shown = opened.job(), -1
+        while not record.is_over:
+            facts = opened.status(record)
+            if facts is not None and facts["round"] > shown:
+                shown = facts["round"]
+                console.print(f"  round {shown} of {facts['rounds']}", highlight=False)
+            time.sleep(1.0)
+            record = opened.again(record)
+        if not record.is_done:
+            raise FederationError(f"the job ended as {record.state}; the server's log says why: ifedicl flare logs")
+
+
+def _compared(run: Path, job: JobSettings, places: Mapping[str, Place], seconds: float) -> Comparison:
+    torch.set_num_threads(1)  # as every site had
+    backbone = load_backbone(job.model)
+    clients = runs.simulate(backbone, job.task, {name: place.pool for name, place in places.items()}, seed=job.method.seed)
+    local = runs.federate(clients, job.model, job.task, job.method)
+    remote = state.load(run / CHECKPOINT)
+    assert remote is not None
+    sums = [
+        float(np.max(np.abs(own.sums - remote.client_vectors[name].sums) / np.maximum(np.abs(own.sums), 1e-6)))
+        for name, own in local.outcome.state.client_vectors.items()
+    ]
+    texts = [row.text for place in places.values() for row in place.test]
+    # What the rounds found, whatever the gate says of it: two shut gates would be equal for nothing.
+    learnt = ((Adapter.load(run / ADAPTER), remote), (local.adapter, local.outcome.state))
+    both = [replace(adapter, coefficients=state.best, readout=state.readout) for adapter, state in learnt]
+    logs = [
+        np.log([list(item.probabilities.values()) for item in adapter.classifier(backbone).classify(texts)]) for adapter in both
+    ]
+    return Comparison(seconds, max(sums), float(np.max(np.abs(logs[0] - logs[1]))))

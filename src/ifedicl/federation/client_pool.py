@@ -1,0 +1,209 @@
+"""One request to each client: who answered what one can believe, and what it cost."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from ifedicl.errors import LimitsReachedError, TooFewClientsError
+from ifedicl.federation.assignment import Assignment
+from ifedicl.federation.engine import Delivery, Engine
+from ifedicl.federation.events import Delivered, Event, StepStarted
+from ifedicl.federation.messages import (
+    CompareReply,
+    ContextReply,
+    ContextRequest,
+    EvaluateReply,
+    Failure,
+    FailureCode,
+    GradientReply,
+    Reply,
+    Request,
+    StatisticsReply,
+    UpdateReply,
+    VectorsReply,
+)
+from ifedicl.federation.reply_sums import Total
+from ifedicl.federation.reply_validation import is_usable_context
+from ifedicl.federation.state import Memory, Traffic
+from ifedicl.ledger.entries import Head
+from ifedicl.ledger.receipts import HeadLog, Received
+
+R = TypeVar("R", VectorsReply, ContextReply, UpdateReply, GradientReply, EvaluateReply, StatisticsReply, CompareReply)
+S = TypeVar("S", UpdateReply, GradientReply, StatisticsReply)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Who answered.
+
+    Attributes:
+        names: of the clients whose replies were usable, in client order.
+        failures: the other clients' codes.
+    """
+
+    names: tuple[str, ...]
+    failures: Mapping[str, FailureCode]
+
+    @property
+    def reasons(self) -> str:
+        """Who failed with which code, for people."""
+        return ", ".join(f"{name}: {code.value}" for name, code in self.failures.items())
+
+
+class Clients:
+    """The clients of a run as its coordinator sees them."""
+
+    def __init__(self, engine: Engine, assignment: Assignment, memory: Memory, observer: Callable[[Event], None]) -> None:
+        """Prepare; nothing is sent yet.
+
+        Args:
+            engine: reaches them.
+            assignment: what they are asked about.
+            memory: knows the global vectors, and keeps what each exchange cost.
+            observer: told of each step and delivery.
+        """
+        self._engine = engine
+        self._assignment = assignment
+        self._memory = memory
+        self._observer = observer
+        self._heads = HeadLog(memory.heads_file)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all clients, in an order that stays."""
+        return self._engine.clients()
+
+    @property
+    def context_id(self) -> str:
+        """Names task, method, model and global vectors together."""
+        context = self._memory.state.context
+        assert context is not None
+        return hashlib.sha256((self._assignment.digest + context.digest).encode()).hexdigest()[:16]
+
+    def install(self, names: Iterable[str]) -> None:
+        """Send the global vectors (stage 2a). Who does not take them will say so when asked for more."""
+        context, assignment = self._memory.state.context, self._assignment
+        assert context is not None
+        request = ContextRequest(assignment.task, assignment.method, assignment.model.fingerprint, context, self.context_id)
+        self._exchange(dict.fromkeys(names, request), ContextReply, is_usable_context, lambda _name, _reply: None)
+
+    def ask(
+        self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]
+    ) -> tuple[dict[str, R], Answers]:
+        """Usable replies in client order. Where a sum is enough, :meth:`total` needs the memory of one reply only."""
+        replies: dict[str, R] = {}
+        answers = self.collect(requests, expected, usable, replies.__setitem__)
+        return {name: replies[name] for name in answers.names}, answers
+
+    def ask_all(self, request: Request, expected: type[R], usable: Callable[[R], bool]) -> tuple[dict[str, R], Answers]:
+        """One request to all, as :meth:`ask`."""
+        return self.ask(dict.fromkeys(self.names, request), expected, usable)
+
+    def total(
+        self, requests: Mapping[str, Request], expected: type[S], usable: Callable[[S], bool]
+    ) -> tuple[S | None, Answers]:
+        """The usable replies as one, of everybody's examples; None where there is no example."""
+        total = Total(expected)
+        answers = self.collect(requests, expected, usable, lambda _, reply: total.add(reply))
+        return total.reply, answers
+
+    def collect(
+        self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool], take: Callable[[str, R], None]
+    ) -> Answers:
+        """Hand each usable reply on as it comes, in any order.
+
+        A client that lost the global vectors is sent them and asked again.
+
+        Args:
+            requests: by client.
+            expected: kind of the replies.
+            usable: whether one can believe a reply.
+            take: given a client's name and its reply, once for each client at most.
+        """
+        names, failures = self._exchange(requests, expected, usable, take)
+        forgetful = [name for name, code in failures.items() if code is FailureCode.NO_CONTEXT]
+        if forgetful and self._memory.state.context is not None:
+            self.install(forgetful)
+            again, failures_again = self._exchange({name: requests[name] for name in forgetful}, expected, usable, take)
+            names |= again
+            failures = {name: code for name, code in failures.items() if name not in forgetful} | failures_again
+        return Answers(tuple(name for name in self.names if name in names), failures)
+
+    def require(self, answers: Answers, step: str) -> None:
+        """Go on only with enough of them.
+
+        Raises:
+            LimitsReachedError: fewer than ``rounds.min_clients``, and for the owners' limits alone.
+            TooFewClientsError: fewer than that for any other reason.
+        """
+        needed = self._assignment.method.rounds.min_clients
+        if len(answers.names) >= needed:
+            return
+        is_spent = set(answers.failures.values()) == {FailureCode.SPENT}
+        raise (LimitsReachedError if is_spent else TooFewClientsError)(
+            f"round {self._memory.state.round + 1}, {step}: {len(answers.names)} of {len(self.names)} clients gave a usable "
+            f"reply, rounds.min_clients asks for {needed} ({answers.reasons}). What was done is kept: resume when they are back"
+        )
+
+    def _exchange(
+        self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool], take: Callable[[str, R], None]
+    ) -> tuple[set[str], dict[str, FailureCode]]:
+        step, state = next(iter(requests.values())).kind, self._memory.state
+        self._observer(StepStarted(step, state.round, len(requests)))
+        answered: set[str] = set()
+        failures: dict[str, FailureCode] = {}
+        traffic = list(state.traffic)
+        received: list[Received] = []
+        heads = state.heads
+        told = {name: _told(request, state.heads.get(name)) for name, request in requests.items()}
+        for delivery in self._engine.exchange(told, self._assignment.method.rounds.deadline_seconds):
+            reply = delivery.reply
+            if isinstance(reply, expected) and usable(reply):
+                take(delivery.client, reply)
+                answered.add(delivery.client)
+            else:
+                failures[delivery.client] = reply.code if isinstance(reply, Failure) else FailureCode.BAD_REPLY
+            for part in delivery.parts or (delivery,):  # of a sum, what each client had to do with it
+                code = part.reply.code if isinstance(part.reply, Failure) else failures.get(part.client)
+                traffic.append(_traffic(part, step, state.round, code))
+                self._observer(Delivered(traffic[-1]))
+                if part.reply.head is not None:
+                    run = self._assignment.digest
+                    received.append(Received(part.client, part.reply.head, part.sha256, run, step, state.round))
+                    heads = believed(heads, part.client, part.reply)
+        self._heads.note(received)
+        self._memory.note(traffic=tuple(traffic), heads=heads)
+        return answered, failures
+
+
+def believed(heads: Mapping[str, Head], client: str, reply: Reply) -> Mapping[str, Head]:
+    """How far ledgers have come, with this reply.
+
+    Another ledger in place of the one that is known is not believed: its client says so, or it has fewer lines.
+    """
+    before, after = heads.get(client), reply.head
+    is_other = isinstance(reply, Failure) and reply.code is FailureCode.LEDGER
+    if after is None or is_other or (before is not None and after.entries <= before.entries):
+        return heads
+    return {**heads, client: after}
+
+
+def _told(request: Request, head: Head | None) -> Request:
+    """With what is known of the client's ledger. The context, by far the largest request, is one for all and goes without."""
+    return request if head is None or isinstance(request, ContextRequest) else replace(request, head=head)
+
+
+def _traffic(delivery: Delivery, step: str, round_number: int, failure: FailureCode | None) -> Traffic:
+    return Traffic(
+        client=delivery.client,
+        step=step,
+        round=round_number,
+        bytes_down=delivery.bytes_down,
+        bytes_up=delivery.bytes_up,
+        seconds=delivery.seconds,
+        failure=failure and failure.value,
+        carrier_bytes=delivery.carrier_bytes,
+    )

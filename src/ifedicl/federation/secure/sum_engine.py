@@ -1,0 +1,244 @@
+"""An engine around another that shows the coordinator one client, which stands for the sum over all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from ifedicl.errors import TooFewClientsError
+from ifedicl.federation.client_pool import believed
+from ifedicl.federation.engine import Delivery, Engine
+from ifedicl.federation.messages import (
+    BeginReply,
+    BeginRequest,
+    ContextReply,
+    ContextRequest,
+    DealReply,
+    DealRequest,
+    Failure,
+    FailureCode,
+    MaskReply,
+    MaskRequest,
+    Reply,
+    Request,
+    RevealReply,
+    RevealRequest,
+    StatisticsRequest,
+    VectorsReply,
+    VectorsRequest,
+    encode,
+)
+from ifedicl.federation.reply_validation import is_usable_context
+from ifedicl.federation.secure.link import Link
+from ifedicl.federation.secure.quantised import SUMS, count_of, shaped
+from ifedicl.ledger.entries import Head
+from ifedicl.secagg.collector import unmasked
+from ifedicl.secagg.fixed_point import FixedPoint
+from ifedicl.secagg.masks import Integers
+from ifedicl.secagg.party import SEALED_SIZE
+from ifedicl.secagg.roster import Advert, Roster, binding_of
+from ifedicl.settings import TOGETHER, PrivacySettings
+
+R = TypeVar("R", DealReply, MaskReply, RevealReply)
+
+_log = logging.getLogger(__name__)
+
+
+class SecureEngine:
+    """Each request of the coordinator becomes one secure sum over the clients of the inner engine, in four exchanges."""
+
+    def __init__(self, inner: Engine, rules: PrivacySettings) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            inner: reaches the clients' :class:`~ifedicl.federation.secure.sum_client.SecureClient`.
+            rules: of the sums.
+        """
+        self._inner = inner
+        self._rules = rules
+        self._forgetful: tuple[str, ...] = ()  # who lacks the global vectors; none: all get them
+        self._installed: tuple[str, ...] = ()  # who was sent them just now
+        self._heads: Mapping[str, Head] = {}  # how far each client's ledger is known to have come
+
+    def clients(self) -> tuple[str, ...]:
+        """The one that stands for all."""
+        return (TOGETHER,)
+
+    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+        """One delivery: the total as a reply, and in its parts what it cost each client. The deadline is of each exchange.
+
+        Raises:
+            TooFewClientsError: fewer clients than the threshold lasted to the end; nothing was revealed.
+            SecureSumError: what came does not unmask.
+        """
+        (asked,) = requests.values()
+        start, link = time.perf_counter(), Link(self._inner, deadline)
+        reply = self._install(asked, link) if isinstance(asked, ContextRequest) else self._summed(asked, link)
+        for part in link.costs:
+            self._heads = believed(self._heads, part.client, part.reply)
+        down, up = (sum(getattr(part, way) for part in link.costs) for way in ("bytes_down", "bytes_up"))
+        yield Delivery(TOGETHER, reply, down, up, time.perf_counter() - start, parts=link.costs)
+
+    def _install(self, asked: ContextRequest, link: Link) -> Reply:
+        """The global vectors, to those who lack them; nothing of a client's comes back."""
+        self._installed, self._forgetful = self._forgetful or self._inner.clients(), ()
+        replies = link.ask(dict.fromkeys(self._installed, asked), ContextReply, is_usable_context)
+        return next(iter(replies.values()), Failure(FailureCode.LOST))
+
+    def _summed(self, asked: Request, link: Link) -> Reply:
+        # Turn 1: everyone computes its reply, keeps it, and advertises keys; who does not is not on the roster
+        session, summed, cursors = secrets.token_hex(16), SUMS[type(asked)], _cursors(asked)
+        content = encode(replace(asked, cursor="") if isinstance(asked, VectorsRequest) else asked)
+        begin = BeginRequest(session, self._rules, content)
+        own = {name: (cursors.get(name, ""), self._heads.get(name)) for name in self._inner.clients()}
+        # Who is told nothing of its own gets the very same object, which engines encode once.
+        to_each = {
+            name: replace(begin, cursor=cursor, head=head) if cursor or head else begin for name, (cursor, head) in own.items()
+        }
+        ready = link.ask(to_each, BeginReply, lambda reply: reply.session == session)
+        ready = _alike(ready, link)
+        if code := self._not_ready(asked, ready, link):
+            return Failure(code)
+        adverts = {name: Advert(reply.mask_key, reply.channel_key, reply.signature) for name, reply in ready.items()}
+        binding = binding_of(session, self._rules.model_dump_json(), content)
+        roster = Roster(binding, adverts, self._rules.threshold(len(ready)))
+
+        # Turns 2 to 4, and the total
+        layout = next(iter(ready.values())).layout
+        turns = _Turns(session, roster, link, asked.kind)
+        dealt = turns.deal()
+        grid = summed.grid(self._rules)
+        masked = turns.mask(dealt, grid, count_of(layout))
+        revealed = turns.reveal(dealt, masked)
+        commitments = {name: reply.commitment for name, reply in dealt.items()}
+        total = shaped(grid.numbers(unmasked(roster, commitments, masked, revealed)), layout)
+        reply = summed.summing.together(total) or Failure(FailureCode.NO_EXAMPLES)
+        if isinstance(reply, VectorsReply):
+            known = {**cursors, **{name: ready[name].cursor for name in masked}}
+            dtypes = ", ".join(sorted({ready[name].dtype for name in masked}))
+            reply = replace(reply, cursor=json.dumps(known), replaces=not cursors, dtype=dtypes)
+        return reply
+
+    def _not_ready(self, asked: Request, ready: Mapping[str, BeginReply], link: Link) -> FailureCode | None:
+        """What to tell the coordinator in place of a sum; None: enough clients are ready for one.
+
+        Raises:
+            TooFewClientsError: they are not, and that is neither for want of examples or the owners' limits alone, nor for a
+                readout that owners forbid.
+        """
+        forgetful = {name for name, code in link.failures.items() if code is FailureCode.NO_CONTEXT} - set(self._installed)
+        self._installed, self._forgetful = (), tuple(name for name in self._inner.clients() if name in forgetful)
+        if forgetful:
+            return FailureCode.NO_CONTEXT
+        if changed := [name for name, code in link.failures.items() if code is FailureCode.CHANGED]:
+            _log.warning("earlier examples of %s changed: what they gave before stays in the sums", ", ".join(changed))
+        if len(ready) >= self._rules.min_clients:
+            return None
+        codes = set(link.failures.values())
+        if not ready and codes == {FailureCode.NO_EXAMPLES}:
+            return FailureCode.NO_EXAMPLES
+        if codes == {FailureCode.SPENT}:
+            return FailureCode.SPENT
+        if isinstance(asked, VectorsRequest) and asked.cursor:
+            return FailureCode.TOO_FEW  # of those who have anything new: the sums stay as they are
+        if isinstance(asked, StatisticsRequest) and all(code.is_final for code in codes):
+            return FailureCode.REFUSED  # a run can do without a readout
+        raise _too_few(asked.kind, "have something to add", ready, self._rules.min_clients, link)
+
+
+class _Turns:
+    """The later turns of one sum."""
+
+    def __init__(self, session: str, roster: Roster, link: Link, step: str) -> None:
+        self._session = session
+        self._roster = roster
+        self._link = link
+        self._step = step
+
+    def deal(self) -> dict[str, DealReply]:
+        """Turn 2: shares of everyone's secrets for everyone, sealed."""
+        names, keys = (
+            self._roster.names,
+            tuple((own.mask_key, own.channel_key, own.signature) for own in self._roster.adverts.values()),
+        )
+        request, others = DealRequest(self._session, names, keys), len(names) - 1
+
+        def usable(reply: DealReply) -> bool:
+            sizes = {len(text) for text in reply.sealed}
+            return reply.session == self._session and len(reply.sealed) == others and sizes <= {SEALED_SIZE}
+
+        dealt = self._link.ask(dict.fromkeys(names, request), DealReply, usable)
+        return self._enough(dealt, "dealt shares")
+
+    def mask(self, dealt: Mapping[str, DealReply], grid: FixedPoint, count: int) -> dict[str, Integers]:
+        """Turn 3: the numbers, masked."""
+        sealed = {name: dict(zip(self._others(name), reply.sealed, strict=True)) for name, reply in dealt.items()}
+        requests = {
+            name: MaskRequest(
+                self._session,
+                tuple(self._place(sender) for sender in dealt if sender != name),
+                tuple(sealed[sender][name] for sender in dealt if sender != name),
+            )
+            for name in dealt
+        }
+        shape = (count, grid.bits // 8)
+
+        def usable(reply: MaskReply) -> bool:
+            return reply.session == self._session and reply.masked.shape == shape and reply.masked.dtype == np.uint8
+
+        masked = self._link.ask(requests, MaskReply, usable)
+        return {name: grid.unpacked(reply.masked) for name, reply in self._enough(masked, "sent masked numbers").items()}
+
+    def reveal(self, dealt: Mapping[str, DealReply], masked: Mapping[str, Integers]) -> dict[str, dict[str, bytes]]:
+        """Turn 4: of each client that dealt, shares of one of its two secrets."""
+        request = RevealRequest(self._session, tuple(map(self._place, masked)))
+        revealed = self._link.ask(
+            dict.fromkeys(masked, request),
+            RevealReply,
+            lambda reply: reply.session == self._session and len(reply.shares) == len(dealt),
+        )
+        enough = self._enough(revealed, "revealed shares")
+        return {name: dict(zip(dealt, reply.shares, strict=True)) for name, reply in enough.items()}
+
+    def _enough(self, replies: dict[str, R], what: str) -> dict[str, R]:
+        if len(replies) < self._roster.threshold:
+            raise _too_few(self._step, what, replies, self._roster.threshold, self._link)
+        return replies
+
+    def _others(self, name: str) -> list[str]:
+        return [other for other in self._roster.names if other != name]
+
+    def _place(self, name: str) -> int:
+        return self._roster.positions[name] - 1
+
+
+def _too_few(step: str, what: str, replies: Mapping[str, object], needed: int, link: Link) -> TooFewClientsError:
+    reasons = ", ".join(f"{name}: {code.value}" for name, code in link.failures.items())
+    return TooFewClientsError(
+        f"secure sum of {step}: {len(replies)} clients {what}, {needed} are needed by privacy.min_clients and privacy.drop_out "
+        f"({reasons}). Nothing was revealed, and what was done before is kept: resume when they are back"
+    )
+
+
+def _alike(ready: Mapping[str, BeginReply], link: Link) -> dict[str, BeginReply]:
+    """Those whose numbers are laid out as most are; others cannot be summed with them."""
+    layouts = Counter(json.dumps(reply.layout) for reply in ready.values())
+    usual = layouts.most_common(1)[0][0] if layouts else ""
+    for name, reply in ready.items():
+        if json.dumps(reply.layout) != usual:
+            link.failures[name] = FailureCode.BAD_REPLY
+    return {name: reply for name, reply in ready.items() if json.dumps(reply.layout) == usual}
+
+
+def _cursors(asked: Request) -> dict[str, str]:
+    """Each client's own, out of what the coordinator keeps as one."""
+    known = asked.cursor if isinstance(asked, VectorsRequest) else ""
+    return {str(name): str(cursor) for name, cursor in json.loads(known or "{}").items()}

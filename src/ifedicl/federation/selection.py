@@ -1,0 +1,106 @@
+"""What the clients' held-out examples decide: which round, which readout, and whether the adapter is used at all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.readout import TEMPERATURES, hidden_count, projection
+from ifedicl.core.robust import Trust, trusted
+from ifedicl.data import Role
+from ifedicl.federation.assignment import Assignment
+from ifedicl.federation.client_pool import Clients
+from ifedicl.federation.messages import (
+    CompareReply,
+    CompareRequest,
+    EvaluateReply,
+    EvaluateRequest,
+    FailureCode,
+    StatisticsReply,
+    StatisticsRequest,
+)
+from ifedicl.federation.reply_validation import Checks, is_usable_evaluation, rank, tally_of_all
+from ifedicl.federation.state import Memory
+from ifedicl.metrics import Comparison, Tally
+
+_log = logging.getLogger(__name__)
+
+
+class HeldOut:
+    """The clients' held-out examples: a selection part, and a gate part that chooses nothing else."""
+
+    def __init__(self, clients: Clients, assignment: Assignment, memory: Memory) -> None:
+        """Prepare; nothing is asked yet."""
+        self._clients = clients
+        self._assignment = assignment
+        self._memory = memory
+        self._checks = Checks(assignment)
+
+    def measure_zero_shot(self) -> None:
+        """The raw model on the selection examples, once for each context."""
+        if self._memory.state.zero_shot is None and self._assignment.method.holdout.selection > 0:
+            self._memory.keep(zero_shot=tally_of_all(self.evaluate(self._assignment.identity)))
+
+    def evaluate(self, coefficients: Coefficients) -> dict[str, Tally]:
+        """Counts and sums on its selection examples of each client whose word counts."""
+        replies = self._tried(EvaluateRequest(self._clients.context_id, Role.SELECTION, coefficients))
+        tallies, by = {name: reply.tallies[0] for name, reply in replies.items()}, self._assignment.method.rounds.select_by
+        scores = {name: rank(tally, by) for name, tally in tallies.items()}
+        believed = self._believed(scores, {name: tally.examples for name, tally in tallies.items()})
+        return {name: tallies[name] for name in believed}
+
+    def fit_readout(self) -> None:
+        """Once for each best round: sums of all clients to candidates, and the best of them on the selection examples.
+
+        The label words stay where no candidate does better, and where too few owners let their sums out.
+
+        Raises:
+            TooFewClientsError: fewer clients than ``rounds.min_clients`` gave sums, and another time more might.
+        """
+        state, method = self._memory.state, self._assignment.method
+        if method.readout is None or state.readout_round == state.best_round:
+            return
+        request = StatisticsRequest(self._clients.context_id, state.best)
+        requests = dict.fromkeys(self._clients.names, request)
+        total, answers = self._clients.total(requests, StatisticsReply, self._checks.is_usable_statistics)
+        is_final = all(code.is_final for code in answers.failures.values())
+        if len(answers.names) < method.rounds.min_clients and is_final:
+            told = "too few clients give sums for a readout, now or later (%s): the label words are read"
+            _log.warning(told, answers.reasons)
+            self._memory.keep(readout=None, readout_round=state.best_round)
+            return
+        self._clients.require(answers, "statistics")
+        assert total is not None  # usable ones are of an example at least
+        model = self._assignment.model
+        layer = method.pooled_layer(model.layers)
+        directions = projection(hidden_count(model.width, layer), model.width, method.readout.most_features, method.seed)
+        readouts = total.sums.solve(directions, layer)
+        trial = EvaluateRequest(self._clients.context_id, Role.SELECTION, state.best, tuple(readouts), TEMPERATURES)
+        figures = zip(*(reply.tallies for reply in self._tried(trial).values()), strict=True)
+        ranks = [rank(sum(tallies, Tally()), method.rounds.select_by) for tallies in figures]  # none if no client answered
+        best = trial.candidates[ranks.index(min(ranks))] if ranks else None
+        self._memory.keep(readout=best, readout_round=state.best_round)
+
+    def compare(self) -> Comparison | None:
+        """The chosen adapter and the raw model on the gate examples; None where there is no gate or nobody holds any."""
+        if self._assignment.method.holdout.gate == 0:
+            return None
+        state = self._memory.state
+        request = CompareRequest(self._clients.context_id, state.best, state.readout)
+        replies, answers = self._clients.ask_all(request, CompareReply, self._checks.is_usable_comparison)
+        if not replies and set(answers.failures.values()) <= {FailureCode.NO_EXAMPLES}:
+            return None
+        own = {name: reply.comparison for name, reply in replies.items()}
+        gains = {name: (item.zero_shot.loss - item.adapter.loss,) for name, item in own.items()}
+        believed = self._believed(gains, {name: item.adapter.examples for name, item in own.items()})
+        return sum((own[name] for name in believed), Comparison())
+
+    def _believed(self, scores: Mapping[str, tuple[float, ...]], examples: Mapping[str, int]) -> list[str]:
+        """All clients, in their order; with [robust], those in the middle."""
+        robust = self._assignment.method.robust
+        return list(scores) if robust is None else trusted(scores, examples, Trust(robust.liars))
+
+    def _tried(self, request: EvaluateRequest) -> dict[str, EvaluateReply]:
+        answers = len(request.candidates)
+        return self._clients.ask_all(request, EvaluateReply, lambda reply: is_usable_evaluation(reply, answers))[0]

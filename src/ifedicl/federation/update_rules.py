@@ -1,0 +1,118 @@
+"""One round of stage 2b: where the clients' examples take the coefficients (paper Eq. 6-7)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.robust import Trust, robust_coefficients
+from ifedicl.core.schedules import SCHEDULES
+from ifedicl.core.server_optimizer import Moments, stepped
+from ifedicl.core.vectors import Array32
+from ifedicl.federation.client_pool import Answers, Clients
+from ifedicl.federation.messages import GradientReply, GradientRequest, Request, UpdateReply, UpdateRequest
+from ifedicl.federation.reply_sums import Total
+from ifedicl.federation.reply_validation import Checks
+from ifedicl.federation.state import State
+from ifedicl.settings import RobustSettings, ServerSettings
+
+
+@dataclass(frozen=True)
+class Move:
+    """Where a round takes the coefficients.
+
+    Attributes:
+        coefficients: the new ones.
+        moments: what the server's optimizer remembers; None where it only averages.
+        clients: who had a part in it.
+        loss: mean training loss in nats; None of no examples.
+    """
+
+    coefficients: Coefficients
+    moments: Moments | None
+    clients: tuple[str, ...]
+    loss: float | None
+
+
+def along_updates(clients: Clients, cohort: Sequence[str], state: State, checks: Checks) -> Move:
+    """The mean of the clients' own coefficients, or a step of the server's optimizer in its direction.
+
+    Raises:
+        TooFewClientsError: fewer usable updates than ``rounds.min_clients``.
+    """
+    method = checks.assignment.method
+    request = UpdateRequest(clients.context_id, state.round, state.phase_start, state.phase_rounds, state.coefficients)
+    requests = dict.fromkeys(cohort, request)
+    if method.robust is None:
+        mean, answers = _mean(clients, requests, checks)
+    else:
+        mean, answers = _agreed(clients, requests, checks, state.coefficients, method.robust)
+    if method.server is None:
+        return Move(mean.coefficients, None, answers.names, mean.loss)
+    back = {name: array - mean.coefficients.arrays[name] for name, array in state.coefficients.arrays.items()}
+    return Move(*_step(state, back, method.server), answers.names, mean.loss)
+
+
+def _mean(clients: Clients, requests: Mapping[str, Request], checks: Checks) -> tuple[UpdateReply, Answers]:
+    """``Λ = Σ w_k Λ_k / Σ w_k`` (paper Eq. 7): in a total of replies ``w_k = n_k``; where each says one example, 1."""
+    total, alike = Total(UpdateReply), checks.assignment.method.rounds.weighting == "uniform"
+
+    def take(_name: str, reply: UpdateReply) -> None:
+        total.add(replace(reply, examples=1) if alike else reply)
+
+    answers = clients.collect(requests, UpdateReply, checks.is_usable_update, take)
+    clients.require(answers, "update")
+    mean = total.reply
+    assert mean is not None
+    return mean, answers
+
+
+def _agreed(
+    clients: Clients, requests: Mapping[str, Request], checks: Checks, before: Coefficients, robust: RobustSettings
+) -> tuple[UpdateReply, Answers]:
+    """What a minority of liars cannot steer."""
+    replies, answers = clients.ask(requests, UpdateReply, checks.is_usable_update)
+    clients.require(answers, "update")
+    updates, trust = [reply.coefficients for reply in replies.values()], Trust(robust.liars, robust.bound)
+    loss = float(np.median([reply.loss for reply in replies.values()]))
+    return UpdateReply(robust_coefficients(before, updates, robust.updates, trust), len(updates), loss), answers
+
+
+def along_gradient(clients: Clients, cohort: Sequence[str], state: State, checks: Checks) -> Move:
+    """A step of the server's optimizer on the gradient of this round's examples: the same whoever holds them.
+
+    The sum is divided by how many examples a round draws on average, not by how many it drew: a fixed number.
+
+    Raises:
+        TooFewClientsError: fewer usable sums than ``rounds.min_clients``.
+    """
+    method = checks.assignment.method
+    server = method.server
+    assert server is not None
+    request = GradientRequest(clients.context_id, state.round, state.coefficients)
+    total, answers = clients.total(dict.fromkeys(cohort, request), GradientReply, checks.is_usable_gradient)
+    clients.require(answers, "gradient")
+    assert total is not None
+    sums = total.sums
+    expected = server.draw * sum(vectors.examples for vectors in state.client_vectors.values())
+    gradient = {name: array / np.float32(expected) for name, array in sums.arrays.items()}
+    loss = sums.loss / sums.examples if sums.examples else None
+    return Move(*_step(state, gradient, server, method.calibration.weight_decay), answers.names, loss)
+
+
+def _step(
+    state: State, direction: Mapping[str, Array32], server: ServerSettings, decay: float = 0.0
+) -> tuple[Coefficients, Moments]:
+    progress = (state.round - state.phase_start) / state.phase_rounds
+    return stepped(
+        state.coefficients,
+        direction,
+        state.moments or Moments.none(state.coefficients),
+        server.optimizer,
+        rate=server.learning_rate * SCHEDULES[server.schedule](progress),
+        momentum=server.momentum,
+        decay=decay,
+    )

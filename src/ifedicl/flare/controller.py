@@ -1,0 +1,111 @@
+"""The server's side of a FLARE job: a thin controller that drives the coordinator. It loads no model."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.client import Client as FlareClient
+from nvflare.apis.controller_spec import ClientTask, Task
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+
+from ifedicl.errors import IfediclError
+from ifedicl.flare.jobs import JobSettings
+from ifedicl.flare.names import PAYLOAD, RUNS, STATUS, TASK
+from ifedicl.flare.run_folder import run_job
+from ifedicl.flare.status import Board
+from ifedicl.flare.transport import Parcel, PostEngine
+from ifedicl.settings import validated
+
+_log = logging.getLogger(__name__)
+_LOOK = 2.0  # seconds between two looks at who has come back
+
+
+class RoundsController(Controller):  # type: ignore[misc]
+    """Runs one job over the sites that FLARE has connected."""
+
+    def __init__(self, job: Mapping[str, Any], resume: bool = False) -> None:
+        """Take the job's settings as they stand in its folder; they are checked when it starts.
+
+        Args:
+            job: of :class:`JobSettings`.
+            resume: go on from the run's checkpoint.
+        """
+        super().__init__(task_check_period=0.05)
+        self.job = job
+        self.resume = resume
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to prepare."""
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing is held."""
+
+    def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        """Run the rounds to their end, or say why not."""
+        folder = Path(fl_ctx.get_engine().get_workspace().get_root_dir()) / RUNS
+        try:
+            job = validated(JobSettings, self.job, "job")
+            board = Board(job)
+            fl_ctx.get_engine().register_app_command(STATUS, lambda _topic, _data, _context: board.facts)
+            engine = PostEngine(_FlarePost(self, fl_ctx, abort_signal), job.sites)
+            run_job(engine, job, folder / job.name, resume=self.resume, observer=board.observe)
+        except IfediclError as error:
+            self.system_panic(str(error), fl_ctx)
+
+    def process_result_of_unknown_task(
+        self, client: FlareClient, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
+    ) -> None:
+        """A reply that came after its deadline: its step is over."""
+        _log.info("a reply of %s came too late and is left aside", client.name)
+
+
+class _FlarePost:
+    """FLARE's tasks as a post."""
+
+    def __init__(self, controller: RoundsController, fl_ctx: FLContext, abort_signal: Signal) -> None:
+        self._controller = controller
+        self._context = fl_ctx
+        self._abort_signal = abort_signal
+        self._looked = time.monotonic()
+
+    def send(self, wire: bytes, names: Sequence[str], inbox: Callable[[Parcel], None]) -> Callable[[], None]:
+        """A FLARE task for these sites."""
+        data = Shareable()
+        data[PAYLOAD] = wire
+        extra_down = len(data.to_bytes()) - len(wire)
+
+        def received(client_task: ClientTask, fl_ctx: FLContext) -> None:
+            result = client_task.result
+            reply = result.get(PAYLOAD)
+            reply = reply if isinstance(reply, bytes) else None
+            extra_up = len(result.to_bytes()) - len(reply or b"")
+            inbox(Parcel(client_task.client.name, reply, extra_down, extra_up))
+
+        task = Task(TASK, data, result_received_cb=received)
+        # All of them must answer before FLARE ends the task by itself: we end it at the deadline.
+        self._controller.broadcast(task, self._context, targets=list(names), min_responses=len(names))
+        return lambda: self._controller.cancel_task(task)
+
+    def is_lost(self, name: str) -> bool:
+        """Not among the job's sites, or not heard of any more."""
+        self._look_again()
+        connected = {client.name for client in self._context.get_engine().get_clients()}
+        return name not in connected or self._controller.get_client_disconnect_time(name) is not None
+
+    def is_stopped(self) -> bool:
+        """Somebody aborted the job."""
+        return bool(self._abort_signal.triggered)
+
+    def _look_again(self) -> None:
+        """A site that came back has a new token, which only the main process knows: see :class:`Readmission`."""
+        now = time.monotonic()
+        if now - self._looked > _LOOK:
+            self._looked = now
+            self._context.get_engine().sync_clients_from_main_process()

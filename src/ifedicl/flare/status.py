@@ -1,0 +1,77 @@
+"""What `ifedicl flare status` shows of a running job."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from ifedicl.federation.events import Delivered, Event, RoundDone, StepStarted
+from ifedicl.federation.state import RoundRecord, Traffic
+from ifedicl.flare.jobs import JobSettings
+
+
+class Board:
+    """Follows a run; read from another thread."""
+
+    def __init__(self, job: JobSettings) -> None:
+        self._lock = threading.Lock()
+        self._job = job
+        self._started = time.time()
+        self._step = "starting"
+        self._asked = 0
+        self._heard: list[str] = []
+        self._last: dict[str, Traffic] = {}
+        self._bytes: dict[str, list[int]] = {site: [0, 0, 0] for site in job.sites}
+        self._rounds: list[RoundRecord] = []
+
+    def observe(self, event: Event) -> None:
+        """An observer of the coordinator."""
+        with self._lock:
+            if isinstance(event, StepStarted):
+                self._step, self._asked, self._heard = event.step, event.clients, []
+            elif isinstance(event, Delivered):
+                self._deliver(event.traffic)
+            elif isinstance(event, RoundDone):
+                self._rounds.append(event.record)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As JSON: no array, no single example's figure."""
+        with self._lock:
+            last = self._rounds[-1] if self._rounds else None
+            held_out = last and last.held_out
+            return {
+                "run": self._job.name,
+                "round": last.round if last else 0,
+                "rounds": self._job.method.rounds.rounds,
+                "seconds": time.time() - self._started,
+                "train_loss": last and last.train_loss,
+                "held_out_loss": held_out and held_out.loss,
+                "held_out_accuracy": held_out and held_out.accuracy,
+                "step": self._step,
+                "asked": self._asked,
+                "answered": list(self._heard),
+                "sites": {site: self._site(site) for site in self._job.sites},
+            }
+
+    def _deliver(self, traffic: Traffic) -> None:
+        own = self._bytes[traffic.client]
+        own[0] += traffic.bytes_down
+        own[1] += traffic.bytes_up
+        own[2] += traffic.carrier_bytes
+        self._last[traffic.client] = traffic
+        if traffic.failure is None:
+            self._heard.append(traffic.client)
+
+    def _site(self, name: str) -> dict[str, Any]:
+        last = self._last.get(name)
+        down, up, carrier = self._bytes[name]
+        answer = "nothing yet" if last is None else (last.failure or "answered")
+        return {
+            "last": answer,
+            "seconds": last and round(last.seconds, 3),
+            "bytes_down": down,
+            "bytes_up": up,
+            "carrier_bytes": carrier,
+        }

@@ -1,0 +1,1 @@
+"""The data owner's side: what its policy lets out, and what has left."""

@@ -1,0 +1,76 @@
+"""A client on its owner's own machine: data, model, policy and ledger out of one ``client.toml``."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from ifedicl import files
+from ifedicl.backbone.load import load_backbone
+from ifedicl.data import read_labelled
+from ifedicl.errors import ConfigError, Fault
+from ifedicl.federation.client import Client
+from ifedicl.federation.secure import packages_of
+from ifedicl.ledger.ledger import Ledger
+from ifedicl.owner.guard import GuardedClient, SummedClient
+from ifedicl.owner.policy import ClientSettings, load_client_settings
+from ifedicl.settings import PrivacySettings
+
+_SECRET_BYTES = 32
+
+
+def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = lambda _frame: 0) -> GuardedClient | SummedClient:
+    """Load the model once, read the data, and stand guard; with [sums], nothing leaves but masked.
+
+    Args:
+        path: the ``client.toml``.
+        name: how the federation knows this client.
+        overhead: how many bytes the engine adds to a frame of so many.
+
+    Raises:
+        IfediclError: settings, data, model or ledger cannot be used; the message is for the owner and stays on its machine.
+    """
+    settings = load_client_settings(path)
+    ledger = Ledger(Path(settings.ledger.file), name)
+    data = settings.data
+    examples = read_labelled(data.file, text=data.text_column, label=data.label_column)
+    client = Client(name, examples, load_backbone(settings.model), secret=_secret(Path(settings.ledger.secret)))
+    rules = settings.sum_rules
+    if rules is None:
+        return GuardedClient(client, settings.policy, ledger, overhead=overhead)
+    return _summed(client, settings, rules, ledger, overhead)
+
+
+def identity(path: Path) -> str:
+    """Who a client is to the others in secure sums: what they write into their ``client.toml``.
+
+    Raises:
+        IfediclError: the settings are wrong, the secret cannot be read or made, or a package is missing.
+    """
+    settings = load_client_settings(path)
+    with packages_of(settings.sum_rules or PrivacySettings(mode="secure")):
+        from ifedicl.federation.secure.sum_client import identity_from
+    return identity_from(_secret(Path(settings.ledger.secret))).public.hex()
+
+
+def _summed(
+    client: Client, settings: ClientSettings, rules: PrivacySettings, ledger: Ledger, overhead: Callable[[int], int]
+) -> SummedClient:
+    with packages_of(rules):
+        from ifedicl.federation.secure.sum_client import SecureClient, identity_of
+    assert settings.sums is not None
+    peers = {peer: bytes.fromhex(key) for peer, key in settings.sums.peers.items()} | {client.name: identity_of(client).public}
+    return SummedClient(client, settings.policy, ledger, partial(SecureClient, client, peers, rules), overhead=overhead)
+
+
+def _secret(path: Path) -> bytes:
+    """The owner's key, made at the first start. It must stay the same, or earlier cursors say nothing any more."""
+    if not path.exists():
+        files.write_bytes(path, secrets.token_bytes(_SECRET_BYTES), private=True)
+    secret = path.read_bytes()
+    if len(secret) != _SECRET_BYTES:
+        remedy = "bring it back from a copy; or remove it: a new one is made, others pin it anew, all text counts as not sent"
+        raise ConfigError(str(path), [Fault("ledger.secret", f"{len(secret)} bytes", f"{_SECRET_BYTES} bytes", remedy)])
+    return secret

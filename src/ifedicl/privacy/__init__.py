@@ -1,1 +1,0 @@
-"""Privacy: what may leave a client, and what has."""

@@ -1,0 +1,92 @@
+"""Numbers as integers modulo ``2^bits``: sums of them are exact, whatever the order, and masks hide them perfectly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ifedicl.core.vectors import Array64
+from ifedicl.errors import SecureSumError
+from ifedicl.secagg.masks import Integers
+
+_WORD = 8  # bytes of the integers in memory
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """Which numbers can be said, and how finely.
+
+    Attributes:
+        bits: of a number on the wire, a multiple of 8 below 64.
+        fraction: how many of them stand behind the point: neighbours are ``2^-fraction`` apart.
+    """
+
+    bits: int
+    fraction: int
+
+    @property
+    def step(self) -> float:
+        """Between neighbours; a number is off by half of it at most."""
+        return float(2.0**-self.fraction)
+
+    def limit(self, clients: int) -> float:
+        """The largest number that each of ``clients`` may send, so that the sum cannot overflow."""
+        return self._limit(clients) * self.step
+
+    def integers(self, numbers: Array64) -> npt.NDArray[np.int64]:
+        """Each number's nearest integer of steps.
+
+        Raises:
+            SecureSumError: one is not finite, or beyond what even a single client may send.
+        """
+        with np.errstate(invalid="ignore", over="ignore"):
+            scaled = np.rint(numbers * 2.0**self.fraction)
+            fits = bool((np.abs(scaled) <= self._limit(1)).all())  # False of NaN
+        if not fits:
+            raise SecureSumError(self._too_large(1))
+        integers: npt.NDArray[np.int64] = scaled.astype(np.int64)
+        return integers
+
+    def check(self, integers: npt.NDArray[np.int64], clients: int) -> None:
+        """Refuse what could overflow in a sum of so many clients.
+
+        Raises:
+            SecureSumError: a number is too large.
+        """
+        if integers.size and int(np.abs(integers).max()) > self._limit(clients):
+            raise SecureSumError(self._too_large(clients))
+
+    def numbers(self, total: Integers) -> Array64:
+        """What a sum of :meth:`integers` says, modulo ``2^bits`` as it is."""
+        unused = np.uint64(8 * _WORD - self.bits)
+        signed = (total << unused).view(np.int64) >> np.int64(unused)  # the highest bit that travels is the sign
+        numbers: Array64 = signed.astype(np.float64) * self.step
+        return numbers
+
+    def packed(self, integers: Integers) -> npt.NDArray[np.uint8]:
+        """``(count, bits / 8)``: modulo ``2^bits``, little-endian, as they travel."""
+        rows = np.ascontiguousarray(integers.astype("<u8")).view(np.uint8).reshape(-1, _WORD)
+        return np.ascontiguousarray(rows[:, : self.bits // 8])
+
+    def unpacked(self, rows: npt.NDArray[np.uint8]) -> Integers:
+        """The integers of :meth:`packed`.
+
+        Raises:
+            SecureSumError: rows of another width.
+        """
+        if rows.ndim != 2 or rows.shape[1] != self.bits // 8 or rows.dtype != np.uint8:
+            raise SecureSumError(f"masked numbers {rows.dtype} {rows.shape} are not (count, {self.bits // 8}) bytes")
+        whole = np.zeros((len(rows), _WORD), dtype=np.uint8)
+        whole[:, : self.bits // 8] = rows
+        return whole.view("<u8").reshape(-1).astype(np.uint64)
+
+    def _limit(self, clients: int) -> int:
+        return int((2 ** (self.bits - 1) - 1) // clients)
+
+    def _too_large(self, clients: int) -> str:
+        return (
+            f"a number that is not finite, or larger than {self.limit(clients):g}: it does not fit {self.bits} bits of which "
+            f"{self.fraction} stand behind the point, in a sum of {clients}. Set privacy.bits higher"
+        )

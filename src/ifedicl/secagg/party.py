@@ -1,0 +1,164 @@
+"""A client's side of one secure sum: four turns, in order, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from ifedicl.errors import SecureSumError
+from ifedicl.secagg import shamir
+from ifedicl.secagg.keys import SEAL_SIZE, Identity, agreed, check_signature, derived, digest, seal, unseal
+from ifedicl.secagg.masks import Integers, mask
+from ifedicl.secagg.roster import Advert, Roster
+
+SEALED_SIZE = 2 * shamir.SIZE + SEAL_SIZE
+"""Bytes of the two shares that a client sends each other one."""
+
+
+class Turn(IntEnum):
+    """What a party does next."""
+
+    ADVERTISE = 0
+    DEAL = 1
+    MASK = 2
+    REVEAL = 3
+    NOTHING = 4
+
+
+@dataclass(frozen=True)
+class Deal:
+    """What a client hands out before it sends a number.
+
+    Attributes:
+        sealed: by receiver: shares of its private mask key and of its own secret, which the server cannot read.
+        commitment: to its own secret.
+    """
+
+    sealed: Mapping[str, bytes]
+    commitment: bytes
+
+
+class Party:
+    """One client in one sum. An error ends it: no turn can be tried again, with other numbers or other clients."""
+
+    def __init__(self, name: str, identity: Identity, peers: Mapping[str, bytes], binding: bytes) -> None:
+        """Draw fresh keys.
+
+        Args:
+            name: of this client.
+            identity: signs the keys.
+            peers: the signing keys of all clients that may take part, by name, as this client pins them.
+            binding: digest of all that the sum is about.
+        """
+        self._name = name
+        self._identity = identity
+        self._peers = peers
+        self._binding = binding
+        self._turn = Turn.ADVERTISE
+        self._mask_key = _drawn_key()
+        self._channel_key = X25519PrivateKey.generate()
+        self._secret = shamir.drawn()
+        self._roster: Roster | None = None
+        self._held: dict[str, tuple[bytes, bytes]] = {}  # by owner: shares of its mask key and of its own secret
+
+    def advertise(self) -> Advert:
+        """Turn 1: this sum's public keys, signed."""
+        self._take(Turn.ADVERTISE)
+        mask_key, channel_key = (key.public_key().public_bytes_raw() for key in (self._mask_key, self._channel_key))
+        unsigned = Advert(mask_key, channel_key, b"")
+        self._advert = replace(unsigned, signature=self._identity.sign(unsigned.content(self._binding, self._name)))
+        self._turn = Turn.DEAL
+        return self._advert
+
+    def deal(self, adverts: Mapping[str, Advert], threshold: int) -> Deal:
+        """Turn 2: shares of both secrets, sealed for each other client.
+
+        Raises:
+            SecureSumError: out of turn, or the roster is not of pinned clients who signed what it says.
+        """
+        self._take(Turn.DEAL)
+        if adverts.get(self._name) != self._advert:
+            raise SecureSumError("a roster that does not hold this client as it advertised itself")
+        for name, advert in adverts.items():
+            if name not in self._peers:
+                raise SecureSumError(f"a roster with {name!r}, whose key is not pinned here")
+            check_signature(self._peers[name], advert.signature, advert.content(self._binding, name))
+        if len({advert.mask_key for advert in adverts.values()}) < len(adverts):
+            raise SecureSumError("a roster in which two clients have the same key")
+        self._roster = roster = Roster(self._binding, adverts, threshold)
+        pairs = zip(
+            shamir.split(self._mask_key.private_bytes_raw(), threshold, len(adverts)),
+            shamir.split(self._secret, threshold, len(adverts)),
+            strict=True,
+        )
+        shares = dict(zip(roster.names, pairs, strict=True))
+        self._held[self._name] = shares.pop(self._name)
+        sealed = {name: seal(self._channel(self._name, name), b"".join(pair), roster.digest) for name, pair in shares.items()}
+        self._turn = Turn.MASK
+        return Deal(sealed, roster.commitment(self._secret, self._name))
+
+    def mask(self, integers: npt.NDArray[np.int64], sealed: Mapping[str, bytes]) -> Integers:
+        """Turn 3: this client's integers under its own mask and those that it shares with everyone who dealt.
+
+        Args:
+            integers: what it adds to the total.
+            sealed: what the others dealt to it, by sender.
+
+        Raises:
+            SecureSumError: out of turn, too few dealt, or a seal is broken.
+        """
+        self._take(Turn.MASK)
+        roster = self._known_roster()
+        if len(sealed) + 1 < roster.threshold or self._name in sealed or not set(sealed) <= set(roster.names):
+            raise SecureSumError(f"{len(sealed)} other clients dealt shares; {roster.threshold - 1} or more are needed")
+        for name, text in sealed.items():
+            pair = unseal(self._channel(name, self._name), text, roster.digest)
+            self._held[name] = pair[: shamir.SIZE], pair[shamir.SIZE :]
+        total: Integers = integers.astype(np.uint64) + mask(roster.own_seed(self._secret, self._name), len(integers))
+        for name in sealed:
+            shared = mask(roster.pair_seed(self._mask_key, self._name, name), len(integers))
+            total = total + shared if roster.sign(self._name, name) > 0 else total - shared
+        self._turn = Turn.REVEAL
+        return total
+
+    def reveal(self, survivors: Collection[str]) -> dict[str, bytes]:
+        """Turn 4, the last: for each client that dealt one share, of its own secret if it survived, else of its mask key.
+
+        Never both of one client: the turn is taken once, and a survivor's numbers stay under the masks of its pairs.
+
+        Raises:
+            SecureSumError: out of turn, or survivors too few, or of other clients.
+        """
+        self._take(Turn.REVEAL)
+        roster, left = self._known_roster(), set(survivors)
+        if len(left) < roster.threshold or not left <= set(self._held):
+            raise SecureSumError(f"{len(left)} survivors, of which some may be strangers; {roster.threshold} are needed")
+        return {name: own if name in left else mask_key for name, (mask_key, own) in self._held.items()}
+
+    def _take(self, turn: Turn) -> None:
+        taken, self._turn = self._turn, Turn.NOTHING  # until the turn has gone well
+        if taken is not turn:
+            raise SecureSumError(
+                f"a {turn.name.lower()} message, where {taken.name.lower()} was next: replayed or out of order"
+            )
+
+    def _known_roster(self) -> Roster:
+        assert self._roster is not None
+        return self._roster
+
+    def _channel(self, sender: str, receiver: str) -> bytes:
+        """The key of one direction between this client and another."""
+        roster = self._known_roster()
+        other = receiver if sender == self._name else sender
+        secret = agreed(self._channel_key, roster.adverts[other].channel_key)
+        return derived(secret, roster.digest, digest(b"share", sender.encode(), receiver.encode()))
+
+
+def _drawn_key() -> X25519PrivateKey:
+    """A private key that is one of the field's numbers, as nearly all are."""
+    return X25519PrivateKey.from_private_bytes(shamir.drawn())
