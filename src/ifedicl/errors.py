@@ -20,7 +20,7 @@
     │   ├── TooFewClientsError      fewer usable replies than ``min_clients``
     │   │   └── LimitsReachedError  the owners' limits let no more leave
     │   ├── BudgetSpentError        an owner's privacy budget is used up
-    │   ├── SecureSumError          a step of the secure sum that is out of turn, bent or replayed
+    │   ├── SecureSumError          a step of the secure sum that is out of order, changed or replayed
     │   └── MessageError            bytes that are not one of our messages
     └── ServeError                  the server cannot start, or not answer          exit 9
         ├── BusyError               as much waits as may wait
@@ -155,7 +155,7 @@ class BudgetSpentError(FederationError):
 
 
 class SecureSumError(FederationError):
-    """A step of the secure sum does not verify, comes out of turn or twice, or holds numbers that cannot be summed."""
+    """A step of the secure sum does not verify, comes out of order or twice, or holds numbers that cannot be summed."""
 
 
 class MessageError(FederationError):

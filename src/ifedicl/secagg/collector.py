@@ -1,4 +1,4 @@
-"""The server's side of one secure sum: it takes off the masks that the clients' shares give it, and no others."""
+"""The server's side of one secure sum: it removes the masks that the revealed shares reconstruct, and no others."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def unmasked(
 
     Args:
         roster: who takes part.
-        commitments: of all who dealt shares.
-        masked: what the survivors sent.
-        revealed: by survivor: one share of each client that dealt, as :meth:`Party.reveal` gives them.
+        commitments: of all clients that dealt shares, by name.
+        masked: the survivors' masked numbers, by name.
+        revealed: by survivor: one share of each client that dealt, as :meth:`Party.reveal` returns them.
 
     Raises:
-        SecureSumError: fewer shares than the threshold, or shares that do not give back what was committed to.
+        SecureSumError: fewer shares than the threshold, or shares that do not reconstruct the committed secret.
     """
     if len(revealed) < roster.threshold:
         raise SecureSumError(f"{len(revealed)} clients revealed shares; {roster.threshold} are needed")
     holders = sorted(revealed, key=lambda name: roster.positions[name])[: roster.threshold]
     sizes = {len(integers) for integers in masked.values()}
     if len(sizes) != 1:
-        raise SecureSumError(f"masked numbers of {len(sizes)} different lengths")
+        raise SecureSumError(f"the masked numbers have {len(sizes)} different lengths; all must have the same")
     (size,) = sizes
     first, *rest = masked.values()
     total = first.copy()
@@ -48,18 +48,18 @@ def unmasked(
             raise SecureSumError("a client revealed fewer shares than it holds") from error
         if owner in masked:
             if roster.commitment(secret, owner) != commitment:
-                raise SecureSumError(f"shares of {owner}'s own mask do not fit its commitment: one of them was bent")
+                raise SecureSumError(f"the shares of {owner}'s own mask do not match its commitment: one of them is wrong")
             total -= mask(roster.own_seed(secret, owner), size)
         else:
-            total -= _left_over(roster, owner, secret, masked)
+            total -= _pairwise_masks(roster, owner, secret, masked)
     return total
 
 
-def _left_over(roster: Roster, dropped: str, secret: bytes, masked: Mapping[str, Integers]) -> Integers:
-    """What survivors added and subtracted for a client whose numbers never came."""
+def _pairwise_masks(roster: Roster, dropped: str, secret: bytes, masked: Mapping[str, Integers]) -> Integers:
+    """The pairwise masks that survivors added and subtracted for a client that dropped out."""
     key = X25519PrivateKey.from_private_bytes(secret)
     if key.public_key().public_bytes_raw() != roster.adverts[dropped].mask_key:
-        raise SecureSumError(f"shares of {dropped}'s mask key do not fit its public key: one of them was bent")
+        raise SecureSumError(f"the shares of {dropped}'s mask key do not match its public key: one of them is wrong")
     size = len(next(iter(masked.values())))
     total = np.zeros(size, dtype=np.uint64)
     for survivor in masked:

@@ -1,4 +1,4 @@
-"""Numbers as integers modulo ``2^bits``: sums of them are exact, whatever the order, and masks hide them perfectly."""
+"""Fixed point: numbers as integers modulo ``2^bits``. Sums are exact in any order, and uniform masks hide them perfectly."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _WORD = 8  # bytes of the integers in memory
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """Which numbers can be said, and how finely.
+    """Range and resolution of the numbers.
 
     Attributes:
-        bits: of a number on the wire, a multiple of 8 below 64.
-        fraction: how many of them stand behind the point: neighbours are ``2^-fraction`` apart.
+        bits: of one number on the wire, a multiple of 8 below 64.
+        fraction: how many of these bits are fractional: the resolution is ``2^-fraction``.
     """
 
     bits: int
@@ -28,18 +28,18 @@ class FixedPoint:
 
     @property
     def step(self) -> float:
-        """Between neighbours; a number is off by half of it at most."""
+        """The resolution. Rounding moves a number by half of it at most."""
         return float(2.0**-self.fraction)
 
     def limit(self, clients: int) -> float:
-        """The largest number that each of ``clients`` may send, so that the sum cannot overflow."""
+        """The largest number that each of ``clients`` may send so that their sum cannot overflow."""
         return self._limit(clients) * self.step
 
     def integers(self, numbers: Array64) -> npt.NDArray[np.int64]:
-        """Each number's nearest integer of steps.
+        """Each number in units of ``step``, rounded to the nearest integer.
 
         Raises:
-            SecureSumError: one is not finite, or beyond what even a single client may send.
+            SecureSumError: a number is not finite, or too large even for a single client.
         """
         with np.errstate(invalid="ignore", over="ignore"):
             scaled = np.rint(numbers * 2.0**self.fraction)
@@ -50,7 +50,7 @@ class FixedPoint:
         return integers
 
     def check(self, integers: npt.NDArray[np.int64], clients: int) -> None:
-        """Refuse what could overflow in a sum of so many clients.
+        """Refuse integers that could overflow in a sum over ``clients``.
 
         Raises:
             SecureSumError: a number is too large.
@@ -59,7 +59,7 @@ class FixedPoint:
             raise SecureSumError(self._too_large(clients))
 
     def numbers(self, total: Integers) -> Array64:
-        """What a sum of :meth:`integers` says, modulo ``2^bits`` as it is."""
+        """The numbers of a sum of :meth:`integers`, which is modulo ``2^bits``."""
         unused = np.uint64(8 * _WORD - self.bits)
         signed = (total << unused).view(np.int64) >> np.int64(unused)  # the highest bit that travels is the sign
         numbers: Array64 = signed.astype(np.float64) * self.step
@@ -87,6 +87,6 @@ class FixedPoint:
 
     def _too_large(self, clients: int) -> str:
         return (
-            f"a number that is not finite, or larger than {self.limit(clients):g}: it does not fit {self.bits} bits of which "
-            f"{self.fraction} stand behind the point, in a sum of {clients}. Set privacy.bits higher"
+            f"a number is not finite or larger than {self.limit(clients):g}; a sum of {clients} clients holds {self.bits} bits "
+            f"a number, {self.fraction} of them fractional. Lower the learning rate or ask fewer clients"
         )

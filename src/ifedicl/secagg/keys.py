@@ -17,14 +17,14 @@ from ifedicl.errors import SecureSumError
 KEY_SIZE = 32
 SIGNATURE_SIZE = 64
 SEAL_SIZE = 16
-"""What sealing adds to a text."""
+"""Bytes that :func:`seal` adds to a text."""
 _NONCE = bytes(12)  # each key seals once
 LOCK_SIZE = len(_NONCE) + SEAL_SIZE
-"""What locking adds to a text."""
+"""Bytes that :func:`lock` adds to a text."""
 
 
 def digest(*parts: bytes) -> bytes:
-    """SHA-256 of parts, each behind its length, so that no two lists of parts read the same."""
+    """SHA-256 of parts, each with its length in front, so that two different lists of parts never give the same input."""
     content = hashlib.sha256()
     for part in parts:
         content.update(len(part).to_bytes(8, "big") + part)
@@ -37,19 +37,19 @@ def derived(key: bytes, salt: bytes, purpose: bytes) -> bytes:
 
 
 def agreed(own: X25519PrivateKey, other: bytes) -> bytes:
-    """What both sides of a pair compute, and nobody else.
+    """The X25519 shared secret of a pair of clients.
 
     Raises:
-        SecureSumError: the other side's key is no key, or one that everybody could agree on.
+        SecureSumError: the other side's key is invalid or of low order.
     """
     try:
         return own.exchange(X25519PublicKey.from_public_bytes(other))
     except ValueError as error:
-        raise SecureSumError("a public key that no honest client sends") from error
+        raise SecureSumError("a public key is invalid; no honest client sends it") from error
 
 
 def seal(key: bytes, text: bytes, context: bytes) -> bytes:
-    """Encrypted and authenticated together with ``context``; a key seals one text only."""
+    """Encrypt ``text`` and authenticate it together with ``context``. A key must seal one text only: the nonce is fixed."""
     return ChaCha20Poly1305(key).encrypt(_NONCE, text, context)
 
 
@@ -57,16 +57,16 @@ def unseal(key: bytes, sealed: bytes, context: bytes) -> bytes:
     """The text that :func:`seal` sealed.
 
     Raises:
-        SecureSumError: it was bent, or sealed with another key or in another context: replayed, for instance.
+        SecureSumError: it was changed, or sealed with another key or in another context, for instance replayed.
     """
     try:
         return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, context)
     except InvalidTag as error:
-        raise SecureSumError("a sealed message that was bent on its way, or is of another session") from error
+        raise SecureSumError("a sealed message was changed on its way, or belongs to another session") from error
 
 
 def lock(key: bytes, text: bytes) -> bytes:
-    """Encrypted for oneself, any number of texts with one key: the nonce is random and goes in front."""
+    """Encrypt a text for the client itself. One key may lock many texts: the nonce is random and stands in front."""
     nonce = os.urandom(len(_NONCE))
     return nonce + ChaCha20Poly1305(key).encrypt(nonce, text, None)
 
@@ -75,23 +75,23 @@ def unlock(key: bytes, locked: bytes) -> bytes:
     """The text that :func:`lock` locked.
 
     Raises:
-        SecureSumError: it was bent, or locked by somebody else.
+        SecureSumError: it was changed, or locked with another key.
     """
     try:
         return ChaCha20Poly1305(key).decrypt(locked[: len(_NONCE)], locked[len(_NONCE) :], None)
     except (InvalidTag, ValueError) as error:
-        raise SecureSumError("a locked text that was bent, or is not this client's own") from error
+        raise SecureSumError("a locked text was changed, or is not this client's own") from error
 
 
 class Identity:
-    """Who a client is to the others: a signing key that lasts as long as its secret."""
+    """A client's signing key (Ed25519). It is derived from the client's secret and lasts as long as that."""
 
     def __init__(self, secret: bytes) -> None:
         self._key = Ed25519PrivateKey.from_private_bytes(derived(secret, b"", b"ifedicl identity 1"))
 
     @property
     def public(self) -> bytes:
-        """What the other clients pin."""
+        """The public key, which the other clients pin."""
         return self._key.public_key().public_bytes_raw()
 
     def sign(self, content: bytes) -> bytes:
@@ -100,12 +100,12 @@ class Identity:
 
 
 def check_signature(public: bytes, signature: bytes, content: bytes) -> None:
-    """Refuse what the holder of ``public`` did not sign.
+    """Verify that the holder of ``public`` signed ``content``.
 
     Raises:
-        SecureSumError: it did not.
+        SecureSumError: the signature does not verify.
     """
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, content)
     except (InvalidSignature, ValueError) as error:
-        raise SecureSumError("a signature that is not of the client that it claims to be of") from error
+        raise SecureSumError("a signature does not verify under the pinned key of the client that it names") from error

@@ -1,4 +1,4 @@
-"""Masks: as many random integers as there are numbers, from 32 bytes that both sides know."""
+"""Masks: one pseudorandom integer for each number, expanded from a 32-byte seed that both sides know."""
 
 from __future__ import annotations
 

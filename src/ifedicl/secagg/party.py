@@ -1,4 +1,4 @@
-"""A client's side of one secure sum: four turns, in order, each once."""
+"""A client's side of one secure sum: four steps, in order, each once."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ifedicl.secagg.masks import Integers, mask
 from ifedicl.secagg.roster import Advert, Roster
 
 SEALED_SIZE = 2 * shamir.SIZE + SEAL_SIZE
-"""Bytes of the two shares that a client sends each other one."""
+"""Bytes of the two sealed shares that a client sends to each other client."""
 
 
-class Turn(IntEnum):
-    """What a party does next."""
+class Step(IntEnum):
+    """The step that a party takes next."""
 
     ADVERTISE = 0
     DEAL = 1
@@ -32,10 +32,10 @@ class Turn(IntEnum):
 
 @dataclass(frozen=True)
 class Deal:
-    """What a client hands out before it sends a number.
+    """What a client sends before any number.
 
     Attributes:
-        sealed: by receiver: shares of its private mask key and of its own secret, which the server cannot read.
+        sealed: by receiver: shares of its private mask key and of its own secret, sealed so that the server cannot read them.
         commitment: to its own secret.
     """
 
@@ -44,7 +44,7 @@ class Deal:
 
 
 class Party:
-    """One client in one sum. An error ends it: no turn can be tried again, with other numbers or other clients."""
+    """One client in one sum. An error ends it: no step can be repeated with other numbers or other clients."""
 
     def __init__(self, name: str, identity: Identity, peers: Mapping[str, bytes], binding: bytes) -> None:
         """Draw fresh keys.
@@ -53,13 +53,13 @@ class Party:
             name: of this client.
             identity: signs the keys.
             peers: the signing keys of all clients that may take part, by name, as this client pins them.
-            binding: digest of all that the sum is about.
+            binding: digest of session, rules and request of this sum.
         """
         self._name = name
         self._identity = identity
         self._peers = peers
         self._binding = binding
-        self._turn = Turn.ADVERTISE
+        self._next = Step.ADVERTISE
         self._mask_key = _drawn_key()
         self._channel_key = X25519PrivateKey.generate()
         self._secret = shamir.drawn()
@@ -67,29 +67,29 @@ class Party:
         self._held: dict[str, tuple[bytes, bytes]] = {}  # by owner: shares of its mask key and of its own secret
 
     def advertise(self) -> Advert:
-        """Turn 1: this sum's public keys, signed."""
-        self._take(Turn.ADVERTISE)
+        """Step 1: this sum's public keys, signed."""
+        self._take(Step.ADVERTISE)
         mask_key, channel_key = (key.public_key().public_bytes_raw() for key in (self._mask_key, self._channel_key))
         unsigned = Advert(mask_key, channel_key, b"")
         self._advert = replace(unsigned, signature=self._identity.sign(unsigned.content(self._binding, self._name)))
-        self._turn = Turn.DEAL
+        self._next = Step.DEAL
         return self._advert
 
     def deal(self, adverts: Mapping[str, Advert], threshold: int) -> Deal:
-        """Turn 2: shares of both secrets, sealed for each other client.
+        """Step 2: shares of both secrets, sealed for each other client.
 
         Raises:
-            SecureSumError: out of turn, or the roster is not of pinned clients who signed what it says.
+            SecureSumError: out of order, or the roster names a client that is not pinned or did not sign its keys.
         """
-        self._take(Turn.DEAL)
+        self._take(Step.DEAL)
         if adverts.get(self._name) != self._advert:
-            raise SecureSumError("a roster that does not hold this client as it advertised itself")
+            raise SecureSumError("the roster does not hold the keys that this client advertised")
         for name, advert in adverts.items():
             if name not in self._peers:
-                raise SecureSumError(f"a roster with {name!r}, whose key is not pinned here")
+                raise SecureSumError(f"the roster names {name!r}, whose key is not pinned here")
             check_signature(self._peers[name], advert.signature, advert.content(self._binding, name))
         if len({advert.mask_key for advert in adverts.values()}) < len(adverts):
-            raise SecureSumError("a roster in which two clients have the same key")
+            raise SecureSumError("the roster holds the same key for two clients")
         self._roster = roster = Roster(self._binding, adverts, threshold)
         pairs = zip(
             shamir.split(self._mask_key.private_bytes_raw(), threshold, len(adverts)),
@@ -99,23 +99,23 @@ class Party:
         shares = dict(zip(roster.names, pairs, strict=True))
         self._held[self._name] = shares.pop(self._name)
         sealed = {name: seal(self._channel(self._name, name), b"".join(pair), roster.digest) for name, pair in shares.items()}
-        self._turn = Turn.MASK
+        self._next = Step.MASK
         return Deal(sealed, roster.commitment(self._secret, self._name))
 
     def mask(self, integers: npt.NDArray[np.int64], sealed: Mapping[str, bytes]) -> Integers:
-        """Turn 3: this client's integers under its own mask and those that it shares with everyone who dealt.
+        """Step 3: this client's integers plus its own mask and the pairwise masks with every client that dealt.
 
         Args:
-            integers: what it adds to the total.
-            sealed: what the others dealt to it, by sender.
+            integers: this client's contribution to the total.
+            sealed: the shares that the others dealt to it, by sender.
 
         Raises:
-            SecureSumError: out of turn, too few dealt, or a seal is broken.
+            SecureSumError: out of order, too few clients dealt, or a seal does not open.
         """
-        self._take(Turn.MASK)
+        self._take(Step.MASK)
         roster = self._known_roster()
         if len(sealed) + 1 < roster.threshold or self._name in sealed or not set(sealed) <= set(roster.names):
-            raise SecureSumError(f"{len(sealed)} other clients dealt shares; {roster.threshold - 1} or more are needed")
+            raise SecureSumError(f"{len(sealed)} other clients dealt shares; {roster.threshold - 1} or more of the roster must")
         for name, text in sealed.items():
             pair = unseal(self._channel(name, self._name), text, roster.digest)
             self._held[name] = pair[: shamir.SIZE], pair[shamir.SIZE :]
@@ -123,28 +123,28 @@ class Party:
         for name in sealed:
             shared = mask(roster.pair_seed(self._mask_key, self._name, name), len(integers))
             total = total + shared if roster.sign(self._name, name) > 0 else total - shared
-        self._turn = Turn.REVEAL
+        self._next = Step.REVEAL
         return total
 
     def reveal(self, survivors: Collection[str]) -> dict[str, bytes]:
-        """Turn 4, the last: for each client that dealt one share, of its own secret if it survived, else of its mask key.
+        """Step 4, the last: one share of each client that dealt, of its own secret if it survived, else of its mask key.
 
-        Never both of one client: the turn is taken once, and a survivor's numbers stay under the masks of its pairs.
+        Never both of one client: the step is taken once, and a survivor's pairwise masks stay on its numbers.
 
         Raises:
-            SecureSumError: out of turn, or survivors too few, or of other clients.
+            SecureSumError: out of order, too few survivors, or survivors that did not deal.
         """
-        self._take(Turn.REVEAL)
-        roster, left = self._known_roster(), set(survivors)
-        if len(left) < roster.threshold or not left <= set(self._held):
-            raise SecureSumError(f"{len(left)} survivors, of which some may be strangers; {roster.threshold} are needed")
-        return {name: own if name in left else mask_key for name, (mask_key, own) in self._held.items()}
+        self._take(Step.REVEAL)
+        roster, alive = self._known_roster(), set(survivors)
+        if len(alive) < roster.threshold or not alive <= set(self._held):
+            raise SecureSumError(f"{len(alive)} survivors named; at least {roster.threshold} are needed, all of whom dealt")
+        return {name: own if name in alive else mask_key for name, (mask_key, own) in self._held.items()}
 
-    def _take(self, turn: Turn) -> None:
-        taken, self._turn = self._turn, Turn.NOTHING  # until the turn has gone well
-        if taken is not turn:
+    def _take(self, step: Step) -> None:
+        expected, self._next = self._next, Step.NOTHING  # until the step has succeeded
+        if expected is not step:
             raise SecureSumError(
-                f"a {turn.name.lower()} message, where {taken.name.lower()} was next: replayed or out of order"
+                f"a message of step {step.name.lower()} came, expected was {expected.name.lower()}: replayed or out of order"
             )
 
     def _known_roster(self) -> Roster:
@@ -152,7 +152,7 @@ class Party:
         return self._roster
 
     def _channel(self, sender: str, receiver: str) -> bytes:
-        """The key of one direction between this client and another."""
+        """The sealing key of one direction between this client and another."""
         roster = self._known_roster()
         other = receiver if sender == self._name else sender
         secret = agreed(self._channel_key, roster.adverts[other].channel_key)
@@ -160,5 +160,5 @@ class Party:
 
 
 def _drawn_key() -> X25519PrivateKey:
-    """A private key that is one of the field's numbers, as nearly all are."""
+    """A private key that is an element of Shamir's field, so that it can be shared."""
     return X25519PrivateKey.from_private_bytes(shamir.drawn())

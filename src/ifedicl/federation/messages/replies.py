@@ -50,7 +50,7 @@ class FailureCode(StrEnum):
     OTHER_MODE = "other_mode"
     """The client does not answer in this privacy mode, or asks for stricter rules."""
     PROTOCOL = "protocol"
-    """A step of the secure sum did not verify, came out of turn or twice, or the client's numbers do not fit it."""
+    """A step of the secure sum did not verify, came out of order or twice, or the client's numbers do not fit it."""
     LATE = "late"
     """The reply came after the deadline. Said by the engine."""
     LOST = "lost"
