@@ -22,11 +22,6 @@ from ifedicl.bench.tables import OURS
 
 KIB = 1024
 QUESTIONS: Mapping[str, Mapping[str, str]] = {
-    "basis": {
-        "client-groups": "class means of four groups of clients",
-        "shards": "means of four shards of each class",
-        "random": "random directions",
-    },
     "rank": {"rank-4": "r = 4", "rank-16": "r = 16"},
     "read position": {"read-at-label": "read at the label word"},
     "layers": {"all-layers": "all layers", "upper-third": "the upper third"},

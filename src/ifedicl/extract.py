@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ifedicl import seeds
 from ifedicl.backbone.encoding import Tokens
 from ifedicl.backbone.hooks import record
 from ifedicl.backbone.layout import right_padded
@@ -17,9 +16,7 @@ from ifedicl.core.vectors import WRITES, Array64, ContextVectors
 from ifedicl.settings import Method
 
 
-def context_vectors(
-    scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method, keys: Sequence[str] = ()
-) -> ContextVectors:
+def context_vectors(scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method) -> ContextVectors:
     """Run each demonstration alone through the frozen model and sum both writes of every injected layer at one token.
 
     Args:
@@ -27,7 +24,6 @@ def context_vectors(
         prompts: ``N`` encoded prompts.
         labels: the ``N`` labels' positions in the task.
         method: the read position, and which examples are summed together.
-        keys: what tells the ``N`` examples apart; for shards only.
 
     Returns:
         Sums and counts of ``method.groups`` groups. The LM head is never run.
@@ -36,7 +32,7 @@ def context_vectors(
     size = method.groups(len(scorer.encoder.tree.words))
     layers = method.injection.active_layers(backbone.layers)
     sums, counts = np.zeros((size, len(layers), len(WRITES), backbone.width)), np.zeros(size, dtype=np.int64)
-    groups = groups_of(labels, keys, method)
+    groups = groups_of(labels, method)
     for batch, writes in example_writes(scorer, prompts, labels, method):
         np.add.at(sums, groups[batch], writes)
         np.add.at(counts, groups[batch], 1)
@@ -68,17 +64,6 @@ def example_writes(
             yield batch, writes.transpose(2, 0, 1, 3)
 
 
-def groups_of(labels: Sequence[int], keys: Sequence[str], method: Method) -> npt.NDArray[np.int64]:
-    """``(N,)``: all in one, by class, or by class and shard; who holds an example does not matter."""
-    if not method.classes_apart:
-        return np.zeros(len(labels), dtype=np.int64)
-    return classes_and_shards(labels, keys, method)
-
-
-def classes_and_shards(labels: Sequence[int], keys: Sequence[str], method: Method) -> npt.NDArray[np.int64]:
-    """``(N,)``: class times shards plus the shard, which a seeded hash of the text gives."""
-    classes = np.asarray(labels, dtype=np.int64)
-    if method.shards == 1:
-        return classes
-    shards = [seeds.derive(method.seed, "shard", key) % method.shards for key in keys]
-    return classes * method.shards + np.asarray(shards, dtype=np.int64)
+def groups_of(labels: Sequence[int], method: Method) -> npt.NDArray[np.int64]:
+    """``(N,)``: the group of each example: its class, or 0 where all classes are summed together."""
+    return np.asarray(labels, dtype=np.int64) if method.classes_apart else np.zeros(len(labels), dtype=np.int64)

@@ -148,8 +148,7 @@ def _plainly(method: Method) -> list[str]:
     """Where nothing is changed of it."""
     number = "and their number"
     if method.classes_apart:
-        parts = f", each in {method.shards} shards" if method.shards > 1 else ""
-        number = f"by class{parts}, and the number of each"
+        number = "by class, and the number of each"
     readout = (
         ["once, after the rounds: sums of products of hidden states and labels over its training examples"]
         if method.readout

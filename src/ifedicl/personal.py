@@ -17,7 +17,7 @@ from ifedicl.calibrate import Turn, calibrate
 from ifedicl.data import Example, Role, split_roles
 from ifedicl.errors import DataError
 from ifedicl.metrics import Comparison
-from ifedicl.settings import Method, changed
+from ifedicl.settings import Method, changed, method_of
 
 _STEPS_AT_ONCE = 4
 _FEWEST_HELD_OUT = 2  # a paired bound needs a spread
@@ -80,7 +80,8 @@ def personalise(
             f"{_FEWEST_HELD_OUT} are needed"
         )
     sections = {"seed": seed, "calibration": {"local_steps": _STEPS_AT_ONCE}}
-    method = changed(Method.model_validate(adapter.provenance.get("method", {})), sections, "the adapter's settings")
+    stated = method_of(adapter.provenance) if "method" in adapter.provenance else Method()
+    method = changed(stated, sections, "the adapter's settings")
     scorer = Scorer(backbone, adapter.task, first_layer=method.injection.active_layers(backbone.layers).start)
     prompts = scorer.encoder.prompts([row.text for row in train])
     labels = [adapter.task.index(row.label) for row in train]

@@ -23,7 +23,7 @@ from ifedicl.federation.messages import FailureCode
 from ifedicl.federation.state import RoundRecord, Traffic
 from ifedicl.metrics import Evaluation
 from ifedicl.pictures import ACCENT, INK, PALE, svg
-from ifedicl.settings import Method
+from ifedicl.settings import method_of
 from ifedicl.settings.describe import mode_of
 
 
@@ -150,7 +150,7 @@ def print_report(report: Report, console: Console) -> None:
 
 def mode_sentence(report: Report) -> str:
     """Who saw what."""
-    return f"Privacy mode {mode_of(Method.model_validate(report.adapter.provenance['method']))}."
+    return f"Privacy mode {mode_of(method_of(report.adapter.provenance))}."
 
 
 def gate_sentences(outcome: Outcome) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -97,7 +98,7 @@ class Scripted:
         count = int(cursor.partition(":")[0])
         known = count if count <= self.examples and cursor.endswith(self.mark) else 0
         second = len([place for place in self.seconds if place < known])
-        return np.array([[known - second], [second]])
+        return np.array([known - second, second])
 
 
 def vectors(counts: tuple[int, ...] = (20,), *, cursor: str = "20:x", replaces: bool = True) -> VectorsReply:
@@ -374,15 +375,21 @@ def test_vectors_of_changed_examples_are_refused_also_after_a_restart(tmp_path: 
     assert grown(guard, client, 30, changed=True) is FailureCode.REFUSED
 
 
-@pytest.mark.parametrize(
-    "sections", [{"seed": 1}, {"holdout": {"selection": 0.26}}, {"subspace": {"rank": 2, "source": "shards", "parts": 3}}]
-)
+@pytest.mark.parametrize("sections", [{"seed": 1}, {"holdout": {"selection": 0.26}}])
 def test_another_split_of_the_same_examples_is_refused(tmp_path: Path, sections: dict[str, Any]) -> None:
     guard, client = guarded(tmp_path, rules(least={"new_examples": 5}))
     assert grown(guard, client, 20) is None
     assert code(guard.handle(asks(tiny.method(**sections))["vectors"])) is FailureCode.REFUSED
     lenient, _ = guarded(tmp_path, rules())
     assert code(lenient.handle(asks(tiny.method(**sections))["vectors"])) is None
+
+
+def test_an_answer_compares_with_those_in_a_ledger_of_an_earlier_version(tmp_path: Path) -> None:
+    """The digest of the split still ends with 1: into how many parts each class was divided."""
+    guard, client = guarded(tmp_path, rules())
+    assert grown(guard, client, 20) is None
+    facts = read(tmp_path / "ledger.jsonl")[0][-1].facts
+    assert facts["examples"]["split"] == hashlib.sha256(b"[0, 0.25, 0.0, 1]").hexdigest()[:16]
 
 
 def test_the_coordinator_hashes_what_arrived_and_not_what_it_made_of_it(tmp_path: Path) -> None:

@@ -215,7 +215,6 @@ def test_what_no_noise_is_planned_for_is_refused(backbone: Backbone) -> None:
         (method(readout={"most_features": 8}, holdout={"selection": 0.2}), NoiseSettings(), 3, "readout"),
         (method(holdout={"gate": 0.2}), NoiseSettings(), 3, "holdout.gate"),
         (method(rounds={"select_by": "loss"}), NoiseSettings(), 3, "rounds.select_by"),
-        (method(subspace={"rank": 2, "source": "clients"}), NoiseSettings(), 3, "subspace.source"),
     ],
 )
 def test_settings_that_guarantee_nothing_are_refused(run: Method, settings: NoiseSettings, survivors: int, field: str) -> None:
@@ -225,7 +224,7 @@ def test_settings_that_guarantee_nothing_are_refused(run: Method, settings: Nois
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_federation_runs_on_what_private_clients_send(backbone: Backbone, rank: int) -> None:
-    subspace = {"subspace": {"rank": rank, "source": "random"}} if rank else {}
+    subspace = {"subspace": {"rank": rank}} if rank else {}
     run = method(**subspace)
     clients = wards(backbone, NoiseSettings(), run)
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)

@@ -153,7 +153,6 @@ def test_who_is_best_or_worst_or_claims_too_many_examples_has_no_say() -> None:
         {"vectors": {"weighting": "examples"}},
         {"server": {"update": "gradient"}},
         {"readout": {}},
-        {"subspace": {"source": "clients"}},
         {"rounds": {"client_fraction": 0.5}},
     ],
 )
@@ -326,5 +325,5 @@ def test_where_no_class_can_be_out_voted_the_run_says_so() -> None:
 
     method = method_of({"liars": 0.45})
     method = method.model_copy(update={"vectors": method.vectors.model_copy(update={"balance": "class"})})
-    with pytest.raises(FederationError, match="no class or shard is held by as many clients"):
+    with pytest.raises(FederationError, match="no class is held by as many clients"):
         run(Apart(), method)

@@ -622,7 +622,7 @@ def test_a_secure_run_gives_the_open_runs_adapter_up_to_rounding(backbone: Backb
 
 
 def test_a_secure_run_with_subspace_and_readout_ends_with_both(backbone: Backbone) -> None:
-    sections = {"subspace": {"rank": 2, "source": "shards"}, "readout": {}}
+    sections = {"subspace": {"rank": 2}, "readout": {}}
     outcome = run(backbone, SecureEngine(behind(real(backbone)), RULES), sections=sections)
     assert outcome.context.rank == 2
     assert outcome.state.readout_round == outcome.chosen_round

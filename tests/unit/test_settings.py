@@ -22,6 +22,7 @@ from ifedicl.settings import (
     SubspaceSettings,
     load_preset,
     load_settings,
+    method_of,
     presets,
     validated,
 )
@@ -250,21 +251,27 @@ def test_paths_that_cannot_be_are_faults(tmp_path: Path, source: str) -> None:
         load_settings(file)
 
 
-@pytest.mark.parametrize("change", [{"parts": 65}, {"parts": 1}, {"rank": 0}, {"source": "text"}])
+@pytest.mark.parametrize("change", [{"rank": 257}, {"rank": 0}, {"source": "shards"}])
 def test_a_subspace_has_bounds(change: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(change))):
         validated(Method, {"subspace": change}, "t")
+
+
+def test_an_adapter_of_an_earlier_version_states_a_method_that_is_read() -> None:
+    subspace = {"rank": 4, "source": "shards", "parts": 3}
+    stated = method_of({"method": {"seed": 7, "subspace": subspace, "readout": None, "gone": {"a": 1}}})
+    assert stated == Method(seed=7, subspace=SubspaceSettings(rank=4))
+    with pytest.raises(ConfigError, match=r"subspace\.rank"):
+        method_of({"method": {"subspace": {"rank": 0, "source": "shards"}}})
 
 
 SECURE = GOOD + '[privacy]\nmode = "secure"\n[vectors]\nweighting = "examples"\n'
 
 
 def test_every_setting_that_contradicts_secure_mode_is_named_with_its_remedy(tmp_path: Path) -> None:
-    text = SECURE.replace('"examples"', '"uniform"') + (
-        '[rounds]\nclient_fraction = 0.5\nmin_clients = 2\n[subspace]\nsource = "clients"\n'
-    )
+    text = SECURE.replace('"examples"', '"uniform"') + ("[rounds]\nclient_fraction = 0.5\nmin_clients = 2\n")
     (fault,) = faults_of(tmp_path, text).values()
-    for field in ("vectors.weighting", "rounds.weighting", "rounds.client_fraction", "rounds.min_clients", "subspace.source"):
+    for field in ("vectors.weighting", "rounds.weighting", "rounds.client_fraction", "rounds.min_clients"):
         assert field in fault, field
     assert "privacy.min_clients takes its place" in fault
 

@@ -176,7 +176,7 @@ def test_a_whole_run_gives_the_numbers_of_one_that_holds_all_layers(
         sent.append(ContextVectors.from_wire(reply.vectors.means, reply.vectors.counts))
     means = ContextVectors.combine(ContextVectors.combine(sent[0], sent[1]), sent[2]).present_means
     basis = subspace_basis(means, 2, seeds.generator(settings.seed, "basis"))
-    vectors = uniform_mean([each.merged(1) for each in sent])
+    vectors = uniform_mean([each.merged() for each in sent])
     rows = slice(layers.start, layers.stop)
     np.testing.assert_array_equal(outcome.context.vectors, vectors[rows])
     assert outcome.context.basis is not None

@@ -10,19 +10,15 @@ import pytest
 
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.scoring import Scorer
-from ifedicl.core.subspace import BASIS_MEANS, Context, subspace_basis
+from ifedicl.core.subspace import Context, subspace_basis
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Role, split_roles
-from ifedicl.extract import context_vectors
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.runs import federate, simulate, zero_shot_adapter
 from ifedicl.settings import ModelSettings
 from tests import tiny
 from tests.unit.test_federation import HANDS, assert_same_result, real, run_real, shape_of
-
-SOURCES = ("classes", "shards", "clients", "random")
 
 
 def _draw() -> np.random.Generator:
@@ -61,46 +57,28 @@ def test_a_basis_that_does_not_fit_the_vectors_is_refused(basis: Any) -> None:
         Context(np.zeros((2, 2, 8), "f4"), basis)
 
 
-def test_groups_of_clients_need_sums_only() -> None:
-    clients = [ContextVectors.from_wire(np.full((2, 1, 2, 3), float(k)), np.array([1, 3])) for k in range(5)]
-    means = BASIS_MEANS["clients"](clients, 2)
-    assert means[:, 0, 0, 0].tolist() == [2.0, 2.0, 2.0, 2.0]  # clients 0, 2, 4 and clients 1, 3; two classes each
-
-
-def test_shards_are_the_same_whoever_holds_the_examples(backbone: Backbone) -> None:
-    scorer, examples = Scorer(backbone, tiny.TASK), tiny.examples(24)
-    method = tiny.method(subspace={"rank": 4, "source": "shards", "parts": 3})
-
-    def vectors(rows: Any) -> ContextVectors:
-        prompts = scorer.encoder.prompts([row.text for row in rows]).tokens
-        return context_vectors(scorer, prompts, [tiny.TASK.index(row.label) for row in rows], method, [row.key for row in rows])
-
-    whole, parts = vectors(examples), vectors(examples[:7]).combine(vectors(examples[7:]))
-    assert whole.counts.tolist() == parts.counts.tolist()
-    assert len(whole.counts) == 2 * 3
-    assert (whole.counts > 0).sum() > 3
-    np.testing.assert_allclose(whole.sums, parts.sums, rtol=1e-5, atol=1e-6)
-    classes = whole.merged(2)
-    assert classes.counts.sum() == len(examples)
-    np.testing.assert_allclose(classes.merged(1).sums[0], whole.sums.sum(axis=0))
+def test_one_group_holds_the_examples_of_all_classes() -> None:
+    vectors = ContextVectors.from_wire(_draw().normal(size=(3, 1, 2, 4)), np.array([2, 0, 5]))
+    merged = vectors.merged()
+    assert merged.counts.tolist() == [7]
+    np.testing.assert_allclose(merged.means[0], (2 * vectors.means[0] + 5 * vectors.means[2]) / 7, rtol=1e-6)
 
 
 def _run(backbone: Backbone, **values: Any) -> Outcome:
-    method = {"rounds": {"rounds": 3}, "subspace": {"rank": 4, "source": "shards", "parts": 2}, **values}
+    method = {"rounds": {"rounds": 3}, "subspace": {"rank": 4}, **values}
     return run_real(backbone, tiny.method(**method))
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_a_federation_calibrates_the_core(backbone: Backbone, source: str) -> None:
+def test_a_federation_calibrates_the_core(backbone: Backbone) -> None:
     long = {"calibration": {"local_steps": 4, "batch_size": 8}, "rounds": {"rounds": 8}}
-    outcome = _run(backbone, subspace={"rank": 4, "source": source, "parts": 2}, **long)
+    outcome = _run(backbone, **long)
     assert outcome.context.rank == 4
     core = outcome.state.coefficients.core
     assert core is not None
     assert np.abs(core).max() > 1e-3
     losses = [record.train_loss or 0.0 for record in outcome.state.history]
     assert losses[-1] < losses[0]
-    assert_same_result(outcome, _run(backbone, subspace={"rank": 4, "source": source, "parts": 2}, **long))
+    assert_same_result(outcome, _run(backbone, **long))
 
 
 def test_the_scalars_are_the_core_that_is_not_there(backbone: Backbone) -> None:
@@ -110,7 +88,7 @@ def test_the_scalars_are_the_core_that_is_not_there(backbone: Backbone) -> None:
 
 
 def test_more_rounds_keep_the_basis(backbone: Backbone) -> None:
-    method = tiny.method(rounds={"rounds": 2}, subspace={"rank": 4, "parts": 2})
+    method = tiny.method(rounds={"rounds": 2}, subspace={"rank": 4})
     clients = real(backbone)
     coordinator = Coordinator(LocalEngine(clients), tiny.TASK, method, shape_of(backbone))
     before = coordinator.run()
@@ -123,7 +101,7 @@ def test_more_rounds_keep_the_basis(backbone: Backbone) -> None:
 
 
 def test_held_out_examples_are_in_no_mean(backbone: Backbone) -> None:
-    method = tiny.method(subspace={"rank": 4, "parts": 2})
+    method = tiny.method(subspace={"rank": 4})
     outcome = run_real(backbone, method)
     for client in real(backbone):
         train = split_roles(client.examples, selection=method.holdout.selection, gate=0.0, seed=method.seed)[Role.TRAIN]
@@ -138,7 +116,7 @@ def test_families_other_than_llama_run_end_to_end(name: str, tmp_path: Path) -> 
         holdout={"selection": 0.3},
         rounds={"rounds": 6, "select_by": "last"},
         calibration={"local_steps": 4, "batch_size": 8},
-        subspace={"rank": 4, "parts": 2},
+        subspace={"rank": 4},
         readout={},
     )
     clients = simulate(family, tiny.TASK, HANDS, seed=0)

@@ -7,7 +7,7 @@ Past the paper, whose scalars can only stretch a write. With ``U`` (``r`` orthon
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ifedicl.core.vectors import WRITES, Array32, Array64, ContextVectors, pooled
+from ifedicl.core.vectors import WRITES, Array32, Array64
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def subspace_basis(means: Array64, rank: int, draw: np.random.Generator, *, firs
     them. Signs are fixed, so that equal means give an equal basis wherever it is computed.
 
     Args:
-        means: ``(M, L, 2, d)``, of classes, shards or groups of clients.
+        means: ``(M, L, 2, d)``, of classes.
         rank: ``r``, at most ``d``.
         draw: of the directions that the means do not give.
         first_layer: the model's layer that the means begin at; the draws of those below are passed over, so that a layer's
@@ -149,29 +149,3 @@ def _directions(means: Array64, rank: int, draw: np.random.Generator) -> Array64
     largest = directions[np.arange(rank), np.abs(directions).argmax(axis=1)]
     signed: Array64 = directions * np.sign(largest)[:, None]
     return signed
-
-
-def _pooled(vectors: Sequence[ContextVectors], _parts: int) -> Array64:
-    """Means of the groups that clients tell apart (classes, or their shards), over all clients."""
-    return pooled(vectors).present_means
-
-
-def _by_clients(vectors: Sequence[ContextVectors], parts: int) -> Array64:
-    """Means of the classes within each of ``parts`` groups of clients: only sums over a group are needed."""
-    groups = [vectors[part::parts] for part in range(parts)]
-    return np.concatenate([pooled(group).present_means for group in groups if group])
-
-
-def _none(vectors: Sequence[ContextVectors], _parts: int) -> Array64:
-    """No means: all directions are drawn."""
-    means: Array64 = np.zeros((0, *vectors[0].means.shape[1:]))
-    return means
-
-
-BASIS_MEANS: Mapping[str, Callable[[Sequence[ContextVectors], int], Array64]] = {
-    "classes": _pooled,
-    "shards": _pooled,
-    "clients": _by_clients,
-    "random": _none,
-}
-"""Clients' vectors, in client order, to the ``(M, L, 2, d)`` means that a basis is made of; by ``subspace.source``."""

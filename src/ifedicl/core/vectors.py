@@ -25,7 +25,7 @@ class ContextVectors:
     Attributes:
         means: ``(G, L, 2, d)`` float64, or float32 where they have crossed the network: per group of examples, injected
             layer and write, the mean of the writes at the read position, zero for an empty group. ``G`` is 1 (all examples
-            together), the number of classes, or of shards of classes.
+            together) or the number of classes.
         counts: ``(G,)`` int64: examples in each group.
     """
 
@@ -78,16 +78,11 @@ class ContextVectors:
         """The vectors of both sets of examples together."""
         return ContextVectors.of_sums(self.sums + other.sums, self.counts + other.counts)
 
-    def merged(self, groups: int) -> ContextVectors:
-        """The same examples in fewer groups: neighbours are summed.
-
-        Args:
-            groups: a divisor of ``G``.
-        """
-        if groups == len(self.counts):
+    def merged(self) -> ContextVectors:
+        """The same examples in one group."""
+        if len(self.counts) == 1:
             return self
-        sums = self.sums.reshape(groups, -1, *self.means.shape[1:]).sum(axis=1)
-        return ContextVectors.of_sums(sums, self.counts.reshape(groups, -1).sum(axis=1))
+        return ContextVectors.of_sums(self.sums.sum(axis=0, keepdims=True), self.counts.sum(keepdims=True))
 
     @property
     def present_means(self) -> Array64:

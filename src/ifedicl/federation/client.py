@@ -152,12 +152,12 @@ class Client:
         return self._cursor(self._job.train_keys) if self._job else ""
 
     def vouched(self, cursor: str) -> npt.NDArray[np.int64]:
-        """``(C, S)``: how many training examples of the present job, of each class and shard, stand behind ``cursor``.
+        """``(C,)``: how many training examples of the present job, of each class, stand behind ``cursor``.
 
         All 0 where they are not the same any more.
         """
         if self._job is None:
-            return np.zeros((1, 1), dtype=np.int64)
+            return np.zeros(1, dtype=np.int64)
         return self._job.counts(self._known(cursor, self._job.train_keys))
 
     def _vectors(self, request: VectorsRequest) -> Reply:

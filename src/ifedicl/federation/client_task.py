@@ -19,7 +19,7 @@ from ifedicl.core.readout import Readout, ReadoutSums, features, projection
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role, split_roles
-from ifedicl.extract import classes_and_shards, context_vectors
+from ifedicl.extract import context_vectors
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
 from ifedicl.task import Task
@@ -87,7 +87,7 @@ class Job:
             rows = part.prompts.tokens[known:], part.labels[known:]
             # What is sent is float32 at most, and many clients may share this memory.
             summed = context_vectors if self.summing is None else self.summing.vectors
-            self._summed = known, summed(self.scorer, *rows, self.method, self.train_keys[known:]).packed
+            self._summed = known, summed(self.scorer, *rows, self.method).packed
         return self._summed[1]
 
     def tallies(
@@ -122,10 +122,8 @@ class Job:
         return reading
 
     def counts(self, first: int) -> npt.NDArray[np.int64]:
-        """``(C, S)``: of the first so many training examples, of each class and shard."""
-        size = len(self.task.labels), self.method.shards
-        groups = classes_and_shards(self.part(Role.TRAIN).labels[:first], self.train_keys[:first], self.method)
-        return np.bincount(groups, minlength=size[0] * size[1]).reshape(size)
+        """``(C,)``: how many of the first ``first`` training examples are of each class."""
+        return np.bincount(self.part(Role.TRAIN).labels[:first], minlength=len(self.task.labels))
 
     @cached_property
     def train_keys(self) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ from ifedicl.core.aggregation import AGGREGATE_VECTORS
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
 from ifedicl.core.robust import Trust, robust_vectors
-from ifedicl.core.subspace import BASIS_MEANS, Context, subspace_basis
-from ifedicl.core.vectors import Array32, ContextVectors
+from ifedicl.core.subspace import Context, subspace_basis
+from ifedicl.core.vectors import Array32, ContextVectors, pooled
 from ifedicl.core.warm_start import Start
 from ifedicl.errors import FederationError, LimitsReachedError
 from ifedicl.federation.assignment import Assignment, ModelShape
@@ -198,8 +198,9 @@ class Coordinator:
         """Gather the clients' vectors; put new global vectors in place."""
         state = self._state
         in_order = self._agreed(self._gathering.vectors())
-        classes = len(self._task.labels) if self._method.vectors.balance == "class" else 1
-        mean = AGGREGATE_VECTORS[self._method.vectors.weighting]([vectors.merged(classes) for vectors in in_order])
+        balanced = self._method.vectors.balance == "class"
+        counted = in_order if balanced else [vectors.merged() for vectors in in_order]
+        mean = AGGREGATE_VECTORS[self._method.vectors.weighting](counted)
         context = Context(mean, self._basis(in_order), self._checks.assignment.layers.start)
         # What the clients inject has crossed the network in this dtype; the adapter must hold the same numbers.
         context = context.rounded(self._method.vectors.wire_dtype)
@@ -223,7 +224,7 @@ class Coordinator:
         agreed = robust_vectors(vectors, robust.vectors, Trust(robust.liars, robust.bound))
         if not agreed.examples:
             raise FederationError(
-                f"no class or shard is held by as many clients as [robust] needs to out-vote liars among {len(vectors)}; take "
+                f"no class is held by as many clients as [robust] needs to out-vote liars among {len(vectors)}; take "
                 'vectors.balance = "none", fewer robust.liars, or more clients'
             )
         return [agreed]
@@ -245,9 +246,8 @@ class Coordinator:
             return None
         if self._state.context is not None:
             return self._state.context.basis
-        means = BASIS_MEANS[subspace.source](vectors, subspace.parts)
         first = self._checks.assignment.layers.start
-        return subspace_basis(means, subspace.rank, seeds.generator(seed, "basis"), first_layer=first)
+        return subspace_basis(pooled(vectors).present_means, subspace.rank, seeds.generator(seed, "basis"), first_layer=first)
 
     def _outcome(self) -> Outcome:
         self._held_out.fit_readout()

@@ -128,12 +128,10 @@ class Private:
         result[_BEFORE_ARRAYS:][promise.active] = shares(kind, promise.bound.size) * round(promise.bound.step / self._step)
         return result
 
-    def _vectors(
-        self, scorer: Scorer, _prompts: Sequence[Tokens], _labels: Sequence[int], method: Method, _keys: Sequence[str] = ()
-    ) -> ContextVectors:
+    def _vectors(self, scorer: Scorer, _prompts: Sequence[Tokens], _labels: Sequence[int], method: Method) -> ContextVectors:
         """Those of public text: the same at every client, whatever it holds."""
         prompts, labels = self._encoded(scorer)
-        return context_vectors(scorer, prompts.tokens, labels, method, [row.key for row in self._public])
+        return context_vectors(scorer, prompts.tokens, labels, method)
 
     def _gradient(
         self,

@@ -36,6 +36,8 @@ from ifedicl.settings import Method
 
 _log = logging.getLogger(__name__)
 _UNKNOWN = ""
+_SHARDS = 1
+"""Parts of a class that were once summed apart. The number stays in the digest, so that entries of older ledgers compare."""
 
 
 class Answers(Door, Protocol):
@@ -47,7 +49,7 @@ class Answers(Door, Protocol):
         ...
 
     def vouched(self, cursor: str) -> npt.NDArray[np.int64]:
-        """``(C, S)``: how many of them, of each class and shard, stand behind a cursor; all 0 where they changed since."""
+        """``(C,)``: how many of them, of each class, stand behind a cursor; all 0 where they changed since."""
         ...
 
     @property
@@ -163,7 +165,7 @@ class Guard:
     def _check_growth(self, last: ExampleSet, now: ExampleSet, counts: npt.NDArray[np.int64], reply: Reply) -> None:
         told = "and the difference of two such answers can be one example's; least.new_examples = 1 would let it out"
         if now.split != last.split:
-            what = "seed, holdout, shards or draw differ from those of earlier answers of this kind to this task"
+            what = "seed, holdout or draw differ from those of earlier answers of this kind to this task"
             raise RefusalError(FailureCode.REFUSED, f"{what}, {told}")
         if now.cursor == last.cursor:
             return
@@ -262,16 +264,14 @@ def _written(recorder: Recorder, request: Request, checked: Checked) -> Reply:
 
 
 def _apart(reply: Reply, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """``(C, S)`` counts as the reply keeps examples apart: by class and shard, by class, or not at all."""
-    if isinstance(reply, VectorsReply) and len(reply.vectors.counts) > 1:
-        return counts.ravel()
-    by_class: npt.NDArray[np.int64] = counts.sum(axis=1)
-    return by_class if isinstance(reply, StatisticsReply) else by_class.sum(keepdims=True)
+    """``(C,)`` counts as the reply keeps examples apart: by class, or not at all."""
+    by_class = isinstance(reply, StatisticsReply) or (isinstance(reply, VectorsReply) and len(reply.vectors.counts) > 1)
+    return counts if by_class else counts.sum(keepdims=True)
 
 
 def _split(reply: Reply, method: Method) -> str:
     """Digest of what decides which examples are in the sums of a reply, and how they are divided."""
-    content: list[float] = [method.seed, method.holdout.selection, method.holdout.gate, method.shards]
+    content: list[float] = [method.seed, method.holdout.selection, method.holdout.gate, _SHARDS]
     if isinstance(reply, GradientReply) and method.server is not None:
         content.append(method.server.draw)
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

@@ -58,7 +58,7 @@ class LeastSettings(Section):
         ge=1,
         description="fewest examples by which two sets of vectors of one task may differ; 1: no such check",
     )
-    group: int = Field(default=4, ge=1, description="fewest examples in a class or shard whose mean leaves; 1: no such check")
+    group: int = Field(default=4, ge=1, description="fewest examples in a class whose mean leaves; 1: no such check")
     held_out: int = Field(default=4, ge=1, description="fewest held-out examples behind a figure; 1: no such check")
 
 

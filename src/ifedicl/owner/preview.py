@@ -134,7 +134,7 @@ def _messages(run: RunSettings, examples: Sequence[Example]) -> dict[str, tuple[
 def _vectors(run: RunSettings, train: Sequence[Example]) -> VectorsReply:
     method: Method = run.method
     labels = [run.task.index(example.label) for example in train]
-    groups = groups_of(labels, [example.key for example in train], method)
+    groups = groups_of(labels, method)
     counts = np.bincount(groups, minlength=method.groups(len(run.task.labels))).astype(np.int64)
     means = np.zeros((len(counts), 1, 2, 1), dtype=np.float32)
     return VectorsReply(ContextVectors(means, counts), "", True, "", method.vectors.wire_dtype)

@@ -109,7 +109,7 @@ def check_new(policy: Policy, groups: npt.NDArray[np.int64]) -> None:
     """
     _require(int(groups.sum()), policy.least.new_examples, "new examples", "new_examples")
     if len(groups) > 1:
-        _require(int(groups[groups > 0].min()), policy.least.group, "new examples in a class or shard", "group")
+        _require(int(groups[groups > 0].min()), policy.least.group, "new examples in a class", "group")
 
 
 def check_epsilon(policy: Policy, of_this_job: float | None, of_others: float) -> None:
@@ -135,7 +135,7 @@ def _vectors(reply: VectorsReply, least: LeastSettings, _method: Method) -> None
         _require(reply.vectors.examples, least.examples, "training examples", "examples")
     groups = reply.vectors.counts[reply.vectors.counts > 0]
     if len(reply.vectors.counts) > 1 and len(groups):
-        _require(int(groups.min()), least.group, "examples in the smallest class or shard", "group")
+        _require(int(groups.min()), least.group, "examples in the smallest class", "group")
 
 
 def _update(reply: UpdateReply, least: LeastSettings, method: Method) -> None:

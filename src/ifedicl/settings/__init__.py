@@ -6,6 +6,7 @@ from (``paper`` is the paper's variant).
 """
 
 from ifedicl.settings.config import TOGETHER, DataSettings, ModelSettings, RunSettings, SplitSettings
+from ifedicl.settings.earlier import method_of
 from ifedicl.settings.method import Method
 from ifedicl.settings.presets import changed, load_preset, load_settings, presets
 from ifedicl.settings.sections import (
@@ -47,6 +48,7 @@ __all__ = [
     "changed",
     "load_preset",
     "load_settings",
+    "method_of",
     "presets",
     "read_toml",
     "toml_of",

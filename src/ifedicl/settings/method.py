@@ -53,7 +53,6 @@ class Method(Section):
             'vectors.weighting "examples"': self.vectors.weighting == "examples",
             'server.update "gradient"': self.takes_gradients,
             "[readout]": self.readout is not None,
-            'subspace.source "clients"': self.subspace is not None and self.subspace.source == "clients",
             "rounds.client_fraction below 1": self.rounds.client_fraction < 1,
             "a privacy.mode that shows sums only": self.sums_only,
         }
@@ -71,14 +70,12 @@ class Method(Section):
     def _needs_sums_only(self) -> Self:
         if self.privacy is None or not self.sums_only:
             return self
-        from_clients = self.subspace is not None and self.subspace.source == "clients"
         contradictions = {
             'vectors.weighting must be "examples", as a sum counts every example alike': self.vectors.weighting != "examples",
             'rounds.weighting must be "examples", as a sum counts every example alike': self.rounds.weighting != "examples",
             "rounds.client_fraction must be 1, since sums over different clients can be subtracted": self.rounds.client_fraction
             < 1,
             "rounds.min_clients must be 1; privacy.min_clients takes its place": self.rounds.min_clients > 1,
-            'subspace.source must be "classes", "shards" or "random", as "clients" needs each client\'s means': from_clients,
         }
         if self.robust is not None:
             contradictions = {"[robust] must be left out, as it compares single clients": True, **contradictions}
@@ -135,8 +132,7 @@ class Method(Section):
     @property
     def vectors_add_up(self) -> bool:
         """Whether the sum of all clients' context vectors is all that the coordinator needs to keep of them."""
-        from_clients = self.subspace is not None and self.subspace.source == "clients"
-        return self.vectors.weighting == "examples" and self.robust is None and not from_clients
+        return self.vectors.weighting == "examples" and self.robust is None
 
     @property
     def takes_gradients(self) -> bool:
@@ -146,14 +142,8 @@ class Method(Section):
     @property
     def classes_apart(self) -> bool:
         """Whether clients send context vectors by class."""
-        from_means = self.subspace is not None and self.subspace.source != "random"
-        return self.vectors.balance == "class" or from_means
-
-    @property
-    def shards(self) -> int:
-        """Into how many parts a client divides the examples of a class."""
-        return self.subspace.parts if self.subspace is not None and self.subspace.source == "shards" else 1
+        return self.vectors.balance == "class" or self.subspace is not None
 
     def groups(self, classes: int) -> int:
         """How many sums of writes a client sends, of a task with so many classes."""
-        return classes * self.shards if self.classes_apart else 1
+        return classes if self.classes_apart else 1

@@ -105,12 +105,6 @@ class SubspaceSettings(Section):
     """Past the paper: a small matrix Γ for each write, within directions ``U`` that all share."""
 
     rank: int = Field(default=8, ge=1, le=256, description="directions of each write; 1 to 256")
-    source: Literal["classes", "shards", "clients", "random"] = Field(
-        default="classes",
-        description='where the directions come from: means of "classes", of "shards" of classes, of classes within groups of '
-        '"clients", or "random"',
-    )
-    parts: int = Field(default=4, ge=2, le=64, description="shards of each class, or groups of clients; 2 to 64")
 
 
 class ReadoutSettings(Section):
@@ -204,9 +198,6 @@ class NoiseSettings(Section):
                 method.holdout.selection + method.holdout.gate > 0
             ),
             'rounds.select_by must be "last", as there are no figures to choose by': method.rounds.select_by != "last",
-            'subspace.source must not be "clients": the basis comes from public text': (
-                method.subspace is not None and method.subspace.source == "clients"
-            ),
         }
         return [sentence for sentence, is_so in wrong.items() if is_so]
 

@@ -116,7 +116,7 @@ def _fault(model: type[BaseModel], error: Mapping[str, Any]) -> Fault:
     if described is None and error["type"] == "value_error":  # the message says which, and begins with the name of one
         return Fault(field, received, "settings that go together", f"{message}.")
     remedy = "Add it." if missing else f"{message[0].upper()}{message[1:]}."
-    if described is None and (inner := _section_in(section.model_fields[name].annotation) if name else section):
+    if described is None and (inner := section_in(section.model_fields[name].annotation) if name else section):
         described = f"a section [{field}] with {', '.join(inner.model_fields)}"
     return Fault(field, received, described or message.removeprefix("Input should be "), remedy)
 
@@ -128,16 +128,17 @@ def _section_of(model: type[BaseModel], location: list[str]) -> tuple[type[BaseM
         if part not in model.model_fields:  # a place in a list, a key of a table, or a name that does not exist
             continue
         name = part
-        inner = _section_in(model.model_fields[part].annotation)
+        inner = section_in(model.model_fields[part].annotation)
         if inner is not None and place + 1 < len(location):
             model, name = inner, None
     return model, name
 
 
-def _section_in(annotation: Any) -> type[BaseModel] | None:
+def section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field of this type holds; None: it holds a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next(filter(None, map(_section_in, get_args(annotation))), None)
+    return next(filter(None, map(section_in, get_args(annotation))), None)
 
 
 def _shown(value: object) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Self
 from ifedicl.adapter import FORMAT_VERSION, Adapter
 from ifedicl.core.vectors import Array32
 from ifedicl.errors import AdapterError, IfediclError
-from ifedicl.settings import Method, validated
+from ifedicl.settings import Method, method_of
 from ifedicl.task import Task
 
 _LATER: Mapping[str, object] = {"depths": (0.0, 1.0), "promise": ""}
@@ -60,7 +60,7 @@ class TaskKey:
             AdapterError: its provenance does not tell the settings.
         """
         try:
-            method = validated(Method, adapter.provenance["method"], "provenance")
+            method = method_of(adapter.provenance)
         except (KeyError, IfediclError) as error:
             raise AdapterError(
                 f"adapter {adapter.task.name!r}: its provenance does not say by which settings it came to be, so none can ask "
