@@ -17,7 +17,8 @@ from typing import Any
 
 import psutil
 
-from ifedicl.federation.state import State, load
+from ifedicl.federation.checkpoint import load
+from ifedicl.federation.state import State
 from ifedicl.flare import processes
 
 COORDINATOR = "coordinator@example.org"

@@ -19,7 +19,7 @@ import torch
 import torch._dynamo  # the first optimizer step of every attempt would import it
 
 from ifedicl.backbone.load import load_backbone
-from ifedicl.federation import state
+from ifedicl.federation import checkpoint
 from ifedicl.federation.events import Begun, Delivered, Event, RoundDone
 from ifedicl.runs import CHECKPOINT, run
 from ifedicl.settings import RunSettings, load_settings
@@ -86,7 +86,7 @@ def main(config: str, whole: str, broken: str, kills: str, seed: str) -> None:
     killed, rounds = [], []
     for number, moment in enumerate(moments(settings.rounds.rounds, int(kills), random.Random(int(seed)))):  # noqa: S311
         killed.append(attempt(settings, Path(broken), resume=number > 0, moment=moment))
-        saved = state.load(Path(broken) / CHECKPOINT)
+        saved = checkpoint.load(Path(broken) / CHECKPOINT)
         rounds.append(None if saved is None else saved.round)
     attempt(settings, Path(broken), resume=True, moment=None)
     print(json.dumps({"killed": killed, "rounds": rounds, "seconds": uninterrupted}))

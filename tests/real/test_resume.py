@@ -20,7 +20,7 @@ from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import ConfigError, FederationError, StorageError
-from ifedicl.federation import state
+from ifedicl.federation import checkpoint
 from ifedicl.federation.messages import pack
 from ifedicl.federation.state import RoundRecord, State, Traffic
 from ifedicl.ledger.entries import Head
@@ -63,7 +63,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def history(folder: Path) -> tuple[RoundRecord, ...]:
-    saved = state.load(folder / CHECKPOINT)
+    saved = checkpoint.load(folder / CHECKPOINT)
     assert saved is not None
     return saved.history
 
@@ -254,32 +254,32 @@ def assert_same_state(first: State, second: State) -> None:
 
 
 def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    state.save(STATE, tmp_path / "state")
-    loaded = state.load(tmp_path / "state")
+    checkpoint.save(STATE, tmp_path / "state")
+    loaded = checkpoint.load(tmp_path / "state")
     assert loaded is not None
     assert_same_state(STATE, loaded)
 
 
 def test_the_first_checkpoint_of_a_run_has_no_vectors_yet(tmp_path: Path) -> None:
     fresh = State("0" * 64, 0, 0, 4, STATE.coefficients, STATE.best)
-    state.save(fresh, tmp_path / "state")
-    loaded = state.load(tmp_path / "state")
+    checkpoint.save(fresh, tmp_path / "state")
+    loaded = checkpoint.load(tmp_path / "state")
     assert loaded is not None
     assert_same_state(fresh, loaded)
 
 
 def test_where_there_is_no_checkpoint_there_is_nothing_to_load(tmp_path: Path) -> None:
-    assert state.load(tmp_path / "state") is None
+    assert checkpoint.load(tmp_path / "state") is None
 
 
 def test_a_torn_checkpoint_is_refused_with_a_remedy(tmp_path: Path) -> None:
     file = tmp_path / "state"
-    state.save(STATE, file)
+    checkpoint.save(STATE, file)
     whole = file.read_bytes()
     for length in (*range(0, len(whole), 61), len(whole) - 1):
         file.write_bytes(whole[:length])
         with pytest.raises(StorageError, match=r"not a whole checkpoint.*remove it to start the run again"):
-            state.load(file)
+            checkpoint.load(file)
 
 
 def test_a_torn_checkpoint_stops_a_resume_and_is_left_as_it_is(settings: RunSettings, tmp_path: Path) -> None:
@@ -300,23 +300,23 @@ def test_a_torn_checkpoint_stops_a_resume_and_is_left_as_it_is(settings: RunSett
 def test_a_frame_that_lacks_fields_is_no_checkpoint(tmp_path: Path, header: dict[str, Any], arrays: dict[str, Any]) -> None:
     (tmp_path / "state").write_bytes(pack("checkpoint", header, arrays))
     with pytest.raises(StorageError, match="not a whole checkpoint"):
-        state.load(tmp_path / "state")
+        checkpoint.load(tmp_path / "state")
 
 
 def test_a_message_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "state").write_bytes(pack("update_reply", {"examples": 1, "loss": 0.1}, {"scales": STATE.best.scales}))
     with pytest.raises(StorageError, match="a update_reply frame"):
-        state.load(tmp_path / "state")
+        checkpoint.load(tmp_path / "state")
 
 
 def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     with pytest.raises(StorageError, match=r"cannot read the checkpoint .*state"):
-        state.load(tmp_path / "state")
+        checkpoint.load(tmp_path / "state")
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    state.save(STATE, tmp_path / "state")
+    checkpoint.save(STATE, tmp_path / "state")
 
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -324,8 +324,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Pat
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
         with pytest.raises(StorageError, match="Free some space"):
-            state.save(replace(STATE, round=3), tmp_path / "state")
-    loaded = state.load(tmp_path / "state")
+            checkpoint.save(replace(STATE, round=3), tmp_path / "state")
+    loaded = checkpoint.load(tmp_path / "state")
     assert loaded is not None
     assert_same_state(STATE, loaded)
     assert [path.name for path in tmp_path.iterdir()] == ["state"]

@@ -14,7 +14,7 @@ import pytest
 from ifedicl import Method, ModelSettings, load_backbone, runs
 from ifedicl.demo import story
 from ifedicl.demo.fetch import demo_model, demo_places
-from ifedicl.federation import state
+from ifedicl.federation import checkpoint
 from ifedicl.federation.messages import VectorsRequest
 from ifedicl.federation.secure.quantised import SUMS
 from ifedicl.settings import TOGETHER, changed
@@ -63,6 +63,6 @@ def test_a_secure_run_that_was_killed_ends_with_the_same_adapter_byte_for_byte(t
     assert report["killed"][:KILLS] == [True] * KILLS, report
     assert contents(broken / runs.ADAPTER) == contents(whole / runs.ADAPTER)
     assert history(broken) == history(whole)
-    saved = state.load(broken / runs.CHECKPOINT)
+    saved = checkpoint.load(broken / runs.CHECKPOINT)
     assert saved is not None
     assert set(saved.client_vectors) == {TOGETHER}

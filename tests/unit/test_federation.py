@@ -27,10 +27,11 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role, split_roles
 from ifedicl.errors import ConfigError, FederationError, LimitsReachedError, TooFewClientsError
 from ifedicl.extract import context_vectors
+from ifedicl.federation import checkpoint, local_engine
 from ifedicl.federation import client as client_module
 from ifedicl.federation import client_task as job_module
-from ifedicl.federation import local_engine, state
 from ifedicl.federation.assignment import ModelShape
+from ifedicl.federation.checkpoint import load
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engine import Delivery
@@ -56,7 +57,7 @@ from ifedicl.federation.messages import (
     encode,
     pack,
 )
-from ifedicl.federation.state import RoundRecord, State, load
+from ifedicl.federation.state import RoundRecord, State
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
 from ifedicl.task import Task
@@ -979,7 +980,7 @@ def test_only_added_examples_are_vectorised_and_calibration_goes_on(backbone: Ba
 def test_more_rounds_stopped_at_any_moment_and_resumed_end_the_same(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method, save = tiny.method(rounds={"rounds": 1}), state.save
+    method, save = tiny.method(rounds={"rounds": 1}), checkpoint.save
 
     def phases(file: Path, *, stop_at: int | None) -> Outcome:
         run_real(backbone, method, checkpoint=file)
@@ -993,7 +994,7 @@ def test_more_rounds_stopped_at_any_moment_and_resumed_end_the_same(
                     raise KeyboardInterrupt
 
         with monkeypatch.context() as patch:
-            patch.setattr(state, "save", stopping)
+            patch.setattr(checkpoint, "save", stopping)
             if stop_at is None:
                 return run_real(backbone, method, MORE, checkpoint=file, more_rounds=2)
             with pytest.raises(KeyboardInterrupt):

@@ -10,7 +10,7 @@ import pytest
 
 from ifedicl import runs
 from ifedicl.errors import StorageError
-from ifedicl.federation import state
+from ifedicl.federation import checkpoint
 from ifedicl.federation.events import Begun, Event, RoundDone
 from ifedicl.federation.journal import Journal
 from ifedicl.runs import CHECKPOINT, METRICS
@@ -82,7 +82,7 @@ def test_a_resumed_run_tells_nothing_twice_and_no_torn_line_stays(settings: RunS
         file.write('{"event": "exch')
     at_resume: list[list[dict[str, Any]]] = []
     runs.run(settings, tmp_path / "run", resume=True, observer=lambda event: at_resume.append(read(tmp_path / "run")))
-    saved = state.load(tmp_path / "run" / CHECKPOINT)
+    saved = checkpoint.load(tmp_path / "run" / CHECKPOINT)
     assert saved is not None
     assert [line["round"] for line in at_resume[0] if line["event"] == "round"] == [1]
 

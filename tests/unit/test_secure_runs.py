@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ifedicl import cli
-from ifedicl.federation import state
+from ifedicl.federation import checkpoint
 from ifedicl.ledger.ledger import REPLY, SUMMED, read
 from ifedicl.ledger.receipts import check_heads, read_heads
 from ifedicl.runs import CHECKPOINT, LEDGERS
@@ -89,7 +89,7 @@ def test_a_secure_run_from_config_to_report(
             most = 120 if (step, way) == ("vectors", "down") else 24  # no ledger's head is known at first
             assert max(abs(size - expected[f"{step}_sum_{way}"]) for size in sent) <= most, (step, way)
 
-    saved = state.load(folder / CHECKPOINT)
+    saved = checkpoint.load(folder / CHECKPOINT)
     assert saved is not None
     assert set(saved.client_vectors) == {TOGETHER}
 

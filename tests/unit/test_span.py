@@ -29,7 +29,7 @@ from ifedicl.core.warm_start import warm_start
 from ifedicl.data import Role
 from ifedicl.errors import AdapterError, StorageError
 from ifedicl.extract import context_vectors
-from ifedicl.federation import state
+from ifedicl.federation import checkpoint
 from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Starter
@@ -373,7 +373,7 @@ def test_a_run_of_some_layers_is_resumed(four: Backbone, tmp_path: Path) -> None
     settings = method({"from_depth": 0.5})
     whole = run_real(four, settings)
     run_real(four, method({"from_depth": 0.5}), checkpoint=tmp_path / "state")
-    stored = state.load(tmp_path / "state")
+    stored = checkpoint.load(tmp_path / "state")
     assert stored is not None
     assert stored.context is not None
     assert stored.context.layers == range(2, 4)
@@ -388,17 +388,17 @@ def test_a_checkpoint_from_before_is_gone_on_with_or_refused_with_the_way_out(
 ) -> None:
     settings = method(injection)
     run_real(four, settings, checkpoint=tmp_path / "state")
-    stored = state.load(tmp_path / "state")
+    stored = checkpoint.load(tmp_path / "state")
     assert stored is not None
     assert stored.context is not None
     context, coefficients = everywhere(stored.context, stored.coefficients)
     before = replace(stored, context=context, coefficients=coefficients, best=everywhere(stored.context, stored.best)[1])
     monkeypatch.setattr(
-        state,
+        checkpoint,
         "pack",
         lambda kind, header, arrays: pack(kind, {k: v for k, v in header.items() if k != "first_layer"}, arrays),
     )
-    state.save(before, tmp_path / "before")
+    checkpoint.save(before, tmp_path / "before")
     if len(layers) == LAYERS:
         again = run_real(four, settings, checkpoint=tmp_path / "before", resume=True)
         np.testing.assert_array_equal(again.coefficients.scales, stored.best.scales)

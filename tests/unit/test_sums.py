@@ -19,11 +19,11 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example
 from ifedicl.errors import TooFewClientsError
 from ifedicl.federation.assignment import ModelShape
+from ifedicl.federation.checkpoint import load, save
 from ifedicl.federation.engine import Delivery
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import ContextReply, ContextRequest, Reply, Request, UpdateReply, VectorsReply, VectorsRequest
 from ifedicl.federation.reply_sums import Total
-from ifedicl.federation.state import load, save
 from ifedicl.settings import TOGETHER
 from tests import tiny
 from tests.unit.test_federation import (

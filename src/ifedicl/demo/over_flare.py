@@ -26,7 +26,7 @@ from ifedicl.backbone.load import load_backbone, shape_of
 from ifedicl.demo.fetch import Place, demo_model, demo_places
 from ifedicl.demo.story import POOL, TASK, TEST
 from ifedicl.errors import FederationError
-from ifedicl.federation import state
+from ifedicl.federation import checkpoint
 from ifedicl.flare.jobs import JobSettings, write_job
 from ifedicl.flare.names import CLIENT_FILE, RUNS
 from ifedicl.flare.participants import Project, ServerAddress
@@ -189,7 +189,7 @@ def _compared(run: Path, job: JobSettings, places: Mapping[str, Place], seconds:
     backbone = load_backbone(job.model)
     clients = runs.simulate(backbone, job.task, {name: place.pool for name, place in places.items()}, seed=job.method.seed)
     local = runs.federate(clients, job.model, job.task, job.method)
-    remote = state.load(run / CHECKPOINT)
+    remote = checkpoint.load(run / CHECKPOINT)
     assert remote is not None
     sums = [
         float(np.max(np.abs(own.sums - remote.client_vectors[name].sums) / np.maximum(np.abs(own.sums), 1e-6)))

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from ifedicl.errors import LimitsReachedError, TooFewClientsError
 from ifedicl.federation.assignment import Assignment
+from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.engine import Delivery, Engine
 from ifedicl.federation.events import Delivered, Event, StepStarted
 from ifedicl.federation.messages import (
@@ -27,7 +28,7 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.federation.reply_sums import Total
 from ifedicl.federation.reply_validation import is_usable_context
-from ifedicl.federation.state import Memory, Traffic
+from ifedicl.federation.state import Traffic
 from ifedicl.ledger.entries import Head
 from ifedicl.ledger.receipts import HeadLog, Received
 
@@ -175,7 +176,7 @@ class Clients:
                     received.append(Received(part.client, part.reply.head, part.sha256, run, step, state.round))
                     heads = believed(heads, part.client, part.reply)
         self._heads.note(received)
-        self._memory.note(traffic=tuple(traffic), heads=heads)
+        self._memory.note(replace(self._memory.state, traffic=tuple(traffic), heads=heads))
         return answered, failures
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from ifedicl import seeds
 from ifedicl.core.aggregation import AGGREGATE_VECTORS
@@ -18,12 +18,13 @@ from ifedicl.core.vectors import Array32, ContextVectors, pooled
 from ifedicl.core.warm_start import Start
 from ifedicl.errors import FederationError, LimitsReachedError
 from ifedicl.federation.assignment import Assignment, ModelShape
+from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.client_pool import Clients
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.events import Begun, Event, RoundDone, ignore
 from ifedicl.federation.reply_validation import Checks, can_travel, rank, tally_of_all
 from ifedicl.federation.selection import HeldOut
-from ifedicl.federation.state import Memory, RoundRecord, State
+from ifedicl.federation.state import RoundRecord, State
 from ifedicl.federation.update_rules import along_gradient, along_updates
 from ifedicl.federation.vector_collection import Gathering
 from ifedicl.metrics import Comparison
@@ -130,7 +131,7 @@ class Coordinator:
                 if self._state.best_round is None or self._state.round == self._state.phase_start:
                     raise  # nothing was done yet that could be kept
                 _log.warning("the rounds end here: %s", error)
-                self._memory.keep(phase_rounds=self._state.round - self._state.phase_start)
+                self._memory.keep(self._state.ended())
         return self._outcome()
 
     def _round(self) -> None:
@@ -149,35 +150,35 @@ class Coordinator:
 
         # Step 4: held-out examples of all clients say whether this is the best round so far
         completed = state.round + 1
-        last = completed == state.phase_start + state.phase_rounds
+        last = completed == state.last_round
         evaluated = self._method.holdout.selection > 0 and (last or completed % settings.evaluate_every == 0)
         by_client = self._held_out.evaluate(coefficients) if evaluated else {}
         record = RoundRecord(completed, moved.clients, moved.loss, by_client)
 
         # Step 5: remember
-        self._memory.keep(
+        moved_on = replace(
+            self._state,  # the exchanges of this round are in it by now
             round=completed,
             coefficients=coefficients,
             moments=moved.moments,
             history=(*state.history, record),
-            **self._choice(record, coefficients),
         )
-        self._observer(RoundDone(record, state.phase_start + state.phase_rounds))
+        self._memory.keep(self._with_choice(moved_on, record))
+        self._observer(RoundDone(record, state.last_round))
 
-    def _choice(self, record: RoundRecord, coefficients: Coefficients) -> dict[str, Any]:
-        """The fields of the state that say which round is best."""
-        state, by = self._state, self._method.rounds.select_by
-        chosen = {"best": coefficients, "best_round": record.round, "stale": 0}
+    def _with_choice(self, state: State, record: RoundRecord) -> State:
+        """The state after a round, with this round as the best one if it is."""
+        by = self._method.rounds.select_by
         best = next((item for item in state.history if item.round == state.best_round), None)
         if by == "last" or best is None or best.held_out is None:
-            return chosen
+            return state.with_best()
         if record.held_out is None:
-            return {}
+            return state
         # A client that one of them lacks would make that round look better, or worse, by its examples alone.
         both = record.by_client.keys() & best.by_client.keys()
         now, then = (tally_of_all({name: item.by_client[name] for name in both}) for item in (record, best))
         is_better = now is not None and then is not None and rank(now, by) < rank(then, by)
-        return chosen if is_better else {"stale": state.stale + 1}
+        return state.with_best() if is_better else replace(state, stale=state.stale + 1)
 
     def _is_stale(self) -> bool:
         patience = self._method.rounds.patience
@@ -196,7 +197,6 @@ class Coordinator:
 
     def _refresh_vectors(self) -> None:
         """Gather the clients' vectors; put new global vectors in place."""
-        state = self._state
         in_order = self._agreed(self._gathering.vectors())
         balanced = self._method.vectors.balance == "class"
         counted = in_order if balanced else [vectors.merged() for vectors in in_order]
@@ -209,10 +209,13 @@ class Coordinator:
                 f"the global vectors do not fit {self._method.vectors.wire_dtype}; set vectors.wire_dtype to float32. "
                 "Nothing was handed out"
             )
-        changed = state.context is None or state.context.digest != context.digest
-        # Coefficients chosen for other vectors prove nothing for these.
-        anew = {"best_round": None, "stale": 0, "zero_shot": None} if changed else {}
-        self._memory.keep(context=context, vectors_due=False, **anew, **self._start(context))
+        before, now = self._state.context, replace(self._state, context=context, vectors_due=False)
+        changed = before is None or before.digest != context.digest
+        if changed:  # coefficients chosen for other vectors prove nothing for these
+            now = replace(now, best_round=None, stale=0, zero_shot=None)
+        if before is None:
+            now = self._warmed_up(now, context)
+        self._memory.keep(now)
         if changed:
             self._clients.install(self._clients.names)
 
@@ -229,15 +232,12 @@ class Coordinator:
             )
         return [agreed]
 
-    def _start(self, context: Context) -> dict[str, Any]:
-        """The fields of the state that a warm start changes, saved with the first context so that a resume keeps them."""
-        state = self._state
-        if self._starter is None or state.context is not None:
-            return {}
-        start = self._starter(context, state.coefficients)
+    def _warmed_up(self, state: State, context: Context) -> State:
+        """The state with a warm start, if there is one. It is saved with the first context, so that a resume keeps it."""
+        start = None if self._starter is None else self._starter(context, state.coefficients)
         if start is None:
-            return {}
-        return {"coefficients": start.coefficients, "best": start.coefficients, "phase_rounds": start.rounds}
+            return state
+        return replace(state, coefficients=start.coefficients, best=start.coefficients, phase_rounds=start.rounds)
 
     def _basis(self, vectors: Sequence[ContextVectors]) -> Array32 | None:
         """Once for all: Γ means nothing without the basis that it was calibrated in."""
@@ -264,14 +264,7 @@ class Coordinator:
     def _restore(self, more_rounds: int) -> bool:
         found = self._memory.recall()
         if found and more_rounds and (self._state.is_finished or self._is_stale()):
-            self._memory.keep(
-                phase_start=self._state.round,
-                phase_rounds=more_rounds,
-                coefficients=self._state.best,
-                moments=None,  # they remember the way to where the rounds ended, not to where they go on
-                stale=0,
-                vectors_due=True,  # new vectors make earlier rounds no candidates any more; the same ones do not
-            )
+            self._memory.keep(self._state.with_more_rounds(more_rounds))
         return found
 
     @property

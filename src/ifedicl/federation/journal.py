@@ -88,9 +88,10 @@ def _round(record: RoundRecord) -> Line:
 
 def _lines(state: State) -> list[Line]:
     """In the order in which it happened: exchanges of round ``n`` come before the record that ends it."""
-    rounds = state.phase_start + state.phase_rounds
     told: list[tuple[int, int, Line]] = [(item.round, 0, {"event": "exchange", **asdict(item)}) for item in state.traffic]
-    told += [(record.round - 1, 1, {"event": "round", **_round(record), "rounds": rounds}) for record in state.history]
+    told += [
+        (record.round - 1, 1, {"event": "round", **_round(record), "rounds": state.last_round}) for record in state.history
+    ]
     if state.zero_shot is not None:
         told.append((-1, 0, {"event": "zero_shot", "held_out": asdict(state.zero_shot)}))
     return [line for _, _, line in sorted(told, key=lambda item: item[:2])]

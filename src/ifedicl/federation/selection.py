@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import TEMPERATURES, hidden_count, projection
 from ifedicl.core.robust import Trust, trusted
 from ifedicl.data import Role
 from ifedicl.federation.assignment import Assignment
+from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.client_pool import Clients
 from ifedicl.federation.messages import (
     CompareReply,
@@ -21,7 +23,6 @@ from ifedicl.federation.messages import (
     StatisticsRequest,
 )
 from ifedicl.federation.reply_validation import Checks, is_usable_evaluation, rank, tally_of_all
-from ifedicl.federation.state import Memory
 from ifedicl.metrics import Comparison, Tally
 
 _log = logging.getLogger(__name__)
@@ -40,7 +41,8 @@ class HeldOut:
     def measure_zero_shot(self) -> None:
         """The raw model on the selection examples, once for each context."""
         if self._memory.state.zero_shot is None and self._assignment.method.holdout.selection > 0:
-            self._memory.keep(zero_shot=tally_of_all(self.evaluate(self._assignment.identity)))
+            zero_shot = tally_of_all(self.evaluate(self._assignment.identity))
+            self._memory.keep(replace(self._memory.state, zero_shot=zero_shot))
 
     def evaluate(self, coefficients: Coefficients) -> dict[str, Tally]:
         """Counts and sums on its selection examples of each client whose word counts."""
@@ -68,7 +70,7 @@ class HeldOut:
         if len(answers.names) < method.rounds.min_clients and is_final:
             told = "too few clients give sums for a readout, now or later (%s): the label words are read"
             _log.warning(told, answers.reasons)
-            self._memory.keep(readout=None, readout_round=state.best_round)
+            self._memory.keep(replace(self._memory.state, readout=None, readout_round=state.best_round))
             return
         self._clients.require(answers, "statistics")
         assert total is not None  # usable ones are of an example at least
@@ -80,7 +82,7 @@ class HeldOut:
         figures = zip(*(reply.tallies for reply in self._tried(trial).values()), strict=True)
         ranks = [rank(sum(tallies, Tally()), method.rounds.select_by) for tallies in figures]  # none if no client answered
         best = trial.candidates[ranks.index(min(ranks))] if ranks else None
-        self._memory.keep(readout=best, readout_round=state.best_round)
+        self._memory.keep(replace(self._memory.state, readout=best, readout_round=state.best_round))
 
     def compare(self) -> Comparison | None:
         """The chosen adapter and the raw model on the gate examples; None where there is no gate or nobody holds any."""

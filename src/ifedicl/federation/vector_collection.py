@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.federation.assignment import Assignment
+from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.client_pool import Answers, Clients
 from ifedicl.federation.messages import VectorsReply, VectorsRequest
 from ifedicl.federation.reply_sums import Total
 from ifedicl.federation.reply_validation import Checks
-from ifedicl.federation.state import Memory
 from ifedicl.settings import TOGETHER
 
 _log = logging.getLogger(__name__)
@@ -53,7 +53,14 @@ class Gathering:
         state = self._memory.state
         gathered = _Gathered(dict(state.client_vectors), dict(state.cursors), dict(state.dtypes))
         answers = (self._add_up if self._assignment.method.vectors_add_up else self._hold_each)(gathered)
-        self._memory.keep(client_vectors=gathered.client_vectors, cursors=gathered.cursors, dtypes=gathered.dtypes)
+        self._memory.keep(
+            replace(
+                self._memory.state,
+                client_vectors=gathered.client_vectors,
+                cursors=gathered.cursors,
+                dtypes=gathered.dtypes,
+            )
+        )
         usable = {name: vectors for name, vectors in gathered.client_vectors.items() if vectors.examples > 0}
         givers = gathered.cursors if self._assignment.method.vectors_add_up and usable else usable
         self._clients.require(

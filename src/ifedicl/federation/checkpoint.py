@@ -1,0 +1,178 @@
+"""The coordinator's state in one file, which is whole or absent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+
+from ifedicl import files
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.readout import Readout
+from ifedicl.core.server_optimizer import Moments
+from ifedicl.core.subspace import Context
+from ifedicl.core.vectors import ContextVectors
+from ifedicl.errors import ConfigError, Fault, MessageError, StorageError
+from ifedicl.federation.messages import Arrays, pack, unpack
+from ifedicl.federation.state import RoundRecord, State, Traffic
+from ifedicl.ledger.entries import Head
+from ifedicl.metrics import Tally
+
+_KIND = "checkpoint"
+_HEADER = (
+    "run",
+    "round",
+    "phase_start",
+    "phase_rounds",
+    "best_round",
+    "stale",
+    "vectors_due",
+    "cursors",
+    "dtypes",
+    "readout_round",
+)
+"""Fields of a state that are JSON as they are."""
+
+
+class Memory:
+    """The state of a run, and the file that keeps it."""
+
+    def __init__(self, state: State, path: Path | None) -> None:
+        """Begin with ``state``; nothing is written yet. Without a path nothing ever is."""
+        self.state = state
+        self._path = path
+
+    @property
+    def heads_file(self) -> Path | None:
+        """Where the heads of the clients' ledgers are written down, beside the checkpoint."""
+        return self._path and self._path.with_name("heads.jsonl")
+
+    def note(self, state: State) -> None:
+        """Go on from ``state``; it is written with the next :meth:`keep`."""
+        self.state = state
+
+    def keep(self, state: State) -> None:
+        """Go on from ``state`` and write the checkpoint.
+
+        Raises:
+            StorageError: the disk refuses; the checkpoint before it is untouched.
+        """
+        self.note(state)
+        if self._path is not None:
+            save(state, self._path)
+
+    def recall(self) -> bool:
+        """Go on from the file, where there is one of this run.
+
+        Raises:
+            StorageError: the file is torn or of another format.
+            ConfigError: it is of another run.
+        """
+        stored = load(self._path) if self._path else None
+        if stored is None:
+            return False
+        if stored.run != self.state.run:
+            fault = Fault(
+                "checkpoint",
+                f"one of run {stored.run[:12]}",
+                f"run {self.state.run[:12]}",
+                "Task, method or model were changed since. Restore them, or start again in another folder.",
+            )
+            raise ConfigError(str(self._path), [fault])
+        if stored.coefficients.form != self.state.coefficients.form:
+            raise StorageError(
+                f"{self._path} holds {stored.coefficients.form.layers} layers; since an ifedicl newer than its own a run holds "
+                f"the {self.state.coefficients.form.layers} that are injected. Start again in another folder, or go on with "
+                "the ifedicl that wrote it"
+            )
+        self.state = stored
+        return True
+
+
+def save(state: State, path: Path) -> None:
+    """Write ``state`` atomically.
+
+    Raises:
+        StorageError: the disk refuses; the checkpoint before it is untouched.
+    """
+    header = {name: getattr(state, name) for name in _HEADER}
+    header["heads"] = {name: asdict(head) for name, head in state.heads.items()}
+    header["zero_shot"] = state.zero_shot and asdict(state.zero_shot)
+    header["first_layer"] = state.context.first_layer if state.context else 0
+    header["moments"] = state.moments and state.moments.steps
+    header["pooled_layer"] = state.readout and state.readout.pooled_layer
+    header["history"] = [asdict(record) for record in state.history]
+    header["traffic"] = [asdict(item) for item in state.traffic]
+    folders: dict[str, Mapping[str, npt.NDArray[Any]]] = {
+        "coefficients": state.coefficients.arrays,
+        "best": state.best.arrays,
+        "context": state.context.arrays if state.context else {},
+        "first": state.moments.first if state.moments else {},
+        "second": state.moments.second if state.moments else {},
+        "means": {name: vectors.means for name, vectors in state.client_vectors.items()},
+        "counts": {name: vectors.counts for name, vectors in state.client_vectors.items()},
+    }
+    arrays: Arrays = {f"{folder}/{name}": array for folder, own in folders.items() for name, array in own.items()}
+    if state.readout is not None:
+        arrays["readout"] = state.readout.weights
+    files.write_bytes(path, pack(_KIND, header, arrays), private=True)  # it holds single clients' sums
+
+
+def load(path: Path) -> State | None:
+    """The state in ``path``, or None where there is none.
+
+    Raises:
+        StorageError: the file is torn or of another format.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    try:
+        kind, header, arrays, _ = unpack(data)
+        if kind != _KIND:
+            raise ValueError(f"a {kind} frame")
+        return _state(header, arrays)
+    except (MessageError, KeyError, TypeError, ValueError) as error:
+        raise StorageError(f"{path} is not a whole checkpoint ({error}); remove it to start the run again") from error
+
+
+def _state(header: dict[str, Any], arrays: Arrays) -> State:
+    def within(folder: str) -> Arrays:
+        return {name.removeprefix(f"{folder}/"): array for name, array in arrays.items() if name.startswith(f"{folder}/")}
+
+    context, counts, steps = within("context"), within("counts"), header["moments"]
+    # What a checkpoint of an earlier version does not have, it had no use for.
+    first_layer, pooled_layer = header.get("first_layer", 0), header.get("pooled_layer")
+    return State(
+        run=header["run"],
+        round=header["round"],
+        phase_start=header["phase_start"],
+        phase_rounds=header["phase_rounds"],
+        coefficients=Coefficients.of(within("coefficients")),
+        best=Coefficients.of(within("best")),
+        best_round=header["best_round"],
+        stale=header["stale"],
+        vectors_due=header["vectors_due"],
+        client_vectors={name: ContextVectors(means, counts[name]) for name, means in within("means").items()},
+        cursors=header["cursors"],
+        dtypes=header["dtypes"],
+        heads={name: Head(**own) for name, own in header.get("heads", {}).items()},
+        context=Context(**context, first_layer=first_layer) if context else None,
+        moments=None if steps is None else Moments(steps, within("first"), within("second")),
+        readout=Readout(arrays["readout"], pooled_layer) if "readout" in arrays else None,
+        readout_round=header.get("readout_round"),
+        zero_shot=header["zero_shot"] and Tally(**header["zero_shot"]),
+        history=tuple(map(_record, header["history"])),
+        traffic=tuple(Traffic(**item) for item in header["traffic"]),
+    )
+
+
+def _record(item: Mapping[str, Any]) -> RoundRecord:
+    by_client = {name: Tally(**tally) for name, tally in item["by_client"].items()}
+    return RoundRecord(item["round"], tuple(item["clients"]), item["train_loss"], by_client)
