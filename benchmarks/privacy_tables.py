@@ -1,4 +1,4 @@
-"""Put the figures that attacks.py and privacy_cost.py wrote into the tables of docs/privacy.md, between their marks."""
+"""Put the figures that attacks.py and privacy_cost.py wrote into the tables of docs/attacks.md, between their marks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=Path("docs/results/privacy"))
-    parser.add_argument("--page", type=Path, default=Path("docs/privacy.md"))
+    parser.add_argument("--page", type=Path, default=Path("docs/attacks.md"))
     arguments = parser.parse_args()
     page = arguments.page.read_text(encoding="utf-8")
     for name, (kind, make) in TABLES.items():

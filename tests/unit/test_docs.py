@@ -65,6 +65,7 @@ def test_the_commands_page_is_the_help() -> None:
         "docs/benchmark.md",
         "docs/cache.md",
         "docs/privacy.md",
+        "docs/attacks.md",
         "docs/robust.md",
         "docs/secure-sum.md",
         "docs/serving.md",
