@@ -159,14 +159,13 @@ def _plainly(method: Method) -> list[str]:
         if method.takes_gradients
         else "each round: its coefficients, its number of training examples, its mean training loss"
     )
-    again = "at every refresh" if method.vectors.refresh_every else "with --more-rounds"
     compared = (
         "once, at the end: on the gate examples, how many the adapter and the raw model get right, sums of their losses and of "
         "squared differences, on how many they disagree, how many are of each label and how often each is answered"
     )
     return [
-        f"once, and of added examples alone {again}: the mean of what {_written(method)} write at one token over its training "
-        f"examples, {number}; a keyed digest of which examples they were; the dtype it computes in",
+        f"once, and of added examples alone with --more-rounds: the mean of what {_written(method)} write at one "
+        f"token over its training examples, {number}; a keyed digest of which examples they were; the dtype it computes in",
         moved,
         "each evaluation: number of held-out examples, how many were right, the sum of their losses",
         *readout,

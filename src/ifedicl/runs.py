@@ -28,7 +28,7 @@ from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.results import adapter_of
 from ifedicl.metrics import Evaluation
 from ifedicl.owner.endpoint import Mode, gradients_left, public_examples
-from ifedicl.settings import Method, ModelSettings, RunSettings, SplitSettings
+from ifedicl.settings import Coordination, Method, ModelSettings, RunSettings, SplitSettings
 from ifedicl.store import open_store, requests
 from ifedicl.store.records import TaskKey
 from ifedicl.store.requests import Answer
@@ -39,6 +39,7 @@ CHECKPOINT = Path("checkpoint") / "state.safetensors"
 ADAPTER = Path("adapter")
 METRICS = Path("metrics.jsonl")
 LEDGERS = Path("ledgers")
+_USUAL = Coordination()
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ def federate(
     task: Task,
     method: Method,
     *,
+    coordination: Coordination = _USUAL,
     engine: Callable[[Sequence[Door]], Engine] = LocalEngine,
     ledgers: Path | None = None,
     checkpoint: Path | None = None,
@@ -179,6 +181,7 @@ def federate(
         model: how their model was named, for the adapter.
         task: what is asked.
         method: the settings.
+        coordination: how the run is driven.
         engine: what carries the messages.
         ledgers: a folder for each client's ledger of what left it; left out: none is kept.
         checkpoint: written after each step.
@@ -205,6 +208,7 @@ def federate(
         task,
         method,
         shape,
+        coordination=coordination,
         checkpoint_file=checkpoint,
         observer=observer,
         starter=starter,
@@ -311,6 +315,7 @@ def _calibrated(
         settings.model,
         settings.task,
         settings.method,
+        coordination=settings.coordination,
         ledgers=folder / LEDGERS,
         checkpoint=folder / CHECKPOINT,
         resume=resume or more_rounds > 0,

@@ -55,6 +55,7 @@ def write_config(folder: Path, model: Path) -> Path:
         local_steps = 300
         [rounds]
         rounds = {ROUNDS}
+        [coordination]
         min_clients = 3
         deadline_seconds = 90
         """

@@ -40,6 +40,7 @@ def write_config(folder: Path, model: Path) -> Path:
         [rounds]
         rounds = 2
         weighting = "examples"
+        [coordination]
         deadline_seconds = 90
         [privacy]
         mode = "secure"

@@ -35,7 +35,7 @@ from ifedicl.federation.checkpoint import load
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engine import Delivery
-from ifedicl.federation.events import Begun, Event, RoundDone
+from ifedicl.federation.events import Begun, Event
 from ifedicl.federation.journal import Journal
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import (
@@ -59,7 +59,7 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.federation.state import RoundRecord, State
 from ifedicl.metrics import Comparison, Tally
-from ifedicl.settings import Method
+from ifedicl.settings import Coordination, Method
 from ifedicl.task import Task
 from tests import tiny
 
@@ -99,8 +99,17 @@ def run_with(
     observer: Callable[[Event], None] = lambda event: None,
     resume: bool = False,
     more_rounds: int = 0,
+    **coordination: Any,
 ) -> Outcome:
-    coordinator = Coordinator(engine, tiny.TASK, method, shape, checkpoint_file=checkpoint, observer=observer)
+    coordinator = Coordinator(
+        engine,
+        tiny.TASK,
+        method,
+        shape,
+        coordination=Coordination(**coordination),
+        checkpoint_file=checkpoint,
+        observer=observer,
+    )
     return coordinator.run(resume=resume, more_rounds=more_rounds)
 
 
@@ -343,8 +352,8 @@ def test_half_precision_on_the_wire_gives_everyone_the_same_numbers(backbone: Ba
 @pytest.mark.parametrize(("fraction", "at_least", "size"), [(1.0, 1, 6), (0.5, 1, 3), (0.01, 1, 1), (0.01, 4, 4), (0.5, 6, 6)])
 def test_the_cohort_is_the_fraction_but_never_below_the_minimum(fraction: float, at_least: int, size: int) -> None:
     engine = Scripted(tuple("abcdef"))
-    rounds = {"rounds": 4, "client_fraction": fraction, "min_clients": at_least}
-    outcome = run_with(engine, scripted_method(rounds=rounds), SHAPE)
+    rounds = {"rounds": 4, "client_fraction": fraction}
+    outcome = run_with(engine, scripted_method(rounds=rounds), SHAPE, min_clients=at_least)
     assert [len(set(record.clients)) for record in outcome.state.history] == [size] * 4
     assert all(list(record.clients) == sorted(record.clients) for record in outcome.state.history)
 
@@ -409,7 +418,7 @@ def test_rounds_are_evaluated_as_often_as_asked_and_the_last_one_always(every: i
 @pytest.mark.parametrize(("patience", "last"), [(0, 5), (1, 2), (2, 5), (9, 5)])
 def test_rounds_stop_when_the_patience_is_over(patience: int, last: int) -> None:
     engine = Scripted(evaluate=held_out(*COURSE))
-    outcome = run_with(engine, scripted_method(rounds={"rounds": 5, "patience": patience}), SHAPE)
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 5}), SHAPE, patience=patience)
     assert [record.round for record in outcome.state.history] == list(range(1, last + 1))
     assert outcome.chosen_round == (1 if last == 2 else 3)
 
@@ -595,7 +604,7 @@ BAD_UPDATES: dict[str, tuple[Reply, str]] = {
 @pytest.mark.parametrize(("reply", "code"), BAD_UPDATES.values(), ids=BAD_UPDATES)
 def test_a_client_whose_update_fails_is_left_out_and_its_code_recorded(reply: Reply, code: str) -> None:
     engine = Scripted(update=lambda name, request: reply if name == "b" and request.round == 1 else None)
-    outcome = run_with(engine, scripted_method(rounds={"rounds": 3, "min_clients": 2, "weighting": "examples"}), SHAPE)
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 3, "weighting": "examples"}), SHAPE, min_clients=2)
     assert failures(outcome) == [("b", "update", code)]
     assert [record.clients for record in outcome.state.history] == [("a", "b", "c"), ("a", "c"), ("a", "b", "c")]
     np.testing.assert_array_equal(outcome.state.coefficients.scales, scales(3.0).scales)
@@ -619,7 +628,7 @@ BAD_VECTORS: dict[str, tuple[Reply, str]] = {
 @pytest.mark.parametrize(("reply", "code"), BAD_VECTORS.values(), ids=BAD_VECTORS)
 def test_a_client_whose_vectors_fail_is_left_out_and_its_code_recorded(reply: Reply, code: str) -> None:
     engine = Scripted(vectors=lambda name, request: reply if name == "b" else None)
-    outcome = run_with(engine, scripted_method(rounds={"rounds": 1, "min_clients": 2}), SHAPE)
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 1}), SHAPE, min_clients=2)
     assert failures(outcome) == [("b", "vectors", code)]
     np.testing.assert_array_equal(outcome.context.vectors, np.ones((LAYERS, 2, WIDTH)))
     assert set(outcome.state.client_vectors) == {"a", "c"}
@@ -655,7 +664,7 @@ def test_a_client_that_asks_for_vectors_before_there_are_any_is_left_out() -> No
 
 def test_a_client_that_never_keeps_the_vectors_is_left_out_after_one_more_try() -> None:
     engine = Scripted(update=lambda name, request: Failure(FailureCode.NO_CONTEXT) if name == "b" else None)
-    outcome = run_with(engine, scripted_method(rounds={"rounds": 1, "min_clients": 2}), SHAPE)
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 1}), SHAPE, min_clients=2)
     assert failures(outcome) == [("b", "update", "no_context")] * 2
     assert outcome.state.history[0].clients == ("a", "c")
 
@@ -716,8 +725,8 @@ def test_an_answer_after_the_deadline_is_late(backbone: Backbone, monkeypatch: p
             return super().handle(request)
 
     clients = [Slow(name, examples, backbone, secret=b"x") for name, examples in HANDS.items()]
-    method = tiny.method(rounds={"rounds": 1, "deadline_seconds": 5.0, "min_clients": 2})
-    outcome = run_real(backbone, method, engine=LocalEngine(clients))
+    method = tiny.method(rounds={"rounds": 1})
+    outcome = run_real(backbone, method, engine=LocalEngine(clients), deadline_seconds=5.0, min_clients=2)
     assert [item for item in failures(outcome) if item[1] == "update"] == [("b", "update", "late")]
     assert outcome.state.history[0].clients == ("a", "c")
 
@@ -732,11 +741,11 @@ def test_below_the_minimum_the_codes_are_named(step: str) -> None:
     codes = {"a": FailureCode.NO_EXAMPLES, "b": FailureCode.LOST}
     rule: dict[str, Any] = {step: lambda name, request: Failure(codes[name]) if name in codes else None}
     with pytest.raises(TooFewClientsError, match=rf"round 1, {step}: 1 of 3 .*asks for 2 \(a: no_examples, b: lost\).*resume"):
-        run_with(Scripted(**rule), scripted_method(rounds={"rounds": 2, "min_clients": 2}), SHAPE)
+        run_with(Scripted(**rule), scripted_method(rounds={"rounds": 2}), SHAPE, min_clients=2)
 
 
 def test_below_the_minimum_the_run_can_be_resumed_when_the_clients_are_back(backbone: Backbone, tmp_path: Path) -> None:
-    method = tiny.method(rounds={"rounds": 3, "min_clients": 3})
+    method = tiny.method(rounds={"rounds": 3})
     file = tmp_path / "state.safetensors"
 
     def lose_b(deliveries: list[Delivery], requests: Mapping[str, Request]) -> list[Delivery]:
@@ -748,21 +757,39 @@ def test_below_the_minimum_the_run_can_be_resumed_when_the_clients_are_back(back
         ]
 
     with pytest.raises(TooFewClientsError, match=r"round 3, update: 2 of 3.*b: lost"):
-        run_real(backbone, method, engine=Between(LocalEngine(real(backbone)), lose_b), checkpoint=file)
+        run_real(backbone, method, engine=Between(LocalEngine(real(backbone)), lose_b), checkpoint=file, min_clients=3)
     rows: list[int] = []
     resumed = run_real(backbone, method, engine=LocalEngine(counting(backbone, rows)), checkpoint=file, resume=True)
     assert rows == [], "stage 1 was not done again"
     assert_same_result(resumed, run_real(backbone, method))
 
 
+def test_a_run_that_lacks_clients_goes_on_with_fewer_of_them(tmp_path: Path) -> None:
+    file, method = tmp_path / "state.safetensors", scripted_method(rounds={"rounds": 3})
+
+    def without_b() -> Scripted:
+        return Scripted(
+            update=lambda name, request: Failure(FailureCode.LOST) if name == "b" and request.round > 0 else None,
+            evaluate=held_out(*COURSE),
+        )
+
+    with pytest.raises(TooFewClientsError, match=r"round 2, update.*coordination\.min_clients asks for 3"):
+        run_with(without_b(), method, SHAPE, checkpoint=file, min_clients=3, deadline_seconds=1.0)
+    changed: dict[str, Any] = {"min_clients": 2, "deadline_seconds": 60.0, "patience": 1}
+    outcome = run_with(without_b(), method, SHAPE, checkpoint=file, resume=True, **changed)
+    assert [record.clients for record in outcome.state.history] == [("a", "b", "c"), ("a", "c")], "patience ended it"
+    again = run_with(without_b(), method, SHAPE, checkpoint=file, resume=True, min_clients=2)
+    assert again.state.round == 3, "without patience it goes on"
+
+
 def test_below_the_minimum_in_stage_1_the_vectors_that_came_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "state.safetensors"
-    method = scripted_method(rounds={"rounds": 1, "min_clients": 3})
+    method = scripted_method(rounds={"rounds": 1})
     away = Scripted(vectors=lambda name, request: Failure(FailureCode.LOST) if name == "b" else None)
     with pytest.raises(TooFewClientsError):
-        run_with(away, method, SHAPE, checkpoint=file)
+        run_with(away, method, SHAPE, checkpoint=file, min_clients=3)
     back = Scripted()
-    run_with(back, method, SHAPE, checkpoint=file, resume=True)
+    run_with(back, method, SHAPE, checkpoint=file, resume=True, min_clients=3)
     assert {name: request.cursor for name, request in back.asked_for(VectorsRequest)} == {"a": "4:x", "b": "", "c": "4:x"}
 
 
@@ -885,8 +912,8 @@ def test_an_exception_within_a_client_leaves_it_as_a_code_only(
 
     monkeypatch.setattr(module, function, failing)
     clients = [Named(name, examples, backbone, secret=b"x") for name, examples in HANDS.items()]
-    method = tiny.method(rounds={"rounds": 1, "min_clients": 2})
-    outcome = run_real(backbone, method, engine=LocalEngine(clients))
+    method = tiny.method(rounds={"rounds": 1})
+    outcome = run_real(backbone, method, engine=LocalEngine(clients), min_clients=2)
     assert ("b", step, "internal") in failures(outcome)
     assert [texts_in(data) for data in sent] == [[]] * len(sent)
     assert [reply for reply in map(decode_reply, sent) if reply == Failure(FailureCode.INTERNAL)]
@@ -1055,45 +1082,6 @@ def test_changed_examples_are_vectorised_anew(backbone: Backbone, tmp_path: Path
     for name in HANDS:
         np.testing.assert_array_equal(outcome.state.client_vectors[name].sums, fresh.state.client_vectors[name].sums)
     np.testing.assert_array_equal(outcome.context.vectors, fresh.context.vectors)
-
-
-def refreshed(backbone: Backbone, rows: list[int], every: int, add_after: int) -> Outcome:
-    clients = counting(backbone, rows)
-
-    def add(event: Event) -> None:
-        if isinstance(event, RoundDone) and event.record.round == add_after:
-            for client in clients:
-                client.replace_examples(MORE[client.name])
-
-    method = tiny.method(rounds={"rounds": 4}, vectors={"refresh_every": every})
-    return run_real(backbone, method, engine=LocalEngine(clients), observer=add)
-
-
-def test_examples_added_during_a_run_are_vectorised_at_the_next_refresh(backbone: Backbone) -> None:
-    rows: list[int] = []
-    outcome = refreshed(backbone, rows, every=2, add_after=1)
-    stage1, refresh = rows[:3], rows[3:]
-    assert sum(stage1) == training_rows(HANDS)
-    assert sum(refresh) == training_rows(MORE) - training_rows(HANDS)
-    assert [item.round for item in outcome.state.traffic if item.step == "vectors"] == [0] * 3 + [2] * 3
-    at_once = run_real(backbone, tiny.method(rounds={"rounds": 1}), MORE)
-    np.testing.assert_allclose(outcome.context.vectors, at_once.context.vectors, rtol=1e-5, atol=1e-7)
-    assert outcome.chosen_round in (3, 4), "rounds 1 and 2 were on other vectors"
-    assert all(record.clients == ("a", "b", "c") for record in outcome.state.history)
-
-
-def test_a_refresh_without_new_examples_changes_nothing(backbone: Backbone) -> None:
-    rows: list[int] = []
-    outcome = refreshed(backbone, rows, every=1, add_after=99)
-    assert rows[3:] == [0] * 9
-    plain = run_real(backbone, tiny.method(rounds={"rounds": 4}))
-    np.testing.assert_array_equal(outcome.context.vectors, plain.context.vectors)
-    np.testing.assert_array_equal(outcome.coefficients.scales, plain.coefficients.scales)
-    assert outcome.chosen_round == plain.chosen_round
-
-
-def test_zero_shot_is_measured_again_after_a_refresh(backbone: Backbone) -> None:
-    assert refreshed(backbone, [], every=2, add_after=1).state.zero_shot is not None
 
 
 # Ends and comparisons that are not the usual ones

@@ -45,7 +45,7 @@ from ifedicl.flare.run_folder import CHECKPOINT, run_job
 from ifedicl.flare.site_policy import authorization, write_server_rules, write_site_rules
 from ifedicl.flare.status import Board
 from ifedicl.flare.transport import Parcel, PostEngine
-from ifedicl.settings import ModelSettings, changed, load_settings, validated
+from ifedicl.settings import Coordination, ModelSettings, changed, load_settings, validated
 from tests import tiny
 
 SITES = ("a", "b", "c")
@@ -92,12 +92,13 @@ def doors(backbone: Backbone) -> dict[str, Client]:
     return {name: Client(name, tiny.examples(8, seed=seed), backbone, secret=b"s") for seed, name in enumerate(SITES)}
 
 
-def job(backbone: Backbone, **sections: Any) -> JobSettings:
+def job(backbone: Backbone, *, coordination: Coordination | None = None, **sections: Any) -> JobSettings:
     return JobSettings(
         name="mood",
         sites=SITES,
         task=tiny.TASK,
         method=tiny.method(**sections),
+        coordination=coordination or Coordination(),
         model=ModelSettings(source="here"),
         fingerprint=backbone.fingerprint,
         layers=backbone.layers,
@@ -177,7 +178,7 @@ def test_a_spoilt_reply_is_left_out_and_the_others_go_on(
 
 def test_a_late_site_holds_nobody_up_longer_than_the_deadline(backbone: Backbone, tmp_path: Path) -> None:
     start = time.monotonic()
-    run(backbone, tmp_path, spoilt(lambda reply: None), rounds={"rounds": 2, "deadline_seconds": 0.6})
+    run(backbone, tmp_path, spoilt(lambda reply: None), rounds={"rounds": 2}, coordination=Coordination(deadline_seconds=0.6))
     assert time.monotonic() - start < 10
     assert [item for item in metrics(tmp_path, "b") if item[0] == "update"] == [("update", 0, "late"), ("update", 1, "late")]
 
@@ -225,11 +226,11 @@ def test_too_few_sites_end_the_job_and_a_resume_goes_on(backbone: Backbone, tmp_
         return encode(Failure(FailureCode.INTERNAL)) if gone else up
 
     with pytest.raises(TooFewClientsError):
-        run(backbone, tmp_path / "run", dying, rounds={"rounds": 3, "min_clients": 2})
-    settings = job(backbone, rounds={"rounds": 3, "min_clients": 2})
+        run(backbone, tmp_path / "run", dying, rounds={"rounds": 3}, coordination=Coordination(min_clients=2))
+    settings = job(backbone, rounds={"rounds": 3}, coordination=Coordination(min_clients=2))
     engine = PostEngine(ScriptedPost(doors(backbone), honest), SITES)
     run_job(engine, settings, tmp_path / "run", resume=True, observer=lambda event: None)
-    run(backbone, tmp_path / "whole", honest, rounds={"rounds": 3, "min_clients": 2})
+    run(backbone, tmp_path / "whole", honest, rounds={"rounds": 3}, coordination=Coordination(min_clients=2))
     for name in ("adapter.safetensors", "adapter.json"):
         assert (tmp_path / "run" / "adapter" / name).read_bytes() == (tmp_path / "whole" / "adapter" / name).read_bytes()
 
@@ -355,8 +356,8 @@ def test_a_job_that_resumes_differs_in_that_alone(backbone: Backbone, tmp_path: 
 
 
 def test_a_job_that_needs_more_sites_than_there_are_is_refused(backbone: Backbone, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"rounds\.min_clients.*received 4"):
-        write_job(job(backbone, rounds={"min_clients": 4}), tmp_path / "job")
+    with pytest.raises(ConfigError, match=r"coordination\.min_clients.*received 4"):
+        write_job(job(backbone, coordination=Coordination(min_clients=4)), tmp_path / "job")
 
 
 _PRIVATE: dict[str, Any] = {

@@ -11,6 +11,7 @@ import pytest
 
 from ifedicl.bench.plan import load_plan
 from ifedicl.errors import ConfigError
+from ifedicl.federation.assignment import run_digest
 from ifedicl.owner.policy import load_client_settings
 from ifedicl.settings import (
     Method,
@@ -227,7 +228,7 @@ def test_the_written_config_shows_every_setting_with_its_default() -> None:
     defaults = validated(RunSettings, given, "template")
     shown = validated(RunSettings, uncommented, "template")
     assert shown == defaults
-    for section in ("holdout", "vectors", "injection", "calibration", "rounds"):
+    for section in ("holdout", "vectors", "injection", "calibration", "rounds", "coordination"):
         assert set(uncommented[section]) == set(type(getattr(defaults, section)).model_fields), section
 
 
@@ -269,11 +270,25 @@ SECURE = GOOD + '[privacy]\nmode = "secure"\n[vectors]\nweighting = "examples"\n
 
 
 def test_every_setting_that_contradicts_secure_mode_is_named_with_its_remedy(tmp_path: Path) -> None:
-    text = SECURE.replace('"examples"', '"uniform"') + ("[rounds]\nclient_fraction = 0.5\nmin_clients = 2\n")
+    text = SECURE.replace('"examples"', '"uniform"') + "[rounds]\nclient_fraction = 0.5\n"
     (fault,) = faults_of(tmp_path, text).values()
-    for field in ("vectors.weighting", "rounds.weighting", "rounds.client_fraction", "rounds.min_clients"):
+    for field in ("vectors.weighting", "rounds.weighting", "rounds.client_fraction"):
         assert field in fault, field
+
+
+def test_of_a_sum_no_number_of_replies_can_be_asked_for(tmp_path: Path) -> None:
+    text = SECURE + '[rounds]\nweighting = "examples"\n[coordination]\nmin_clients = 2\n'
+    (fault,) = faults_of(tmp_path, text).values()
+    assert "coordination.min_clients must be 1" in fault
     assert "privacy.min_clients takes its place" in fault
+
+
+def test_how_a_run_is_driven_is_no_part_of_its_method(tmp_path: Path) -> None:
+    driven = "[coordination]\ndeadline_seconds = 5.0\nmin_clients = 2\npatience = 3\n"
+    plain, other = (load_settings(written(tmp_path, text)) for text in (GOOD, GOOD + driven))
+    assert plain.coordination != other.coordination
+    digests = {run_digest(settings.task, settings.method, "f" * 64) for settings in (plain, other)}
+    assert len(digests) == 1, "a resume may change it"
 
 
 def test_secure_mode_needs_clients_to_hide_among(tmp_path: Path) -> None:

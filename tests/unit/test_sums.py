@@ -143,9 +143,9 @@ def test_a_client_that_says_it_changed_moves_nothing_and_costs_the_others_nothin
 
 def test_a_reply_of_no_example_is_not_one_of_the_clients_that_a_run_needs() -> None:
     engine = Scripted(vectors=lambda name, request: None if name == "a" else replace(vectors_reply(1.0, 0), replaces=False))
-    method = scripted_method(rounds={"rounds": 1, "min_clients": 2}, vectors={"weighting": "examples"})
+    method = scripted_method(rounds={"rounds": 1}, vectors={"weighting": "examples"})
     with pytest.raises(TooFewClientsError):
-        run_with(engine, method, SHAPE)
+        run_with(engine, method, SHAPE, min_clients=2)
 
 
 def test_vectors_that_an_older_version_kept_by_client_become_one_sum(backbone: Backbone, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from ifedicl.federation.reply_validation import is_usable_context
 from ifedicl.federation.state import Traffic
 from ifedicl.ledger.entries import Head
 from ifedicl.ledger.receipts import HeadLog, Received
+from ifedicl.settings import Coordination
 
 R = TypeVar("R", VectorsReply, ContextReply, UpdateReply, GradientReply, EvaluateReply, StatisticsReply, CompareReply)
 S = TypeVar("S", UpdateReply, GradientReply, StatisticsReply)
@@ -57,18 +58,27 @@ class Answers:
 class Clients:
     """The clients of a run as its coordinator sees them."""
 
-    def __init__(self, engine: Engine, assignment: Assignment, memory: Memory, observer: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        assignment: Assignment,
+        memory: Memory,
+        coordination: Coordination,
+        observer: Callable[[Event], None],
+    ) -> None:
         """Prepare; nothing is sent yet.
 
         Args:
             engine: reaches them.
             assignment: what they are asked about.
+            coordination: how long they are waited for, and how few are enough.
             memory: knows the global vectors, and keeps what each exchange cost.
             observer: told of each step and delivery.
         """
         self._engine = engine
         self._assignment = assignment
         self._memory = memory
+        self._coordination = coordination
         self._observer = observer
         self._heads = HeadLog(memory.heads_file)
 
@@ -133,20 +143,24 @@ class Clients:
             failures = {name: code for name, code in failures.items() if name not in forgetful} | failures_again
         return Answers(tuple(name for name in self.names if name in names), failures)
 
+    def are_enough(self, answers: Answers) -> bool:
+        """Whether a step counts with these."""
+        return len(answers.names) >= self._coordination.min_clients
+
     def require(self, answers: Answers, step: str) -> None:
         """Go on only with enough of them.
 
         Raises:
-            LimitsReachedError: fewer than ``rounds.min_clients``, and for the owners' limits alone.
+            LimitsReachedError: fewer than ``coordination.min_clients``, and for the owners' limits alone.
             TooFewClientsError: fewer than that for any other reason.
         """
-        needed = self._assignment.method.rounds.min_clients
-        if len(answers.names) >= needed:
+        if self.are_enough(answers):
             return
         is_spent = set(answers.failures.values()) == {FailureCode.SPENT}
         raise (LimitsReachedError if is_spent else TooFewClientsError)(
             f"round {self._memory.state.round + 1}, {step}: {len(answers.names)} of {len(self.names)} clients gave a usable "
-            f"reply, rounds.min_clients asks for {needed} ({answers.reasons}). What was done is kept: resume when they are back"
+            f"reply, coordination.min_clients asks for {self._coordination.min_clients} ({answers.reasons}). What was done is "
+            "kept: resume when they are back, or with a lower coordination.min_clients"
         )
 
     def _exchange(
@@ -160,7 +174,7 @@ class Clients:
         received: list[Received] = []
         heads = state.heads
         told = {name: _told(request, state.heads.get(name)) for name, request in requests.items()}
-        for delivery in self._engine.exchange(told, self._assignment.method.rounds.deadline_seconds):
+        for delivery in self._engine.exchange(told, self._coordination.deadline_seconds):
             reply = delivery.reply
             if isinstance(reply, expected) and usable(reply):
                 take(delivery.client, reply)

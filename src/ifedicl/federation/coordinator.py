@@ -28,10 +28,11 @@ from ifedicl.federation.state import RoundRecord, State
 from ifedicl.federation.update_rules import along_gradient, along_updates
 from ifedicl.federation.vector_collection import Gathering
 from ifedicl.metrics import Comparison
-from ifedicl.settings import Method
+from ifedicl.settings import Coordination, Method
 from ifedicl.task import Task
 
 _log = logging.getLogger(__name__)
+_USUAL = Coordination()
 
 Starter: TypeAlias = Callable[[Context, Coefficients], Start | None]
 """Given the first context and the coefficients of a cold start, another start; None: the cold one."""
@@ -68,6 +69,7 @@ class Coordinator:
         method: Method,
         model: ModelShape,
         *,
+        coordination: Coordination = _USUAL,
         checkpoint_file: Path | None = None,
         observer: Callable[[Event], None] = ignore,
         starter: Starter | None = None,
@@ -79,6 +81,7 @@ class Coordinator:
             task: what is asked.
             method: the settings.
             model: which model everyone must use.
+            coordination: deadline, fewest replies and patience; a resume may bring others.
             checkpoint_file: written after each step; left out: the run cannot be resumed.
             observer: told of each step, delivery and round as it happens.
             starter: asked once, after the first stage 1, with its context and the cold start's coefficients, for another start;
@@ -87,12 +90,13 @@ class Coordinator:
         self._task = task
         self._method = method
         self._model = model
+        self._coordination = coordination
         self._observer = observer
         self._starter = starter
         assignment = Assignment(task, method, model)
         initial = assignment.initial
         self._memory = Memory(State(assignment.digest, 0, 0, method.rounds.rounds, initial, initial), checkpoint_file)
-        self._clients = Clients(engine, assignment, self._memory, observer)
+        self._clients = Clients(engine, assignment, self._memory, coordination, observer)
         self._gathering = Gathering(self._clients, assignment, self._memory)
         self._held_out = HeldOut(self._clients, assignment, self._memory)
         self._checks = Checks(assignment)
@@ -106,8 +110,8 @@ class Coordinator:
             more_rounds: after a finished run: vectorise examples added since, and calibrate so many rounds more.
 
         Raises:
-            TooFewClientsError: fewer usable replies than ``rounds.min_clients``. The checkpoint stays for a resume. Where the
-                owners' limits alone are why, and rounds were done, the run ends with those.
+            TooFewClientsError: fewer usable replies than ``coordination.min_clients``. The checkpoint stays for a resume. Where
+                the owners' limits alone are why, and rounds were done, the run ends with those.
             ConfigError: the checkpoint is of another task, method or model.
             StorageError: the checkpoint cannot be written or read.
         """
@@ -121,10 +125,6 @@ class Coordinator:
 
         # Stage 2b: rounds of calibration (Eq. 4-7)
         while not self._state.is_finished and not self._is_stale():
-            every = self._method.vectors.refresh_every
-            if every and self._state.round > self._state.phase_start and self._state.round % every == 0:
-                self._refresh_vectors()
-                self._held_out.measure_zero_shot()
             try:
                 self._round()
             except LimitsReachedError as error:
@@ -181,7 +181,7 @@ class Coordinator:
         return state.with_best() if is_better else replace(state, stale=state.stale + 1)
 
     def _is_stale(self) -> bool:
-        patience = self._method.rounds.patience
+        patience = self._coordination.patience
         return patience > 0 and self._state.stale >= patience
 
     def _cohort(self, round_number: int) -> tuple[str, ...]:
@@ -189,7 +189,7 @@ class Coordinator:
         if settings.client_fraction < 1:
             # Who gave no vectors has nothing to train on, and the draw would be the same after a resume.
             names = tuple(name for name in names if name in self._state.cursors)
-        size = min(len(names), max(settings.min_clients, round(settings.client_fraction * len(names)), 1))
+        size = min(len(names), max(self._coordination.min_clients, round(settings.client_fraction * len(names)), 1))
         if size == len(names):
             return names
         drawn = seeds.generator(self._method.seed, "cohort", round_number).choice(len(names), size=size, replace=False)

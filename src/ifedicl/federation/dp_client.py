@@ -24,7 +24,7 @@ from ifedicl.errors import ConfigError, Fault
 from ifedicl.extract import context_vectors
 from ifedicl.federation.client_task import Summing
 from ifedicl.federation.messages import ContextRequest, Failure, FailureCode, GradientRequest, Reply, Request, VectorsRequest
-from ifedicl.settings import Method, NoiseSettings
+from ifedicl.settings import Method, NoiseSettings, noise_contradictions
 
 _ANSWERED = (VectorsRequest, ContextRequest, GradientRequest)
 _BEFORE_ARRAYS = 2
@@ -84,7 +84,7 @@ class Private:
         Raises:
             ConfigError: the run's settings would make the promise empty.
         """
-        if wrong := settings.contradictions(method, survivors):
+        if wrong := noise_contradictions(settings, method, survivors):
             faults = [Fault("noise", "settings that guarantee nothing", sentence, "Change it.") for sentence in wrong]
             raise ConfigError("differential privacy", faults)
         self.budget = Budget(settings.epsilon, settings.delta)

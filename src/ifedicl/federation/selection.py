@@ -58,7 +58,7 @@ class HeldOut:
         The label words stay where no candidate does better, and where too few owners let their sums out.
 
         Raises:
-            TooFewClientsError: fewer clients than ``rounds.min_clients`` gave sums, and another time more might.
+            TooFewClientsError: fewer clients than ``coordination.min_clients`` gave sums, and another time more might.
         """
         state, method = self._memory.state, self._assignment.method
         if method.readout is None or state.readout_round == state.best_round:
@@ -67,7 +67,7 @@ class HeldOut:
         requests = dict.fromkeys(self._clients.names, request)
         total, answers = self._clients.total(requests, StatisticsReply, self._checks.is_usable_statistics)
         is_final = all(code.is_final for code in answers.failures.values())
-        if len(answers.names) < method.rounds.min_clients and is_final:
+        if is_final and not self._clients.are_enough(answers):
             told = "too few clients give sums for a readout, now or later (%s): the label words are read"
             _log.warning(told, answers.reasons)
             self._memory.keep(replace(self._memory.state, readout=None, readout_round=state.best_round))

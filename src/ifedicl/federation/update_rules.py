@@ -41,7 +41,7 @@ def along_updates(clients: Clients, cohort: Sequence[str], state: State, checks:
     """The mean of the clients' own coefficients, or a step of the server's optimizer in its direction.
 
     Raises:
-        TooFewClientsError: fewer usable updates than ``rounds.min_clients``.
+        TooFewClientsError: fewer usable updates than ``coordination.min_clients``.
     """
     method = checks.assignment.method
     request = UpdateRequest(clients.context_id, state.round, state.phase_start, state.phase_rounds, state.coefficients)
@@ -87,7 +87,7 @@ def along_gradient(clients: Clients, cohort: Sequence[str], state: State, checks
     The sum is divided by how many examples a round draws on average, not by how many it drew: a fixed number.
 
     Raises:
-        TooFewClientsError: fewer usable sums than ``rounds.min_clients``.
+        TooFewClientsError: fewer usable sums than ``coordination.min_clients``.
     """
     method = checks.assignment.method
     server = method.server

@@ -47,7 +47,7 @@ class Gathering:
         A sum takes the memory of one client's vectors, however many clients there are.
 
         Raises:
-            TooFewClientsError: fewer clients than ``rounds.min_clients`` ever gave any.
+            TooFewClientsError: fewer clients than ``coordination.min_clients`` ever gave any.
             StorageError: the checkpoint cannot be written.
         """
         state = self._memory.state

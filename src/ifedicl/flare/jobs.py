@@ -15,7 +15,7 @@ from ifedicl import files
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.flare.names import CONTROLLER, EXECUTOR, TASK
-from ifedicl.settings import Method, ModelSettings, RunSettings, Section, validated
+from ifedicl.settings import Coordination, Method, ModelSettings, RunSettings, Section, check_coordination, validated
 from ifedicl.task import Task
 
 _MARK = "meta.json"
@@ -30,6 +30,7 @@ class JobSettings(Section):
 
     Attributes:
         name: of the run, and of its folder on the server.
+        coordination: stays on the server; a resumed job may bring another one.
         sites: in the order in which their replies are aggregated.
         interval: between an idle site's questions for work.
     """
@@ -38,6 +39,7 @@ class JobSettings(Section):
     sites: tuple[str, ...] = Field(min_length=1, description="names of sites, as in the project file")
     task: Task
     method: Method
+    coordination: Coordination = Field(default_factory=Coordination)
     model: ModelSettings
     fingerprint: str
     layers: int
@@ -48,6 +50,11 @@ class JobSettings(Section):
     def _is_carried(self) -> Self:
         if self.method.promises_noise:
             raise ValueError('privacy.mode "private" is not carried over FLARE yet, only played; set "open" or "secure"')
+        return self
+
+    @model_validator(mode="after")
+    def _counts_a_sum_once(self) -> Self:
+        check_coordination(self.method, self.coordination)
         return self
 
     @property
@@ -71,6 +78,7 @@ def job_settings(settings: RunSettings, sites: Sequence[str], name: str, interva
         "sites": list(sites),
         "task": settings.task.model_dump(mode="json"),
         "method": settings.method.model_dump(mode="json"),
+        "coordination": settings.coordination.model_dump(mode="json"),
         "model": settings.model.model_dump(mode="json"),
         "fingerprint": model.fingerprint,
         "layers": model.layers,
@@ -92,9 +100,9 @@ def write_job(settings: JobSettings, folder: Path, *, resume: bool = False) -> N
         ConfigError: there are fewer sites than the settings need.
         StorageError: it cannot be written.
     """
-    needed = settings.method.rounds.min_clients
+    needed = settings.coordination.min_clients
     if needed > len(settings.sites):
-        fault = Fault("rounds.min_clients", str(needed), f"1 to {len(settings.sites)}, the sites", "Name more sites.")
+        fault = Fault("coordination.min_clients", str(needed), f"1 to {len(settings.sites)}, the sites", "Name more sites.")
         raise ConfigError("job", [fault])
     job = settings.model_dump(mode="json")
     with files.new_folder(folder, mark=_MARK) as new:

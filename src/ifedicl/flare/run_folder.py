@@ -43,7 +43,15 @@ def run_job(engine: Engine, job: JobSettings, folder: Path, *, resume: bool, obs
     journal = Journal(folder / METRICS, job.task, job.sites)
     watching = each(journal, observer)
     carrier = around(engine, job.method)
-    coordinator = Coordinator(carrier, job.task, job.method, job.shape, checkpoint_file=checkpoint, observer=watching)
+    coordinator = Coordinator(
+        carrier,
+        job.task,
+        job.method,
+        job.shape,
+        coordination=job.coordination,
+        checkpoint_file=checkpoint,
+        observer=watching,
+    )
     outcome = coordinator.run(resume=resume)
     # Adapters bring in transformers, which takes seconds to import; the first round need not wait for it.
     from ifedicl.federation.results import adapter_of

@@ -1,4 +1,4 @@
-"""A whole config file: a method, and what is only of this machine: where the model and the data lie."""
+"""A whole config file: a method, how the run is driven, and where the model and the data lie on this machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from ifedicl.settings.contradictions import check_coordination
+from ifedicl.settings.coordination import Coordination
 from ifedicl.settings.method import Method
 from ifedicl.settings.validation import Section
 from ifedicl.task import Task
@@ -77,6 +79,7 @@ class RunSettings(Method):
     task: Task
     model: ModelSettings
     data: DataSettings
+    coordination: Coordination = Field(default_factory=Coordination)
 
     @model_validator(mode="after")
     def _has_public_text(self) -> Self:
@@ -92,6 +95,11 @@ class RunSettings(Method):
                 f"{clients} clients are fewer than privacy.min_clients, {self.privacy.min_clients}: no sum would ever be "
                 "revealed. Name more clients in [data]"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _counts_a_sum_once(self) -> Self:
+        check_coordination(self, self.coordination)
         return self
 
     @property

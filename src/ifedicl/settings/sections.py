@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from ifedicl.settings.validation import Section
-
-if TYPE_CHECKING:
-    from ifedicl.settings.method import Method
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -48,9 +45,6 @@ class VectorSettings(Section):
         description='"uniform": every client counts alike (paper Eq. 3); "examples": by its number of examples',
     )
     wire_dtype: WireDtype = Field(default="float32", description='"float32", or "float16" for half the bytes of stage 1')
-    refresh_every: int = Field(
-        default=0, ge=0, description="rounds between asking clients for vectors of examples added meanwhile; 0: never"
-    )
 
 
 class InjectionSettings(Section):
@@ -175,38 +169,11 @@ class NoiseSettings(Section):
         default=1, ge=0, description="clients that may tell the coordinator their own noise; 0 or more, fewer than answer"
     )
 
-    def contradictions(self, method: Method, survivors: int) -> list[str]:
-        """What in a run would make the promise empty; none: it holds.
-
-        Args:
-            method: the run's settings.
-            survivors: fewest clients that a sum is ever opened for.
-        """
-        server = method.server
-        wrong = {
-            f"noise.colluders {self.colluders} must be fewer than the {survivors} clients that a sum may come from, or no "
-            "one's noise hides it": self.colluders >= survivors,
-            'server.update must be "gradient": steps that a client takes itself are not clipped for each example': (
-                not method.takes_gradients
-            ),
-            'server.optimizer must be "adam": gradients are sent in units of their usual size': (
-                server is None or server.optimizer != "adam"
-            ),
-            "[readout] must be left out (readout = false where a preset brings it): its sums carry no noise": method.readout
-            is not None,
-            "holdout.selection and holdout.gate must be 0: figures of held-out examples carry no noise": (
-                method.holdout.selection + method.holdout.gate > 0
-            ),
-            'rounds.select_by must be "last", as there are no figures to choose by': method.rounds.select_by != "last",
-        }
-        return [sentence for sentence, is_so in wrong.items() if is_so]
-
 
 class RoundSettings(Section):
     """The rounds and how one of them is chosen (paper Eq. 7; the choice never sees test text)."""
 
     rounds: int = Field(default=10, ge=1, description="how many rounds; 1 or more")
-    min_clients: int = Field(default=1, ge=1, description="fewest usable replies for a step to count; 1 or more")
     client_fraction: float = Field(
         default=1.0, gt=0.0, le=1.0, description="fraction of the clients asked in each round, in (0, 1]"
     )
@@ -217,8 +184,6 @@ class RoundSettings(Section):
     select_by: Literal["loss", "accuracy", "last"] = Field(
         default="loss", description='"loss" or "accuracy" on held-out client examples, or "last" for the last round'
     )
-    patience: int = Field(default=0, ge=0, description="stop after so many evaluations without a better one; 0: never")
-    deadline_seconds: float = Field(default=3600.0, gt=0.0, description="how long the coordinator waits for a step")
 
 
 class PrivacySettings(Section):
