@@ -27,7 +27,7 @@ from ifedicl.core.subspace import Context, subspace_basis
 from ifedicl.core.vectors import WRITES, Array32, ContextVectors, uniform_mean
 from ifedicl.core.warm_start import warm_start
 from ifedicl.data import Role
-from ifedicl.errors import AdapterError, StorageError
+from ifedicl.errors import AdapterError
 from ifedicl.extract import context_vectors
 from ifedicl.federation import checkpoint
 from ifedicl.federation.assignment import Assignment
@@ -46,7 +46,6 @@ from ifedicl.federation.messages import (
     VectorsReply,
     VectorsRequest,
     encode,
-    pack,
 )
 from ifedicl.federation.reply_validation import Checks
 from ifedicl.inspection import expected_bytes, what_leaves
@@ -380,31 +379,6 @@ def test_a_run_of_some_layers_is_resumed(four: Backbone, tmp_path: Path) -> None
     again = run_real(four, settings, checkpoint=tmp_path / "state", resume=True)
     assert again.context.layers == range(2, 4)
     np.testing.assert_array_equal(again.coefficients.scales, whole.coefficients.scales)
-
-
-@pytest.mark.parametrize(("injection", "layers"), [SPANS["all"], SPANS["upper half"]], ids=["all", "upper half"])
-def test_a_checkpoint_from_before_is_gone_on_with_or_refused_with_the_way_out(
-    four: Backbone, tmp_path: Path, injection: dict[str, Any], layers: range, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = method(injection)
-    run_real(four, settings, checkpoint=tmp_path / "state")
-    stored = checkpoint.load(tmp_path / "state")
-    assert stored is not None
-    assert stored.context is not None
-    context, coefficients = everywhere(stored.context, stored.coefficients)
-    before = replace(stored, context=context, coefficients=coefficients, best=everywhere(stored.context, stored.best)[1])
-    monkeypatch.setattr(
-        checkpoint,
-        "pack",
-        lambda kind, header, arrays: pack(kind, {k: v for k, v in header.items() if k != "first_layer"}, arrays),
-    )
-    checkpoint.save(before, tmp_path / "before")
-    if len(layers) == LAYERS:
-        again = run_real(four, settings, checkpoint=tmp_path / "before", resume=True)
-        np.testing.assert_array_equal(again.coefficients.scales, stored.best.scales)
-        return
-    with pytest.raises(StorageError, match=r"holds 4 layers; .* the 2 that are injected\. Start again in another folder"):
-        run_real(four, settings, checkpoint=tmp_path / "before", resume=True)
 
 
 def test_signatures_compare_the_same_layers_and_are_told_apart_by_scope(four: Backbone) -> None:

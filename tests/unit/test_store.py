@@ -35,7 +35,7 @@ from tests import tiny
 
 METHOD = tiny.method()
 KEY = TaskKey.of("clinics", "f" * 64, tiny.TASK, METHOD)
-FIXTURE = Path(__file__).parent / "store-0001.sql"
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "old" / "store-0001.sql"
 _NUMBERS = itertools.count()
 
 

@@ -21,6 +21,8 @@ from ifedicl.federation.state import RoundRecord, State, Traffic
 from ifedicl.ledger.entries import Head
 from ifedicl.metrics import Tally
 
+RUN_FORMAT = 2
+"""The run format. Format 1, whose checkpoints state no number, has settings in its digest that no longer exist."""
 _KIND = "checkpoint"
 _HEADER = (
     "run",
@@ -68,8 +70,8 @@ class Memory:
         """Go on from the file, where there is one of this run.
 
         Raises:
-            StorageError: the file is torn or of another format.
-            ConfigError: it is of another run.
+            StorageError: the file is torn.
+            ConfigError: the run is another one, or has another format.
         """
         stored = load(self._path) if self._path else None
         if stored is None:
@@ -82,12 +84,6 @@ class Memory:
                 "Task, method or model were changed since. Restore them, or start again in another folder.",
             )
             raise ConfigError(str(self._path), [fault])
-        if stored.coefficients.form != self.state.coefficients.form:
-            raise StorageError(
-                f"{self._path} holds {stored.coefficients.form.layers} layers; since an ifedicl newer than its own a run holds "
-                f"the {self.state.coefficients.form.layers} that are injected. Start again in another folder, or go on with "
-                "the ifedicl that wrote it"
-            )
         self.state = stored
         return True
 
@@ -98,7 +94,7 @@ def save(state: State, path: Path) -> None:
     Raises:
         StorageError: the disk refuses; the checkpoint before it is untouched.
     """
-    header = {name: getattr(state, name) for name in _HEADER}
+    header = {"format": RUN_FORMAT} | {name: getattr(state, name) for name in _HEADER}
     header["heads"] = {name: asdict(head) for name, head in state.heads.items()}
     header["zero_shot"] = state.zero_shot and asdict(state.zero_shot)
     header["first_layer"] = state.context.first_layer if state.context else 0
@@ -125,7 +121,8 @@ def load(path: Path) -> State | None:
     """The state in ``path``, or None where there is none.
 
     Raises:
-        StorageError: the file is torn or of another format.
+        StorageError: the file is torn.
+        ConfigError: the run has another format.
     """
     try:
         data = path.read_bytes()
@@ -137,6 +134,9 @@ def load(path: Path) -> State | None:
         kind, header, arrays, _ = unpack(data)
         if kind != _KIND:
             raise ValueError(f"a {kind} frame")
+        if (found := header.get("format", 1)) != RUN_FORMAT:
+            remedy = "Finish the run with the ifedicl that began it, or start again in another folder."
+            raise ConfigError(str(path), [Fault("checkpoint", f"run format {found}", f"run format {RUN_FORMAT}", remedy)])
         return _state(header, arrays)
     except (MessageError, KeyError, TypeError, ValueError) as error:
         raise StorageError(f"{path} is not a whole checkpoint ({error}); remove it to start the run again") from error
@@ -147,8 +147,6 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
         return {name.removeprefix(f"{folder}/"): array for name, array in arrays.items() if name.startswith(f"{folder}/")}
 
     context, counts, steps = within("context"), within("counts"), header["moments"]
-    # What a checkpoint of an earlier version does not have, it had no use for.
-    first_layer, pooled_layer = header.get("first_layer", 0), header.get("pooled_layer")
     return State(
         run=header["run"],
         round=header["round"],
@@ -162,11 +160,11 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
         client_vectors={name: ContextVectors(means, counts[name]) for name, means in within("means").items()},
         cursors=header["cursors"],
         dtypes=header["dtypes"],
-        heads={name: Head(**own) for name, own in header.get("heads", {}).items()},
-        context=Context(**context, first_layer=first_layer) if context else None,
+        heads={name: Head(**own) for name, own in header["heads"].items()},
+        context=Context(**context, first_layer=header["first_layer"]) if context else None,
         moments=None if steps is None else Moments(steps, within("first"), within("second")),
-        readout=Readout(arrays["readout"], pooled_layer) if "readout" in arrays else None,
-        readout_round=header.get("readout_round"),
+        readout=Readout(arrays["readout"], header["pooled_layer"]) if "readout" in arrays else None,
+        readout_round=header["readout_round"],
         zero_shot=header["zero_shot"] and Tally(**header["zero_shot"]),
         history=tuple(map(_record, header["history"])),
         traffic=tuple(Traffic(**item) for item in header["traffic"]),
