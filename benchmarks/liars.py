@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from _liars import LIES, Colluding, Lie
 from ifedicl import files, runs
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone, load_backbone
-from ifedicl.bench.liars import LIES, Colluding, Lie
 from ifedicl.data import Example, dirichlet_split
 from ifedicl.demo.fetch import demo_model, demo_places
 from ifedicl.demo.story import TASK

@@ -13,8 +13,8 @@ import json
 
 import numpy as np
 
-from ifedicl.bench.landscape import FORM, NAMES, SHAPE, Landscape
-from ifedicl.bench.liars import LIES, Colluding, Lie
+from _landscape import FORM, NAMES, SHAPE, Landscape
+from _liars import LIES, Colluding, Lie
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.settings import Method, validated

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from _narrow_frame import NarrowFrame
 from _victims import Cast, cast, demo_backbone, parser, private_set, public_examples
 from ifedicl import files, seeds
 from ifedicl.audit.defence import DELTA, Defence, median_norm
@@ -32,7 +33,6 @@ from ifedicl.core.vectors import WRITES, Array32
 from ifedicl.data import Example, dirichlet_split, draw_pool
 from ifedicl.dp.accountant import Release, epsilon, noise_multiplier
 from ifedicl.dp.clipping import Bound, joint
-from ifedicl.dp.public_basis import PublicFrame
 from ifedicl.dp.skellam import Crowd, Shares
 from ifedicl.metrics import Evaluation
 from ifedicl.settings import InjectionSettings, Method
@@ -134,7 +134,7 @@ class Stage:
             logs = self.scorer.log_probabilities(self._prompts(self.test))
         return Evaluation.of(task.labels, logs, [task.index(row.label) for row in self.test])
 
-    def vectors(self, plan: Plan, variance: float, frame: PublicFrame) -> Context:
+    def vectors(self, plan: Plan, variance: float, frame: NarrowFrame) -> Context:
         """The global vector, as the plan lets it leave."""
         if plan.vectors == "own":
             return Context(self.known.private.vectors.mean(axis=0), self.basis)
@@ -153,7 +153,7 @@ class Stage:
         return np.asarray(total) * bound.step
 
 
-def run(stage: Stage, plan: Plan, rounds: int, rate: float, frame: PublicFrame) -> dict[str, object]:
+def run(stage: Stage, plan: Plan, rounds: int, rate: float, frame: NarrowFrame) -> dict[str, object]:
     """One plan: vector, rounds, and the test rows once."""
     start, size = time.perf_counter(), sum(int(np.prod(shape)) for shape in stage.shapes.values())
     private = math.isfinite(plan.epsilon)
@@ -199,7 +199,7 @@ def fidelity(known: Cast, draw: np.random.Generator) -> list[dict[str, object]]:
     truth = known.private.vectors.mean(axis=0)
     rows = []
     for rank in (0, 16, 4, 1):
-        frame = PublicFrame.of(known.public.vectors, rank, np.random.default_rng(0))
+        frame = NarrowFrame.of(known.public.vectors, rank, np.random.default_rng(0))
         private, clip = frame.measured(known.private.vectors), median_norm(frame.measured(known.public.vectors))
         for budget in (1.0, 4.0, 8.0, math.inf):
             defence = Defence() if math.isinf(budget) else Defence.of(budget, clip, frame.size)
@@ -235,7 +235,7 @@ def main() -> None:
     chosen = arguments.parse_args()
     for name in chosen.sets:
         known = cast(chosen, name, "prompt")
-        frame = PublicFrame.of(known.public.vectors, chosen.rank, seeds.generator(chosen.seed, "frame"))
+        frame = NarrowFrame.of(known.public.vectors, chosen.rank, seeds.generator(chosen.seed, "frame"))
         stage = Stage(chosen, name, demo_backbone("bfloat16"), known)
         raw = stage.evaluate(Context(frame.centre, stage.basis), Coefficients.identity(stage.start.form))
         results = [

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from _liars import LIES, Colluding
 from ifedicl import Backbone, ModelSettings, load_backbone, load_preset, runs
-from ifedicl.bench.liars import LIES, Colluding
 from ifedicl.demo.fetch import demo_model, demo_places
 from ifedicl.demo.story import TASK
 from ifedicl.federation.local_engine import LocalEngine

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from _narrow_frame import NarrowFrame
 from ifedicl import cli
 from ifedicl.audit.defence import DELTA, Defence, budgets
 from ifedicl.audit.differencing import differenced
@@ -30,6 +31,23 @@ ROWS = np.random.default_rng(5).standard_normal((120, 40))
 
 def draw() -> np.random.Generator:
     return np.random.default_rng(7)
+
+
+# --- the public frame --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_a_measured_vector_comes_back_as_far_as_the_frame_reaches(rank: int) -> None:
+    numbers = draw()
+    public = numbers.standard_normal((50, 3, 2, 8)) * np.array([1.0, 30.0])[:, None] + 5
+    frame = NarrowFrame.of(public, rank, numbers)
+    inside = frame.restored(frame.measured(public[:1])[0])
+    np.testing.assert_allclose(frame.measured(inside[None]), frame.measured(public[:1]), atol=1e-4)
+    assert frame.size == 3 * 2 * (rank or 8)
+    assert rank or np.allclose(inside, public[0], atol=1e-4)
+    # A write thirty times as large weighs no more.
+    norms = np.linalg.norm(frame.measured(public).reshape(50, 3, 2, -1), axis=-1).mean(axis=(0, 1))
+    assert norms[0] == pytest.approx(norms[1], rel=0.2)
 
 
 # --- what guesses prove ------------------------------------------------------------------------------------------------

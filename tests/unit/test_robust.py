@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import stats
 
-from ifedicl.bench.landscape import FORM, NAMES, SHAPE, Landscape
-from ifedicl.bench.liars import LIES, Colluding
+from _landscape import FORM, NAMES, SHAPE, Landscape
+from _liars import LIES, Colluding
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.robust import Trust, bounded_mean, median, robust_coefficients, robust_vectors, trimmed_mean, trusted
 from ifedicl.core.vectors import Array64, ContextVectors

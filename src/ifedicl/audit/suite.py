@@ -17,6 +17,7 @@ from ifedicl.audit.differencing import differenced
 from ifedicl.audit.guessing import one_run
 from ifedicl.audit.membership import Outsider, insider, played
 from ifedicl.audit.mix import class_means, mix_attack
+from ifedicl.audit.public_frame import PublicFrame
 from ifedicl.audit.victims import Victims, rare_words, word_tokens
 from ifedicl.audit.words import Attacker, Inverter, best_layer, lens, nearest, recovered
 from ifedicl.backbone.load import Backbone
@@ -26,7 +27,6 @@ from ifedicl.core.coefficients import Form, cold_start, injected_writes
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32, Array64
 from ifedicl.data import Example
-from ifedicl.dp.public_basis import PublicFrame
 from ifedicl.settings import Method
 
 EPSILONS = (1.0, 4.0, 8.0)
@@ -122,7 +122,7 @@ class _Scene:
     def __init__(self, evidence: Evidence, backbone: Backbone, seed: int, epsilons: Sequence[float]) -> None:
         self._evidence, self._backbone = evidence, backbone
         self._draw = partial(seeds.generator, seed, "audit")
-        self._frame = PublicFrame.of(evidence.public.vectors, 0, self._draw("frame"))
+        self._frame = PublicFrame.of(evidence.public.vectors)
         self._rows = self._frame.measured(evidence.private.vectors).astype(np.float32)
         self._public = self._frame.measured(evidence.public.vectors).astype(np.float32)
         self._defences = budgets(epsilons, self._public)

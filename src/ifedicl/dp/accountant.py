@@ -11,7 +11,6 @@ import dp_accounting
 import numpy as np
 from dp_accounting import rdp
 from scipy.optimize import brentq
-from scipy.special import gammaln, logsumexp
 
 from ifedicl.core.vectors import Array64
 from ifedicl.errors import BudgetSpentError
@@ -30,19 +29,16 @@ class Release:
         sensitivity: L2, in steps, of one example more or less.
         variance: of the Skellam noise on each number, in squared steps.
         times: how many of them.
-        draw: probability with which each example takes part, each time anew, **if the draw is its client's secret**; else 1.
-            Who could know the draw would know who is hidden among fewer.
     """
 
     size: int
     sensitivity: float
     variance: float
     times: int = 1
-    draw: float = 1.0
 
     @property
     def event(self) -> dp_accounting.DpEvent:
-        """One of them without subsampling, as the library knows it.
+        """One of them, as the library knows it.
 
         Agarwal, Kairouz and Liu 2021, theorem 3.5 bounds the Rényi divergence of order α (whole) by ``αΔ₂²/2μ`` plus the
         smaller of ``((2α - 1)Δ₂² + 6Δ₁)/4μ²`` and ``3Δ₁/2μ``: both are linear in α, as ρ-zCDP with an offset ξ is. ``Δ₁`` is at
@@ -62,7 +58,7 @@ class Release:
         accountant = rdp.RdpAccountant(_ORDERS)
         accountant.compose(self.event)
         one: Array64 = accountant.rdp
-        return self.times * (one if self.draw == 1 else _sampled(one, self.draw))
+        return self.times * one
 
 
 def epsilon(releases: Sequence[Release], delta: float) -> float:
@@ -124,21 +120,3 @@ class Budget:
                 "policy, or stay with the adapter that there is"
             )
         return after
-
-
-def _sampled(curve: Array64, draw: float) -> Array64:
-    """Rényi bounds after each example took part with probability ``draw``, for any mechanism with bounds ``curve``.
-
-    Zhu and Wang 2019, theorem 5: of order α from those of all orders 2 to α. Orders above the gap in ours are left unbounded.
-    """
-    whole = int(np.argmax(np.diff(_ORDERS) > 1)) + 1  # so many of our orders follow each other from 2 on
-    result = np.full(len(curve), np.inf)
-    for place in range(whole):
-        alpha = int(_ORDERS[place])
-        orders = np.arange(2, alpha + 1)
-        logs = gammaln(alpha + 1) - gammaln(orders + 1) - gammaln(alpha - orders + 1)  # of the binomial coefficients
-        logs = logs + orders * math.log(draw) + (alpha - orders) * math.log1p(-draw) + (orders - 1) * curve[: len(orders)]
-        logs[1:] += math.log(3)
-        first = (alpha - 1) * math.log1p(-draw) + math.log1p((alpha - 1) * draw)
-        result[place] = min(curve[place], float(logsumexp([first, *logs])) / (alpha - 1))
-    return result

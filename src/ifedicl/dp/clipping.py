@@ -7,7 +7,7 @@ what one more of them adds to a sum is bounded, and sums of grid points are exac
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -79,16 +79,3 @@ def joint(arrays: Mapping[str, npt.NDArray[np.floating]], weights: Mapping[str, 
     parts = [(array * weights[name]).reshape(len(array), -1) for name, array in arrays.items()]
     rows: Array64 = np.concatenate(parts, axis=1, dtype=np.float64)
     return rows
-
-
-def parted(
-    row: npt.NDArray[np.floating], weights: Mapping[str, npt.NDArray[np.floating]]
-) -> dict[str, npt.NDArray[np.float64]]:
-    """The inverse of :func:`joint` for one row or a sum of rows ``(D,)``; 0 where a weight is 0."""
-    names: Sequence[str] = tuple(weights)
-    ends = np.cumsum([weights[name].size for name in names])[:-1]
-    arrays = {}
-    for name, part in zip(names, np.split(np.asarray(row, dtype=np.float64), ends), strict=True):
-        weight = weights[name]
-        arrays[name] = np.divide(part.reshape(weight.shape), weight, out=np.zeros(weight.shape), where=weight != 0)
-    return arrays

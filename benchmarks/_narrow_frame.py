@@ -1,0 +1,76 @@
+"""A public frame of few directions: a full-width vector drowns in the noise that hides one example, a few numbers do not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ifedicl.audit.public_frame import PublicFrame
+from ifedicl.core.subspace import subspace_basis
+from ifedicl.core.vectors import Array32, Array64
+
+_RESTS = 32  # means of parts of the public text, whose differences give the directions
+
+
+@dataclass(frozen=True)
+class NarrowFrame:
+    """A :class:`PublicFrame`, and directions within it.
+
+    Attributes:
+        wide: centre and sizes of public text.
+        basis: ``(L, 2, r, d)`` orthonormal rows; None: all ``d`` coordinates are kept.
+    """
+
+    wide: PublicFrame
+    basis: Array32 | None
+
+    @classmethod
+    def of(cls, public: npt.NDArray[np.floating], rank: int, draw: np.random.Generator) -> NarrowFrame:
+        """From single vectors of public text.
+
+        Args:
+            public: ``(N, L, 2, d)``, ``N`` of 2 or more.
+            rank: ``r``; 0 keeps all coordinates.
+            draw: of the directions that public text does not span.
+        """
+        basis = None
+        if rank:
+            parts = np.array_split(np.arange(len(public)), min(_RESTS * rank, len(public)))
+            basis = subspace_basis(np.stack([public[part].mean(axis=0, dtype=np.float64) for part in parts]), rank, draw)
+        return cls(PublicFrame.of(public), basis)
+
+    @property
+    def centre(self) -> Array32:
+        """``(L, 2, d)``: the mean of public text."""
+        return self.wide.centre
+
+    @property
+    def sizes(self) -> Array32:
+        """``(L, 2)``: of public text's writes around the centre."""
+        return self.wide.sizes
+
+    @property
+    def size(self) -> int:
+        """``D``: numbers of a measured vector."""
+        layers, writes, width = self.centre.shape
+        return int(layers * writes * (width if self.basis is None else self.basis.shape[2]))
+
+    def measured(self, vectors: npt.NDArray[np.floating]) -> Array64:
+        """``(N, D)`` of ``(N, L, 2, d)``."""
+        if self.basis is None:
+            return self.wide.measured(vectors)
+        inside = np.einsum("nlwd,lwrd->nlwr", vectors - self.centre, self.basis, optimize=True)
+        scaled = inside / np.maximum(self.sizes, np.finfo(np.float32).tiny)[..., None]
+        rows: Array64 = scaled.reshape(len(vectors), -1).astype(np.float64)
+        return rows
+
+    def restored(self, measured: npt.NDArray[np.floating]) -> Array32:
+        """``(L, 2, d)``: the vector that has the ``(D,)`` coordinates; what the frame does not hold is the public centre's."""
+        if self.basis is None:
+            return self.wide.restored(measured)
+        layers, writes, _ = self.centre.shape
+        inside = measured.reshape(layers, writes, -1) * self.sizes[..., None]
+        vector: Array32 = (self.centre + np.einsum("lwr,lwrd->lwd", inside, self.basis)).astype(np.float32)
+        return vector
