@@ -29,7 +29,7 @@ from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.layout import right_padded
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.scoring import Scorer, length_batches
-from ifedicl.calibrate import Turn, batch_of, calibrate
+from ifedicl.calibrate import ClientRound, batch_of, calibrate
 from ifedicl.core.coefficients import Coefficients, Form, active_writes
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
@@ -178,7 +178,7 @@ class Bench:
 
     def step(self, pair: int) -> None:
         """One calibration step, as a client takes it in round ``pair``."""
-        turn = Turn(_CLIENT, round=pair, phase_start=0, phase_rounds=pair + 1)
+        turn = ClientRound(_CLIENT, round=pair, phase_start=0, phase_rounds=pair + 1)
         calibrate(self.scorer, self.prompts, self.labels, self.context, self.coefficients, self.method, turn)
 
     def injected(self) -> AbstractContextManager[None]:

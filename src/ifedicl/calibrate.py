@@ -34,8 +34,8 @@ _LOSSES: Mapping[str, Callable[[Scorer, Sequence[Tokens], Sequence[int]], Tensor
 
 
 @dataclass(frozen=True)
-class Turn:
-    """Whose turn it is, and when: names every random draw and the place in the schedule.
+class ClientRound:
+    """One client's part in one round: it seeds every random draw and gives the place in the schedule.
 
     Attributes:
         client: the client's name.
@@ -52,7 +52,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class LocalUpdate:
-    """What a client's turn gave.
+    """What a client's local steps gave.
 
     Attributes:
         coefficients: after its local steps.
@@ -137,7 +137,7 @@ def calibrate(
     context: Context,
     coefficients: Coefficients,
     method: Method,
-    turn: Turn,
+    turn: ClientRound,
 ) -> LocalUpdate:
     """Take ``local_steps`` optimizer steps on the client's own examples.
 
@@ -294,7 +294,7 @@ def batch_of(step: int, examples: int, batch_size: int, seed: int, client: str) 
     return [int(orders[place // examples][place % examples]) for place in places]
 
 
-def _set_rate(optimizer: Optimizer, settings: CalibrationSettings, turn: Turn, local_step: int) -> None:
+def _set_rate(optimizer: Optimizer, settings: CalibrationSettings, turn: ClientRound, local_step: int) -> None:
     step = (turn.round - turn.phase_start) * settings.local_steps + local_step
     progress = step / (turn.phase_rounds * settings.local_steps)
     warmup = min(1.0, (step + 1) / (settings.warmup_steps + 1))
@@ -302,7 +302,7 @@ def _set_rate(optimizer: Optimizer, settings: CalibrationSettings, turn: Turn, l
         group["lr"] = settings.learning_rate * warmup * SCHEDULES[settings.schedule](progress)
 
 
-def _noise(scorer: Scorer, method: Method, turn: Turn, step: int) -> Noise | None:
+def _noise(scorer: Scorer, method: Method, turn: ClientRound, step: int) -> Noise | None:
     if method.calibration.noise == 0:
         return None
     draws = torch.Generator(device=scorer.backbone.device)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.calibrate import Turn, calibrate
+from ifedicl.calibrate import ClientRound, calibrate
 from ifedicl.data import Example, Role, split_roles
 from ifedicl.errors import DataError
 from ifedicl.metrics import Comparison
@@ -87,7 +87,7 @@ def personalise(
     labels = [adapter.task.index(row.label) for row in train]
     coefficients, rounds = adapter.coefficients, math.ceil(steps / _STEPS_AT_ONCE)
     for number in range(rounds):
-        turn = Turn("personal", number, 0, rounds)
+        turn = ClientRound("personal", number, 0, rounds)
         coefficients = calibrate(scorer, prompts, labels, adapter.context, coefficients, method, turn).coefficients
         if on_progress is not None:
             on_progress(_STEPS_AT_ONCE)

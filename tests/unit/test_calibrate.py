@@ -16,7 +16,7 @@ from torch.optim import SGD
 from ifedicl import calibrate as room
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import PassBudget, Scorer
-from ifedicl.calibrate import LocalUpdate, Turn, batch_of, calibrate
+from ifedicl.calibrate import ClientRound, LocalUpdate, batch_of, calibrate
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients, Form, active_writes
 from ifedicl.core.injection import inject
 from ifedicl.core.subspace import Context
@@ -34,7 +34,7 @@ def initial(layers: range, writes: tuple[str, ...], **scales: float) -> Coeffici
 NO_BASIS, NO_CORE = torch.zeros(3, 2, 0, 32), torch.zeros(3, 2, 0, 0)
 VECTORS = (0.3 * torch.randn(3, 2, 32, generator=torch.Generator().manual_seed(2))).numpy()
 START = initial(range(3), ("attention", "mlp"), context_scale=0.2, activation_scale=0.9)
-FIRST = Turn("clinic", round=0, phase_start=0, phase_rounds=1)
+FIRST = ClientRound("clinic", round=0, phase_start=0, phase_rounds=1)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def scorer(backbone: Backbone) -> Scorer:
     return Scorer(backbone, tiny.TASK)
 
 
-def _run(scorer: Scorer, method: Method, turn: Turn = FIRST, start: Coefficients = START) -> LocalUpdate:
+def _run(scorer: Scorer, method: Method, turn: ClientRound = FIRST, start: Coefficients = START) -> LocalUpdate:
     prompts = scorer.encoder.prompts([example.text for example in EXAMPLES])
     return calibrate(scorer, prompts, LABELS, Context(VECTORS), start, method, turn)
 
@@ -156,7 +156,7 @@ def test_several_steps_equal_single_steps_one_after_another(scorer: Scorer) -> N
     together = _run(scorer, _plain(local_steps=3, batch_size=2))
     now, losses = START, []
     for number in range(3):
-        one = _run(scorer, _plain(local_steps=1, batch_size=2), Turn("clinic", number, 0, 3), now)
+        one = _run(scorer, _plain(local_steps=1, batch_size=2), ClientRound("clinic", number, 0, 3), now)
         now = one.coefficients
         losses.append(one.loss)
     np.testing.assert_allclose(together.coefficients.scales, now.scales, rtol=1e-5, atol=1e-7)
@@ -238,7 +238,7 @@ def test_rounds_go_on_where_the_last_one_stopped(scorer: Scorer, monkeypatch: py
 
     monkeypatch.setattr(room, "batch_of", spy)
     for number in (0, 1, 5):
-        _run(scorer, _plain(local_steps=2), Turn("clinic", number, 0, 6))
+        _run(scorer, _plain(local_steps=2), ClientRound("clinic", number, 0, 6))
     assert steps == [0, 1, 2, 3, 10, 11]
 
 
@@ -246,7 +246,7 @@ def test_noise_is_repeatable_and_differs_between_clients_and_rounds(scorer: Scor
     prompts = scorer.encoder.prompts([EXAMPLES[0].text])  # one example, so that no batch differs
 
     def scales(noise: float, client: str = "clinic", number: int = 0) -> Any:
-        turn = Turn(client, number, 0, 2)
+        turn = ClientRound(client, number, 0, 2)
         return calibrate(scorer, prompts, LABELS[:1], Context(VECTORS), START, _plain(noise=noise), turn).coefficients.scales
 
     noisy, quiet = scales(0.1), scales(0.0)
@@ -272,7 +272,7 @@ def _rates(
     monkeypatch.setitem(room._OPTIMIZERS, "sgd", lambda values, settings: Recorder(values, settings.learning_rate))
     method = _plain(learning_rate=0.8, batch_size=1, local_steps=2, **calibration)
     for number in range(phase_start, phase_start + rounds):
-        _run(scorer, method, Turn("clinic", number, phase_start, rounds))
+        _run(scorer, method, ClientRound("clinic", number, phase_start, rounds))
     return seen
 
 
@@ -314,7 +314,7 @@ def test_both_losses_go_down(task: Any, loss: str) -> None:
     )
     now, losses = START, []
     for number in range(3):
-        update = calibrate(scorer, prompts, labels, Context(VECTORS), now, method, Turn("clinic", number, 0, 3))
+        update = calibrate(scorer, prompts, labels, Context(VECTORS), now, method, ClientRound("clinic", number, 0, 3))
         now = update.coefficients
         losses.append(update.loss)
     assert losses == sorted(losses, reverse=True)

@@ -20,7 +20,7 @@ import pytest
 from ifedicl.backbone import hooks
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.calibrate import Turn, calibrate
+from ifedicl.calibrate import ClientRound, calibrate
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients, Form
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
@@ -250,7 +250,9 @@ def test_the_engine_computes_what_a_plain_loop_computes_bit_for_bit(backbone: Ba
     coefficients = scales(0.1, layers=backbone.layers)
     for number in range(3):
         updates = [
-            calibrate(scorer, prompts[name], labels[name], Context(vectors), coefficients, method, Turn(name, number, 0, 3))
+            calibrate(
+                scorer, prompts[name], labels[name], Context(vectors), coefficients, method, ClientRound(name, number, 0, 3)
+            )
             for name in parts
         ]
         total = sum((update.coefficients.scales.astype(np.float64) for update in updates), none)

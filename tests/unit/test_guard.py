@@ -94,7 +94,7 @@ class Scripted:
     def cursor(self) -> str:
         return f"{self.examples}:{self.mark}"
 
-    def vouched(self, cursor: str) -> Any:
+    def examples_behind(self, cursor: str) -> Any:
         count = int(cursor.partition(":")[0])
         known = count if count <= self.examples and cursor.endswith(self.mark) else 0
         second = len([place for place in self.seconds if place < known])
@@ -572,7 +572,7 @@ def test_an_exception_that_quotes_a_row_reaches_neither_reply_nor_ledger(
 def test_an_exception_in_a_real_client_that_quotes_its_row_does_not_leak(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ifedicl.federation import client_task as job_module
+    from ifedicl.federation.client_task import PlainSums
 
     rows = (*tiny.examples(9), Example(ROW, "good"))
     inner = Client("clinic", rows, backbone, secret=b"own")
@@ -581,7 +581,7 @@ def test_an_exception_in_a_real_client_that_quotes_its_row_does_not_leak(
     def quoting(*arguments: Any) -> None:
         raise ValueError(f"cannot work with {[row.text for row in rows]}")
 
-    monkeypatch.setattr(job_module, "context_vectors", quoting)
+    monkeypatch.setattr(PlainSums, "vectors", quoting)
     reply = guard.handle(VectorsRequest(tiny.TASK, METHOD, backbone.fingerprint, ""))
     assert replace(reply, head=None) == Failure(FailureCode.INTERNAL)
     written = (tmp_path / "ledger.jsonl").read_bytes() + encode(reply)

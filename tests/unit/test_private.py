@@ -20,7 +20,7 @@ from ifedicl.errors import ConfigError, TooFewClientsError
 from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
-from ifedicl.federation.dp_client import Private
+from ifedicl.federation.dp_client import DPClient
 from ifedicl.federation.events import Delivered, Event
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import (
@@ -70,8 +70,8 @@ class Ward:
     def __init__(
         self, name: str, backbone: Backbone, rows: Any, settings: NoiseSettings, run: Method, survivors: int = 3
     ) -> None:
-        self.private = Private(settings, survivors, run, PUBLIC, step=STEP)
-        self.client = Client(name, rows, backbone, secret=name.encode(), summing=self.private.summing)
+        self.private = DPClient(settings, survivors, run, PUBLIC, step=STEP)
+        self.client = Client(name, rows, backbone, secret=name.encode(), sums=self.private)
         self.name, self._answer = name, self.private.door(self.client.handle)
 
     def handle(self, request: Request) -> Reply:
@@ -182,8 +182,8 @@ def test_a_budget_that_an_earlier_run_spent_is_not_there_again(backbone: Backbon
     run = method()
     first = wards(backbone, NoiseSettings(epsilon=1.0), run)[0]
     asked(first, ready(first, backbone, run))
-    again = Private(NoiseSettings(epsilon=1.0), 3, run, PUBLIC, step=STEP, left=3)
-    client = Client("ward", tiny.examples(5), backbone, secret=b"w", summing=again.summing)
+    again = DPClient(NoiseSettings(epsilon=1.0), 3, run, PUBLIC, step=STEP, left=3)
+    client = Client("ward", tiny.examples(5), backbone, secret=b"w", sums=again)
     ward = first
     ward.private, ward.client, ward._answer = again, client, again.door(client.handle)
     assert isinstance(ward.handle(ready(ward, backbone, run)), Failure)
@@ -219,7 +219,7 @@ def test_what_no_noise_is_planned_for_is_refused(backbone: Backbone) -> None:
 )
 def test_settings_that_guarantee_nothing_are_refused(run: Method, settings: NoiseSettings, survivors: int, field: str) -> None:
     with pytest.raises(ConfigError, match=field):
-        Private(settings, survivors, run, PUBLIC, step=STEP)
+        DPClient(settings, survivors, run, PUBLIC, step=STEP)
 
 
 @pytest.mark.parametrize("rank", [0, 2])

@@ -177,9 +177,9 @@ def test_a_federation_ends_with_a_readout_that_all_examples_made(backbone: Backb
     coefficients, sums = outcome.state.best, list[ReadoutSums]()
     for client in clients:
         client.prepare(tiny.TASK, tiny.method(rounds={"rounds": 2}, readout={}))
-        assert client._job is not None
-        own = client._job.readout_sums(outcome.context, coefficients, 2048)
-        assert own.examples == len(client._job.roles[Role.TRAIN])
+        assert client._task is not None
+        own = client._task.readout_sums(outcome.context, coefficients, 2048)
+        assert own.examples == len(client._task.roles[Role.TRAIN])
         sums.append(own)
     candidates = [readout.sharpened(t).weights for readout in _added(*sums).solve(None) for t in TEMPERATURES]
     if outcome.readout is not None:
@@ -200,8 +200,8 @@ def test_the_readout_is_the_same_whoever_holds_the_examples(backbone: Backbone) 
         for begin, end in pairwise(cuts):
             client = Client(f"c{begin}", examples[begin:end], backbone, secret=b"s")
             client.prepare(tiny.TASK, method)
-            assert client._job is not None
-            sums.append(client._job.readout_sums(context, identity, 2048))
+            assert client._task is not None
+            sums.append(client._task.readout_sums(context, identity, 2048))
         totals.append(_added(*sums))
     np.testing.assert_allclose(totals[0].gram, totals[1].gram, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(totals[0].moment, totals[1].moment, rtol=1e-4, atol=1e-5)

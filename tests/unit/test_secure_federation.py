@@ -244,7 +244,7 @@ def assert_same_sums(kind: str, total: Reply, plain: Reply, clients: int) -> Non
     """Equal to half a step for each client; counts exactly."""
     own = SUMS[type(REQUESTS[kind])]
     step = 2.0**-own.fraction
-    ours, theirs = own.summing.apart(total), own.summing.apart(plain)
+    ours, theirs = own.rule.apart(total), own.rule.apart(plain)
     assert ours.keys() == theirs.keys()
     for name, part in theirs.items():
         np.testing.assert_allclose(ours[name], part, rtol=1e-6, atol=clients * step, err_msg=name)

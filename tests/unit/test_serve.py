@@ -30,7 +30,7 @@ from ifedicl.serve.meters import Meters
 from ifedicl.serve.routes import Desk
 from ifedicl.serve.runviews import Runs
 from ifedicl.serve.schemas import ModelFacts
-from ifedicl.serve.worker import Answer, Worker
+from ifedicl.serve.worker import Scored, Worker
 from ifedicl.store import open_store
 from ifedicl.store.records import TaskKey
 from tests import tiny
@@ -160,7 +160,7 @@ def test_a_failing_pass_fails_its_requests_and_no_others(
 def test_stopping_answers_what_is_here_and_takes_nothing_new(backbone: Backbone) -> None:
     worker = Worker(backbone, most_waiting=100, on_pass=lambda done: None)
     placed = tiny.drawn_adapter(backbone).classifier(backbone).placed()[0]
-    futures: list[Future[Answer]] = [worker.submit([placed], TEXTS) for _ in range(5)]
+    futures: list[Future[Scored]] = [worker.submit([placed], TEXTS) for _ in range(5)]
     worker.stop()
     assert [len(future.result(0).logs[0]) for future in futures] == [8] * 5
     assert not worker.is_open

@@ -20,7 +20,7 @@ from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.multi_adapter import Asked, mixed_log_probabilities
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.calibrate import Turn, calibrate, gradient_sum
+from ifedicl.calibrate import ClientRound, calibrate, gradient_sum
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context, subspace_basis
@@ -102,8 +102,8 @@ def cut(adapter: Adapter, layers: range) -> Adapter:
     return replace(adapter, context=own, coefficients=Coefficients(values.scales[rows], core))
 
 
-def turn(number: int) -> Turn:
-    return Turn("a", number, 0, 2)
+def turn(number: int) -> ClientRound:
+    return ClientRound("a", number, 0, 2)
 
 
 def parts(backbone: Backbone, settings: Method) -> tuple[Scorer, Any, list[int]]:
@@ -185,10 +185,10 @@ def test_a_whole_run_gives_the_numbers_of_one_that_holds_all_layers(
     for number in range(2):
         moved = []
         for name in HANDS:
-            train = clients[name]._job_of(tiny.TASK, settings).part(Role.TRAIN)
-            scorer = clients[name]._job_of(tiny.TASK, settings).scorer
+            train = clients[name]._task_of(tiny.TASK, settings).part(Role.TRAIN)
+            scorer = clients[name]._task_of(tiny.TASK, settings).scorer
             own = Context(vectors, basis)
-            update = calibrate(scorer, train.prompts, train.labels, own, now, settings, Turn(name, number, 0, 2))
+            update = calibrate(scorer, train.prompts, train.labels, own, now, settings, ClientRound(name, number, 0, 2))
             moved.append(update.coefficients.arrays)
         now = Coefficients.of(
             {key: np.mean([each[key] for each in moved], axis=0, dtype=np.float64).astype("f4") for key in now.arrays}

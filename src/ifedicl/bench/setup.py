@@ -7,30 +7,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from ifedicl import runs
-from ifedicl.backbone.encoding import Prompts
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.data import Example, Role, split_roles
 from ifedicl.federation.client import Client
+from ifedicl.federation.client_task import EncodedExamples
 from ifedicl.settings import Method, ModelSettings
 from ifedicl.task import Task
 
 
 def nothing(done: int, total: int) -> None:
     """The progress of those who do not watch."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Examples of one role, encoded.
-
-    Attributes:
-        prompts: ``N`` encoded prompts.
-        labels: their labels' positions in the task.
-    """
-
-    prompts: Prompts
-    labels: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -44,8 +31,8 @@ class Hand:
     """
 
     name: str
-    train: Part
-    selection: Part
+    train: EncodedExamples
+    selection: EncodedExamples
 
 
 @dataclass(frozen=True)
@@ -100,14 +87,14 @@ class Setup:
         """Those that are not held out."""
         return self._roles(examples)[Role.TRAIN]
 
-    def _parts(self, examples: Sequence[Example]) -> tuple[Part, Part]:
+    def _parts(self, examples: Sequence[Example]) -> tuple[EncodedExamples, EncodedExamples]:
         roles = self._roles(examples)
         return self.part(roles[Role.TRAIN]), self.part(roles[Role.SELECTION])
 
-    def part(self, examples: Sequence[Example]) -> Part:
+    def part(self, examples: Sequence[Example]) -> EncodedExamples:
         """Examples, encoded."""
         prompts = self.scorer.encoder.prompts([example.text for example in examples])
-        return Part(prompts, tuple(self.task.index(example.label) for example in examples))
+        return EncodedExamples(prompts, tuple(self.task.index(example.label) for example in examples))
 
     def _roles(self, examples: Sequence[Example]) -> dict[Role, tuple[Example, ...]]:
         holdout = self.method.holdout

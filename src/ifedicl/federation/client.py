@@ -13,14 +13,14 @@ import numpy.typing as npt
 
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.calibrate import Turn, calibrate, drawn, gradient_sum
+from ifedicl.calibrate import ClientRound, calibrate, drawn
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role
 from ifedicl.errors import BudgetSpentError, DataError, IfediclError, TaskError
-from ifedicl.federation.client_task import Job, Summing
+from ifedicl.federation.client_task import ClientTask, ExampleSums, PlainSums
 from ifedicl.federation.messages import (
     CompareReply,
     CompareRequest,
@@ -62,7 +62,7 @@ class Client:
     """
 
     def __init__(
-        self, name: str, examples: Sequence[Example], backbone: Backbone, *, secret: bytes, summing: Summing | None = None
+        self, name: str, examples: Sequence[Example], backbone: Backbone, *, secret: bytes, sums: ExampleSums | None = None
     ) -> None:
         """Hold ``examples``; nothing is computed yet.
 
@@ -71,14 +71,14 @@ class Client:
             examples: its labelled text.
             backbone: the frozen model; simulated clients share one.
             secret: keys the cursors, so that they tell the coordinator nothing about the examples. The same after a restart.
-            summing: how examples are summed; None: as they are.
+            sums: how examples are summed; None: as they are, without a DP guarantee.
         """
         self.name = name
-        self._summing = summing
+        self._sums = sums or PlainSums()
         self.examples = tuple(examples)
         self.backbone = backbone
         self._secret = secret
-        self._job: Job | None = None
+        self._task: ClientTask | None = None
         self._context: tuple[str, Context] | None = None
         self._handlers: Mapping[type[Request], Callable[..., Reply]] = {
             VectorsRequest: self._vectors,
@@ -109,18 +109,18 @@ class Client:
             _log.exception("client %s could not answer a %s request", self.name, request.kind)
             return Failure(FailureCode.INTERNAL)
 
-    def summing_by(self, summing: Summing) -> Self:
+    def with_sums(self, sums: ExampleSums) -> Self:
         """The same owner and examples, summed in another way."""
-        return type(self)(self.name, self.examples, self.backbone, secret=self._secret, summing=summing)
+        return type(self)(self.name, self.examples, self.backbone, secret=self._secret, sums=sums)
 
     @property
     def spent_epsilon(self) -> float | None:
-        """What all that left so far tells of one example; None: nothing bounds it."""
-        return None if self._summing is None else self._summing.epsilon()
+        """The ε of all sums so far, for one example; None: there is no DP guarantee."""
+        return self._sums.spent_epsilon
 
     def count(self, role: Role) -> int:
         """How many examples of the present task have a role; 0 before there is a task."""
-        return 0 if self._job is None else len(self._job.roles[role])
+        return 0 if self._task is None else len(self._task.roles[role])
 
     def secret_for(self, purpose: str) -> bytes:
         """A key of 32 bytes for one purpose, from the client's secret; the same after a restart."""
@@ -133,40 +133,40 @@ class Client:
             TaskError: the model cannot score the task.
             DataError: a text has no tokens.
         """
-        job = self._job_of(task, method)
+        own = self._task_of(task, method)
         try:
             for role in Role:
-                job.part(role)
+                own.part(role)
         except DataError as error:
             raise DataError(f"client {self.name}: {error}") from error
 
     def replace_examples(self, examples: Sequence[Example]) -> None:
         """Hold these examples from now on, for instance because some were added."""
         self.examples = tuple(examples)
-        self._job = None
+        self._task = None
         self._context = None
 
     @property
     def cursor(self) -> str:
-        """The client's own name for the training examples of the present job; empty before there is one."""
-        return self._cursor(self._job.train_keys) if self._job else ""
+        """The client's own name for the training examples of the present task; empty before there is one."""
+        return self._cursor(self._task.train_keys) if self._task else ""
 
-    def vouched(self, cursor: str) -> npt.NDArray[np.int64]:
-        """``(C,)``: how many training examples of the present job, of each class, stand behind ``cursor``.
+    def examples_behind(self, cursor: str) -> npt.NDArray[np.int64]:
+        """``(C,)``: how many training examples of the present task, of each class, stand behind ``cursor``.
 
         All 0 where they are not the same any more.
         """
-        if self._job is None:
+        if self._task is None:
             return np.zeros(1, dtype=np.int64)
-        return self._job.counts(self._known(cursor, self._job.train_keys))
+        return self._task.counts(self._known(cursor, self._task.train_keys))
 
     def _vectors(self, request: VectorsRequest) -> Reply:
-        job = self._job_for(request.task, request.method, request.fingerprint)
-        keys = job.train_keys
+        own = self._task_for(request.task, request.method, request.fingerprint)
+        keys = own.train_keys
         if not keys:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
         known = self._known(request.cursor, keys)
-        vectors, wire_dtype = job.vectors(known), request.method.vectors.wire_dtype
+        vectors, wire_dtype = own.vectors(known), request.method.vectors.wire_dtype
         return self._checked(
             VectorsReply(
                 vectors=vectors,
@@ -179,96 +179,95 @@ class Client:
         )
 
     def _install(self, request: ContextRequest) -> Reply:
-        job, context = self._job_for(request.task, request.method, request.fingerprint), request.context
-        fits = context.layers == job.layers and context.vectors.shape[2] == self.backbone.width
+        own, context = self._task_for(request.task, request.method, request.fingerprint), request.context
+        fits = context.layers == own.layers and context.vectors.shape[2] == self.backbone.width
         if not fits or not context.is_finite:
             raise _RefusalError(FailureCode.BAD_REQUEST)
         self._context = (request.context_id, context)
         return ContextReply()
 
     def _update(self, request: UpdateRequest) -> Reply:
-        job, context = self._in_context(request.context_id, request.coefficients)
-        part = job.part(Role.TRAIN)
+        own, context = self._in_context(request.context_id, request.coefficients)
+        part = own.part(Role.TRAIN)
         if not part.labels:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
-        turn = Turn(self.name, request.round, request.phase_start, request.phase_rounds)
-        update = calibrate(job.scorer, part.prompts, part.labels, context, request.coefficients, job.method, turn)
+        place = ClientRound(self.name, request.round, request.phase_start, request.phase_rounds)
+        update = calibrate(own.scorer, part.prompts, part.labels, context, request.coefficients, own.method, place)
         reply = UpdateReply(update.coefficients, len(part.labels), update.loss)
         return self._checked(reply, update.coefficients.is_finite and bool(np.isfinite(update.loss)))
 
     def _gradient(self, request: GradientRequest) -> Reply:
-        job, context = self._in_context(request.context_id, request.coefficients)
-        part = job.part(Role.TRAIN)
+        own, context = self._in_context(request.context_id, request.coefficients)
+        part = own.part(Role.TRAIN)
         if not part.labels:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
-        if not job.method.takes_gradients:
+        if not own.method.takes_gradients:
             raise _RefusalError(FailureCode.BAD_REQUEST)
-        rows = drawn(job.train_keys, request.round, job.method)
-        summed = gradient_sum if job.summing is None else job.summing.gradient
-        sums = summed(job.scorer, part.prompts, part.labels, context, request.coefficients, job.method, rows)
+        rows = drawn(own.train_keys, request.round, own.method)
+        sums = own.sums.gradient(own.scorer, part.prompts, part.labels, context, request.coefficients, own.method, rows)
         return self._checked(GradientReply(sums), sums.is_finite)
 
     def _evaluate(self, request: EvaluateRequest) -> Reply:
-        job, context = self._in_context(request.context_id, request.coefficients)
-        if not job.roles[request.role]:
+        own, context = self._in_context(request.context_id, request.coefficients)
+        if not own.roles[request.role]:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
         self._check_readouts(request.readouts)
-        tallies = job.tallies(request.role, context, request.coefficients, request.candidates)
+        tallies = own.tallies(request.role, context, request.coefficients, request.candidates)
         return self._checked(EvaluateReply(tallies), all(bool(np.isfinite(tally.loss_sum)) for tally in tallies))
 
     def _compare(self, request: CompareRequest) -> Reply:
-        job, context = self._in_context(request.context_id, request.coefficients)
-        if not job.roles[Role.GATE]:
+        own, context = self._in_context(request.context_id, request.coefficients)
+        if not own.roles[Role.GATE]:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
         self._check_readouts(request.readouts)
-        comparison = job.comparison(context, request.coefficients, request.readout)
+        comparison = own.comparison(context, request.coefficients, request.readout)
         return self._checked(CompareReply(comparison), bool(np.isfinite(comparison.squared_gains)))
 
     def _check_readouts(self, readouts: Sequence[Readout]) -> None:
-        assert self._job is not None
-        if readouts and self._job.method.readout is None:
+        assert self._task is not None
+        if readouts and self._task.method.readout is None:
             raise _RefusalError(FailureCode.BAD_REQUEST)
-        classes, layer = len(self._job.task.labels), self._job.method.pooled_layer(self.backbone.layers)
+        classes, layer = len(self._task.task.labels), self._task.method.pooled_layer(self.backbone.layers)
         for readout in readouts:
             fits = readout.fits(classes, self.backbone.width, self.backbone.layers) and readout.pooled_layer == layer
             if not fits or not np.isfinite(readout.weights).all():
                 raise _RefusalError(FailureCode.BAD_REQUEST)
 
     def _statistics(self, request: StatisticsRequest) -> Reply:
-        job, context = self._in_context(request.context_id, request.coefficients)
-        if not job.roles[Role.TRAIN]:
+        own, context = self._in_context(request.context_id, request.coefficients)
+        if not own.roles[Role.TRAIN]:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
-        if job.method.readout is None:
+        if own.method.readout is None:
             raise _RefusalError(FailureCode.BAD_REQUEST)
-        sums = job.readout_sums(context, request.coefficients, job.method.readout.most_features)
+        sums = own.readout_sums(context, request.coefficients, own.method.readout.most_features)
         return self._checked(StatisticsReply(sums), sums.is_finite)
 
-    def _job_for(self, task: Task, method: Method, fingerprint: str) -> Job:
+    def _task_for(self, task: Task, method: Method, fingerprint: str) -> ClientTask:
         if fingerprint != self.backbone.fingerprint:
             raise _RefusalError(FailureCode.WRONG_MODEL)
-        if method.promises_noise and self._summing is None:
+        if method.promises_noise and self._sums.spent_epsilon is None:
             _log.error("client %s refuses a task that promises noise: nothing here clips and adds it", self.name)
             raise _RefusalError(FailureCode.OTHER_MODE)
         try:
-            return self._job_of(task, method)
+            return self._task_of(task, method)
         except TaskError as error:
             _log.error("client %s refuses the task: %s", self.name, error)
             raise _RefusalError(FailureCode.BAD_TASK) from None
 
-    def _job_of(self, task: Task, method: Method) -> Job:
-        if self._job is None or (self._job.task, self._job.method) != (task, method):
+    def _task_of(self, task: Task, method: Method) -> ClientTask:
+        if self._task is None or (self._task.task, self._task.method) != (task, method):
             self._context = None  # vectors of one task mean nothing to another
             scorer = Scorer(self.backbone, task, first_layer=method.injection.active_layers(self.backbone.layers).start)
-            self._job = Job(task, method, scorer, self.examples, self._summing)
-        return self._job
+            self._task = ClientTask(task, method, scorer, self.examples, self._sums)
+        return self._task
 
-    def _in_context(self, context_id: str, coefficients: Coefficients) -> tuple[Job, Context]:
-        if self._job is None or self._context is None or self._context[0] != context_id:
+    def _in_context(self, context_id: str, coefficients: Coefficients) -> tuple[ClientTask, Context]:
+        if self._task is None or self._context is None or self._context[0] != context_id:
             raise _RefusalError(FailureCode.NO_CONTEXT)
-        form = Form(len(self._job.layers), self._context[1].rank)
+        form = Form(len(self._task.layers), self._context[1].rank)
         if coefficients.form != form or not coefficients.is_finite:
             raise _RefusalError(FailureCode.BAD_REQUEST)
-        return self._job, self._context[1]
+        return self._task, self._context[1]
 
     def _cursor(self, keys: Sequence[str]) -> str:
         """How many examples were vectorised, and a keyed digest of which."""

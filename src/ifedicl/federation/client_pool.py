@@ -38,7 +38,7 @@ S = TypeVar("S", UpdateReply, GradientReply, StatisticsReply)
 
 
 @dataclass(frozen=True)
-class Answers:
+class Participation:
     """Who answered.
 
     Attributes:
@@ -55,7 +55,7 @@ class Answers:
         return ", ".join(f"{name}: {code.value}" for name, code in self.failures.items())
 
 
-class Clients:
+class ClientPool:
     """The clients of a run as its coordinator sees them."""
 
     def __init__(
@@ -103,19 +103,19 @@ class Clients:
 
     def ask(
         self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]
-    ) -> tuple[dict[str, R], Answers]:
+    ) -> tuple[dict[str, R], Participation]:
         """Usable replies in client order. Where a sum is enough, :meth:`total` needs the memory of one reply only."""
         replies: dict[str, R] = {}
         answers = self.collect(requests, expected, usable, replies.__setitem__)
         return {name: replies[name] for name in answers.names}, answers
 
-    def ask_all(self, request: Request, expected: type[R], usable: Callable[[R], bool]) -> tuple[dict[str, R], Answers]:
+    def ask_all(self, request: Request, expected: type[R], usable: Callable[[R], bool]) -> tuple[dict[str, R], Participation]:
         """One request to all, as :meth:`ask`."""
         return self.ask(dict.fromkeys(self.names, request), expected, usable)
 
     def total(
         self, requests: Mapping[str, Request], expected: type[S], usable: Callable[[S], bool]
-    ) -> tuple[S | None, Answers]:
+    ) -> tuple[S | None, Participation]:
         """The usable replies as one, of everybody's examples; None where there is no example."""
         total = Total(expected)
         answers = self.collect(requests, expected, usable, lambda _, reply: total.add(reply))
@@ -123,7 +123,7 @@ class Clients:
 
     def collect(
         self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool], take: Callable[[str, R], None]
-    ) -> Answers:
+    ) -> Participation:
         """Hand each usable reply on as it comes, in any order.
 
         A client that lost the global vectors is sent them and asked again.
@@ -141,13 +141,13 @@ class Clients:
             again, failures_again = self._exchange({name: requests[name] for name in forgetful}, expected, usable, take)
             names |= again
             failures = {name: code for name, code in failures.items() if name not in forgetful} | failures_again
-        return Answers(tuple(name for name in self.names if name in names), failures)
+        return Participation(tuple(name for name in self.names if name in names), failures)
 
-    def are_enough(self, answers: Answers) -> bool:
+    def are_enough(self, answers: Participation) -> bool:
         """Whether a step counts with these."""
         return len(answers.names) >= self._coordination.min_clients
 
-    def require(self, answers: Answers, step: str) -> None:
+    def require(self, answers: Participation, step: str) -> None:
         """Go on only with enough of them.
 
         Raises:

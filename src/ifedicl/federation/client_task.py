@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl.backbone.encoding import Prompts
+from ifedicl.backbone.encoding import Prompts, Tokens
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.scoring import Reading, Scorer
+from ifedicl.calibrate import gradient_sum
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout, ReadoutSums, features, projection
@@ -28,45 +30,62 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Part:
+class EncodedExamples:
     """One role's examples, encoded once."""
 
     prompts: Prompts
     labels: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Summing:
-    """Another way in which a client's examples become what leaves it: differential privacy's.
+class ExampleSums(Protocol):
+    """How one owner's examples become the sums that leave it."""
 
-    Attributes:
-        vectors: as :func:`ifedicl.extract.context_vectors`.
-        gradient: as :func:`ifedicl.calibrate.gradient_sum`.
-        epsilon: what all that left so far tells of one example.
-    """
+    @property
+    def spent_epsilon(self) -> float | None:
+        """The ε of all sums so far, for one example; None: there is no DP guarantee."""
+        ...
 
-    vectors: Callable[..., ContextVectors]
-    gradient: Callable[..., GradientSum]
-    epsilon: Callable[[], float]
+    def vectors(self, scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method) -> ContextVectors:
+        """As :func:`ifedicl.extract.context_vectors`."""
+        ...
+
+    def gradient(
+        self,
+        scorer: Scorer,
+        prompts: Prompts,
+        labels: Sequence[int],
+        context: Context,
+        coefficients: Coefficients,
+        method: Method,
+        rows: Sequence[int],
+    ) -> GradientSum:
+        """As :func:`ifedicl.calibrate.gradient_sum`."""
+        ...
 
 
-class Job:
+class PlainSums:
+    """Sums of the examples as they are: no clipping, no noise, no DP guarantee."""
+
+    spent_epsilon = None
+    vectors = staticmethod(context_vectors)
+    gradient = staticmethod(gradient_sum)
+
+
+class ClientTask:
     """One task under one method, on one owner's examples: each is encoded once, and nothing is computed twice."""
 
-    def __init__(
-        self, task: Task, method: Method, scorer: Scorer, examples: Sequence[Example], summing: Summing | None
-    ) -> None:
-        self.summing = summing
+    def __init__(self, task: Task, method: Method, scorer: Scorer, examples: Sequence[Example], sums: ExampleSums) -> None:
+        self.sums = sums
         self.task = task
         self.method = method
         self.scorer = scorer
         self.layers = method.injection.active_layers(scorer.backbone.layers)
         self.roles = split_roles(examples, selection=method.holdout.selection, gate=method.holdout.gate, seed=method.seed)
-        self._parts: dict[Role, Part] = {}
+        self._parts: dict[Role, EncodedExamples] = {}
         self._summed: tuple[int, ContextVectors] | None = None
         self._zero_shot: dict[Role, Reading] = {}
 
-    def part(self, role: Role) -> Part:
+    def part(self, role: Role) -> EncodedExamples:
         """One role's examples.
 
         Raises:
@@ -77,7 +96,7 @@ class Job:
             prompts = self.scorer.encoder.prompts([row.text for row in rows]) if rows else Prompts((), 0)
             if prompts.truncated:
                 _log.warning("%d of %d %s texts were cut to fit the model's window", prompts.truncated, len(rows), role.value)
-            self._parts[role] = Part(prompts, tuple(self.task.index(row.label) for row in rows))
+            self._parts[role] = EncodedExamples(prompts, tuple(self.task.index(row.label) for row in rows))
         return self._parts[role]
 
     def vectors(self, known: int) -> ContextVectors:
@@ -86,8 +105,8 @@ class Job:
             part = self.part(Role.TRAIN)
             rows = part.prompts.tokens[known:], part.labels[known:]
             # What is sent is float32 at most, and many clients may share this memory.
-            summed = context_vectors if self.summing is None else self.summing.vectors
-            self._summed = known, summed(self.scorer, *rows, self.method).packed
+            vectors = self.sums.vectors(self.scorer, *rows, self.method)
+            self._summed = known, vectors.packed
         return self._summed[1]
 
     def tallies(

@@ -19,7 +19,7 @@ from ifedicl.core.warm_start import Start
 from ifedicl.errors import FederationError, LimitsReachedError
 from ifedicl.federation.assignment import Assignment, ModelShape
 from ifedicl.federation.checkpoint import Memory
-from ifedicl.federation.client_pool import Clients
+from ifedicl.federation.client_pool import ClientPool
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.events import Begun, Event, RoundDone, ignore
 from ifedicl.federation.reply_validation import Checks, can_travel, rank, tally_of_all
@@ -96,7 +96,7 @@ class Coordinator:
         assignment = Assignment(task, method, model)
         initial = assignment.initial
         self._memory = Memory(State(assignment.digest, 0, 0, method.rounds.rounds, initial, initial), checkpoint_file)
-        self._clients = Clients(engine, assignment, self._memory, coordination, observer)
+        self._clients = ClientPool(engine, assignment, self._memory, coordination, observer)
         self._gathering = Gathering(self._clients, assignment, self._memory)
         self._held_out = HeldOut(self._clients, assignment, self._memory)
         self._checks = Checks(assignment)

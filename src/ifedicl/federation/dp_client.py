@@ -22,7 +22,6 @@ from ifedicl.dp.clipping import Bound, Steps, joint
 from ifedicl.dp.skellam import Crowd, Shares
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.extract import context_vectors
-from ifedicl.federation.client_task import Summing
 from ifedicl.federation.messages import ContextRequest, Failure, FailureCode, GradientRequest, Reply, Request, VectorsRequest
 from ifedicl.settings import Method, NoiseSettings, noise_contradictions
 
@@ -54,11 +53,11 @@ class _Promise:
         return np.concatenate([weight.ravel() > 0 for weight in self.weights.values()])
 
 
-class Private:
+class DPClient:
     """One owner's promise. Stage 1 sends vectors of public text; rounds send clipped gradients; nothing else is answered.
 
     Without a secure sum around it the promise is empty: a client's own share of the noise is too small to hide its numbers. Use
-    :attr:`summing` in the client, :meth:`door` before it, and :meth:`noise` in the secure sum.
+    it as the client's sums, :meth:`door` before it, and :meth:`noise` in the secure sum.
     """
 
     def __init__(
@@ -96,9 +95,9 @@ class Private:
         self._latest: _Promise | None = None
 
     @property
-    def summing(self) -> Summing:
-        """For the client."""
-        return Summing(self._vectors, self._gradient, lambda: self.budget.spent_epsilon)
+    def spent_epsilon(self) -> float:
+        """The ε of all gradients so far, for one example."""
+        return self.budget.spent_epsilon
 
     def door(self, answer: Callable[[Request], Reply]) -> Callable[[Request], Reply]:
         """What answers in the client's place: kinds of requests that no noise is planned for are refused."""
@@ -128,12 +127,13 @@ class Private:
         result[_BEFORE_ARRAYS:][promise.active] = shares(kind, promise.bound.size) * round(promise.bound.step / self._step)
         return result
 
-    def _vectors(self, scorer: Scorer, _prompts: Sequence[Tokens], _labels: Sequence[int], method: Method) -> ContextVectors:
+    def vectors(self, scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method) -> ContextVectors:
         """Those of public text: the same at every client, whatever it holds."""
-        prompts, labels = self._encoded(scorer)
-        return context_vectors(scorer, prompts.tokens, labels, method)
+        del prompts, labels  # the owner's own: nothing of them may leave
+        public, answers = self._encoded(scorer)
+        return context_vectors(scorer, public.tokens, answers, method)
 
-    def _gradient(
+    def gradient(
         self,
         scorer: Scorer,
         prompts: Prompts,

@@ -31,7 +31,7 @@ Parts: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Summing(Generic[R]):
+class SumRule(Generic[R]):
     """How one kind of reply is summed.
 
     Attributes:
@@ -48,18 +48,18 @@ class Total(Generic[R]):
 
     def __init__(self, kind: type[R]) -> None:
         """Begin with none."""
-        self._summing: Summing[R] = summing(kind)
+        self._sum_rule: SumRule[R] = sum_rule(kind)
         self._sum = OrderlessSum()
 
     def add(self, reply: R) -> None:
         """Add one client's."""
-        self._sum.add(self._summing.apart(reply))
+        self._sum.add(self._sum_rule.apart(reply))
 
     @property
     def reply(self) -> R | None:
         """What one client with everybody's examples would have replied; None where there is no example."""
         totals = self._sum.totals
-        return self._summing.together(totals) if totals else None
+        return self._sum_rule.together(totals) if totals else None
 
 
 def _vectors_apart(reply: VectorsReply) -> Parts:
@@ -151,17 +151,17 @@ def _without(parts: Mapping[str, Array64], *names: str) -> dict[str, Array64]:
     return {name: part for name, part in parts.items() if name not in names}
 
 
-_SUMMING: Mapping[type[Reply], Summing[Any]] = {
-    VectorsReply: Summing(_vectors_apart, _vectors_together),
-    UpdateReply: Summing(_update_apart, _update_together),
-    GradientReply: Summing(_gradient_apart, _gradient_together),
-    EvaluateReply: Summing(_evaluate_apart, _evaluate_together),
-    StatisticsReply: Summing(_statistics_apart, _statistics_together),
-    CompareReply: Summing(_compare_apart, _compare_together),
+_SUM_RULES: Mapping[type[Reply], SumRule[Any]] = {
+    VectorsReply: SumRule(_vectors_apart, _vectors_together),
+    UpdateReply: SumRule(_update_apart, _update_together),
+    GradientReply: SumRule(_gradient_apart, _gradient_together),
+    EvaluateReply: SumRule(_evaluate_apart, _evaluate_together),
+    StatisticsReply: SumRule(_statistics_apart, _statistics_together),
+    CompareReply: SumRule(_compare_apart, _compare_together),
 }
 
 
-def summing(kind: type[R]) -> Summing[R]:
+def sum_rule(kind: type[R]) -> SumRule[R]:
     """Of one kind of reply."""
-    found: Summing[R] = _SUMMING[kind]
+    found: SumRule[R] = _SUM_RULES[kind]
     return found

@@ -12,7 +12,7 @@ from ifedicl.core.robust import Trust, trusted
 from ifedicl.data import Role
 from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.checkpoint import Memory
-from ifedicl.federation.client_pool import Clients
+from ifedicl.federation.client_pool import ClientPool
 from ifedicl.federation.messages import (
     CompareReply,
     CompareRequest,
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 class HeldOut:
     """The clients' held-out examples: a selection part, and a gate part that chooses nothing else."""
 
-    def __init__(self, clients: Clients, assignment: Assignment, memory: Memory) -> None:
+    def __init__(self, clients: ClientPool, assignment: Assignment, memory: Memory) -> None:
         """Prepare; nothing is asked yet."""
         self._clients = clients
         self._assignment = assignment

@@ -12,7 +12,7 @@ from ifedicl.core.robust import Trust, robust_coefficients
 from ifedicl.core.schedules import SCHEDULES
 from ifedicl.core.server_optimizer import Moments, stepped
 from ifedicl.core.vectors import Array32
-from ifedicl.federation.client_pool import Answers, Clients
+from ifedicl.federation.client_pool import ClientPool, Participation
 from ifedicl.federation.messages import GradientReply, GradientRequest, Request, UpdateReply, UpdateRequest
 from ifedicl.federation.reply_sums import Total
 from ifedicl.federation.reply_validation import Checks
@@ -37,7 +37,7 @@ class Move:
     loss: float | None
 
 
-def along_updates(clients: Clients, cohort: Sequence[str], state: State, checks: Checks) -> Move:
+def along_updates(clients: ClientPool, cohort: Sequence[str], state: State, checks: Checks) -> Move:
     """The mean of the clients' own coefficients, or a step of the server's optimizer in its direction.
 
     Raises:
@@ -56,7 +56,7 @@ def along_updates(clients: Clients, cohort: Sequence[str], state: State, checks:
     return Move(*_step(state, back, method.server), answers.names, mean.loss)
 
 
-def _mean(clients: Clients, requests: Mapping[str, Request], checks: Checks) -> tuple[UpdateReply, Answers]:
+def _mean(clients: ClientPool, requests: Mapping[str, Request], checks: Checks) -> tuple[UpdateReply, Participation]:
     """``Λ = Σ w_k Λ_k / Σ w_k`` (paper Eq. 7): in a total of replies ``w_k = n_k``; where each says one example, 1."""
     total, alike = Total(UpdateReply), checks.assignment.method.rounds.weighting == "uniform"
 
@@ -71,8 +71,8 @@ def _mean(clients: Clients, requests: Mapping[str, Request], checks: Checks) -> 
 
 
 def _agreed(
-    clients: Clients, requests: Mapping[str, Request], checks: Checks, before: Coefficients, robust: RobustSettings
-) -> tuple[UpdateReply, Answers]:
+    clients: ClientPool, requests: Mapping[str, Request], checks: Checks, before: Coefficients, robust: RobustSettings
+) -> tuple[UpdateReply, Participation]:
     """What a minority of liars cannot steer."""
     replies, answers = clients.ask(requests, UpdateReply, checks.is_usable_update)
     clients.require(answers, "update")
@@ -81,7 +81,7 @@ def _agreed(
     return UpdateReply(robust_coefficients(before, updates, robust.updates, trust), len(updates), loss), answers
 
 
-def along_gradient(clients: Clients, cohort: Sequence[str], state: State, checks: Checks) -> Move:
+def along_gradient(clients: ClientPool, cohort: Sequence[str], state: State, checks: Checks) -> Move:
     """A step of the server's optimizer on the gradient of this round's examples: the same whoever holds them.
 
     The sum is divided by how many examples a round draws on average, not by how many it drew: a fixed number.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.checkpoint import Memory
-from ifedicl.federation.client_pool import Answers, Clients
+from ifedicl.federation.client_pool import ClientPool, Participation
 from ifedicl.federation.messages import VectorsReply, VectorsRequest
 from ifedicl.federation.reply_sums import Total
 from ifedicl.federation.reply_validation import Checks
@@ -34,7 +34,7 @@ class _Gathered:
 class Gathering:
     """Asks all clients for vectors of examples that they have not vectorised yet."""
 
-    def __init__(self, clients: Clients, assignment: Assignment, memory: Memory) -> None:
+    def __init__(self, clients: ClientPool, assignment: Assignment, memory: Memory) -> None:
         """Prepare; nothing is asked yet."""
         self._clients = clients
         self._assignment = assignment
@@ -64,7 +64,7 @@ class Gathering:
         usable = {name: vectors for name, vectors in gathered.client_vectors.items() if vectors.examples > 0}
         givers = gathered.cursors if self._assignment.method.vectors_add_up and usable else usable
         self._clients.require(
-            Answers(tuple(name for name in self._clients.names if name in givers), answers.failures), "vectors"
+            Participation(tuple(name for name in self._clients.names if name in givers), answers.failures), "vectors"
         )
         if len(set(gathered.dtypes.values())) > 1:
             mix = ", ".join(f"{name}: {dtype}" for name, dtype in gathered.dtypes.items())
@@ -72,7 +72,7 @@ class Gathering:
         order = dict.fromkeys((TOGETHER, *self._clients.names))
         return [usable[name] for name in order if name in usable]
 
-    def _hold_each(self, gathered: _Gathered) -> Answers:
+    def _hold_each(self, gathered: _Gathered) -> Participation:
         """What each client gives in place of its earlier vectors, or on top of them."""
         held = gathered.client_vectors
 
@@ -82,7 +82,7 @@ class Gathering:
 
         return self._ask(gathered.cursors, take)
 
-    def _add_up(self, gathered: _Gathered) -> Answers:
+    def _add_up(self, gathered: _Gathered) -> Participation:
         """What each client gives on top of the sum. A sum cannot give back what it took: where a client's earlier examples
         changed, what it gave for them stays, as in secure mode, and only what is added from now on follows.
         """
@@ -106,7 +106,7 @@ class Gathering:
             gathered.client_vectors = {TOGETHER: together.vectors}
         return answers
 
-    def _ask(self, cursors: Mapping[str, str], take: Callable[[str, VectorsReply], None]) -> Answers:
+    def _ask(self, cursors: Mapping[str, str], take: Callable[[str, VectorsReply], None]) -> Participation:
         task, method, model = self._assignment.task, self._assignment.method, self._assignment.model
         # Those who are told the same get the very same object, which engines encode once.
         asked = {cursor: VectorsRequest(task, method, model.fingerprint, cursor) for cursor in {"", *cursors.values()}}

@@ -21,7 +21,7 @@ from ifedicl.owner.policy import open_policy
 from ifedicl.settings import Method, RunSettings
 
 if TYPE_CHECKING:
-    from ifedicl.federation.dp_client import Private
+    from ifedicl.federation.dp_client import DPClient
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Mode:
 
     clients: Sequence[Client]
     method: Method
-    promises: Sequence[Private]
+    promises: Sequence[DPClient]
 
     @classmethod
     def of(cls, clients: Sequence[Client], method: Method, public: Sequence[Example], left: Mapping[str, int]) -> Mode:
@@ -46,7 +46,7 @@ class Mode:
         with packages_of(method.privacy):
             from ifedicl.federation.secure.simulation import promised
         promises = promised(clients, method, public, left)
-        summing = [client.summing_by(promise.summing) for client, promise in zip(clients, promises, strict=True)]
+        summing = [client.with_sums(promise) for client, promise in zip(clients, promises, strict=True)]
         return cls(summing, method, promises)
 
     def carrier(self, engine: Callable[[Sequence[Door]], Engine], ledgers: Path | None) -> Engine:

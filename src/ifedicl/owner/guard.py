@@ -48,7 +48,7 @@ class Answers(Door, Protocol):
         """The client's own name for the training examples of the present job."""
         ...
 
-    def vouched(self, cursor: str) -> npt.NDArray[np.int64]:
+    def examples_behind(self, cursor: str) -> npt.NDArray[np.int64]:
         """``(C,)``: how many of them, of each class, stand behind a cursor; all 0 where they changed since."""
         ...
 
@@ -155,7 +155,7 @@ class Guard:
         if not isinstance(reply, VectorsReply | StatisticsReply | GradientReply):
             return {}
         cursor = self._client.cursor
-        counts = self._client.vouched(cursor)
+        counts = self._client.examples_behind(cursor)
         now = ExampleSet(job.question, _split(reply, job.method), cursor, int(counts.sum()))
         last = self._recorder.history.last_set(job.question, reply.kind)
         if last is not None and self._policy.least.new_examples > 1:
@@ -169,7 +169,7 @@ class Guard:
             raise RefusalError(FailureCode.REFUSED, f"{what}, {told}")
         if now.cursor == last.cursor:
             return
-        before = self._client.vouched(last.cursor)
+        before = self._client.examples_behind(last.cursor)
         if before.sum() != last.examples:
             what = "examples were changed or taken out since earlier answers of this kind to this task"
             raise RefusalError(FailureCode.REFUSED, f"{what}, {told}")

@@ -34,7 +34,7 @@ class _RefusedError(Exception):
         super().__init__(message)
 
 
-class Guard:
+class AccessControl:
     """Middleware: refuses before anything is parsed, and hands on a body that has arrived as a whole."""
 
     def __init__(

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from ifedicl import __version__
 from ifedicl.errors import IfediclError
-from ifedicl.serve.access import Guard
+from ifedicl.serve.access import AccessControl
 from ifedicl.serve.api_keys import Keys
 from ifedicl.serve.hosts import Hosts
 from ifedicl.serve.routes import Desk, fault, router, told
@@ -41,7 +41,7 @@ def application(desk: Desk, keys: Keys | None, host: str) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     hosts = Hosts(host) if keys is None else None
-    app.add_middleware(Guard, limits=desk.limits, keys=keys, hosts=hosts, on_answer=desk.meters.answered)
+    app.add_middleware(AccessControl, limits=desk.limits, keys=keys, hosts=hosts, on_answer=desk.meters.answered)
     return app
 
 

@@ -26,7 +26,7 @@ _WINDOW = 64
 
 
 @dataclass(frozen=True)
-class Answer:
+class Scored:
     """What was asked, answered.
 
     Attributes:
@@ -47,12 +47,12 @@ class Pass:
 
 
 @dataclass(eq=False)
-class _Job:
+class _Submission:
     """A request under way."""
 
     asked: tuple[Placed, ...]
     texts: tuple[str, ...]
-    future: Future[Answer]
+    future: Future[Scored]
     rows: list[Asked] = field(default_factory=list)
     logs: dict[int, Array32] = field(default_factory=dict)
     truncated: int = 0
@@ -70,11 +70,11 @@ class _Job:
         self.rows = [Asked(placed, tokens) for placed in self.asked for tokens in prompts.tokens]
         self.truncated = prompts.truncated
 
-    def answer(self) -> Answer:
+    def answer(self) -> Scored:
         """All rows are done."""
         count = len(self.texts)
         logs = [np.stack([self.logs[at] for at in range(start, start + count)]) for start in range(0, self.size, count)]
-        return Answer(tuple(logs), self.truncated)
+        return Scored(tuple(logs), self.truncated)
 
 
 class Worker:
@@ -92,11 +92,11 @@ class Worker:
         self._most = most_waiting
         self._on_pass = on_pass
         self._wake = threading.Condition()
-        self._arrived: deque[_Job] = deque()
+        self._arrived: deque[_Submission] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._open = True
         self._waiting = 0
-        self._jobs: deque[_Job] = deque()  # of the thread alone: encoded, and not all of their rows taken
+        self._jobs: deque[_Submission] = deque()  # of the thread alone: encoded, and not all of their rows taken
         self._thread = threading.Thread(target=self._run, name="ifedicl-model", daemon=True)
         self._thread.start()
 
@@ -110,7 +110,7 @@ class Worker:
         """Whether it takes requests."""
         return self._open and self._thread.is_alive()
 
-    def submit(self, asked: Sequence[Placed], texts: Sequence[str]) -> Future[Answer]:
+    def submit(self, asked: Sequence[Placed], texts: Sequence[str]) -> Future[Scored]:
         """Ask one or more of the same task about texts; a cancelled future is not worked on.
 
         Args:
@@ -121,7 +121,7 @@ class Worker:
             BusyError: too much waits.
             StoppedError: the server stops.
         """
-        job = _Job(tuple(asked), tuple(texts), Future())
+        job = _Submission(tuple(asked), tuple(texts), Future())
         with self._wake:
             if not self._open:
                 raise StoppedError("the server is stopping; ask again in a moment, or another server")
@@ -168,7 +168,7 @@ class Worker:
             self._take_in(job)
         return bool(self._open or self._jobs)
 
-    def _take_in(self, job: _Job) -> None:
+    def _take_in(self, job: _Submission) -> None:
         """Encode a request; one that cannot be is told why."""
         if not job.future.cancelled():
             try:
@@ -180,9 +180,9 @@ class Worker:
                 return
         self._close(job)
 
-    def _window(self) -> list[tuple[_Job, int]]:
+    def _window(self) -> list[tuple[_Submission, int]]:
         """The next rows, one of each job in turn: a long request holds up nobody."""
-        taken: list[tuple[_Job, int]] = []
+        taken: list[tuple[_Submission, int]] = []
         while self._jobs and len(taken) < _WINDOW:
             job = self._jobs.popleft()
             taken.append((job, job.taken))
@@ -191,7 +191,7 @@ class Worker:
                 self._jobs.append(job)
         return taken
 
-    def _do(self, window: list[tuple[_Job, int]]) -> None:
+    def _do(self, window: list[tuple[_Submission, int]]) -> None:
         rows = [job.rows[place] for job, place in window]
         for batch in mixed_batches(rows):
             own = [window[position] for position in batch if not window[position][0].future.done()]
@@ -201,7 +201,7 @@ class Worker:
             if job.future.done():  # cancelled meanwhile
                 self._close(job)
 
-    def _pass(self, own: list[tuple[_Job, int]]) -> None:
+    def _pass(self, own: list[tuple[_Submission, int]]) -> None:
         start = time.perf_counter()
         try:
             result = mixed_log_probabilities(self._backbone, [job.rows[place] for job, place in own])
@@ -217,7 +217,7 @@ class Worker:
                 _tell(job.future, job.answer())
         self._on_pass(Pass(len(own), time.perf_counter() - start))
 
-    def _close(self, job: _Job) -> None:
+    def _close(self, job: _Submission) -> None:
         """Its place is free again."""
         if not job.is_open:
             return
@@ -228,7 +228,7 @@ class Worker:
             self._waiting -= job.size
 
 
-def _tell(future: Future[Answer], outcome: Answer | Exception) -> None:
+def _tell(future: Future[Scored], outcome: Scored | Exception) -> None:
     with suppress(InvalidStateError):  # whoever asked has gone, or was told of an earlier failure
         if isinstance(outcome, Exception):
             future.set_exception(outcome)

@@ -10,9 +10,10 @@ from scipy.optimize import minimize
 
 from ifedicl.bench.costs import Meter
 from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size
-from ifedicl.bench.setup import Part, Setup
+from ifedicl.bench.setup import Setup
 from ifedicl.core.readout import log_softmax
 from ifedicl.core.vectors import Array64
+from ifedicl.federation.client_task import EncodedExamples
 from ifedicl.metrics import Evaluation, Tally
 
 _STRENGTHS = (1e-3, 1e-2, 1e-1)
@@ -107,7 +108,7 @@ def _fit(setup: Setup, train: Sequence[_Cached], held_out: Sequence[_Cached], st
     return _Fit(weights, meter, rounds, tally, strength)
 
 
-def _inputs(setup: Setup, part: Part) -> Array64:
+def _inputs(setup: Setup, part: EncodedExamples) -> Array64:
     """``(N, C + 1)``: zero-shot log-probabilities among the labels, and 1."""
     logs = setup.scorer.log_probabilities(part.prompts).astype(np.float64)
     return np.concatenate([logs, np.ones((len(logs), 1))], axis=1)

@@ -7,9 +7,10 @@ import numpy.typing as npt
 
 from ifedicl.bench.costs import Meter
 from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size
-from ifedicl.bench.setup import Part, Setup
+from ifedicl.bench.setup import Setup
 from ifedicl.core.readout import log_softmax
 from ifedicl.core.vectors import Array64
+from ifedicl.federation.client_task import EncodedExamples
 from ifedicl.metrics import Evaluation, Tally
 
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -67,7 +68,7 @@ class RidgeProbe:
         )
 
 
-def _features(setup: Setup, part: Part) -> Array64:
+def _features(setup: Setup, part: EncodedExamples) -> Array64:
     """``(N, d + 1)``: the last one is 1."""
     features = setup.scorer.features(part.prompts).astype(np.float64)
     return np.concatenate([features, np.ones((len(features), 1))], axis=1)

@@ -26,7 +26,7 @@ from ifedicl.federation.messages import (
     VectorsReply,
     VectorsRequest,
 )
-from ifedicl.federation.reply_sums import Parts, Summing, summing
+from ifedicl.federation.reply_sums import Parts, SumRule, sum_rule
 from ifedicl.secagg.fixed_point import FixedPoint
 from ifedicl.settings import PrivacySettings
 
@@ -36,12 +36,12 @@ class Sum:
     """How the replies to one kind of request are summed.
 
     Attributes:
-        summing: as in open mode.
+        rule: as in open mode.
         fraction: bits behind the point: sums of large numbers need fewer, small gradients more.
         bits: of each number on the wire; None: as the rules say.
     """
 
-    summing: Summing[Any]
+    rule: SumRule[Any]
     fraction: int
     bits: int | None
 
@@ -72,12 +72,12 @@ def shaped(numbers: Array64, layout: Layout) -> dict[str, Array64]:
 
 
 SUMS: Mapping[type[Request], Sum] = {
-    VectorsRequest: Sum(summing(VectorsReply), 12, None),
-    UpdateRequest: Sum(summing(UpdateReply), 24, 48),
-    GradientRequest: Sum(summing(GradientReply), 24, 48),
-    EvaluateRequest: Sum(summing(EvaluateReply), 20, 48),
-    StatisticsRequest: Sum(summing(StatisticsReply), 24, 56),
-    CompareRequest: Sum(summing(CompareReply), 20, 48),
+    VectorsRequest: Sum(sum_rule(VectorsReply), 12, None),
+    UpdateRequest: Sum(sum_rule(UpdateReply), 24, 48),
+    GradientRequest: Sum(sum_rule(GradientReply), 24, 48),
+    EvaluateRequest: Sum(sum_rule(EvaluateReply), 20, 48),
+    StatisticsRequest: Sum(sum_rule(StatisticsReply), 24, 56),
+    CompareRequest: Sum(sum_rule(CompareReply), 20, 48),
 }
 """How the answers to each kind of request are summed. A sum holds numbers up to ``2^(bits - 1 - fraction)``: of vectors, which
 are most of what crosses, with 40 bits up to 134 million. Products of features are fine, as a linear system is solved with them.

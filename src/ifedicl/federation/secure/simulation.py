@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from ifedicl.data import Example
 from ifedicl.federation.client import Client
-from ifedicl.federation.dp_client import Private
+from ifedicl.federation.dp_client import DPClient
 from ifedicl.federation.engine import Door, Engine
 from ifedicl.federation.messages import Reply, Request
 from ifedicl.federation.secure.quantised import GRADIENT_STEP
@@ -22,7 +22,7 @@ PUBLIC_TEXTS = 64
 
 def promised(
     clients: Sequence[Client], method: Method, public: Sequence[Example], left: Mapping[str, int]
-) -> tuple[Private, ...]:
+) -> tuple[DPClient, ...]:
     """What each client promises, in order; none where the settings promise no noise.
 
     Args:
@@ -35,7 +35,7 @@ def promised(
         return ()
     noise, survivors, rows = method.privacy.noise, method.privacy.min_clients, public[:PUBLIC_TEXTS]
     return tuple(
-        Private(noise, survivors, method, rows, step=GRADIENT_STEP, left=left.get(client.name, 0)) for client in clients
+        DPClient(noise, survivors, method, rows, step=GRADIENT_STEP, left=left.get(client.name, 0)) for client in clients
     )
 
 
@@ -52,7 +52,7 @@ def secured(
     clients: Sequence[Client],
     rules: PrivacySettings,
     owned: Callable[[Client, Masking], Door] = _unguarded,
-    promises: Sequence[Private] = (),
+    promises: Sequence[DPClient] = (),
 ) -> Engine:
     """An engine over clients that take part in sums only.
 
@@ -71,7 +71,7 @@ def secured(
     return SecureEngine(engine(doors), rules)
 
 
-def _noisy(client: Client, pins: Mapping[str, bytes], rules: PrivacySettings, promise: Private) -> Masking:
+def _noisy(client: Client, pins: Mapping[str, bytes], rules: PrivacySettings, promise: DPClient) -> Masking:
     def masking(answer: Callable[[Request], Reply]) -> Door:
         return SecureClient(client, pins, rules, promise.door(answer), noise=promise.noise)
 

@@ -47,7 +47,7 @@ def _messages(
     session, count, others = "0" * 32, len(clients), len(clients) - 1
     keys = bytes(KEY_SIZE), bytes(KEY_SIZE), bytes(SIGNATURE_SIZE)
     summed = SUMS[type(asked)]
-    layout = layout_of(summed.summing.apart(reply))
+    layout = layout_of(summed.rule.apart(reply))
     cursor, dtype = ("", "float32") if not isinstance(reply, VectorsReply) else ("0" * SEALED_CURSOR_SIZE, reply.dtype)
     content = encode(replace(asked, cursor="") if isinstance(asked, VectorsRequest) else asked)
     sealed, everyone = (bytes(SEALED_SIZE),) * others, tuple(range(count))

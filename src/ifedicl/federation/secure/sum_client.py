@@ -154,7 +154,7 @@ class SecureClient:
             return reply
         if code := self._kept_back(asked, reply, request.rules):
             return Failure(code)
-        parts = summed.summing.apart(decode_reply(encode(reply)))  # what the coordinator would have had in open mode
+        parts = summed.rule.apart(decode_reply(encode(reply)))  # what the coordinator would have had in open mode
         binding = binding_of(request.session, request.rules.model_dump_json(), request.request)
         party = Party(self.name, self._identity, self._peers, binding)
         grid = summed.grid(request.rules)

@@ -94,7 +94,7 @@ class SecureEngine:
         return next(iter(replies.values()), Failure(FailureCode.LOST))
 
     def _summed(self, asked: Request, link: Link) -> Reply:
-        # Turn 1: everyone computes its reply, keeps it, and advertises keys; who does not is not on the roster
+        # Step 1: everyone computes its reply, keeps it, and advertises keys; who does not is not on the roster
         session, summed, cursors = secrets.token_hex(16), SUMS[type(asked)], _cursors(asked)
         content = encode(replace(asked, cursor="") if isinstance(asked, VectorsRequest) else asked)
         begin = BeginRequest(session, self._rules, content)
@@ -111,16 +111,16 @@ class SecureEngine:
         binding = binding_of(session, self._rules.model_dump_json(), content)
         roster = Roster(binding, adverts, self._rules.threshold(len(ready)))
 
-        # Turns 2 to 4, and the total
+        # Steps 2 to 4, and the total
         layout = next(iter(ready.values())).layout
-        turns = _Turns(session, roster, link, asked.kind)
-        dealt = turns.deal()
+        steps = _SumSteps(session, roster, link, asked.kind)
+        dealt = steps.deal()
         grid = summed.grid(self._rules)
-        masked = turns.mask(dealt, grid, count_of(layout))
-        revealed = turns.reveal(dealt, masked)
+        masked = steps.mask(dealt, grid, count_of(layout))
+        revealed = steps.reveal(dealt, masked)
         commitments = {name: reply.commitment for name, reply in dealt.items()}
         total = shaped(grid.numbers(unmasked(roster, commitments, masked, revealed)), layout)
-        reply = summed.summing.together(total) or Failure(FailureCode.NO_EXAMPLES)
+        reply = summed.rule.together(total) or Failure(FailureCode.NO_EXAMPLES)
         if isinstance(reply, VectorsReply):
             known = {**cursors, **{name: ready[name].cursor for name in masked}}
             dtypes = ", ".join(sorted({ready[name].dtype for name in masked}))
@@ -154,8 +154,8 @@ class SecureEngine:
         raise _too_few(asked.kind, "have something to add", ready, self._rules.min_clients, link)
 
 
-class _Turns:
-    """The later turns of one sum."""
+class _SumSteps:
+    """The later steps of one sum."""
 
     def __init__(self, session: str, roster: Roster, link: Link, step: str) -> None:
         self._session = session
@@ -164,7 +164,7 @@ class _Turns:
         self._step = step
 
     def deal(self) -> dict[str, DealReply]:
-        """Turn 2: shares of everyone's secrets for everyone, sealed."""
+        """Step 2: shares of everyone's secrets for everyone, sealed."""
         names, keys = (
             self._roster.names,
             tuple((own.mask_key, own.channel_key, own.signature) for own in self._roster.adverts.values()),
@@ -179,7 +179,7 @@ class _Turns:
         return self._enough(dealt, "dealt shares")
 
     def mask(self, dealt: Mapping[str, DealReply], grid: FixedPoint, count: int) -> dict[str, Integers]:
-        """Turn 3: the numbers, masked."""
+        """Step 3: the numbers, masked."""
         sealed = {name: dict(zip(self._others(name), reply.sealed, strict=True)) for name, reply in dealt.items()}
         requests = {
             name: MaskRequest(
@@ -198,7 +198,7 @@ class _Turns:
         return {name: grid.unpacked(reply.masked) for name, reply in self._enough(masked, "sent masked numbers").items()}
 
     def reveal(self, dealt: Mapping[str, DealReply], masked: Mapping[str, Integers]) -> dict[str, dict[str, bytes]]:
-        """Turn 4: of each client that dealt, shares of one of its two secrets."""
+        """Step 4: of each client that dealt, shares of one of its two secrets."""
         request = RevealRequest(self._session, tuple(map(self._place, masked)))
         revealed = self._link.ask(
             dict.fromkeys(masked, request),
