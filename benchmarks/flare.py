@@ -23,8 +23,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' federation of processes, and their model
 
-from tests import tiny
-from tests.real.federation import Federation, cli, owner_file, wait_for
+from tests.support import tiny
+from tests.support.processes import Federation, cli, owner_file, wait_for
 
 from ifedicl.bench.provenance import machine
 from ifedicl.core.coefficients import Coefficients

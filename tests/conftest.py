@@ -11,7 +11,7 @@ import torch
 from pytest_socket import disable_socket, enable_socket
 
 from ifedicl.backbone.load import Backbone
-from tests import tiny
+from tests.support import tiny
 
 # Tests change the cache folder; matplotlib's list of fonts takes seconds to make and need not be made again for that.
 os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))

@@ -25,8 +25,8 @@ from ifedicl.federation.results import adapter_of
 from ifedicl.federation.state import State
 from ifedicl.flare.run_folder import METRICS
 from ifedicl.settings import load_settings
-from tests import tiny
-from tests.real.federation import Federation, cli, owner_file, wait_for
+from tests.support import tiny
+from tests.support.processes import Federation, cli, owner_file, wait_for
 
 CANARY = "patient Ilsebill Quandt 4711"
 """Stands where the label should be in a row of site d, so that its client raises an error with this text."""

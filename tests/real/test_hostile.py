@@ -22,8 +22,8 @@ from ifedicl.serve.api_keys import new_key
 from ifedicl.serve.server import bound
 from ifedicl.store import open_store
 from ifedicl.store.records import TaskKey
-from tests import tiny
-from tests.real.serving import Running, serving
+from tests.support import tiny
+from tests.support.serving import Running, serving
 
 ASK = {"texts": list(tiny.SENTENCES), "adapter": "mood"}
 AT_ONCE = 1_000

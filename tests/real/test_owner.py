@@ -29,7 +29,7 @@ def test_a_ledger_whose_writer_is_killed_again_and_again_loses_no_line_that_it_t
     path, draw = tmp_path / "ledger.jsonl", random.Random(0)  # noqa: S311
     told: list[Head] = []
     for _ in range(KILLS):
-        command = [sys.executable, "-m", "tests.real.appending", str(path)]
+        command = [sys.executable, "-m", "tests.support.appending", str(path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
             assert writer.stdout is not None
             first = writer.stdout.readline()

@@ -16,8 +16,8 @@ import pytest
 from ifedicl.federation.events import Event, RoundDone
 from ifedicl.runs import run
 from ifedicl.settings import RunSettings, validated
-from tests import tiny
-from tests.real.serving import Running, serving
+from tests.support import tiny
+from tests.support.serving import Running, serving
 
 if TYPE_CHECKING:
     from playwright import sync_api as playwright

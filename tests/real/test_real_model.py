@@ -23,7 +23,7 @@ from ifedicl.backbone.scoring import Scorer
 from ifedicl.demo import story
 from ifedicl.demo.fetch import MODEL_SHA256, demo_model, demo_places
 from ifedicl.settings import changed
-from tests.real.serving import serving
+from tests.support.serving import serving
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[2]

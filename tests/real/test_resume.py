@@ -29,7 +29,7 @@ from ifedicl.ledger.receipts import check_heads, read_heads
 from ifedicl.metrics import Tally
 from ifedicl.runs import ADAPTER, CHECKPOINT, LEDGERS, METRICS
 from ifedicl.settings import RunSettings, load_settings
-from tests import tiny
+from tests.support import tiny
 
 KILLS = 10
 
@@ -72,9 +72,9 @@ def test_a_run_killed_ten_times_ends_with_the_same_adapter_byte_for_byte(tmp_pat
     rounds = 20
     config = write_config(tmp_path, llama_folder, rounds=rounds)
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(sys.path)}
-    script, whole, broken = Path(__file__).with_name("killed.py"), tmp_path / "whole", tmp_path / "broken"
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
     done = subprocess.run(
-        [sys.executable, str(script), str(config), str(whole), str(broken), str(KILLS), "0"],
+        [sys.executable, "-m", "tests.support.killed_run", str(config), str(whole), str(broken), str(KILLS), "0"],
         capture_output=True, text=True, env=environment, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

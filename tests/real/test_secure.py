@@ -53,9 +53,9 @@ def test_the_real_model_in_secure_mode_gives_the_open_runs_sums_and_learns_as_mu
 def test_a_secure_run_that_was_killed_ends_with_the_same_adapter_byte_for_byte(tmp_path: Path, llama_folder: Path) -> None:
     config = write(tmp_path, llama_folder, SECURE.replace("rounds = 2", "rounds = 6"))
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(sys.path)}
-    script, whole, broken = Path(__file__).with_name("killed.py"), tmp_path / "whole", tmp_path / "broken"
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
     done = subprocess.run(
-        [sys.executable, str(script), str(config), str(whole), str(broken), str(KILLS), "0"],
+        [sys.executable, "-m", "tests.support.killed_run", str(config), str(whole), str(broken), str(KILLS), "0"],
         capture_output=True, text=True, env=environment, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

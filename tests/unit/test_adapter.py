@@ -29,7 +29,7 @@ from ifedicl.core.subspace import Context
 from ifedicl.errors import AdapterError, DataError, FingerprintError, StorageError
 from ifedicl.runs import zero_shot_adapter
 from ifedicl.settings import ModelSettings
-from tests import tiny
+from tests.support import tiny
 
 FILES = {"adapter.json", "adapter.safetensors", "README.md"}
 TEXTS = [example.text for example in tiny.examples(9)]

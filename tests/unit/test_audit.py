@@ -24,7 +24,7 @@ from ifedicl.audit.victims import Victims, rare_words
 from ifedicl.audit.words import Inverter, best_layer, lens, nearest, recovered
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
-from tests import tiny
+from tests.support import tiny
 
 ROWS = np.random.default_rng(5).standard_normal((120, 40))
 

@@ -29,7 +29,7 @@ from ifedicl.calibrate import example_gradients, gradient_sum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context, ContextTensors
 from ifedicl.task import Task
-from tests import tiny
+from tests.support import tiny
 
 # Words that begin others, of 2 to 16 tokens; three paths.
 WORDS = ("at home", "at home alone", "out", "on", "at the table, fresh and warm", "outside")

@@ -21,7 +21,7 @@ from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients, Form, a
 from ifedicl.core.injection import inject
 from ifedicl.core.subspace import Context
 from ifedicl.settings import Method
-from tests import oracle, tiny
+from tests.support import oracle, tiny
 
 EXAMPLES = tiny.examples(6)
 LABELS = [tiny.TASK.index(example.label) for example in EXAMPLES]

@@ -11,7 +11,7 @@ import pytest
 from ifedicl import cli
 from ifedicl.bench.plan import shipped
 from ifedicl.errors import DataError
-from tests import tiny
+from tests.support import tiny
 
 
 def run(*arguments: str) -> int:

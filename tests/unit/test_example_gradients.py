@@ -14,7 +14,7 @@ from ifedicl.core.subspace import Context, subspace_basis
 from ifedicl.core.vectors import WRITES
 from ifedicl.settings import Method
 from ifedicl.task import Task
-from tests import tiny
+from tests.support import tiny
 
 
 def _setting(

@@ -22,7 +22,7 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.cli import app
 from ifedicl.core.readout import Readout
 from ifedicl.errors import BackboneError, ConfigError, DownloadError, StorageError
-from tests import tiny
+from tests.support import tiny
 
 ROW = torch.tensor([[5, 17, 3, 99, 250, 42, 8, 31, 77, 12]])
 STORED = [case for case, (family, _) in sorted(tiny.FAMILY_CASES.items()) if family in STORAGE and case != "mistral-sliding"]

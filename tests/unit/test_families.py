@@ -18,7 +18,7 @@ from ifedicl.core.injection import fold
 from ifedicl.core.subspace import ContextTensors
 from ifedicl.core.vectors import WRITES
 from ifedicl.errors import BackboneError, UnknownFamilyError
-from tests import oracle, tiny
+from tests.support import oracle, tiny
 
 ALL = np.ones((3, 2), dtype=np.bool_)
 ROWS = ((5, 17, 3, 99, 250, 42, 8, 31, 77, 12), (9, 4, 200, 61), (120,))

@@ -46,7 +46,7 @@ from ifedicl.flare.site_policy import authorization, write_server_rules, write_s
 from ifedicl.flare.status import Board
 from ifedicl.flare.transport import Parcel, PostEngine
 from ifedicl.settings import Coordination, ModelSettings, changed, load_settings, validated
-from tests import tiny
+from tests.support import tiny
 
 SITES = ("a", "b", "c")
 

@@ -20,7 +20,7 @@ from ifedicl import Adapter, AdapterClassifier, pipeline
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import DataError
 from ifedicl.task import Task
-from tests import tiny
+from tests.support import tiny
 
 TEXTS = list(tiny.SENTENCES)
 LABELS = [tiny.TASK.labels[number % 2] for number in range(len(TEXTS))]

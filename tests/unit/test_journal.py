@@ -15,7 +15,7 @@ from ifedicl.federation.events import Begun, Event, RoundDone
 from ifedicl.federation.journal import Journal
 from ifedicl.runs import CHECKPOINT, METRICS
 from ifedicl.settings import RunSettings, validated
-from tests import tiny
+from tests.support import tiny
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

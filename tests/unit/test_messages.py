@@ -49,7 +49,7 @@ from ifedicl.federation.messages import (
 from ifedicl.ledger.entries import Head
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.progress import STEPS
-from tests import tiny
+from tests.support import tiny
 
 REPEATABLE = settings(deadline=None, derandomize=True)
 LAYERS, WIDTH = 3, 8

@@ -15,7 +15,7 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.multi_adapter import Asked, Placed, mixed_batches, mixed_log_probabilities
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
-from tests import tiny
+from tests.support import tiny
 
 TEXTS = [f"{sentence} {' and so on' * (number % 4)}" for number, sentence in enumerate(tiny.SENTENCES)]
 

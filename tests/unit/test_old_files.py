@@ -23,7 +23,7 @@ from ifedicl.personal import personalise
 from ifedicl.settings import load_settings
 from ifedicl.store import open_store
 from ifedicl.store.records import TaskKey
-from tests import tiny
+from tests.support import tiny
 
 OLD = Path(__file__).parents[1] / "fixtures" / "old"
 EXPECTED: dict[str, Any] = json.loads((OLD / "expected.json").read_text())

@@ -25,7 +25,7 @@ from ifedicl.owner.policy import ClientSettings, Policy, load_client_settings
 from ifedicl.owner.preview import preview
 from ifedicl.owner.site import open_site
 from ifedicl.settings import load_settings
-from tests import tiny
+from tests.support import tiny
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from ifedicl.errors import DataError, FingerprintError
 from ifedicl.personal import personalise
 from ifedicl.runs import federate, simulate
 from ifedicl.settings import ModelSettings
-from tests import tiny
-from tests.unit.test_federation import HANDS
+from tests.support import tiny
+from tests.support.local_runs import HANDS
 
 ONE_SIDED = tuple(Example(f"word {number} of many", "bad") for number in range(40))
 """An owner whose text has one label only: easily learnt, and not what the federation learnt."""

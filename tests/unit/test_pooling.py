@@ -18,7 +18,7 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context
 from ifedicl.settings import ReadoutSettings
 from ifedicl.task import Task
-from tests import tiny
+from tests.support import tiny
 
 TEXTS = [example.text for example in tiny.examples(9)]
 

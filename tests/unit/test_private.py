@@ -48,7 +48,7 @@ from ifedicl.owner.guard import GuardedClient
 from ifedicl.owner.policy import open_policy
 from ifedicl.settings import Method, ModelSettings, NoiseSettings, load_settings
 from ifedicl.settings.describe import mode_of
-from tests import tiny
+from tests.support import tiny
 
 STEP = 2.0**-24
 PUBLIC = tiny.examples(8, seed=9)

@@ -37,8 +37,9 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.federation.reply_sums import Total
 from ifedicl.settings import ModelSettings
-from tests import tiny
-from tests.unit.test_federation import Between, assert_same_result, real, run_real, shape_of
+from tests.support import tiny
+from tests.support.engines import Between
+from tests.support.local_runs import assert_same_result, real, run_real, shape_of
 
 DRAW = np.random.default_rng(1)
 STATES, LABELS = DRAW.normal(size=(60, 7)), DRAW.integers(0, 3, size=60)

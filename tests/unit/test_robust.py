@@ -26,7 +26,7 @@ from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.messages import EvaluateReply, EvaluateRequest, Reply, Request, VectorsReply
 from ifedicl.metrics import Tally
 from ifedicl.settings import Method
-from tests import tiny
+from tests.support import tiny
 
 REPEATABLE = settings(deadline=None, derandomize=True, max_examples=80)
 numbers = arrays.arrays(np.float64, st.tuples(st.integers(1, 12), st.integers(1, 6)), elements=st.floats(-1e6, 1e6))

@@ -23,7 +23,7 @@ from ifedicl.backbone.load import Backbone, Prefix
 from ifedicl.backbone.scoring import PassBudget, Scorer, length_batches
 from ifedicl.errors import DataError, TaskError
 from ifedicl.task import Task
-from tests import tiny
+from tests.support import tiny
 
 TEXTS = (*tiny.SENTENCES, "ok", "the phone, the fan and the bread on the table were warm again and again")
 

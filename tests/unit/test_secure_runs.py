@@ -14,7 +14,7 @@ from ifedicl.ledger.ledger import REPLY, SUMMED, read
 from ifedicl.ledger.receipts import check_heads, read_heads
 from ifedicl.runs import CHECKPOINT, LEDGERS
 from ifedicl.settings import TOGETHER
-from tests import tiny
+from tests.support import tiny
 
 NAMES = ("north", "south", "east", "west")
 PLAIN = '[vectors]\nweighting = "examples"\n[rounds]\nrounds = 2\nweighting = "examples"\n'

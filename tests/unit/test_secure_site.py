@@ -23,7 +23,7 @@ from ifedicl.ledger.ledger import REPLY, SUMMED, read
 from ifedicl.owner.policy import SumSettings, load_client_settings
 from ifedicl.owner.site import open_site
 from ifedicl.settings import Method
-from tests import tiny
+from tests.support import tiny
 from tests.unit.test_owner import client_of
 
 NAMES = ("north", "south", "east")

@@ -25,8 +25,9 @@ from ifedicl.federation.engine import Delivery
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import Failure, FailureCode, GradientReply, GradientRequest
 from ifedicl.federation.reply_sums import Total
-from tests import tiny
-from tests.unit.test_federation import HANDS, Between, Hands, assert_same_result, failures, real, run_real, shape_of
+from tests.support import tiny
+from tests.support.engines import Between
+from tests.support.local_runs import HANDS, Hands, assert_same_result, failures, real, run_real, shape_of
 
 FORM = Form(3, 2)
 POOL = tuple(example for own in HANDS.values() for example in own)

@@ -27,7 +27,7 @@ from ifedicl.store.records import TaskKey
 from ifedicl.store.requests import Answer
 from ifedicl.store.signature import reference
 from ifedicl.task import Task
-from tests import tiny
+from tests.support import tiny
 from tests.unit.test_cli import config, ran, run  # noqa: F401
 from tests.unit.test_private import private_method
 

@@ -57,8 +57,8 @@ from ifedicl.store.records import TaskKey
 from ifedicl.store.requests import Answer
 from ifedicl.store.signature import reference, signature
 from ifedicl.task import Task
-from tests import tiny
-from tests.unit.test_federation import HANDS, real, run_real, shape_of
+from tests.support import tiny
+from tests.support.local_runs import HANDS, real, run_real, shape_of
 
 LAYERS = 4
 SPANS = {"upper half": ({"from_depth": 0.5}, range(2, 4)), "lower": ({"to_depth": 0.5}, range(2))}

@@ -31,7 +31,7 @@ from ifedicl.store.lease import leased
 from ifedicl.store.protocol import Store
 from ifedicl.store.records import TaskKey
 from ifedicl.store.signature import SIZE, signature
-from tests import tiny
+from tests.support import tiny
 
 METHOD = tiny.method()
 KEY = TaskKey.of("clinics", "f" * 64, tiny.TASK, METHOD)

@@ -17,8 +17,8 @@ from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.runs import federate, simulate, zero_shot_adapter
 from ifedicl.settings import ModelSettings
-from tests import tiny
-from tests.unit.test_federation import HANDS, assert_same_result, real, run_real, shape_of
+from tests.support import tiny
+from tests.support.local_runs import HANDS, assert_same_result, real, run_real, shape_of
 
 
 def _draw() -> np.random.Generator:

@@ -25,22 +25,10 @@ from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import ContextReply, ContextRequest, Reply, Request, UpdateReply, VectorsReply, VectorsRequest
 from ifedicl.federation.reply_sums import Total
 from ifedicl.settings import TOGETHER
-from tests import tiny
-from tests.unit.test_federation import (
-    HANDS,
-    MORE,
-    SHAPE,
-    Between,
-    Scripted,
-    assert_same_result,
-    counting,
-    real,
-    run_real,
-    run_with,
-    scripted_method,
-    training_rows,
-    vectors_reply,
-)
+from tests.support import tiny
+from tests.support.engines import Between
+from tests.support.local_runs import HANDS, MORE, assert_same_result, counting, real, run_real, run_with, training_rows
+from tests.support.scripted import SHAPE, Scripted, scripted_method, vectors_reply
 
 # Examples weigh alike, so a sum of vectors is enough.
 SUMMED = {"vectors": {"weighting": "examples", "balance": "class"}}

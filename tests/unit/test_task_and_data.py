@@ -22,7 +22,7 @@ from ifedicl.data import Example, Role, dirichlet_split, draw_pool, read_example
 from ifedicl.errors import DataError
 from ifedicl.metrics import Evaluation, Tally, mean_hits, paired_p, wilson
 from ifedicl.task import Task
-from tests import tiny
+from tests.support import tiny
 
 TASK = tiny.TASK
 PRIVATE = "patient Ada Lovelace, born 1815"

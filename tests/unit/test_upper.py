@@ -15,8 +15,8 @@ from ifedicl.backbone.layout import Row, states_of
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.subspace import ContextTensors
-from tests import tiny
-from tests.unit.test_federation import run_real
+from tests.support import tiny
+from tests.support.local_runs import run_real
 
 ROWS = tuple(map(Row, ((5, 17, 3, 99, 250, 42), (9, 4, 200), (120,), (9, 4, 200))))
 

@@ -16,7 +16,7 @@ from ifedicl.core.vectors import ContextVectors, pooled_mean, uniform_mean
 from ifedicl.extract import context_vectors
 from ifedicl.settings import Method
 from ifedicl.task import Task
-from tests import tiny
+from tests.support import tiny
 
 TEXTS = tuple(example.text for example in tiny.examples(9))
 

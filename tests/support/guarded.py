@@ -1,0 +1,139 @@
+"""A scripted client behind an owner's policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import settings
+
+from ifedicl.core.aggregation import GradientSum
+from ifedicl.core.coefficients import Coefficients, Form
+from ifedicl.core.readout import ReadoutSums
+from ifedicl.core.subspace import Context
+from ifedicl.core.vectors import ContextVectors
+from ifedicl.data import Role
+from ifedicl.federation.messages import (
+    CompareReply,
+    CompareRequest,
+    ContextReply,
+    ContextRequest,
+    EvaluateReply,
+    EvaluateRequest,
+    Failure,
+    FailureCode,
+    GradientReply,
+    GradientRequest,
+    Reply,
+    Request,
+    StatisticsReply,
+    StatisticsRequest,
+    UpdateReply,
+    UpdateRequest,
+    VectorsReply,
+    VectorsRequest,
+)
+from ifedicl.ledger.ledger import Ledger
+from ifedicl.metrics import Comparison, Tally
+from ifedicl.owner.guard import GuardedClient
+from ifedicl.owner.policy import Policy, open_policy
+from ifedicl.settings import Method, validated
+from tests.support import tiny
+
+LAYERS, WIDTH = 2, 4
+MODEL = "f" * 64
+FORM = Form(LAYERS)
+ONE = Context(np.ones((LAYERS, 2, WIDTH), dtype=np.float32))
+SAME = Coefficients.identity(FORM)
+QUICK = settings(deadline=None, derandomize=True, max_examples=25)
+
+
+def rules(**sections: Any) -> Policy:
+    """All may leave but what ``sections`` keep in."""
+    base = open_policy().model_dump()
+    return validated(Policy, {name: {**base[name], **sections.get(name, {})} for name in base}, "test")
+
+
+class Scripted:
+    """A client that answers by a rule and vouches for the first examples of any cursor ``N:...`` up to its own number."""
+
+    name = "clinic"
+    spent_epsilon = None
+
+    def __init__(self, answer: Callable[[Request], Reply] | None = None) -> None:
+        self.answer = answer or usual
+        self.asked: list[Request] = []
+        self.examples = 20
+        self.seconds: Sequence[int] = range(1, 1000, 2)  # which examples are of the second class
+        self.mark = "x"
+
+    def handle(self, request: Request) -> Reply:
+        self.asked.append(request)
+        return self.answer(request)
+
+    @property
+    def cursor(self) -> str:
+        return f"{self.examples}:{self.mark}"
+
+    def examples_behind(self, cursor: str) -> Any:
+        count = int(cursor.partition(":")[0])
+        known = count if count <= self.examples and cursor.endswith(self.mark) else 0
+        second = len([place for place in self.seconds if place < known])
+        return np.array([known - second, second])
+
+
+def vectors(counts: tuple[int, ...] = (20,), *, cursor: str = "20:x", replaces: bool = True) -> VectorsReply:
+    means = np.ones((len(counts), LAYERS, 2, WIDTH), dtype=np.float32)
+    return VectorsReply(ContextVectors.from_wire(means, np.array(counts)), cursor, replaces, "float32", "float32")
+
+
+def usual(request: Request) -> Reply:
+    answers: dict[type[Request], Reply] = {
+        VectorsRequest: vectors(),
+        ContextRequest: ContextReply(),
+        UpdateRequest: UpdateReply(SAME, 20, 0.5),
+        GradientRequest: GradientReply(GradientSum(SAME.arrays, 5, 2.0)),
+        EvaluateRequest: EvaluateReply((Tally(6, 3, 2.0),)),
+        CompareRequest: CompareReply(Comparison(Tally(6, 3, 2.0), Tally(6, 2, 3.0), 1.0, 1, (3, 3), (4, 2))),
+        StatisticsRequest: StatisticsReply(ReadoutSums(np.eye(5), np.ones((5, 2)), 20)),
+    }
+    return answers[type(request)]
+
+
+METHOD = tiny.method(calibration={"batch_size": 8, "local_steps": 4})
+GRADIENTS = tiny.method(server={"update": "gradient"})
+
+
+def asks(method: Method = METHOD) -> dict[str, Request]:
+    return {
+        "vectors": VectorsRequest(tiny.TASK, method, MODEL, ""),
+        "context": ContextRequest(tiny.TASK, method, MODEL, ONE, "c"),
+        "update": UpdateRequest("c", 0, 0, 3, SAME),
+        "gradient": GradientRequest("c", 0, SAME),
+        "evaluate": EvaluateRequest("c", Role.SELECTION, SAME),
+        "compare": CompareRequest("c", SAME, None),
+        "statistics": StatisticsRequest("c", SAME),
+    }
+
+
+def guarded(
+    folder: Path, policy: Policy | None = None, answer: Callable[[Request], Reply] | None = None, **options: Any
+) -> tuple[GuardedClient, Scripted]:
+    client = Scripted(answer)
+    return GuardedClient(client, policy or rules(), Ledger(folder / "ledger.jsonl", client.name), **options), client
+
+
+def code(reply: Reply) -> FailureCode | None:
+    return reply.code if isinstance(reply, Failure) else None
+
+
+def installed(guard: GuardedClient, method: Method = METHOD) -> dict[str, Request]:
+    requests = asks(method)
+    guard.handle(requests["context"])
+    return requests
+
+
+BY_CLASS = tiny.method(vectors={"balance": "class"})
+READOUT = tiny.method(readout={})

@@ -1,0 +1,162 @@
+"""Plans and data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ifedicl.bench.datasets import load_set
+from ifedicl.bench.estimate import estimates
+from ifedicl.bench.methods import METHODS
+from ifedicl.bench.methods.base import Scope
+from ifedicl.bench.plan import SetSettings, load_plan, shipped
+from ifedicl.errors import ConfigError, DataError
+from tests.support import tiny
+from tests.support.bench import plan_of, write_set
+
+# --- plans -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_plan_loads_and_has_cells(name: str) -> None:
+    plan = load_plan(name)
+    assert plan.name == name
+    assert plan.cells()
+
+
+def test_the_cpu_plan_is_as_it_was_agreed() -> None:
+    plan = load_plan("cpu", Path("data"))
+    assert set(plan.sets) == {"subj", "emoc", "agnews", "sst2", "trec", "snips"}
+    assert plan.sets["subj"].source == "data/subj"
+    assert (plan.clients, plan.pool, plan.test_rows) == (10, 400, 300)
+    assert plan.training.passes(plan.clients) == 1_280
+    assert {cell.alpha for cell in plan.cells() if cell.method == "ifed-icl"} == {0.1, 0.5, 100.0}
+    assert {cell.method for cell in plan.cells()} >= set(METHODS) - {"ifed-icl-readout", "ifed-icl-subspace"}
+
+
+def test_a_method_is_run_once_for_what_moves_it(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, tmp_path, METHODS, grids=[{"methods": list(METHODS), "alphas": [0.5, 9.0], "seeds": [0, 1]}])
+    count = {Scope.SET: 1, Scope.SEED: 2, Scope.SPLIT: 4}
+    for name, method in METHODS.items():
+        assert len([cell for cell in plan.cells() if cell.method == name]) == count[method.scope]
+
+
+def test_a_grid_may_name_some_of_the_sets(tmp_path: Path) -> None:
+    sets = {"one": str(tmp_path), "two": str(tmp_path)}
+    grids = [{"methods": ["ifed-icl"]}, {"methods": ["ifed-icl"], "alphas": [9.0], "sets": ["two"]}]
+    cells = plan_of(tmp_path, tmp_path, METHODS, sets=sets, grids=grids).cells()
+    assert {(cell.set, cell.alpha) for cell in cells} == {("one", 0.5), ("two", 0.5), ("two", 9.0)}
+
+
+def test_the_first_seed_of_everything_comes_before_the_second(tmp_path: Path) -> None:
+    sets = {"one": str(tmp_path), "two": str(tmp_path)}
+    plan = plan_of(tmp_path, tmp_path, METHODS, sets=sets, grids=[{"methods": list(METHODS), "seeds": [4, 2]}])
+    seeds = [cell.seed for cell in plan.cells()]
+    assert seeds == sorted(seeds, key=lambda seed: [None, 4, 2].index(seed))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grids": [{"methods": ["zero-shoot"]}]}, "zero-shoot"),
+        ({"clients": 0}, "clients"),
+        ({"sets": {}}, "sets"),
+        ({"training": {"rounds": 0}}, "training.rounds"),
+        ({"pol": 3}, "Did you mean 'pool'"),
+        ({"grids": [{"methods": ["zero-shot"], "sets": ["modes"]}]}, "'modes', which"),
+    ],
+)
+def test_a_wrong_plan_names_the_field(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan_of(tmp_path, tmp_path, ["zero-shot"], **change)
+
+
+def test_a_variant_is_our_federation_with_other_settings(tmp_path: Path) -> None:
+    """Its own settings have the last word; those that it does not name are the plan's."""
+    settings = {"injection": {"from_depth": 0.5}, "rounds": {"rounds": 3}}
+    variants = {"upper": {"preset": "subspace", "settings": settings}}
+    plan = plan_of(tmp_path, tmp_path, ["upper", "ifed-icl-subspace"], variants=variants)
+    variant, shipped = plan.method("upper", 7), plan.method("ifed-icl-subspace", 7)
+    assert (variant.injection.from_depth, variant.rounds.rounds, variant.seed) == (0.5, 3, 7)
+    assert variant.calibration == shipped.calibration
+    assert variant.subspace == shipped.subspace
+    first, second = plan.cells()[:2]
+    assert plan.decides(first) != plan.decides(second)
+
+
+@pytest.mark.parametrize(
+    ("variants", "message"),
+    [
+        ({"upper": {"preset": "no such"}}, "no such"),
+        ({"upper": {"preset": "paper", "settings": {"rounds": {"rounds": 0}}}}, "rounds.rounds"),
+        ({"ridge-probe": {"preset": "paper"}}, "ridge-probe"),
+    ],
+)
+def test_a_variant_that_cannot_be_is_refused(tmp_path: Path, variants: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan_of(tmp_path, tmp_path, list(variants), variants=variants)
+
+
+def test_a_plan_that_is_not_there_names_the_shipped_ones() -> None:
+    with pytest.raises(ConfigError, match="cpu, dev, paper, smoke"):
+        load_plan("cpv")
+
+
+def test_a_plan_that_is_not_toml_says_so(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text("name = ")
+    with pytest.raises(ConfigError, match=r"plan\.toml"):
+        load_plan(str(tmp_path / "plan.toml"))
+
+
+def test_folders_of_a_plan_are_taken_from_its_own_folder_or_from_the_one_given(tmp_path: Path) -> None:
+    text = 'name = "p"\n[models]\nm = {source = "demo"}\n[sets]\nmoods = "moods"\nfar = "hub:someone/far"\n'
+    (tmp_path / "plan.toml").write_text(text + '[[grids]]\nmethods = ["zero-shot"]\n')
+    assert load_plan(str(tmp_path / "plan.toml")).sets["moods"].source == str(tmp_path / "moods")
+    there = load_plan(str(tmp_path / "plan.toml"), Path("/elsewhere"))
+    assert there.sets["moods"].source == "/elsewhere/moods"
+    assert there.sets["far"].source == "hub:someone/far"
+
+
+def test_a_dry_run_of_the_paper_plan_gives_memory_and_hours() -> None:
+    for estimate in estimates(load_plan("paper")):
+        assert estimate.memory_gb is not None
+        assert 15 < estimate.memory_gb < 30
+        assert estimate.hours is not None
+        assert 1 < estimate.hours < 200
+        assert "GB" in str(estimate)
+
+
+# --- data sets ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_a_data_set_with_or_without_meta(tmp_path: Path) -> None:
+    with_meta = load_set("moods", SetSettings(source=str(write_set(tmp_path / "with"))))
+    without = load_set("moods", SetSettings(source=str(write_set(tmp_path / "without", meta=False))))
+    assert with_meta.task.template == tiny.TASK.template
+    assert with_meta.task.labels == ("good", "bad")
+    assert without.task.labels == ("bad", "good")
+    assert without.train == with_meta.train
+    assert without.digest != with_meta.digest
+
+
+def test_a_hub_name_is_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {"hub:someone/moods/train": tiny.examples(6), "hub:someone/moods/test": tiny.examples(4, seed=1)}
+
+    def read(source: str) -> Iterator[tuple[int, dict[str, str]]]:
+        yield from ((number, {"text": row.text, "label": row.label}) for number, row in enumerate(rows[source]))
+
+    monkeypatch.setattr("ifedicl.data.rows_of", read)
+    monkeypatch.setattr("ifedicl.bench.datasets.rows_of", read)
+    data = load_set("moods", SetSettings(source="hub:someone/moods"))
+    assert (len(data.train), len(data.test), data.task.labels) == (6, 4, ("bad", "good"))
+
+
+def test_a_missing_folder_and_torn_meta_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--data"):
+        load_set("moods", SetSettings(source=str(tmp_path / "nowhere")))
+    (write_set(tmp_path / "torn") / "meta.json").write_text('{"labels": [')
+    with pytest.raises(DataError, match=r"meta\.json"):
+        load_set("moods", SetSettings(source=str(tmp_path / "torn")))

@@ -1,0 +1,207 @@
+"""What a client refuses within a secure sum, and how it keeps small groups apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ifedicl.backbone.load import Backbone
+from ifedicl.core.aggregation import GradientSum
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.vectors import ContextVectors
+from ifedicl.errors import SecureSumError, TooFewClientsError
+from ifedicl.federation.client import Client
+from ifedicl.federation.messages import (
+    BeginReply,
+    BeginRequest,
+    ContextReply,
+    DealReply,
+    DealRequest,
+    Failure,
+    FailureCode,
+    GradientReply,
+    MaskRequest,
+    Reply,
+    Request,
+    RevealReply,
+    UpdateReply,
+    VectorsReply,
+    VectorsRequest,
+    encode,
+)
+from ifedicl.federation.secure.sum_client import SecureClient, identity_of
+from ifedicl.federation.secure.sum_engine import SecureEngine
+from ifedicl.settings import TOGETHER, NoiseSettings, PrivacySettings
+from tests.support import tiny
+from tests.support.secure import CONTEXT, LAYERS, REQUESTS, RULES, VECTORS, WIDTH, Fixed, Recording, behind, fixed, summed
+
+# What a client refuses
+
+
+def door(rules: PrivacySettings = RULES, **options: Any) -> SecureClient:
+    clients = fixed(3, **options)
+    return SecureClient(clients[0], {client.name: identity_of(client).public for client in clients}, rules)
+
+
+def fixed_of(door: SecureClient) -> Any:
+    """The :class:`Fixed` one behind it."""
+    return door._client
+
+
+def begin(session: str = "s", request: Request = REQUESTS["update"], rules: PrivacySettings = RULES) -> BeginRequest:
+    return BeginRequest(session, rules, encode(request))
+
+
+def test_a_secure_client_answers_no_plain_request_and_an_open_one_no_secure_request(backbone: Backbone) -> None:
+    for request in REQUESTS.values():
+        assert door().handle(request) == Failure(FailureCode.OTHER_MODE)
+    assert isinstance(door().handle(CONTEXT), ContextReply)
+    plain = Client("a", tiny.examples(6), backbone, secret=b"s")
+    assert plain.handle(begin()) == Failure(FailureCode.OTHER_MODE)
+
+
+@pytest.mark.parametrize(
+    "weaker", [{"min_clients": 2}, {"drop_out": 0.45}, {"mode": "open"}], ids=lambda change: next(iter(change))
+)
+def test_a_client_takes_no_weaker_rules_than_its_own_and_stricter_ones(weaker: dict[str, Any]) -> None:
+    assert door().handle(begin(rules=RULES.model_copy(update=weaker))) == Failure(FailureCode.OTHER_MODE)
+    stricter = RULES.model_copy(update={"min_clients": 4, "drop_out": 0.0})
+    assert isinstance(door().handle(begin(rules=stricter)), BeginReply)
+
+
+def test_a_client_without_noise_to_add_takes_no_part_in_a_run_that_promises_noise() -> None:
+    noisy = RULES.model_copy(update={"mode": "private", "noise": NoiseSettings()})
+    assert door().handle(begin(rules=noisy)) == Failure(FailureCode.OTHER_MODE)
+
+
+@pytest.mark.parametrize("inner", [CONTEXT, begin("inner")], ids=["context", "sum"])
+def test_what_cannot_be_summed_is_not_answered_within_a_sum(inner: Request) -> None:
+    assert door().handle(begin(request=inner)) == Failure(FailureCode.PROTOCOL)
+
+
+def test_bytes_that_are_no_request_are_refused() -> None:
+    assert door().handle(BeginRequest("s", RULES, b"torn")) == Failure(FailureCode.PROTOCOL)
+
+
+def test_a_roster_of_too_few_is_refused() -> None:
+    clients = fixed(2)
+    doors = [SecureClient(client, {own.name: identity_of(own).public for own in clients}, RULES) for client in clients]
+    replies = [own.handle(begin()) for own in doors]
+    keys = tuple((reply.mask_key, reply.channel_key, reply.signature) for reply in replies if isinstance(reply, BeginReply))
+    assert doors[0].handle(DealRequest("s", ("c0", "c1"), keys)) == Failure(FailureCode.PROTOCOL)
+
+
+def test_replayed_messages_of_this_and_of_earlier_sums_are_refused() -> None:
+    engine = Recording(behind(fixed(4)))
+    secure = SecureEngine(engine, RULES)
+    for _ in range(2):
+        list(secure.exchange({TOGETHER: REQUESTS["update"]}, 60.0))
+    for name, request, _ in list(engine.crossed):
+        (delivery,) = engine.inner.exchange({name: request}, 60.0)
+        assert delivery.reply == Failure(FailureCode.PROTOCOL), request.kind
+
+
+def test_masked_numbers_are_asked_for_once() -> None:
+    # The same masks over the answers to two requests would give their difference away.
+    twice: list[Reply] = []
+
+    def change(name: str, request: Request, reply: Reply) -> Reply:
+        if isinstance(request, MaskRequest) and name == "c0":
+            twice.extend(delivery.reply for delivery in engine.inner.exchange({name: request}, 60.0))
+        return reply
+
+    engine = Recording(behind(fixed(5)), change)
+    delivery = summed(engine, REQUESTS["update"])  # c0 has left the sum: it is lost before it reveals
+    assert twice == [Failure(FailureCode.PROTOCOL)]
+    assert [part.client for part in delivery.parts if isinstance(part.reply, Failure)] == ["c0"]
+
+
+@pytest.mark.parametrize("kind", [BeginReply, DealReply, RevealReply])
+def test_bent_messages_end_in_a_refusal_or_an_abort_and_never_in_a_wrong_total(kind: type[Reply]) -> None:
+    def change(name: str, request: Request, reply: Reply) -> Reply:
+        if name != "c1" or not isinstance(reply, kind):
+            return reply
+        if isinstance(reply, BeginReply):
+            return replace(reply, mask_key=bytes(31) + b"\x09")
+        if isinstance(reply, DealReply):
+            return replace(reply, sealed=tuple(bytes([text[0] ^ 1]) + text[1:] for text in reply.sealed))
+        assert isinstance(reply, RevealReply)
+        return replace(reply, shares=tuple(bytes([share[0] ^ 1]) + share[1:] for share in reply.shares))
+
+    with pytest.raises((TooFewClientsError, SecureSumError)):
+        summed(Recording(behind(fixed(4)), change), REQUESTS["update"])
+
+
+def test_replies_of_another_session_are_not_taken() -> None:
+    engine = Recording(behind(fixed(5)), lambda name, request, reply: reply)
+    summed(engine, REQUESTS["update"])
+    old = {(name, type(reply)): reply for name, _, reply in engine.crossed}
+    engine.change = lambda name, request, reply: old[name, type(reply)] if name == "c4" else reply
+    delivery = summed(engine, REQUESTS["update"])
+    assert [(part.client, part.reply) for part in delivery.parts if isinstance(part.reply, Failure)] == [
+        ("c4", Failure(FailureCode.BAD_REPLY))
+    ]
+
+
+# Small groups, and a client's own checks
+
+
+def vectors_of(count: int, *, replaces: bool = False) -> Callable[[Request], Reply | None]:
+    means = np.ones((1, LAYERS, 2, WIDTH), dtype=np.float32)
+    reply = VectorsReply(ContextVectors.from_wire(means, np.array([count])), f"{count}:y", replaces, "float32", "float32")
+    return lambda request: reply if isinstance(request, VectorsRequest) else None
+
+
+@pytest.mark.parametrize("kind", ["vectors", "update", "gradient", "statistics"])
+def test_a_client_with_too_few_training_examples_gives_nothing_made_from_them(kind: str) -> None:
+    assert door(training=1).handle(begin(request=REQUESTS[kind])) == Failure(FailureCode.TOO_FEW)
+    assert isinstance(door(training=2).handle(begin(request=REQUESTS[kind])), BeginReply)
+
+
+def test_a_single_added_example_is_held_back_until_there_are_more() -> None:
+    client = door()
+    first = client.handle(begin("first", VECTORS))
+    assert isinstance(first, BeginReply)
+    for count, expected in ((1, Failure), (2, BeginReply)):
+        fixed_of(client).rule = vectors_of(count)
+        reply = client.handle(replace(begin(f"{count} more", VECTORS), cursor=first.cursor))
+        assert isinstance(reply, expected), count
+
+
+def test_changed_examples_are_not_summed_again_since_both_sums_could_be_subtracted() -> None:
+    client = door()
+    first = client.handle(begin("first", VECTORS))
+    assert isinstance(first, BeginReply)
+    fixed_of(client).rule = vectors_of(30, replaces=True)
+    assert client.handle(replace(begin("second", VECTORS), cursor=first.cursor)) == Failure(FailureCode.CHANGED)
+
+
+def test_a_refresh_for_which_too_few_have_anything_new_adds_nothing() -> None:
+    clients = fixed(4)
+    engine = behind(clients)
+    first = summed(engine, VECTORS).reply
+    assert isinstance(first, VectorsReply)
+    for client, added in zip(clients, (0, 1, 2, 40), strict=True):
+        client.rule = vectors_of(added)
+    delivery = summed(engine, replace(VECTORS, cursor=first.cursor))
+    assert delivery.reply == Failure(FailureCode.TOO_FEW)
+
+
+def test_a_cursor_that_is_not_the_clients_own_is_refused() -> None:
+    assert door().handle(replace(begin(request=VECTORS), cursor="ab" * 92)) == Failure(FailureCode.PROTOCOL)
+
+
+def test_a_client_keeps_back_an_update_that_is_too_long_and_numbers_that_do_not_fit() -> None:
+    far = Coefficients(np.full((LAYERS, 2, 2), 90.0, dtype=np.float32))
+    reply = door(rule=lambda request: UpdateReply(far, 5, 0.5)).handle(begin())
+    assert reply == Failure(FailureCode.PROTOCOL)
+    huge = [
+        Fixed(f"h{number}", rule=lambda request: GradientReply(GradientSum({"scales": far.scales * 1e6}, 5, 0.5)))
+        for number in range(1)
+    ]
+    delivery = summed(behind([*fixed(4), *huge]), REQUESTS["gradient"])
+    assert [part.client for part in delivery.parts if isinstance(part.reply, Failure)] == ["h0"]

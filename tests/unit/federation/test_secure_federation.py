@@ -1,0 +1,138 @@
+"""Whole secure runs: the same adapter as in open mode, and no single client's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ifedicl.backbone.load import Backbone
+from ifedicl.data import Example
+from ifedicl.federation.assignment import ModelShape
+from ifedicl.federation.client import Client
+from ifedicl.federation.coordinator import Coordinator, Outcome
+from ifedicl.federation.engine import Engine
+from ifedicl.federation.events import Event, RoundDone
+from ifedicl.federation.local_engine import LocalEngine
+from ifedicl.federation.messages import ContextRequest, Reply, Request, RevealRequest
+from ifedicl.federation.secure.sum_client import SecureClient, identity_of
+from ifedicl.federation.secure.sum_engine import SecureEngine
+from ifedicl.settings import TOGETHER, PrivacySettings
+from tests.support import tiny
+from tests.support.secure import RULES, Recording, behind
+
+# Whole runs
+
+HANDS: dict[str, tuple[Example, ...]] = {name: tiny.examples(20, seed=seed) for seed, name in enumerate("abcde")}
+WEIGHTED: dict[str, Any] = {
+    "vectors": {"weighting": "examples"},
+    "rounds": {"rounds": 3, "weighting": "examples"},
+    "holdout": {"selection": 0.25, "gate": 0.2},
+}
+
+
+def real(backbone: Backbone, hands: Mapping[str, tuple[Example, ...]] = HANDS) -> list[Client]:
+    return [Client(name, examples, backbone, secret=name.encode()) for name, examples in hands.items()]
+
+
+def run(
+    backbone: Backbone, engine: Engine, *, rules: PrivacySettings | None = RULES, sections: Any = None, **options: Any
+) -> Outcome:
+    privacy = {} if rules is None else {"privacy": rules.model_dump()}
+    method = tiny.method(**{**WEIGHTED, **(sections or {})}, **privacy)
+    shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
+    files = {name: options.pop(name) for name in ("checkpoint_file", "observer") if name in options}
+    return Coordinator(engine, tiny.TASK, method, shape, **files).run(**options)
+
+
+SECTIONS = [
+    {},
+    {"server": {"update": "gradient", "draw": 0.5}},
+    {"server": {}},
+    {"vectors": {"weighting": "examples", "balance": "class"}},
+]
+
+
+@pytest.mark.parametrize("sections", SECTIONS, ids=["mean", "gradient", "server", "by class"])
+def test_a_secure_run_gives_the_open_runs_adapter_up_to_rounding(backbone: Backbone, sections: Any) -> None:
+    plain = run(backbone, LocalEngine(real(backbone)), rules=None, sections=sections)
+    secure = run(backbone, SecureEngine(behind(real(backbone)), RULES), sections=sections)
+    np.testing.assert_allclose(secure.context.vectors, plain.context.vectors, atol=2.0**-12)
+    np.testing.assert_allclose(secure.coefficients.scales, plain.coefficients.scales, atol=1e-4)
+    assert secure.chosen_round == plain.chosen_round
+    assert secure.gate is not None
+    assert plain.gate is not None
+    assert secure.gate.adapter.correct == plain.gate.adapter.correct
+    assert (secure.gate.truth, secure.gate.answers) == (plain.gate.truth, plain.gate.answers)
+    assert [item.held_out and item.held_out.examples for item in secure.state.history] == [
+        item.held_out and item.held_out.examples for item in plain.state.history
+    ]
+
+
+def test_a_secure_run_with_subspace_and_readout_ends_with_both(backbone: Backbone) -> None:
+    sections = {"subspace": {"rank": 2}, "readout": {}}
+    outcome = run(backbone, SecureEngine(behind(real(backbone)), RULES), sections=sections)
+    assert outcome.context.rank == 2
+    assert outcome.state.readout_round == outcome.chosen_round
+
+
+def test_the_coordinator_keeps_no_single_clients_figures_but_its_traffic(backbone: Backbone) -> None:
+    outcome = run(backbone, SecureEngine(behind(real(backbone)), RULES))
+    assert set(outcome.state.client_vectors) == {TOGETHER}
+    assert all(set(record.by_client) == {TOGETHER} for record in outcome.state.history)
+    assert {record.worst for record in outcome.state.history} == {None}
+    assert {item.client for item in outcome.state.traffic} == set(HANDS)
+    assert {item.step for item in outcome.state.traffic} == {"vectors", "context", "update", "evaluate", "compare"}
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_adapter(backbone: Backbone, tmp_path: Path) -> None:
+    def kill(event: Event) -> None:
+        if isinstance(event, RoundDone) and event.record.round == 1:
+            raise StoppedError
+
+    file = tmp_path / "state"
+    with pytest.raises(StoppedError):
+        run(backbone, SecureEngine(behind(real(backbone)), RULES), checkpoint_file=file, observer=kill)
+    resumed = run(backbone, SecureEngine(behind(real(backbone)), RULES), checkpoint_file=file, resume=True)
+    whole = run(backbone, SecureEngine(behind(real(backbone)), RULES))
+    np.testing.assert_array_equal(resumed.coefficients.scales, whole.coefficients.scales)
+    assert resumed.state.history == whole.state.history
+
+
+def test_a_restarted_client_is_sent_the_vectors_again_and_nobody_else_is(backbone: Backbone) -> None:
+    pins = {client.name: identity_of(client).public for client in real(backbone)}
+    local = LocalEngine([SecureClient(client, pins, RULES) for client in real(backbone)])
+
+    def change(name: str, request: Request, reply: Reply) -> Reply:
+        if isinstance(request, RevealRequest) and name == "b" and len(engine.asked(ContextRequest)) == len(HANDS):
+            fresh = next(client for client in real(backbone) if client.name == name)
+            local._clients[name] = SecureClient(fresh, pins, RULES)
+        return reply
+
+    engine = Recording(local, change)
+    outcome = run(backbone, SecureEngine(engine, RULES))
+    assert engine.asked(ContextRequest) == [*HANDS, "b"]
+    assert {item.failure for item in outcome.state.traffic} == {None, "no_context"}
+    whole = run(backbone, SecureEngine(behind(real(backbone)), RULES))
+    np.testing.assert_array_equal(outcome.coefficients.scales, whole.coefficients.scales)
+
+
+def test_added_examples_are_taken_in_by_more_rounds(backbone: Backbone, tmp_path: Path) -> None:
+    file = tmp_path / "state"
+    run(backbone, SecureEngine(behind(real(backbone)), RULES), checkpoint_file=file)
+    more = {name: (*rows, *tiny.examples(30, seed=99)[20:]) for name, rows in HANDS.items()}
+    outcome = run(backbone, SecureEngine(behind(real(backbone, more)), RULES), checkpoint_file=file, more_rounds=2)
+    plain = tmp_path / "plain"
+    run(backbone, LocalEngine(real(backbone)), rules=None, checkpoint_file=plain)
+    expected = run(backbone, LocalEngine(real(backbone, more)), rules=None, checkpoint_file=plain, more_rounds=2)
+    assert outcome.state.client_vectors[TOGETHER].examples == sum(
+        vectors.examples for vectors in expected.state.client_vectors.values()
+    )
+    np.testing.assert_allclose(outcome.context.vectors, expected.context.vectors, atol=2.0**-12)

@@ -1,0 +1,192 @@
+"""Guards within sums and whole federations, and exceptions that quote a row."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ifedicl.backbone.load import Backbone
+from ifedicl.data import Example
+from ifedicl.errors import StorageError
+from ifedicl.federation.assignment import ModelShape
+from ifedicl.federation.client import Client
+from ifedicl.federation.coordinator import Coordinator, Outcome
+from ifedicl.federation.local_engine import LocalEngine
+from ifedicl.federation.messages import ContextReply, Failure, FailureCode, Reply, Request, VectorsRequest, encode
+from ifedicl.ledger.entries import Head
+from ifedicl.ledger.ledger import REPLY, SUMMED, Ledger, read
+from ifedicl.owner.guard import GuardedClient, SummedClient
+from ifedicl.owner.policy import Policy, open_policy
+from tests.support import tiny
+from tests.support.guarded import METHOD, Scripted, asks, code, guarded, rules, usual
+
+# Within secure sums
+
+
+class Masking:
+    """A stand-in for the door that masks: what it is asked for in plain leaves as an empty message."""
+
+    name = "clinic"
+
+    def __init__(self, plain: Callable[[Request], Reply]) -> None:
+        self.plain = plain
+
+    def handle(self, request: Request) -> Reply:
+        reply = self.plain(request)
+        return reply if isinstance(reply, Failure) else ContextReply()
+
+
+def summed(folder: Path, policy: Policy) -> tuple[SummedClient, Scripted]:
+    client = Scripted()
+    return SummedClient(client, policy, Ledger(folder / "ledger.jsonl", client.name), Masking), client
+
+
+def test_in_a_sum_the_policy_sees_what_goes_in_and_the_ledger_has_what_goes_in_and_what_leaves(tmp_path: Path) -> None:
+    guard, _ = summed(tmp_path, rules())
+    replies = [guard.handle(request) for request in asks().values()]
+    assert not [reply for reply in replies if isinstance(reply, Failure)]
+    entries = read(tmp_path / "ledger.jsonl")[0][1:]
+    assert [entry.event for entry in entries] == [SUMMED, REPLY] * len(replies)
+    assert [entry.facts["kind"] for entry in entries[::2]] == [usual(request).kind for request in asks().values()]
+    assert {entry.facts["kind"] for entry in entries[1::2]} == {"context_reply"}
+    assert not [entry for entry in entries[::2] if "sha256" in entry.facts]
+    assert [reply.head for reply in replies] == [entry.head for entry in entries[1::2]]
+
+
+def test_in_a_sum_too_no_more_rounds_leave_and_nothing_that_is_refused(tmp_path: Path) -> None:
+    policy = rules(most={"rounds": 2}, allow={"readout_sums": False})
+    guard, _ = summed(tmp_path, policy)
+    requests = asks()
+    guard.handle(requests["context"])
+    assert [code(guard.handle(requests["update"])) for _ in range(2)] == [None, None]
+    again, _ = summed(tmp_path, policy)
+    again.handle(requests["context"])
+    assert code(again.handle(requests["update"])) is FailureCode.SPENT
+    assert code(again.handle(requests["statistics"])) is FailureCode.REFUSED
+    assert code(again.handle(replace(requests["update"], head=Head(2, "0" * 64)))) is FailureCode.LEDGER
+
+
+# Nothing leaks
+
+ROW = "Ms Jones of 4 Mill Lane has been coughing since Tuesday"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, RuntimeError, StorageError, RecursionError])
+def test_an_exception_that_quotes_a_row_reaches_neither_reply_nor_ledger(
+    tmp_path: Path, error: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(request: Request) -> Reply:
+        raise error(ROW)
+
+    guard, _ = guarded(tmp_path, answer=broken)
+    caplog.set_level(logging.DEBUG)
+    replies = [guard.handle(request) for request in [*asks().values(), *asks().values()]]
+    assert ROW in caplog.text  # in the owner's own log, where it is looked for
+    assert all(isinstance(reply, Failure) for reply in replies)
+    assert not any(word in encode(reply).decode("latin1") for reply in replies for word in ROW.split()[:4] if len(word) > 2)
+    assert "Jones" not in (tmp_path / "ledger.jsonl").read_text()
+
+
+def test_an_exception_in_a_real_client_that_quotes_its_row_does_not_leak(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ifedicl.federation.client_task import PlainSums
+
+    rows = (*tiny.examples(9), Example(ROW, "good"))
+    inner = Client("clinic", rows, backbone, secret=b"own")
+    guard = GuardedClient(inner, rules(), Ledger(tmp_path / "ledger.jsonl", "clinic"))
+
+    def quoting(*arguments: Any) -> None:
+        raise ValueError(f"cannot work with {[row.text for row in rows]}")
+
+    monkeypatch.setattr(PlainSums, "vectors", quoting)
+    reply = guard.handle(VectorsRequest(tiny.TASK, METHOD, backbone.fingerprint, ""))
+    assert replace(reply, head=None) == Failure(FailureCode.INTERNAL)
+    written = (tmp_path / "ledger.jsonl").read_bytes() + encode(reply)
+    assert not [row.text for row in rows if row.text.encode() in written]
+
+
+# A whole federation
+
+HANDS = {name: tiny.examples(count, seed=seed) for seed, (name, count) in enumerate({"a": 16, "b": 14, "c": 18}.items())}
+SHORT = tiny.method(rounds={"rounds": 2, "select_by": "last"})
+
+
+def federated(backbone: Backbone, folder: Path, policies: dict[str, Policy], **options: Any) -> Outcome:
+    doors = [
+        GuardedClient(
+            Client(name, own, backbone, secret=name.encode()),
+            policies.get(name, open_policy()),
+            Ledger(folder / f"{name}.jsonl", name),
+        )
+        for name, own in HANDS.items()
+    ]
+    shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
+    return Coordinator(
+        LocalEngine(doors), tiny.TASK, SHORT, shape, checkpoint_file=folder / "checkpoint" / "state.safetensors"
+    ).run(**options)
+
+
+def test_the_job_goes_on_without_a_site_whose_policy_refuses(backbone: Backbone, tmp_path: Path) -> None:
+    outcome = federated(backbone, tmp_path, {"b": Policy()})
+    assert {item.client for item in outcome.state.traffic if item.failure} == {"b"}
+    assert {item.failure for item in outcome.state.traffic if item.failure} == {"refused"}
+    assert outcome.state.history[-1].clients == ("a", "c")
+    kinds = {entry.facts.get("kind") for entry in read(tmp_path / "b.jsonl")[0] if entry.event == REPLY}
+    assert kinds == {"failure"}
+
+
+def test_policies_and_ledgers_change_no_number(backbone: Backbone, tmp_path: Path) -> None:
+    plain = Coordinator(
+        LocalEngine([Client(name, own, backbone, secret=name.encode()) for name, own in HANDS.items()]),
+        tiny.TASK,
+        SHORT,
+        ModelShape(backbone.fingerprint, backbone.layers, backbone.width),
+    ).run()
+    outcome = federated(backbone, tmp_path, {})
+    assert outcome.context.digest == plain.context.digest
+    np.testing.assert_array_equal(outcome.coefficients.scales, plain.coefficients.scales)
+
+
+def test_the_ledger_counts_the_bytes_that_the_coordinator_counts(backbone: Backbone, tmp_path: Path) -> None:
+    outcome = federated(backbone, tmp_path, {})
+    for name in HANDS:
+        entries, _ = read(tmp_path / f"{name}.jsonl")
+        ours = [entry.facts["bytes"] for entry in entries if entry.event == REPLY]
+        assert ours == [item.bytes_up for item in outcome.state.traffic if item.client == name]
+
+
+def test_the_coordinator_keeps_each_last_head_and_tells_it_with_the_next_request(backbone: Backbone, tmp_path: Path) -> None:
+    outcome = federated(backbone, tmp_path, {})
+    for name in HANDS:
+        entries, _ = read(tmp_path / f"{name}.jsonl")
+        assert outcome.state.heads[name] == entries[-1].head
+        # Every request but the context's names the entry before: nothing was lost.
+        held = [(entry.facts["kind"], entry.facts["held"]) for entry in entries if entry.event == REPLY]
+        for number, (kind, told) in enumerate(held, start=2):
+            assert told == (0 if kind == "context_reply" or number == 2 else number - 1)
+    lines = [json.loads(line) for line in (tmp_path / "checkpoint" / "heads.jsonl").read_text().splitlines()]
+    assert len(lines) == len(outcome.state.traffic)
+
+
+def test_a_resumed_run_tells_the_heads_that_it_had(backbone: Backbone, tmp_path: Path) -> None:
+    first = federated(backbone, tmp_path, {})
+    again = federated(backbone, tmp_path, {}, more_rounds=1)
+    assert all(again.state.heads[name].entries > head.entries for name, head in first.state.heads.items())
+    assert {item.failure for item in again.state.traffic} == {None, "no_context"}  # the clients began anew
+
+
+def test_a_site_whose_ledger_was_replaced_gets_no_further(backbone: Backbone, tmp_path: Path) -> None:
+    federated(backbone, tmp_path, {})
+    (tmp_path / "b.jsonl").unlink()
+    again = federated(backbone, tmp_path, {}, more_rounds=1)
+    failed = {(item.client, item.failure) for item in again.state.traffic if item.failure not in {None, "no_context"}}
+    assert failed == {("b", "ledger")}
+    assert again.state.history[-1].clients == ("a", "c")
