@@ -12,57 +12,90 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ifedicl.adapter import Adapter, Classifier, Prediction
     from ifedicl.backbone.load import Backbone, load_backbone
+    from ifedicl.core.coefficients import Coefficients
+    from ifedicl.core.readout import Readout
+    from ifedicl.core.subspace import Context
+    from ifedicl.core.warm_start import Start
     from ifedicl.data import Example, dirichlet_split, read_examples
     from ifedicl.errors import IfediclError
-    from ifedicl.personal import personalise
-    from ifedicl.pipelines import pipeline
-    from ifedicl.runs import Federated, RunResult, federate, run, simulate
-    from ifedicl.settings import Method, ModelSettings, RunSettings, load_preset, load_settings
+    from ifedicl.federation.client import Client
+    from ifedicl.federation.coordinator import Outcome
+    from ifedicl.federation.engine import Delivery, Door, Engine
+    from ifedicl.federation.events import Begun, Delivered, Event, RoundDone, StepStarted
+    from ifedicl.federation.state import RoundRecord, State, Traffic
+    from ifedicl.metrics import Comparison, Evaluation, Tally
+    from ifedicl.personal import Personal, personalise
+    from ifedicl.pipelines import Pipeline, Scored, pipeline
+    from ifedicl.runs import Cache, Federated, RunResult, federate, run, simulate
+    from ifedicl.settings import Coordination, Method, ModelSettings, RunSettings, load_preset, load_settings
     from ifedicl.sklearn import AdapterClassifier
     from ifedicl.task import Task
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Adapter": "adapter",
-    "AdapterClassifier": "sklearn",
-    "Backbone": "backbone.load",
-    "Classifier": "adapter",
-    "Example": "data",
-    "Federated": "runs",
-    "IfediclError": "errors",
-    "Method": "settings",
-    "ModelSettings": "settings",
-    "Prediction": "adapter",
-    "RunResult": "runs",
-    "RunSettings": "settings",
-    "Task": "task",
-    "dirichlet_split": "data",
-    "federate": "runs",
-    "load_backbone": "backbone.load",
-    "load_preset": "settings",
-    "load_settings": "settings",
-    "personalise": "personal",
-    "pipeline": "pipelines",
-    "read_examples": "data",
-    "run": "runs",
-    "simulate": "runs",
+_MODULES = {
+    "adapter": ("Adapter", "Classifier", "Prediction"),
+    "backbone.load": ("Backbone", "load_backbone"),
+    "core.coefficients": ("Coefficients",),
+    "core.readout": ("Readout",),
+    "core.subspace": ("Context",),
+    "core.warm_start": ("Start",),
+    "data": ("Example", "dirichlet_split", "read_examples"),
+    "errors": ("IfediclError",),
+    "federation.client": ("Client",),
+    "federation.coordinator": ("Outcome",),
+    "federation.engine": ("Delivery", "Door", "Engine"),
+    "federation.events": ("Begun", "Delivered", "Event", "RoundDone", "StepStarted"),
+    "federation.state": ("RoundRecord", "State", "Traffic"),
+    "metrics": ("Comparison", "Evaluation", "Tally"),
+    "personal": ("Personal", "personalise"),
+    "pipelines": ("Pipeline", "Scored", "pipeline"),
+    "runs": ("Cache", "Federated", "RunResult", "federate", "run", "simulate"),
+    "settings": ("Coordination", "Method", "ModelSettings", "RunSettings", "load_preset", "load_settings"),
+    "sklearn": ("AdapterClassifier",),
+    "task": ("Task",),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Adapter",
     "AdapterClassifier",
     "Backbone",
+    "Begun",
+    "Cache",
     "Classifier",
+    "Client",
+    "Coefficients",
+    "Comparison",
+    "Context",
+    "Coordination",
+    "Delivered",
+    "Delivery",
+    "Door",
+    "Engine",
+    "Evaluation",
+    "Event",
     "Example",
     "Federated",
     "IfediclError",
     "Method",
     "ModelSettings",
+    "Outcome",
+    "Personal",
+    "Pipeline",
     "Prediction",
+    "Readout",
+    "RoundDone",
+    "RoundRecord",
     "RunResult",
     "RunSettings",
+    "Scored",
+    "Start",
+    "State",
+    "StepStarted",
+    "Tally",
     "Task",
+    "Traffic",
     "__version__",
     "dirichlet_split",
     "federate",

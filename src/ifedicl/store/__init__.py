@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from ifedicl.errors import StorageError
 from ifedicl.store.protocol import Store
+from ifedicl.store.records import Entry, Neighbour, Stored, TaskKey
+from ifedicl.store.requests import Answer, Found
+
+__all__ = ["Answer", "Entry", "Found", "Neighbour", "Store", "Stored", "TaskKey", "open_store"]
 
 
 def open_store(url: str | None = None, *, make: bool = True) -> Store:
