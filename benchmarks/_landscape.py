@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ifedicl import seeds
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.vectors import Array64, ContextVectors
-from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.engine import Delivery
 from ifedicl.federation.messages import (
     CompareReply,

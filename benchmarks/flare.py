@@ -26,10 +26,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' federation of p
 from tests.support import tiny
 from tests.support.processes import Federation, cli, owner_file, wait_for
 
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.bench.provenance import machine
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import ContextReply, ContextRequest, Reply, Request, UpdateReply, VectorsReply, VectorsRequest

@@ -15,7 +15,8 @@ from ifedicl.errors import DataError
 
 _SHOWN_COLUMN = 20
 """Most characters of a column's name that are shown: in a file without a header line it would be a text."""
-_HUB_PREFIX = "hub:"
+HUB_PREFIX = "hub:"
+"""A data set's source that begins so is an id of the hub, not a path."""
 
 
 def is_text(cell: object) -> bool:
@@ -53,8 +54,8 @@ def rows_of(source: str | Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     Raises:
         DataError: the source is absent, torn, or of a kind that is not read.
     """
-    if str(source).startswith(_HUB_PREFIX):
-        yield from enumerate(_hub_rows(str(source).removeprefix(_HUB_PREFIX)), start=1)
+    if str(source).startswith(HUB_PREFIX):
+        yield from enumerate(_hub_rows(str(source).removeprefix(HUB_PREFIX)), start=1)
         return
     path = Path(source)
     reader = _READERS.get(path.suffix.lower())

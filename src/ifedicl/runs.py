@@ -18,7 +18,6 @@ from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, Array32
 from ifedicl.data import Example, dirichlet_split, draw_pool, read_examples
 from ifedicl.errors import ConfigError, DataError, Fault
-from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome, Starter
 from ifedicl.federation.engine import Door, Engine
@@ -202,12 +201,11 @@ def federate(
     for client in mode.clients:
         client.prepare(task, method)
     backbone = clients[0].backbone
-    shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
     coordinator = Coordinator(
         mode.carrier(engine, ledgers),
         task,
         method,
-        shape,
+        backbone.shape,
         coordination=coordination,
         checkpoint_file=checkpoint,
         observer=observer,

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from ifedicl.backbone.load import load_backbone
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.data import Example
-from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.local_engine import LocalEngine

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.data import Example, Role, split_roles
-from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.events import Event

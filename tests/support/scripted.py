@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Role
-from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.engine import Delivery
 from ifedicl.federation.messages import (
     CompareReply,

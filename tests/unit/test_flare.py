@@ -19,9 +19,9 @@ from nvflare.fuel.flare_api.api_spec import JobNotRunning
 
 from ifedicl import cli
 from ifedicl.backbone.load import Backbone, shape_of
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.errors import ConfigError, FederationError, StorageError, TooFewClientsError
-from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.local_engine import LocalEngine

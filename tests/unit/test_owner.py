@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from ifedicl import cli
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.errors import ConfigError, FederationError, LedgerError
-from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.local_engine import LocalEngine

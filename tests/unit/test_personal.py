@@ -26,9 +26,7 @@ ONE_SIDED = tuple(Example(f"word {number} of many", "bad") for number in range(4
 
 @pytest.fixture(scope="module")
 def adapter(backbone: Backbone, llama_folder: Path) -> Adapter:
-    method = tiny.method(
-        rounds={"rounds": 2}, subspace={"rank": 4, "parts": 2}, calibration={"learning_rate": 0.2, "batch_size": 8}
-    )
+    method = tiny.method(rounds={"rounds": 2}, subspace={"rank": 4}, calibration={"learning_rate": 0.2, "batch_size": 8})
     model = ModelSettings(source=str(llama_folder))
     return federate(simulate(backbone, tiny.TASK, HANDS, seed=0), model, tiny.TASK, method).adapter
 

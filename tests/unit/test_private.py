@@ -11,13 +11,13 @@ import pytest
 
 from ifedicl import runs
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.calibrate import example_gradients
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.data import Role
 from ifedicl.dp.accountant import epsilon
 from ifedicl.errors import ConfigError, TooFewClientsError
-from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.dp_client import DPClient

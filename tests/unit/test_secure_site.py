@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from ifedicl import cli
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.errors import ConfigError, TooFewClientsError
-from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import Failure, FailureCode, VectorsRequest

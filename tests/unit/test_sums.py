@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.exact_sums import OrderlessSum
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example
 from ifedicl.errors import TooFewClientsError
-from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.checkpoint import load, save
 from ifedicl.federation.engine import Delivery
 from ifedicl.federation.local_engine import LocalEngine

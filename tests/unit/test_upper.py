@@ -107,7 +107,7 @@ def test_a_failing_layer_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPa
 def test_a_federation_of_the_upper_layers_is_the_same_on_kept_states(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subspace = {"rank": 4, "parts": 2}
+    subspace = {"rank": 4}
     method = tiny.method(rounds={"rounds": 3}, injection={"from_depth": 0.4, "context_scale": 0.1}, subspace=subspace)
     kept = run_real(backbone, method)
 

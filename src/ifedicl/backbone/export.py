@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-from ifedicl.backbone.load import Backbone, quiet_transformers
+from ifedicl.backbone.load import DTYPES, Backbone, quiet_transformers
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
 from ifedicl.core.injection import fold
 from ifedicl.core.subspace import Context
 from ifedicl.errors import BackboneError
-
-DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def _unchanged(config: Any) -> Any:

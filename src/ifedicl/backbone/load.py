@@ -19,16 +19,15 @@ from transformers.utils import logging as transformers_logging
 from ifedicl.backbone import gguf
 from ifedicl.backbone.families import Writes, layer_modules, write_modules, writes_of
 from ifedicl.backbone.fingerprint import fingerprint_of, stored_tensors
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.backbone.preflight import check_memory, refuse_missing
 from ifedicl.backbone.tree_attention import Branches, branch_limit
 from ifedicl.errors import BackboneError, DownloadError, UnsafeWeightsError
 from ifedicl.settings import ModelSettings
 
-_DTYPES: Mapping[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
+DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What a model computes in or is stored in, by name."""
+
 _SHORT = 256  # tokens of a row: beyond, attention's parts are hardly faster and keep many times as much
 _BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16")
 # What a hub repository may give us: weights without code, and the tokenizer's files.
@@ -89,6 +88,11 @@ class Backbone:
     def width(self) -> int:
         """``d``."""
         return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def shape(self) -> ModelShape:
+        """What a coordinator must know of it."""
+        return ModelShape(self.fingerprint, self.layers, self.width)
 
     @property
     def device(self) -> torch.device:
@@ -188,29 +192,14 @@ def fingerprint(settings: ModelSettings, *, cache: Path | None = None) -> str:
     return _located(settings, cache)[1]
 
 
-@dataclass(frozen=True)
-class Shape:
-    """What is known of a model before it is loaded.
-
-    Attributes:
-        fingerprint: hex SHA-256 of stored weights and tokenizer.
-        layers: ``L``.
-        width: ``d``.
-    """
-
-    fingerprint: str
-    layers: int
-    width: int
-
-
-def shape_of(settings: ModelSettings, *, cache: Path | None = None) -> Shape:
+def shape_of(settings: ModelSettings, *, cache: Path | None = None) -> ModelShape:
     """Fingerprint and size of the model that ``settings`` name, without loading it.
 
     Raises: as :func:`fingerprint`.
     """
     folder, mark = _located(settings, cache)
     text = _config(folder, settings.source).get_text_config()
-    return Shape(mark, int(text.num_hidden_layers), int(text.hidden_size))
+    return ModelShape(mark, int(text.num_hidden_layers), int(text.hidden_size))
 
 
 def _located(settings: ModelSettings, cache: Path | None) -> tuple[Path, str]:
@@ -359,7 +348,7 @@ def _device(name: str) -> torch.device:
 def _dtype(name: str, device: torch.device) -> torch.dtype:
     """The dtype by name; "auto" takes bfloat16 only where the processor multiplies it faster than float32."""
     if name != "auto":
-        return _DTYPES[name]
+        return DTYPES[name]
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     capabilities = torch.cpu.get_capabilities()

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ifedicl.bench.plan import DEMO, HUB, SetSettings
+from ifedicl.bench.plan import DEMO, SetSettings
 from ifedicl.data import Example, read_examples
 from ifedicl.demo.fetch import demo_places
 from ifedicl.demo.story import TASK
 from ifedicl.errors import DataError
-from ifedicl.rows import rows_of
+from ifedicl.rows import HUB_PREFIX, rows_of
 from ifedicl.settings import validated
 from ifedicl.task import Task
 
@@ -65,7 +65,7 @@ def load_set(name: str, settings: SetSettings) -> DataSet:
 
 
 def _sources(source: str) -> tuple[str, str]:
-    if source.startswith(HUB):
+    if source.startswith(HUB_PREFIX):
         return f"{source}/train", f"{source}/test"
     if not Path(source).is_dir():
         raise DataError(f"{source}: there is no such folder; name the folder that holds it with --data, or correct the plan")
@@ -83,7 +83,7 @@ def _task(name: str, settings: SetSettings, train: str) -> Task:
 
 def _meta(source: str) -> dict[str, Any]:
     path = Path(source) / "meta.json"
-    if source.startswith(HUB) or not path.is_file():
+    if source.startswith(HUB_PREFIX) or not path.is_file():
         return {}
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))

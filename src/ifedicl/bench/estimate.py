@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
+from ifedicl.backbone.load import DTYPES
 from ifedicl.bench.plan import Cell, ModelPlan, Plan
 
-_BYTES: Mapping[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "auto": 4}
 _WORKING_MEMORY = 1.15  # as load_backbone asks for
 _TRAINING_COST = 3.0  # a forward and backward pass without weight gradients, in forward passes, with its smaller batches
 
@@ -41,7 +42,11 @@ def estimates(plan: Plan) -> list[Estimate]:
 
 def _estimate(plan: Plan, name: str, model: ModelPlan) -> Estimate:
     cells = [cell for cell in plan.cells() if cell.model == name]
-    memory = None if model.parameters is None else model.parameters * _BYTES[model.dtype] * _WORKING_MEMORY / 1e9
+    memory = (
+        None
+        if model.parameters is None
+        else model.parameters * DTYPES.get(model.dtype, torch.float32).itemsize * _WORKING_MEMORY / 1e9
+    )
     speed = model.tokens_per_second
     hours = None if speed is None else sum(_tokens(plan, cell) for cell in cells) / speed / 3600
     return Estimate(name, len(cells), memory, hours)

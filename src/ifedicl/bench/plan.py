@@ -17,10 +17,9 @@ from ifedicl.bench.methods import METHODS
 from ifedicl.bench.methods.base import PAPER, BenchMethod, Scope, Size
 from ifedicl.bench.methods.ours import IFedICL
 from ifedicl.errors import ConfigError, Fault
-from ifedicl.settings import Method, ModelSettings, Section, changed, load_preset, toml_of, validated
+from ifedicl.settings import Method, ModelSettings, Section, anchored, changed, load_preset, toml_of, validated
 
 DEMO = "demo"
-HUB = "hub:"
 
 
 class SetSettings(Section):
@@ -249,13 +248,10 @@ def load_plan(name: str, data: Path | None = None) -> Plan:
     except (ValueError, RecursionError) as error:
         raise ConfigError(name, [Fault("file", name, "TOML", f"{error}. Compare with docs/benchmark.md.")]) from error
     plan = validated(Plan, values, name)
-    sets = {key: value.model_copy(update={"source": _anchored(value.source, folder)}) for key, value in plan.sets.items()}
-    return plan.model_copy(update={"sets": sets})
+    named = {key: value for key, value in plan.sets.items() if value.source != DEMO}
+    sets = {key: value.model_copy(update={"source": anchored(value.source, folder)}) for key, value in named.items()}
+    return plan.model_copy(update={"sets": {**plan.sets, **sets}})
 
 
 def _plans() -> Traversable:
     return resources.files("ifedicl") / "bench" / "plans"
-
-
-def _anchored(source: str, folder: Path) -> str:
-    return source if source == DEMO or source.startswith(HUB) else str(folder / Path(source).expanduser())

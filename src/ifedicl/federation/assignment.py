@@ -7,24 +7,10 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.settings import Method
 from ifedicl.task import Task
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """What the coordinator must know of the model; it needs no weights.
-
-    Attributes:
-        fingerprint: of the model that everyone must use.
-        layers: ``L``.
-        width: ``d``.
-    """
-
-    fingerprint: str
-    layers: int
-    width: int
 
 
 def run_digest(task: Task, method: Method, fingerprint: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ifedicl import seeds
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.aggregation import AGGREGATE_VECTORS
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
@@ -17,7 +18,7 @@ from ifedicl.core.subspace import Context, subspace_basis
 from ifedicl.core.vectors import Array32, ContextVectors, pooled
 from ifedicl.core.warm_start import Start
 from ifedicl.errors import FederationError, LimitsReachedError
-from ifedicl.federation.assignment import Assignment, ModelShape
+from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.client_pool import ClientPool
 from ifedicl.federation.engine import Engine

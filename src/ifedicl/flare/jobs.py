@@ -12,8 +12,8 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from ifedicl import files
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.errors import ConfigError, Fault
-from ifedicl.federation.assignment import ModelShape
 from ifedicl.flare.names import CONTROLLER, EXECUTOR, TASK
 from ifedicl.settings import Coordination, Method, ModelSettings, RunSettings, Section, check_coordination, validated
 from ifedicl.task import Task

@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ifedicl.errors import ConfigError, Fault
-from ifedicl.settings import ModelSettings, PrivacySettings, Section, read_toml, validated
+from ifedicl.settings import ModelSettings, PrivacySettings, Section, anchored, anchored_model, read_toml, validated
 
 ANY = "any"
 Identity = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -154,22 +154,19 @@ def load_client_settings(path: Path) -> ClientSettings:
     """
     settings = validated(ClientSettings, read_toml(path, "ifedicl policy init"), str(path))
     try:
-        return _anchored(settings, path.resolve().parent)
+        return _in_folder(settings, path.resolve().parent)
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user, a NUL
         fault = Fault("data, model or ledger", "a path that cannot be", "paths of files", f"{error}. Correct the path.")
         raise ConfigError(str(path), [fault]) from error
 
 
-def _anchored(settings: ClientSettings, folder: Path) -> ClientSettings:
-    def anchored(source: str) -> str:
-        return str(folder / Path(source).expanduser())
-
-    ledger, model = settings.ledger, settings.model
-    local = Path(anchored(model.source))
+def _in_folder(settings: ClientSettings, folder: Path) -> ClientSettings:
+    data, ledger = settings.data, settings.ledger
+    places = {"file": anchored(ledger.file, folder), "secret": anchored(ledger.secret, folder)}
     return settings.model_copy(
         update={
-            "data": settings.data.model_copy(update={"file": anchored(settings.data.file)}),
-            "model": model.model_copy(update={"source": str(local)}) if local.exists() else model,
-            "ledger": ledger.model_copy(update={"file": anchored(ledger.file), "secret": anchored(ledger.secret)}),
+            "data": data.model_copy(update={"file": anchored(data.file, folder)}),
+            "model": anchored_model(settings.model, folder),
+            "ledger": ledger.model_copy(update=places),
         }
     )

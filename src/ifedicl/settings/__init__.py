@@ -10,6 +10,7 @@ from ifedicl.settings.contradictions import check_coordination, noise_contradict
 from ifedicl.settings.coordination import Coordination
 from ifedicl.settings.earlier import method_of
 from ifedicl.settings.method import Method
+from ifedicl.settings.paths import anchored, anchored_model
 from ifedicl.settings.presets import changed, load_preset, load_settings, presets
 from ifedicl.settings.sections import (
     CalibrationSettings,
@@ -48,6 +49,8 @@ __all__ = [
     "SubspaceSettings",
     "VectorSettings",
     "WireDtype",
+    "anchored",
+    "anchored_model",
     "changed",
     "check_coordination",
     "load_preset",

@@ -10,6 +10,7 @@ from typing import Any
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.settings.config import RunSettings
 from ifedicl.settings.method import Method
+from ifedicl.settings.paths import anchored, anchored_model
 from ifedicl.settings.validation import read_toml, toml_of, validated
 
 
@@ -25,7 +26,7 @@ def load_settings(path: str | Path) -> RunSettings:
     values = _with_preset(read_toml(path, "ifedicl init"), str(path))
     settings = validated(RunSettings, values, str(path))
     try:
-        return _anchored(settings, path.resolve().parent)
+        return _in_folder(settings, path.resolve().parent)
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user, a NUL
         fault = Fault("model or data", "a path that cannot be", "paths of files", f"{error}. Correct the path.")
         raise ConfigError(str(path), [fault]) from error
@@ -76,22 +77,9 @@ def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _anchored(settings: RunSettings, folder: Path) -> RunSettings:
-    def anchored(source: str | None) -> str | None:
-        if source is None or source.startswith("hub:"):
-            return source
-        return str(folder / Path(source).expanduser())
-
+def _in_folder(settings: RunSettings, folder: Path) -> RunSettings:
     data = settings.data
-    clients = None if data.clients is None else {name: str(anchored(file)) for name, file in data.clients.items()}
-    data = data.model_copy(
-        update={
-            "clients": clients,
-            "train": anchored(data.train),
-            "test": anchored(data.test),
-            "public": anchored(data.public),
-        }
-    )
-    local = folder / Path(settings.model.source).expanduser()
-    model = settings.model.model_copy(update={"source": str(local)}) if local.exists() else settings.model
-    return settings.model_copy(update={"data": data, "model": model})
+    files = {name: anchored(file, folder) for name in ("train", "test", "public") if (file := getattr(data, name)) is not None}
+    clients = data.clients and {name: anchored(file, folder) for name, file in data.clients.items()}
+    data = data.model_copy(update={**files, "clients": clients})
+    return settings.model_copy(update={"data": data, "model": anchored_model(settings.model, folder)})

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.data import Example
-from ifedicl.federation.assignment import ModelShape
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engine import Engine
