@@ -30,9 +30,8 @@ from ifedicl.backbone.layout import right_padded
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.scoring import Scorer, length_batches
 from ifedicl.calibrate import ClientRound, batch_of, calibrate
-from ifedicl.core.coefficients import Coefficients, Form, active_writes
+from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.core.subspace import Context
-from ifedicl.core.vectors import WRITES
 from ifedicl.data import Example
 from ifedicl.extract import context_vectors
 from ifedicl.settings import CalibrationSettings, Method, ModelSettings
@@ -224,12 +223,7 @@ def bench(arguments: argparse.Namespace, task: Task = TASK) -> Bench:
     labels = tuple(number % len(task.labels) for number in range(arguments.examples))
     method = Method(calibration=CalibrationSettings(local_steps=1, loss="vocabulary"))
     vectors = context_vectors(scorer, prompts.tokens, labels, method).mean().astype(np.float32)
-    coefficients = Coefficients.initial(
-        Form(backbone.layers),
-        active_writes(backbone.layers, range(backbone.layers), WRITES),
-        context_scale=method.injection.context_scale,
-        activation_scale=method.injection.activation_scale,
-    )
+    coefficients = cold_start(Form(backbone.layers), method.injection)
     return Bench(scorer, prompts, labels, method, Context(vectors), coefficients)
 
 

@@ -26,7 +26,7 @@ from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import example_gradients
-from ifedicl.core.coefficients import Coefficients, Form, active_writes
+from ifedicl.core.coefficients import CONTEXT, Coefficients, Form
 from ifedicl.core.server_optimizer import Moments, stepped
 from ifedicl.core.subspace import Context, subspace_basis
 from ifedicl.core.vectors import WRITES, Array32
@@ -84,9 +84,11 @@ class Stage:
         self.hands = [[keyed[row.key] for row in hand] for hand in hands]
         self.test = draw_pool(data.test, arguments.test, arguments.seed)
         self.public = public_examples(data.task, _WEIGHING, arguments.seed + 1)
-        active = active_writes(backbone.layers, range(first, backbone.layers), WRITES)
         form = Form(backbone.layers, arguments.core)
-        self.start = Coefficients.initial(form, active, context_scale=0.1, activation_scale=1.0)
+        active = np.zeros((backbone.layers, len(WRITES)), dtype=np.bool_)
+        active[first:] = True
+        self.start = Coefficients.identity(form)
+        self.start.scales[first:, :, CONTEXT] = 0.1
         self.shapes = {name: (int(active.sum()), *shape[2:]) for name, shape in form.shapes.items()}
         self.active = active
         # The leading directions of public text, where anything is injected; elsewhere none is looked at.

@@ -19,7 +19,7 @@ from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import SetSettings, load_plan
-from ifedicl.core.coefficients import Coefficients, injected_writes
+from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
 from ifedicl.core.warm_start import Start, warm_start
@@ -100,8 +100,7 @@ def warm_from(old: Adapter, method: Method) -> Starter:
     """Coefficients of the first task, for as many rounds as the cold run has, so that the two schedules are the same."""
 
     def start(context: Context, initial: Coefficients) -> Start:
-        active = injected_writes(initial.form, method.injection)
-        return warm_start(old.coefficients, old.context, initial, context, active, method.rounds.rounds)
+        return warm_start(old.coefficients, old.context, initial, context, method.rounds.rounds)
 
     return start
 

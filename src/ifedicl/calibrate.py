@@ -9,24 +9,19 @@ from typing import Self
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from ifedicl import seeds
 from ifedicl.backbone.encoding import Prompts, Tokens
-from ifedicl.backbone.hooks import Noise, Watcher, injected
+from ifedicl.backbone.hooks import Watcher, injected
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.aggregation import GradientSum
-from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients, active_writes
+from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
 from ifedicl.core.schedules import SCHEDULES
 from ifedicl.core.subspace import Context, ContextTensors
-from ifedicl.core.vectors import Array32
+from ifedicl.core.vectors import WRITES, Array32
 from ifedicl.settings import CalibrationSettings, Method
 
-_OPTIMIZERS: Mapping[str, Callable[[list[Tensor], CalibrationSettings], Optimizer]] = {
-    "adamw": lambda values, settings: AdamW(values, settings.learning_rate, weight_decay=settings.weight_decay),
-    "adam": lambda values, settings: Adam(values, settings.learning_rate, weight_decay=settings.weight_decay),
-    "sgd": lambda values, settings: SGD(values, settings.learning_rate, weight_decay=settings.weight_decay),
-}
 _LOSSES: Mapping[str, Callable[[Scorer, Sequence[Tokens], Sequence[int]], Tensor]] = {
     "vocabulary": Scorer.word_losses,
     "labels": Scorer.label_losses,
@@ -83,26 +78,24 @@ class Objective:
         self._labels = labels
         self._context = context
         self._losses = _LOSSES[method.calibration.loss]
-        layers, injection = scorer.backbone.layers, method.injection
         # An adapter from before, which an owner takes further, may hold layers that are not injected.
-        active = active_writes(layers, injection.active_layers(layers), injection.writes)
-        self._active = active[context.first_layer : context.layers.stop]
+        layers = method.injection.active_layers(scorer.backbone.layers)
+        self._active = np.array([[layer in layers] * len(WRITES) for layer in context.layers])
 
-    def backward(self, values: Mapping[str, Tensor], rows: Sequence[int], *, scale: float, noise: Noise | None = None) -> float:
+    def backward(self, values: Mapping[str, Tensor], rows: Sequence[int], *, scale: float) -> float:
         """Add the gradient of ``scale`` times the summed loss of some examples to the tensors behind ``values``.
 
         Args:
             values: as :attr:`Coefficients.arrays`: ``scales`` on the CPU, the others on the model's device.
             rows: positions of the examples; they run in as many passes as memory asks for.
             scale: of the loss.
-            noise: added to each injected write.
 
         Returns:
             ``scale`` times the summed loss, in nats.
         """
         total = 0.0
         for part in self._scorer.batches([self._prompts[row] for row in rows]):
-            total += self.pass_backward(values, [rows[place] for place in part], scale=scale, noise=noise)
+            total += self.pass_backward(values, [rows[place] for place in part], scale=scale)
         return total
 
     def pass_backward(
@@ -111,7 +104,6 @@ class Objective:
         rows: Sequence[int],
         *,
         scale: float = 1.0,
-        noise: Noise | None = None,
         watcher: Watcher | None = None,
     ) -> float:
         """As :meth:`backward`, in one pass; ``watcher`` as in :func:`injected`."""
@@ -121,7 +113,6 @@ class Objective:
             values["scales"],
             self._active,
             core=values.get("core"),
-            noise=noise,
             watcher=watcher,
         ):
             losses = self._losses(self._scorer, [self._prompts[row] for row in rows], [self._labels[row] for row in rows])
@@ -156,15 +147,14 @@ def calibrate(
     settings = method.calibration
     objective = Objective(scorer, prompts, labels, context.on(scorer.backbone.device), method)
     point = _Point.at(coefficients, scorer.backbone.device)
-    optimizer = _OPTIMIZERS[settings.optimizer](list(point.deviations.values()), settings)
+    optimizer = AdamW(list(point.deviations.values()), settings.learning_rate, weight_decay=settings.weight_decay)
     losses = []
     for local_step in range(settings.local_steps):
         _set_rate(optimizer, settings, turn, local_step)
         step = turn.round * settings.local_steps + local_step
         rows = batch_of(step, len(labels), settings.batch_size, method.seed, turn.client)
         optimizer.zero_grad()
-        noise = _noise(scorer, method, turn, step)
-        losses.append(objective.backward(point.values, rows, scale=1 / len(rows), noise=noise))
+        losses.append(objective.backward(point.values, rows, scale=1 / len(rows)))
         optimizer.step()
     return LocalUpdate(point.coefficients, float(np.mean(losses)))
 
@@ -297,14 +287,5 @@ def batch_of(step: int, examples: int, batch_size: int, seed: int, client: str) 
 def _set_rate(optimizer: Optimizer, settings: CalibrationSettings, turn: ClientRound, local_step: int) -> None:
     step = (turn.round - turn.phase_start) * settings.local_steps + local_step
     progress = step / (turn.phase_rounds * settings.local_steps)
-    warmup = min(1.0, (step + 1) / (settings.warmup_steps + 1))
     for group in optimizer.param_groups:
-        group["lr"] = settings.learning_rate * warmup * SCHEDULES[settings.schedule](progress)
-
-
-def _noise(scorer: Scorer, method: Method, turn: ClientRound, step: int) -> Noise | None:
-    if method.calibration.noise == 0:
-        return None
-    draws = torch.Generator(device=scorer.backbone.device)
-    draws.manual_seed(seeds.derive(method.seed, "noise", turn.client, step))
-    return Noise(method.calibration.noise, draws)
+        group["lr"] = settings.learning_rate * SCHEDULES[settings.schedule](progress)

@@ -175,8 +175,8 @@ def _plainly(method: Method) -> list[str]:
 
 def _written(method: Method) -> str:
     """Whose writes are sent."""
-    lowest, highest = method.injection.from_depth, method.injection.to_depth
-    return "the model's layers" if highest - lowest == 1 else f"the model's layers from {lowest:g} to {highest:g} of its depth"
+    lowest = method.injection.from_depth
+    return "the model's layers" if lowest == 0 else f"the model's layers above {lowest:g} of its depth"
 
 
 def expected_bytes(settings: RunSettings, layers: int, width: int, fingerprint: str, clients: Sequence[str]) -> dict[str, int]:

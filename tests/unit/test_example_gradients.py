@@ -9,9 +9,8 @@ from ifedicl.backbone.encoding import Prompts
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import example_gradients, gradient_sum
-from ifedicl.core.coefficients import Coefficients, Form, active_writes
+from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.subspace import Context, subspace_basis
-from ifedicl.core.vectors import WRITES
 from ifedicl.settings import Method
 from ifedicl.task import Task
 from tests.support import tiny
@@ -27,8 +26,8 @@ def _setting(
     vectors = draw.standard_normal((backbone.layers, 2, backbone.width)).astype(np.float32)
     basis = subspace_basis(draw.standard_normal((0, *vectors.shape)), rank, draw) if rank else None
     form = Form(backbone.layers, rank)
-    active = active_writes(backbone.layers, range(first, backbone.layers), WRITES)
-    start = Coefficients.initial(form, active, context_scale=0.2, activation_scale=0.9)
+    start = Coefficients.identity(form)
+    start.scales[first:] = 0.2, 0.9
     if rank:
         assert start.core is not None
         start.core[first:] = 0.1 * draw.standard_normal(start.core[first:].shape)

@@ -115,7 +115,7 @@ def test_vectors_are_those_of_public_text_whoever_is_asked(backbone: Backbone) -
 
 
 def test_a_gradient_sum_is_that_of_clipped_examples_and_says_nothing_else(backbone: Backbone) -> None:
-    run = method(injection={"writes": ["mlp"]})
+    run = method()
     ward = wards(backbone, NoiseSettings(clip=0.3), run)[0]
     request = ready(ward, backbone, run)
     sums = asked(ward, request)
@@ -134,20 +134,17 @@ def test_a_gradient_sum_is_that_of_clipped_examples_and_says_nothing_else(backbo
             total += row * min(1.0, promise.bound.clip / length)
     assert clipped > 0
     np.testing.assert_allclose(sums.arrays["scales"].ravel(), total, atol=5 * promise.bound.step)
-    assert not sums.arrays["scales"][:, 0].any()  # the write that is not injected
-    assert sums.arrays["scales"][:, 1].any()
+    assert sums.arrays["scales"].any()
 
 
 def test_noise_is_on_what_depends_on_examples_and_only_there(backbone: Backbone) -> None:
-    run = method(injection={"writes": ["mlp"]})
+    run = method()
     ward = wards(backbone, NoiseSettings(), run)[0]
     asked(ward, ready(ward, backbone, run))
     layers = len(run.injection.active_layers(backbone.layers))
     noise = ward.private.noise("gradient", 2 + layers * 4)
     assert not noise[:2].any()
-    arrays = noise[2:].reshape(layers, 2, 2)
-    assert not arrays[:, 0].any()
-    assert np.count_nonzero(arrays[:, 1]) > 0.7 * arrays[:, 1].size
+    assert np.count_nonzero(noise[2:]) > 0.7 * (noise.size - 2)
     assert not ward.private.noise("vectors", 10).any()
     assert not np.array_equal(noise, ward.private.noise("gradient", len(noise)))
 
@@ -158,8 +155,8 @@ def test_the_noise_of_the_fewest_survivors_is_what_the_promise_asks_for(backbone
     asked(ward, ready(ward, backbone, run))
     promise = ward.private._latest
     assert promise is not None
-    size = 2 + promise.active.size
-    drawn = np.stack([ward.private.noise("gradient", size)[2:][promise.active] for _ in range(800)])
+    size = 2 + promise.bound.size
+    drawn = np.stack([ward.private.noise("gradient", size)[2:] for _ in range(800)])
     noise = drawn * STEP / promise.bound.step
     # Three survivors of whom one colludes: two shares are the whole.
     assert 2 * noise.var() == pytest.approx(promise.release.variance, rel=0.06)

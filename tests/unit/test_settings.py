@@ -61,18 +61,18 @@ def test_a_short_config_is_enough_and_paths_are_taken_from_its_folder(tmp_path: 
 def test_all_faults_are_reported_at_once_with_field_received_allowed_and_remedy(tmp_path: Path) -> None:
     faults = faults_of(
         tmp_path,
-        GOOD + '[calibration]\nbatch_size = 0\nlerning_rate = 0.1\noptimizer = "lion"\n[rounds]\nclient_fraction = 1.5\n',
+        GOOD + '[calibration]\nbatch_size = 0\nlerning_rate = 0.1\nloss = "lion"\n[rounds]\nclient_fraction = 1.5\n',
     )
     assert set(faults) == {
         "calibration.batch_size",
         "calibration.lerning_rate",
-        "calibration.optimizer",
+        "calibration.loss",
         "rounds.client_fraction",
     }
     assert "received 0; allowed: examples a step; 1 or more" in faults["calibration.batch_size"]
     assert "Did you mean 'learning_rate'?" in faults["calibration.lerning_rate"]
-    assert "received 'lion'" in faults["calibration.optimizer"]
-    assert "'adamw', 'adam' or 'sgd'" in faults["calibration.optimizer"]
+    assert "received 'lion'" in faults["calibration.loss"]
+    assert "'vocabulary' or 'labels'" in faults["calibration.loss"]
 
 
 def test_a_missing_section_is_named(tmp_path: Path) -> None:

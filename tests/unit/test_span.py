@@ -61,8 +61,11 @@ from tests.support import tiny
 from tests.support.local_runs import HANDS, real, run_real, shape_of
 
 LAYERS = 4
-SPANS = {"upper half": ({"from_depth": 0.5}, range(2, 4)), "lower": ({"to_depth": 0.5}, range(2))}
-SPANS |= {"middle": ({"from_depth": 0.25, "to_depth": 0.75}, range(1, 3)), "all": ({}, range(4))}
+SPANS: dict[str, tuple[dict[str, Any], range]] = {
+    "upper half": ({"from_depth": 0.5}, range(2, 4)),
+    "upper quarter": ({"from_depth": 0.75}, range(3, 4)),
+    "all": ({}, range(4)),
+}
 each_span = pytest.mark.parametrize(("injection", "layers"), SPANS.values(), ids=SPANS)
 
 
@@ -136,11 +139,8 @@ def test_nothing_of_the_other_layers_is_even_read(four: Backbone, monkeypatch: p
 
 
 @each_span
-@pytest.mark.parametrize("noise", [0.0, 0.01])
-def test_a_clients_turn_is_that_of_arrays_of_all_layers(
-    four: Backbone, injection: dict[str, Any], layers: range, noise: float
-) -> None:
-    settings = method(injection, calibration={"noise": noise, "learning_rate": 0.2})
+def test_a_clients_turn_is_that_of_arrays_of_all_layers(four: Backbone, injection: dict[str, Any], layers: range) -> None:
+    settings = method(injection, calibration={"learning_rate": 0.2})
     scorer, prompts, labels = parts(four, settings)
     adapter = cut(tiny.drawn_adapter(four, rank=2), layers)
     context, start = adapter.context, adapter.coefficients
@@ -232,7 +232,7 @@ def test_the_bytes_that_are_told_are_the_bytes_that_are_sent(four: Backbone) -> 
     assert abs(told["vectors_reply_up"] - len(encode(reply))) < 130  # the head of a ledger
     assert all_told["vectors_reply_up"] - told["vectors_reply_up"] == 2 * 2 * 2 * four.width * 4
     assert all_told["update_reply_up"] - told["update_reply_up"] == 2 * 2 * (2 * 4 + 4 * 2)
-    assert any("layers from 0.5 to 1 of its depth" in line for line in what_leaves(settings.method))
+    assert any("layers above 0.5 of its depth" in line for line in what_leaves(settings.method))
 
 
 @each_span
@@ -360,7 +360,8 @@ def test_the_fold_of_some_layers_is_exact(
 
 
 def test_adapters_of_other_layers_share_a_pass(four: Backbone) -> None:
-    adapters = [cut(tiny.drawn_adapter(four, rank=rank, seed=rank), layers) for rank, (_, layers) in enumerate(SPANS.values())]
+    spans = (range(2, 4), range(2), range(1, 3), range(4))  # earlier versions wrote adapters that end below the top
+    adapters = [cut(tiny.drawn_adapter(four, rank=rank, seed=rank), layers) for rank, layers in enumerate(spans)]
     classifiers = [adapter.classifier(four) for adapter in adapters]
     prompt = classifiers[0]._scorer.encoder.prompts(["bread on the table"]).tokens[0]
     mixed = mixed_log_probabilities(four, [Asked(each.placed()[0], prompt) for each in classifiers])
@@ -405,7 +406,7 @@ def test_signatures_compare_the_same_layers_and_are_told_apart_by_scope(four: Ba
 def test_a_start_from_other_layers_is_none(four: Backbone) -> None:
     old, new = (cut(tiny.drawn_adapter(four, rank=2), layers) for layers in (range(2), range(2, 4)))
     with pytest.raises(ValueError, match="other layers"):
-        warm_start(old.coefficients, old.context, new.coefficients, new.context, np.ones((2, 2), dtype=np.bool_), 2)
+        warm_start(old.coefficients, old.context, new.coefficients, new.context, 2)
 
 
 def ask(store: Store, backbone: Backbone, settings: Method, task: Task = tiny.TASK) -> Answer:

@@ -23,7 +23,7 @@ from ifedicl.audit.words import Attacker, Inverter, best_layer, lens, nearest, r
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import example_gradients
-from ifedicl.core.coefficients import Form, cold_start, injected_writes
+from ifedicl.core.coefficients import Form, cold_start
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32, Array64
 from ifedicl.data import Example
@@ -83,15 +83,14 @@ def first_gradients(
     method: Method,
     on_progress: Callable[[int], None] = lambda _done: None,
 ) -> Array32:
-    """``(N, D)``: what each example alone would send in the first round; inactive writes are left out."""
-    task, injection, form = scorer.task, method.injection, Form(len(context.layers))
-    active, start = injected_writes(form, injection), cold_start(form, injection)
+    """``(N, D)``: what each example alone would send in the first round."""
+    task, start = scorer.task, cold_start(Form(len(context.layers)), method.injection)
     prompts, labels = scorer.encoder.prompts([row.text for row in rows]), [task.index(row.label) for row in rows]
     result = np.zeros((len(rows), *start.scales.shape), dtype=np.float32)
     for places, arrays in example_gradients(scorer, prompts, labels, context, start, method, range(len(rows))):
         result[places] = arrays["scales"]
         on_progress(len(places))
-    return result[:, active].reshape(len(rows), -1)
+    return result.reshape(len(rows), -1)
 
 
 def attacked(

@@ -24,25 +24,6 @@ Watcher: TypeAlias = Callable[[int, int, Tensor, Tensor], None]
 are counted from the context's first, as in the arrays of the coefficients."""
 
 
-@dataclass(frozen=True)
-class Noise:
-    """Gaussian noise in proportion to the norm of each token's write, as I2CL's calibration adds it.
-
-    Attributes:
-        scale: standard deviation of each coordinate, as a fraction of the write's norm.
-        generator: where the draws come from; on the model's device.
-    """
-
-    scale: float
-    generator: torch.Generator
-
-    def added(self, write: Tensor) -> Tensor:
-        """``write`` ``(..., d)`` plus a fresh draw; no gradient flows through the noise."""
-        draw = torch.randn(write.shape, generator=self.generator, device=write.device, dtype=write.dtype)
-        noisy: Tensor = write + draw * (self.scale * write.detach().norm(dim=-1, keepdim=True))
-        return noisy
-
-
 @dataclass
 class Recording:
     """The writes of one forward pass at one token of each row.
@@ -143,7 +124,6 @@ def injected(
     active: npt.NDArray[np.bool_],
     *,
     core: Tensor | None = None,
-    noise: Noise | None = None,
     watcher: Watcher | None = None,
 ) -> Iterator[None]:
     """Inject ``β·y + λ·v + Uᵀ Γ U y`` at every active write and token of whatever runs within the block (paper Eq. 5).
@@ -154,7 +134,6 @@ def injected(
         scales: ``(L, 2, 2)`` float32 on the CPU; gradients flow into it where it asks for them.
         active: ``(L, 2)``: the writes to change; the others run as they are.
         core: ``(L, 2, r, r)`` float32 on the model's device, likewise; None without a subspace.
-        noise: added to each injected write, for calibration only.
         watcher: from what it is told, each row's own gradient of the coefficients follows.
     """
     injection = Injection(context, scales, active, core)
@@ -168,7 +147,7 @@ def injected(
                 result.register_hook(  # type: ignore[no-untyped-call]
                     lambda gradient: watcher(row, write, write_before, gradient)
                 )
-            return result if noise is None else noise.added(result)
+            return result
 
         return change
 

@@ -86,13 +86,6 @@ class Coefficients:
         arrays["scales"][..., ACTIVATION] = 1.0
         return cls.of(arrays)
 
-    @classmethod
-    def initial(cls, form: Form, active: npt.NDArray[np.bool_], *, context_scale: float, activation_scale: float) -> Self:
-        """The given λ and β at the ``(L, 2)`` active writes, identity elsewhere."""
-        identity = cls.identity(form)
-        identity.scales[active] = (context_scale, activation_scale)
-        return identity
-
     @property
     def form(self) -> Form:
         """Which numbers these are."""
@@ -126,24 +119,8 @@ class Coefficients:
         return sum(array.size for array in self.arrays.values())
 
 
-def active_writes(layers: int, active_layers: range, writes: tuple[str, ...]) -> npt.NDArray[np.bool_]:
-    """``(L, 2)``: the writes of ``layers`` layers that are injected."""
-    active = np.zeros((layers, len(WRITES)), dtype=np.bool_)
-    for write in writes:
-        active[list(active_layers), WRITES.index(write)] = True
-    return active
-
-
-def injected_writes(form: Form, injection: InjectionSettings) -> npt.NDArray[np.bool_]:
-    """``(L, 2)``: the writes that the settings inject into; the form has injected layers only."""
-    return active_writes(form.layers, range(form.layers), injection.writes)
-
-
 def cold_start(form: Form, injection: InjectionSettings) -> Coefficients:
     """What a calibration begins with (paper: λ = 0.1, β = 1), unless a calibrated task lends its own."""
-    return Coefficients.initial(
-        form,
-        injected_writes(form, injection),
-        context_scale=injection.context_scale,
-        activation_scale=injection.activation_scale,
-    )
+    start = Coefficients.identity(form)
+    start.scales[..., CONTEXT] = injection.context_scale
+    return start

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context
@@ -27,17 +26,14 @@ class Start:
     core_kept: float | None = None
 
 
-def warm_start(
-    old: Coefficients, old_context: Context, initial: Coefficients, context: Context, active: npt.NDArray[np.bool_], rounds: int
-) -> Start:
+def warm_start(old: Coefficients, old_context: Context, initial: Coefficients, context: Context, rounds: int) -> Start:
     """λ and β as they were, Γ carried over into the new basis.
 
     Args:
         old: of the calibrated task.
         old_context: its vectors and basis.
-        initial: what a cold start would begin with; stands at writes that are not ``active``.
+        initial: what a cold start would begin with.
         context: of the new task.
-        active: ``(L, 2)``, the writes that the new settings inject.
         rounds: planned.
 
     Raises:
@@ -47,13 +43,12 @@ def warm_start(
         raise ValueError(f"{old_context.layers} of the old task are other layers than {context.layers}")
     if old.scales.shape != initial.scales.shape:
         raise ValueError(f"scales {old.scales.shape} of the old task do not fit {initial.scales.shape}")
-    scales = np.where(active[..., None], old.scales, initial.scales).astype(np.float32)
     if initial.core is None or old.core is None or old_context.basis is None or context.basis is None:
-        return Start(Coefficients(scales, initial.core), rounds)
-    core = carried(old.core, old_context.basis, context.basis) * active[..., None, None]
+        return Start(Coefficients(old.scales, initial.core), rounds)
+    core = carried(old.core, old_context.basis, context.basis)
     before = float(np.linalg.norm(old.core))
     kept = float(np.linalg.norm(core)) / before if before else 1.0
-    return Start(Coefficients(scales, core.astype(np.float32)).rounded, rounds, kept)
+    return Start(Coefficients(old.scales, core.astype(np.float32)).rounded, rounds, kept)
 
 
 def carried(core: Array32, basis: Array32, new_basis: Array32) -> Array32:

@@ -13,7 +13,7 @@ from ifedicl.backbone.encoding import Prompts, Tokens
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import example_gradients
 from ifedicl.core.aggregation import GradientSum
-from ifedicl.core.coefficients import Coefficients, Form, cold_start, injected_writes
+from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example
@@ -40,17 +40,12 @@ class _Promise:
     Attributes:
         bound: of one example's joint, weighted gradient.
         release: one round's.
-        weights: by array name, ``(L, 2, ...)``: public, 0 where nothing is calibrated.
+        weights: by array name, ``(L, 2, ...)``: public.
     """
 
     bound: Bound
     release: Release
     weights: Mapping[str, npt.NDArray[np.float64]]
-
-    @property
-    def active(self) -> npt.NDArray[np.bool_]:
-        """``(D,)``: the numbers that anything depends on; the others are 0 at every client, and need no noise."""
-        return np.concatenate([weight.ravel() > 0 for weight in self.weights.values()])
 
 
 class DPClient:
@@ -124,7 +119,7 @@ class DPClient:
         promise, result = self._latest, np.zeros(size, dtype=np.int64)
         # On the grid that the sums are on, which is coarser than the fixed point by a power of two.
         shares = Shares({GradientRequest.kind: promise.release.variance}, self._crowd)
-        result[_BEFORE_ARRAYS:][promise.active] = shares(kind, promise.bound.size) * round(promise.bound.step / self._step)
+        result[_BEFORE_ARRAYS:] = shares(kind, promise.bound.size) * round(promise.bound.step / self._step)
         return result
 
     def vectors(self, scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method) -> ContextVectors:
@@ -156,10 +151,9 @@ class DPClient:
         self._latest = promise
         total = np.zeros(promise.bound.size, dtype=np.int64)
         for _, arrays in example_gradients(scorer, prompts, labels, context, coefficients, method, rows):
-            total += promise.bound.sum(joint(arrays, promise.weights)[:, promise.active])
-        whole = np.zeros(len(promise.active), dtype=np.float32)
+            total += promise.bound.sum(joint(arrays, promise.weights))
         # Beyond, float32 would round; cutting off moves no sum further apart than it was.
-        whole[promise.active] = np.clip(total, -_EXACT, _EXACT) * promise.bound.step
+        whole = (np.clip(total, -_EXACT, _EXACT) * promise.bound.step).astype(np.float32)
         parts = np.split(whole, np.cumsum([weight.size for weight in promise.weights.values()])[:-1])
         shaped = {name: part.reshape(promise.weights[name].shape) for name, part in zip(promise.weights, parts, strict=True)}
         return GradientSum(shaped, 0, 0.0)
@@ -168,7 +162,7 @@ class DPClient:
         """Bound, noise and weights in a context: from public text and settings alone."""
         if context.digest not in self._promises:
             weights = self._weights(scorer, context, form)
-            size = sum(int((weight > 0).sum()) for weight in weights.values())
+            size = sum(weight.size for weight in weights.values())
             bound = Bound(self._settings.clip * math.sqrt(size), size)
             if bound.step < self._step:  # the noise would be less than the fixed point can say
                 remedy = "Take a larger one."
@@ -185,8 +179,7 @@ class DPClient:
 
     def _weights(self, scorer: Scorer, context: Context, form: Form) -> dict[str, npt.NDArray[np.float64]]:
         """One over the root mean square of each number's gradient on public text: none drowns the others in the joint clip."""
-        injection = self._method.injection
-        active, start = injected_writes(form, injection), cold_start(form, injection)
+        start = cold_start(form, self._method.injection)
         prompts, labels = self._encoded(scorer)
         squares = {name: np.zeros(shape) for name, shape in form.shapes.items()}
         for _, arrays in example_gradients(scorer, prompts, labels, context, start, self._method, range(len(labels))):
@@ -195,8 +188,8 @@ class DPClient:
         weights = {}
         for name, total in squares.items():
             sizes = np.sqrt(total / len(labels))
-            floor = max(float(np.median(sizes[active])) / 10, float(np.finfo(np.float32).tiny))
-            weights[name] = np.where(active.reshape(*active.shape, *[1] * (sizes.ndim - 2)), 1 / np.maximum(sizes, floor), 0.0)
+            floor = max(float(np.median(sizes)) / 10, float(np.finfo(np.float32).tiny))
+            weights[name] = 1 / np.maximum(sizes, floor)
         return weights
 
     def _encoded(self, scorer: Scorer) -> tuple[Prompts, list[int]]:

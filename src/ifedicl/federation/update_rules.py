@@ -9,7 +9,7 @@ import numpy as np
 
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.robust import Trust, robust_coefficients
-from ifedicl.core.schedules import SCHEDULES
+from ifedicl.core.schedules import cosine
 from ifedicl.core.server_optimizer import Moments, stepped
 from ifedicl.core.vectors import Array32
 from ifedicl.federation.client_pool import ClientPool, Participation
@@ -112,7 +112,7 @@ def _step(
         direction,
         state.moments or Moments.none(state.coefficients),
         server.optimizer,
-        rate=server.learning_rate * SCHEDULES[server.schedule](progress),
+        rate=server.learning_rate * cosine(progress),
         momentum=server.momentum,
         decay=decay,
     )

@@ -114,10 +114,10 @@ def _check_noise(method: MethodFields) -> None:
 
 
 def _check_gradients(method: MethodFields) -> None:
-    if method.takes_gradients and (method.rounds.client_fraction < 1 or method.calibration.noise > 0):
+    if method.takes_gradients and method.rounds.client_fraction < 1:
         raise ValueError(
             'server.update "gradient" draws examples, not clients, and must not depend on who holds them; '
-            "leave rounds.client_fraction at 1 and calibration.noise at 0"
+            "leave rounds.client_fraction at 1"
         )
 
 

@@ -53,42 +53,23 @@ class InjectionSettings(Section):
     from_depth: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
         default=0.0, description="fraction of the depth in [0, 1) below which nothing is injected or sent; 0.5: the upper half"
     )
-    to_depth: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        default=1.0, description="fraction of the depth in (0, 1] above which nothing is injected or sent"
-    )
-    writes: tuple[Literal["attention", "mlp"], ...] = Field(
-        default=("attention", "mlp"), min_length=1, description='"attention", "mlp" or both'
-    )
     context_scale: float = Field(default=0.1, description="initial λ, any finite number")
-    activation_scale: float = Field(default=1.0, description="initial β, any finite number")
-
-    @model_validator(mode="after")
-    def _is_a_range(self) -> Self:
-        if self.from_depth >= self.to_depth:
-            raise ValueError(f"from_depth {self.from_depth:g} is not below to_depth {self.to_depth:g}")
-        return self
 
     def active_layers(self, layers: int) -> range:
         """The layers of a model with ``layers`` of them that are injected; at least one."""
-        first = min(int(self.from_depth * layers), layers - 1)
-        return range(first, max(first + 1, round(self.to_depth * layers)))
+        return range(min(int(self.from_depth * layers), layers - 1), layers)
 
 
 class CalibrationSettings(Section):
-    """Stage 2b at a client: how it moves the coefficients on its own examples (paper Eq. 6)."""
+    """Stage 2b at a client: how it moves the coefficients on its own examples, with AdamW (paper Eq. 6)."""
 
-    optimizer: Literal["adamw", "adam", "sgd"] = Field(default="adamw", description='"adamw", "adam" or "sgd"')
     learning_rate: float = Field(default=0.05, gt=0.0, description="a positive number")
     schedule: Literal["cosine", "constant"] = Field(
         default="cosine", description='"cosine" falls to 0 over all rounds; "constant" stays'
     )
-    warmup_steps: int = Field(default=0, ge=0, description="steps over which the rate rises to its full value; 0 or more")
     weight_decay: float = Field(default=0.001, ge=0.0, description="pull of λ to 0 and β to 1; 0 or more")
     batch_size: int = Field(default=8, ge=1, description="examples a step; 1 or more")
     local_steps: int = Field(default=4, ge=1, description="steps a client takes in a round; 1 or more")
-    noise: float = Field(
-        default=0.0, ge=0.0, description="Gaussian noise on each injected write, as a fraction of its norm; 0 or more"
-    )
     loss: Literal["vocabulary", "labels"] = Field(
         default="labels",
         description='"vocabulary": the label word against every token; "labels": against the other label words',
@@ -116,7 +97,10 @@ class ReadoutSettings(Section):
 
 
 class ServerSettings(Section):
-    """Past the paper: the server moves the coefficients by an optimizer of its own, in place of taking the clients' mean."""
+    """Past the paper: the server moves the coefficients by an optimizer of its own, in place of taking the clients' mean.
+
+    Its rate falls to 0 over all rounds, as half a cosine.
+    """
 
     update: Literal["local", "gradient"] = Field(
         default="local",
@@ -124,11 +108,8 @@ class ServerSettings(Section):
         "examples that are drawn by their hash, whoever holds them",
     )
     optimizer: Literal["momentum", "adam"] = Field(default="adam", description='"momentum" or "adam"')
-    learning_rate: float = Field(default=0.02, gt=0.0, description="a positive number; 1 with momentum 0 is plain averaging")
+    learning_rate: float = Field(default=0.02, gt=0.0, description="rate of the first round; a positive number")
     momentum: float = Field(default=0.9, ge=0.0, lt=1.0, description="what is kept of earlier rounds' direction, in [0, 1)")
-    schedule: Literal["cosine", "constant"] = Field(
-        default="cosine", description='"cosine" falls to 0 over all rounds; "constant" stays'
-    )
     draw: float = Field(
         default=0.25, gt=0.0, le=1.0, description='fraction of all examples in a round of update "gradient", in (0, 1]'
     )

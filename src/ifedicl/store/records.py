@@ -30,7 +30,7 @@ class TaskKey:
         rank: of the context subspace; 0: scalars only.
         readout: whether the settings ask for one.
         format_version: of the adapter.
-        depths: the fractions of the depth between which is injected.
+        depths: the fractions of the depth between which is injected; the second is 1, except of adapters of earlier versions.
         promise: the privacy settings where they promise noise: no other adapter keeps that promise.
     """
 
@@ -48,7 +48,7 @@ class TaskKey:
     def of(cls, federation: str, fingerprint: str, task: Task, method: Method) -> Self:
         """Of a request."""
         position, readout = method.vectors.read_position, method.readout is not None
-        depths = method.injection.from_depth, method.injection.to_depth
+        depths = method.injection.from_depth, 1.0
         promise = method.privacy.model_dump_json() if method.privacy is not None and method.promises_noise else ""
         return cls(federation, fingerprint, task.digest, position, method.rank, readout, depths=depths, promise=promise)
 

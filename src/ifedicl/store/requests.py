@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from ifedicl.adapter import Adapter
-from ifedicl.core.coefficients import Coefficients, injected_writes
+from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
 from ifedicl.core.warm_start import Start, warm_start
@@ -143,9 +143,8 @@ class _Search:
             old = self._store.get(neighbour.entry.id).adapter
             if old.coefficients.is_identity or old.context.layers != context.layers:
                 continue  # its gate stayed shut, or it holds other layers: there is nothing to begin with
-            active = injected_writes(initial.form, self._method.injection)
             rounds = math.ceil(self._method.rounds.rounds / 2)
-            start = warm_start(old.coefficients, old.context, initial, context, active, rounds)
+            start = warm_start(old.coefficients, old.context, initial, context, rounds)
             kept = "" if start.core_kept is None else f"; {start.core_kept:.0%} of Γ's norm carried over"
             why = f"warm start from {described}, {rounds} rounds instead of {self._method.rounds.rounds}{kept}"
             self.found = Found("near", why, neighbour)
