@@ -13,7 +13,7 @@ import numpy as np
 
 from ifedicl import seeds
 from ifedicl.errors import DataError
-from ifedicl.rows import columns_of, decoded, described, holds_half_a_character, is_text, rows_of
+from ifedicl.rows import columns_of, decoded, described, has_lone_surrogate, is_text, rows_of
 from ifedicl.task import Task
 
 _SHOWN_FAULTS = 5
@@ -198,9 +198,9 @@ def _no_text(row: Mapping[str, Any], column: str) -> str | None:
             f"column {column!r}: received {described(cell)}; allowed: text, or a number. Write it as text, in quotes, or "
             "remove the row"
         )
-    if holds_half_a_character(str(cell)):
+    if has_lone_surrogate(str(cell)):
         return (
-            f"column {column!r}: received half a character (a lone surrogate, as of a cut emoji); allowed: whole Unicode. "
+            f"column {column!r}: received a lone surrogate (half of a cut emoji, for instance); allowed: whole Unicode. "
             "Repair or remove the row"
         )
     return None

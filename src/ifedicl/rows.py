@@ -43,7 +43,7 @@ def columns_of(row: Mapping[str, Any]) -> list[str]:
     return [str(name)[:_SHOWN_COLUMN] for name in row]
 
 
-def holds_half_a_character(text: str) -> bool:
+def has_lone_surrogate(text: str) -> bool:
     """Whether there is a lone surrogate in it: of a cut emoji, or of bytes that were no UTF-8. No tokenizer takes one."""
     return any("\ud800" <= character <= "\udfff" for character in text)
 

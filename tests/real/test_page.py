@@ -278,7 +278,7 @@ def test_a_server_with_keys_asks_for_one(browser: playwright.BrowserContext, tin
         page.goto(running.url)
         page.get_by_label("This server asks for a key").fill("wrong")
         page.get_by_role("button", name="Use it").click()
-        playwright.expect(page.locator("#classify-status")).to_contain_text("the key is not known here")
+        playwright.expect(page.locator("#classify-status")).to_contain_text("the key is not known")
         page.get_by_label("This server asks for a key").fill(key)
         page.keyboard.press("Enter")
         page.get_by_label("Texts, one a line").fill(TEXTS[0])

@@ -15,7 +15,7 @@ from ifedicl.serve.api_keys import Keys
 from ifedicl.serve.app import application
 from ifedicl.serve.catalog import Catalog
 from ifedicl.serve.limits import Limits
-from ifedicl.serve.routes import Desk
+from ifedicl.serve.routes import ServerState
 from tests.support import tiny
 
 TEXTS = list(tiny.SENTENCES)
@@ -49,9 +49,11 @@ def catalog_of(backbone: Backbone, *sources: Any) -> Catalog:
     return Catalog(sources, backbone.fingerprint, lambda adapter: adapter.classifier(backbone).placed())
 
 
-def asking(desk: Desk, keys: Keys | None = None, *, host: str = "127.0.0.1", name: str = "localhost:8000") -> TestClient:
+def asking(
+    state: ServerState, keys: Keys | None = None, *, host: str = "127.0.0.1", name: str = "localhost:8000"
+) -> TestClient:
     """Of a server at ``host``, asked by ``name``."""
-    return TestClient(application(desk, keys, host), base_url=f"http://{name}", raise_server_exceptions=False)
+    return TestClient(application(state, keys, host), base_url=f"http://{name}", raise_server_exceptions=False)
 
 
 def fault(answer: Any) -> tuple[int, str, str]:

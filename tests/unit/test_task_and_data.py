@@ -328,7 +328,7 @@ def test_half_a_surrogate_pair_is_an_error(tmp_path: Path) -> None:
         ("true", "true or false"),
         ("NaN", "nan, which is no number"),
         ("-Infinity", "-inf, which is no number"),
-        ('"\\ud83d Lovelace"', "half a character"),
+        ('"\\ud83d Lovelace"', "a lone surrogate"),
     ],
 )
 def test_a_cell_that_is_no_text_is_an_error_in_either_column_and_never_its_words(

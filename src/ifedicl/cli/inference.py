@@ -128,12 +128,12 @@ def _texts(texts: Sequence[str] | None, file: Path | None, column: str) -> list[
     if texts and file:
         raise DataError("texts and --file were both given; give one of them")
     from ifedicl.data import read_texts
-    from ifedicl.rows import holds_half_a_character
+    from ifedicl.rows import has_lone_surrogate
 
     if file is not None:
         return list(read_texts(file, text=column))
     if texts:
-        if any(map(holds_half_a_character, texts)):
+        if any(map(has_lone_surrogate, texts)):
             raise DataError("a text on the command line is not UTF-8; set the terminal to UTF-8, or give a file with --file")
         return list(texts)
     if sys.stdin.isatty():

@@ -1,4 +1,4 @@
-"""The door that every request passes: its key, its size, the time it takes to arrive; and what no answer goes without."""
+"""Access control of every request: Host header, API key, size and time to arrive. Adds the security headers to every answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _DRAINED = 32 << 20
-"""Bytes of a refused body that are read and thrown away, so that whoever still sends them gets to read the answer."""
+"""Bytes of a refused body that are read and dropped, so that a client that is still sending them can read the answer."""
 _KEYED = ("/v1/", "/metrics")
 
 
@@ -35,7 +35,7 @@ class _RefusedError(Exception):
 
 
 class AccessControl:
-    """Middleware: refuses before anything is parsed, and hands on a body that has arrived as a whole."""
+    """Middleware: refuses requests before anything is parsed, and passes on only whole bodies."""
 
     def __init__(
         self,
@@ -48,10 +48,10 @@ class AccessControl:
         """Wrap an application.
 
         Args:
-            app: what is behind the door.
-            limits: of size and time.
-            keys: who may ask; None: everybody.
-            hosts: which Host headers are answered; None: any.
+            app: the application that answers allowed requests.
+            limits: bounds of size and time.
+            keys: API keys; None: no key is needed.
+            hosts: allowed Host headers; None: any.
             on_answer: called with path template, status and seconds of each answer.
         """
         self._app = app
@@ -61,7 +61,7 @@ class AccessControl:
         self._on_answer = on_answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -96,8 +96,8 @@ class AccessControl:
     def _check_host(self, scope: Scope) -> None:
         given = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
         if self._hosts is not None and not self._hosts.hold(given):
-            said = f"the request names the host {given[:80]!r}; without keys this server answers {self._hosts.described}"
-            raise _RefusedError(400, "host", f"{said}. Ask by that name, or have the server started with --host NAME or --keys")
+            said = f"Host: received {given[:80]!r}; allowed without keys: {self._hosts.described}"
+            raise _RefusedError(400, "host", f"{said}. Use that name, or start the server with --host NAME or --keys")
 
     def _check_key(self, scope: Scope) -> None:
         path = scope["path"]
@@ -105,12 +105,12 @@ class AccessControl:
             return
         if not self._keys.are_known:
             raise _RefusedError(
-                503, "keys", "the server cannot read its file of keys; its log says why. Ask again once it is mended"
+                503, "keys", "the server cannot read its key file; its log says why. Ask again once the file is repaired"
             )
         given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
         scheme, _, key = given.partition(" ")
         if scheme.lower() != "bearer" or self._keys.holder(key.strip()) is None:
-            said = "the key is not known here" if given else "no key was given"
+            said = "the key is not known" if given else "no key was given"
             raise _RefusedError(401, "key", f"{said}; send the header 'Authorization: Bearer KEY'")
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
@@ -131,7 +131,7 @@ class AccessControl:
         except TimeoutError:
             seconds = self._limits.arrival_seconds
             raise _RefusedError(
-                408, "slow", f"the request did not arrive within {seconds:g} seconds; send it at once"
+                408, "slow", f"the request did not arrive within {seconds:g} seconds; send it without pauses"
             ) from None
 
     def _too_large(self) -> _RefusedError:
@@ -152,7 +152,7 @@ class AccessControl:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Gives the body once, then whatever comes."""
+    """Returns the body once, then what the client sends next."""
     given = False
 
     async def replay() -> Message:

@@ -1,4 +1,4 @@
-"""API keys in a file: a name and a hash a line. The keys themselves are shown once, when they are made, and kept nowhere."""
+"""API keys in a file: one name and one hash a line. A key is shown once, when it is made, and stored nowhere."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _LINE = re.compile(r"(?P<name>[\w.@-]{1,64})\s+(?P<hash>[0-9a-f]{64})")
 
 
 def _hash(key: str) -> str:
-    # Keys are 256 random bits, so one round of SHA-256 is as good as a slow hash, which is for words that people choose.
+    # A key is 256 random bits, so one round of SHA-256 is enough; slow hashes are for passwords that people choose.
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Keys:
-    """Who may ask. Lines that are added or removed count from the next :meth:`refresh` on."""
+    """The keys of one server. Added or removed lines take effect at the next :meth:`refresh`."""
 
     def __init__(self, path: Path) -> None:
         """Read the file.
@@ -39,7 +39,7 @@ class Keys:
         """Read the file again.
 
         Raises:
-            ServeError: as above. Nobody is let in until the file can be read again: who was withdrawn in it is not known.
+            ServeError: the file cannot be read. All keys are refused until it can, since a withdrawn key must not stay valid.
         """
         try:
             self._hashes = _read(self._path)
@@ -49,14 +49,13 @@ class Keys:
 
     @property
     def are_known(self) -> bool:
-        """Whether the file could be read when it was last looked at."""
+        """Whether the last read of the file succeeded."""
         return self._hashes is not None
 
     def holder(self, key: str) -> str | None:
-        """The name that a key was made for; None where it is none of ours.
+        """The name of a key's holder; None: the key is unknown.
 
-        It takes as long for a key that is nearly right as for one that is all wrong: all hashes are compared, each in constant
-        time.
+        The time does not depend on how much of a key is right: all hashes are compared, each in constant time.
         """
         own, found = _hash(key), None
         for name, known in (self._hashes or {}).items():
@@ -66,15 +65,15 @@ class Keys:
 
 
 def new_key(path: Path, name: str) -> str:
-    """Make a key, add its hash to the file, and give the key.
+    """Make a key, add its hash to the file, and return the key.
 
     Args:
-        path: made, for its owner alone, where it is not there.
-        name: of whoever will use it.
+        path: the key file; created with access for its owner alone if absent.
+        name: of the key's holder.
 
     Raises:
-        ServeError: the name is taken or of other characters; the file cannot be read.
-        StorageError: it cannot be written.
+        ServeError: the name is taken or has characters that are not allowed; the file cannot be read.
+        StorageError: the file cannot be written.
     """
     hashes = _read(path) if path.exists() else {}
     if name in hashes:

@@ -1,4 +1,4 @@
-"""The application: routes behind their door, and the OpenAPI page."""
+"""The ASGI application: routes behind access control, and the page that shows the OpenAPI description."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ifedicl.errors import IfediclError
 from ifedicl.serve.access import AccessControl
 from ifedicl.serve.api_keys import Keys
 from ifedicl.serve.hosts import Hosts
-from ifedicl.serve.routes import Desk, fault, router, told
+from ifedicl.serve.routes import ServerState, error_response, fault, router
 
 
-def application(desk: Desk, keys: Keys | None, host: str) -> FastAPI:
+def application(state: ServerState, keys: Keys | None, host: str) -> FastAPI:
     """The ASGI application of one server.
 
     Args:
-        desk: what it works with.
-        keys: who may ask; None: everybody who asks for this server by a name of its own.
-        host: address or name that it listens at.
+        state: the parts of the server.
+        keys: API keys; None: no key is needed, but the Host header must name this server.
+        host: address or name that the server listens at.
     """
-    # FastAPI's own documentation pages load scripts from another host; ours stands in docs().
+    # FastAPI's own documentation pages load scripts from another host. Ours is docs().
     app = FastAPI(title="ifedicl", version=__version__, docs_url=None, redoc_url=None)
 
     @app.get("/docs", include_in_schema=False)
@@ -36,18 +36,18 @@ def application(desk: Desk, keys: Keys | None, host: str) -> FastAPI:
             environment.get_template("docs.html").render(operations=_operations(app.openapi()), version=__version__)
         )
 
-    app.include_router(router(desk))
-    app.add_exception_handler(IfediclError, _told)
+    app.include_router(router(state))
+    app.add_exception_handler(IfediclError, _own)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _http)
     hosts = Hosts(host) if keys is None else None
-    app.add_middleware(AccessControl, limits=desk.limits, keys=keys, hosts=hosts, on_answer=desk.meters.answered)
+    app.add_middleware(AccessControl, limits=state.limits, keys=keys, hosts=hosts, on_answer=state.meters.answered)
     return app
 
 
-async def _told(_request: Request, error: Exception) -> Response:
+async def _own(_request: Request, error: Exception) -> Response:
     assert isinstance(error, IfediclError)
-    return told(error)
+    return error_response(error)
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
@@ -58,7 +58,7 @@ async def _invalid(_request: Request, error: Exception) -> Response:
 
 async def _http(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    words = {404: "there is nothing at this path; /docs lists what there is", 405: "this path takes another method; see /docs"}
+    words = {404: "nothing is at this path; /docs lists all paths", 405: "this path takes another method; see /docs"}
     return fault(error.status_code, "path", words.get(error.status_code, str(error.detail)))
 
 

@@ -1,4 +1,4 @@
-"""Which adapters are served: from folders and out of the task store, new versions while the server runs."""
+"""The catalog of served adapters, from folders and from the task store. New versions are picked up while the server runs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _HEADER = "adapter.json"
 
 @dataclass(frozen=True)
 class Loaded:
-    """An adapter as a source gives it.
+    """An adapter as its source loads it.
 
     Attributes:
-        adapter: it.
-        version: a new one has another.
+        adapter: the adapter.
+        version: differs between versions.
         origin: ``folder`` or ``store``.
-        run: the folder of the run that made it, where it is known.
-        figures: what the store knows of it.
+        run: the folder of the run that made it, if known.
+        figures: the store's figures of it.
     """
 
     adapter: Adapter
@@ -42,7 +42,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Offer:
-    """Something that a source has, not loaded yet.
+    """An adapter that a source has, not loaded yet.
 
     Attributes:
         name: as requests name it.
@@ -56,22 +56,22 @@ class Offer:
 
 
 class Source(Protocol):
-    """Where adapters come from."""
+    """A place that holds adapters."""
 
     def offers(self) -> Sequence[Offer]:
-        """What is there now."""
+        """The adapters that it holds now."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Served:
-    """An adapter that is served.
+    """A served adapter.
 
     Attributes:
         name: as requests name it.
-        loaded: adapter, version and where they come from.
-        placed: it on the model.
-        raw: the raw model, asked its task.
+        loaded: adapter, version and origin.
+        placed: the adapter on the model.
+        raw: the raw model for the same task.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Folder:
         """The folder's adapter."""
         try:
             stat = (self._path / _HEADER).stat()
-        except OSError:  # loading says what is missing; where it was served before, it still is
+        except OSError:  # loading reports what is missing; an adapter that was served before stays
             return [Offer(self._name, None, self._load)]
         return [Offer(self._name, (stat.st_mtime_ns, stat.st_ino, stat.st_size), self._load)]
 
@@ -120,7 +120,7 @@ class StoreSource:
         self._federation = federation
 
     def offers(self) -> Sequence[Offer]:
-        """One a task. Of tasks with one name the oldest has the plain one, so that it stays what it was."""
+        """One for each task. If several tasks have one name, the oldest gets the plain name, so that names stay stable."""
         own = [item for item in self._store.entries(federation=self._federation) if item.fingerprint == self._fingerprint]
         newest = {item.key: item for item in own}
         taken: set[str] = set()
@@ -139,15 +139,15 @@ class StoreSource:
 
 
 class Catalog:
-    """What is served at this moment. One thread refreshes it; any may read."""
+    """The adapters served now. One thread refreshes it; any thread may read it."""
 
     def __init__(self, sources: Sequence[Source], fingerprint: str, place: Callable[[Adapter], tuple[Placed, Placed]]) -> None:
-        """Hold nothing yet.
+        """Start empty.
 
         Args:
-            sources: an earlier one's names come before a later one's.
+            sources: on equal names the earlier source wins.
             fingerprint: of the model.
-            place: puts an adapter on it.
+            place: puts an adapter on the model.
         """
         self._sources = sources
         self._fingerprint = fingerprint
@@ -161,28 +161,28 @@ class Catalog:
         return len(self._served)
 
     def get(self, name: str | None) -> Served:
-        """By name; without one, the only one.
+        """The adapter of a name; without a name, the only one.
 
         Raises:
-            AdapterError: there is none of that name, or there are several to choose from.
+            AdapterError: no adapter has that name, or several are served and none is named.
         """
-        names = ", ".join(sorted(self._served)) or "none at the moment"
+        names = ", ".join(sorted(self._served)) or "none"
         if name is None:
             if len(self._served) != 1:
-                raise AdapterError(f"adapter: not given; name one of those that are served: {names}")
+                raise AdapterError(f"adapter: received nothing; name one of the served adapters: {names}")
             return next(iter(self))
         if name not in self._served:
-            raise AdapterError(f"adapter {name[:80]!r} is not served; served: {names}")
+            raise AdapterError(f"adapter: received {name[:80]!r}, which is not served; served: {names}")
         return self._served[name][1]
 
     def refresh(self, *, strict: bool = False) -> None:
-        """Look at the sources; load what is new, drop what has gone.
+        """Read the sources: load new adapters, drop removed ones.
 
         Args:
-            strict: raise what goes wrong. Otherwise it is logged, and what was served before stays.
+            strict: raise errors. Otherwise they are logged, and what was served before stays.
 
         Raises:
-            IfediclError: an adapter cannot be read or is of another model, where ``strict``.
+            IfediclError: with ``strict``: an adapter cannot be read or is of another model.
         """
         served: dict[str, tuple[object, Served]] = {}
         for source in self._sources:
@@ -200,7 +200,7 @@ class Catalog:
     def _take(self, offer: Offer, served: dict[str, tuple[object, Served]], *, strict: bool) -> None:
         if offer.name in served:
             if strict:
-                raise ServeError(f"two adapters are called {offer.name!r}; name them: NAME=FOLDER")
+                raise ServeError(f"adapters: two have the name {offer.name!r}; give other names with NAME=FOLDER")
             return
         known = self._served.get(offer.name)
         if known is not None and known[0] == offer.mark:
@@ -209,10 +209,10 @@ class Catalog:
         try:
             served[offer.name] = (offer.mark, self._loaded(offer))
             _log.info("serving %s, version %s", offer.name, served[offer.name][1].loaded.version)
-        except Exception as error:  # of whatever kind: one adapter must not keep the others from being taken in
+        except Exception as error:  # any error: one adapter must not keep the others from loading
             if strict:
                 raise
-            _log.warning("%s is not taken in: %s", offer.name, error if isinstance(error, IfediclError) else happened(error))
+            _log.warning("%s is not loaded: %s", offer.name, error if isinstance(error, IfediclError) else happened(error))
             if known is not None:
                 served[offer.name] = known
 

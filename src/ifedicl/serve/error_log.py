@@ -1,4 +1,4 @@
-"""What the server's log says of an error that nobody foresaw."""
+"""How the server logs an unexpected error."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import traceback
 
 
 def happened(error: Exception) -> str:
-    """Kind and place. Its words may be a text's; where it happened never is."""
+    """Type and place of an error. Its message may quote a text and is not logged."""
     return f"{type(error).__name__} at {traceback.extract_tb(error.__traceback__)[-1][:3]}"

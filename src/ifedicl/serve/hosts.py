@@ -1,7 +1,8 @@
 """Which Host headers a server without keys answers.
 
-A page of any site may have its own name resolved to this machine's address (DNS rebinding); the browser then takes the server
-for that site, and lets the page read every answer. The header still says the site's name, so no name but ours is answered.
+Any web site can let its own name resolve to this machine's address (DNS rebinding). The browser then takes this server for
+that site and lets the site's page read every answer. The Host header still holds the site's name, so only our own names are
+answered.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ from urllib.parse import urlsplit
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address or name is this machine's own, that no other reaches."""
+    """Whether an address or name is a loopback one, which no other machine reaches."""
     address = _address(host)
     return host.lower() == "localhost" if address is None else address.is_loopback
 
 
 class Hosts:
-    """The names of one server. Written here since the web framework's own check answers in plain text, not in our form."""
+    """The allowed Host headers of one server. The web framework's own check answers in plain text, not as our other errors."""
 
     def __init__(self, host: str) -> None:
-        """Of a server that listens at an address or name."""
+        """Allow the names of a server that listens at ``host``."""
         self._host = host
         self._is_near = is_loopback(host)
         self._names = {host.lower()} if self._is_near else {host.lower(), socket.gethostname().lower()}
@@ -34,14 +35,14 @@ class Hosts:
             return False
         if name in self._names or is_loopback(name):
             return True
-        # An address cannot be rebound, only a name can; one that others reach may have several.
+        # Only names can be rebound, addresses cannot; a machine that others reach may have several addresses.
         return not self._is_near and _address(name) is not None
 
     @property
     def described(self) -> str:
-        """What is answered, for a message."""
+        """The allowed names, for a message."""
         if self._is_near:
-            return "localhost, or an address of this machine alone as 127.0.0.1"
+            return "localhost, or a loopback address such as 127.0.0.1"
         return f"{self._host}, the server's host name, or an address"
 
 

@@ -1,4 +1,4 @@
-"""What a server may be asked at once, and for how long."""
+"""Bounds of one server: sizes, queue and times."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ class Limits:
 
     Attributes:
         texts: in one request.
-        characters: of one text; what the model's window does not hold of it is cut.
+        characters: of one text. A text longer than the model's window is cut at its end.
         body_bytes: of one request.
-        waiting: texts that may wait or be under way, of all requests; more are answered 429. One that the raw model is asked
-            about too counts twice.
-        seconds: until a request that was not answered is given up, 503.
-        arrival_seconds: for a request to arrive, first its head, then its body; 408.
-        connections: open at once; more are answered 503.
-        stop_seconds: for requests under way when the server stops.
-        refresh_seconds: between two looks at folders, store and keys.
+        waiting: texts of all requests that are queued or in work; more get status 429. With ``zero_shot`` a text counts twice.
+        seconds: until a request without an answer is given up, status 503.
+        arrival_seconds: for a request to arrive, first its head, then its body; status 408.
+        connections: open at once; more get status 503.
+        stop_seconds: for requests in work when the server stops.
+        refresh_seconds: between two reads of folders, store and keys.
     """
 
     texts: int = 256
@@ -33,9 +32,9 @@ class Limits:
     refresh_seconds: float = 5.0
 
     def texts_of(self, asked: int) -> int:
-        """Texts that one request may hold: more would not fit into an idle server, and be told to come again for ever.
+        """Texts that one request may hold. More would not fit even into an idle server, and a retry would never succeed.
 
         Args:
-            asked: how many are asked about each text: 1, or 2 with the raw model.
+            asked: passes for each text: 1, or 2 with the raw model.
         """
         return min(self.texts, self.waiting // asked)

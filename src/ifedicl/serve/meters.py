@@ -1,4 +1,4 @@
-"""What Prometheus reads at ``/metrics``. Names of adapters and counts; never a text."""
+"""Metrics for Prometheus at ``/metrics``: names of adapters and counts, never a text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Meters:
-    """The figures of one server."""
+    """The metrics of one server."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -33,24 +33,24 @@ class Meters:
         memory.set_function(lambda: psutil.Process().memory_info().rss)
 
     def watch(self, waiting: Callable[[], float], adapters: Callable[[], float]) -> None:
-        """Read these whenever the figures are asked for."""
+        """Read these at each scrape."""
         Gauge("ifedicl_waiting_texts", "Wait or are under way", registry=self._registry).set_function(waiting)
         Gauge("ifedicl_adapters", "Are served", registry=self._registry).set_function(adapters)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
-        """An answer went out."""
+        """Count an answer."""
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def labelled(self, adapter: str, texts: int) -> None:
-        """Texts were labelled."""
+        """Count labelled texts."""
         self._texts.labels(adapter).inc(texts)
 
     def passed(self, done: Pass) -> None:
-        """A forward pass is done."""
+        """Count a forward pass."""
         self._rows.observe(done.rows)
         self._passes.observe(done.seconds)
 
     def text(self) -> bytes:
-        """In Prometheus's text format."""
+        """The metrics in Prometheus's text format."""
         return generate_latest(self._registry)

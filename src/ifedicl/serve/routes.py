@@ -1,4 +1,4 @@
-"""The paths that are served, and the words of their errors."""
+"""The HTTP routes, and their error responses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ifedicl.adapter import Adapter
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT
 from ifedicl.core.vectors import Array32
 from ifedicl.errors import AdapterError, BusyError, DataError, IfediclError, StoppedError, UnknownRunError
-from ifedicl.rows import holds_half_a_character
+from ifedicl.rows import has_lone_surrogate
 from ifedicl.serve.catalog import Catalog, Served
 from ifedicl.serve.limits import Limits
 from ifedicl.serve.meters import Meters
@@ -39,14 +39,14 @@ from ifedicl.serve.schemas import (
 from ifedicl.serve.worker import Worker
 
 _FAULTS: dict[int | str, dict[str, Any]] = {
-    400: {"model": FaultAnswer, "description": "not JSON, or not UTF-8; or another server's name as Host"},
+    400: {"model": FaultAnswer, "description": "not JSON, not UTF-8, or a Host header that names another server"},
     401: {"model": FaultAnswer, "description": "no key, or not a key of this server"},
     404: {"model": FaultAnswer, "description": "no such adapter or run"},
     408: {"model": FaultAnswer, "description": "the request took too long to arrive"},
     413: {"model": FaultAnswer, "description": "the request is too large"},
     422: {"model": FaultAnswer, "description": "a field is wrong, or a text cannot be labelled"},
-    429: {"model": FaultAnswer, "description": "too much waits; ask again after Retry-After seconds"},
-    503: {"model": FaultAnswer, "description": "no answer in time, the server stops, or it cannot read its keys"},
+    429: {"model": FaultAnswer, "description": "the queue is full; ask again after Retry-After seconds"},
+    503: {"model": FaultAnswer, "description": "no answer in time, the server is stopping, or it cannot read its keys"},
 }
 _STATUS: Mapping[type[IfediclError], tuple[int, str]] = {
     AdapterError: (404, "adapter"),
@@ -60,16 +60,16 @@ _KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg"
 
 
 @dataclass(frozen=True, eq=False)
-class Desk:
-    """What the routes work with.
+class ServerState:
+    """All parts of one running server.
 
     Attributes:
         model: facts of the backbone.
-        catalog: the adapters.
+        catalog: the served adapters.
         worker: the model's thread.
-        meters: counts.
-        runs: what the page may watch.
-        limits: of a request.
+        meters: metrics for Prometheus.
+        runs: the runs that the page may show.
+        limits: bounds of requests.
     """
 
     model: ModelFacts
@@ -80,13 +80,13 @@ class Desk:
     limits: Limits
 
     async def classify(self, request: ClassifyRequest) -> ClassifyAnswer:
-        """Have texts labelled.
+        """Label texts.
 
         Raises:
-            AdapterError: it is not served.
-            DataError: a text is too long, empty or no Unicode.
-            BusyError: too much waits.
-            StoppedError: the server stops.
+            AdapterError: the adapter is not served.
+            DataError: a text is too long, empty or not Unicode.
+            BusyError: the queue is full.
+            StoppedError: the server is stopping.
             TimeoutError: there was no answer in time.
         """
         served, texts = self.catalog.get(request.adapter), request.listed
@@ -107,19 +107,19 @@ class Desk:
     def _check(self, texts: list[str], asked: int) -> None:
         most = self.limits.texts_of(asked)
         if len(texts) > most:
-            why = " with zero_shot, which counts each twice" if most < self.limits.texts else ""
-            raise DataError(f"{len(texts)} texts; at most {most} are taken in one request{why}. Send them in parts")
+            why = " with zero_shot, which counts each text twice" if most < self.limits.texts else ""
+            raise DataError(f"texts: received {len(texts)}; allowed: at most {most} in one request{why}. Send them in parts")
         for number, text in enumerate(texts, start=1):
             if len(text) > self.limits.characters:
                 raise DataError(
-                    f"text number {number} has {len(text)} characters; at most {self.limits.characters} are taken. Cut it: the "
+                    f"text number {number} has {len(text)} characters; allowed: at most {self.limits.characters}. Cut it: the "
                     "model's window does not hold more"
                 )
-            if holds_half_a_character(text):
-                raise DataError(f"text number {number} holds half a character (a lone surrogate); send whole Unicode")
+            if has_lone_surrogate(text):
+                raise DataError(f"text number {number} holds a lone surrogate; send whole Unicode characters")
 
 
-def router(desk: Desk) -> APIRouter:
+def router(state: ServerState) -> APIRouter:
     """All routes."""
     routes = APIRouter()
 
@@ -139,31 +139,33 @@ def router(desk: Desk) -> APIRouter:
         except ValidationError as error:
             return _invalid(error)
         try:
-            return _json(await desk.classify(asked))
+            return _json(await state.classify(asked))
         except TimeoutError:
-            return fault(503, "slow", f"no answer within {desk.limits.seconds:g} seconds; send fewer texts, or ask again later")
+            return fault(
+                503, "slow", f"no answer within {state.limits.seconds:g} seconds; send fewer texts, or ask again later"
+            )
 
     @routes.get("/v1/adapters", tags=["adapters"], responses={401: _FAULTS[401]})
     async def adapters() -> AdapterList:
         """List the adapters that are served."""
         limits = LimitFacts(
-            texts=desk.limits.texts_of(1),
-            texts_with_zero_shot=desk.limits.texts_of(2),
-            characters=desk.limits.characters,
-            body_bytes=desk.limits.body_bytes,
+            texts=state.limits.texts_of(1),
+            texts_with_zero_shot=state.limits.texts_of(2),
+            characters=state.limits.characters,
+            body_bytes=state.limits.body_bytes,
         )
-        own = [AdapterFacts(**_facts(served)) for served in desk.catalog]
-        return AdapterList(model=desk.model, adapters=own, limits=limits)
+        own = [AdapterFacts(**_facts(served)) for served in state.catalog]
+        return AdapterList(model=state.model, adapters=own, limits=limits)
 
     @routes.get("/v1/adapters/{name}", tags=["adapters"], responses={number: _FAULTS[number] for number in (401, 404)})
     def adapter(name: str) -> AdapterDetail:
         """Show one adapter: coefficients, figures, provenance."""
-        return _detail(desk.catalog.get(name))
+        return _detail(state.catalog.get(name))
 
     @routes.get("/v1/runs", tags=["runs"], responses={401: _FAULTS[401]})
     def runs() -> RunList:
-        """List the runs below the folder that the server was given."""
-        return RunList(runs=desk.runs.list())
+        """List the runs in the server's folder of runs."""
+        return RunList(runs=state.runs.list())
 
     @routes.get(
         "/v1/runs/{name:path}",
@@ -176,9 +178,9 @@ def router(desk: Desk) -> APIRouter:
         since: Annotated[int, Query(ge=0, description="`next` of the answer before")] = 0,
         generation: Annotated[int | None, Query(description="of the answer before")] = None,
     ) -> RunLines | Response:
-        """Follow a run: the lines of its metrics.jsonl from a place on."""
+        """Follow a run: the lines of its metrics.jsonl from a byte offset on."""
         try:
-            return desk.runs.lines(name, since, generation)
+            return state.runs.lines(name, since, generation)
         except DataError as error:
             return fault(422, "field", str(error))
 
@@ -187,19 +189,19 @@ def router(desk: Desk) -> APIRouter:
         """Whether the process answers."""
         return JSONResponse({"status": "ok"})
 
-    @routes.get("/readyz", tags=["health"], responses={503: {"description": "it cannot label at the moment"}})
+    @routes.get("/readyz", tags=["health"], responses={503: {"description": "the server cannot label now"}})
     async def readyz() -> Response:
-        """Whether it can label: the model's thread runs, and there is an adapter."""
-        if not desk.worker.is_open:
+        """Whether the server can label: the model's thread runs, and an adapter is served."""
+        if not state.worker.is_open:
             return JSONResponse({"status": "stopping"}, 503)
-        if not len(desk.catalog):
+        if not len(state.catalog):
             return JSONResponse({"status": "no adapter"}, 503)
         return JSONResponse({"status": "ready"})
 
     @routes.get("/metrics", tags=["health"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     def metrics() -> Response:
         """Figures for Prometheus."""
-        return Response(desk.meters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(state.meters.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @routes.get("/", include_in_schema=False)
     async def page() -> Response:
@@ -215,25 +217,25 @@ def router(desk: Desk) -> APIRouter:
 
 
 def _part(file: str) -> Response:
-    """Of the page."""
+    """One file of the page."""
     content = (resources.files("ifedicl.serve") / "page" / file).read_bytes()
     kind = _KINDS[file.rpartition(".")[2]]
     return Response(content, media_type=f"{kind}; charset=utf-8", headers={"Cache-Control": "no-cache"})
 
 
 def fault(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    """An error as every error is told."""
+    """An error response. All errors have this form."""
     return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
 
 
-def told(error: IfediclError) -> Response:
-    """One of our errors."""
+def error_response(error: IfediclError) -> Response:
+    """The response to one of our own errors."""
     status, code = _STATUS.get(type(error), (500, "server"))
     return fault(status, code, str(error), {"Retry-After": "1"} if status == 429 else None)
 
 
 def _invalid(error: ValidationError) -> Response:
-    """Which fields are wrong; never what stood there, which may be a text."""
+    """Names the wrong fields, never their content: that may be a text."""
     faults = error.errors(include_url=False, include_input=False, include_context=False)
     if faults[0]["type"] == "json_invalid":
         return fault(400, "json", f"{faults[0]['msg']}; send JSON in UTF-8")

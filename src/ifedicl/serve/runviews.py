@@ -1,4 +1,4 @@
-"""Runs as the page shows them: read off their ``metrics.jsonl``, which grows while they run."""
+"""Runs as the page shows them, read from their ``metrics.jsonl`` while it grows."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ _FIRST = 1 << 14
 
 
 class Runs:
-    """The runs below one folder: in itself, or one or two levels down."""
+    """The runs in one folder: itself, or one or two levels below."""
 
     def __init__(self, root: Path | None) -> None:
-        """With None there are no runs."""
+        """Look in ``root``; None: there are no runs."""
         self._root = root
 
     def list(self) -> list[RunFacts]:
-        """All of them, that whose file grew last first."""
+        """All runs; the one whose file grew last comes first."""
         runs = [RunFacts(name=name, task=_task(path), age_seconds=_age(path)) for name, path in self._files().items()]
         return sorted(runs, key=lambda run: run.age_seconds)
 
     def lines(self, name: str, since: int, generation: int | None) -> RunLines:
-        """Whole lines of a run from byte ``since`` on; all, where the file is not the one that was read before.
+        """Whole lines of a run from byte ``since`` on; from the start if the file was replaced since ``generation``.
 
         Raises:
             UnknownRunError: there is no such run.
-            DataError: a line does not begin at ``since``.
+            DataError: no line begins at ``since``.
             ServeError: a line is not JSON.
         """
         files = self._files()
         if name not in files:
-            raise UnknownRunError(f"run {name[:80]!r} is not known here; known: {', '.join(sorted(files)) or 'none'}")
+            raise UnknownRunError(f"run: received {name[:80]!r}; known: {', '.join(sorted(files)) or 'none'}")
         path = files[name]
         with path.open("rb") as file:
             stat = os.fstat(file.fileno())
@@ -50,7 +50,7 @@ class Runs:
             before = file.read(min(1, start))
             piece = file.read(_PIECE)
         if before not in (b"", b"\n"):
-            raise DataError(f"since: no line begins at byte {since}; give 0, or `next` of the answer before")
+            raise DataError(f"since: no line begins at byte {since}; give 0, or `next` of the previous answer")
         whole = piece[: piece.rfind(b"\n") + 1]
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
@@ -61,7 +61,7 @@ class Runs:
         return RunLines(lines=lines, next=start + len(whole), generation=own, age_seconds=_age(path))
 
     def _files(self) -> dict[str, Path]:
-        """Names are paths below the root; a request can name no other."""
+        """Runs by name. A name is a path below the root, so a request cannot reach another file."""
         if self._root is None:
             return {}
         found = [path for pattern in (FILE, f"*/{FILE}", f"*/*/{FILE}") for path in self._root.glob(pattern)]
@@ -73,7 +73,7 @@ def _name(run: Path, root: Path) -> str:
 
 
 def clients_of(run: Path) -> list[ClientFacts]:
-    """What each client of a finished run sent."""
+    """Bytes and failures of each client of a finished run."""
     sent: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
     received: defaultdict[str, int] = defaultdict(int)
     failures: defaultdict[str, int] = defaultdict(int)
@@ -89,7 +89,7 @@ def clients_of(run: Path) -> list[ClientFacts]:
 
 
 def per_class_of(run: Path) -> list[ClassFigures]:
-    """Of each label of the run's test text: how many there are, and how many were labelled right."""
+    """Figures of each label on the run's test text."""
     tests = {str(line["name"]): line for line in _events(run, "test")}
     if "adapter" not in tests:
         return []

@@ -1,4 +1,4 @@
-"""What crosses the HTTP interface: requests and answers as JSON."""
+"""Requests and answers of the HTTP interface, as JSON."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ClassifyRequest(BaseModel):
-    """One text or many, for one adapter."""
+    """One text or several, for one adapter."""
 
     model_config = ConfigDict(extra="forbid")
 
     texts: str | Annotated[list[str], Field(min_length=1)] = Field(
         description="one text, or a list of them", examples=[["The nurse called me back within minutes."]]
     )
-    adapter: str | None = Field(default=None, description="its name; may be left out where only one is served")
-    zero_shot: bool = Field(default=False, description="also ask the raw model, to compare")
+    adapter: str | None = Field(default=None, description="name of the adapter; may be left out where only one is served")
+    zero_shot: bool = Field(default=False, description="also ask the raw model, for comparison")
 
     @property
     def listed(self) -> list[str]:
@@ -32,7 +32,7 @@ class Labelled(BaseModel):
 
 
 class ModelFacts(BaseModel):
-    """Which frozen model answers."""
+    """The frozen model."""
 
     name: str
     fingerprint: str = Field(description="SHA-256 of weights and tokenizer")
@@ -40,7 +40,7 @@ class ModelFacts(BaseModel):
 
 
 class AdapterName(BaseModel):
-    """Which adapter answered."""
+    """The adapter that answered."""
 
     name: str
     version: str
@@ -52,12 +52,12 @@ class ClassifyAnswer(BaseModel):
     model: ModelFacts
     adapter: AdapterName
     results: list[Labelled]
-    zero_shot: list[Labelled] | None = Field(default=None, description="the raw model's answers, where they were asked for")
+    zero_shot: list[Labelled] | None = Field(default=None, description="the raw model's answers, if asked for")
     truncated: int = Field(description="texts that were cut at their end to fit the model's window")
 
 
 class AdapterFacts(AdapterName):
-    """An adapter that is served."""
+    """A served adapter."""
 
     task: str
     labels: list[str]
@@ -75,7 +75,7 @@ class ClientFacts(BaseModel):
 
 
 class ClassFigures(BaseModel):
-    """How an adapter does on one label."""
+    """Figures of one label."""
 
     label: str
     examples: int
@@ -84,32 +84,32 @@ class ClassFigures(BaseModel):
 
 
 class AdapterDetail(AdapterFacts):
-    """Everything that is known of an adapter."""
+    """All known facts of an adapter."""
 
     template: str
     label_words: list[str]
     readout: bool
-    first_layer: int = Field(description="the model's layer, from 0, that the numbers by layer begin at")
+    first_layer: int = Field(description="first injected layer, from 0; the lists by layer begin there")
     context_scale: list[list[float]] = Field(description="λ, by layer: attention, MLP")
-    activation_scale: list[list[float]] = Field(description="β, likewise")
-    subspace_core: list[list[float]] | None = Field(description="norm of Γ, likewise; none without a subspace")
+    activation_scale: list[list[float]] = Field(description="β, by layer: attention, MLP")
+    subspace_core: list[list[float]] | None = Field(description="norm of Γ, by layer: attention, MLP; null without a subspace")
     figures: dict[str, float | int | bool | str | None] = Field(description="of the run, as far as known")
-    per_class: list[ClassFigures] = Field(description="on the run's test text, where there was one")
-    clients: list[ClientFacts] = Field(description="of the run, where its folder is known")
+    per_class: list[ClassFigures] = Field(description="on the run's test text, if it had one")
+    clients: list[ClientFacts] = Field(description="of the run, if its folder is known")
     provenance: dict[str, object]
 
 
 class LimitFacts(BaseModel):
-    """What one request may hold."""
+    """Bounds of one request."""
 
     texts: int
-    texts_with_zero_shot: int = Field(description="where the raw model is asked too")
+    texts_with_zero_shot: int = Field(description="with zero_shot")
     characters: int = Field(description="of one text")
     body_bytes: int
 
 
 class AdapterList(BaseModel):
-    """All that are served."""
+    """All served adapters."""
 
     model: ModelFacts
     adapters: list[AdapterFacts]
@@ -117,36 +117,36 @@ class AdapterList(BaseModel):
 
 
 class RunFacts(BaseModel):
-    """A run whose folder the server was given."""
+    """A run in the server's folder of runs."""
 
     name: str
     task: str | None
-    age_seconds: float = Field(description="since its file last grew")
+    age_seconds: float = Field(description="since its metrics.jsonl last grew")
 
 
 class RunList(BaseModel):
-    """All runs, the newest first."""
+    """All runs, newest first."""
 
     runs: list[RunFacts]
 
 
 class RunLines(BaseModel):
-    """A piece of a run's metrics.jsonl."""
+    """Consecutive lines of a run's metrics.jsonl."""
 
     lines: list[dict[str, object]]
-    next: int = Field(description="give it as `since`, with `generation`, to get what comes after")
-    generation: int = Field(description="another than before: the file was written anew, and these are its first lines")
+    next: int = Field(description="give it as `since`, with `generation`, to get the lines that follow")
+    generation: int = Field(description="differs from the one before: the file was replaced, and these are its first lines")
     age_seconds: float
 
 
 class Fault(BaseModel):
-    """What was wrong."""
+    """One error."""
 
     code: str
     message: str
 
 
 class FaultAnswer(BaseModel):
-    """The body of every answer that is an error."""
+    """The body of every error answer."""
 
     error: Fault

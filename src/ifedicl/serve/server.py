@@ -1,4 +1,4 @@
-"""A server from its arguments to its end: load the model, take in adapters, answer, stop in order."""
+"""Life of one server: load adapters, listen, answer, stop in order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ifedicl.serve.catalog import Catalog, Source
 from ifedicl.serve.error_log import happened
 from ifedicl.serve.limits import Limits
 from ifedicl.serve.meters import Meters
-from ifedicl.serve.routes import Desk
+from ifedicl.serve.routes import ServerState
 from ifedicl.serve.runviews import Runs
 from ifedicl.serve.schemas import ModelFacts
 from ifedicl.serve.worker import Worker
@@ -49,15 +49,15 @@ def serve(
     """Answer until the process is told to stop.
 
     Args:
-        backbone: the model; the server's thread owns it from now on.
+        backbone: the model; from now on only the server's thread may use it.
         sources: of adapters.
         name: of the model, for people.
-        host: address or name that it listens at.
+        host: address or name that the server listens at.
         listening: from :func:`bound`.
-        limits: of requests.
-        keys: who may ask; None: everybody who reaches the port.
+        limits: bounds of requests.
+        keys: API keys; None: no key is needed.
         runs: a folder of runs that the page shows.
-        on_start: called with the URL and what is served when requests are answered.
+        on_start: called with the URL and the catalog once requests are answered.
 
     Raises:
         IfediclError: an adapter cannot be served.
@@ -72,10 +72,10 @@ def serve(
         catalog.refresh(strict=True)
         meters.watch(lambda: worker.waiting, lambda: len(catalog))
         facts = ModelFacts(name=name, fingerprint=backbone.fingerprint, dtype=backbone.dtype)
-        desk = Desk(facts, catalog, worker, meters, Runs(runs), limits)
+        state = ServerState(facts, catalog, worker, meters, Runs(runs), limits)
         look = threading.Thread(target=_keep_looking, args=(stopping, limits.refresh_seconds, catalog, keys), daemon=True)
         look.start()
-        server = _Server(_config(application(desk, keys, host), limits), lambda url: on_start(url, catalog))
+        server = _Server(_config(application(state, keys, host), limits), lambda url: on_start(url, catalog))
         with _signals_answered():
             server.run([listening])
     finally:
@@ -91,7 +91,7 @@ def _keep_looking(stopping: threading.Event, seconds: float, catalog: Catalog, k
     looked_at = [("adapters", catalog.refresh)] if keys is None else [("keys", keys.refresh), ("adapters", catalog.refresh)]
     while not stopping.wait(seconds):
         for name, refresh in looked_at:
-            # Whatever goes wrong, the thread goes on: without it a key that is withdrawn later would stay good.
+            # After any error the thread goes on: without it a key that is withdrawn later would stay valid.
             try:
                 refresh()
             except IfediclError as error:
@@ -101,14 +101,14 @@ def _keep_looking(stopping: threading.Event, seconds: float, catalog: Catalog, k
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket at an address, before the model is loaded for it.
+    """Bind a socket, before the model is loaded.
 
     Args:
         host: address or name of this machine.
-        port: 0: any that is free.
+        port: 0: any free port.
 
     Raises:
-        ServeError: the address is taken, or not ours.
+        ServeError: the address is taken, or not one of this machine.
     """
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -117,8 +117,8 @@ def bound(host: str, port: int) -> socket.socket:
     except OSError as error:
         made.close()
         raise ServeError(
-            f"cannot listen at {host}, port {port}: {error.strerror or error}. Choose another with --port (0: any that is "
-            "free) or --host"
+            f"--host, --port: cannot listen at {host}, port {port}: {error.strerror or error}. Choose another port (0: any "
+            "free one) or host"
         ) from error
     return made
 
@@ -138,7 +138,7 @@ def _config(app: Any, limits: Limits) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens once it does."""
+    """Calls ``on_start`` with the URL once it listens."""
 
     def __init__(self, config: uvicorn.Config, on_start: Callable[[str], None]) -> None:
         super().__init__(config)
@@ -154,7 +154,7 @@ class _Server(uvicorn.Server):
 
 @contextmanager
 def _signals_answered() -> Iterator[None]:
-    """Uvicorn stops in order and then raises the signal once more; it has been answered, so that time it does nothing."""
+    """Ignore the signal that uvicorn raises once more after it has stopped in order."""
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -164,7 +164,7 @@ def _signals_answered() -> Iterator[None]:
 
 
 def _protocol(seconds: float) -> type[asyncio.Protocol]:
-    """HTTP/1.1 with a deadline for the head of a request. Uvicorn has none: who sends a byte now and then would stay."""
+    """HTTP/1.1 with a deadline for a request's head. Uvicorn has none: a client that sends single bytes would never leave."""
 
     class Deadline(H11Protocol):
         _head: asyncio.TimerHandle | None = None

@@ -1,4 +1,4 @@
-"""The thread that owns the model: it takes whatever waits, mixes it into passes, and answers."""
+"""The thread that owns the model: it mixes queued texts of all requests into forward passes, and answers."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from ifedicl.errors import BusyError, IfediclError, ServeError, StoppedError
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 _WINDOW = 64
-"""Rows that are put into passes at once: enough that few of them are padded, few enough that a newcomer waits for few."""
+"""Rows that are scheduled together: enough for little padding, few enough that a new request waits for few."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What was asked, answered.
+    """The answer to one request.
 
     Attributes:
-        logs: for each that was asked, ``(N, C)`` log-probabilities among its labels.
+        logs: for each model that was asked, ``(N, C)`` log-probabilities of the labels.
         truncated: texts that were cut to fit the model's window.
     """
 
@@ -40,7 +40,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward pass, for whoever counts."""
+    """One forward pass, for the metrics."""
 
     rows: int
     seconds: float
@@ -48,7 +48,7 @@ class Pass:
 
 @dataclass(eq=False)
 class _Submission:
-    """A request under way."""
+    """A request in work."""
 
     asked: tuple[Placed, ...]
     texts: tuple[str, ...]
@@ -61,31 +61,31 @@ class _Submission:
 
     @property
     def size(self) -> int:
-        """Rows: each text, once for each that is asked."""
+        """Rows: each text once for each model that is asked."""
         return len(self.asked) * len(self.texts)
 
     def encode(self) -> None:
-        """Texts to rows, those of one that is asked after those of another."""
+        """Encode the texts as rows, grouped by the model that is asked."""
         prompts = self.asked[0].scorer.encoder.prompts(self.texts)
         self.rows = [Asked(placed, tokens) for placed in self.asked for tokens in prompts.tokens]
         self.truncated = prompts.truncated
 
     def answer(self) -> Scored:
-        """All rows are done."""
+        """The answer; all rows must be done."""
         count = len(self.texts)
         logs = [np.stack([self.logs[at] for at in range(start, start + count)]) for start in range(0, self.size, count)]
         return Scored(tuple(logs), self.truncated)
 
 
 class Worker:
-    """Answers requests of any number of adapters over one model, in one thread."""
+    """Answers requests for any number of adapters over one model, in one thread."""
 
     def __init__(self, backbone: Backbone, *, most_waiting: int, on_pass: Callable[[Pass], None]) -> None:
         """Start the thread.
 
         Args:
-            backbone: nobody else touches it or its tokenizer from now on.
-            most_waiting: rows that may wait or be under way.
+            backbone: from now on only this thread may use it or its tokenizer.
+            most_waiting: rows that may be queued or in work.
             on_pass: called in the thread after each pass.
         """
         self._backbone = backbone
@@ -102,24 +102,24 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """Rows that wait or are under way."""
+        """Rows that are queued or in work."""
         return self._waiting
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes requests."""
+        """Whether it accepts requests."""
         return self._open and self._thread.is_alive()
 
     def submit(self, asked: Sequence[Placed], texts: Sequence[str]) -> Future[Scored]:
-        """Ask one or more of the same task about texts; a cancelled future is not worked on.
+        """Queue texts for one or more models of the same task. Cancelling the future drops the request.
 
         Args:
-            asked: an adapter, and perhaps the raw model; with one scorer.
+            asked: an adapter, and perhaps the raw model, with the same scorer.
             texts: one or more.
 
         Raises:
-            BusyError: too much waits.
-            StoppedError: the server stops.
+            BusyError: the queue is full.
+            StoppedError: the server is stopping.
         """
         job = _Submission(tuple(asked), tuple(texts), Future())
         with self._wake:
@@ -127,7 +127,8 @@ class Worker:
                 raise StoppedError("the server is stopping; ask again in a moment, or another server")
             if self._waiting + job.size > self._most:
                 raise BusyError(
-                    f"{self._waiting} texts wait, {job.size} more are too many: at most {self._most}. Ask again in a moment"
+                    f"the queue holds {self._waiting} texts, {job.size} more are over its limit of {self._most}. Ask again in "
+                    "a moment"
                 )
             self._waiting += job.size
             self._arrived.append(job)
@@ -135,7 +136,7 @@ class Worker:
         return job.future
 
     def call(self, work: Callable[[], T]) -> Future[T]:
-        """Have something done to model or tokenizer between two passes."""
+        """Run ``work`` on the model's thread, between two passes."""
         future: Future[T] = Future()
         with self._wake:
             if not self._open:
@@ -145,7 +146,7 @@ class Worker:
         return future
 
     def stop(self) -> None:
-        """Take no more requests, finish those that are here, and end the thread."""
+        """Accept no more requests, finish those in work, and end the thread."""
         with self._wake:
             self._open = False
             self._wake.notify()
@@ -156,7 +157,7 @@ class Worker:
             self._do(self._window())
 
     def _admit(self) -> bool:
-        """Wait for something to do; take in what arrived. False where all is done for good."""
+        """Wait for work and take in new requests. False once the worker is stopped and nothing is left."""
         with self._wake:
             while self._open and not (self._arrived or self._calls or self._jobs):
                 self._wake.wait()
@@ -169,7 +170,7 @@ class Worker:
         return bool(self._open or self._jobs)
 
     def _take_in(self, job: _Submission) -> None:
-        """Encode a request; one that cannot be is told why."""
+        """Encode a request; if that fails, its future gets the error."""
         if not job.future.cancelled():
             try:
                 job.encode()
@@ -181,7 +182,7 @@ class Worker:
         self._close(job)
 
     def _window(self) -> list[tuple[_Submission, int]]:
-        """The next rows, one of each job in turn: a long request holds up nobody."""
+        """The next rows, one of each request in turn, so that a long request delays no other."""
         taken: list[tuple[_Submission, int]] = []
         while self._jobs and len(taken) < _WINDOW:
             job = self._jobs.popleft()
@@ -218,7 +219,7 @@ class Worker:
         self._on_pass(Pass(len(own), time.perf_counter() - start))
 
     def _close(self, job: _Submission) -> None:
-        """Its place is free again."""
+        """Free the request's place in the queue."""
         if not job.is_open:
             return
         job.is_open = False
@@ -229,7 +230,7 @@ class Worker:
 
 
 def _tell(future: Future[Scored], outcome: Scored | Exception) -> None:
-    with suppress(InvalidStateError):  # whoever asked has gone, or was told of an earlier failure
+    with suppress(InvalidStateError):  # the request was cancelled, or has failed already
         if isinstance(outcome, Exception):
             future.set_exception(outcome)
         else:
@@ -237,11 +238,11 @@ def _tell(future: Future[Scored], outcome: Scored | Exception) -> None:
 
 
 def _ours(error: Exception) -> Exception:
-    """The error as the asker may see it; of others the log keeps the kind, since their words may be the text's."""
+    """The error as the client may see it. Of foreign errors only the type is logged: the message may quote a text."""
     if isinstance(error, IfediclError):
         return error
     _log.error("a request failed in the model: %s", type(error).__name__)
-    return ServeError("the model failed on this request; the server's log has the kind of error")
+    return ServeError("the model failed on this request; the server's log has the type of the error")
 
 
 def _settle(future: Future[T], work: Callable[[], T]) -> None:

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from ifedicl.backbone.load import Backbone
 from ifedicl.serve.catalog import Folder
 from ifedicl.serve.meters import Meters
-from ifedicl.serve.routes import Desk
+from ifedicl.serve.routes import ServerState
 from ifedicl.serve.runviews import Runs
 from ifedicl.serve.schemas import ModelFacts
 from ifedicl.serve.worker import Worker
@@ -30,7 +30,7 @@ def worker(backbone: Backbone) -> Iterator[Worker]:
 
 
 @pytest.fixture
-def desk(worker: Worker, backbone: Backbone, tmp_path: Path) -> Desk:
+def state(worker: Worker, backbone: Backbone, tmp_path: Path) -> ServerState:
     for task, rank in ((tiny.TASK, 4), (tiny.MANY_TOKENS, 0)):
         tiny.drawn_adapter(backbone, task, rank=rank).save(tmp_path / task.name)
     catalog = catalog_of(backbone, Folder.of(str(tmp_path / "mood")), Folder.of(str(tmp_path / "place")))
@@ -38,9 +38,9 @@ def desk(worker: Worker, backbone: Backbone, tmp_path: Path) -> Desk:
     meters = Meters()
     meters.watch(lambda: worker.waiting, lambda: len(catalog))
     facts = ModelFacts(name="tiny", fingerprint=backbone.fingerprint, dtype=backbone.dtype)
-    return Desk(facts, catalog, worker, meters, Runs(tmp_path / "runs"), LIMITS)
+    return ServerState(facts, catalog, worker, meters, Runs(tmp_path / "runs"), LIMITS)
 
 
 @pytest.fixture
-def client(desk: Desk) -> TestClient:
-    return asking(desk)
+def client(state: ServerState) -> TestClient:
+    return asking(state)

@@ -122,7 +122,7 @@ def test_an_adapter_that_fails_in_a_way_that_nobody_foresaw_keeps_no_other_from_
     catalog.refresh()
     assert catalog.get("first") is first
     assert catalog.get("second").loaded.version != second.loaded.version
-    assert "first is not taken in: TypeError at" in caplog.text
+    assert "first is not loaded: TypeError at" in caplog.text
     assert "secret" not in caplog.text
 
 
@@ -159,7 +159,7 @@ def test_a_server_does_not_start_with_an_adapter_that_it_cannot_serve(backbone: 
         catalog_of(backbone, Folder.of(str(tmp_path / "absent"))).refresh(strict=True)
     tiny.drawn_adapter(backbone).save(tmp_path / "mood")
     two = Folder.of(str(tmp_path / "mood")), Folder.of(str(tmp_path / "mood"))
-    with pytest.raises(ServeError, match="two adapters are called 'mood'"):
+    with pytest.raises(ServeError, match="two have the name 'mood'"):
         catalog_of(backbone, *two).refresh(strict=True)
 
 

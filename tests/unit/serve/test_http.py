@@ -15,7 +15,7 @@ from ifedicl import cli
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import ServeError
 from ifedicl.serve.api_keys import Keys, new_key
-from ifedicl.serve.routes import Desk
+from ifedicl.serve.routes import ServerState
 from ifedicl.serve.worker import Worker
 from tests.support import tiny
 from tests.support.serve import LIMITS, TEXTS, Held, asking, catalog_of, fault
@@ -48,11 +48,11 @@ def test_texts_are_labelled_as_the_adapter_labels_them(client: TestClient, backb
         (b'{"texts": []}', (422, "field", "at least 1 item")),
         (b'{"texts": [3]}', (422, "field", "valid string")),
         (b'{"texts": "a", "adaptor": "mood"}', (422, "field", "adaptor: Extra inputs are not permitted")),
-        (b'{"texts": "a"}', (404, "adapter", "name one of those that are served: mood, place")),
-        (b'{"texts": "a", "adapter": "modd"}', (404, "adapter", "'modd' is not served; served: mood, place")),
+        (b'{"texts": "a"}', (404, "adapter", "name one of the served adapters: mood, place")),
+        (b'{"texts": "a", "adapter": "modd"}', (404, "adapter", "received 'modd', which is not served; served: mood, place")),
         (b'{"texts": ["a", ""], "adapter": "mood"}', (422, "text", "text number 2 has no tokens")),
-        (b'{"texts": "%s", "adapter": "mood"}' % (b"a" * 201), (422, "text", "201 characters; at most 200")),
-        (b'{"texts": [%s], "adapter": "mood"}' % b",".join([b'"a"'] * 9), (422, "text", "9 texts; at most 8")),
+        (b'{"texts": "%s", "adapter": "mood"}' % (b"a" * 201), (422, "text", "201 characters; allowed: at most 200")),
+        (b'{"texts": [%s], "adapter": "mood"}' % b",".join([b'"a"'] * 9), (422, "text", "received 9; allowed: at most 8")),
         (b'{"texts": "%s"}' % (b"a" * 5000), (413, "size", "larger than 4096 bytes")),
     ],
     ids=range(14),
@@ -70,11 +70,11 @@ def test_no_answer_repeats_what_stood_in_a_wrong_field(client: TestClient) -> No
 
 
 def test_a_busy_server_says_when_to_come_back(
-    client: TestClient, desk: Desk, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, state: ServerState, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = Held(monkeypatch)
-    placed = desk.catalog.get("mood").placed
-    waiting = [desk.worker.submit([placed], TEXTS) for _ in range(3)]
+    placed = state.catalog.get("mood").placed
+    waiting = [state.worker.submit([placed], TEXTS) for _ in range(3)]
     answer = client.post("/v1/classify", json={"texts": "a", "adapter": "mood"})
     assert fault(answer)[:2] == (429, "busy")
     assert answer.headers["Retry-After"] == "1"
@@ -84,11 +84,14 @@ def test_a_busy_server_says_when_to_come_back(
     assert client.post("/v1/classify", json={"texts": "a", "adapter": "mood"}).status_code == 200
 
 
-def test_a_request_that_could_never_fit_in_is_told_the_limit_and_not_to_come_again(desk: Desk) -> None:
-    client = asking(replace(desk, limits=replace(LIMITS, texts=24)))
+def test_a_request_that_could_never_fit_in_is_told_the_limit_and_not_to_come_again(state: ServerState) -> None:
+    client = asking(replace(state, limits=replace(LIMITS, texts=24)))
     answer = client.post("/v1/classify", json={"texts": ["a"] * 13, "adapter": "mood", "zero_shot": True})
     assert fault(answer)[:2] == (422, "text")
-    assert "13 texts; at most 12 are taken in one request with zero_shot, which counts each twice" in fault(answer)[2]
+    assert (
+        "texts: received 13; allowed: at most 12 in one request with zero_shot, which counts each text twice"
+        in fault(answer)[2]
+    )
     for texts, zero_shot in ((12, True), (24, False)):
         asked = {"texts": ["a"] * texts, "adapter": "mood", "zero_shot": zero_shot}
         assert client.post("/v1/classify", json=asked).status_code == 200
@@ -96,19 +99,19 @@ def test_a_request_that_could_never_fit_in_is_told_the_limit_and_not_to_come_aga
     assert limits == {"texts": 24, "texts_with_zero_shot": 12, "characters": 200, "body_bytes": 4096}
 
 
-def test_a_request_that_takes_too_long_is_given_up(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_takes_too_long_is_given_up(state: ServerState, monkeypatch: pytest.MonkeyPatch) -> None:
     held = Held(monkeypatch)
-    short = asking(replace(desk, limits=replace(LIMITS, seconds=0.1)))
+    short = asking(replace(state, limits=replace(LIMITS, seconds=0.1)))
     assert fault(short.post("/v1/classify", json={"texts": "a", "adapter": "mood"}))[:2] == (503, "slow")
     held.let_go()
-    desk.worker.call(lambda: None).result(10)
-    assert desk.worker.waiting == 0
+    state.worker.call(lambda: None).result(10)
+    assert state.worker.waiting == 0
 
 
-def test_health_follows_the_state_of_the_server(desk: Desk, worker: Worker) -> None:
-    client = asking(desk)
+def test_health_follows_the_state_of_the_server(state: ServerState, worker: Worker) -> None:
+    client = asking(state)
     assert (client.get("/healthz").status_code, client.get("/readyz").status_code) == (200, 200)
-    empty = asking(replace(desk, catalog=catalog_of(worker._backbone)))
+    empty = asking(replace(state, catalog=catalog_of(worker._backbone)))
     assert empty.get("/readyz").json() == {"status": "no adapter"}
     worker.stop()
     assert client.get("/healthz").status_code == 200
@@ -116,9 +119,9 @@ def test_health_follows_the_state_of_the_server(desk: Desk, worker: Worker) -> N
     assert fault(client.post("/v1/classify", json={"texts": "a", "adapter": "mood"}))[:2] == (503, "stopping")
 
 
-def test_keys_are_asked_for_where_texts_and_figures_are_and_not_for_health(desk: Desk, tmp_path: Path) -> None:
+def test_keys_are_asked_for_where_texts_and_figures_are_and_not_for_health(state: ServerState, tmp_path: Path) -> None:
     key = new_key(tmp_path / "keys", "reader")
-    client = asking(desk, Keys(tmp_path / "keys"))
+    client = asking(state, Keys(tmp_path / "keys"))
     for path in ("/v1/adapters", "/v1/runs", "/metrics", "/v1/nothing"):
         answer = client.get(path)
         assert fault(answer)[:2] == (401, "key")
@@ -131,10 +134,10 @@ def test_keys_are_asked_for_where_texts_and_figures_are_and_not_for_health(desk:
     assert client.post("/v1/classify", json={"texts": "a", "adapter": "mood"}, headers=own).status_code == 200
 
 
-def test_while_the_file_of_keys_is_broken_nobody_is_let_in_and_told_why(desk: Desk, tmp_path: Path) -> None:
+def test_while_the_file_of_keys_is_broken_nobody_is_let_in_and_told_why(state: ServerState, tmp_path: Path) -> None:
     own = {"Authorization": f"Bearer {new_key(tmp_path / 'keys', 'reader')}"}
     keys = Keys(tmp_path / "keys")
-    client, good = asking(desk, keys), (tmp_path / "keys").read_text()
+    client, good = asking(state, keys), (tmp_path / "keys").read_text()
     (tmp_path / "keys").write_text("a line of something else\n")
     with pytest.raises(ServeError):
         keys.refresh()
@@ -164,24 +167,24 @@ def test_while_the_file_of_keys_is_broken_nobody_is_let_in_and_told_why(desk: De
         ("0.0.0.0", "site.example", 400),  # noqa: S104
     ],
 )
-def test_without_keys_only_names_of_this_server_are_answered(desk: Desk, host: str, name: str, status: int) -> None:
-    client = asking(desk, host=host)
+def test_without_keys_only_names_of_this_server_are_answered(state: ServerState, host: str, name: str, status: int) -> None:
+    client = asking(state, host=host)
     for path in ("/", "/v1/adapters", "/healthz"):
         answer = client.get(path, headers={"Host": name})
         assert answer.status_code == status
         if status == 400:
             assert fault(answer)[1] == "host"
-            assert "started with --host NAME or --keys" in fault(answer)[2]
+            assert "start the server with --host NAME or --keys" in fault(answer)[2]
 
 
 @pytest.mark.parametrize("name", ["", "[::1", "[", "127.0.0.1:port@site.example"])
-def test_a_host_header_that_is_none_is_refused(desk: Desk, name: str) -> None:
-    assert fault(asking(desk).get("/healthz", headers={"Host": name}))[:2] == (400, "host")
+def test_a_host_header_that_is_none_is_refused(state: ServerState, name: str) -> None:
+    assert fault(asking(state).get("/healthz", headers={"Host": name}))[:2] == (400, "host")
 
 
-def test_with_keys_any_name_is_answered_as_behind_a_proxy(desk: Desk, tmp_path: Path) -> None:
+def test_with_keys_any_name_is_answered_as_behind_a_proxy(state: ServerState, tmp_path: Path) -> None:
     own = {"Authorization": f"Bearer {new_key(tmp_path / 'keys', 'reader')}"}
-    client = asking(desk, Keys(tmp_path / "keys"), name="labels.example")
+    client = asking(state, Keys(tmp_path / "keys"), name="labels.example")
     assert client.get("/v1/adapters", headers=own).status_code == 200
 
 
@@ -212,7 +215,7 @@ def test_the_description_lists_every_path_and_what_it_takes(client: TestClient) 
     assert set(schema["paths"]) == {"/v1/classify", "/v1/adapters", "/v1/adapters/{name}", "/v1/runs", "/v1/runs/{name}",
                                     "/healthz", "/readyz", "/metrics"}  # fmt: skip
     page = client.get("/docs").text
-    for words in ("POST /v1/classify", "also ask the raw model, to compare", "429: too much waits"):
+    for words in ("POST /v1/classify", "also ask the raw model, for comparison", "429: too much waits"):
         assert words in page
 
 
@@ -252,7 +255,7 @@ def test_a_run_is_read_line_by_line_and_no_other_file_can_be_named(client: TestC
     assert third["generation"] != first["generation"]
     for name in ("..", "%2e%2e", "%2e%2e%2fone", "two"):
         assert client.get(f"/v1/runs/{name}").status_code == 404
-    assert fault(client.get("/v1/runs/two")) == (404, "run", "run 'two' is not known here; known: one")
+    assert fault(client.get("/v1/runs/two")) == (404, "run", "run: received 'two'; known: one")
     assert fault(client.get("/v1/runs/one", params={"since": -1}))[:2] == (422, "field")
 
 
@@ -263,7 +266,7 @@ def test_a_place_within_a_line_of_a_run_is_refused(client: TestClient, tmp_path:
     for since in (1, 5, 16):
         status, code, message = fault(client.get("/v1/runs/one", params={"since": since}))
         assert (status, code) == (422, "field")
-        assert message == f"since: no line begins at byte {since}; give 0, or `next` of the answer before"
+        assert message == f"since: no line begins at byte {since}; give 0, or `next` of the previous answer"
     for since, events in ((0, ["run", "round"]), (17, ["round"]), (36, [])):
         lines = client.get("/v1/runs/one", params={"since": since}).json()["lines"]
         assert [line["event"] for line in lines] == events

@@ -66,7 +66,7 @@ def test_more_than_may_wait_is_refused_and_there_is_room_again_after(
     held = Held(monkeypatch)
     placed, raw = tiny.drawn_adapter(backbone).classifier(backbone).placed()
     futures = [worker.submit([placed, raw], TEXTS), worker.submit([placed], TEXTS)]  # 16 and 8 rows
-    with pytest.raises(BusyError, match="24 texts wait, 1 more are too many: at most 24"):
+    with pytest.raises(BusyError, match="the queue holds 24 texts, 1 more are over its limit of 24"):
         worker.submit([placed], TEXTS[:1])
     held.let_go()
     for future in futures:
