@@ -88,7 +88,7 @@ def prepare(name: str, settings: SetSettings, backbone: Backbone, split: SplitSe
 
 def calibrated(prepared: Prepared, model: ModelSettings, method: Method, starter: Starter | None = None) -> runs.Federated:
     start = time.perf_counter()
-    federated = runs.federate(prepared.clients, model, prepared.task, method, starter=starter)
+    federated = runs.federate(prepared.clients, model, prepared.task, method, options=runs.RunOptions(starter=starter))
     print(
         json.dumps({"task": prepared.task.name, "losses": losses(federated), "seconds": time.perf_counter() - start}),
         flush=True,

@@ -22,8 +22,8 @@ from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.results import adapter_of
+from ifedicl.federation.run_folder import RunFolder
 from ifedicl.federation.state import State
-from ifedicl.flare.run_folder import METRICS
 from ifedicl.settings import load_settings
 from tests.support import tiny
 from tests.support.processes import Federation, cli, owner_file, wait_for
@@ -92,7 +92,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Itera
 
         def begun(number: int) -> None:
             """Wait until the sites are at work on the round after ``number`` finished ones."""
-            journal = federation.run_folder("config") / METRICS
+            journal = RunFolder(federation.run_folder("config")).metrics
 
             def look() -> bool:
                 lines = journal.read_text().splitlines() if journal.exists() else []

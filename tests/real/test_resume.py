@@ -22,12 +22,12 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import ConfigError, FederationError, StorageError
 from ifedicl.federation import checkpoint
 from ifedicl.federation.messages import pack
+from ifedicl.federation.run_folder import RunFolder
 from ifedicl.federation.state import RoundRecord, State, Traffic
 from ifedicl.ledger.entries import Head
 from ifedicl.ledger.ledger import read
 from ifedicl.ledger.receipts import check_heads, read_heads
 from ifedicl.metrics import Tally
-from ifedicl.runs import ADAPTER, CHECKPOINT, LEDGERS, METRICS
 from ifedicl.settings import RunSettings, load_settings
 from tests.support import tiny
 
@@ -63,7 +63,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def history(folder: Path) -> tuple[RoundRecord, ...]:
-    saved = checkpoint.load(folder / CHECKPOINT)
+    saved = checkpoint.load(RunFolder(folder).checkpoint)
     assert saved is not None
     return saved.history
 
@@ -88,8 +88,8 @@ def test_a_run_killed_ten_times_ends_with_the_same_adapter_byte_for_byte(tmp_pat
     assert len(set(during)) >= 6, report
     assert max(during) - min(during) > rounds / 2, report
 
-    assert set(contents(broken / ADAPTER)) == {"adapter.json", "adapter.safetensors", "README.md"}
-    assert contents(broken / ADAPTER) == contents(whole / ADAPTER)
+    assert set(contents(RunFolder(broken).adapter)) == {"adapter.json", "adapter.safetensors", "README.md"}
+    assert contents(RunFolder(broken).adapter) == contents(RunFolder(whole).adapter)
     assert history(broken) == history(whole)
     assert len(history(whole)) == rounds
     assert_ledgers_fit(broken)
@@ -97,9 +97,9 @@ def test_a_run_killed_ten_times_ends_with_the_same_adapter_byte_for_byte(tmp_pat
 
 def test_a_run_writes_checkpoint_adapter_and_metrics_and_reads_the_test_file(settings: RunSettings, tmp_path: Path) -> None:
     result = runs.run(settings, tmp_path / "run")
-    parts = {CHECKPOINT.parent.name, ADAPTER.name, METRICS.name, LEDGERS.name}
+    parts = {"checkpoint", "adapter", "metrics.jsonl", "ledgers"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == parts
-    lines = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
+    lines = [json.loads(line) for line in RunFolder(tmp_path / "run").metrics.read_text().splitlines()]
     assert [line["round"] for line in lines if line["event"] == "round"] == [1, 2]
     assert result.federated is not None
     assert sum(line["event"] == "exchange" for line in lines) == len(result.federated.outcome.state.traffic)
@@ -111,15 +111,15 @@ def test_a_run_writes_checkpoint_adapter_and_metrics_and_reads_the_test_file(set
 def test_equal_runs_give_equal_adapters_whatever_their_folder(settings: RunSettings, tmp_path: Path) -> None:
     runs.run(settings, tmp_path / "one")
     runs.run(settings, tmp_path / "two")
-    assert contents(tmp_path / "one" / ADAPTER) == contents(tmp_path / "two" / ADAPTER)
+    assert contents(RunFolder(tmp_path / "one").adapter) == contents(RunFolder(tmp_path / "two").adapter)
 
 
 def test_a_folder_with_a_run_in_it_is_refused_and_left_as_it_is(settings: RunSettings, tmp_path: Path) -> None:
     runs.run(settings, tmp_path / "run")
-    before = (tmp_path / "run" / CHECKPOINT).read_bytes(), contents(tmp_path / "run" / ADAPTER)
+    before = RunFolder(tmp_path / "run").checkpoint.read_bytes(), contents(RunFolder(tmp_path / "run").adapter)
     with pytest.raises(ConfigError, match=r"run.*--resume.*--out"):
         runs.run(settings, tmp_path / "run")
-    assert ((tmp_path / "run" / CHECKPOINT).read_bytes(), contents(tmp_path / "run" / ADAPTER)) == before
+    assert (RunFolder(tmp_path / "run").checkpoint.read_bytes(), contents(RunFolder(tmp_path / "run").adapter)) == before
 
 
 def test_resuming_a_run_that_died_before_its_first_checkpoint_starts_it_again(settings: RunSettings, tmp_path: Path) -> None:
@@ -127,22 +127,22 @@ def test_resuming_a_run_that_died_before_its_first_checkpoint_starts_it_again(se
     with pytest.raises(ConfigError, match=r"allowed: the folder of a run that has begun\. Name the run's folder with --out"):
         runs.run(settings, tmp_path / "run", resume=True)
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / METRICS).write_text('{"event": "run"')
+    RunFolder(tmp_path / "run").metrics.write_text('{"event": "run"')
     runs.run(settings, tmp_path / "run", resume=True)
-    assert contents(tmp_path / "run" / ADAPTER) == contents(tmp_path / "plain" / ADAPTER)
+    assert contents(RunFolder(tmp_path / "run").adapter) == contents(RunFolder(tmp_path / "plain").adapter)
 
 
 def test_resuming_a_finished_run_gives_the_same_adapter(settings: RunSettings, tmp_path: Path) -> None:
     runs.run(settings, tmp_path / "run")
-    before = contents(tmp_path / "run" / ADAPTER)
+    before = contents(RunFolder(tmp_path / "run").adapter)
     runs.run(settings, tmp_path / "run", resume=True)
-    assert contents(tmp_path / "run" / ADAPTER) == before
+    assert contents(RunFolder(tmp_path / "run").adapter) == before
 
 
 @pytest.mark.parametrize("part", ["method", "task", "model"])
 def test_a_checkpoint_of_another_run_is_refused_with_a_remedy(settings: RunSettings, tmp_path: Path, part: str) -> None:
     runs.run(settings, tmp_path / "run")
-    before = (tmp_path / "run" / CHECKPOINT).read_bytes()
+    before = RunFolder(tmp_path / "run").checkpoint.read_bytes()
     values = settings.model_dump()
     if part == "method":
         values["calibration"]["learning_rate"] = 0.04
@@ -152,7 +152,7 @@ def test_a_checkpoint_of_another_run_is_refused_with_a_remedy(settings: RunSetti
         values["model"]["source"] = str(tiny.save_model(tmp_path / "other", num_hidden_layers=2))
     with pytest.raises(ConfigError, match=r"checkpoint: received one of run .*were changed since\. Restore them"):
         runs.run(RunSettings.model_validate(values), tmp_path / "run", resume=True)
-    assert (tmp_path / "run" / CHECKPOINT).read_bytes() == before
+    assert RunFolder(tmp_path / "run").checkpoint.read_bytes() == before
 
 
 def test_a_full_disk_in_the_middle_of_a_run_loses_only_the_round_it_was_in(
@@ -165,9 +165,12 @@ def test_a_full_disk_in_the_middle_of_a_run_loses_only_the_round_it_was_in(
         with pytest.raises(StorageError, match=r"state\.safetensors: the disk is full"):
             runs.run(settings, tmp_path / "run")
     assert [record.round for record in history(tmp_path / "run")] == [1]
-    assert {path.name for path in (tmp_path / "run" / CHECKPOINT).parent.iterdir()} == {CHECKPOINT.name, "heads.jsonl"}
+    assert {path.name for path in RunFolder(tmp_path / "run").checkpoint.parent.iterdir()} == {
+        "state.safetensors",
+        "heads.jsonl",
+    }
     runs.run(settings, tmp_path / "run", resume=True)
-    assert contents(tmp_path / "run" / ADAPTER) == contents(tmp_path / "plain" / ADAPTER)
+    assert contents(RunFolder(tmp_path / "run").adapter) == contents(RunFolder(tmp_path / "plain").adapter)
 
 
 def fill_up(patch: pytest.MonkeyPatch, name: str, *, after: int) -> None:
@@ -194,15 +197,15 @@ def test_what_no_ledger_can_take_does_not_leave_and_a_resume_goes_on(
         with pytest.raises((FederationError, StorageError), match=r"ledger|disk is full"):
             runs.run(settings, tmp_path / "run")
     runs.run(settings, tmp_path / "run", resume=True)
-    assert contents(tmp_path / "run" / ADAPTER) == contents(tmp_path / "plain" / ADAPTER)
+    assert contents(RunFolder(tmp_path / "run").adapter) == contents(RunFolder(tmp_path / "plain").adapter)
     assert_ledgers_fit(tmp_path / "run")
 
 
 def assert_ledgers_fit(folder: Path) -> None:
     """Every line of what left is there, and the coordinator's heads are of these ledgers."""
-    heads = read_heads((folder / CHECKPOINT).with_name("heads.jsonl"))
+    heads = read_heads(RunFolder(folder).checkpoint.with_name("heads.jsonl"))
     for name in ("a", "b", "c"):
-        entries, torn = read(folder / LEDGERS / f"{name}.jsonl")
+        entries, torn = read(RunFolder(folder).ledgers / f"{name}.jsonl")
         checked, _ = check_heads(entries, heads)
         assert torn == b""
         assert checked > 0
@@ -284,7 +287,7 @@ def test_a_torn_checkpoint_is_refused_with_a_remedy(tmp_path: Path) -> None:
 
 def test_a_torn_checkpoint_stops_a_resume_and_is_left_as_it_is(settings: RunSettings, tmp_path: Path) -> None:
     runs.run(settings, tmp_path / "run")
-    file = tmp_path / "run" / CHECKPOINT
+    file = RunFolder(tmp_path / "run").checkpoint
     file.write_bytes(file.read_bytes()[:-1])
     before = file.read_bytes()
     with pytest.raises(StorageError, match="remove it to start the run again"):

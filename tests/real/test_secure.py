@@ -16,6 +16,7 @@ from ifedicl.demo import story
 from ifedicl.demo.fetch import demo_model, demo_places
 from ifedicl.federation import checkpoint
 from ifedicl.federation.messages import VectorsRequest
+from ifedicl.federation.run_folder import RunFolder
 from ifedicl.federation.secure.quantised import SUMS
 from ifedicl.settings import TOGETHER, changed
 from tests.real.test_resume import contents, history
@@ -61,8 +62,8 @@ def test_a_secure_run_that_was_killed_ends_with_the_same_adapter_byte_for_byte(t
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["killed"][:KILLS] == [True] * KILLS, report
-    assert contents(broken / runs.ADAPTER) == contents(whole / runs.ADAPTER)
+    assert contents(RunFolder(broken).adapter) == contents(RunFolder(whole).adapter)
     assert history(broken) == history(whole)
-    saved = checkpoint.load(broken / runs.CHECKPOINT)
+    saved = checkpoint.load(RunFolder(broken).checkpoint)
     assert saved is not None
     assert set(saved.client_vectors) == {TOGETHER}

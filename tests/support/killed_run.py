@@ -21,7 +21,8 @@ import torch._dynamo  # the first optimizer step of every attempt would import i
 from ifedicl.backbone.load import load_backbone
 from ifedicl.federation import checkpoint
 from ifedicl.federation.events import Begun, Delivered, Event, RoundDone
-from ifedicl.runs import CHECKPOINT, run
+from ifedicl.federation.run_folder import RunFolder
+from ifedicl.runs import run
 from ifedicl.settings import RunSettings, load_settings
 
 Moment = tuple[int, int, float]
@@ -86,7 +87,7 @@ def main(config: str, whole: str, broken: str, kills: str, seed: str) -> None:
     killed, rounds = [], []
     for number, moment in enumerate(moments(settings.rounds.rounds, int(kills), random.Random(int(seed)))):  # noqa: S311
         killed.append(attempt(settings, Path(broken), resume=number > 0, moment=moment))
-        saved = checkpoint.load(Path(broken) / CHECKPOINT)
+        saved = checkpoint.load(RunFolder(Path(broken)).checkpoint)
         rounds.append(None if saved is None else saved.round)
     attempt(settings, Path(broken), resume=True, moment=None)
     print(json.dumps({"killed": killed, "rounds": rounds, "seconds": uninterrupted}))

@@ -37,11 +37,12 @@ from ifedicl.federation.messages import (
     decode_request,
     encode,
 )
+from ifedicl.federation.run_folder import RunFolder
 from ifedicl.flare.byte_endpoint import answer
 from ifedicl.flare.console import Console
+from ifedicl.flare.job_run import run_job
 from ifedicl.flare.jobs import JobSettings, as_resume, job_settings, write_job
 from ifedicl.flare.participants import load_project
-from ifedicl.flare.run_folder import CHECKPOINT, run_job
 from ifedicl.flare.site_policy import authorization, write_server_rules, write_site_rules
 from ifedicl.flare.status import Board
 from ifedicl.flare.transport import Parcel, PostEngine
@@ -189,7 +190,7 @@ def test_a_lost_site_is_not_waited_for(backbone: Backbone) -> None:
     start = time.monotonic()
     settings = job(backbone)
     engine = PostEngine(post, SITES)
-    Coordinator(engine, settings.task, settings.method, settings.shape).run()
+    Coordinator(engine, settings.task, settings.method, settings.assignment.model).run()
     assert time.monotonic() - start < 15  # the deadline is an hour
     request = UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32)))
     last = list(engine.exchange(dict.fromkeys(SITES, request), 3600.0))[-1]
@@ -253,7 +254,7 @@ def test_a_full_disk_on_the_server_ends_the_job_with_a_remedy_and_a_resume_goes_
         patch.setattr(os, "fsync", fsync)
         with pytest.raises(StorageError, match="Free some space"):
             run(backbone, tmp_path / "run", honest)
-    assert (tmp_path / "run" / CHECKPOINT).is_file()
+    assert RunFolder(tmp_path / "run").checkpoint.is_file()
     engine = PostEngine(ScriptedPost(doors(backbone), honest), SITES)
     run_job(engine, job(backbone), tmp_path / "run", resume=True, observer=lambda event: None)
     assert (tmp_path / "run" / "adapter" / "adapter.json").is_file()

@@ -13,13 +13,13 @@ from ifedicl.errors import StorageError
 from ifedicl.federation import checkpoint
 from ifedicl.federation.events import Begun, Event, RoundDone
 from ifedicl.federation.journal import Journal
-from ifedicl.runs import CHECKPOINT, METRICS
+from ifedicl.federation.run_folder import RunFolder
 from ifedicl.settings import RunSettings, validated
 from tests.support import tiny
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
+    return [json.loads(line) for line in RunFolder(folder).metrics.read_text().splitlines()]
 
 
 @pytest.fixture
@@ -78,11 +78,11 @@ def test_a_resumed_run_tells_nothing_twice_and_no_torn_line_stays(settings: RunS
 
     with pytest.raises(Stopped):
         runs.run(settings, tmp_path / "run", observer=stop)
-    with (tmp_path / "run" / METRICS).open("a") as file:
+    with RunFolder(tmp_path / "run").metrics.open("a") as file:
         file.write('{"event": "exch')
     at_resume: list[list[dict[str, Any]]] = []
     runs.run(settings, tmp_path / "run", resume=True, observer=lambda event: at_resume.append(read(tmp_path / "run")))
-    saved = checkpoint.load(tmp_path / "run" / CHECKPOINT)
+    saved = checkpoint.load(RunFolder(tmp_path / "run").checkpoint)
     assert saved is not None
     assert [line["round"] for line in at_resume[0] if line["event"] == "round"] == [1]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ifedicl import runs
-from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.calibrate import example_gradients
 from ifedicl.core.aggregation import GradientSum
@@ -18,6 +18,7 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.data import Role
 from ifedicl.dp.accountant import epsilon
 from ifedicl.errors import ConfigError, TooFewClientsError
+from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.dp_client import DPClient
@@ -40,6 +41,7 @@ from ifedicl.federation.messages import (
     VectorsRequest,
     encode,
 )
+from ifedicl.federation.run_folder import RunFolder
 from ifedicl.federation.secure.sum_client import SecureClient, identity_of
 from ifedicl.inspection import what_leaves
 from ifedicl.ledger.ledger import SUMMED, Ledger
@@ -252,9 +254,8 @@ def run_of(backbone: Backbone, run: Method, folder: Path, **options: Any) -> run
         tiny.TASK,
         run,
         ledgers=folder / "ledgers",
-        checkpoint=folder / "state.safetensors",
         public=PUBLIC,
-        **options,
+        options=runs.RunOptions(checkpoint=folder / "state.safetensors", **options),
     )
 
 
@@ -281,9 +282,8 @@ def test_the_sum_that_the_coordinator_gets_is_noisy(backbone: Backbone, tmp_path
 def test_more_rounds_than_were_promised_are_refused_and_a_restart_forgets_nothing(backbone: Backbone, tmp_path: Path) -> None:
     run = private_method()
     run_of(backbone, run, tmp_path)
-    left = {f"ward-{number}": 3 for number in range(4)}
     with pytest.raises(TooFewClientsError):
-        run_of(backbone, run, tmp_path, more_rounds=1, left=left)
+        run_of(backbone, run, tmp_path, more_rounds=1)
 
 
 def test_a_private_run_that_was_killed_within_a_round_ends_with_the_rounds_that_its_budget_allows(
@@ -300,8 +300,7 @@ def test_a_private_run_that_was_killed_within_a_round_ends_with_the_rounds_that_
 
     with pytest.raises(Killed):
         run_of(backbone, private_method(), tmp_path, observer=kill)
-    left = {f"ward-{number}": 2 for number in range(4)}
-    federated = run_of(backbone, private_method(), tmp_path, resume=True, left=left)
+    federated = run_of(backbone, private_method(), tmp_path, resume=True)
     assert federated.outcome.chosen_round == federated.outcome.state.round == 2
     assert 1.99 < federated.adapter.provenance["privacy"]["epsilon"] <= 2.0
 
@@ -381,9 +380,8 @@ def test_a_config_in_private_mode_runs_says_so_and_does_not_go_on_for_free(tmp_p
     result = runs.run(settings, tmp_path / "run")
     assert result.federated is not None
     assert result.federated.adapter.provenance["privacy"]["epsilon"] <= 3.0
-    model = result.federated.adapter.fingerprint
-    names = tuple(result.clients)
-    assert set(gradients_left(settings, tmp_path / "run" / runs.LEDGERS, names, model).values()) == {2}
+    assignment = Assignment(settings.task, settings.method, load_backbone(settings.model).shape)
+    assert set(gradients_left(assignment, RunFolder(tmp_path / "run").ledgers, tuple(result.clients)).values()) == {2}
     with pytest.raises(TooFewClientsError):
         runs.run(settings, tmp_path / "run", more_rounds=1)
 

@@ -10,9 +10,9 @@ import pytest
 
 from ifedicl import cli
 from ifedicl.federation import checkpoint
+from ifedicl.federation.run_folder import RunFolder
 from ifedicl.ledger.ledger import REPLY, SUMMED, read
 from ifedicl.ledger.receipts import check_heads, read_heads
-from ifedicl.runs import CHECKPOINT, LEDGERS
 from ifedicl.settings import TOGETHER
 from tests.support import tiny
 
@@ -89,14 +89,14 @@ def test_a_secure_run_from_config_to_report(
             most = 120 if (step, way) == ("vectors", "down") else 24  # no ledger's head is known at first
             assert max(abs(size - expected[f"{step}_sum_{way}"]) for size in sent) <= most, (step, way)
 
-    saved = checkpoint.load(folder / CHECKPOINT)
+    saved = checkpoint.load(RunFolder(folder).checkpoint)
     assert saved is not None
     assert set(saved.client_vectors) == {TOGETHER}
 
     # Each owner's ledger tells what went into the sums and what left of it; the coordinator's heads fit it.
     heads = read_heads(folder / "checkpoint" / "heads.jsonl")
     for name in NAMES:
-        entries, _ = read(folder / LEDGERS / f"{name}.jsonl")
+        entries, _ = read(RunFolder(folder).ledgers / f"{name}.jsonl")
         inside = {entry.facts["kind"] for entry in entries if entry.event == SUMMED}
         assert inside == {"vectors_reply", "context_reply", "update_reply", "evaluate_reply", "compare_reply"}
         outside = {entry.facts["kind"] for entry in entries if entry.event == REPLY}

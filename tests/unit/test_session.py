@@ -43,17 +43,17 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def ask(
-    store: Store, backbone: Backbone, task: Task = tiny.TASK, method: Method = METHOD, *, anew: bool = False
+    store: Store, backbone: Backbone, task: Task = tiny.TASK, method: Method = METHOD, *, recalibrate: bool = False
 ) -> tuple[Answer, runs.Federated | None]:
     """A request with two clients."""
     examples = {"a": tiny.examples(12, task=task), "b": tiny.examples(12, task=task, seed=1)}
 
     def calibrate(starter: Starter) -> runs.Federated:
         clients = runs.simulate(backbone, task, examples)
-        return runs.federate(clients, ModelSettings(source="tiny"), task, method, starter=starter)
+        return runs.federate(clients, ModelSettings(source="tiny"), task, method, options=runs.RunOptions(starter=starter))
 
     key = TaskKey.of("clinics", backbone.fingerprint, task, method)
-    return requests.request(store, key, method, calibrate, lambda: reference(backbone, "label"), anew=anew)
+    return requests.request(store, key, method, calibrate, lambda: reference(backbone, "label"), recalibrate=recalibrate)
 
 
 def test_a_miss_is_calibrated_and_stored_and_the_next_is_an_exact_hit(store: Store, backbone: Backbone) -> None:
@@ -63,9 +63,9 @@ def test_a_miss_is_calibrated_and_stored_and_the_next_is_an_exact_hit(store: Sto
     hit, nothing = ask(store, backbone)
     assert (hit.found.kind, hit.entry.id, nothing) == ("exact", missed.entry.id, None)
     np.testing.assert_array_equal(hit.adapter.coefficients.scales, calibrated.adapter.coefficients.scales)
-    anew, again = ask(store, backbone, anew=True)
+    new, again = ask(store, backbone, recalibrate=True)
     assert again is not None
-    assert anew.entry.version == 2
+    assert new.entry.version == 2
 
 
 def test_what_promises_noise_is_answered_by_nothing_else_and_begins_cold(store: Store, backbone: Backbone) -> None:
@@ -164,8 +164,10 @@ def test_a_resumed_run_keeps_its_warm_start(backbone: Backbone, tmp_path: Path) 
 
     clients = runs.simulate(backbone, tiny.TASK, {"a": tiny.examples(12)})
     path, model = tmp_path / "state", ModelSettings(source="tiny")
-    first = runs.federate(clients, model, tiny.TASK, METHOD, checkpoint=path, starter=starter)
-    again = runs.federate(clients, model, tiny.TASK, METHOD, checkpoint=path, resume=True, starter=starter)
+    first = runs.federate(clients, model, tiny.TASK, METHOD, options=runs.RunOptions(checkpoint=path, starter=starter))
+    again = runs.federate(
+        clients, model, tiny.TASK, METHOD, options=runs.RunOptions(checkpoint=path, resume=True, starter=starter)
+    )
     assert (len(asked), first.outcome.state.round, again.outcome.state.round) == (1, 2, 2)
 
 
@@ -183,7 +185,7 @@ def test_the_command_line_from_a_miss_to_a_hit_and_to_another_federation(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr(runs, "load_backbone", never)
+    monkeypatch.setattr("ifedicl.runs.local_run.load_backbone", never)
     assert run(*arguments, "--out", str(tmp_path / "two")) == 0
     assert json.loads(capsys.readouterr().out)["cache"]["kind"] == "exact"
     for name in ("adapter.json", "adapter.safetensors"):

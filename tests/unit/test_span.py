@@ -415,7 +415,7 @@ def ask(store: Store, backbone: Backbone, settings: Method, task: Task = tiny.TA
     def calibrated(starter: Starter) -> runs.Federated:
         examples = {"a": tiny.examples(12, task=task), "b": tiny.examples(12, task=task, seed=1)}
         clients = runs.simulate(backbone, task, examples)
-        return runs.federate(clients, ModelSettings(source="tiny"), task, settings, starter=starter)
+        return runs.federate(clients, ModelSettings(source="tiny"), task, settings, options=runs.RunOptions(starter=starter))
 
     key = TaskKey.of("clinics", backbone.fingerprint, task, settings)
     return requests.request(store, key, settings, calibrated, lambda: reference(backbone, "label"))[0]

@@ -14,6 +14,7 @@ from rich.console import Console
 from ifedicl.cli.options import Json
 
 if TYPE_CHECKING:
+    from ifedicl.federation.run_folder import RunFolder
     from ifedicl.report import Report
     from ifedicl.store.requests import Answer
 
@@ -43,8 +44,9 @@ def run(
 
     A checkpoint is written after each round: a run that was killed goes on with --resume and ends with the same adapter.
     """
-    from ifedicl import files, runs
-    from ifedicl.federation.events import Begun, Event, each
+    from ifedicl import runs
+    from ifedicl.federation.events import Begun, each
+    from ifedicl.federation.run_folder import RunFolder
     from ifedicl.progress import federation_bars
     from ifedicl.report import Figures, Report, print_report, write_report
     from ifedicl.settings import load_settings
@@ -52,29 +54,23 @@ def run(
     settings = load_settings(config)
     folder = out or Path("runs") / config.stem
     start = time.perf_counter()
-    runs.check_folder(folder, resume=resume, more_rounds=more_rounds)
-    text, kept = config.read_text(encoding="utf-8"), folder / "config.toml"
-    # A config that lies there without a run is not ours to replace.
-    is_ours = runs.has_begun(folder) or not kept.exists()
-
-    def keep(event: Event) -> None:
-        """Once a run begins by it: the config of a try that failed before would tell of another one."""
-        if is_ours and event == Begun(None):
-            files.write_text(kept, text)
-
+    run_folder = RunFolder(folder)
+    run_folder.check(resume=resume, more_rounds=more_rounds)
+    keeper = run_folder.settings_keeper("config.toml", config.read_text(encoding="utf-8"))
     cache = None if store is None else runs.Cache(store, federation, recalibrate or resume or more_rounds > 0)
     with federation_bars(settings.task.name, settings.rounds.rounds) as observer:
-        result = runs.run(settings, folder, resume=resume, more_rounds=more_rounds, observer=each(keep, observer), cache=cache)
+        observed = each(keeper, observer)
+        result = runs.run(settings, folder, resume=resume, more_rounds=more_rounds, observer=observed, cache=cache)
     if result.federated is None:
-        keep(Begun(None))  # the answer was stored, and nothing had to run
+        keeper(Begun(None))  # the answer was stored, and nothing had to run
     if result.answer is not None and not as_json:
         print(f"task cache: {result.answer.found.kind}: {result.answer.found.why}")
     if result.federated is None:
         assert result.answer is not None
         if as_json:
-            print(json.dumps(_hit_facts(result.answer, folder)))
+            print(json.dumps(_hit_facts(result.answer, run_folder)))
         else:
-            print(f"adapter: {folder / runs.ADAPTER}   {time.perf_counter() - start:.1f} seconds")
+            print(f"adapter: {run_folder.adapter}   {time.perf_counter() - start:.1f} seconds")
         return
     seconds = time.perf_counter() - start
     rows = [
@@ -92,22 +88,20 @@ def run(
         samples=(),
         seconds=seconds,
     )
-    write_report(report, folder / "report.html")
+    write_report(report, run_folder.report)
     if as_json:
         found = {} if result.answer is None else {"cache": _found_facts(result.answer)}
-        print(json.dumps(_run_facts(report, folder) | found))
+        print(json.dumps(_run_facts(report, run_folder) | found))
         return
     print_report(report, Console(markup=False))
-    print(f"adapter: {folder / runs.ADAPTER}   report: {folder / 'report.html'}   {seconds:.0f} seconds")
+    print(f"adapter: {run_folder.adapter}   report: {run_folder.report}   {seconds:.0f} seconds")
 
 
-def _run_facts(report: Report, folder: Path) -> dict[str, Any]:
-    from ifedicl import runs
-
+def _run_facts(report: Report, folder: RunFolder) -> dict[str, Any]:
     state = report.outcome.state
     return {
-        "adapter": str(folder / runs.ADAPTER),
-        "report": str(folder / "report.html"),
+        "adapter": str(folder.adapter),
+        "report": str(folder.report),
         "rounds": state.round,
         "chosen_round": report.outcome.chosen_round,
         "held_out": [
@@ -125,7 +119,5 @@ def _found_facts(answer: Answer) -> dict[str, Any]:
     return {"kind": answer.found.kind, "why": answer.found.why, "id": answer.entry.id, "version": answer.entry.version}
 
 
-def _hit_facts(answer: Answer, folder: Path) -> dict[str, Any]:
-    from ifedicl import runs
-
-    return {"adapter": str(folder / runs.ADAPTER), "cache": _found_facts(answer)}
+def _hit_facts(answer: Answer, folder: RunFolder) -> dict[str, Any]:
+    return {"adapter": str(folder.adapter), "cache": _found_facts(answer)}

@@ -27,10 +27,10 @@ from ifedicl.demo.fetch import Place, demo_model, demo_places
 from ifedicl.demo.story import POOL, TASK, TEST
 from ifedicl.errors import FederationError
 from ifedicl.federation import checkpoint
+from ifedicl.federation.run_folder import RunFolder
 from ifedicl.flare.jobs import JobSettings, write_job
 from ifedicl.flare.names import CLIENT_FILE, RUNS
 from ifedicl.flare.participants import Project, ServerAddress
-from ifedicl.flare.run_folder import ADAPTER, CHECKPOINT
 from ifedicl.settings import Method, ModelSettings, load_preset
 
 _RUN = "demo"
@@ -89,8 +89,8 @@ def play(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo")
     with _started(kits, folder):
         _run(kits["console"], folder / "job", tuple(places), console)
     seconds = time.perf_counter() - start
-    run = kits["server"] / RUNS / _RUN
-    console.print(f"the adapter is there after {seconds:.0f} seconds: {run / ADAPTER}", highlight=False)
+    run = RunFolder(kits["server"] / RUNS / _RUN)
+    console.print(f"the adapter is there after {seconds:.0f} seconds: {run.adapter}", highlight=False)
     console.print("the same by the local engine, with the same seed", highlight=False)
     return _compared(run, job, places, seconds)
 
@@ -184,12 +184,12 @@ def _run(kit: Path, job: Path, sites: Sequence[str], console: Console) -> None:
             raise FederationError(f"the job ended as {record.state}; the server's log says why: ifedicl flare logs")
 
 
-def _compared(run: Path, job: JobSettings, places: Mapping[str, Place], seconds: float) -> Comparison:
+def _compared(run: RunFolder, job: JobSettings, places: Mapping[str, Place], seconds: float) -> Comparison:
     torch.set_num_threads(1)  # as every site had
     backbone = load_backbone(job.model)
     clients = runs.simulate(backbone, job.task, {name: place.pool for name, place in places.items()}, seed=job.method.seed)
     local = runs.federate(clients, job.model, job.task, job.method)
-    remote = checkpoint.load(run / CHECKPOINT)
+    remote = checkpoint.load(run.checkpoint)
     assert remote is not None
     sums = [
         float(np.max(np.abs(own.sums - remote.client_vectors[name].sums) / np.maximum(np.abs(own.sums), 1e-6)))
@@ -197,7 +197,7 @@ def _compared(run: Path, job: JobSettings, places: Mapping[str, Place], seconds:
     ]
     texts = [row.text for place in places.values() for row in place.test]
     # What the rounds found, whatever the gate says of it: two shut gates would be equal for nothing.
-    learnt = ((Adapter.load(run / ADAPTER), remote), (local.adapter, local.outcome.state))
+    learnt = ((Adapter.load(run.adapter), remote), (local.adapter, local.outcome.state))
     both = [replace(adapter, coefficients=state.best, readout=state.readout) for adapter, state in learnt]
     logs = [
         np.log([list(item.probabilities.values()) for item in adapter.classifier(backbone).classify(texts)]) for adapter in both

@@ -16,7 +16,7 @@ from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.demo.fetch import LABELS, Place, demo_model, demo_places
 from ifedicl.federation.client import Client
 from ifedicl.federation.events import Event, each, ignore
-from ifedicl.federation.journal import Journal
+from ifedicl.federation.run_folder import RunFolder
 from ifedicl.federation.state import Traffic
 from ifedicl.inspection import what_leaves
 from ifedicl.metrics import Evaluation, mean_hits, paired_p
@@ -68,13 +68,14 @@ def tell(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo",
         # Its own few gate examples could prove nothing, and the raw model would stand in its place: shown is what it learnt.
         learnt = replace(alone.adapter, coefficients=alone.outcome.state.best, readout=alone.outcome.state.readout)
         rows.append(stage.measured(f"{client.name} alone", learnt, seconds))
-    journal = Journal(folder / runs.METRICS, TASK, examples)
-    together, seconds = stage.federated("the federation", clients, journal, folder / runs.LEDGERS)
-    together.adapter.save(folder / runs.ADAPTER)
-    saved = Adapter.load(folder / runs.ADAPTER)
+    kept = RunFolder(folder)
+    journal = kept.journal(TASK, examples)
+    together, seconds = stage.federated("the federation", clients, journal, kept.ledgers)
+    together.adapter.save(kept.adapter)
+    saved = Adapter.load(kept.adapter)
     rows.append(stage.measured("the federation", saved, seconds))
     tests = {"zero-shot": rows[0].evaluation, "adapter": rows[-1].evaluation}
-    journal.finish(together.outcome.state, together.outcome.chosen_round, together.outcome.gate, tests)
+    journal.finish(together.outcome, tests)
 
     samples = saved.classifier(backbone).classify(SENTENCES)
     report = Report(
@@ -88,10 +89,10 @@ def tell(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo",
         seconds=time.perf_counter() - start,
     )
     print_report(report, console)
-    console.print(f"What left each client, and nothing else (its ledger: {folder / runs.LEDGERS}):", highlight=False)
+    console.print(f"What left each client, and nothing else (its ledger: {kept.ledgers}):", highlight=False)
     for words in what_left(together.outcome.state.traffic, method):
         console.print(f"  {words}", highlight=False)
-    write_report(report, folder / "report.html")
+    write_report(report, kept.report)
     return report
 
 
@@ -150,8 +151,8 @@ class _Stage:
         """A finished federation and its seconds."""
         start = time.perf_counter()
         with federation_bars(name, self._method.rounds.rounds) as bars:
-            observer = each(watching, bars)
-            result = runs.federate(clients, self._model, TASK, self._method, observer=observer, ledgers=ledgers)
+            options = runs.RunOptions(observer=each(watching, bars))
+            result = runs.federate(clients, self._model, TASK, self._method, ledgers=ledgers, options=options)
         return result, time.perf_counter() - start
 
     def measured(self, name: str, adapter: Adapter, seconds: float) -> Figures:

@@ -10,12 +10,14 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ifedicl import files
+from ifedicl.federation.coordinator import Outcome
 from ifedicl.federation.events import Begun, Delivered, Event, RoundDone, StepStarted
 from ifedicl.federation.state import RoundRecord, State
-from ifedicl.metrics import Comparison, Evaluation
+from ifedicl.metrics import Evaluation
 from ifedicl.task import Task
 
 Line = dict[str, Any]
@@ -46,25 +48,20 @@ class Journal:
         else:
             self._append(_line(event))
 
-    def finish(
-        self, state: State, chosen_round: int, gate: Comparison | None, tests: Mapping[str, Evaluation | None] | None = None
-    ) -> None:
+    def finish(self, outcome: Outcome, tests: Mapping[str, Evaluation | None] = MappingProxyType({})) -> None:
         """Write the whole file once more, from the last state, with what came out.
 
         Args:
-            state: the last.
-            chosen_round: whose coefficients the adapter has.
-            gate: None where there was none.
+            outcome: of the run.
             tests: figures on text that nothing was chosen by; None for those that were not measured.
 
         Raises:
             StorageError: it cannot be written.
         """
-        passed = (
-            None if gate is None else {"open": gate.is_open, "adapter": asdict(gate.adapter), "raw": asdict(gate.zero_shot)}
-        )
-        lines = [*_lines(state), {"event": "finished", "chosen_round": chosen_round, "gate": passed}]
-        measured = {name: evaluation for name, evaluation in (tests or {}).items() if evaluation is not None}
+        gate = outcome.gate
+        passed = gate and {"open": gate.is_open, "adapter": asdict(gate.adapter), "raw": asdict(gate.zero_shot)}
+        lines = [*_lines(outcome.state), {"event": "finished", "chosen_round": outcome.chosen_round, "gate": passed}]
+        measured = {name: evaluation for name, evaluation in tests.items() if evaluation is not None}
         self._write([*lines, *({"event": "test", "name": name, **own.summary()} for name, own in measured.items())])
 
     def _write(self, lines: Iterable[Line]) -> None:

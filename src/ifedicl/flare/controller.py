@@ -16,9 +16,9 @@ from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
 from ifedicl.errors import IfediclError
+from ifedicl.flare.job_run import run_job
 from ifedicl.flare.jobs import JobSettings
 from ifedicl.flare.names import PAYLOAD, RUNS, STATUS, TASK
-from ifedicl.flare.run_folder import run_job
 from ifedicl.flare.status import Board
 from ifedicl.flare.transport import Parcel, PostEngine
 from ifedicl.settings import validated

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from ifedicl import files
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.errors import ConfigError, Fault
+from ifedicl.federation.assignment import Assignment
 from ifedicl.flare.names import CONTROLLER, EXECUTOR, TASK
 from ifedicl.settings import Coordination, Method, ModelSettings, RunSettings, Section, check_coordination, validated
 from ifedicl.task import Task
@@ -58,9 +59,9 @@ class JobSettings(Section):
         return self
 
     @property
-    def shape(self) -> ModelShape:
-        """Which model everyone must use."""
-        return ModelShape(self.fingerprint, self.layers, self.width)
+    def assignment(self) -> Assignment:
+        """What the sites are asked, on the model that all of them must use."""
+        return Assignment(self.task, self.method, ModelShape(self.fingerprint, self.layers, self.width))
 
 
 def job_settings(settings: RunSettings, sites: Sequence[str], name: str, interval: float = INTERVAL) -> JobSettings:

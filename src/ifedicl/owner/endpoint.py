@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ifedicl.data import Example, read_texts
-from ifedicl.federation.assignment import run_digest
+from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.client import Client
 from ifedicl.federation.engine import Door, Engine
 from ifedicl.federation.messages import Reply, Request
@@ -103,9 +103,8 @@ def public_examples(settings: RunSettings) -> tuple[Example, ...]:
     return tuple(Example(text, labels[place % len(labels)]) for place, text in enumerate(texts))
 
 
-def gradients_left(settings: RunSettings, folder: Path, names: Sequence[str], model: str) -> dict[str, int]:
+def gradients_left(assignment: Assignment, ledgers: Path, names: Sequence[str]) -> dict[str, int]:
     """By name, how many gradients of this run each ledger tells of: a budget remembers them over a restart."""
-    if not settings.promises_noise:
+    if not assignment.method.promises_noise:
         return {}
-    run = run_digest(settings.task, settings.method, model)
-    return {name: History.of(_ledger(folder, name)).spent(run).rounds for name in names}
+    return {name: History.of(_ledger(ledgers, name)).spent(assignment.digest).rounds for name in names}

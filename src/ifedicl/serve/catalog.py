@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.multi_adapter import Placed
 from ifedicl.errors import AdapterError, FingerprintError, IfediclError, ServeError
+from ifedicl.federation.run_folder import RunFolder
 from ifedicl.serve.error_log import happened
 from ifedicl.store.protocol import Store
 
@@ -108,7 +109,7 @@ class Folder:
         header, _ = adapter.packed()  # with the digest of the tensors
         version = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:12]
         run = self._path.absolute().parent
-        return Loaded(adapter, version, "folder", run if (run / "metrics.jsonl").is_file() else None)
+        return Loaded(adapter, version, "folder", run if RunFolder(run).metrics.is_file() else None)
 
 
 class StoreSource:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ifedicl.errors import DataError, ServeError, UnknownRunError
+from ifedicl.federation.run_folder import METRICS
 from ifedicl.serve.schemas import ClassFigures, ClientFacts, RunFacts, RunLines
 
-FILE = "metrics.jsonl"
 _PIECE = 1 << 18
 _FIRST = 1 << 14
 
@@ -56,7 +56,7 @@ class Runs:
             lines = [json.loads(line) for line in whole.splitlines()]
         except (ValueError, RecursionError):
             raise ServeError(
-                f"run {name!r}: a line of its {FILE} from byte {start} on is not JSON; the file was changed"
+                f"run {name!r}: a line of its {METRICS} from byte {start} on is not JSON; the file was changed"
             ) from None
         return RunLines(lines=lines, next=start + len(whole), generation=own, age_seconds=_age(path))
 
@@ -64,7 +64,7 @@ class Runs:
         """Runs by name. A name is a path below the root, so a request cannot reach another file."""
         if self._root is None:
             return {}
-        found = [path for pattern in (FILE, f"*/{FILE}", f"*/*/{FILE}") for path in self._root.glob(pattern)]
+        found = [path for pattern in (METRICS, f"*/{METRICS}", f"*/*/{METRICS}") for path in self._root.glob(pattern)]
         return {_name(path.parent, self._root): path for path in found}
 
 
@@ -106,7 +106,7 @@ def per_class_of(run: Path) -> list[ClassFigures]:
 
 
 def _events(run: Path, kind: str) -> Iterator[dict[str, Any]]:
-    with (run / FILE).open(encoding="utf-8") as file:
+    with (run / METRICS).open(encoding="utf-8") as file:
         for line in file:
             if line.endswith("\n") and (event := json.loads(line)).get("event") == kind:
                 yield event

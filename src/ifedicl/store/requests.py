@@ -87,7 +87,7 @@ def request(
     calibrate: Callable[[Starter], C],
     reference: Callable[[], Array32],
     *,
-    anew: bool = False,
+    recalibrate: bool = False,
     waiting: Callable[[], None] = lambda: None,
 ) -> tuple[Answer, C | None]:
     """Answer a request; equal ones at the same time calibrate once.
@@ -98,17 +98,17 @@ def request(
         method: the settings.
         calibrate: runs the federation, with what may give it a warm start.
         reference: computes what signatures are centred on, if the store has none for this model.
-        anew: calibrate even where there is an exact hit; a new version comes of it.
+        recalibrate: calibrate even where there is an exact hit, and store a new version.
         waiting: called once if another is calibrating the same.
 
     Returns:
         The answer, and the calibration that it took, if any.
     """
-    hit = None if anew else exact(store, key)
+    hit = None if recalibrate else exact(store, key)
     if hit is not None:
         return hit, None
     with leased(store, key, waiting=waiting):
-        hit = None if anew else exact(store, key)  # whoever we waited for has stored it
+        hit = None if recalibrate else exact(store, key)  # whoever we waited for has stored it
         if hit is not None:
             return hit, None
         search = _Search(store, key, method, reference)

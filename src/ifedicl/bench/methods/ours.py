@@ -91,7 +91,9 @@ def _federated(setup: Setup, clients: Sequence[Client], method: Method, meter: M
         if isinstance(event, RoundDone) and not quiet:
             setup.on_progress(event.record.round, event.rounds)
 
-    return runs.federate(clients, setup.model, setup.task, method, engine=meter.engine, observer=observe)
+    return runs.federate(
+        clients, setup.model, setup.task, method, engine=meter.engine, options=runs.RunOptions(observer=observe)
+    )
 
 
 def _tested(setup: Setup, adapter: Adapter, meter: Meter) -> Evaluation:

@@ -1,0 +1,119 @@
+"""The folder of one run: where its files lie, who may write there, and how it is filled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ifedicl import files
+from ifedicl.errors import ConfigError, Fault
+from ifedicl.federation.driver import Federated, RunOptions
+from ifedicl.federation.events import Begun, Event, each
+from ifedicl.federation.journal import Journal
+from ifedicl.task import Task
+
+METRICS = "metrics.jsonl"
+"""By its journal a folder is known to be a run's."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        path: of the folder; it need not exist yet.
+    """
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The coordinator's state."""
+        return self.path / "checkpoint" / "state.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """The journal."""
+        return self.path / METRICS
+
+    @property
+    def ledgers(self) -> Path:
+        """A ledger for each simulated client."""
+        return self.path / "ledgers"
+
+    @property
+    def adapter(self) -> Path:
+        """The adapter's folder, at the end."""
+        return self.path / "adapter"
+
+    @property
+    def report(self) -> Path:
+        """The report, at the end."""
+        return self.path / "report.html"
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether a checkpoint is there."""
+        return self.checkpoint.exists()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run has done anything here; it may have died before its first checkpoint."""
+        return self.is_resumable or self.metrics.exists()
+
+    def check(self, *, resume: bool, more_rounds: int) -> None:
+        """Refuse to start over a run that is there, and to go on with one that is not.
+
+        Raises:
+            ConfigError: either.
+        """
+        if resume and not self.has_begun:
+            remedy = "Name the run's folder with --out, or leave --resume out to begin one."
+            raise ConfigError("run", [Fault("out", str(self.path), "the folder of a run that has begun", remedy)])
+        if self.is_resumable and not (resume or more_rounds):
+            remedy = "Go on with --resume, or choose another folder with --out."
+            raise ConfigError("run", [Fault("out", str(self.path), "a folder without a run in it", remedy)])
+        if more_rounds and not self.is_resumable:
+            remedy = "Run it first; more rounds go on from a finished run."
+            raise ConfigError("run", [Fault("out", str(self.path), "the folder of a finished run", remedy)])
+
+    def settings_keeper(self, name: str, text: str) -> Callable[[Event], None]:
+        """An observer that keeps the settings of a run beside its figures, once the run begins.
+
+        A resume leaves the file as it is. A try that fails before it begins writes nothing, so that no settings lie beside the
+        figures of another run. A file of that name that lies there without a run is not ours and stays.
+
+        Args:
+            name: of the file.
+            text: its content.
+        """
+        is_ours = self.has_begun or not (self.path / name).exists()
+
+        def observe(event: Event) -> None:
+            if is_ours and event == Begun(None):
+                files.write_text(self.path / name, text)
+
+        return observe
+
+    def journal(self, task: Task, clients: Iterable[str]) -> Journal:
+        """The journal of a run in this folder, as :class:`Journal` is made."""
+        return Journal(self.metrics, task, clients)
+
+    def carry_out(self, run: Callable[[RunOptions], Federated], options: RunOptions, journal: Journal) -> Federated:
+        """A run with its checkpoint, its journal and, at the end, its adapter in this folder.
+
+        The journal's last lines are left to the caller, who may measure the adapter first: :meth:`Journal.finish`.
+
+        Args:
+            run: runs the federation.
+            options: of the run; the folder adds its checkpoint and its journal.
+            journal: from :meth:`journal`.
+
+        Raises:
+            StorageError: the disk refuses.
+            IfediclError: as ``run`` raises it.
+        """
+        federated = run(replace(options, checkpoint=self.checkpoint, observer=each(journal, options.observer)))
+        federated.adapter.save(self.adapter)
+        return federated

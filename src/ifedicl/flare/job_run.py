@@ -1,0 +1,41 @@
+"""A job's rounds on the server, in a folder for each run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from ifedicl.errors import ConfigError, Fault
+from ifedicl.federation.driver import RunOptions, drive
+from ifedicl.federation.engine import Engine
+from ifedicl.federation.events import Event, each
+from ifedicl.federation.run_folder import RunFolder
+from ifedicl.federation.secure import around
+from ifedicl.flare.jobs import JobSettings
+
+
+def run_job(engine: Engine, job: JobSettings, path: Path, *, resume: bool, observer: Callable[[Event], None]) -> None:
+    """Run all rounds, or what is left of them, and save the adapter.
+
+    Args:
+        engine: reaches the sites.
+        job: its settings.
+        path: folder of the run.
+        resume: go on from the checkpoint.
+        observer: called with each event of the run.
+
+    Raises:
+        ConfigError: the run is there and no resume was asked for, or the privacy mode needs a package that is not installed.
+        FederationError: too few sites gave a usable reply, or the job was stopped.
+        StorageError: the disk refuses.
+    """
+    folder = RunFolder(path)
+    if folder.is_resumable and not resume:
+        remedy = "Go on with: ifedicl flare resume. Or give the job another name."
+        raise ConfigError("job", [Fault("name", repr(job.name), "a name that no run on the server has", remedy)])
+    keeper = folder.settings_keeper("job.json", json.dumps(job.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
+    options = RunOptions(coordination=job.coordination, resume=resume, observer=each(keeper, observer))
+    summed, journal = around(engine, job.method), folder.journal(job.task, job.sites)
+    federated = folder.carry_out(lambda options: drive(summed, job.assignment, job.model, options), options, journal)
+    journal.finish(federated.outcome)
