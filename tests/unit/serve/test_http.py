@@ -215,7 +215,7 @@ def test_the_description_lists_every_path_and_what_it_takes(client: TestClient) 
     assert set(schema["paths"]) == {"/v1/classify", "/v1/adapters", "/v1/adapters/{name}", "/v1/runs", "/v1/runs/{name}",
                                     "/healthz", "/readyz", "/metrics"}  # fmt: skip
     page = client.get("/docs").text
-    for words in ("POST /v1/classify", "also ask the raw model, for comparison", "429: too much waits"):
+    for words in ("POST /v1/classify", "also ask the raw model, for comparison", "429: the queue is full"):
         assert words in page
 
 
