@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ifedicl import seeds
-from ifedicl.backbone.encoding import Prompts, Tokens
+from ifedicl.backbone.encoding import EncodedExamples, Prompts, Tokens
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.layout import right_padded
 from ifedicl.backbone.load import Backbone, load_backbone
@@ -178,7 +178,9 @@ class Bench:
     def step(self, pair: int) -> None:
         """One calibration step, as a client takes it in round ``pair``."""
         turn = ClientRound(_CLIENT, round=pair, phase_start=0, phase_rounds=pair + 1)
-        calibrate(self.scorer, self.prompts, self.labels, self.context, self.coefficients, self.method, turn)
+        calibrate(
+            self.scorer, EncodedExamples(self.prompts, tuple(self.labels)), self.context, self.coefficients, self.method, turn
+        )
 
     def injected(self) -> AbstractContextManager[None]:
         """Inject the vectors with the initial coefficients at every write."""

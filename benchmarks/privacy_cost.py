@@ -21,7 +21,6 @@ from _narrow_frame import NarrowFrame
 from _victims import Cast, cast, demo_backbone, parser, private_set, public_examples
 from ifedicl import files, seeds
 from ifedicl.audit.defence import DELTA, Defence, median_norm
-from ifedicl.backbone.encoding import Prompts
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
@@ -30,7 +29,7 @@ from ifedicl.core.coefficients import CONTEXT, Coefficients, Form
 from ifedicl.core.server_optimizer import Moments, stepped
 from ifedicl.core.subspace import Context, subspace_basis
 from ifedicl.core.vectors import WRITES, Array32
-from ifedicl.data import Example, dirichlet_split, draw_pool
+from ifedicl.data import dirichlet_split, draw_pool
 from ifedicl.dp.accountant import Release, epsilon, noise_multiplier
 from ifedicl.dp.clipping import Bound, joint
 from ifedicl.dp.skellam import Crowd, Shares
@@ -77,8 +76,7 @@ class Stage:
         self.method = Method(injection=InjectionSettings(from_depth=arguments.from_depth))
         first = self.method.injection.active_layers(backbone.layers).start
         self.scorer = Scorer(backbone, data.task, first_layer=first)
-        self.labels = [data.task.index(row.label) for row in rows]
-        self.prompts = self._prompts(rows)
+        self.examples = self.scorer.encoded(rows)
         keyed = {row.key: place for place, row in enumerate(rows)}
         hands = dirichlet_split(rows, clients=CLIENTS, alpha=arguments.alpha, seed=arguments.seed)
         self.hands = [[keyed[row.key] for row in hand] for hand in hands]
@@ -96,17 +94,12 @@ class Stage:
         self.basis = np.zeros((*known.public.vectors.shape[1:3], arguments.core, backbone.width), dtype=np.float32)
         self.basis[first:] = subspace_basis(above, arguments.core, np.random.default_rng(0))
 
-    def _prompts(self, rows: tuple[Example, ...]) -> Prompts:
-        return self.scorer.encoder.prompts([row.text for row in rows])
-
     def gradients(self, context: Context, coefficients: Coefficients, *, public: bool = False) -> dict[str, Array32]:
         """``(N, ...)`` of every example."""
-        task = self.scorer.task
-        prompts = self._prompts(self.public) if public else self.prompts
-        labels = [task.index(row.label) for row in self.public] if public else self.labels
-        result = {name: np.zeros((len(labels), *shape), dtype=np.float32) for name, shape in self.shapes.items()}
-        rows = range(len(labels))
-        for places, arrays in example_gradients(self.scorer, prompts, labels, context, coefficients, self.method, rows):
+        examples = self.scorer.encoded(self.public) if public else self.examples
+        result = {name: np.zeros((len(examples.labels), *shape), dtype=np.float32) for name, shape in self.shapes.items()}
+        rows = range(len(examples.labels))
+        for places, arrays in example_gradients(self.scorer, examples, context, coefficients, self.method, rows):
             for name, array in arrays.items():
                 result[name][places] = array[:, self.active]
         return result
@@ -133,7 +126,7 @@ class Stage:
         """On the test rows."""
         task = self.scorer.task
         with applied(self.scorer.backbone, context, coefficients):
-            logs = self.scorer.log_probabilities(self._prompts(self.test))
+            logs = self.scorer.log_probabilities(self.scorer.encoded(self.test).prompts)
         return Evaluation.of(task.labels, logs, [task.index(row.label) for row in self.test])
 
     def vectors(self, plan: Plan, variance: float, frame: NarrowFrame) -> Context:
@@ -251,7 +244,7 @@ def main() -> None:
         print(json.dumps({"set": name, **results[0]}), flush=True)
         facts = {
             "set": name,
-            "examples": len(stage.labels),
+            "examples": len(stage.examples.labels),
             "clients": CLIENTS,
             "alpha": chosen.alpha,
             "rounds": chosen.rounds,

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from ifedicl import seeds
-from ifedicl.backbone.encoding import Prompts, Tokens
+from ifedicl.backbone.encoding import EncodedExamples, Tokens
 from ifedicl.backbone.hooks import Watcher, injected
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.aggregation import GradientSum
@@ -61,21 +61,18 @@ class LocalUpdate:
 class Objective:
     """The loss of one client's examples as a function of the coefficients (paper Eq. 6)."""
 
-    def __init__(
-        self, scorer: Scorer, prompts: Prompts, labels: Sequence[int], context: ContextTensors, method: Method
-    ) -> None:
+    def __init__(self, scorer: Scorer, examples: EncodedExamples, context: ContextTensors, method: Method) -> None:
         """Compute nothing yet.
 
         Args:
             scorer: model and task.
-            prompts: the client's ``N`` encoded training prompts.
-            labels: their labels' positions in the task.
+            examples: the client's ``N`` training examples.
             context: global vectors and basis, on the model's device.
             method: the run's settings.
         """
         self._scorer = scorer
-        self._prompts = prompts.tokens
-        self._labels = labels
+        self._prompts = examples.prompts.tokens
+        self._labels = examples.labels
         self._context = context
         self._losses = _LOSSES[method.calibration.loss]
         # An adapter from before, which an owner takes further, may hold layers that are not injected.
@@ -122,13 +119,7 @@ class Objective:
 
 
 def calibrate(
-    scorer: Scorer,
-    prompts: Prompts,
-    labels: Sequence[int],
-    context: Context,
-    coefficients: Coefficients,
-    method: Method,
-    turn: ClientRound,
+    scorer: Scorer, examples: EncodedExamples, context: Context, coefficients: Coefficients, method: Method, turn: ClientRound
 ) -> LocalUpdate:
     """Take ``local_steps`` optimizer steps on the client's own examples.
 
@@ -137,22 +128,21 @@ def calibrate(
 
     Args:
         scorer: model and task.
-        prompts: the client's ``N`` encoded training prompts.
-        labels: their labels' positions in the task.
+        examples: the client's ``N`` training examples.
         context: global vectors and basis.
         coefficients: the global coefficients of this round.
         method: the run's settings.
         turn: client and round.
     """
     settings = method.calibration
-    objective = Objective(scorer, prompts, labels, context.on(scorer.backbone.device), method)
+    objective = Objective(scorer, examples, context.on(scorer.backbone.device), method)
     point = _Point.at(coefficients, scorer.backbone.device)
     optimizer = AdamW(list(point.deviations.values()), settings.learning_rate, weight_decay=settings.weight_decay)
     losses = []
     for local_step in range(settings.local_steps):
         _set_rate(optimizer, settings, turn, local_step)
         step = turn.round * settings.local_steps + local_step
-        rows = batch_of(step, len(labels), settings.batch_size, method.seed, turn.client)
+        rows = batch_of(step, len(examples.labels), settings.batch_size, method.seed, turn.client)
         optimizer.zero_grad()
         losses.append(objective.backward(point.values, rows, scale=1 / len(rows)))
         optimizer.step()
@@ -160,19 +150,13 @@ def calibrate(
 
 
 def gradient_sum(
-    scorer: Scorer,
-    prompts: Prompts,
-    labels: Sequence[int],
-    context: Context,
-    coefficients: Coefficients,
-    method: Method,
-    rows: Sequence[int],
+    scorer: Scorer, examples: EncodedExamples, context: Context, coefficients: Coefficients, method: Method, rows: Sequence[int]
 ) -> GradientSum:
     """The gradient of the summed loss of the examples ``rows``; zeros of no examples.
 
     Other arguments: as :func:`calibrate`.
     """
-    objective = Objective(scorer, prompts, labels, context.on(scorer.backbone.device), method)
+    objective = Objective(scorer, examples, context.on(scorer.backbone.device), method)
     point = _Point.at(coefficients, scorer.backbone.device)
     loss = objective.backward(point.values, rows, scale=1.0) if rows else 0.0
     leaves = point.deviations.items()
@@ -183,13 +167,7 @@ def gradient_sum(
 
 
 def example_gradients(
-    scorer: Scorer,
-    prompts: Prompts,
-    labels: Sequence[int],
-    context: Context,
-    coefficients: Coefficients,
-    method: Method,
-    rows: Sequence[int],
+    scorer: Scorer, examples: EncodedExamples, context: Context, coefficients: Coefficients, method: Method, rows: Sequence[int]
 ) -> Iterator[tuple[list[int], dict[str, Array32]]]:
     """Each example's own gradient, in the passes that the sum of them takes: the injection tells them apart.
 
@@ -202,8 +180,8 @@ def example_gradients(
         Positions of ``B`` of the examples, and by array name their gradients, each shaped ``(B, *coefficients)``.
     """
     tensors = context.on(scorer.backbone.device)
-    objective = Objective(scorer, prompts, labels, tensors, method)
-    for part in scorer.batches([prompts.tokens[row] for row in rows]):
+    objective = Objective(scorer, examples, tensors, method)
+    for part in scorer.batches([examples.prompts.tokens[row] for row in rows]):
         own = [rows[place] for place in part]
         point = _Point.at(coefficients, scorer.backbone.device)
         found = {

@@ -83,12 +83,11 @@ def personalise(
     stated = method_of(adapter.provenance) if "method" in adapter.provenance else Method()
     method = changed(stated, sections, "the adapter's settings")
     scorer = Scorer(backbone, adapter.task, first_layer=method.injection.active_layers(backbone.layers).start)
-    prompts = scorer.encoder.prompts([row.text for row in train])
-    labels = [adapter.task.index(row.label) for row in train]
+    encoded = scorer.encoded(train)
     coefficients, rounds = adapter.coefficients, math.ceil(steps / _STEPS_AT_ONCE)
     for number in range(rounds):
         turn = ClientRound("personal", number, 0, rounds)
-        coefficients = calibrate(scorer, prompts, labels, adapter.context, coefficients, method, turn).coefficients
+        coefficients = calibrate(scorer, encoded, adapter.context, coefficients, method, turn).coefficients
         if on_progress is not None:
             on_progress(_STEPS_AT_ONCE)
     own = replace(adapter, coefficients=coefficients)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ifedicl.backbone.encoding import LabelTree, Tokens
+from ifedicl.backbone.encoding import EncodedExamples, LabelTree, Tokens
 from ifedicl.backbone.families import FAMILIES
 from ifedicl.backbone.hooks import injected
 from ifedicl.backbone.layer_cache import UpperLayers
@@ -256,7 +256,14 @@ def test_each_examples_own_gradient_is_that_of_one_sequence_a_path() -> None:
     for model in (backbone, by_paths(backbone)):
         scorer = Scorer(model, PLACES)
         prompts, labels = scorer.encoder.prompts(TEXTS), [number % len(WORDS) for number in rows]
-        rest = (scorer, prompts, labels, own, coefficients, tiny.method(calibration={"loss": "labels"}), rows)
+        rest = (
+            scorer,
+            EncodedExamples(prompts, tuple(labels)),
+            own,
+            coefficients,
+            tiny.method(calibration={"loss": "labels"}),
+            rows,
+        )
         each = {row: arrays for batch, part in example_gradients(*rest) for row, arrays in _unstacked(batch, part)}
         assert sorted(each) == list(rows)
         for name, total in gradient_sum(*rest).arrays.items():

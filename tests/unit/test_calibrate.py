@@ -45,8 +45,7 @@ def scorer(backbone: Backbone) -> Scorer:
 
 
 def _run(scorer: Scorer, method: Method, turn: ClientRound = FIRST, start: Coefficients = START) -> LocalUpdate:
-    prompts = scorer.encoder.prompts([example.text for example in EXAMPLES])
-    return calibrate(scorer, prompts, LABELS, Context(VECTORS), start, method, turn)
+    return calibrate(scorer, scorer.encoded(EXAMPLES), Context(VECTORS), start, method, turn)
 
 
 def _plain(**calibration: Any) -> Method:
@@ -149,8 +148,7 @@ def test_one_step_equals_plain_autograd_through_a_naive_injection(scorer: Scorer
     mean.backward()
     assert scales.grad is not None
     assert scales.grad.abs().max() > 1e-3
-    prompts = scorer.encoder.prompts([example.text for example in EXAMPLES])
-    sums = gradient_sum(scorer, prompts, LABELS, Context(VECTORS), START, method, chosen)
+    sums = gradient_sum(scorer, scorer.encoded(EXAMPLES), Context(VECTORS), START, method, chosen)
     torch.testing.assert_close(torch.from_numpy(sums.arrays["scales"]) / 3, scales.grad, rtol=1e-4, atol=1e-6)
     identity = torch.tensor([0.0, 1.0])
     deviation = (torch.from_numpy(START.scales) - identity).requires_grad_()
@@ -164,14 +162,13 @@ def test_one_step_equals_plain_autograd_through_a_naive_injection(scorer: Scorer
 
 def test_several_steps_are_those_of_adamw_on_the_gradient_of_each_batch(scorer: Scorer) -> None:
     method = _plain(local_steps=3, batch_size=2, weight_decay=0.1)
-    prompts = scorer.encoder.prompts([example.text for example in EXAMPLES])
     identity = torch.tensor([0.0, 1.0])
     deviation, losses = (torch.from_numpy(START.scales) - identity).requires_grad_(), []
     optimizer = AdamW([deviation], method.calibration.learning_rate, weight_decay=0.1)
     for step in range(3):
         now = Coefficients((deviation.detach() + identity).numpy())
         rows = batch_of(step, len(EXAMPLES), 2, 0, "clinic")
-        sums = gradient_sum(scorer, prompts, LABELS, Context(VECTORS), now, method, rows)
+        sums = gradient_sum(scorer, scorer.encoded(EXAMPLES), Context(VECTORS), now, method, rows)
         deviation.grad = torch.from_numpy(sums.arrays["scales"]) / 2
         losses.append(sums.loss / 2)
         optimizer.step()
@@ -286,14 +283,12 @@ def test_both_losses_go_down(task: Any, loss: str) -> None:
     backbone = tiny.family_backbone("llama")  # its weights are large enough to be worth steering
     scorer = Scorer(backbone, task)
     examples = tiny.examples(6, task=task)
-    prompts = scorer.encoder.prompts([example.text for example in examples])
-    labels = [task.index(example.label) for example in examples]
     method = tiny.method(
         calibration={"loss": loss, "batch_size": 6, "local_steps": 6, "learning_rate": 0.1, "schedule": "constant"}
     )
     now, losses = START, []
     for number in range(3):
-        update = calibrate(scorer, prompts, labels, Context(VECTORS), now, method, ClientRound("clinic", number, 0, 3))
+        update = calibrate(scorer, scorer.encoded(examples), Context(VECTORS), now, method, ClientRound("clinic", number, 0, 3))
         now = update.coefficients
         losses.append(update.loss)
     assert losses == sorted(losses, reverse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ifedicl.backbone.encoding import Prompts
+from ifedicl.backbone.encoding import EncodedExamples
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import example_gradients, gradient_sum
@@ -18,7 +18,7 @@ from tests.support import tiny
 
 def _setting(
     backbone: Backbone, task: Task, rank: int, first: int, loss: str
-) -> tuple[Scorer, Prompts, list[int], Context, Coefficients, Method]:
+) -> tuple[Scorer, EncodedExamples, Context, Coefficients, Method]:
     scorer = Scorer(backbone, task, first_layer=first)
     rows = tiny.examples(5, task=task)
     prompts, labels = scorer.encoder.prompts([row.text for row in rows]), [task.index(row.label) for row in rows]
@@ -32,7 +32,7 @@ def _setting(
         assert start.core is not None
         start.core[first:] = 0.1 * draw.standard_normal(start.core[first:].shape)
     method = tiny.method(calibration={"loss": loss}, injection={"from_depth": first / backbone.layers})
-    return scorer, prompts, labels, Context(vectors, basis), start, method
+    return scorer, EncodedExamples(prompts, tuple(labels)), Context(vectors, basis), start, method
 
 
 @pytest.mark.parametrize("rank", [0, 3])

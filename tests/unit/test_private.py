@@ -128,7 +128,7 @@ def test_a_gradient_sum_is_that_of_clipped_examples_and_says_nothing_else(backbo
     part, total = job.part(Role.TRAIN), np.zeros(len(job.layers) * 4)
     rows = range(len(part.labels))
     clipped = 0
-    for _, arrays in example_gradients(job.scorer, part.prompts, part.labels, context, request.coefficients, run, rows):
+    for _, arrays in example_gradients(job.scorer, part, context, request.coefficients, run, rows):
         for gradient in arrays["scales"]:
             row = (gradient * promise.weights["scales"]).ravel()
             length = float(np.linalg.norm(row))

@@ -92,10 +92,8 @@ def _sums(backbone: Backbone, hands: Hands, method: settings.Method, round_numbe
     start = cold_start(Form(backbone.layers), settings.InjectionSettings(context_scale=0.1))
     for own in hands.values():
         rows = split_roles(own, selection=method.holdout.selection, gate=0.0, seed=method.seed)[Role.TRAIN]
-        prompts = scorer.encoder.prompts([row.text for row in rows])
-        labels = [tiny.TASK.index(row.label) for row in rows]
         taking_part = drawn([row.key for row in rows], round_number, method)
-        total.add(GradientReply(gradient_sum(scorer, prompts, labels, Context(vectors), start, method, taking_part)))
+        total.add(GradientReply(gradient_sum(scorer, scorer.encoded(rows), Context(vectors), start, method, taking_part)))
     assert total.reply is not None
     return total.reply.sums
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from ifedicl import report, runs, seeds
 from ifedicl.adapter import Adapter
 from ifedicl.audit.suite import Evidence, attacked
+from ifedicl.backbone.encoding import EncodedExamples
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.multi_adapter import Asked, mixed_log_probabilities
@@ -145,15 +146,15 @@ def test_a_clients_turn_is_that_of_arrays_of_all_layers(four: Backbone, injectio
     adapter = cut(tiny.drawn_adapter(four, rank=2), layers)
     context, start = adapter.context, adapter.coefficients
     whole_context, whole_start = everywhere(context, start)
-    ours = calibrate(scorer, prompts, labels, context, start, settings, turn(0))
-    whole = calibrate(scorer, prompts, labels, whole_context, whole_start, settings, turn(0))
+    ours = calibrate(scorer, EncodedExamples(prompts, tuple(labels)), context, start, settings, turn(0))
+    whole = calibrate(scorer, EncodedExamples(prompts, tuple(labels)), whole_context, whole_start, settings, turn(0))
     assert ours.loss == whole.loss
     for name, array in everywhere(context, ours.coefficients)[1].arrays.items():
         np.testing.assert_array_equal(array, whole.coefficients.arrays[name])
         assert not np.array_equal(array, whole_start.arrays[name])
     rows = range(len(labels))
-    sums = gradient_sum(scorer, prompts, labels, context, start, settings, rows)
-    everything = gradient_sum(scorer, prompts, labels, whole_context, whole_start, settings, rows)
+    sums = gradient_sum(scorer, EncodedExamples(prompts, tuple(labels)), context, start, settings, rows)
+    everything = gradient_sum(scorer, EncodedExamples(prompts, tuple(labels)), whole_context, whole_start, settings, rows)
     for name, gradient in sums.arrays.items():
         np.testing.assert_array_equal(embedded(gradient, layers), everything.arrays[name])
 
@@ -188,7 +189,7 @@ def test_a_whole_run_gives_the_numbers_of_one_that_holds_all_layers(
             train = clients[name]._task_of(tiny.TASK, settings).part(Role.TRAIN)
             scorer = clients[name]._task_of(tiny.TASK, settings).scorer
             own = Context(vectors, basis)
-            update = calibrate(scorer, train.prompts, train.labels, own, now, settings, ClientRound(name, number, 0, 2))
+            update = calibrate(scorer, train, own, now, settings, ClientRound(name, number, 0, 2))
             moved.append(update.coefficients.arrays)
         now = Coefficients.of(
             {key: np.mean([each[key] for each in moved], axis=0, dtype=np.float64).astype("f4") for key in now.arrays}

@@ -84,10 +84,9 @@ def first_gradients(
     on_progress: Callable[[int], None] = lambda _done: None,
 ) -> Array32:
     """``(N, D)``: what each example alone would send in the first round."""
-    task, start = scorer.task, cold_start(Form(len(context.layers)), method.injection)
-    prompts, labels = scorer.encoder.prompts([row.text for row in rows]), [task.index(row.label) for row in rows]
+    start = cold_start(Form(len(context.layers)), method.injection)
     result = np.zeros((len(rows), *start.scales.shape), dtype=np.float32)
-    for places, arrays in example_gradients(scorer, prompts, labels, context, start, method, range(len(rows))):
+    for places, arrays in example_gradients(scorer, scorer.encoded(rows), context, start, method, range(len(rows))):
         result[places] = arrays["scales"]
         on_progress(len(places))
     return result.reshape(len(rows), -1)

@@ -48,10 +48,8 @@ class Victims:
         on_progress: Callable[[int], None] = lambda _done: None,
     ) -> Victims:
         """One forward pass each."""
-        encoder, task = scorer.encoder, scorer.task
-        prompts = encoder.prompts([example.text for example in examples])
-        labels = [task.index(example.label) for example in examples]
-        backbone = scorer.backbone
+        encoded, backbone = scorer.encoded(examples), scorer.backbone
+        prompts, labels = encoded.prompts, encoded.labels
         layers = method.injection.active_layers(backbone.layers)
         vectors = np.empty((len(examples), len(layers), len(WRITES), backbone.width), dtype=np.float32)
         for batch, writes in example_writes(scorer, prompts.tokens, labels, method):

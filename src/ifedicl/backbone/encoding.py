@@ -30,6 +30,19 @@ class Prompts:
 
 
 @dataclass(frozen=True)
+class EncodedExamples:
+    """Labelled texts, encoded.
+
+    Attributes:
+        prompts: of the ``N`` texts.
+        labels: the ``N`` labels' positions in the task.
+    """
+
+    prompts: Prompts
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class LabelTree:
     """The label words' tokens as a tree, so that tokens they share are run once.
 

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ifedicl.backbone.encoding import Encoder, Prompts, Tokens
+from ifedicl.backbone.encoding import EncodedExamples, Encoder, Prompts, Tokens
 from ifedicl.backbone.layer_cache import UpperLayers
 from ifedicl.backbone.layout import Layout, Row, states_of
 from ifedicl.backbone.load import Backbone, Prefix
 from ifedicl.backbone.pooling import Span, pooled
 from ifedicl.backbone.tree_attention import WIDEST
 from ifedicl.core.readout import Readout, hidden_count
+from ifedicl.data import Example
 from ifedicl.task import Task
 
 
@@ -111,6 +112,15 @@ class Scorer:
         self._tree = self.encoder.tree
         self._branching, self._by_paths = Layout.branching(self._tree), Layout.by_paths(self._tree)
         self._first_tokens = torch.tensor([word[0] for word in self._tree.words], device=backbone.device)
+
+    def encoded(self, examples: Sequence[Example]) -> EncodedExamples:
+        """Encode labelled texts.
+
+        Raises:
+            DataError: a text has no tokens.
+        """
+        prompts = self.encoder.prompts([example.text for example in examples])
+        return EncodedExamples(prompts, tuple(self.task.index(example.label) for example in examples))
 
     def label_scores(self, prompts: Sequence[Tokens], prefix: Prefix | None = None) -> Tensor:
         """``log P(label word | prompt)`` up to a constant of each row.

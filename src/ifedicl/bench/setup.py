@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from ifedicl import runs
+from ifedicl.backbone.encoding import EncodedExamples
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.data import Example, Role, split_roles
 from ifedicl.federation.client import Client
-from ifedicl.federation.client_task import EncodedExamples
 from ifedicl.settings import Method, ModelSettings
 from ifedicl.task import Task
 
@@ -89,12 +89,7 @@ class Setup:
 
     def _parts(self, examples: Sequence[Example]) -> tuple[EncodedExamples, EncodedExamples]:
         roles = self._roles(examples)
-        return self.part(roles[Role.TRAIN]), self.part(roles[Role.SELECTION])
-
-    def part(self, examples: Sequence[Example]) -> EncodedExamples:
-        """Examples, encoded."""
-        prompts = self.scorer.encoder.prompts([example.text for example in examples])
-        return EncodedExamples(prompts, tuple(self.task.index(example.label) for example in examples))
+        return self.scorer.encoded(roles[Role.TRAIN]), self.scorer.encoded(roles[Role.SELECTION])
 
     def _roles(self, examples: Sequence[Example]) -> dict[Role, tuple[Example, ...]]:
         holdout = self.method.holdout

@@ -192,7 +192,7 @@ class Client:
         if not part.labels:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
         place = ClientRound(self.name, request.round, request.phase_start, request.phase_rounds)
-        update = calibrate(own.scorer, part.prompts, part.labels, context, request.coefficients, own.method, place)
+        update = calibrate(own.scorer, part, context, request.coefficients, own.method, place)
         reply = UpdateReply(update.coefficients, len(part.labels), update.loss)
         return self._checked(reply, update.coefficients.is_finite and bool(np.isfinite(update.loss)))
 
@@ -204,7 +204,7 @@ class Client:
         if not own.method.takes_gradients:
             raise _RefusalError(FailureCode.BAD_REQUEST)
         rows = drawn(own.train_keys, request.round, own.method)
-        sums = own.sums.gradient(own.scorer, part.prompts, part.labels, context, request.coefficients, own.method, rows)
+        sums = own.sums.gradient(own.scorer, part, context, request.coefficients, own.method, rows)
         return self._checked(GradientReply(sums), sums.is_finite)
 
     def _evaluate(self, request: EvaluateRequest) -> Reply:

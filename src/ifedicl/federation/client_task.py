@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl.backbone.encoding import Prompts, Tokens
+from ifedicl.backbone.encoding import EncodedExamples, Tokens
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.scoring import Reading, Scorer
 from ifedicl.calibrate import gradient_sum
@@ -29,14 +28,6 @@ from ifedicl.task import Task
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class EncodedExamples:
-    """One role's examples, encoded once."""
-
-    prompts: Prompts
-    labels: tuple[int, ...]
-
-
 class ExampleSums(Protocol):
     """How one owner's examples become the sums that leave it."""
 
@@ -52,8 +43,7 @@ class ExampleSums(Protocol):
     def gradient(
         self,
         scorer: Scorer,
-        prompts: Prompts,
-        labels: Sequence[int],
+        examples: EncodedExamples,
         context: Context,
         coefficients: Coefficients,
         method: Method,
@@ -92,11 +82,9 @@ class ClientTask:
             DataError: a text has no tokens.
         """
         if role not in self._parts:
-            rows = self.roles[role]
-            prompts = self.scorer.encoder.prompts([row.text for row in rows]) if rows else Prompts((), 0)
-            if prompts.truncated:
-                _log.warning("%d of %d %s texts were cut to fit the model's window", prompts.truncated, len(rows), role.value)
-            self._parts[role] = EncodedExamples(prompts, tuple(self.task.index(row.label) for row in rows))
+            part = self._parts[role] = self.scorer.encoded(self.roles[role])
+            if cut := part.prompts.truncated:
+                _log.warning("%d of %d %s texts were cut to fit the model's window", cut, len(part.labels), role.value)
         return self._parts[role]
 
     def vectors(self, known: int) -> ContextVectors:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl.backbone.encoding import Prompts, Tokens
+from ifedicl.backbone.encoding import EncodedExamples, Tokens
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import example_gradients
 from ifedicl.core.aggregation import GradientSum
@@ -125,14 +125,13 @@ class DPClient:
     def vectors(self, scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method) -> ContextVectors:
         """Those of public text: the same at every client, whatever it holds."""
         del prompts, labels  # the owner's own: nothing of them may leave
-        public, answers = self._encoded(scorer)
-        return context_vectors(scorer, public.tokens, answers, method)
+        public = scorer.encoded(self._public)
+        return context_vectors(scorer, public.prompts.tokens, public.labels, method)
 
     def gradient(
         self,
         scorer: Scorer,
-        prompts: Prompts,
-        labels: Sequence[int],
+        examples: EncodedExamples,
         context: Context,
         coefficients: Coefficients,
         method: Method,
@@ -150,7 +149,7 @@ class DPClient:
         self.budget = self.budget.after(promise.release)
         self._latest = promise
         total = np.zeros(promise.bound.size, dtype=np.int64)
-        for _, arrays in example_gradients(scorer, prompts, labels, context, coefficients, method, rows):
+        for _, arrays in example_gradients(scorer, examples, context, coefficients, method, rows):
             total += promise.bound.sum(joint(arrays, promise.weights))
         # Beyond, float32 would round; cutting off moves no sum further apart than it was.
         whole = (np.clip(total, -_EXACT, _EXACT) * promise.bound.step).astype(np.float32)
@@ -180,18 +179,14 @@ class DPClient:
     def _weights(self, scorer: Scorer, context: Context, form: Form) -> dict[str, npt.NDArray[np.float64]]:
         """One over the root mean square of each number's gradient on public text: none drowns the others in the joint clip."""
         start = cold_start(form, self._method.injection)
-        prompts, labels = self._encoded(scorer)
+        public = scorer.encoded(self._public)
         squares = {name: np.zeros(shape) for name, shape in form.shapes.items()}
-        for _, arrays in example_gradients(scorer, prompts, labels, context, start, self._method, range(len(labels))):
+        for _, arrays in example_gradients(scorer, public, context, start, self._method, range(len(public.labels))):
             for name, array in arrays.items():
                 squares[name] += np.square(array, dtype=np.float64).sum(axis=0)
         weights = {}
         for name, total in squares.items():
-            sizes = np.sqrt(total / len(labels))
+            sizes = np.sqrt(total / len(public.labels))
             floor = max(float(np.median(sizes)) / 10, float(np.finfo(np.float32).tiny))
             weights[name] = 1 / np.maximum(sizes, floor)
         return weights
-
-    def _encoded(self, scorer: Scorer) -> tuple[Prompts, list[int]]:
-        prompts = scorer.encoder.prompts([row.text for row in self._public])
-        return prompts, [scorer.task.index(row.label) for row in self._public]

@@ -29,16 +29,20 @@ def test_the_engine_computes_what_a_plain_loop_computes_bit_for_bit(backbone: Ba
     # No engine, no messages, no Client, no Coordinator: the paper's three stages on three lists of examples.
     scorer = Scorer(backbone, tiny.TASK)
     parts = {name: split_roles(examples, selection=0.25, gate=0.0, seed=11)[Role.TRAIN] for name, examples in HANDS.items()}
-    prompts = {name: scorer.encoder.prompts([row.text for row in rows]) for name, rows in parts.items()}
-    labels = {name: [tiny.TASK.index(row.label) for row in rows] for name, rows in parts.items()}
-    means = [context_vectors(scorer, prompts[name].tokens, labels[name], method).mean() for name in parts]
+    encoded = {name: scorer.encoded(rows) for name, rows in parts.items()}
+    means = [context_vectors(scorer, own.prompts.tokens, own.labels, method).mean() for own in encoded.values()]
     none = np.zeros(())
     vectors = (sum((mean.astype(np.float32).astype(np.float64) for mean in means), none) / len(means)).astype(np.float32)
     coefficients = scales(0.1, layers=backbone.layers)
     for number in range(3):
         updates = [
             calibrate(
-                scorer, prompts[name], labels[name], Context(vectors), coefficients, method, ClientRound(name, number, 0, 3)
+                scorer,
+                encoded[name],
+                Context(vectors),
+                coefficients,
+                method,
+                ClientRound(name, number, 0, 3),
             )
             for name in parts
         ]

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 
+from ifedicl.backbone.encoding import EncodedExamples
 from ifedicl.bench.costs import Meter
 from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size
 from ifedicl.bench.setup import Setup
 from ifedicl.core.readout import log_softmax
 from ifedicl.core.vectors import Array64
-from ifedicl.federation.client_task import EncodedExamples
 from ifedicl.metrics import Evaluation, Tally
 
 _STRENGTHS = (1e-3, 1e-2, 1e-1)
@@ -55,7 +55,7 @@ class LogitAffine:
         strengths = (setup.choices[_STRENGTH],) if _STRENGTH in setup.choices else _STRENGTHS
         fits = [_fit(setup, train, held_out, strength) for strength in strengths]
         best = min(fits, key=lambda fit: fit.held_out.loss if fit.held_out.examples else 0.0)
-        part = setup.part(setup.test)
+        part = setup.scorer.encoded(setup.test)
         with best.meter.testing(len(setup.test)):
             logs = _logs(_inputs(setup, part), best.weights)
         best.meter.add(shared)

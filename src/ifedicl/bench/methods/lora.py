@@ -210,7 +210,7 @@ def _held_out(setup: Setup, layers: LoRALayers, weights: Arrays, meter: Meter) -
 
 
 def _tested(setup: Setup, meter: Meter) -> Evaluation:
-    part = setup.part(setup.test)
+    part = setup.scorer.encoded(setup.test)
     with meter.testing(len(setup.test)):
         logs = setup.scorer.log_probabilities(part.prompts)
     return Evaluation.of(setup.task.labels, logs, part.labels)

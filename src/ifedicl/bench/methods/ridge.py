@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ifedicl.backbone.encoding import EncodedExamples
 from ifedicl.bench.costs import Meter
 from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size
 from ifedicl.bench.setup import Setup
 from ifedicl.core.readout import log_softmax
 from ifedicl.core.vectors import Array64
-from ifedicl.federation.client_task import EncodedExamples
 from ifedicl.metrics import Evaluation, Tally
 
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -55,7 +55,7 @@ class RidgeProbe:
             meter.up("evaluate", {"correct": [tally.correct for tally in own_tallies]}, {})
             tallies = [tally + own for tally, own in zip(tallies, own_tallies, strict=True)]
         chosen = max(range(len(candidates)), key=lambda place: (tallies[place].correct, place))
-        part = setup.part(setup.test)
+        part = setup.scorer.encoded(setup.test)
         with meter.testing(len(setup.test)):
             logs = _logs(_features(setup, part), candidates[chosen])
         return Measured(
