@@ -13,40 +13,22 @@ import numpy as np
 from ifedicl import runs
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import load_backbone
-from ifedicl.core.aggregation import GradientSum
-from ifedicl.core.coefficients import Coefficients, Form
-from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout, ReadoutSums, feature_count, hidden_count
-from ifedicl.core.subspace import Context
-from ifedicl.core.vectors import WRITES, ContextVectors
-from ifedicl.data import Role, split_roles
+from ifedicl.backbone.model_shape import ModelShape
+from ifedicl.data import split_roles
 from ifedicl.errors import DataError
-from ifedicl.federation.messages import (
-    CompareReply,
-    CompareRequest,
-    ContextReply,
-    ContextRequest,
-    EvaluateReply,
-    EvaluateRequest,
-    GradientReply,
-    GradientRequest,
-    Reply,
-    Request,
-    StatisticsReply,
-    StatisticsRequest,
-    StepRequest,
-    UpdateReply,
-    UpdateRequest,
-    VectorsReply,
-    VectorsRequest,
-    encode,
-)
+from ifedicl.federation.assignment import Assignment
+from ifedicl.federation.messages import ContextRequest, DealRequest, MaskRequest, Reply, Request, RevealRequest, encode
+from ifedicl.federation.sample_exchange import SampleCounts, sample_exchange
 from ifedicl.federation.secure import packages_of
 from ifedicl.ledger.entries import Head
-from ifedicl.metrics import Comparison, Tally
 from ifedicl.rows import columns_of, rows_of
 from ifedicl.settings import Method, RunSettings, load_settings
 from ifedicl.settings.describe import mode_of
 from ifedicl.task import SHOWN_LABEL
+
+_HEAD = Head(100, "0" * 64)
+_WITHOUT_HEAD = (ContextRequest, DealRequest, MaskRequest, RevealRequest)
+"""The context is one for all clients, and of a secure sum the first request alone says how far the client's ledger has come."""
 
 
 def inspect_path(path: Path) -> dict[str, Any]:
@@ -104,7 +86,7 @@ def inspect_config(path: Path) -> dict[str, Any]:
             }
             for name, examples in clients.items()
         },
-        "bytes_per_client": expected_bytes(settings, backbone.layers, backbone.width, backbone.fingerprint, tuple(clients)),
+        "bytes_per_client": expected_bytes(settings, backbone.shape, tuple(clients)),
         "mode": mode_of(settings.method),
         "leaves_a_client": what_leaves(settings.method),
         "for_each_owner": for_owners(settings, backbone.fingerprint),
@@ -179,76 +161,24 @@ def _written(method: Method) -> str:
     return "the model's layers" if lowest == 0 else f"the model's layers above {lowest:g} of its depth"
 
 
-def expected_bytes(settings: RunSettings, layers: int, width: int, fingerprint: str, clients: Sequence[str]) -> dict[str, int]:
+def expected_bytes(settings: RunSettings, model: ModelShape, clients: Sequence[str]) -> dict[str, int]:
     """Bytes of each step for one client, from encoding one of each message with the shapes that this run has."""
-    steps = _steps(settings, layers, width, fingerprint)
-    if settings.privacy is not None and settings.sums_only:
-        with packages_of(settings.privacy):
-            from ifedicl.federation.secure.sizes import expected_traffic
+    method = settings.method
+    counts = SampleCounts(np.full(method.groups(len(settings.task.labels)), 50), selection=100, gate=100)
+    steps = sample_exchange(Assignment(settings.task, method, model), counts)
+    if method.privacy is not None and method.sums_only:
+        with packages_of(method.privacy):
+            from ifedicl.federation.secure.sample_sum import sample_sum
 
-        sizes = {name: expected_traffic(*step, clients, settings.privacy) for name, step in steps.items()}
-        return {f"{name}_sum_{way}": size for name, both in sizes.items() for way, size in both.items()}
-    # Every message but the context's request tells how far the client's ledger has come.
-    head, messages = Head(100, "0" * 64), dict[str, Request | Reply]()
-    for name, (request, reply) in steps.items():
-        told = request if isinstance(request, ContextRequest) else replace(request, head=head)
-        messages |= {f"{name}_request_down": told, f"{name}_reply_up": replace(reply, head=head)}
-    return {name: len(encode(message)) for name, message in messages.items()}
-
-
-def _steps(settings: RunSettings, layers: int, width: int, fingerprint: str) -> dict[str, tuple[StepRequest, Reply]]:
-    """One request and reply of each step of a run, with the shapes that it has and made-up numbers."""
-    injected = settings.injection.active_layers(layers)
-    context_id, coefficients = "0" * 16, Coefficients.identity(Form(len(injected), settings.rank))
-    classes = len(settings.task.labels)
-    vectors = ContextVectors.zeros(settings.groups(classes), len(injected), width)
-    method, task, wire = settings.method, settings.task, settings.vectors.wire_dtype
-    mean = np.zeros((len(injected), len(WRITES), width), dtype=np.float32)
-    basis = np.zeros((len(injected), len(WRITES), method.rank, width), dtype=np.float32) if method.rank else None
-    context = Context(mean, basis, injected.start)
-    tally = Tally(100, 50, 123.456789)
-    steps: dict[str, tuple[StepRequest, Reply]] = {
-        "vectors": (
-            VectorsRequest(task, method, fingerprint, ""),
-            VectorsReply(vectors, "0" * 40, True, settings.model.dtype, wire),
-        ),
-        "context": (ContextRequest(task, method, fingerprint, context, context_id), ContextReply()),
-        **_round(method, context_id, coefficients),
-        "evaluate": (EvaluateRequest(context_id, Role.SELECTION, coefficients), EvaluateReply((tally,))),
-    }
-    steps |= _readout(method, layers, width, classes, context_id, coefficients)
-    if settings.holdout.gate > 0:
-        compared = Comparison(tally, tally, 12.3456789, 10, (50,) * classes, (50,) * classes)
-        steps["compare"] = CompareRequest(context_id, coefficients, None), CompareReply(compared)
-    return steps
+        sums = {name: sample_sum(*step, clients, method.privacy) for name, step in steps.items()}
+        sizes = {f"{name}_sum_down": sum(map(_size, requests)) for name, (requests, _) in sums.items()}
+        return sizes | {f"{name}_sum_up": sum(map(_size, replies)) for name, (_, replies) in sums.items()}
+    sizes = {f"{name}_request_down": _size(request) for name, (request, _) in steps.items()}
+    return sizes | {f"{name}_reply_up": _size(reply) for name, (_, reply) in steps.items()}
 
 
-def _round(method: Method, context_id: str, coefficients: Coefficients) -> dict[str, tuple[StepRequest, Reply]]:
-    """One round, evaluations apart."""
-    if method.takes_gradients:
-        sums = GradientSum(coefficients.arrays, 100, 0.123456789)
-        return {"gradient": (GradientRequest(context_id, 10, coefficients), GradientReply(sums))}
-    return {"update": (UpdateRequest(context_id, 10, 0, 10, coefficients), UpdateReply(coefficients, 100, 0.123456789))}
-
-
-def _readout(
-    method: Method, layers: int, width: int, classes: int, context_id: str, coefficients: Coefficients
-) -> dict[str, tuple[StepRequest, Reply]]:
-    """What a readout adds, once."""
-    if method.readout is None:
-        return {}
-    layer = method.pooled_layer(layers)
-    hidden = hidden_count(width, layer)
-    size = feature_count(min(hidden, method.readout.most_features), classes)
-    sums = ReadoutSums(np.zeros((size, size)), np.zeros((size, classes)), 100)
-    weights = np.zeros((classes, feature_count(hidden, classes)), dtype=np.float32)
-    readouts = tuple(Readout(weights, layer) for _ in PENALTIES)
-    trial = EvaluateRequest(context_id, Role.SELECTION, coefficients, readouts, TEMPERATURES)
-    tallies = (Tally(100, 50, 123.456789),) * len(trial.candidates)
-    return {
-        "statistics": (StatisticsRequest(context_id, coefficients), StatisticsReply(sums)),
-        "readouts": (trial, EvaluateReply(tallies)),
-    }
+def _size(message: Request | Reply) -> int:
+    return len(encode(message if isinstance(message, _WITHOUT_HEAD) else replace(message, head=_HEAD)))
 
 
 def inspect_data(path: Path) -> dict[str, Any]:

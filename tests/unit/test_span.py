@@ -228,7 +228,7 @@ def test_the_bytes_that_are_told_are_the_bytes_that_are_sent(four: Backbone) -> 
         {"task": tiny.TASK, "model": {"source": "tiny", "dtype": "float32"}, "data": {"clients": {"a": "a.jsonl"}}, **sections}
     )
     whole = settings.model_copy(update={"injection": method({}).injection})
-    told, all_told = (expected_bytes(each, LAYERS, four.width, four.fingerprint, ("a",)) for each in (settings, whole))
+    told, all_told = (expected_bytes(each, four.shape, ("a",)) for each in (settings, whole))
     reply = real(four)[0].handle(VectorsRequest(tiny.TASK, settings.method, four.fingerprint, ""))
     assert abs(told["vectors_reply_up"] - len(encode(reply))) < 130  # the head of a ledger
     assert all_told["vectors_reply_up"] - told["vectors_reply_up"] == 2 * 2 * 2 * four.width * 4

@@ -10,38 +10,21 @@ from typing import Any
 import numpy as np
 
 from ifedicl.backbone.load import fingerprint
-from ifedicl.core.aggregation import GradientSum
-from ifedicl.core.coefficients import Coefficients, Form
-from ifedicl.core.readout import ReadoutSums
-from ifedicl.core.vectors import ContextVectors
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.data import Example, Role, read_labelled, split_roles
 from ifedicl.errors import BackboneError, DownloadError
 from ifedicl.extract import groups_of
-from ifedicl.federation.assignment import run_digest
-from ifedicl.federation.messages import (
-    CompareReply,
-    CompareRequest,
-    EvaluateReply,
-    EvaluateRequest,
-    GradientReply,
-    GradientRequest,
-    Reply,
-    Request,
-    StatisticsReply,
-    StatisticsRequest,
-    UpdateReply,
-    UpdateRequest,
-    VectorsReply,
-)
+from ifedicl.federation.assignment import Assignment, run_digest
+from ifedicl.federation.messages import Reply, Request
+from ifedicl.federation.sample_exchange import SampleCounts, sample_exchange
 from ifedicl.ledger.ledger import read
-from ifedicl.ledger.usage import History
-from ifedicl.metrics import Comparison, Tally
-from ifedicl.owner.policy import ClientSettings
+from ifedicl.ledger.usage import History, Spent
+from ifedicl.owner.policy import ClientSettings, Policy
 from ifedicl.owner.rules import RefusalError, check_assignment, check_behind, check_request
 from ifedicl.settings import Method, RunSettings
 
-_SMALL = Coefficients.identity(Form(1))
-"""A policy asks how many examples stand behind a message, not how wide the model is."""
+_NOT_ASKED = {"context", "readouts"}
+"""Of a context nothing leaves; the trial of readouts leaves where evaluations and a readout's sums do."""
 
 
 def preview(settings: ClientSettings, run: RunSettings | None) -> dict[str, Any]:
@@ -67,7 +50,7 @@ def preview(settings: ClientSettings, run: RunSettings | None) -> dict[str, Any]
         "model": {"source": settings.model.source, "fingerprint": model, "allowed": settings.allow.model(model)},
         "policy": settings.policy.model_dump(mode="json"),
         "sums": settings.sums and settings.sums.model_dump(mode="json"),
-        "left_so_far": _left(Path(settings.ledger.file)),
+        "left_so_far": _ledger_facts(Path(settings.ledger.file)),
     }
     if run is None:
         return facts
@@ -88,56 +71,35 @@ def preview(settings: ClientSettings, run: RunSettings | None) -> dict[str, Any]
     }
 
 
-def _would_leave(
-    settings: ClientSettings, run: RunSettings, model: str, examples: Sequence[Example]
-) -> dict[str, dict[str, Any]]:
+def _would_leave(settings: ClientSettings, run: RunSettings, model: str, examples: Sequence[Example]) -> dict[str, Any]:
+    """By step, whether the policy lets its reply out."""
+    task, method = run.task, run.method
     try:
-        check_assignment(settings.policy, run.task, run.method, model)
+        check_assignment(settings.policy, task, method, model)
     except RefusalError as refusal:
-        return {"everything": {"leaves": False, "code": refusal.code.value, "why": refusal.reason}}
-    return {name: _verdict(settings, run, model, *messages) for name, messages in _messages(run, examples).items()}
+        return {"everything": _refused(refusal)}
+    roles = split_roles(examples, selection=method.holdout.selection, gate=method.holdout.gate, seed=method.seed)
+    train, selection, gate = (roles[role] for role in Role)
+    groups = groups_of([task.index(example.label) for example in train], method)
+    counts = np.bincount(groups, minlength=method.groups(len(task.labels))).astype(np.int64)
+    # A policy asks how many examples stand behind a message. How large the model is makes no difference.
+    assignment = Assignment(task, method, ModelShape(model, layers=1, width=1))
+    steps = sample_exchange(assignment, SampleCounts(counts, len(selection), len(gate)))
+    spent = _history(Path(settings.ledger.file)).spent(assignment.digest)
+    return {name: _verdict(settings.policy, method, spent, *step) for name, step in steps.items() if name not in _NOT_ASKED}
 
 
-def _verdict(settings: ClientSettings, run: RunSettings, model: str, request: Request | None, reply: Reply) -> dict[str, Any]:
-    spent = _history(Path(settings.ledger.file)).spent(run_digest(run.task, run.method, model))
+def _verdict(policy: Policy, method: Method, spent: Spent, request: Request, reply: Reply) -> dict[str, Any]:
     try:
-        if request is not None:
-            check_request(settings.policy, request, spent)
-        check_behind(settings.policy, run.method, reply)
+        check_request(policy, request, spent)
+        check_behind(policy, method, reply)
     except RefusalError as refusal:
-        return {"leaves": False, "code": refusal.code.value, "why": refusal.reason}
+        return _refused(refusal)
     return {"leaves": True}
 
 
-def _messages(run: RunSettings, examples: Sequence[Example]) -> dict[str, tuple[Request | None, Reply]]:
-    """One of each kind that the run asks for, of as many examples as the owner's would be of, and of no model's width."""
-    method = run.method
-    roles = split_roles(examples, selection=method.holdout.selection, gate=method.holdout.gate, seed=method.seed)
-    train, selection, gate = (roles[role] for role in Role)
-    messages: dict[str, tuple[Request | None, Reply]] = {"vectors": (None, _vectors(run, train))}
-    if method.takes_gradients:
-        assert method.server is not None
-        drawn = round(method.server.draw * len(train))
-        messages["gradient"] = GradientRequest("", 0, _SMALL), GradientReply(GradientSum(_SMALL.arrays, drawn, 0.0))
-    else:
-        messages["update"] = UpdateRequest("", 0, 0, 1, _SMALL), UpdateReply(_SMALL, len(train), 0.0)
-    if method.holdout.selection:
-        messages["evaluate"] = EvaluateRequest("", Role.SELECTION, _SMALL), EvaluateReply((Tally(len(selection)),))
-    if method.holdout.gate:
-        messages["compare"] = CompareRequest("", _SMALL, None), CompareReply(Comparison(Tally(len(gate)), Tally(len(gate))))
-    if method.readout is not None:
-        sums = ReadoutSums(np.eye(1), np.ones((1, len(run.task.labels))), len(train))
-        messages["statistics"] = StatisticsRequest("", _SMALL), StatisticsReply(sums)
-    return messages
-
-
-def _vectors(run: RunSettings, train: Sequence[Example]) -> VectorsReply:
-    method: Method = run.method
-    labels = [run.task.index(example.label) for example in train]
-    groups = groups_of(labels, method)
-    counts = np.bincount(groups, minlength=method.groups(len(run.task.labels))).astype(np.int64)
-    means = np.zeros((len(counts), 1, 2, 1), dtype=np.float32)
-    return VectorsReply(ContextVectors(means, counts), "", True, "", method.vectors.wire_dtype)
+def _refused(refusal: RefusalError) -> dict[str, Any]:
+    return {"leaves": False, "code": refusal.code.value, "why": refusal.reason}
 
 
 def _fingerprint(settings: ClientSettings) -> str:
@@ -151,7 +113,8 @@ def _history(path: Path) -> History:
     return History.of(read(path)[0]) if path.exists() else History()
 
 
-def _left(path: Path) -> dict[str, Any]:
+def _ledger_facts(path: Path) -> dict[str, Any]:
+    """What left in each job, by the ledger."""
     history = _history(path)
     return {
         "ledger": str(path),

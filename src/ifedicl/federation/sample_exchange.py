@@ -1,0 +1,128 @@
+"""One request and one reply of every step of a run: the run's shapes, made-up numbers. Nothing is sent.
+
+``ifedicl inspect`` counts their bytes, and ``ifedicl policy check`` asks a policy about them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ifedicl.core.aggregation import GradientSum
+from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout, ReadoutSums, feature_count, hidden_count
+from ifedicl.core.subspace import Context
+from ifedicl.core.vectors import WRITES, ContextVectors
+from ifedicl.data import Role
+from ifedicl.federation.assignment import Assignment
+from ifedicl.federation.messages import (
+    CompareReply,
+    CompareRequest,
+    ContextReply,
+    ContextRequest,
+    EvaluateReply,
+    EvaluateRequest,
+    GradientReply,
+    GradientRequest,
+    Reply,
+    StatisticsReply,
+    StatisticsRequest,
+    StepRequest,
+    UpdateReply,
+    UpdateRequest,
+    VectorsReply,
+    VectorsRequest,
+)
+from ifedicl.metrics import Comparison, Tally
+
+Exchange: TypeAlias = tuple[StepRequest, Reply]
+
+_CONTEXT_ID, _CURSOR, _ROUND = "0" * 16, "0" * 40, 10
+_LOSS = 0.123456789
+
+
+@dataclass(frozen=True)
+class SampleCounts:
+    """How many examples stand behind the replies.
+
+    Attributes:
+        groups: ``(G,)`` training examples of each group whose sums are apart.
+        selection: held-out examples that choose a round.
+        gate: held-out examples of the gate.
+    """
+
+    groups: npt.NDArray[np.int64]
+    selection: int
+    gate: int
+
+    @property
+    def train(self) -> int:
+        """Of all groups."""
+        return int(self.groups.sum())
+
+
+def sample_exchange(assignment: Assignment, counts: SampleCounts) -> dict[str, Exchange]:
+    """One request and its reply, by step, in the order of a run. The steps are those that the method asks for.
+
+    Args:
+        assignment: task, method and the model's shape.
+        counts: how many examples stand behind each reply.
+    """
+    holdout, coefficients = assignment.method.holdout, assignment.identity
+    steps = _vectors(assignment, counts) | _round(assignment, counts)
+    if holdout.selection > 0:
+        request = EvaluateRequest(_CONTEXT_ID, Role.SELECTION, coefficients)
+        steps["evaluate"] = request, EvaluateReply((_tally(counts.selection),))
+    if assignment.method.readout is not None:
+        steps |= _readout(assignment, counts)
+    if holdout.gate > 0:
+        classes, tally = len(assignment.task.labels), _tally(counts.gate)
+        by_label = tuple(counts.gate // classes + (label < counts.gate % classes) for label in range(classes))
+        compared = Comparison(tally, tally, _LOSS, counts.gate, by_label, by_label)
+        steps["compare"] = CompareRequest(_CONTEXT_ID, coefficients, None), CompareReply(compared)
+    return steps
+
+
+def _vectors(assignment: Assignment, counts: SampleCounts) -> dict[str, Exchange]:
+    task, method, model, layers = assignment.task, assignment.method, assignment.model, assignment.layers
+    shape = len(layers), len(WRITES), model.width
+    vectors = ContextVectors(np.zeros((len(counts.groups), *shape), dtype=np.float32), counts.groups)
+    basis = np.zeros((*shape[:2], method.rank, model.width), dtype=np.float32) if method.rank else None
+    context = Context(np.zeros(shape, dtype=np.float32), basis, layers.start)
+    request = VectorsRequest(task, method, model.fingerprint, "")
+    return {
+        "vectors": (request, VectorsReply(vectors, _CURSOR, True, "float32", method.vectors.wire_dtype)),
+        "context": (ContextRequest(task, method, model.fingerprint, context, _CONTEXT_ID), ContextReply()),
+    }
+
+
+def _round(assignment: Assignment, counts: SampleCounts) -> dict[str, Exchange]:
+    """One round, evaluations apart."""
+    coefficients, server = assignment.identity, assignment.method.server
+    if server is not None and assignment.method.takes_gradients:
+        sums = GradientSum(coefficients.arrays, round(server.draw * counts.train), _LOSS)
+        return {"gradient": (GradientRequest(_CONTEXT_ID, _ROUND, coefficients), GradientReply(sums))}
+    request = UpdateRequest(_CONTEXT_ID, _ROUND, 0, _ROUND, coefficients)
+    return {"update": (request, UpdateReply(coefficients, counts.train, _LOSS))}
+
+
+def _readout(assignment: Assignment, counts: SampleCounts) -> dict[str, Exchange]:
+    """What a readout adds, once: its sums, and the trial of its candidates."""
+    method, model, coefficients = assignment.method, assignment.model, assignment.identity
+    assert method.readout is not None
+    classes, layer = len(assignment.task.labels), method.pooled_layer(model.layers)
+    hidden = hidden_count(model.width, layer)
+    size = feature_count(min(hidden, method.readout.most_features), classes)
+    sums = ReadoutSums(np.eye(size), np.ones((size, classes)), counts.train)
+    readouts = tuple(Readout(np.zeros((classes, feature_count(hidden, classes)), dtype=np.float32), layer) for _ in PENALTIES)
+    trial = EvaluateRequest(_CONTEXT_ID, Role.SELECTION, coefficients, readouts, TEMPERATURES)
+    return {
+        "statistics": (StatisticsRequest(_CONTEXT_ID, coefficients), StatisticsReply(sums)),
+        "readouts": (trial, EvaluateReply((_tally(counts.selection),) * len(trial.candidates))),
+    }
+
+
+def _tally(examples: int) -> Tally:
+    return Tally(examples, examples // 2, _LOSS * examples)
