@@ -14,7 +14,7 @@ from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from tests.real.test_page import CHROMIUM, FLAGS  # noqa: E402
+from tests.support.chromium import CHROMIUM, FLAGS  # noqa: E402
 from tests.support.serving import serving  # noqa: E402
 
 SENTENCES = (

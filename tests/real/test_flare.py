@@ -27,6 +27,7 @@ from ifedicl.federation.state import State
 from ifedicl.settings import load_settings
 from tests.support import tiny
 from tests.support.processes import Federation, cli, owner_file, wait_for
+from tests.support.run_folders import contents
 
 CANARY = "patient Ilsebill Quandt 4711"
 """Stands where the label should be in a row of site d, so that its client raises an error with this text."""
@@ -244,10 +245,6 @@ def test_a_kit_that_was_changed_does_not_start(story: Story) -> None:
     done = cli("flare", "start", kit, check=False)
     assert done.returncode == 8
     assert "was changed since it was made" in done.stderr
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 def unzipped(content: bytes) -> bytes:

@@ -17,24 +17,14 @@ from ifedicl.federation.events import Event, RoundDone
 from ifedicl.runs import run
 from ifedicl.settings import RunSettings, validated
 from tests.support import tiny
+from tests.support.chromium import CHROMIUM, FLAGS
 from tests.support.serving import Running, serving
 
 if TYPE_CHECKING:
     from playwright import sync_api as playwright
 else:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine (Debian: apt install chromium)")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 playwright.expect.set_options(timeout=20_000)  # on a busy machine
 TEXTS = ("the soup was warm and kind", "a cold room with a loud fan", 'they said "late", twice')
 

@@ -30,47 +30,19 @@ from ifedicl.ledger.receipts import check_heads, read_heads
 from ifedicl.metrics import Tally
 from ifedicl.settings import RunSettings, load_settings
 from tests.support import tiny
+from tests.support.run_folders import contents, history, short_run
 
 KILLS = 10
 
 
-def write_config(folder: Path, model: Path, *, rounds: int = 2, learning_rate: float = 0.05) -> Path:
-    """A config and its data: three clients, and a test file."""
-    for number, name in enumerate(("a", "b", "c", "test")):
-        tiny.write_rows(folder / f"{name}.jsonl", tiny.rows(8 + number, seed=number))
-    sections = f"""
-        [holdout]
-        selection = 0.3
-        gate = 0.2
-        [calibration]
-        batch_size = 2
-        local_steps = 1
-        learning_rate = {learning_rate}
-        noise = 0.01
-        [rounds]
-        rounds = {rounds}
-        """
-    return tiny.write_config(folder / "config.toml", model, ("a", "b", "c"), sections, test="test.jsonl", seed=5)
-
-
 @pytest.fixture
 def settings(tmp_path: Path, llama_folder: Path) -> RunSettings:
-    return load_settings(write_config(tmp_path, llama_folder))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
-
-
-def history(folder: Path) -> tuple[RoundRecord, ...]:
-    saved = checkpoint.load(RunFolder(folder).checkpoint)
-    assert saved is not None
-    return saved.history
+    return load_settings(short_run(tmp_path, llama_folder))
 
 
 def test_a_run_killed_ten_times_ends_with_the_same_adapter_byte_for_byte(tmp_path: Path, llama_folder: Path) -> None:
     rounds = 20
-    config = write_config(tmp_path, llama_folder, rounds=rounds)
+    config = short_run(tmp_path, llama_folder, rounds=rounds)
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(sys.path)}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     done = subprocess.run(

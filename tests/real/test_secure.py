@@ -19,8 +19,7 @@ from ifedicl.federation.messages import VectorsRequest
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.federation.secure.quantised import SUMS
 from ifedicl.settings import TOGETHER, changed
-from tests.real.test_resume import contents, history
-from tests.unit.test_secure_runs import SECURE, write
+from tests.support.run_folders import SECURE, contents, history, run_of_four
 
 SHORT = {
     "vectors": {"weighting": "examples"},
@@ -52,7 +51,7 @@ def test_the_real_model_in_secure_mode_gives_the_open_runs_sums_and_learns_as_mu
 
 
 def test_a_secure_run_that_was_killed_ends_with_the_same_adapter_byte_for_byte(tmp_path: Path, llama_folder: Path) -> None:
-    config = write(tmp_path, llama_folder, SECURE.replace("rounds = 2", "rounds = 6"))
+    config = run_of_four(tmp_path, llama_folder, SECURE.replace("rounds = 2", "rounds = 6"))
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": os.pathsep.join(sys.path)}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     done = subprocess.run(

@@ -18,9 +18,9 @@ from ifedicl.federation.secure import around
 from ifedicl.federation.secure.sum_client import SecureClient, identity_of
 from ifedicl.ledger.ledger import REPLY, SUMMED, read
 from ifedicl.settings import TOGETHER, load_settings
-from tests.real.test_resume import contents
 from tests.support import tiny
 from tests.support.processes import Federation, cli, owner_file
+from tests.support.run_folders import contents
 
 SITES = ("a", "b", "c")
 

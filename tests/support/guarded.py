@@ -15,6 +15,7 @@ from ifedicl.core.readout import ReadoutSums
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Role
+from ifedicl.federation.client import Client
 from ifedicl.federation.messages import (
     CompareReply,
     CompareRequest,
@@ -37,7 +38,7 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.ledger.ledger import Ledger
 from ifedicl.metrics import Comparison, Tally
-from ifedicl.owner.guard import GuardedClient
+from ifedicl.owner.guard import GuardedClient, SummedClient
 from ifedicl.owner.policy import Policy, open_policy
 from ifedicl.settings import Method, validated
 from tests.support import tiny
@@ -137,3 +138,10 @@ def installed(guard: GuardedClient, method: Method = METHOD) -> dict[str, Reques
 
 BY_CLASS = tiny.method(vectors={"balance": "class"})
 READOUT = tiny.method(readout={})
+
+
+def client_of(site: GuardedClient | SummedClient) -> Client:
+    """Whom it guards."""
+    client = site._guard._client
+    assert isinstance(client, Client)
+    return client

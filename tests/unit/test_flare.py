@@ -48,6 +48,7 @@ from ifedicl.flare.status import Board
 from ifedicl.flare.transport import Parcel, PostEngine
 from ifedicl.settings import Coordination, ModelSettings, changed, load_settings, validated
 from tests.support import tiny
+from tests.support.run_folders import short_run
 
 SITES = ("a", "b", "c")
 
@@ -380,9 +381,7 @@ def test_a_job_that_promises_noise_is_refused_as_it_is_not_carried(backbone: Bac
 
 
 def test_a_config_becomes_a_job_with_the_models_fingerprint(llama_folder: Path, backbone: Backbone, tmp_path: Path) -> None:
-    from tests.real.test_resume import write_config
-
-    settings = load_settings(write_config(tmp_path, llama_folder))
+    settings = load_settings(short_run(tmp_path, llama_folder))
     made = job_settings(settings, ("b", "a"), "night")
     assert (made.name, made.sites, made.fingerprint) == ("night", ("b", "a"), backbone.fingerprint)
     assert (made.layers, made.width) == (backbone.layers, backbone.width)

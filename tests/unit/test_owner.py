@@ -12,20 +12,19 @@ from typing import Any
 
 import pytest
 
-from ifedicl import cli
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.errors import ConfigError, FederationError, LedgerError
-from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import VectorsReply, VectorsRequest
 from ifedicl.ledger.ledger import REPLY, read
-from ifedicl.owner.guard import GuardedClient, SummedClient
 from ifedicl.owner.policy import ClientSettings, Policy, load_client_settings
 from ifedicl.owner.preview import preview
 from ifedicl.owner.site import open_site
 from ifedicl.settings import load_settings
 from tests.support import tiny
+from tests.support.command_line import printed, run
+from tests.support.guarded import client_of
 
 
 @pytest.fixture
@@ -57,13 +56,6 @@ def config(tmp_path: Path, llama_folder: Path) -> Path:
     return tmp_path / "config.toml"
 
 
-def client_of(site: GuardedClient | SummedClient) -> Client:
-    """Whom it guards."""
-    client = site._guard._client
-    assert isinstance(client, Client)
-    return client
-
-
 @pytest.fixture
 def client(config: Path, llama_folder: Path) -> Path:
     """As ``policy init --config`` writes it, with the owner's file named."""
@@ -74,18 +66,6 @@ def client(config: Path, llama_folder: Path) -> Path:
         text.replace('"HuggingFaceTB/SmolLM2-135M-Instruct"', f'"{llama_folder}"\ndevice = "cpu"\ndtype = "float32"')
     )
     return path
-
-
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as stop:
-        cli.main(arguments)
-    return int(stop.value.code or 0)
-
-
-def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    capsys.readouterr()
-    assert run(*arguments) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 def test_the_written_file_shows_every_setting_with_its_default(tmp_path: Path) -> None:

@@ -51,19 +51,10 @@ from ifedicl.owner.policy import open_policy
 from ifedicl.settings import Method, ModelSettings, NoiseSettings, load_settings
 from ifedicl.settings.describe import mode_of
 from tests.support import tiny
+from tests.support.private import method, private_method
 
 STEP = 2.0**-24
 PUBLIC = tiny.examples(8, seed=9)
-
-
-def method(**sections: Any) -> Method:
-    base: dict[str, dict[str, Any]] = {
-        "holdout": {"selection": 0.0},
-        "server": {"update": "gradient", "draw": 1.0},
-        "rounds": {"rounds": 3, "select_by": "last"},
-        "injection": {"from_depth": 0.4},
-    }
-    return tiny.method(**{name: {**base.get(name, {}), **sections.get(name, {})} for name in {*base, *sections}})
 
 
 class Ward:
@@ -234,15 +225,6 @@ def test_a_federation_runs_on_what_private_clients_send(backbone: Backbone, rank
 
 
 # --- whole runs --------------------------------------------------------------------------------------------------------
-
-
-def private_method(**sections: Any) -> Method:
-    base: dict[str, Any] = {
-        "vectors": {"weighting": "examples"},
-        "rounds": {"rounds": 3, "select_by": "last", "weighting": "examples"},
-        "privacy": {"mode": "private", "min_clients": 3, "min_examples": 2, "noise": {"epsilon": 2.0, "colluders": 1}},
-    }
-    return method(**{name: {**base.get(name, {}), **sections.get(name, {})} for name in {*base, *sections}})
 
 
 def run_of(backbone: Backbone, run: Method, folder: Path, **options: Any) -> runs.Federated:

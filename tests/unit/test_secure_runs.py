@@ -8,63 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from ifedicl import cli
 from ifedicl.federation import checkpoint
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.ledger.ledger import REPLY, SUMMED, read
 from ifedicl.ledger.receipts import check_heads, read_heads
 from ifedicl.settings import TOGETHER
-from tests.support import tiny
-
-NAMES = ("north", "south", "east", "west")
-PLAIN = '[vectors]\nweighting = "examples"\n[rounds]\nrounds = 2\nweighting = "examples"\n'
-SECURE = PLAIN + '[privacy]\nmode = "secure"\nmin_examples = 4\n'
-
-
-def run(*arguments: str) -> int:
-    try:
-        cli.main(arguments)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
-def write(folder: Path, model: Path, sections: str, name: str = "config") -> Path:
-    for number, client in enumerate((*NAMES, "test")):
-        rows = [{"text": row.text, "label": row.label} for row in tiny.examples(24, seed=number)]
-        (folder / f"{client}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    clients = ", ".join(f'{client} = "{client}.jsonl"' for client in NAMES)
-    path = folder / f"{name}.toml"
-    path.write_text(
-        f"""
-        [task]
-        name = "mood"
-        labels = ["good", "bad"]
-        template = "Text: {{text}}\\nMood:"
-        [model]
-        source = "{model}"
-        dtype = "float32"
-        device = "cpu"
-        [data]
-        clients = {{ {clients} }}
-        test = "test.jsonl"
-        [holdout]
-        selection = 0.2
-        gate = 0.2
-        [calibration]
-        batch_size = 2
-        local_steps = 1
-        {sections}
-        """
-    )
-    return path
+from tests.support.command_line import run
+from tests.support.run_folders import FOUR, OPEN, SECURE, run_of_four
 
 
 @pytest.mark.parametrize("layers", ["", "[injection]\nfrom_depth = 0.5"], ids=["all layers", "the upper ones"])
 def test_a_secure_run_from_config_to_report(
     tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str], layers: str
 ) -> None:
-    config, folder = write(tmp_path, llama_folder, f"{SECURE}\n{layers}"), tmp_path / "run"
+    config, folder = run_of_four(tmp_path, llama_folder, f"{SECURE}\n{layers}"), tmp_path / "run"
     assert run("inspect", str(config), "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["mode"].startswith("secure: the coordinator sees sums over at least 3 clients")
@@ -81,7 +38,7 @@ def test_a_secure_run_from_config_to_report(
     # What inspect said is what crossed, client by client, to a few digits of counts.
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     exchanges = [line for line in lines if line["event"] == "exchange"]
-    assert {line["client"] for line in exchanges} == set(NAMES)
+    assert {line["client"] for line in exchanges} == set(FOUR)
     expected = facts["bytes_per_client"]
     for step in ("vectors", "context", "update", "evaluate", "compare"):
         for way in ("down", "up"):
@@ -95,7 +52,7 @@ def test_a_secure_run_from_config_to_report(
 
     # Each owner's ledger tells what went into the sums and what left of it; the coordinator's heads fit it.
     heads = read_heads(folder / "checkpoint" / "heads.jsonl")
-    for name in NAMES:
+    for name in FOUR:
         entries, _ = read(RunFolder(folder).ledgers / f"{name}.jsonl")
         inside = {entry.facts["kind"] for entry in entries if entry.event == SUMMED}
         assert inside == {"vectors_reply", "context_reply", "update_reply", "evaluate_reply", "compare_reply"}
@@ -105,7 +62,7 @@ def test_a_secure_run_from_config_to_report(
 
 
 def test_an_open_run_says_so(tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = write(tmp_path, llama_folder, PLAIN)
+    config = run_of_four(tmp_path, llama_folder, OPEN)
     assert run("run", str(config), "--out", str(tmp_path / "run")) == 0
     assert "Privacy mode open: the coordinator sees each client's replies." in capsys.readouterr().out
 
@@ -113,7 +70,7 @@ def test_an_open_run_says_so(tmp_path: Path, llama_folder: Path, capsys: pytest.
 def test_too_few_clients_with_enough_examples_end_the_run_with_what_to_do(
     tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = write(tmp_path, llama_folder, SECURE.replace("min_examples = 4", "min_examples = 50"))
+    config = run_of_four(tmp_path, llama_folder, SECURE.replace("min_examples = 4", "min_examples = 50"))
     assert run("run", str(config), "--out", str(tmp_path / "run")) == 8
     said = capsys.readouterr().err
     assert "0 clients have something to add, 3 are needed" in said
@@ -123,7 +80,7 @@ def test_too_few_clients_with_enough_examples_end_the_run_with_what_to_do(
 def test_contradictions_are_told_before_anything_is_read(
     tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = write(tmp_path, llama_folder, '[privacy]\nmode = "secure"\n')
+    config = run_of_four(tmp_path, llama_folder, '[privacy]\nmode = "secure"\n')
     assert run("run", str(config), "--out", str(tmp_path / "run")) == 2
     said = capsys.readouterr().err
     assert 'vectors.weighting must be "examples"' in said
@@ -138,7 +95,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "cryptography", None)
-    config = write(tmp_path, llama_folder, SECURE)
+    config = run_of_four(tmp_path, llama_folder, SECURE)
     for command in (("run", str(config), "--out", str(tmp_path / "run")), ("inspect", str(config))):
         assert run(*command) == 2
         assert "pip install 'ifedicl[privacy]'" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from ifedicl.owner.policy import SumSettings, load_client_settings
 from ifedicl.owner.site import open_site
 from ifedicl.settings import Method
 from tests.support import tiny
-from tests.unit.test_owner import client_of
+from tests.support.guarded import client_of
 
 NAMES = ("north", "south", "east")
 METHOD = tiny.method(

@@ -5,7 +5,6 @@ Here the protocol alone, on made-up numbers; how a federation uses it is in ``te
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -15,7 +14,6 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from ifedicl.errors import SecureSumError
 from ifedicl.secagg import shamir
@@ -25,6 +23,7 @@ from ifedicl.secagg.keys import Identity
 from ifedicl.secagg.masks import Integers, mask
 from ifedicl.secagg.party import Deal, Party
 from ifedicl.secagg.roster import Advert, Roster
+from tests.support.uniform import NEVER, uniform_p
 
 REPEATABLE = settings(deadline=None, derandomize=True, max_examples=25)
 GRID = FixedPoint(bits=40, fraction=16)
@@ -131,15 +130,6 @@ def test_a_client_reveals_of_each_other_one_share_only_whatever_the_server_claim
 
 
 # What the server sees
-
-
-NEVER = 1e-6  # keys are drawn anew each time: a test may fail once in a million runs
-
-
-def uniform_p(data: bytes) -> float:
-    """p of a chi-square test that all byte values are equally likely."""
-    counts = Counter(data)
-    return float(stats.chisquare([counts[value] for value in range(256)]).pvalue)
 
 
 def recorded(numbers: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint8], bytes, bytes]:

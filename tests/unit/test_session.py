@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +15,6 @@ from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
 from ifedicl.core.warm_start import Start, carried, warm_start
-from ifedicl.errors import StorageError
 from ifedicl.federation.coordinator import Starter
 from ifedicl.settings import Method, ModelSettings
 from ifedicl.store import open_store, requests
@@ -28,8 +25,8 @@ from ifedicl.store.requests import Answer
 from ifedicl.store.signature import reference
 from ifedicl.task import Task
 from tests.support import tiny
-from tests.unit.test_cli import config, ran, run  # noqa: F401
-from tests.unit.test_private import private_method
+from tests.support.private import private_method
+from tests.support.store import KEY, adapter, unit
 
 METHOD = tiny.method(rounds={"rounds": 4})
 RELATED = tiny.TASK.model_copy(update={"name": "weather", "template": "Text: {text}\n\nMood:"})
@@ -102,8 +99,6 @@ def test_a_far_task_is_a_miss_that_says_why(store: Store, backbone: Backbone, mo
 
 
 def test_two_equal_requests_at_the_same_time_calibrate_once(tmp_path: Path) -> None:
-    from tests.unit.test_store import KEY, adapter, unit
-
     calibrations: list[int] = []
     both, answers = threading.Barrier(2), []
 
@@ -169,56 +164,3 @@ def test_a_resumed_run_keeps_its_warm_start(backbone: Backbone, tmp_path: Path) 
         clients, model, tiny.TASK, METHOD, options=runs.RunOptions(checkpoint=path, resume=True, starter=starter)
     )
     assert (len(asked), first.outcome.state.round, again.outcome.state.round) == (1, 2, 2)
-
-
-def test_the_command_line_from_a_miss_to_a_hit_and_to_another_federation(
-    config: Path,  # noqa: F811
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    store = str(tmp_path / "cache.sqlite")
-    arguments = ["run", str(config), "--store", store, "--federation", "clinics", "--json"]
-    assert run(*arguments, "--out", str(tmp_path / "one")) == 0
-    assert json.loads(capsys.readouterr().out)["cache"]["kind"] == "miss"
-
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("the model was loaded")
-
-    monkeypatch.setattr("ifedicl.runs.local_run.load_backbone", never)
-    assert run(*arguments, "--out", str(tmp_path / "two")) == 0
-    assert json.loads(capsys.readouterr().out)["cache"]["kind"] == "exact"
-    for name in ("adapter.json", "adapter.safetensors"):
-        assert (tmp_path / "one" / "adapter" / name).read_bytes() == (tmp_path / "two" / "adapter" / name).read_bytes()
-
-    assert run("tasks", "export", "1", str(tmp_path / "out"), "--store", store) == 0
-    assert run("tasks", "import", str(tmp_path / "out"), "--federation", "banks", "--store", store) == 0
-    capsys.readouterr()
-    assert run("tasks", "list", "--store", store, "--json") == 0
-    assert [(row["federation"], row["version"]) for row in json.loads(capsys.readouterr().out)] == [
-        ("clinics", 1),
-        ("banks", 1),
-    ]
-    assert run("tasks", "search", "2", "--store", store, "--json") == 0
-    assert json.loads(capsys.readouterr().out) == []  # clinics' version is no neighbour of banks'
-    assert run("tasks", "show", "2", "--store", store) == 0
-    assert json.loads(capsys.readouterr().out)["has_signature"]
-    assert run("tasks", "gc", "--store", store) == 0
-    assert run("tasks", "rm", "1", "2", "--store", store) == 0
-    with sqlite3.connect(store) as connection:
-        names = ("tasks", "versions", "signatures")
-        counts = [connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in names]  # noqa: S608
-    connection.close()
-    assert counts == [0, 0, 0]
-    assert run("tasks", "show", "1", "--store", store) == StorageError.exit_code
-
-
-def test_without_its_packages_the_command_says_how_to_get_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
-    monkeypatch.delitem(sys.modules, "ifedicl.store.database", raising=False)
-    assert run("tasks", "list", "--store", str(tmp_path / "x")) == StorageError.exit_code
-    assert "pip install 'ifedicl[store]'" in capsys.readouterr().err

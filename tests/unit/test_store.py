@@ -19,39 +19,20 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from ifedicl.adapter import Adapter
-from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context
-from ifedicl.core.vectors import Array32
 from ifedicl.errors import AdapterError, StorageError
-from ifedicl.settings import ModelSettings, ReadoutSettings, SubspaceSettings
+from ifedicl.settings import ReadoutSettings, SubspaceSettings
 from ifedicl.store import open_store
 from ifedicl.store.database import Database
 from ifedicl.store.lease import leased
 from ifedicl.store.protocol import Store
 from ifedicl.store.records import TaskKey
-from ifedicl.store.signature import SIZE, signature
+from ifedicl.store.signature import signature
 from tests.support import tiny
+from tests.support.store import KEY, METHOD, adapter, unit
 
-METHOD = tiny.method()
-KEY = TaskKey.of("clinics", "f" * 64, tiny.TASK, METHOD)
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "old" / "store-0001.sql"
 _NUMBERS = itertools.count()
-
-
-def adapter(value: float = 1.0) -> Adapter:
-    """Tells which it is by its first λ."""
-    context = Context(np.full((3, 2, 32), value, dtype=np.float32))
-    scales = np.full((3, 2, 2), value, dtype=np.float32)
-    model, provenance = ModelSettings(source="tiny"), {"method": METHOD.model_dump(mode="json")}
-    return Adapter(tiny.TASK, context, Coefficients(scales), model, "f" * 64, provenance=provenance)
-
-
-def unit(seed: int) -> Array32:
-    """A random signature."""
-    drawn = np.random.default_rng(seed).standard_normal(SIZE).astype(np.float32)
-    unit: Array32 = drawn / np.linalg.norm(drawn)
-    return unit
 
 
 def value(store: Store) -> float:
@@ -224,26 +205,13 @@ def test_twenty_writers_at_once_lose_nothing(url: str) -> None:
     store.close()
 
 
-_WRITER = """
-import sys
-from tests.unit.test_store import KEY, adapter, unit
-from ifedicl.store import open_store
-store = open_store(sys.argv[1])
-print("open", flush=True)
-number = 0
-while True:
-    number += 1
-    print(store.put(KEY, adapter(number), unit(number)).version, flush=True)
-"""
-
-
 def test_killed_writers_leave_every_version_that_they_reported_whole(url: str, store: Store) -> None:
     reported = 0
     for attempt in range(3):
         root = Path(__file__).parents[2]
         environment = {**os.environ, "PYTHONPATH": f"{root}/src:{root}", "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(
-            [sys.executable, "-c", _WRITER, url], stdout=subprocess.PIPE, text=True, env=environment, cwd=root
+            [sys.executable, "-m", "tests.support.store", url], stdout=subprocess.PIPE, text=True, env=environment, cwd=root
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "open\n"

@@ -48,7 +48,7 @@ from ifedicl.ledger.entries import Head
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import TOGETHER
 from tests.support.secure import REPEATABLE, REQUESTS, RULES, VECTORS, Fixed, Recording, behind, failing, fixed, lose, summed
-from tests.unit.test_secure_sum import NEVER, uniform_p
+from tests.support.uniform import NEVER, uniform_p
 
 # Ledgers
 

@@ -12,59 +12,7 @@ from ifedicl import cli
 from ifedicl.bench.plan import shipped
 from ifedicl.errors import DataError
 from tests.support import tiny
-
-
-def run(*arguments: str) -> int:
-    """The exit code of a command."""
-    try:
-        cli.main(arguments)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
-@pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Path:
-    """A folder with two clients' files, a test file, the config of a short run, and the run itself in ``run``."""
-    folder = tmp_path_factory.mktemp("ran")
-    for number, name in enumerate(("north", "south", "test")):
-        rows = [{"text": row.text, "label": row.label} for row in tiny.examples(12, seed=number)]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "config.toml").write_text(
-        f"""
-        [task]
-        name = "mood"
-        labels = ["good", "bad"]
-        template = "Text: {{text}}\\nMood:"
-        [model]
-        source = "{llama_folder}"
-        dtype = "float32"
-        device = "cpu"
-        [data]
-        clients = {{ north = "north.jsonl", south = "south.jsonl" }}
-        test = "test.jsonl"
-        [rounds]
-        rounds = 2
-        [calibration]
-        batch_size = 2
-        local_steps = 1
-        """
-    )
-    assert run("run", str(folder / "config.toml"), "--out", str(folder / "run")) == 0
-    return folder
-
-
-@pytest.fixture
-def config(ran: Path, tmp_path: Path) -> Path:
-    """The config in a copy of the folder, to do with as one likes."""
-    shutil.copytree(ran, tmp_path / "copy")
-    return tmp_path / "copy" / "config.toml"
-
-
-@pytest.fixture
-def finished(config: Path) -> Path:
-    """The copied run's folder."""
-    return config.parent / "run"
+from tests.support.command_line import run
 
 
 def test_run_writes_adapter_metrics_config_and_a_report_that_needs_no_network(finished: Path, config: Path) -> None:

@@ -1,0 +1,85 @@
+"""How the tests and the source are laid out."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GENERATORS = {"default_rng", "generator", "Generator", "manual_seed", "Random", "RandomState"}
+
+
+def python_files(folder: str) -> Iterator[tuple[Path, ast.Module]]:
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        yield path.relative_to(ROOT), ast.parse(path.read_text())
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Every module or name that is imported, anywhere in a file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (item.name for item in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{item.name}" for item in node.names)
+
+
+def imported_tests(tree: ast.Module) -> list[str]:
+    return [name for name in imported(tree) if re.search(r"^tests\.(unit|real)\b|\btest_\w+", name)]
+
+
+def generators_kept(tree: ast.Module) -> list[str]:
+    """Names at module level that hold a generator of random numbers."""
+    return [
+        ast.unparse(node)
+        for node in tree.body
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call)
+        if ast.unparse(node.value.func).rpartition(".")[2] in GENERATORS
+    ]
+
+
+def test_no_test_module_imports_another() -> None:
+    """What tests share stands in ``tests/support``."""
+    found = {str(path): names for path, tree in python_files("tests") if (names := imported_tests(tree))}
+    assert found == {}
+
+
+def test_no_module_keeps_a_generator_of_random_numbers() -> None:
+    """Two tests that draw from one generator depend on which runs first."""
+    found = {str(path): lines for path, tree in python_files("tests") if (lines := generators_kept(tree))}
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "check"),
+    [
+        ("from tests.unit.test_store import KEY", imported_tests),
+        ("import tests.real.test_page", imported_tests),
+        ("def late():\n    from tests.unit import test_cli", imported_tests),
+        ("DRAW = np.random.default_rng(0)", generators_kept),
+        ("DRAW: random.Random = random.Random(0)", generators_kept),
+    ],
+)
+def test_the_checks_find_what_they_look_for(line: str, check: object) -> None:
+    assert callable(check)
+    assert check(ast.parse(line))
+
+
+def shared_file_names() -> set[str]:
+    """Modules of ``src`` whose file name another one has too."""
+    places: dict[str, set[str]] = defaultdict(set)
+    for path in (ROOT / "src" / "ifedicl").rglob("*.py"):
+        if path.stem not in {"__init__", "__main__"}:
+            places[path.name].add(str(path.relative_to(ROOT / "src" / "ifedicl")))
+    return set().union(*(paths for paths in places.values() if len(paths) > 1))
+
+
+def test_each_shared_file_name_is_justified() -> None:
+    """The section "Shared file names" of the architecture page names these modules and no others."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    section = re.split(r"^## ", page.partition("## Shared file names")[2], flags=re.MULTILINE)[0]
+    assert set(re.findall(r"`([\w/]+\.py)`", section)) == shared_file_names()
