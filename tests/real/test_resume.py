@@ -18,7 +18,7 @@ from ifedicl import runs
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
-from ifedicl.core.vectors import ContextVectors
+from ifedicl.core.vectors import Array32, ContextVectors
 from ifedicl.errors import ConfigError, FederationError, StorageError
 from ifedicl.federation import checkpoint
 from ifedicl.federation.messages import pack
@@ -185,24 +185,29 @@ def assert_ledgers_fit(folder: Path) -> None:
 
 # The checkpoint itself
 
-DRAW = np.random.default_rng(3)
+
+def drawn(seed: int, *shape: int) -> Array32:
+    """Random numbers of a seed."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
 STATE = State(
     run="0" * 64,
     round=2,
     phase_start=1,
     phase_rounds=4,
-    coefficients=Coefficients(DRAW.normal(size=(3, 2, 2)).astype(np.float32)),
-    best=Coefficients(DRAW.normal(size=(3, 2, 2)).astype(np.float32), DRAW.normal(size=(3, 2, 2, 2)).astype(np.float32)),
+    coefficients=Coefficients(drawn(6, 3, 2, 2)),
+    best=Coefficients(drawn(7, 3, 2, 2), drawn(8, 3, 2, 2, 2)),
     best_round=1,
     stale=1,
     client_vectors={
-        "clinic/Ä": ContextVectors(DRAW.normal(size=(2, 3, 2, 4)), np.array([3, 0])),
-        "b": ContextVectors(DRAW.normal(size=(2, 3, 2, 4)), np.array([1, 2])),
+        "clinic/Ä": ContextVectors(drawn(4, 2, 3, 2, 4).astype(np.float64), np.array([3, 0])),
+        "b": ContextVectors(drawn(5, 2, 3, 2, 4).astype(np.float64), np.array([1, 2])),
     },
     cursors={"clinic/Ä": "3:ab", "b": "3:cd"},
     heads={"b": Head(3, "0" * 64)},
-    context=Context(DRAW.normal(size=(3, 2, 4)).astype(np.float32), DRAW.normal(size=(3, 2, 2, 4)).astype(np.float32)),
-    readout=Readout(DRAW.normal(size=(2, 7)).astype(np.float32)),
+    context=Context(drawn(9, 3, 2, 4), drawn(10, 3, 2, 2, 4)),
+    readout=Readout(drawn(11, 2, 7)),
     readout_round=1,
     zero_shot=Tally(5, 3, 0.1 + 0.2),
     history=(RoundRecord(1, ("b", "clinic/Ä"), 0.5, {"b": Tally(5, 4, 1 / 3)}), RoundRecord(2, ("b",), None)),

@@ -16,6 +16,7 @@ from ifedicl.bench.methods import METHODS
 from ifedicl.bench.plan import load_plan
 
 ROOT = Path(__file__).parents[2]
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "commands.md")]
 COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
 COMMANDS += [
     name
@@ -55,24 +56,7 @@ def test_the_commands_page_is_the_help() -> None:
     assert path.read_text() == page, "run: IFEDICL_WRITE_DOCS=1 .venv/bin/python -m pytest tests/unit/test_docs.py"
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "README.md",
-        "docs/python.md",
-        "docs/paper-to-code.md",
-        "docs/models.md",
-        "docs/benchmark.md",
-        "docs/cache.md",
-        "docs/privacy.md",
-        "docs/attacks.md",
-        "docs/robust.md",
-        "docs/secure-sum.md",
-        "docs/serving.md",
-        "docs/deploy.md",
-        "docs/reliability.md",
-    ],
-)
+@pytest.mark.parametrize("name", PAGES)
 def test_every_file_that_a_page_names_exists(name: str) -> None:
     text = (ROOT / name).read_text()
     places = [ROOT, ROOT / "docs", ROOT / "src" / "ifedicl"]

@@ -17,7 +17,7 @@ from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import Readout, ReadoutSums
 from ifedicl.core.subspace import Context
-from ifedicl.core.vectors import ContextVectors
+from ifedicl.core.vectors import Array32, ContextVectors
 from ifedicl.data import Role
 from ifedicl.errors import FederationError, MessageError
 from ifedicl.federation.messages import (
@@ -53,13 +53,19 @@ from tests.support import tiny
 
 REPEATABLE = settings(deadline=None, derandomize=True)
 LAYERS, WIDTH = 3, 8
-DRAW = np.random.default_rng(0)
-SCALES = Coefficients(DRAW.normal(size=(LAYERS, 2, 2)).astype(np.float32))
-READOUT = Readout(DRAW.normal(size=(2, WIDTH + 3)).astype(np.float32))
-CORE = Coefficients(SCALES.scales, DRAW.normal(size=(LAYERS, 2, 2, 2)).astype(np.float32)).rounded
-BASIS = DRAW.normal(size=(LAYERS, 2, 2, WIDTH)).astype(np.float32)
-GLOBAL = DRAW.normal(size=(LAYERS, 2, WIDTH)).astype(np.float32)
-MEANS = DRAW.normal(size=(2, LAYERS, 2, WIDTH)).astype(np.float32)
+
+
+def drawn(seed: int, *shape: int) -> Array32:
+    """Random numbers of a seed."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+SCALES = Coefficients(drawn(1, LAYERS, 2, 2))
+READOUT = Readout(drawn(2, 2, WIDTH + 3))
+CORE = Coefficients(SCALES.scales, drawn(3, LAYERS, 2, 2, 2)).rounded
+BASIS = drawn(4, LAYERS, 2, 2, WIDTH)
+GLOBAL = drawn(5, LAYERS, 2, WIDTH)
+MEANS = drawn(6, 2, LAYERS, 2, WIDTH)
 SUMS = ContextVectors.from_wire(MEANS, np.array([3, 4]))
 
 REQUESTS: list[Request] = [

@@ -41,9 +41,8 @@ from tests.support import tiny
 from tests.support.engines import Between
 from tests.support.local_runs import assert_same_result, real, run_real, shape_of
 
-DRAW = np.random.default_rng(1)
-STATES, LABELS = DRAW.normal(size=(60, 7)), DRAW.integers(0, 3, size=60)
-LOGS = np.log(DRAW.dirichlet(np.ones(3), size=60))
+STATES, LABELS = np.random.default_rng(1).normal(size=(60, 7)), np.random.default_rng(2).integers(0, 3, size=60)
+LOGS = np.log(np.random.default_rng(3).dirichlet(np.ones(3), size=60))
 
 
 def _sums(rows: slice = slice(None)) -> ReadoutSums:

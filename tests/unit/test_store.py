@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import sqlite3
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,6 @@ from tests.support import tiny
 from tests.support.store import KEY, METHOD, adapter, unit
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "old" / "store-0001.sql"
-_NUMBERS = itertools.count()
 
 
 def value(store: Store) -> float:
@@ -59,7 +58,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return str(tmp_path / "private" / "tasks.sqlite")
     base = make_url(request.getfixturevalue("server")).set(drivername="postgresql+psycopg")
-    name = f"store_{os.getpid()}_{next(_NUMBERS)}"
+    name = f"store_{uuid.uuid4().hex}"
     engine = sa.create_engine(base, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(sa.text(f"CREATE DATABASE {name}"))

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ifedicl.demo.story import what_left
 from ifedicl.federation.state import Traffic
-from ifedicl.inspection import what_leaves
-from ifedicl.settings import load_preset
+from ifedicl.settings import Method, changed, load_preset
+
+TRAFFIC = (
+    Traffic("a", "vectors", 0, 10, 2048, 1.0),
+    Traffic("b", "vectors", 0, 10, 4096, 1.0),
+    Traffic("a", "update", 0, 10, 512, 1.0),
+    Traffic("b", "update", 0, 10, 512, 1.0),
+    Traffic("b", "update", 1, 10, 1024, 1.0),
+)
+DEMO = load_preset("demo")
 
 
-def test_what_left_is_told_in_words_and_in_bytes_of_one_client() -> None:
-    traffic = [
-        Traffic("a", "vectors", 0, 10, 2048, 1.0),
-        Traffic("b", "vectors", 0, 10, 4096, 1.0),
-        Traffic("a", "update", 0, 10, 512, 1.0),
-        Traffic("b", "update", 0, 10, 512, 1.0),
-    ]
-    *words, sizes = what_left(traffic, load_preset("demo"))
-    assert words == what_leaves(load_preset("demo"))
-    assert any("gate examples" in line for line in words)
-    assert sizes.endswith("vectors 3.0 KB, update 0.5 KB")
+def test_bytes_are_those_of_a_mean_client_by_request() -> None:
+    assert what_left(TRAFFIC, DEMO)[-1].endswith(": vectors 3.0 KB, update 1.0 KB")
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        (DEMO, {"coefficients": 1, "gradient": 0, "gate examples": 1, "hidden states": 1}),
+        (changed(DEMO, {"holdout": {"gate": 0.0}}, "test"), {"gate examples": 0}),
+        (changed(DEMO, {"server": {"update": "gradient"}}, "test"), {"coefficients": 0, "gradient": 1}),
+        (changed(DEMO, {"readout": None}, "test"), {"hidden states": 0}),
+    ],
+    ids=["demo", "no gate", "gradients", "no readout"],
+)
+def test_words_name_what_this_method_sends_and_nothing_that_it_does_not(method: Method, told: dict[str, int]) -> None:
+    words = what_left(TRAFFIC, method)[:-1]
+    assert {phrase: sum(phrase in line for line in words) for phrase in told} == told

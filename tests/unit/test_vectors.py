@@ -14,6 +14,7 @@ from ifedicl.backbone.scoring import PassBudget, Scorer
 from ifedicl.core.aggregation import AGGREGATE_VECTORS
 from ifedicl.core.vectors import ContextVectors, pooled_mean, uniform_mean
 from ifedicl.extract import context_vectors
+from ifedicl.federation.messages import VectorsReply, decode_reply, encode
 from ifedicl.settings import Method
 from ifedicl.task import Task
 from tests.support import tiny
@@ -134,13 +135,21 @@ def test_class_means_are_averaged_over_the_clients_that_hold_the_class() -> None
     assert pooled_mean(clients).ravel().tolist() == [7.5, -7.5]  # mean of (2 + 18) / 4 and 10
 
 
-def test_means_and_counts_travel_without_loss(backbone: Backbone) -> None:
+@pytest.mark.parametrize("wire_dtype", ["float32", "float16"])
+def test_means_and_counts_arrive_as_the_bytes_of_a_reply_hold_them(backbone: Backbone, wire_dtype: str) -> None:
     scorer = Scorer(backbone, tiny.TASK)
     prompts = scorer.encoder.prompts(TEXTS).tokens
     vectors = context_vectors(scorer, prompts, [0, 1, 1, 0, 0, 0, 1, 0, 1], _method(balance="class"))
-    back = ContextVectors.from_wire(vectors.means, vectors.counts)
-    np.testing.assert_allclose(back.sums, vectors.sums, rtol=1e-6)
-    assert back.counts.tolist() == vectors.counts.tolist()
+    data = encode(VectorsReply(vectors, "9:x", True, "float32", wire_dtype))
+    arrived = decode_reply(data)
+    assert isinstance(arrived, VectorsReply)
+    assert arrived.vectors.counts.tolist() == vectors.counts.tolist() == [5, 4]
+    rounded = vectors.means.astype(wire_dtype)
+    assert rounded.tobytes() in data, "the means travel as they are rounded"
+    np.testing.assert_array_equal(arrived.vectors.means.astype(wire_dtype), rounded)
+    np.testing.assert_allclose(
+        arrived.vectors.sums, rounded.astype(np.float64) * vectors.counts[:, None, None, None], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
