@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +21,11 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+import ifedicl
 from ifedicl import files
 from ifedicl.adapter import FORMAT_VERSION, Adapter
 from ifedicl.backbone.hooks import injected
-from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
@@ -143,6 +147,50 @@ def test_classify_loads_the_model_that_the_adapter_names(adapter: Adapter, saved
     assert Adapter.load(saved).classify(TEXTS[:2]) == adapter.classifier(backbone).classify(TEXTS[:2])
 
 
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sources of the models that adapters load, as they load them."""
+    sources: list[str] = []
+
+    def load(settings: ModelSettings) -> Backbone:
+        sources.append(settings.source)
+        return load_backbone(settings)
+
+    monkeypatch.setattr("ifedicl.adapter.adapter.load_backbone", load)
+    return sources
+
+
+def test_classify_loads_the_model_once_and_again_only_after_release(saved: Path, loads: list[str]) -> None:
+    adapter = Adapter.load(saved)
+    first = adapter.classify(TEXTS[:2])
+    assert adapter.classify(TEXTS[:2]) == first
+    assert len(loads) == 1
+    adapter.release()
+    adapter.release()  # nothing is kept, and that is no fault
+    assert adapter.classify(TEXTS[:2]) == first
+    assert len(loads) == 2
+
+
+def test_release_frees_the_model(saved: Path) -> None:
+    adapter = Adapter.load(saved)
+    adapter.classify(TEXTS[:1])
+    model = weakref.ref(adapter._kept.backbone.model)
+    adapter.release()
+    gc.collect()
+    assert model() is None
+
+
+def test_a_changed_copy_and_a_pickled_one_keep_no_model(saved: Path, loads: list[str], tmp_path: Path) -> None:
+    adapter = Adapter.load(saved)
+    adapter.classify(TEXTS[:1])
+    moved = adapter.located(str(tmp_path / "elsewhere"))
+    assert "_kept" not in vars(moved)
+    assert len(pickle.dumps(adapter)) < 100_000
+    again = pickle.loads(pickle.dumps(adapter))  # noqa: S301 - our own bytes
+    assert again.classify(TEXTS[:1]) == adapter.classify(TEXTS[:1])
+    assert len(loads) == 2
+
+
 def test_evaluate_counts_hits_and_averages_the_loss(adapter: Adapter, backbone: Backbone) -> None:
     examples, classifier = tiny.examples(9), adapter.classifier(backbone)
     predictions = classifier.classify([example.text for example in examples])
@@ -200,6 +248,13 @@ def test_another_model_behind_the_same_name_is_refused(adapter: Adapter, tmp_pat
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(FingerprintError):
         replace(adapter, model=ModelSettings(source=str(other), device="cpu", dtype="float32")).classify(["a text"])
+
+
+def test_the_version_that_wrote_an_adapter_stands_in_its_header(saved: Path) -> None:
+    assert json.loads((saved / "adapter.json").read_text())["ifedicl_version"] == ifedicl.__version__
+    resigned(saved, format_version=3, ifedicl_version="9.1")
+    with pytest.raises(AdapterError, match=r"version 3; .* \(ifedicl 9\.1 wrote the adapter\)"):
+        Adapter.load(saved)
 
 
 def test_an_absent_folder_is_named_with_a_remedy(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Iterator
+from dataclasses import is_dataclass
 from functools import cached_property
 from importlib import import_module
 from typing import Any
@@ -20,7 +21,7 @@ import ifedicl
 
 PACKAGES = ("ifedicl", "ifedicl.federation.messages", "ifedicl.settings", "ifedicl.store")
 HANDLES = {"Backbone", "Client", "Coefficients", "Context", "Readout", "State"}
-INTERNAL = {"ifedicl.adapter.Classifier.placed"}
+INTERNAL = {"ifedicl.adapter.adapter.Classifier.placed"}
 """Methods that only other modules of ifedicl call."""
 
 
@@ -55,8 +56,10 @@ def signatures(public: Any) -> Iterator[tuple[str, Any]]:
     if public.__name__ in HANDLES or issubclass(public, Exception):
         return
     yield name, public
+    # A dataclass's __init__ takes the fields, which are read above.
+    special = {"__call__", "__iter__"} | (set() if is_dataclass(public) else {"__init__"})
     for member, value in vars(public).items():
-        if member.startswith("_") and member not in ("__init__", "__call__", "__iter__"):
+        if member.startswith("_") and member not in special:
             continue
         function = value.fget if isinstance(value, property) else value.func if isinstance(value, cached_property) else value
         function = getattr(function, "__func__", function)  # of a class method or a static one

@@ -16,13 +16,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from ifedicl.backbone import gguf
+from ifedicl.backbone import gguf, hub
 from ifedicl.backbone.families import Writes, layer_modules, write_modules, writes_of
 from ifedicl.backbone.fingerprint import fingerprint_of, stored_tensors
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.backbone.preflight import check_memory, refuse_missing
 from ifedicl.backbone.tree_attention import Branches, branch_limit
-from ifedicl.errors import BackboneError, DownloadError, UnsafeWeightsError
+from ifedicl.errors import BackboneError, UnsafeWeightsError
 from ifedicl.settings import ModelSettings
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -270,26 +270,15 @@ def _check_head(backbone: Backbone) -> None:
 
 
 def _downloaded(settings: ModelSettings) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(
-                settings.source, revision=settings.revision, allow_patterns=_HUB_FILES, ignore_patterns=["consolidated*"]
-            )
-        )
-    except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
+    folder = hub.download(
+        settings.source, settings.revision, _HUB_FILES, instead="give a folder or a .gguf file as model.source"
+    )
+    if folder is None:
         raise BackboneError(
             f"model.source {settings.source!r} (revision {settings.revision or 'default'}): no such folder, .gguf file or "
             "hub model. Check the spelling; a gated model needs `hf auth login` first"
-        ) from error
-    except Exception as error:
-        # The hub client lets errors of several network libraries through; all mean the same to the user.
-        raise DownloadError(
-            f"{settings.source}: the download failed ({type(error).__name__}: {error}). What arrived is kept: run the same "
-            "command again to go on. Without a network, give a folder or a .gguf file as model.source"
-        ) from error
+        )
+    return folder
 
 
 def _config(folder: Path, source: str) -> Any:

@@ -64,5 +64,5 @@ def _push(folder: Path, name: str, terms: str, *, public: bool, agreed: bool) ->
         print("nothing was pushed")
         return
     with waiting("pushing"):
-        push(folder, name, public=public, api=HfApi())
+        push(folder, name, public=public, api=HfApi(), message="An ifedicl adapter, folded in")
     print(f"pushed to {name}")

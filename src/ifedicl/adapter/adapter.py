@@ -1,0 +1,307 @@
+"""An adapter: in its folder, on the hub, and on its model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+
+from ifedicl import files
+from ifedicl.adapter import card
+from ifedicl.adapter.content import Content
+from ifedicl.adapter.format import CARD, HEADER, TENSORS, pack, unpack
+from ifedicl.backbone import hub
+from ifedicl.backbone.export import export_folded
+from ifedicl.backbone.hooks import Injection, applied
+from ifedicl.backbone.licence import terms_of
+from ifedicl.backbone.load import Backbone, load_backbone
+from ifedicl.backbone.multi_adapter import Placed
+from ifedicl.backbone.scoring import Scorer
+from ifedicl.core.vectors import Array32
+from ifedicl.data import Example
+from ifedicl.errors import AdapterError, DataError, FingerprintError
+from ifedicl.metrics import Evaluation
+
+_log = logging.getLogger(__name__)
+_BESIDE = "ifedicl"
+"""The adapter's folder within an exported checkpoint."""
+_ON_HUB = [f"{folder}{name}" for folder in ("", f"{_BESIDE}/") for name in (TENSORS, HEADER, CARD)]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the adapter says of one text.
+
+    Attributes:
+        label: the most probable label.
+        probabilities: of every label, in the task's order; they sum to 1.
+    """
+
+    label: str
+    probabilities: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Adapter(Content):
+    """A task, the global context and the calibrated coefficients, for one frozen model.
+
+    Attributes:
+        task: what is asked.
+        context: global vectors and basis.
+        coefficients: the chosen ones.
+        readout: reads the labels off; None: the label words do.
+        model: how the model was named and loaded.
+        fingerprint: of that model.
+        provenance: how it came to be, as JSON: rounds, clients, counts, settings. No times: equal runs give equal files.
+    """
+
+    def save(self, folder: str | Path) -> None:
+        """Write the adapter as a folder that appears whole or not at all.
+
+        Raises:
+            StorageError: no space, no permission, or another disk fault.
+        """
+        self._save(Path(folder), self.describe())
+
+    def _save(self, folder: Path, text: str) -> None:
+        header, tensors = self.packed()
+        with files.new_folder(folder, mark=HEADER) as temporary:
+            files.write_bytes(temporary / TENSORS, tensors)
+            files.write_json(temporary / HEADER, header)
+            files.write_text(temporary / CARD, text)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Adapter:
+        """Read what :meth:`save` wrote. The model is not loaded yet.
+
+        Raises:
+            AdapterError: the folder is absent, torn, or of another format version.
+        """
+        folder = Path(folder)
+        try:
+            header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
+            data = (folder / TENSORS).read_bytes()
+        except FileNotFoundError as error:
+            raise AdapterError(
+                f"{folder} is not an adapter: {Path(error.filename).name} is missing. Give the folder that `ifedicl run` "
+                "or `ifedicl demo` wrote, usually RUN/adapter"
+            ) from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise AdapterError(f"{folder}: {HEADER} cannot be read ({error}); copy the adapter again") from error
+        return cls.unpacked(header, data, source=str(folder))
+
+    def save_pretrained(self, folder: str | Path, *, repo_id: str | None = None, public: bool = False) -> None:
+        """Write the adapter as :meth:`save` does, and send it to the hub where ``repo_id`` is given.
+
+        The card on the hub also states the base model's licence. Whoever pushes must be logged in (`hf auth login`).
+
+        Args:
+            folder: made whole or not at all.
+            repo_id: ``ORGANISATION/NAME``; None: nothing is sent.
+            public: for everybody, where the repository is new; otherwise for its owners.
+
+        Raises:
+            ConfigError: the base model's licence does not allow the name.
+            DownloadError: the hub cannot be reached, or refuses.
+            StorageError: as :meth:`save`.
+        """
+        if repo_id is None:
+            self.save(folder)
+            return
+        terms = terms_of(self.model)
+        terms.check_name(repo_id)
+        self.save(folder)
+        with TemporaryDirectory() as temporary:
+            upload = Path(temporary) / "adapter"
+            self._save(upload, card.adapter_hub_card(self, terms))
+            hub.push(upload, repo_id, public=public, api=huggingface_hub.HfApi(), message="An ifedicl adapter")
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> Adapter:
+        """Read an adapter from a folder or from the hub. Its model is not loaded yet.
+
+        Only the adapter's own files (safetensors, JSON, Markdown) are downloaded. Of an exported checkpoint these are the
+        files under ``ifedicl/``.
+
+        Args:
+            name: a folder, or a hub id.
+            revision: a branch, tag or commit of the hub id.
+
+        Raises:
+            AdapterError: there is no such folder or hub id, or it holds no whole adapter.
+            DownloadError: the hub cannot be reached.
+        """
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            downloaded = hub.download(str(name), revision, _ON_HUB, instead="give the adapter's folder")
+            if downloaded is None:
+                raise AdapterError(
+                    f"{name} (revision {revision or 'default'}): no such folder or hub id. Check the spelling; a private "
+                    "repository needs `hf auth login` first"
+                )
+            folder = downloaded
+        is_checkpoint = not (folder / HEADER).is_file() and (folder / _BESIDE / HEADER).is_file()
+        return cls.load(folder / _BESIDE if is_checkpoint else folder)
+
+    def packed(self) -> tuple[dict[str, Any], bytes]:
+        """The contents of the folder's two files: a header that is JSON, with the digest of the tensors, and the tensors."""
+        return pack(self)
+
+    @classmethod
+    def unpacked(cls, header: Any, data: bytes, *, source: str) -> Adapter:
+        """From :meth:`packed`.
+
+        Args:
+            header: parsed JSON.
+            data: the tensors.
+            source: where they come from, for messages.
+
+        Raises:
+            AdapterError: torn, of another format version, or with a field of another type.
+        """
+        return unpack(cls, header, data, source)
+
+    def located(self, source: str | None) -> Adapter:
+        """The same adapter with its model at another place; with None, as it is."""
+        return self if source is None else replace(self, model=self.model.model_copy(update={"source": source}))
+
+    def classifier(self, backbone: Backbone | None = None) -> Classifier:
+        """Put the adapter on its model.
+
+        Args:
+            backbone: the model, where it is loaded already; left out: it is loaded from ``self.model``.
+
+        Raises:
+            FingerprintError: it is another model than the adapter was made with.
+            BackboneError: the model cannot be loaded.
+        """
+        return Classifier(self, backbone or load_backbone(self.model))
+
+    def classify(self, texts: Sequence[str]) -> list[Prediction]:
+        """Label texts. The first call loads the model, and the adapter keeps it until :meth:`release`.
+
+        Raises:
+            BackboneError: the model cannot be loaded.
+            DataError: a text has no tokens.
+            FingerprintError: it is another model than the adapter was made with.
+        """
+        return self._kept.classify(texts)
+
+    def release(self) -> None:
+        """Let go of the model that :meth:`classify` keeps. Its memory is free once nothing else holds the model."""
+        self.__dict__.pop("_kept", None)
+
+    @cached_property
+    def _kept(self) -> Classifier:
+        return self.classifier()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy in another process loads the model itself.
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
+
+    def export(self, folder: str | Path, backbone: Backbone | None = None, *, dtype: str = "float32") -> None:
+        """Fold the adapter into an ordinary checkpoint, which any server runs at the price of the plain model.
+
+        The folder holds model, tokenizer, a model card, the base model's licence where it has one, and under ``ifedicl/`` this
+        adapter: label words and readout are no part of a checkpoint.
+
+        Args:
+            folder: made whole or not at all; an earlier export there is replaced.
+            backbone: the model, where it is loaded already.
+            dtype: of the stored weights: ``float32``, ``bfloat16`` or ``float16``.
+
+        Raises:
+            BackboneError: the family cannot store it; the adapter stays of use beside the model.
+            StorageError: as :meth:`save`.
+        """
+        folder, backbone = Path(folder), self.classifier(backbone).backbone
+        terms = terms_of(self.model)
+        with files.new_folder(folder, mark=f"{_BESIDE}/{HEADER}") as temporary:
+            export_folded(backbone, self.context, self.coefficients, temporary, dtype=dtype)
+            files.write_text(temporary / CARD, card.checkpoint_card(self, terms, dtype))
+            for notice in terms.files:
+                shutil.copyfile(notice, temporary / notice.name)
+            self.save(temporary / _BESIDE)
+
+    def describe(self) -> str:
+        """A model card in Markdown."""
+        return card.card(self)
+
+
+class Classifier:
+    """An adapter on its model, ready for any number of texts."""
+
+    def __init__(self, adapter: Adapter, backbone: Backbone) -> None:
+        """Check that adapter and model belong together.
+
+        Raises:
+            FingerprintError: they do not.
+            AdapterError: it tells of layers that the model does not have.
+        """
+        if backbone.fingerprint != adapter.fingerprint:
+            raise FingerprintError(
+                f"the adapter was made with {adapter.model.source} (fingerprint {adapter.fingerprint[:12]}…), not with "
+                f"{backbone.source} ({backbone.fingerprint[:12]}…). Its vectors mean nothing to another model, tokenizer or "
+                "quantisation: load the same one, or calibrate an adapter for this one"
+            )
+        readout = adapter.readout
+        fits = readout is None or readout.fits(len(adapter.task.labels), backbone.width, backbone.layers)
+        if adapter.context.layers.stop > backbone.layers or not fits:
+            raise AdapterError(
+                f"the adapter {adapter.task.name!r} tells of layers beyond the model's {backbone.layers}: its {HEADER} was "
+                "changed. Copy the adapter again"
+            )
+        self.adapter = adapter
+        self.backbone = backbone
+        self._scorer = Scorer(backbone, adapter.task)
+
+    def placed(self) -> tuple[Placed, Placed]:
+        """The adapter, and the raw model asked the same, for shared passes (:mod:`~ifedicl.backbone.multi_adapter`)."""
+        adapter = self.adapter
+        injection = Injection.of(adapter.context, adapter.coefficients, self.backbone.device)
+        return Placed(self._scorer, injection, adapter.readout), Placed(self._scorer)
+
+    def log_probabilities(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> Array32:
+        """``(N, C)`` log-probabilities among the labels, in the order of ``texts``.
+
+        Raises:
+            DataError: a text has no tokens.
+        """
+        if isinstance(texts, str):
+            raise DataError("texts is a single string; give a list of texts: classify([text])")
+        prompts = self._scorer.encoder.prompts(texts)
+        if prompts.truncated:
+            _log.warning("%d of %d texts were cut to fit the model's window", prompts.truncated, len(texts))
+        with applied(self.backbone, self.adapter.context, self.adapter.coefficients):
+            return self._scorer.log_probabilities(prompts, readout=self.adapter.readout, on_progress=on_progress)
+
+    def classify(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> list[Prediction]:
+        """Label texts.
+
+        Raises:
+            DataError: a text has no tokens.
+        """
+        labels = self.adapter.task.labels
+        return [
+            Prediction(labels[int(row.argmax())], dict(zip(labels, map(float, np.exp(row)), strict=True)))
+            for row in self.log_probabilities(texts, on_progress=on_progress)
+        ]
+
+    def evaluate(self, examples: Sequence[Example], *, on_progress: Callable[[int], None] | None = None) -> Evaluation:
+        """Predictions against the truth.
+
+        Raises:
+            DataError: a text has no tokens.
+        """
+        logs = self.log_probabilities([example.text for example in examples], on_progress=on_progress)
+        task = self.adapter.task
+        return Evaluation.of(task.labels, logs, [task.index(example.label) for example in examples])

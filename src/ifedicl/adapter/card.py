@@ -1,0 +1,92 @@
+"""The model card of an adapter, in Markdown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from huggingface_hub import ModelCardData
+
+from ifedicl.adapter.content import Content
+from ifedicl.backbone.licence import Terms
+
+_EXPORTED = """
+## This checkpoint
+
+The adapter is folded into the weights, stored as {dtype}: an ordinary checkpoint, of another family's name where its own has no
+place for biases. Ask it with the prompt above and compare the probabilities of the label words. A readout is not in it; it
+stands, with the adapter itself, in `ifedicl/`.
+"""
+_TERMS = """
+## Terms
+
+{terms}
+"""
+
+
+def card(content: Content) -> str:
+    """The card that lies in an adapter's folder."""
+    task, layers, width = content.task, content.context.layers, content.context.vectors.shape[2]
+    where = f", from layer {layers.start} on (the lowest is 0)" if layers.start else ""
+    provenance = json.dumps(dict(content.provenance), indent=2, ensure_ascii=False)
+    return (
+        f"# {task.name}: an ifedicl adapter\n\n"
+        f"Labels text as {', '.join(task.labels)} with the frozen model `{content.model_name}` "
+        f"(fingerprint `{content.fingerprint[:16]}…`), without demonstrations in the prompt.\n\n"
+        f"- prompt: `{task.template!r}`, {task.turn} turn\n"
+        f"- label words: {', '.join(task.label_words)}\n"
+        f"- context vectors: {len(layers)} layers × 2 writes × {width}{where}\n"
+        f"- coefficients: {content.coefficients.count} calibrated"
+        f"{', and a readout of hidden states' if content.readout else ''}\n"
+        f"{_figures(content)}"
+        "- limits: it answers among its labels only, and is as good as the clients' examples; measure it on your own "
+        "text before you rely on it\n"
+        "- licence: the base model's terms apply to its use\n\n"
+        "```python\nfrom ifedicl import Adapter\n\n"
+        'Adapter.load("this/folder").classify(["a text"])\n```\n\n'
+        f"How it came to be:\n\n```json\n{provenance}\n```\n"
+    )
+
+
+def adapter_hub_card(content: Content, terms: Terms) -> str:
+    """The card of an adapter on the hub: :func:`card` with front matter and the base model's terms."""
+    return _front_matter(content, terms, "ifedicl", "text-classification") + card(content) + _terms(terms)
+
+
+def checkpoint_card(content: Content, terms: Terms, dtype: str) -> str:
+    """The card of an exported checkpoint.
+
+    Args:
+        content: the adapter that is folded in.
+        terms: of the base model.
+        dtype: of the stored weights.
+    """
+    body = card(content) + _EXPORTED.format(dtype=dtype) + _terms(terms)
+    return _front_matter(content, terms, "transformers", "text-generation") + body
+
+
+def _terms(terms: Terms) -> str:
+    return _TERMS.format(terms=terms.described())
+
+
+def _front_matter(content: Content, terms: Terms, library: str, pipeline: str) -> str:
+    is_hub_id = not Path(content.model.source).expanduser().exists()
+    facts = ModelCardData(
+        license=terms.licence,
+        base_model=content.model.source if is_hub_id else None,
+        library_name=library,
+        pipeline_tag=pipeline,
+        tags=["ifedicl", "text-classification", "federated-learning"],
+    )
+    return f"---\n{facts.to_yaml()}\n---\n\n"
+
+
+def _figures(content: Content) -> str:
+    """A line on how good it is, where that is known."""
+    gate = content.provenance.get("gate") or {}
+    if "examples" not in gate:
+        return ""
+    return (
+        f"- figures: {gate['accuracy']:.1%} of {gate['examples']} held-out examples of the clients right, "
+        f"{gate['zero_shot_accuracy']:.1%} by the raw model; nothing was chosen by these examples\n"
+    )

@@ -1,0 +1,126 @@
+"""The two files of an adapter's folder: a JSON header with the digest of the tensors, and the tensors. No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, Field, StrictInt, StrictStr
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from ifedicl import __version__
+from ifedicl.adapter.content import Content
+from ifedicl.core.coefficients import Coefficients, Form
+from ifedicl.core.readout import Readout
+from ifedicl.core.subspace import Context
+from ifedicl.core.vectors import Array32
+from ifedicl.errors import AdapterError
+from ifedicl.settings import ModelSettings
+from ifedicl.task import Task
+
+FORMAT_VERSION = 1
+UPPER_FORMAT_VERSION = 2
+"""Of an adapter that begins above the model's first layer and states where. Readers of format 1 would put it at the first."""
+TENSORS, HEADER, CARD = "adapter.safetensors", "adapter.json", "README.md"
+
+C = TypeVar("C", bound=Content)
+
+
+class _ReadoutHeader(BaseModel):
+    pooled_layer: StrictInt | None
+
+
+class _Header(BaseModel):
+    """What stands beside the tensors. Every field is checked: the file may come from somebody else."""
+
+    task: Task
+    model: ModelSettings
+    fingerprint: StrictStr
+    provenance: dict[str, Any]
+    readout: _ReadoutHeader | None = None
+    first_layer: StrictInt = Field(default=0, ge=0)
+
+
+def pack(content: Content) -> tuple[dict[str, Any], bytes]:
+    """The header as JSON, and the tensors."""
+    tensors = save(_tensors(content))
+    header = {
+        **_beginning(content.context.first_layer),
+        "ifedicl_version": __version__,
+        "task": content.task.model_dump(mode="json"),
+        "model": content.model.model_dump(mode="json"),
+        "fingerprint": content.fingerprint,
+        **({} if content.readout is None else {"readout": {"pooled_layer": content.readout.pooled_layer}}),
+        "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
+        "provenance": dict(content.provenance),
+    }
+    return header, tensors
+
+
+def unpack(kind: type[C], header: Any, data: bytes, source: str) -> C:
+    """Make ``kind`` from what :func:`pack` returned.
+
+    Args:
+        kind: the class to make.
+        header: parsed JSON.
+        data: the tensors.
+        source: where they come from, for messages.
+
+    Raises:
+        AdapterError: torn, of another format version, or with a field of another type.
+    """
+    version = header.get("format_version") if isinstance(header, dict) else None
+    if version not in (FORMAT_VERSION, UPPER_FORMAT_VERSION):
+        known = f"{FORMAT_VERSION} and {UPPER_FORMAT_VERSION}"
+        writer = header.get("ifedicl_version") if isinstance(header, dict) else None
+        written = f" (ifedicl {writer} wrote the adapter)" if isinstance(writer, str) else ""
+        raise AdapterError(f"{source}: format version {version!r}; this ifedicl reads {known}. Update ifedicl{written}")
+    if hashlib.sha256(data).hexdigest() != header.get("tensors_sha256"):
+        raise AdapterError(f"{source}: {TENSORS} is torn or not the one written with {HEADER}; copy the adapter again")
+    try:
+        tensors, stated = load(data), _Header.model_validate(header)
+        if version == UPPER_FORMAT_VERSION and "first_layer" not in stated.model_fields_set:
+            raise ValueError("first_layer is missing")
+        first_layer = stated.first_layer if version == UPPER_FORMAT_VERSION else 0
+        context = Context(tensors["vectors.mean"], tensors.get("subspace.basis"), first_layer)
+        coefficients = Coefficients(tensors["coefficients.scales"], tensors.get("subspace.core"))
+        if coefficients.form != Form(len(context.vectors), context.rank):
+            raise ValueError(f"{coefficients.form} with a basis of rank {context.rank}")
+        layer = None if stated.readout is None else stated.readout.pooled_layer
+        readout = Readout(tensors["readout.weights"], layer) if "readout.weights" in tensors else None
+        classes, width = len(stated.task.labels), context.vectors.shape[2]
+        if readout is not None and not readout.fits(classes, width):
+            raise ValueError(f"a readout {readout.weights.shape} for {classes} labels and a width of {width}")
+        return kind(
+            task=stated.task,
+            readout=readout,
+            context=context,
+            coefficients=coefficients,
+            model=stated.model,
+            fingerprint=stated.fingerprint,
+            provenance=stated.provenance,
+        )
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise AdapterError(f"{source}: {HEADER} and {TENSORS} do not fit each other ({error})") from error
+
+
+def _beginning(first_layer: int) -> dict[str, int]:
+    """The header's first fields: the format, and the layer that the tensors begin at."""
+    if first_layer:
+        return {"format_version": UPPER_FORMAT_VERSION, "first_layer": first_layer}
+    return {"format_version": FORMAT_VERSION}
+
+
+def _tensors(content: Content) -> dict[str, Array32]:
+    """By the names of the format."""
+    named = {
+        "vectors.mean": content.context.vectors,
+        "subspace.basis": content.context.basis,
+        "coefficients.scales": content.coefficients.scales,
+        "subspace.core": content.coefficients.core,
+        "readout.weights": None if content.readout is None else content.readout.weights,
+    }
+    # safetensors writes memory as it lies, whatever its strides say.
+    return {name: np.ascontiguousarray(array) for name, array in named.items() if array is not None}
