@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ifedicl.version import __version__
+
 if TYPE_CHECKING:
     from ifedicl.adapter import Adapter, Classifier, Prediction
     from ifedicl.backbone.load import Backbone, load_backbone
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
     from ifedicl.settings import Coordination, Method, ModelSettings, RunSettings, load_preset, load_settings
     from ifedicl.sklearn import AdapterClassifier
     from ifedicl.task import Task
-
-__version__ = "0.1.0"
 
 _MODULES = {
     "adapter": ("Adapter", "Classifier", "Prediction"),

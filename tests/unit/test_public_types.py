@@ -47,6 +47,14 @@ def named_types(hint: Any) -> Iterator[type]:
             yield from named_types(part)
 
 
+def hints(signature: Any) -> dict[str, Any]:
+    """Its type hints. A name that its module imports for type checkers only is looked up among the public ones."""
+    try:
+        return typing.get_type_hints(signature)
+    except NameError:
+        return typing.get_type_hints(signature, localns={name: getattr(ifedicl, name) for name in ifedicl.__all__})
+
+
 def signatures(public: Any) -> Iterator[tuple[str, Any]]:
     """The functions of a public object, and the object itself where it has fields, each with a name for the message."""
     name = f"{public.__module__}.{public.__qualname__}"
@@ -78,7 +86,7 @@ def test_every_type_in_the_signature_of_a_public_name_is_exported(name: str) -> 
     missing = {
         f"{where} names {kind.__module__}.{kind.__qualname__}"
         for where, signature in signatures(getattr(ifedicl, name))
-        for member, hint in typing.get_type_hints(signature).items()
+        for member, hint in hints(signature).items()
         if not member.startswith("_")
         for kind in named_types(hint)
         if id(kind) not in places

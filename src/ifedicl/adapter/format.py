@@ -10,7 +10,6 @@ from pydantic import BaseModel, Field, StrictInt, StrictStr
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ifedicl import __version__
 from ifedicl.adapter.content import Content
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import Readout
@@ -19,6 +18,7 @@ from ifedicl.core.vectors import Array32
 from ifedicl.errors import AdapterError
 from ifedicl.settings import ModelSettings
 from ifedicl.task import Task
+from ifedicl.version import __version__
 
 FORMAT_VERSION = 1
 UPPER_FORMAT_VERSION = 2
