@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +29,6 @@ ConsoleKit = Annotated[
     ),
 ]
 Run = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Name of a run. Default: the newest.")]
-_LOOK = 1.0  # seconds between two looks of --follow
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -238,17 +236,9 @@ def _follow(console: Console, record: JobRecord) -> None:
     Raises:
         FederationError: it did not end well.
     """
-    shown = -1
-    while not record.is_over:
-        facts = console.status(record)
-        if facts is not None and facts["round"] > shown:
-            shown = facts["round"]
-            print(_round_line(facts), flush=True)
-        time.sleep(_LOOK)
-        record = console.again(record)
-    print(f"run {record.name}: {record.state}")
-    if not record.is_done:
-        raise FederationError(f"run {record.name} ended as {record.state}. The server's log says why: ifedicl flare logs KIT")
+    for facts in console.rounds(record):
+        print(_round_line(facts), flush=True)
+    print(f"run {record.name}: {console.again(record).state}")
 
 
 def _round_line(facts: dict[str, Any]) -> str:

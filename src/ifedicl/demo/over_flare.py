@@ -172,16 +172,8 @@ def _run(kit: Path, job: Path, sites: Sequence[str], console: Console) -> None:
     console.print("all four sites are connected; the job is signed and sent")
     with connected(kit) as opened:
         opened.submit(job)
-        record, shown = opened.job(), -1
-        while not record.is_over:
-            facts = opened.status(record)
-            if facts is not None and facts["round"] > shown:
-                shown = facts["round"]
-                console.print(f"  round {shown} of {facts['rounds']}", highlight=False)
-            time.sleep(1.0)
-            record = opened.again(record)
-        if not record.is_done:
-            raise FederationError(f"the job ended as {record.state}; the server's log says why: ifedicl flare logs")
+        for facts in opened.rounds(opened.job()):
+            console.print(f"  round {facts['round']} of {facts['rounds']}", highlight=False)
 
 
 def _compared(run: RunFolder, job: JobSettings, places: Mapping[str, Place], seconds: float) -> Comparison:

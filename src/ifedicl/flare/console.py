@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ifedicl.flare.kits import check_kit, party_of
 from ifedicl.flare.names import STATUS
 
 _OVER, _DONE = "FINISHED", "FINISHED:COMPLETED"
+_LOOK = 1.0  # seconds between two looks at a job
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,23 @@ class Console:
             return dict(self._session.do_app_command(job.id, STATUS, None))
         except (JobNotRunning, InternalError, NoReply):  # the last two while it is still starting
             return None
+
+    def rounds(self, job: JobRecord) -> Iterator[dict[str, Any]]:
+        """The status of a job at each new round, until the job is over.
+
+        Raises:
+            FederationError: it did not end well.
+        """
+        shown = -1
+        while not job.is_over:
+            facts = self.status(job)
+            if facts is not None and facts["round"] > shown:
+                shown = facts["round"]
+                yield facts
+            time.sleep(_LOOK)
+            job = self.again(job)
+        if not job.is_done:
+            raise FederationError(f"run {job.name} ended as {job.state}. The server's log says why: ifedicl flare logs KIT")
 
     def stop(self, job: JobRecord) -> None:
         """Abort a job; its checkpoint stays."""
