@@ -91,8 +91,8 @@ def over_flare(rounds: int) -> dict[str, float]:
 def alone(clients: int) -> dict[str, float]:
     """Milliseconds of the coordinator for each client and round, and the most memory it held, in MiB: by sums."""
     rounds = 10
-    vectors, settings = {"weighting": "examples"}, {"rounds": rounds, "weighting": "examples"}
-    method = tiny.method(holdout={"selection": 0.0}, vectors=vectors, rounds=settings)
+    settings = {"rounds": rounds}
+    method = tiny.method(holdout={"selection": 0.0}, weighting="examples", rounds=settings)
     doors = [_Canned(f"client-{number:03d}") for number in range(clients)]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "state.safetensors"

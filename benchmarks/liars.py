@@ -29,7 +29,7 @@ from ifedicl.settings import Method, ModelSettings, changed, load_preset
 CLIENTS, LIARS = 10, ("client-04", "client-09")
 RULES: dict[str, dict[str, Any]] = {
     "mean": {},
-    **{rule: {"robust": {"updates": rule, "vectors": rule}} for rule in ("trimmed", "median", "bounded")},
+    **{rule: {"robust": {"rule": rule}} for rule in ("trimmed", "median", "bounded")},
 }
 ATTACKS: dict[str, tuple[Lie | None, Lie | None]] = {
     "none": (None, None),

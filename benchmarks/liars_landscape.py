@@ -70,7 +70,7 @@ def run(rule: str, updates: Lie | None, vectors: Lie | None, spread: float, seed
 
 
 def method_of(rule: str, rounds: int) -> Method:
-    robust = {} if rule == "mean" else {"robust": {"updates": rule, "vectors": rule}}
+    robust = {} if rule == "mean" else {"robust": {"rule": rule}}
     return validated(Method, {"rounds": {"rounds": rounds}, **robust}, "benchmark")
 
 

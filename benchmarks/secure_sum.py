@@ -35,7 +35,7 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.federation.secure.sum_client import SecureClient, identity_of
 from ifedicl.federation.secure.sum_engine import SecureEngine
-from ifedicl.settings import TOGETHER, Method, PrivacySettings, VectorSettings
+from ifedicl.settings import TOGETHER, Method, PrivacySettings
 from ifedicl.task import Task
 
 AT_MOST = 1.5
@@ -129,7 +129,7 @@ def messages(layers: int, width: int) -> dict[str, tuple[Request, Reply]]:
     means = draw.normal(size=(1, layers, len(WRITES), width)).astype(np.float32)
     vectors = ContextVectors.from_wire(means, np.array([100]))
     scales = Coefficients.identity(Form(layers))
-    method = Method(vectors=VectorSettings(weighting="examples"))
+    method = Method(weighting="examples")
     return {
         "vectors": (
             VectorsRequest(TASK, method, "f" * 64, ""),
@@ -145,10 +145,10 @@ def measured(count: int, request: Request, reply: Reply, repeats: int) -> dict[s
     plain = [
         delivery.bytes_down + delivery.bytes_up for delivery in LocalEngine(clients).exchange(both(clients, request), 60.0)
     ]
-    rules = PrivacySettings(mode="secure", drop_out=0.3)
+    rules = PrivacySettings(mode="secure", dropout=0.3)
     pins = {client.name: identity_of(client).public for client in clients}  # type: ignore[arg-type]
     doors = [Timed(SecureClient(client, pins, rules)) for client in clients]  # type: ignore[arg-type]
-    lost = [client.name for client in clients[: int(rules.drop_out * count)]]
+    lost = [client.name for client in clients[: int(rules.dropout * count)]]
     whole, losing = (SecureEngine(inner, rules) for inner in (LocalEngine(doors), Losing(LocalEngine(doors), lost)))
     runs = [timed(whole, doors, request) for _ in range(repeats)]
     broken = [timed(losing, doors, request) for _ in range(repeats)]

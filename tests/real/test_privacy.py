@@ -56,9 +56,10 @@ def test_a_private_federation_of_the_real_model_tells_what_it_spent(real_backbon
         Method,
         {
             "holdout": {"selection": 0.0},
-            "vectors": {"weighting": "examples", "read_position": "prompt"},
+            "weighting": "examples",
+            "vectors": {"read_position": "prompt"},
             "injection": {"from_depth": 0.9},
-            "rounds": {"rounds": 1, "weighting": "examples", "select_by": "last"},
+            "rounds": {"rounds": 1, "select_by": "last"},
             "server": {"update": "gradient", "draw": 1.0},
             "privacy": {"mode": "private", "noise": {"epsilon": 4.0}},
         },

@@ -22,8 +22,8 @@ from ifedicl.settings import TOGETHER, changed
 from tests.support.run_folders import SECURE, contents, history, run_of_four
 
 SHORT = {
-    "vectors": {"weighting": "examples"},
-    "rounds": {"weighting": "examples", "rounds": 1},
+    "weighting": "examples",
+    "rounds": {"rounds": 1},
     "calibration": {"batch_size": 4, "local_steps": 1},
 }
 KILLS = 3

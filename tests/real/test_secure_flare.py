@@ -35,18 +35,15 @@ def write_config(folder: Path, model: Path) -> Path:
     sections = """
         [holdout]
         selection = 0.3
-        [vectors]
-        weighting = "examples"
         [rounds]
         rounds = 2
-        weighting = "examples"
         [coordination]
         deadline_seconds = 90
         [privacy]
         mode = "secure"
         min_examples = 4
         """
-    return tiny.write_config(folder / "config.toml", model, SITES, sections, seed=5)
+    return tiny.write_config(folder / "config.toml", model, SITES, sections, seed=5, weighting="examples")
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,15 @@ def method(**sections: Any) -> Method:
         "rounds": {"rounds": 3, "select_by": "last"},
         "injection": {"from_depth": 0.4},
     }
-    return tiny.method(**{name: {**base.get(name, {}), **sections.get(name, {})} for name in {*base, *sections}})
+    plain = {name: sections.pop(name) for name in ("weighting",) if name in sections}
+    return tiny.method(**{name: {**base.get(name, {}), **sections.get(name, {})} for name in {*base, *sections}}, **plain)
 
 
 def private_method(**sections: Any) -> Method:
     """A private run of three rounds at ε 2; sections override."""
     base: dict[str, Any] = {
-        "vectors": {"weighting": "examples"},
-        "rounds": {"rounds": 3, "select_by": "last", "weighting": "examples"},
-        "privacy": {"mode": "private", "min_clients": 3, "min_examples": 2, "noise": {"epsilon": 2.0, "colluders": 1}},
+        "rounds": {"rounds": 3, "select_by": "last"},
+        "privacy": {"mode": "private", "min_survivors": 3, "min_examples": 2, "noise": {"epsilon": 2.0, "colluders": 1}},
     }
-    return method(**{name: {**base.get(name, {}), **sections.get(name, {})} for name in {*base, *sections}})
+    merged = {name: {**base.get(name, {}), **sections.get(name, {})} for name in {*base, *sections}}
+    return method(weighting="examples", **merged)

@@ -10,14 +10,21 @@ from ifedicl.federation.run_folder import RunFolder
 from ifedicl.federation.state import RoundRecord
 from tests.support import tiny
 
-OPEN = '[vectors]\nweighting = "examples"\n[rounds]\nrounds = 2\nweighting = "examples"\n'
+OPEN = "[rounds]\nrounds = 2\n"
 SECURE = f'{OPEN}[privacy]\nmode = "secure"\nmin_examples = 4\n'
 """The same run in secure mode."""
 FOUR = ("north", "south", "east", "west")
 
 
 def write_run(
-    folder: Path, model: Path, rows: Mapping[str, int], sections: str, *, seed: int = 0, name: str = "config"
+    folder: Path,
+    model: Path,
+    rows: Mapping[str, int],
+    sections: str,
+    *,
+    seed: int = 0,
+    name: str = "config",
+    weighting: str = "uniform",
 ) -> Path:
     """A config and its data.
 
@@ -28,12 +35,13 @@ def write_run(
         sections: the rest of the config, as TOML.
         seed: of the run.
         name: of the config.
+        weighting: of the clients.
     """
     for number, (owner, count) in enumerate(rows.items()):
         tiny.write_rows(folder / f"{owner}.jsonl", tiny.rows(count, seed=number))
     clients = [owner for owner in rows if owner != "test"]
     test = "test.jsonl" if "test" in rows else None
-    return tiny.write_config(folder / f"{name}.toml", model, clients, sections, test=test, seed=seed)
+    return tiny.write_config(folder / f"{name}.toml", model, clients, sections, test=test, seed=seed, weighting=weighting)
 
 
 def short_run(folder: Path, model: Path, *, rounds: int = 2, learning_rate: float = 0.05) -> Path:
@@ -53,10 +61,10 @@ def short_run(folder: Path, model: Path, *, rounds: int = 2, learning_rate: floa
     return write_run(folder, model, counts, sections, seed=5)
 
 
-def run_of_four(folder: Path, model: Path, sections: str, *, name: str = "config") -> Path:
+def run_of_four(folder: Path, model: Path, sections: str, *, name: str = "config", weighting: str = "examples") -> Path:
     """The clients :data:`FOUR`, 24 examples each, and a test file; ``sections`` end the config."""
     base = "[holdout]\nselection = 0.2\ngate = 0.2\n[calibration]\nbatch_size = 2\nlocal_steps = 1\n"
-    return write_run(folder, model, dict.fromkeys((*FOUR, "test"), 24), base + sections, name=name)
+    return write_run(folder, model, dict.fromkeys((*FOUR, "test"), 24), base + sections, name=name, weighting=weighting)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -44,7 +44,7 @@ from ifedicl.settings import TOGETHER, PrivacySettings
 from tests.support import tiny
 
 REPEATABLE = settings(deadline=None, derandomize=True, max_examples=12)
-RULES = PrivacySettings(mode="secure", drop_out=0.4, min_examples=2)
+RULES = PrivacySettings(mode="secure", dropout=0.4, min_examples=2)
 LAYERS, WIDTH, CLASSES = 2, 4, 2
 SCALES = Coefficients(np.full((LAYERS, 2, 2), 0.5, dtype=np.float32))
 VECTORS = VectorsRequest(tiny.TASK, tiny.method(), "f" * 64, "")

@@ -46,8 +46,8 @@ def method(**sections: Any) -> Method:
         "calibration": {"batch_size": 2, "local_steps": 2, "learning_rate": 0.05},
         "rounds": {"rounds": 3},
     }
-    seed = sections.pop("seed", 0)
-    return validated(Method, {**{k: {**base.get(k, {}), **sections.get(k, {})} for k in {*base, *sections}}, "seed": seed}, "t")
+    plain: dict[str, Any] = {name: sections.pop(name) for name in ("seed", "weighting") if name in sections}
+    return validated(Method, {**{k: {**base.get(k, {}), **sections.get(k, {})} for k in {*base, *sections}}, **plain}, "t")
 
 
 def examples(count: int, *, task: Task = TASK, seed: int = 0) -> tuple[Example, ...]:
@@ -70,7 +70,14 @@ def rows(count: int, *, seed: int) -> list[dict[str, str]]:
 
 
 def write_config(
-    path: Path, model: Path, clients: Sequence[str], sections: str, *, test: str | None = None, seed: int = 0
+    path: Path,
+    model: Path,
+    clients: Sequence[str],
+    sections: str,
+    *,
+    test: str | None = None,
+    seed: int = 0,
+    weighting: str = "uniform",
 ) -> Path:
     """A config of :data:`TASK` on a tiny model, with a file ``NAME.jsonl`` for each client.
 
@@ -81,10 +88,11 @@ def write_config(
         sections: the rest of it, as TOML.
         test: a file of test text.
         seed: of the run.
+        weighting: of the clients.
     """
     files = ", ".join(f'{name} = "{name}.jsonl"' for name in clients)
     lines = [
-        f"seed = {seed}",
+        f'seed = {seed}\nweighting = "{weighting}"',
         f'[task]\nname = "mood"\nlabels = ["good", "bad"]\ntemplate = {json.dumps(TASK.template)}',
         f'[model]\nsource = {json.dumps(str(model))}\ndevice = "cpu"\ndtype = "float32"',
         f"[data]\nclients = {{ {files} }}",

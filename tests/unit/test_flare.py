@@ -366,8 +366,8 @@ _PRIVATE: dict[str, Any] = {
     "holdout": {"selection": 0.0},
     "server": {"update": "gradient", "draw": 1.0},
     "injection": {"from_depth": 0.4},
-    "vectors": {"weighting": "examples"},
-    "rounds": {"select_by": "last", "weighting": "examples"},
+    "weighting": "examples",
+    "rounds": {"select_by": "last"},
     "privacy": {"mode": "private", "noise": {"epsilon": 2.0, "colluders": 1}},
 }
 

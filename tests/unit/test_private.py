@@ -202,7 +202,7 @@ def test_what_no_noise_is_planned_for_is_refused(backbone: Backbone) -> None:
         (method(), NoiseSettings(colluders=3), 3, "noise.colluders"),
         (method(server={"update": "local"}), NoiseSettings(), 3, "server.update"),
         (method(server={"optimizer": "momentum"}), NoiseSettings(), 3, "server.optimizer"),
-        (method(readout={"most_features": 8}, holdout={"selection": 0.2}), NoiseSettings(), 3, "readout"),
+        (method(readout={}, holdout={"selection": 0.2}), NoiseSettings(), 3, "readout"),
         (method(holdout={"gate": 0.2}), NoiseSettings(), 3, "holdout.gate"),
         (method(rounds={"select_by": "loss"}), NoiseSettings(), 3, "rounds.select_by"),
     ],
@@ -321,6 +321,7 @@ def test_an_owners_limit_of_epsilon_stops_its_client(backbone: Backbone, tmp_pat
 
 
 CONFIG = """
+weighting = "examples"
 [task]
 name = "mood"
 labels = ["good", "bad"]
@@ -335,12 +336,9 @@ split = {{ clients = 4, alpha = 100.0 }}
 public = "public.txt"
 [holdout]
 selection = 0.0
-[vectors]
-weighting = "examples"
 [rounds]
 rounds = 2
 select_by = "last"
-weighting = "examples"
 [server]
 update = "gradient"
 [privacy]

@@ -120,8 +120,8 @@ def test_a_feature_that_never_changes_is_survived() -> None:
 
 
 def test_wide_states_are_projected_and_the_readout_is_not() -> None:
-    assert projection(7, 7, 7, 0) is None
-    matrix = projection(7, 7, 4, 0)
+    assert projection(7, 7, 0, 7) is None
+    matrix = projection(7, 7, 0, 4)
     assert matrix is not None
     assert matrix.shape == (7, 4)
     small = ReadoutSums.of(features(STATES @ matrix, LOGS), LABELS, 3)
@@ -134,7 +134,7 @@ def test_wide_states_are_projected_and_the_readout_is_not() -> None:
 
 
 def test_two_states_are_projected_apart() -> None:
-    matrix = projection(14, 7, 8, 0)
+    matrix = projection(14, 7, 0, 8)
     assert matrix is not None
     assert matrix.shape == (14, 8)
     assert not matrix[:7, 4:].any()
@@ -178,7 +178,7 @@ def test_a_federation_ends_with_a_readout_that_all_examples_made(backbone: Backb
     for client in clients:
         client.prepare(tiny.TASK, tiny.method(rounds={"rounds": 2}, readout={}))
         assert client._task is not None
-        own = client._task.readout_sums(outcome.context, coefficients, 2048)
+        own = client._task.readout_sums(outcome.context, coefficients)
         assert own.examples == len(client._task.roles[Role.TRAIN])
         sums.append(own)
     candidates = [readout.sharpened(t).weights for readout in _added(*sums).solve(None) for t in TEMPERATURES]
@@ -201,7 +201,7 @@ def test_the_readout_is_the_same_whoever_holds_the_examples(backbone: Backbone) 
             client = Client(f"c{begin}", examples[begin:end], backbone, secret=b"s")
             client.prepare(tiny.TASK, method)
             assert client._task is not None
-            sums.append(client._task.readout_sums(context, identity, 2048))
+            sums.append(client._task.readout_sums(context, identity))
         totals.append(_added(*sums))
     np.testing.assert_allclose(totals[0].gram, totals[1].gram, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(totals[0].moment, totals[1].moment, rtol=1e-4, atol=1e-5)

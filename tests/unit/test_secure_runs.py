@@ -80,11 +80,10 @@ def test_too_few_clients_with_enough_examples_end_the_run_with_what_to_do(
 def test_contradictions_are_told_before_anything_is_read(
     tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = run_of_four(tmp_path, llama_folder, '[privacy]\nmode = "secure"\n')
+    config = run_of_four(tmp_path, llama_folder, '[privacy]\nmode = "secure"\n', weighting="uniform")
     assert run("run", str(config), "--out", str(tmp_path / "run")) == 2
     said = capsys.readouterr().err
-    assert 'vectors.weighting must be "examples"' in said
-    assert 'rounds.weighting must be "examples"' in said
+    assert 'weighting must be "examples"' in said
 
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(

@@ -28,8 +28,8 @@ from tests.support.guarded import client_of
 
 NAMES = ("north", "south", "east")
 METHOD = tiny.method(
-    vectors={"weighting": "examples"},
-    rounds={"rounds": 2, "weighting": "examples"},
+    weighting="examples",
+    rounds={"rounds": 2},
     privacy={"mode": "secure", "min_examples": 4},
 )
 

@@ -37,7 +37,7 @@ OTHER: Hands = {"x": POOL[::2], "y": POOL[1::2]}
 def _gradient_method(**sections: Any) -> settings.Method:
     """Vectors weighted by examples: with them, nothing in a run depends on the split."""
     server = {"update": "gradient", "learning_rate": 0.05, "draw": 0.5, **sections.pop("server", {})}
-    return tiny.method(server=server, vectors={"weighting": "examples"}, rounds={"rounds": 10, "select_by": "last"}, **sections)
+    return tiny.method(server=server, weighting="examples", rounds={"rounds": 10, "select_by": "last"}, **sections)
 
 
 def _draw(seed: int) -> Coefficients:

@@ -8,16 +8,16 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from ifedicl.bench.plan import load_plan
 from ifedicl.errors import ConfigError
 from ifedicl.federation.assignment import run_digest
-from ifedicl.owner.policy import load_client_settings
+from ifedicl.owner.policy import ClientSettings, load_client_settings
 from ifedicl.settings import (
     Method,
     NoiseSettings,
     PrivacySettings,
-    ReadoutSettings,
     RobustSettings,
     RunSettings,
     SubspaceSettings,
@@ -27,6 +27,8 @@ from ifedicl.settings import (
     presets,
     validated,
 )
+from ifedicl.settings.moved import REMEDIES
+from ifedicl.settings.validation import section_in
 
 GOOD = """
 [task]
@@ -190,9 +192,13 @@ def test_an_unknown_preset_names_the_known_ones(tmp_path: Path) -> None:
 
 def test_the_paper_preset_shows_every_choice() -> None:
     shown = tomllib.loads((resources.files("ifedicl") / "presets" / "paper.toml").read_text())
-    for section, model in Method.model_fields.items():
-        if section != "seed" and model.default is not None:  # what the paper does not have is absent
-            assert set(shown[section]) == set(type(getattr(Method(), section)).model_fields), section
+    for name, field in Method.model_fields.items():
+        if field.default is None:  # what the paper does not have is absent
+            assert name not in shown
+        elif (section := section_in(field.annotation)) is not None:
+            assert set(shown[name]) == set(section.model_fields), name
+        else:
+            assert name in shown
 
 
 @pytest.mark.parametrize("name", presets())
@@ -222,14 +228,64 @@ def test_the_written_config_shows_every_setting_with_its_default() -> None:
     del uncommented["preset"]
     assert uncommented["privacy"].pop("noise") == NoiseSettings().model_dump()
     uncommented["privacy"]["noise"] = None  # its section belongs to one mode only
-    for model in (PrivacySettings, SubspaceSettings, ReadoutSettings, RobustSettings):  # off unless they are there
-        name = model.__name__.removesuffix("Settings").lower()
-        assert uncommented.pop(name) == model().model_dump(), name
+    fields = RunSettings.model_fields.items()
+    sections = {name: (field, section_in(field.annotation)) for name, field in fields if not field.is_required()}
+    for name, (field, model) in sections.items():
+        if model is not None and field.default is None:  # off unless it is there
+            assert uncommented.pop(name) == model().model_dump(), name
     defaults = validated(RunSettings, given, "template")
     shown = validated(RunSettings, uncommented, "template")
     assert shown == defaults
-    for section in ("holdout", "vectors", "injection", "calibration", "rounds", "coordination"):
-        assert set(uncommented[section]) == set(type(getattr(defaults, section)).model_fields), section
+    for name, (field, model) in sections.items():
+        if model is None:
+            assert name == "preset" or name in uncommented, name
+        elif field.default is not None:
+            assert set(uncommented[name]) == set(model.model_fields), name
+
+
+def settings_of(model: type[BaseModel]) -> list[str]:
+    """Full names of all settings that hold a value."""
+    names = []
+    for name, field in model.model_fields.items():
+        inner = section_in(field.annotation)
+        names += [name] if inner is None else [f"{name}.{below}" for below in settings_of(inner)]
+    return names
+
+
+def test_a_method_has_at_most_36_settings() -> None:
+    assert len(settings_of(Method)) <= 36
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+def test_a_setting_of_an_earlier_version_is_told_what_to_do_instead(name: str, tmp_path: Path) -> None:
+    section, field = name.split(".")
+    path = tmp_path / "old.toml"
+    path.write_text((GOOD if section != "sums" else "[sums.peers]\n") + f"[{section}]\n{field} = 1\n")
+    with pytest.raises(ConfigError) as caught:
+        (load_client_settings if section == "sums" else load_settings)(path)
+    (fault,) = [fault for fault in caught.value.faults if fault.field == name]
+    assert str(fault).endswith(REMEDIES[name])
+
+
+def test_remedies_name_settings_that_exist() -> None:
+    known = {*settings_of(RunSettings), *settings_of(ClientSettings), "sums.min_survivors", "sums.dropout"}
+    for remedy in REMEDIES.values():
+        for named in re.findall(r"\b[a-z]+\.[a-z_]+\b", remedy):
+            assert named in known, remedy
+
+
+def test_an_earlier_method_is_read_under_the_present_names() -> None:
+    stated = {
+        "vectors": {"weighting": "examples", "refresh_every": 3},
+        "rounds": {"rounds": 7, "weighting": "examples", "deadline_seconds": 5.0},
+        "privacy": {"mode": "secure", "min_clients": 4, "drop_out": 0.1, "bits": 48},
+    }
+    expected = {"weighting": "examples", "rounds": {"rounds": 7}}
+    privacy = {"mode": "secure", "min_survivors": 4, "dropout": 0.1}
+    assert method_of({"method": stated}) == Method.model_validate({**expected, "privacy": privacy})
+    robust = {"updates": "trimmed", "vectors": "median", "liars": 0.1, "bound": 2.0}
+    found = method_of({"method": {"robust": robust}})
+    assert found.robust == RobustSettings(rule="trimmed", liars=0.1)
 
 
 @pytest.mark.parametrize(
@@ -266,21 +322,21 @@ def test_an_adapter_of_an_earlier_version_states_a_method_that_is_read() -> None
         method_of({"method": {"subspace": {"rank": 0, "source": "shards"}}})
 
 
-SECURE = GOOD + '[privacy]\nmode = "secure"\n[vectors]\nweighting = "examples"\n'
+SECURE = 'weighting = "examples"\n' + GOOD + '[privacy]\nmode = "secure"\n'
 
 
 def test_every_setting_that_contradicts_secure_mode_is_named_with_its_remedy(tmp_path: Path) -> None:
     text = SECURE.replace('"examples"', '"uniform"') + "[rounds]\nclient_fraction = 0.5\n"
     (fault,) = faults_of(tmp_path, text).values()
-    for field in ("vectors.weighting", "rounds.weighting", "rounds.client_fraction"):
+    for field in ("weighting", "rounds.client_fraction"):
         assert field in fault, field
 
 
 def test_of_a_sum_no_number_of_replies_can_be_asked_for(tmp_path: Path) -> None:
-    text = SECURE + '[rounds]\nweighting = "examples"\n[coordination]\nmin_clients = 2\n'
+    text = SECURE + "[coordination]\nmin_clients = 2\n"
     (fault,) = faults_of(tmp_path, text).values()
     assert "coordination.min_clients must be 1" in fault
-    assert "privacy.min_clients takes its place" in fault
+    assert "privacy.min_survivors takes its place" in fault
 
 
 def test_how_a_run_is_driven_is_no_part_of_its_method(tmp_path: Path) -> None:
@@ -292,17 +348,16 @@ def test_how_a_run_is_driven_is_no_part_of_its_method(tmp_path: Path) -> None:
 
 
 def test_secure_mode_needs_clients_to_hide_among(tmp_path: Path) -> None:
-    text = SECURE + '[rounds]\nweighting = "examples"\n'
-    assert load_settings(written(tmp_path, text)).sums_only
-    few = text.replace('train = "train.jsonl"', 'clients = {a = "a.jsonl", b = "b.jsonl"}')
+    assert load_settings(written(tmp_path, SECURE)).sums_only
+    few = SECURE.replace('train = "train.jsonl"', 'clients = {a = "a.jsonl", b = "b.jsonl"}')
     (fault,) = faults_of(tmp_path, few).values()
-    assert "2 clients are fewer than privacy.min_clients, 3" in fault
+    assert "2 clients are fewer than privacy.min_survivors, 3" in fault
 
 
 def test_more_than_half_of_a_sums_clients_must_last_whatever_the_settings() -> None:
     for clients in range(2, 60):
-        for drop_out in (0.0, 0.3, 0.499):
-            assert PrivacySettings(mode="secure", min_clients=2, drop_out=drop_out).threshold(clients) > clients / 2
+        for dropout in (0.0, 0.3, 0.499):
+            assert PrivacySettings(mode="secure", min_survivors=2, dropout=dropout).threshold(clients) > clients / 2
 
 
 def test_open_mode_is_what_it_was(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from tests.support.local_runs import HANDS, MORE, assert_same_result, counting, 
 from tests.support.scripted import SHAPE, Scripted, scripted_method, vectors_reply
 
 # Examples weigh alike, so a sum of vectors is enough.
-SUMMED = {"vectors": {"weighting": "examples", "balance": "class"}}
+SUMMED: dict[str, Any] = {"weighting": "examples", "vectors": {"balance": "class"}}
 
 
 def update(value: float, examples: int, loss: float = 0.0) -> UpdateReply:
@@ -77,7 +78,7 @@ def test_averaged_coefficients_by_hand() -> None:
 
 @pytest.mark.parametrize("sections", [{}, {"readout": {}, "holdout": {"selection": 0.25}}, {"subspace": {"rank": 2}}])
 def test_the_order_in_which_clients_answer_does_not_matter_to_any_sum(backbone: Backbone, sections: dict[str, object]) -> None:
-    method = tiny.method(rounds={"rounds": 2, "weighting": "examples"}, **SUMMED, **sections)
+    method = tiny.method(rounds={"rounds": 2}, **SUMMED, **sections)
     backwards = Between(LocalEngine(real(backbone)), lambda deliveries, _: deliveries[::-1])
     first, second = run_real(backbone, method, engine=backwards), run_real(backbone, method)
     assert_same_result(first, second)
@@ -121,7 +122,7 @@ def test_what_a_client_gave_before_its_examples_changed_stays_in_a_sum(
 
 
 def test_a_client_that_says_it_changed_moves_nothing_and_costs_the_others_nothing(tmp_path: Path) -> None:
-    file, method = tmp_path / "state", scripted_method(rounds={"rounds": 1}, vectors={"weighting": "examples"})
+    file, method = tmp_path / "state", scripted_method(rounds={"rounds": 1}, weighting="examples")
     engine = Scripted(vectors=lambda name, request: vectors_reply(2.0 if name == "b" else 1.0))  # replaces, each time
     run_with(engine, method, SHAPE, checkpoint=file)
     outcome = run_with(engine, method, SHAPE, checkpoint=file, more_rounds=1)
@@ -131,14 +132,14 @@ def test_a_client_that_says_it_changed_moves_nothing_and_costs_the_others_nothin
 
 def test_a_reply_of_no_example_is_not_one_of_the_clients_that_a_run_needs() -> None:
     engine = Scripted(vectors=lambda name, request: None if name == "a" else replace(vectors_reply(1.0, 0), replaces=False))
-    method = scripted_method(rounds={"rounds": 1}, vectors={"weighting": "examples"})
+    method = scripted_method(rounds={"rounds": 1}, weighting="examples")
     with pytest.raises(TooFewClientsError):
         run_with(engine, method, SHAPE, min_clients=2)
 
 
 def test_vectors_that_an_older_version_kept_by_client_become_one_sum(backbone: Backbone, tmp_path: Path) -> None:
     file, rows = tmp_path / "state", list[int]()
-    each, summed = tiny.method(rounds={"rounds": 1}), tiny.method(rounds={"rounds": 1}, vectors={"weighting": "examples"})
+    each, summed = tiny.method(rounds={"rounds": 1}), tiny.method(rounds={"rounds": 1}, weighting="examples")
     run_real(backbone, summed, checkpoint=file)
     state = load(file)
     assert state is not None
@@ -177,7 +178,7 @@ LAYERS, WIDTH = 12, 512
 
 def peak(clients: int, weighting: str) -> int:
     """Bytes that a coordinator of so many clients held at most."""
-    method = tiny.method(holdout={"selection": 0.0}, vectors={"weighting": weighting}, rounds={"rounds": 1})
+    method = tiny.method(holdout={"selection": 0.0}, weighting=weighting, rounds={"rounds": 1})
     tracemalloc.start()
     try:
         run_with(Many(clients), method, ModelShape("0" * 64, LAYERS, WIDTH))

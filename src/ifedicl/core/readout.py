@@ -20,6 +20,8 @@ from scipy.linalg import block_diag
 from ifedicl import seeds
 from ifedicl.core.vectors import Array32, Array64
 
+MOST_FEATURES = 2048
+"""Hidden states of more numbers than this are projected to this many random directions."""
 PENALTIES = (0.3, 1.0, 3.0, 10.0)
 """Of all weights but the intercept, in units of each feature's scatter: as if all had been standardised."""
 TEMPERATURES = (2.0, 4.0, 8.0)
@@ -186,7 +188,7 @@ def features(states: npt.NDArray[np.floating], logs: npt.NDArray[np.floating]) -
     return np.concatenate([states, centred, np.ones((len(states), 1))], axis=1).astype(np.float64)
 
 
-def projection(hidden: int, width: int, most: int, seed: int) -> Array64 | None:
+def projection(hidden: int, width: int, seed: int, most: int = MOST_FEATURES) -> Array64 | None:
     """``(h, m)`` random directions for states of more than ``most`` numbers, the same for all of a run; None for others.
 
     Each state of ``width`` numbers has directions of its own, so that a large one does not drown the other.

@@ -32,11 +32,9 @@ class Trust:
 
     Attributes:
         liars: fraction of the clients that may lie, below a half.
-        bound: for ``"bounded"``: longest change that counts, in lengths of the median one.
     """
 
     liars: float
-    bound: float = 1.0
 
     def among(self, clients: int) -> int:
         """How many liars there may be among so many; always fewer than half of them."""
@@ -56,11 +54,11 @@ def median(values: Array64) -> Array64:
     return middle
 
 
-def bounded_mean(values: Array64, centre: Array64, bound: float) -> Array64:
-    """``(N,)``: the mean of ``(K, N)`` rows, each moved to within ``bound`` median distances of ``centre``."""
+def bounded_mean(values: Array64, centre: Array64) -> Array64:
+    """``(N,)``: the mean of ``(K, N)`` rows, each moved to within the median distance of ``centre``."""
     changes = values - centre
     lengths = np.linalg.norm(changes, axis=1)
-    longest = bound * float(np.median(lengths))
+    longest = float(np.median(lengths))
     shrink = np.ones(len(lengths))
     np.divide(longest, lengths, out=shrink, where=lengths > longest)
     mean: Array64 = centre + (changes * shrink[:, None]).mean(axis=0)
@@ -75,8 +73,8 @@ def _median(values: Array64, _centre: Array64 | None, _trust: Trust) -> Array64:
     return median(values)
 
 
-def _bounded(values: Array64, centre: Array64 | None, trust: Trust) -> Array64:
-    return bounded_mean(values, median(values) if centre is None else centre, trust.bound)
+def _bounded(values: Array64, centre: Array64 | None, _trust: Trust) -> Array64:
+    return bounded_mean(values, median(values) if centre is None else centre)
 
 
 _RULES: Mapping[Rule, Callable[[Array64, Array64 | None, Trust], Array64]] = {

@@ -239,7 +239,7 @@ class Client:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
         if own.method.readout is None:
             raise _RefusalError(FailureCode.BAD_REQUEST)
-        sums = own.readout_sums(context, request.coefficients, own.method.readout.most_features)
+        sums = own.readout_sums(context, request.coefficients)
         return self._checked(StatisticsReply(sums), sums.is_finite)
 
     def _task_for(self, task: Task, method: Method, fingerprint: str) -> ClientTask:

@@ -110,10 +110,10 @@ class ClientTask:
         adapted, raw = (self._reading(Role.GATE, context, values) for values in (coefficients, identity))
         return Comparison.of(adapted.log_probabilities(readout), raw.logs, self.part(Role.GATE).labels)
 
-    def readout_sums(self, context: Context, coefficients: Coefficients, most_features: int) -> ReadoutSums:
+    def readout_sums(self, context: Context, coefficients: Coefficients) -> ReadoutSums:
         """Of the training examples, as the adapted model sees them."""
         reading, labels = self._reading(Role.TRAIN, context, coefficients), self.part(Role.TRAIN).labels
-        matrix = projection(reading.states.shape[1], self.scorer.backbone.width, most_features, self.method.seed)
+        matrix = projection(reading.states.shape[1], self.scorer.backbone.width, self.method.seed)
         states = reading.states if matrix is None else reading.states @ matrix
         return ReadoutSums.of(features(states, reading.logs), np.asarray(labels), len(self.task.labels))
 

@@ -201,7 +201,7 @@ class Coordinator:
         in_order = self._agreed(self._gathering.vectors())
         balanced = self._method.vectors.balance == "class"
         counted = in_order if balanced else [vectors.merged() for vectors in in_order]
-        mean = AGGREGATE_VECTORS[self._method.vectors.weighting](counted)
+        mean = AGGREGATE_VECTORS[self._method.weighting](counted)
         context = Context(mean, self._basis(in_order), self._checks.assignment.layers.start)
         # What the clients inject has crossed the network in this dtype; the adapter must hold the same numbers.
         context = context.rounded(self._method.vectors.wire_dtype)
@@ -225,7 +225,7 @@ class Coordinator:
         robust = self._method.robust
         if robust is None:
             return vectors
-        agreed = robust_vectors(vectors, robust.vectors, Trust(robust.liars, robust.bound))
+        agreed = robust_vectors(vectors, robust.rule, Trust(robust.liars))
         if not agreed.examples:
             raise FederationError(
                 f"no class is held by as many clients as [robust] needs to out-vote liars among {len(vectors)}; take "

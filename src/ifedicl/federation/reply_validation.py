@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.readout import feature_count, hidden_count
+from ifedicl.core.readout import MOST_FEATURES, feature_count, hidden_count
 from ifedicl.core.vectors import WRITES
 from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.messages import (
@@ -64,9 +64,9 @@ class Checks:
     def is_usable_statistics(self, reply: StatisticsReply) -> bool:
         """Of the run's shape, finite, and of at least one example."""
         assignment = self.assignment
-        readout, classes, model = assignment.method.readout, len(assignment.task.labels), assignment.model
+        classes, model = len(assignment.task.labels), assignment.model
         hidden = hidden_count(model.width, assignment.method.pooled_layer(model.layers))
-        size = feature_count(min(hidden, readout.most_features if readout else 0), classes)
+        size = feature_count(min(hidden, MOST_FEATURES), classes)
         fits = reply.sums.moment.shape == (size, classes) and reply.sums.is_finite
         return fits and 0 < reply.sums.examples <= _MOST_EXAMPLES
 

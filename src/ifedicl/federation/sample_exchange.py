@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.core.aggregation import GradientSum
-from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout, ReadoutSums, feature_count, hidden_count
+from ifedicl.core.readout import MOST_FEATURES, PENALTIES, TEMPERATURES, Readout, ReadoutSums, feature_count, hidden_count
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, ContextVectors
 from ifedicl.data import Role
@@ -114,7 +114,7 @@ def _readout(assignment: Assignment, counts: SampleCounts) -> dict[str, Exchange
     assert method.readout is not None
     classes, layer = len(assignment.task.labels), method.pooled_layer(model.layers)
     hidden = hidden_count(model.width, layer)
-    size = feature_count(min(hidden, method.readout.most_features), classes)
+    size = feature_count(min(hidden, MOST_FEATURES), classes)
     sums = ReadoutSums(np.eye(size), np.ones((size, classes)), counts.train)
     readouts = tuple(Readout(np.zeros((classes, feature_count(hidden, classes)), dtype=np.float32), layer) for _ in PENALTIES)
     trial = EvaluateRequest(_CONTEXT_ID, Role.SELECTION, coefficients, readouts, TEMPERATURES)

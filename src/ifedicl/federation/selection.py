@@ -76,7 +76,7 @@ class HeldOut:
         assert total is not None  # usable ones are of an example at least
         model = self._assignment.model
         layer = method.pooled_layer(model.layers)
-        directions = projection(hidden_count(model.width, layer), model.width, method.readout.most_features, method.seed)
+        directions = projection(hidden_count(model.width, layer), model.width, method.seed)
         readouts = total.sums.solve(directions, layer)
         trial = EvaluateRequest(self._clients.context_id, Role.SELECTION, state.best, tuple(readouts), TEMPERATURES)
         figures = zip(*(reply.tallies for reply in self._tried(trial).values()), strict=True)

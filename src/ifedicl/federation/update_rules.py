@@ -58,7 +58,7 @@ def along_updates(clients: ClientPool, cohort: Sequence[str], state: State, chec
 
 def _mean(clients: ClientPool, requests: Mapping[str, Request], checks: Checks) -> tuple[UpdateReply, Participation]:
     """``Λ = Σ w_k Λ_k / Σ w_k`` (paper Eq. 7): in a total of replies ``w_k = n_k``; where each says one example, 1."""
-    total, alike = Total(UpdateReply), checks.assignment.method.rounds.weighting == "uniform"
+    total, alike = Total(UpdateReply), checks.assignment.method.weighting == "uniform"
 
     def take(_name: str, reply: UpdateReply) -> None:
         total.add(replace(reply, examples=1) if alike else reply)
@@ -76,9 +76,9 @@ def _agreed(
     """What a minority of liars cannot steer."""
     replies, answers = clients.ask(requests, UpdateReply, checks.is_usable_update)
     clients.require(answers, "update")
-    updates, trust = [reply.coefficients for reply in replies.values()], Trust(robust.liars, robust.bound)
+    updates, trust = [reply.coefficients for reply in replies.values()], Trust(robust.liars)
     loss = float(np.median([reply.loss for reply in replies.values()]))
-    return UpdateReply(robust_coefficients(before, updates, robust.updates, trust), len(updates), loss), answers
+    return UpdateReply(robust_coefficients(before, updates, robust.rule, trust), len(updates), loss), answers
 
 
 def along_gradient(clients: ClientPool, cohort: Sequence[str], state: State, checks: Checks) -> Move:

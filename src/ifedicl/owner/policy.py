@@ -83,8 +83,8 @@ class SumSettings(Section):
     peers: Mapping[str, Identity] = Field(
         description="the other clients' identities (64 hexadecimal digits, as `ifedicl policy identity` prints them), by name"
     )
-    min_clients: int = Field(default=3, ge=2, description="fewest clients whose sum is ever revealed; 2 or more")
-    drop_out: float = Field(
+    min_survivors: int = Field(default=3, ge=2, description="fewest clients whose sum is ever revealed; 2 or more")
+    dropout: float = Field(
         default=0.3, ge=0.0, lt=0.5, description="fraction of a sum's clients that may be lost on the way, in [0, 0.5)"
     )
 
@@ -128,7 +128,7 @@ class ClientSettings(Policy):
         if self.sums is None:
             return None
         sums, least = self.sums, self.least.examples
-        return PrivacySettings(mode="secure", min_clients=sums.min_clients, drop_out=sums.drop_out, min_examples=least)
+        return PrivacySettings(mode="secure", min_survivors=sums.min_survivors, dropout=sums.dropout, min_examples=least)
 
     @property
     def policy(self) -> Policy:

@@ -90,9 +90,9 @@ class RunSettings(Method):
     @model_validator(mode="after")
     def _has_clients_to_hide_among(self) -> Self:
         clients = self.data.split.clients if self.data.clients is None else len(self.data.clients)
-        if self.privacy is not None and self.sums_only and clients < self.privacy.min_clients:
+        if self.privacy is not None and self.sums_only and clients < self.privacy.min_survivors:
             raise ValueError(
-                f"{clients} clients are fewer than privacy.min_clients, {self.privacy.min_clients}: no sum would ever be "
+                f"{clients} clients are fewer than privacy.min_survivors, {self.privacy.min_survivors}: no sum would ever be "
                 "revealed. Name more clients in [data]"
             )
         return self

@@ -31,7 +31,7 @@ def check_coordination(method: MethodFields, coordination: Coordination) -> None
     if method.sums_only and coordination.min_clients > 1:
         raise ValueError(
             "coordination.min_clients must be 1 where the coordinator sees sums only: all clients' replies come as one. "
-            "privacy.min_clients takes its place"
+            "privacy.min_survivors takes its place"
         )
 
 
@@ -73,8 +73,7 @@ def _check_robust(method: MethodFields) -> None:
     if method.robust is None:
         return
     trusting = {
-        'rounds.weighting "examples"': method.rounds.weighting == "examples",
-        'vectors.weighting "examples"': method.vectors.weighting == "examples",
+        'weighting "examples"': method.weighting == "examples",
         'server.update "gradient"': method.takes_gradients,
         "[readout]": method.readout is not None,
         "rounds.client_fraction below 1": method.rounds.client_fraction < 1,
@@ -93,10 +92,7 @@ def _check_sums(method: MethodFields) -> None:
         return
     wrong = _holding(
         {
-            'vectors.weighting must be "examples", as a sum counts every example alike': (
-                method.vectors.weighting != "examples"
-            ),
-            'rounds.weighting must be "examples", as a sum counts every example alike': method.rounds.weighting != "examples",
+            'weighting must be "examples", as a sum counts every example alike': method.weighting != "examples",
             "rounds.client_fraction must be 1, since sums over different clients can be subtracted": (
                 method.rounds.client_fraction < 1
             ),
@@ -109,7 +105,7 @@ def _check_sums(method: MethodFields) -> None:
 def _check_noise(method: MethodFields) -> None:
     if method.privacy is None or method.privacy.noise is None:
         return
-    if wrong := noise_contradictions(method.privacy.noise, method, method.privacy.min_clients):
+    if wrong := noise_contradictions(method.privacy.noise, method, method.privacy.min_survivors):
         raise ValueError(f'privacy.mode "private" would guarantee nothing: {"; ".join(wrong)}')
 
 

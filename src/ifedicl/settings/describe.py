@@ -12,11 +12,11 @@ def mode_of(method: Method) -> str:
     noise = method.privacy.noise
     if noise is not None:
         return (
-            f"private: the coordinator sees noisy sums over at least {method.privacy.min_clients} clients; of one example all "
-            f"of it together tells at most ε = {noise.epsilon:g} at δ = {noise.delta:g}, also if {noise.colluders} of the "
+            f"private: the coordinator sees noisy sums over at least {method.privacy.min_survivors} clients; of one example "
+            f"all of it together tells at most ε = {noise.epsilon:g} at δ = {noise.delta:g}, also if {noise.colluders} of the "
             "clients collude with it"
         )
     return (
-        f"secure: the coordinator sees sums over at least {method.privacy.min_clients} clients and no single client's numbers; "
-        "it knows who takes part in which step"
+        f"secure: the coordinator sees sums over at least {method.privacy.min_survivors} clients and no single client's "
+        "numbers; it knows who takes part in which step"
     )

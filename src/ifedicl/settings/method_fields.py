@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -25,6 +25,11 @@ class MethodFields(Section):
     """The sections of a method, not yet checked against each other: that is :class:`ifedicl.settings.Method`'s work."""
 
     seed: int = Field(default=0, ge=0, description="a whole number, 0 or more; the same seed gives the same adapter")
+    weighting: Literal["uniform", "examples"] = Field(
+        default="uniform",
+        description='of vectors and coefficients: "uniform": every client counts alike (paper Eq. 3 and 7); "examples": by its '
+        "number of examples",
+    )
     holdout: HoldoutSettings = Field(default_factory=HoldoutSettings)
     vectors: VectorSettings = Field(default_factory=VectorSettings)
     injection: InjectionSettings = Field(default_factory=InjectionSettings)
@@ -71,7 +76,7 @@ class MethodFields(Section):
     @property
     def vectors_add_up(self) -> bool:
         """Whether the sum of all clients' context vectors is all that the coordinator needs to keep of them."""
-        return self.vectors.weighting == "examples" and self.robust is None
+        return self.weighting == "examples" and self.robust is None
 
     @property
     def takes_gradients(self) -> bool:

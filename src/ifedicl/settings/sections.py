@@ -40,10 +40,6 @@ class VectorSettings(Section):
         default="none",
         description='"none": the mean over examples; "class": the mean of the classes\' means',
     )
-    weighting: Literal["uniform", "examples"] = Field(
-        default="uniform",
-        description='"uniform": every client counts alike (paper Eq. 3); "examples": by its number of examples',
-    )
     wire_dtype: WireDtype = Field(default="float32", description='"float32", or "float16" for half the bytes of stage 1')
 
 
@@ -91,9 +87,6 @@ class ReadoutSettings(Section):
         le=1.0,
         description="depth in (0, 1] at which the mean state of the text's tokens is read too; 0: the last hidden state alone",
     )
-    most_features: int = Field(
-        default=2048, ge=8, description="hidden states of more numbers than this are projected to so many random directions"
-    )
 
 
 class ServerSettings(Section):
@@ -118,20 +111,12 @@ class ServerSettings(Section):
 class RobustSettings(Section):
     """Past the paper: aggregation that a minority of lying clients cannot steer at will, in place of the mean."""
 
-    updates: Literal["trimmed", "median", "bounded"] = Field(
+    rule: Literal["trimmed", "median", "bounded"] = Field(
         default="median",
-        description='of coefficients: "trimmed" leaves out the extremes of every number, "median" takes the middle one, '
-        '"bounded" shortens long changes',
-    )
-    vectors: Literal["trimmed", "median", "bounded"] = Field(
-        default="median", description='of context vectors: "trimmed", "median" or "bounded"'
+        description='of context vectors and coefficients: "trimmed" leaves out the extremes of every number, "median" takes '
+        'the middle one, "bounded" shortens changes that are longer than the median one',
     )
     liars: float = Field(default=0.2, gt=0.0, lt=0.5, description="fraction of the clients that may lie, in (0, 0.5)")
-    bound: float = Field(
-        default=1.0,
-        gt=0.0,
-        description='"bounded": longest change that counts, in lengths of the median one; a positive number',
-    )
 
 
 class NoiseSettings(Section):
@@ -158,9 +143,6 @@ class RoundSettings(Section):
     client_fraction: float = Field(
         default=1.0, gt=0.0, le=1.0, description="fraction of the clients asked in each round, in (0, 1]"
     )
-    weighting: Literal["uniform", "examples"] = Field(
-        default="uniform", description='"uniform": every client counts alike (paper Eq. 7); "examples": by its examples'
-    )
     evaluate_every: int = Field(default=1, ge=1, description="rounds between evaluations on held-out client examples")
     select_by: Literal["loss", "accuracy", "last"] = Field(
         default="loss", description='"loss" or "accuracy" on held-out client examples, or "last" for the last round'
@@ -175,23 +157,17 @@ class PrivacySettings(Section):
         description='"open": the coordinator sees each client\'s replies; "secure": sums over clients and nothing else; '
         '"private": such sums with noise that hides each example, as [privacy.noise] says',
     )
-    min_clients: int = Field(
+    min_survivors: int = Field(
         default=3,
         ge=2,
         description="fewest clients whose sum is ever revealed; 2 or more (of two, each knows the other's part)",
     )
-    drop_out: float = Field(
+    dropout: float = Field(
         default=0.3, ge=0.0, lt=0.5, description="fraction of a sum's clients that may be lost on the way, in [0, 0.5)"
     )
     min_examples: int = Field(
         default=8, ge=1, description="fewest training examples, or added ones, from which a client sends anything; 1 or more"
     )
-    largest_update: float = Field(
-        default=100.0,
-        gt=0.0,
-        description="longest change of the coefficients, by Euclidean norm, that a client sends; positive",
-    )
-    bits: Literal[32, 40, 48, 56] = Field(default=40, description="of each number of a summed vector: 32, 40, 48 or 56")
     noise: NoiseSettings | None = Field(default=None, description='[privacy.noise] belongs to mode "private", and to no other')
 
     @model_validator(mode="after")
@@ -212,4 +188,4 @@ class PrivacySettings(Section):
         """Fewest of so many clients that must last to the end of a sum: more than half, so that a server that tells clients
         different things cannot have both shares of one of them.
         """
-        return max(self.min_clients, clients - int(self.drop_out * clients))
+        return max(self.min_survivors, clients - int(self.dropout * clients))

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from ifedicl.errors import ConfigError, Fault
+from ifedicl.settings.moved import REMEDIES
 
 M = TypeVar("M", bound=BaseModel)
 _SHOWN_CHARACTERS = 80
@@ -109,7 +110,7 @@ def _fault(model: type[BaseModel], error: Mapping[str, Any]) -> Fault:
     if error["type"] == "extra_forbidden":
         known = list(section.model_fields)
         near = difflib.get_close_matches(location[-1], known, n=1)
-        remedy = f"Did you mean {near[0]!r}?" if near else "Remove the line."
+        remedy = REMEDIES.get(field) or (f"Did you mean {near[0]!r}?" if near else "Remove the line.")
         return Fault(field, "a name that does not exist", ", ".join(known), remedy)
     described = section.model_fields[name].description if name else None
     message = str(error["msg"]).removeprefix("Value error, ")

@@ -8,14 +8,30 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from pydantic_core import to_json
+
 from ifedicl.adapter import FORMAT_VERSION, Adapter
 from ifedicl.core.vectors import Array32
 from ifedicl.errors import AdapterError, IfediclError
-from ifedicl.settings import Method, method_of
+from ifedicl.settings import Method, PrivacySettings, method_of
 from ifedicl.task import Task
 
 _LATER: Mapping[str, object] = {"depths": (0.0, 1.0), "promise": ""}
 """Fields that came after the first stores, and what is the usual: it is in no key, so that those stores are found again."""
+
+
+def _promise(privacy: PrivacySettings) -> str:
+    """As JSON in the names and with the constants of the first stores, so that what they hold is found again."""
+    said = {
+        "mode": privacy.mode,
+        "min_clients": privacy.min_survivors,
+        "drop_out": privacy.dropout,
+        "min_examples": privacy.min_examples,
+        "largest_update": 100.0,
+        "bits": 40,
+        "noise": privacy.noise,
+    }
+    return to_json(said).decode()
 
 
 @dataclass(frozen=True)
@@ -49,7 +65,7 @@ class TaskKey:
         """Of a request."""
         position, readout = method.vectors.read_position, method.readout is not None
         depths = method.injection.from_depth, 1.0
-        promise = method.privacy.model_dump_json() if method.privacy is not None and method.promises_noise else ""
+        promise = _promise(method.privacy) if method.privacy is not None and method.promises_noise else ""
         return cls(federation, fingerprint, task.digest, position, method.rank, readout, depths=depths, promise=promise)
 
     @classmethod

@@ -58,7 +58,7 @@ BAD_UPDATES: dict[str, tuple[Reply, str]] = {
 @pytest.mark.parametrize(("reply", "code"), BAD_UPDATES.values(), ids=BAD_UPDATES)
 def test_a_client_whose_update_fails_is_left_out_and_its_code_recorded(reply: Reply, code: str) -> None:
     engine = Scripted(update=lambda name, request: reply if name == "b" and request.round == 1 else None)
-    outcome = run_with(engine, scripted_method(rounds={"rounds": 3, "weighting": "examples"}), SHAPE, min_clients=2)
+    outcome = run_with(engine, scripted_method(weighting="examples", rounds={"rounds": 3}), SHAPE, min_clients=2)
     assert failures(outcome) == [("b", "update", code)]
     assert [record.clients for record in outcome.state.history] == [("a", "b", "c"), ("a", "c"), ("a", "b", "c")]
     np.testing.assert_array_equal(outcome.state.coefficients.scales, scales(3.0).scales)

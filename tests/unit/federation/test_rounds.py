@@ -101,7 +101,7 @@ def test_coefficients_are_weighted_as_the_settings_say(weighting: str, expected:
         "c": UpdateReply(scales(4.0), 9, 0.5),
     }
     engine = Scripted(update=lambda name, request: replies[name])
-    outcome = run_with(engine, scripted_method(rounds={"rounds": 1, "weighting": weighting}), SHAPE)
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 1}, weighting=weighting), SHAPE)
     np.testing.assert_allclose(outcome.state.coefficients.scales[..., CONTEXT], expected)
 
 
@@ -109,7 +109,7 @@ def test_coefficients_are_weighted_as_the_settings_say(weighting: str, expected:
 def test_vectors_are_weighted_as_the_settings_say(weighting: str, expected: float) -> None:
     replies = {"a": vectors_reply(1.0, 1), "b": vectors_reply(1.0, 2), "c": vectors_reply(4.0, 9)}
     engine = Scripted(vectors=lambda name, request: replies[name])
-    outcome = run_with(engine, scripted_method(rounds={"rounds": 1}, vectors={"weighting": weighting}), SHAPE)
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 1}, weighting=weighting), SHAPE)
     np.testing.assert_allclose(outcome.context.vectors, expected)
 
 

@@ -65,11 +65,11 @@ def test_a_secure_client_answers_no_plain_request_and_an_open_one_no_secure_requ
 
 
 @pytest.mark.parametrize(
-    "weaker", [{"min_clients": 2}, {"drop_out": 0.45}, {"mode": "open"}], ids=lambda change: next(iter(change))
+    "weaker", [{"min_survivors": 2}, {"dropout": 0.45}, {"mode": "open"}], ids=lambda change: next(iter(change))
 )
 def test_a_client_takes_no_weaker_rules_than_its_own_and_stricter_ones(weaker: dict[str, Any]) -> None:
     assert door().handle(begin(rules=RULES.model_copy(update=weaker))) == Failure(FailureCode.OTHER_MODE)
-    stricter = RULES.model_copy(update={"min_clients": 4, "drop_out": 0.0})
+    stricter = RULES.model_copy(update={"min_survivors": 4, "dropout": 0.0})
     assert isinstance(door().handle(begin(rules=stricter)), BeginReply)
 
 

@@ -28,8 +28,8 @@ from tests.support.secure import RULES, Recording, behind
 
 HANDS: dict[str, tuple[Example, ...]] = {name: tiny.examples(20, seed=seed) for seed, name in enumerate("abcde")}
 WEIGHTED: dict[str, Any] = {
-    "vectors": {"weighting": "examples"},
-    "rounds": {"rounds": 3, "weighting": "examples"},
+    "weighting": "examples",
+    "rounds": {"rounds": 3},
     "holdout": {"selection": 0.25, "gate": 0.2},
 }
 
@@ -52,7 +52,7 @@ SECTIONS = [
     {},
     {"server": {"update": "gradient", "draw": 0.5}},
     {"server": {}},
-    {"vectors": {"weighting": "examples", "balance": "class"}},
+    {"vectors": {"balance": "class"}},
 ]
 
 

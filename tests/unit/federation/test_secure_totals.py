@@ -224,7 +224,7 @@ def test_recorded_traffic_of_one_client_and_its_difference_over_two_rounds_is_un
     first, second = masked
     assert len(first) > rows
     assert uniform_p(first.tobytes()) > NEVER
-    grid = SUMS[StatisticsRequest].grid(RULES)
+    grid = SUMS[StatisticsRequest].grid
     difference = grid.packed(grid.unpacked(first) - grid.unpacked(second))
     assert uniform_p(difference.tobytes()) > NEVER
     assert not np.array_equal(first, second)

@@ -28,7 +28,6 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.federation.reply_sums import Parts, SumRule, sum_rule
 from ifedicl.secagg.fixed_point import FixedPoint
-from ifedicl.settings import PrivacySettings
 
 
 @dataclass(frozen=True)
@@ -38,16 +37,17 @@ class Sum:
     Attributes:
         rule: as in open mode.
         fraction: bits behind the point: sums of large numbers need fewer, small gradients more.
-        bits: of each number on the wire; None: as the rules say.
+        bits: of each number on the wire.
     """
 
     rule: SumRule[Any]
     fraction: int
-    bits: int | None
+    bits: int
 
-    def grid(self, rules: PrivacySettings) -> FixedPoint:
+    @property
+    def grid(self) -> FixedPoint:
         """Which numbers can be said."""
-        return FixedPoint(self.bits or rules.bits, self.fraction)
+        return FixedPoint(self.bits, self.fraction)
 
 
 def layout_of(parts: Parts) -> Layout:
@@ -72,7 +72,7 @@ def shaped(numbers: Array64, layout: Layout) -> dict[str, Array64]:
 
 
 SUMS: Mapping[type[Request], Sum] = {
-    VectorsRequest: Sum(sum_rule(VectorsReply), 12, None),
+    VectorsRequest: Sum(sum_rule(VectorsReply), 12, 40),
     UpdateRequest: Sum(sum_rule(UpdateReply), 24, 48),
     GradientRequest: Sum(sum_rule(GradientReply), 24, 48),
     EvaluateRequest: Sum(sum_rule(EvaluateReply), 20, 48),

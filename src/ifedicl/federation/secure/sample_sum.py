@@ -60,7 +60,7 @@ def sample_sum(
     up: list[Reply] = [
         BeginReply(session, *keys, layout, dtype, cursor),
         DealReply(session, sealed, bytes(KEY_SIZE)),
-        MaskReply(session, np.zeros((count_of(layout), summed.grid(rules).bits // 8), dtype=np.uint8)),
+        MaskReply(session, np.zeros((count_of(layout), summed.grid.bits // 8), dtype=np.uint8)),
         RevealReply(session, (bytes(SIZE),) * count),
     ]
     return down, up

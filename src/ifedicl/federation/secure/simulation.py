@@ -33,7 +33,7 @@ def promised(
     """
     if method.privacy is None or method.privacy.noise is None:
         return ()
-    noise, survivors, rows = method.privacy.noise, method.privacy.min_clients, public[:PUBLIC_TEXTS]
+    noise, survivors, rows = method.privacy.noise, method.privacy.min_survivors, public[:PUBLIC_TEXTS]
     return tuple(
         DPClient(noise, survivors, method, rows, step=GRADIENT_STEP, left=left.get(client.name, 0)) for client in clients
     )

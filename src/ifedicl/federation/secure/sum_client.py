@@ -43,6 +43,9 @@ from ifedicl.secagg.party import Party
 from ifedicl.secagg.roster import Advert, binding_of
 from ifedicl.settings import PrivacySettings
 
+_LONGEST_UPDATE = 100.0
+"""Euclidean norm of the longest change of the coefficients that leaves; an honest one is far shorter."""
+
 _log = logging.getLogger(__name__)
 
 Noise: TypeAlias = Callable[[str, int], npt.NDArray[np.int64]]
@@ -157,7 +160,7 @@ class SecureClient:
         parts = summed.rule.apart(decode_reply(encode(reply)))  # what the coordinator would have had in open mode
         binding = binding_of(request.session, request.rules.model_dump_json(), request.request)
         party = Party(self.name, self._identity, self._peers, binding)
-        grid = summed.grid(request.rules)
+        grid = summed.grid
         self._session = _Session(request.session, party, asked.kind, flat(parts), grid, request.rules)
         advert = party.advertise()
         cursor = self._sealed(reply.cursor) if isinstance(reply, VectorsReply) else ""
@@ -210,8 +213,10 @@ class SecureClient:
         if isinstance(asked, UpdateRequest) and isinstance(reply, UpdateReply):
             before, after = asked.coefficients.arrays, reply.coefficients.arrays
             change = np.sqrt(sum(float(np.square(after[name] - before[name]).sum()) for name in before))
-            if change > min(rules.largest_update, self._rules.largest_update):
-                _log.error("client %s keeps an update back that is %g long; see privacy.largest_update", self.name, change)
+            if change > _LONGEST_UPDATE:
+                _log.error(
+                    "client %s keeps an update back: it is %g long, at most %g may leave", self.name, change, _LONGEST_UPDATE
+                )
                 return FailureCode.PROTOCOL
         return None
 
@@ -234,7 +239,7 @@ def identity_from(secret: bytes) -> Identity:
 
 
 def _as_strict(asked: PrivacySettings, own: PrivacySettings) -> bool:
-    if not (asked.is_secure and asked.min_clients >= own.min_clients and asked.drop_out <= own.drop_out):
+    if not (asked.is_secure and asked.min_survivors >= own.min_survivors and asked.dropout <= own.dropout):
         return False
     if own.noise is None:
         return True

@@ -115,7 +115,7 @@ class SecureEngine:
         layout = next(iter(ready.values())).layout
         steps = _SumSteps(session, roster, link, asked.kind)
         dealt = steps.deal()
-        grid = summed.grid(self._rules)
+        grid = summed.grid
         masked = steps.mask(dealt, grid, count_of(layout))
         revealed = steps.reveal(dealt, masked)
         commitments = {name: reply.commitment for name, reply in dealt.items()}
@@ -140,7 +140,7 @@ class SecureEngine:
             return FailureCode.NO_CONTEXT
         if changed := [name for name, code in link.failures.items() if code is FailureCode.CHANGED]:
             _log.warning("earlier examples of %s changed: what they gave before stays in the sums", ", ".join(changed))
-        if len(ready) >= self._rules.min_clients:
+        if len(ready) >= self._rules.min_survivors:
             return None
         codes = set(link.failures.values())
         if not ready and codes == {FailureCode.NO_EXAMPLES}:
@@ -151,7 +151,7 @@ class SecureEngine:
             return FailureCode.TOO_FEW  # of those who have anything new: the sums stay as they are
         if isinstance(asked, StatisticsRequest) and all(code.is_final for code in codes):
             return FailureCode.REFUSED  # a run can do without a readout
-        raise _too_few(asked.kind, "have something to add", ready, self._rules.min_clients, link)
+        raise _too_few(asked.kind, "have something to add", ready, self._rules.min_survivors, link)
 
 
 class _SumSteps:
@@ -223,8 +223,8 @@ class _SumSteps:
 def _too_few(step: str, what: str, replies: Mapping[str, object], needed: int, link: Link) -> TooFewClientsError:
     reasons = ", ".join(f"{name}: {code.value}" for name, code in link.failures.items())
     return TooFewClientsError(
-        f"secure sum of {step}: {len(replies)} clients {what}, {needed} are needed by privacy.min_clients and privacy.drop_out "
-        f"({reasons}). Nothing was revealed, and what was done before is kept: resume when they are back"
+        f"secure sum of {step}: {len(replies)} clients {what}, {needed} are needed by privacy.min_survivors and "
+        f"privacy.dropout ({reasons}). Nothing was revealed, and what was done before is kept: resume when they are back"
     )
 
 
