@@ -1,4 +1,4 @@
-"""The audit in plain words: Markdown, figures only. No text of the owner's is in it."""
+"""Writes the audit as Markdown: sentences and figures, and no text of the owner."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ def table(rows: Sequence[Row]) -> str:
 
 
 _CAUTION = (
-    "These are attacks that we know, on this text and this model. An attack that fails proves nothing about the next one; what "
-    "is proven is the bound of ε, and the lower bounds show how far the attacks here come towards it. ε: of one release (for "
-    "updates, of all rounds), at δ = 1e-5 and each example clipped; none: no clip and no noise."
+    "These are known attacks on this text and this model. An attack that fails proves nothing about the next one. Only ε is a "
+    "proven bound; the lower bounds show how close these attacks come to it. ε is that of one release (for updates, of all "
+    "rounds), at δ = 1e-5, with each example clipped. none: no clip and no noise."
 )
 _HEADINGS = {
     "words": "Which words come back from a mean vector",
-    "membership": "Was this very example there? (vectors)",
-    "updates": "Was this very example there? (updates, one run)",
-    "mix": "How many examples are of each class",
-    "differencing": "What a second version says about the examples added",
+    "membership": "Was this example there? (vectors)",
+    "updates": "Was this example there? (updates, one run)",
+    "mix": "How many examples each class has",
+    "differencing": "What a second reply says about the added examples",
 }
 _COLUMNS = {
     "where": "read at",
@@ -65,7 +65,7 @@ _COLUMNS = {
     "auc": "AUC",
     "caught": "caught at 1% false alarms",
     "bound": "ε at least",
-    "right": "told rightly",
+    "right": "guessed right",
     "of": "from",
     "error": "error of the mix",
     "blind": "error of a blind guess",
@@ -108,7 +108,7 @@ def _words(rows: Sequence[Row]) -> list[str]:
 def _membership(rows: Sequence[Row]) -> list[str]:
     outside = [row for row in rows if row["attacker"] == "outsider"]
     sentences = [
-        f"Whoever knows a text and sees the mean of {_examples(row)} without noise tells whether it is there in "
+        f"An attacker who knows a text and sees the mean of {_examples(row)} without noise finds out whether it is there in "
         f"{row['auc']:.0%} of pairs (50% is guessing)."
         for row in _best(_plain(outside), lambda row: float(row["auc"]))
     ]
@@ -121,7 +121,7 @@ def _membership(rows: Sequence[Row]) -> list[str]:
 
 def _updates(rows: Sequence[Row]) -> list[str]:
     return [
-        f"From the sum of {row['canaries']} updates, {row['right']:.0%} of the examples are told rightly"
+        f"From the sum of {row['canaries']} updates, {row['right']:.0%} of the examples are guessed right"
         + (
             " without noise."
             if row["epsilon"] is None
@@ -143,7 +143,7 @@ def _mix(rows: Sequence[Row]) -> list[str]:
 def _differencing(rows: Sequence[Row]) -> list[str]:
     single = [row for row in rows if row["added"] == 1]
     return [
-        f"If one example was added to {row['examples']}, the difference of the two versions names it in {row['named']:.0%} of "
+        f"If one example was added to {row['examples']}, the difference of the two replies identifies it in {row['named']:.0%} of "
         "trials" + (" without noise." if row["epsilon"] is None else f" with noise for ε = {row['epsilon']:g}.")
         for row in [*_plain(single)[-1:], *_strictest(single)[-1:]]
     ]
