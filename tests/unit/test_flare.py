@@ -38,10 +38,12 @@ from ifedicl.federation.messages import (
     encode,
 )
 from ifedicl.federation.run_folder import RunFolder
+from ifedicl.flare import names, processes
 from ifedicl.flare.byte_endpoint import answer
 from ifedicl.flare.console import Console
 from ifedicl.flare.job_run import run_job
-from ifedicl.flare.jobs import JobSettings, as_resume, job_settings, write_job
+from ifedicl.flare.jobs import JobSettings, as_resume, job_settings, read_job, write_job
+from ifedicl.flare.kits import provision
 from ifedicl.flare.participants import load_project
 from ifedicl.flare.site_policy import authorization, write_server_rules, write_site_rules
 from ifedicl.flare.status import Board
@@ -330,8 +332,43 @@ def test_a_job_may_ask_sites_to_ask_less_often_and_a_resume_keeps_it(backbone: B
     assert (server["server"]["task_request_interval"], site["default_task_fetch_interval"]) == (2.0, 2.0)
 
 
+OLD_ROOM = "ifedicl.federation.engines.nvflare"
+"""Where the version before had its classes for FLARE."""
+
+
+def test_a_job_that_an_earlier_version_wrote_is_refused_with_its_remedy(backbone: Backbone, tmp_path: Path) -> None:
+    write_job(job(backbone), tmp_path / "job")
+    for file in (tmp_path / "job").rglob("*.json"):
+        text = file.read_text().replace("ifedicl.flare.controller", f"{OLD_ROOM}.server")
+        file.write_text(text.replace("ifedicl.flare.executor", f"{OLD_ROOM}.executor"))
+    wanted = r"folder: received .*nvflare\.server\.RoundsController.*Write it again with `ifedicl flare job`"
+    with pytest.raises(ConfigError, match=wanted):
+        read_job(tmp_path / "job")
+    with pytest.raises(ConfigError, match=wanted), as_resume(tmp_path / "job"):
+        pass
+    with pytest.raises(SystemExit) as stop:
+        cli.main(("flare", "submit", str(tmp_path / "job"), "--console", str(tmp_path / "no kit")))
+    assert stop.value.code == ConfigError.exit_code
+
+
+def test_a_kit_that_an_earlier_version_has_started_from_works_on(tmp_path: Path) -> None:
+    """The signed part of a kit names no class; the rules beside it, which do, are written at every start."""
+    kits = provision(load_project(project(tmp_path, sites='["north"]')), tmp_path / "kits")
+    for kit in kits.values():
+        assert not [file for file in (kit / "startup").iterdir() if b"ifedicl" in file.read_bytes()]
+    (kits["north"] / "client.toml").touch()
+    for name, room in (("server", "server.RoundsController"), ("north", "executor.SiteExecutor")):
+        rules = kits[name] / "local" / "resources.json"
+        rules.write_text(json.dumps({"class_allow_list": [f"{OLD_ROOM}.{room}"], "components": []}))
+        processes.command(kits[name])
+        written = rules.read_text()
+        assert OLD_ROOM not in written
+        allowed = names.CONTROLLER if name == "server" else names.EXECUTOR
+        assert json.loads(written)["class_allow_list"] == [allowed]
+
+
 def test_the_classes_that_a_job_names_exist_and_keep_their_arguments(backbone: Backbone) -> None:
-    from ifedicl.flare import controller, executor, names, readmission
+    from ifedicl.flare import controller, executor, readmission
 
     for path, room in (
         (names.CONTROLLER, controller),

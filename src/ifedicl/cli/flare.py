@@ -115,6 +115,10 @@ def submit(
     follow: Annotated[bool, typer.Option("--follow", help="Stay and show the rounds until the job is over.")] = False,
 ) -> None:
     """Sign a job with your key and send it; it starts when enough of its sites are connected."""
+    _needs_flare()
+    from ifedicl.flare.jobs import read_job
+
+    read_job(folder)
     with _connected(console) as opened:
         opened.submit(folder)
         _sent(opened, "submitted", follow=follow)

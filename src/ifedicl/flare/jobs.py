@@ -112,22 +112,40 @@ def write_job(settings: JobSettings, folder: Path, *, resume: bool = False) -> N
         files.write_json(new / "site" / "config" / "config_fed_client.json", _site(settings.interval))
 
 
+def read_job(folder: Path) -> JobSettings:
+    """The settings in a job's folder.
+
+    Raises:
+        ConfigError: it is no job of ours, or one that another version of ifedicl wrote: its classes have other names there, and
+            servers and sites of this version would refuse to load them.
+    """
+    try:
+        workflow = json.loads((folder / _SERVER_FILE).read_text(encoding="utf-8"))["workflows"][0]
+        controller, job = workflow["path"], workflow["args"]["job"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        fault = Fault("folder", str(folder), "what `ifedicl flare job` wrote", "Name the folder that was submitted.")
+        raise ConfigError("job", [fault]) from error
+    if controller != CONTROLLER:
+        received, allowed = f"{folder}, which names {controller}", f"a job that names {CONTROLLER}"
+        remedy = (
+            "Another version of ifedicl wrote this job. Write it again with `ifedicl flare job`, under a name that no run on "
+            "the server has. To finish a run that it began, go back to that version"
+        )
+        raise ConfigError("job", [Fault("folder", received, allowed, remedy)])
+    return validated(JobSettings, job, str(folder))
+
+
 @contextmanager
 def as_resume(folder: Path) -> Iterator[Path]:
     """A copy of a job's folder that goes on from the checkpoint.
 
     Raises:
-        ConfigError: it is no job of ours.
+        ConfigError: as :func:`read_job` raises it.
     """
-    try:
-        config = json.loads((folder / _SERVER_FILE).read_text(encoding="utf-8"))
-        job = config["workflows"][0]["args"]["job"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        fault = Fault("folder", str(folder), "what `ifedicl flare job` wrote", "Name the folder that was submitted.")
-        raise ConfigError("resume", [fault]) from error
+    job = read_job(folder)
     with tempfile.TemporaryDirectory() as temporary:
         again = Path(temporary) / "job"
-        write_job(validated(JobSettings, job, str(folder)), again, resume=True)
+        write_job(job, again, resume=True)
         yield again
 
 
