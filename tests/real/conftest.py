@@ -1,4 +1,4 @@
-"""What several tests of real servers share: a tiny model and two adapters of it, in folders."""
+"""What tests with real processes and the real model share: each is made once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ifedicl import Backbone, ModelSettings, load_backbone
+from ifedicl.demo.fetch import demo_model
 from tests.support import tiny
 
 
@@ -17,3 +19,15 @@ def tiny_adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task, rank in ((tiny.TASK, 4), (tiny.MANY_TOKENS, 0)):
         tiny.drawn_adapter(backbone, task, rank=rank, source=str(root / "model")).save(root / task.name)
     return root
+
+
+@pytest.fixture(scope="session")
+def model() -> ModelSettings:
+    """The demo's model, SmolLM2-135M, in float32."""
+    return ModelSettings(source=str(demo_model()), dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def real_backbone(model: ModelSettings) -> Backbone:
+    """The demo's model, loaded."""
+    return load_backbone(model)

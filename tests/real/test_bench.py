@@ -1,4 +1,4 @@
-"""The benchmark's smoke plan on the real model: every method, killed once on the way."""
+"""Every method of the benchmark on the real model, killed once on the way."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,24 @@ from ifedicl.demo.fetch import demo_model, demo_texts
 pytestmark = pytest.mark.real
 
 
-def test_smoke_runs_every_method_and_goes_on_after_a_kill_without_repeating_a_cell(tmp_path: Path) -> None:
+SMALLER = {"pool = 36": "pool = 18", "test_rows = 15": "test_rows = 6", "rounds = 2": "rounds = 1"}
+
+
+def smaller_smoke_plan() -> str:
+    """The shipped smoke plan with a third of its work."""
+    text = (files("ifedicl.bench") / "plans" / "smoke.toml").read_text()
+    for shipped, here in SMALLER.items():
+        assert text.count(f"\n{shipped}\n") == 1
+        text = text.replace(shipped, here)
+    return text
+
+
+def test_every_method_runs_and_a_killed_plan_goes_on_without_repeating_a_cell(tmp_path: Path) -> None:
     demo_model()
     demo_texts()
-    command = [sys.executable, "-m", "ifedicl.cli", "bench", "smoke", "--out", str(tmp_path)]
+    plan = tmp_path / "plan.toml"
+    plan.write_text(smaller_smoke_plan())
+    command = [sys.executable, "-m", "ifedicl.cli", "bench", str(plan), "--out", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as first:
         assert first.stdout is not None
         lines = [first.stdout.readline() for _ in range(4)]

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from _liars import LIES, Colluding
-from ifedicl import Backbone, ModelSettings, load_backbone, load_preset, runs
-from ifedicl.demo.fetch import demo_model, demo_places
+from ifedicl import Backbone, ModelSettings, load_preset, runs
+from ifedicl.demo.fetch import demo_places
 from ifedicl.demo.story import TASK
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.ledger.entries import Head
@@ -47,16 +47,6 @@ def test_a_ledger_whose_writer_is_killed_again_and_again_loses_no_line_that_it_t
 # Liars
 
 LIARS = ("client-03", "client-08")
-
-
-@pytest.fixture(scope="module")
-def model() -> ModelSettings:
-    return ModelSettings(source=str(demo_model()), dtype="float32", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def real_backbone(model: ModelSettings) -> Backbone:
-    return load_backbone(model)
 
 
 @pytest.mark.real

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ifedicl import Backbone, ModelSettings, cli, federate, load_backbone, simulate
+from ifedicl import Backbone, ModelSettings, cli, federate, simulate
 from ifedicl.audit.suite import Evidence, attacked
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.data import Example
@@ -16,11 +16,6 @@ from ifedicl.demo.story import TASK
 from ifedicl.settings import Method, validated
 
 pytestmark = pytest.mark.real
-
-
-@pytest.fixture(scope="module")
-def real_backbone() -> Backbone:
-    return load_backbone(ModelSettings(source=str(demo_model()), dtype="float32", device="cpu"))
 
 
 def test_a_single_texts_vector_gives_it_away_and_noise_hides_it(real_backbone: Backbone) -> None:

@@ -18,8 +18,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from ifedicl import Adapter, Backbone, ModelSettings, Task, federate, load_backbone, load_preset, runs, simulate
+from ifedicl import Adapter, Backbone, ModelSettings, Task, load_backbone, load_preset, runs
 from ifedicl.backbone.scoring import Scorer
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.subspace import Context
 from ifedicl.demo import story
 from ifedicl.demo.fetch import MODEL_SHA256, demo_model, demo_places
 from ifedicl.settings import changed
@@ -27,23 +29,18 @@ from tests.support.serving import serving
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="session")
-def model() -> ModelSettings:
-    return ModelSettings(source=str(demo_model()), dtype="float32", device="cpu")
-
-
-@pytest.fixture(scope="session")
-def real_backbone(model: ModelSettings) -> Backbone:
-    return load_backbone(model)
+POOL, TEST = 18, 6
+"""Sentences of each place: a fifth and an eighth of the demo's."""
+SHORT = {"rounds": {"rounds": 3, "evaluate_every": 1}, "calibration": {"local_steps": 1, "batch_size": 4}}
+"""A fifth of the demo's steps and examples a step."""
 
 
 @pytest.fixture(scope="session")
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A short demo: its folder and what it printed."""
     folder, printed = tmp_path_factory.mktemp("demo"), io.StringIO()
-    story.tell(folder, Console(file=printed, width=160), preset="demo", pool=36, test=24)
+    method = changed(load_preset("demo"), SHORT, "test")
+    story.tell(folder, Console(file=printed, width=160), method=method, pool=POOL, test=TEST)
     return folder, printed.getvalue()
 
 
@@ -119,7 +116,7 @@ def test_the_report_opens_offline_and_shows_no_row_of_the_data(told: tuple[Path,
     page = (folder / "report.html").read_text()
     assert not re.search(r'(src|href)="https?:', page)
     assert page.count("<svg") == 3
-    for place in demo_places(pool=36, test=24, seed=0).values():
+    for place in demo_places(pool=POOL, test=TEST, seed=0).values():
         for row in (*place.pool, *place.test):
             assert row.text not in page
             assert row.text not in printed
@@ -160,17 +157,28 @@ def test_the_ten_lines_of_the_python_page_run_as_they_stand(tmp_path: Path) -> N
     assert (tmp_path / "runs" / "mood" / "adapter.json").is_file()
 
 
-@pytest.mark.parametrize("preset", ["paper", "subspace"])
+@pytest.fixture(scope="module")
+def drawn(told: tuple[Path, str], real_backbone: Backbone) -> Adapter:
+    """The demo's vectors with drawn coefficients and a core of rank 4, no readout: all that a fold writes into weights."""
+    adapter = Adapter.load(told[0] / "adapter")
+    draws, shape = np.random.default_rng(0), (real_backbone.layers, 2)
+    scales = np.array([0.1, 1.0]) + 0.03 * draws.normal(size=(*shape, 2))
+    rows = np.linalg.qr(draws.normal(size=(*shape, real_backbone.width, 4)))[0].swapaxes(2, 3)
+    core = 0.05 * draws.normal(size=(*shape, 4, 4))
+    context = Context(adapter.context.vectors, np.ascontiguousarray(rows, dtype=np.float32))
+    coefficients = Coefficients(scales.astype(np.float32), core.astype(np.float32))
+    return replace(adapter, context=context, coefficients=coefficients, readout=None)
+
+
+@pytest.mark.parametrize("form", ["scalars", "core"])
 def test_a_folded_checkpoint_says_what_the_adapter_says(
-    preset: str, model: ModelSettings, real_backbone: Backbone, tmp_path: Path
+    form: str, drawn: Adapter, model: ModelSettings, real_backbone: Backbone, tmp_path: Path
 ) -> None:
     """Scalars, and a core within a subspace: read back by plain transformers, in float32."""
-    places = demo_places(pool=12, test=12, seed=0)
-    sections = {"rounds": {"rounds": 2}, "calibration": {"local_steps": 2}}
-    method = changed(load_preset(preset), sections, "test")
-    clients = simulate(real_backbone, story.TASK, {name: place.pool for name, place in places.items()})
-    adapter = replace(federate(clients, model, story.TASK, method).adapter, readout=None)
-    texts = [example.text for place in places.values() for example in place.test]
+    adapter = drawn
+    if form == "scalars":
+        adapter = replace(drawn, context=Context(drawn.context.vectors), coefficients=Coefficients(drawn.coefficients.scales))
+    texts = [example.text for place in demo_places(pool=3, test=3, seed=0).values() for example in place.test]
     expected = adapter.classifier(real_backbone).log_probabilities(texts)
     adapter.export(tmp_path / "out", real_backbone)
     exported = load_backbone(ModelSettings(source=str(tmp_path / "out"), dtype="float32", device="cpu"))

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ifedicl import Method, ModelSettings, load_backbone, runs
+from ifedicl import Backbone, Method, ModelSettings, runs
 from ifedicl.demo import story
-from ifedicl.demo.fetch import demo_model, demo_places
+from ifedicl.demo.fetch import demo_places
 from ifedicl.federation import checkpoint
 from ifedicl.federation.messages import VectorsRequest
 from ifedicl.federation.run_folder import RunFolder
@@ -30,14 +30,14 @@ KILLS = 3
 
 
 @pytest.mark.real
-def test_the_real_model_in_secure_mode_gives_the_open_runs_sums_and_learns_as_much() -> None:
-    model = ModelSettings(source=str(demo_model()), dtype="float32", device="cpu")
-    backbone = load_backbone(model)
+def test_the_real_model_in_secure_mode_gives_the_open_runs_sums_and_learns_as_much(
+    model: ModelSettings, real_backbone: Backbone
+) -> None:
     examples = {name: place.pool for name, place in demo_places(pool=12, test=3, seed=0).items()}
     plain = changed(Method(), SHORT, "test")
     outcomes = []
     for method in (plain, changed(plain, {"privacy": {"mode": "secure", "min_examples": 4}}, "test")):
-        clients = runs.simulate(backbone, story.TASK, examples)
+        clients = runs.simulate(real_backbone, story.TASK, examples)
         outcomes.append(runs.federate(clients, model, story.TASK, method).outcome)
     plainly, securely = outcomes
     step = 2.0 ** -SUMS[VectorsRequest].fraction

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from ifedicl import cli, errors
 from ifedicl.backbone.families import FAMILIES
@@ -31,26 +30,23 @@ COMMANDS += [
         ),
     )
 ]
+HEAD = "# Commands\n\nThese are the help texts, word for word; `tests/unit/test_docs.py` checks that they are.\n"
 
 
-def help_of(*command: str) -> str:
-    environment = {**os.environ, "COLUMNS": "100", "TERMINAL_WIDTH": "100"}
-    arguments = [sys.executable, "-m", "ifedicl.cli", *command, "--help"]
-    return subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment).stdout.strip()
-
-
-def commands_page() -> str:
+def commands_page(capsys: pytest.CaptureFixture[str]) -> str:
     """What docs/commands.md must be."""
-    parts = ["# Commands\n\nThese are the help texts, word for word; `tests/unit/test_docs.py` checks that they are.\n"]
-    parts += [
-        f"## `ifedicl{' ' if name else ''}{name}`\n\n```text\n{help_of(*name.split())}\n```\n" for name in ("", *COMMANDS)
-    ]
+    command, parts = typer.main.get_command(cli.app), [HEAD]
+    for name in ("", *COMMANDS):
+        command.main([*name.split(), "--help"], prog_name="ifedicl", standalone_mode=False)
+        words = " ".join(["ifedicl", *name.split()])
+        parts.append(f"## `{words}`\n\n```text\n{capsys.readouterr().out.strip()}\n```\n")
     return "\n".join(parts)
 
 
-def test_the_commands_page_is_the_help() -> None:
+def test_the_commands_page_is_the_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     path = ROOT / "docs" / "commands.md"
-    page = commands_page()
+    page = commands_page(capsys)
     if os.environ.get("IFEDICL_WRITE_DOCS"):
         path.write_text(page)
     assert path.read_text() == page, "run: IFEDICL_WRITE_DOCS=1 .venv/bin/python -m pytest tests/unit/test_docs.py"

@@ -36,14 +36,16 @@ POOL, TEST = 96, 45
 _LEVEL = 0.05
 
 
-def tell(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo", pool: int = POOL, test: int = TEST) -> Report:
+def tell(
+    folder: Path, console: Console, *, seed: int = 0, method: Method | None = None, pool: int = POOL, test: int = TEST
+) -> Report:
     """Run the demo, print it and write ``report.html``.
 
     Args:
         folder: where adapter, metrics and report go.
         console: where tables are printed.
         seed: of the whole run.
-        preset: the settings.
+        method: the settings; None: those of ``demo.toml``.
         pool: sentences that each place's client holds.
         test: sentences of each place that no client sees.
 
@@ -54,7 +56,7 @@ def tell(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo",
     with waiting("fetching model and text (95 MB, once)"):
         places = demo_places(pool=pool, test=test, seed=seed)
         model = ModelSettings(source=str(demo_model()))
-    method = load_preset(preset).model_copy(update={"seed": seed})
+    method = (method or load_preset("demo")).model_copy(update={"seed": seed})
     with waiting(LOADING):
         backbone = load_backbone(model)
     start = time.perf_counter()
