@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 TORCH_FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo demo-flare test check unit setup paper speed clean
+.PHONY: demo demo-flare test soak check unit setup paper speed clean
 
 setup: $(VENV)/.ready
 
@@ -28,12 +28,19 @@ demo-flare: setup
 	rm -rf runs/demo-flare
 	$(BIN)/ifedicl demo --flare --out runs/demo-flare
 
-# Unit tests run on all cores, with one thread each: tiny models have no work for two.
+# One worker a core, with one thread each: tiny models have no work for two, and servers wait most of the time. Files of tests/real
+# stay whole, because a file's tests share a server or a federation.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+
 unit: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit --numprocesses auto
+	$(PYTEST) -m 'not soak' tests/unit
 
 test: unit
-	$(BIN)/python -m pytest tests/real
+	$(PYTEST) -m 'not soak' --dist loadfile --no-loadscope-reorder tests/real
+
+# Many kills and seconds of load: minutes that tell little after a small change. .ci/run runs them once.
+soak: setup
+	$(PYTEST) -m soak tests
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -7,8 +7,21 @@ from pathlib import Path
 import pytest
 
 from ifedicl import Backbone, ModelSettings, load_backbone
-from ifedicl.demo.fetch import demo_model
+from ifedicl.backbone.load import fingerprint
+from ifedicl.demo.fetch import demo_model, demo_texts
 from tests.support import tiny
+
+
+def real_model() -> ModelSettings:
+    """The demo's model, SmolLM2-135M, in float32."""
+    return ModelSettings(source=str(demo_model()), dtype="float32", device="cpu")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Download and convert the model once, before several workers would each do so."""
+    demo_texts()
+    fingerprint(real_model())
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +36,8 @@ def tiny_adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model() -> ModelSettings:
-    """The demo's model, SmolLM2-135M, in float32."""
-    return ModelSettings(source=str(demo_model()), dtype="float32", device="cpu")
+    """The demo's model, in float32."""
+    return real_model()
 
 
 @pytest.fixture(scope="session")

@@ -123,6 +123,7 @@ def test_nonsense_instead_of_http_is_answered(client: httpx.Client, server: Runn
             assert own.recv(4096)[:12] == b"HTTP/1.1 400", nonsense[:20]
 
 
+@pytest.mark.soak
 def test_a_thousand_requests_at_once_are_answered_or_told_to_come_again_and_memory_comes_back(
     client: httpx.Client, server: Running
 ) -> None:

@@ -40,6 +40,7 @@ def settings(tmp_path: Path, llama_folder: Path) -> RunSettings:
     return load_settings(short_run(tmp_path, llama_folder))
 
 
+@pytest.mark.soak
 def test_a_run_killed_ten_times_ends_with_the_same_adapter_byte_for_byte(tmp_path: Path, llama_folder: Path) -> None:
     rounds = 20
     config = short_run(tmp_path, llama_folder, rounds=rounds)

@@ -204,6 +204,7 @@ def test_twenty_writers_at_once_lose_nothing(url: str) -> None:
     store.close()
 
 
+@pytest.mark.soak
 def test_killed_writers_leave_every_version_that_they_reported_whole(url: str, store: Store) -> None:
     reported = 0
     for attempt in range(3):
