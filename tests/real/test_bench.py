@@ -18,7 +18,7 @@ from ifedicl.demo.fetch import demo_model, demo_texts
 pytestmark = pytest.mark.real
 
 
-SMALLER = {"pool = 36": "pool = 18", "test_rows = 15": "test_rows = 6", "rounds = 2": "rounds = 1"}
+SMALLER = {"pool = 36": "pool = 18", "test_rows = 15": "test_rows = 3", "rounds = 2": "rounds = 1"}
 
 
 def smaller_smoke_plan() -> str:
