@@ -18,7 +18,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from ifedicl import Adapter, Backbone, ModelSettings, Task, load_backbone, load_preset, runs
+from ifedicl import Adapter, Backbone, ModelSettings, Prediction, Task, load_backbone, load_preset, runs
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context
@@ -29,8 +29,8 @@ from tests.support.serving import serving
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[2]
-POOL, TEST = 18, 6
-"""Sentences of each place: a fifth and an eighth of the demo's."""
+POOL, TEST = 12, 3
+"""Sentences of each place: an eighth and a fifteenth of the demo's."""
 SHORT = {"rounds": {"rounds": 3, "evaluate_every": 1}, "calibration": {"local_steps": 1, "batch_size": 4}}
 """A fifth of the demo's steps and examples a step."""
 
@@ -80,7 +80,7 @@ def test_ten_label_words_in_one_row_say_what_one_sequence_a_path_says(real_backb
     words: tuple[str, ...] = ("home insurance", "car insurance claim", "credit card", "credit card fraud", "savings account")
     words += ("cash withdrawal fee", "lost luggage", "late delivery", "broken screen repair", "spam call")
     task = Task(name="topic", labels=words, template="Message: {text}\nTopic:")
-    things = ("the parcel", "my phone", "a letter from the bank", "our suitcase", "the new card", "somebody on the line")
+    things = ("the parcel", "my phone", "a letter from the bank")
     ends = (" never arrived", " is broken again, and nobody answers", " asked for money", "?")
     prompts = Scorer(real_backbone, task).encoder.prompts([thing + end for thing in things for end in ends])
     one_row, by_paths = Scorer(real_backbone, task), Scorer(replace(real_backbone, branch_limit=0), task)
@@ -123,24 +123,28 @@ def test_the_report_opens_offline_and_shows_no_row_of_the_data(told: tuple[Path,
     assert all(sentence in page for sentence in story.SENTENCES)
 
 
-def test_the_saved_adapter_classifies_from_the_shell(told: tuple[Path, str]) -> None:
+@pytest.fixture(scope="module")
+def predicted(told: tuple[Path, str]) -> list[Prediction]:
+    """What the saved adapter says of the demo's own sentences in this process."""
+    return list(Adapter.load(told[0] / "adapter").classify(story.SENTENCES))
+
+
+def test_the_saved_adapter_classifies_from_the_shell(told: tuple[Path, str], predicted: list[Prediction]) -> None:
     command = [sys.executable, "-m", "ifedicl.cli", "classify", str(told[0] / "adapter"), "--json", *story.SENTENCES]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.stderr == ""
     assert [line["text"] for line in lines] == list(story.SENTENCES)
-    again = Adapter.load(told[0] / "adapter").classify(story.SENTENCES)
-    assert [line["label"] for line in lines] == [prediction.label for prediction in again]
+    assert [line["label"] for line in lines] == [prediction.label for prediction in predicted]
 
 
-def test_the_demos_adapter_is_served_as_it_stands(told: tuple[Path, str], tmp_path: Path) -> None:
+def test_the_demos_adapter_is_served_as_it_stands(told: tuple[Path, str], predicted: list[Prediction], tmp_path: Path) -> None:
     with serving(tmp_path, str(told[0] / "adapter")) as running:
         body = {"texts": list(story.SENTENCES), "zero_shot": True}
         answer = httpx.post(f"{running.url}v1/classify", json=body, timeout=60, trust_env=False).json()
-    expected = Adapter.load(told[0] / "adapter").classify(story.SENTENCES)
     assert answer["adapter"]["name"] == told[0].name
-    assert [item["label"] for item in answer["results"]] == [item.label for item in expected]
-    for own, theirs in zip(answer["results"], expected, strict=True):
+    assert [item["label"] for item in answer["results"]] == [item.label for item in predicted]
+    for own, theirs in zip(answer["results"], predicted, strict=True):
         assert own["probabilities"] == pytest.approx(dict(theirs.probabilities), abs=1e-3)
     assert len(answer["zero_shot"]) == len(story.SENTENCES)
 
@@ -178,7 +182,7 @@ def test_a_folded_checkpoint_says_what_the_adapter_says(
     adapter = drawn
     if form == "scalars":
         adapter = replace(drawn, context=Context(drawn.context.vectors), coefficients=Coefficients(drawn.coefficients.scales))
-    texts = [example.text for place in demo_places(pool=3, test=3, seed=0).values() for example in place.test]
+    texts = [*story.SENTENCES, *(example.text for example in demo_places(pool=3, test=3, seed=0)["tweets"].test)]
     expected = adapter.classifier(real_backbone).log_probabilities(texts)
     adapter.export(tmp_path / "out", real_backbone)
     exported = load_backbone(ModelSettings(source=str(tmp_path / "out"), dtype="float32", device="cpu"))
