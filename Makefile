@@ -33,7 +33,7 @@ demo-flare: setup
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 unit: setup
-	$(PYTEST) -m 'not soak' tests/unit
+	$(PYTEST) -m 'not soak' --dist worksteal tests/unit
 
 test: unit
 	$(PYTEST) -m 'not soak' --dist loadfile --no-loadscope-reorder tests/real
