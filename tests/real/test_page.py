@@ -190,9 +190,8 @@ def test_a_real_run_is_followed_from_its_first_round_to_its_last(watched: Watche
 
     data = {}
     for number, name in enumerate(("north", "south")):
-        rows = [{"text": row.text, "label": row.label} for row in tiny.examples(12, seed=number)]
         data[name] = str(runs / f"{name}.jsonl")
-        Path(data[name]).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        tiny.write_rows(Path(data[name]), tiny.rows(12, seed=number))
     model = {"source": str(tiny_adapters / "model"), "dtype": "float32", "device": "cpu"}
     sections = {"task": tiny.TASK.model_dump(), "model": model, "data": {"clients": data, "test": data["north"]}}
     sections |= {"rounds": {"rounds": 3, "evaluate_every": 1}, "calibration": {"batch_size": 2, "local_steps": 1}}

@@ -15,10 +15,10 @@ POOL, TEST = 24, 10
 
 
 def write_set(folder: Path, *, meta: bool = True, train: int = 40, test: int = 16) -> Path:
+    """A folder with a data set: labelled rows, and ``meta.json`` unless it is left out."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in (("train", tiny.examples(train)), ("test", tiny.examples(test, seed=5))):
-        lines = [json.dumps({"text": row.text, "label": row.label}) for row in rows]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    tiny.write_rows(folder / "train.jsonl", tiny.rows(train, seed=0))
+    tiny.write_rows(folder / "test.jsonl", tiny.rows(test, seed=5))
     if meta:
         about = {"labels": list(tiny.TASK.labels), "template": tiny.TASK.template, "source": "ours"}
         (folder / "meta.json").write_text(json.dumps(about))
@@ -26,6 +26,7 @@ def write_set(folder: Path, *, meta: bool = True, train: int = 40, test: int = 1
 
 
 def plan_of(model: Path, folder: Path, methods: Iterable[str], **values: Any) -> Plan:
+    """A plan of one model and one set; ``values`` replace its fields."""
     base = {
         "name": "tiny",
         "models": {"tiny": {"source": str(model)}},

@@ -15,12 +15,14 @@ WEIGHTS = "model.safetensors"
 
 
 def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """The weights of a checkpoint after ``change``."""
     tensors = load_file(folder / WEIGHTS)
     change(tensors)
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def reconfigured(folder: Path, **values: Any) -> None:
+    """The configuration of a checkpoint with other values."""
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **values}))
 
@@ -48,6 +50,8 @@ def _other_shape(tensors: dict[str, Any]) -> None:
 
 
 def raising(error: Exception) -> Callable[..., Any]:
+    """A stand-in for a function that fails."""
+
     def function(*args: Any, **kwargs: Any) -> Any:
         raise error
 

@@ -46,13 +46,14 @@ class Held:
 
 
 def catalog_of(backbone: Backbone, *sources: Any) -> Catalog:
+    """A catalog whose adapters run on this model."""
     return Catalog(sources, backbone.fingerprint, lambda adapter: adapter.classifier(backbone).placed())
 
 
 def asking(
     state: ServerState, keys: Keys | None = None, *, host: str = "127.0.0.1", name: str = "localhost:8000"
 ) -> TestClient:
-    """Of a server at ``host``, asked by ``name``."""
+    """A client of a server at ``host`` that calls it ``name``."""
     return TestClient(application(state, keys, host), base_url=f"http://{name}", raise_server_exceptions=False)
 
 

@@ -11,11 +11,12 @@ import pytest
 from ifedicl import runs
 from ifedicl.errors import StorageError
 from ifedicl.federation import checkpoint
-from ifedicl.federation.events import Begun, Event, RoundDone
+from ifedicl.federation.events import Begun, Event
 from ifedicl.federation.journal import Journal
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.settings import RunSettings, validated
 from tests.support import tiny
+from tests.support.stopping import StopError, stop_after
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
@@ -25,8 +26,7 @@ def read(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def settings(llama_folder: Path, tmp_path: Path) -> RunSettings:
     for number, name in enumerate(("north", "south")):
-        rows = [{"text": row.text, "label": row.label} for row in tiny.examples(12, seed=number)]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        tiny.write_rows(tmp_path / f"{name}.jsonl", tiny.rows(12, seed=number))
     data = {name: str(tmp_path / f"{name}.jsonl") for name in ("north", "south")}
     sections = {
         "task": tiny.TASK.model_dump(),
@@ -36,10 +36,6 @@ def settings(llama_folder: Path, tmp_path: Path) -> RunSettings:
         "calibration": {"batch_size": 2, "local_steps": 1},
     }
     return validated(RunSettings, sections, "test")
-
-
-class Stopped(Exception):  # noqa: N818
-    pass
 
 
 def test_the_file_grows_while_the_run_goes_on(settings: RunSettings, tmp_path: Path) -> None:
@@ -72,12 +68,8 @@ def test_it_ends_with_what_came_out_and_the_figures_of_the_test_file(settings: R
 def test_a_resumed_run_tells_nothing_twice_and_no_torn_line_stays(settings: RunSettings, tmp_path: Path) -> None:
     runs.run(settings, tmp_path / "whole")
 
-    def stop(event: Event) -> None:
-        if isinstance(event, RoundDone):
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        runs.run(settings, tmp_path / "run", observer=stop)
+    with pytest.raises(StopError):
+        runs.run(settings, tmp_path / "run", observer=stop_after(1))
     with RunFolder(tmp_path / "run").metrics.open("a") as file:
         file.write('{"event": "exch')
     at_resume: list[list[dict[str, Any]]] = []

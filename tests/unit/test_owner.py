@@ -25,24 +25,12 @@ from ifedicl.settings import load_settings
 from tests.support import tiny
 from tests.support.command_line import printed, run
 from tests.support.guarded import client_of
+from tests.support.run_folders import write_run
 
 
 @pytest.fixture
 def config(tmp_path: Path, llama_folder: Path) -> Path:
-    for name, count in (("north", 24), ("south", 20)):
-        rows = [{"text": row.text, "label": row.label} for row in tiny.examples(count, seed=count)]
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = f"""
-    [task]
-    name = "mood"
-    labels = ["good", "bad"]
-    template = "Text: {{text}}\\nMood:"
-    [model]
-    source = "{llama_folder}"
-    device = "cpu"
-    dtype = "float32"
-    [data]
-    clients = {{ north = "north.jsonl", south = "south.jsonl" }}
+    sections = """
     [holdout]
     selection = 0.3
     gate = 0.2
@@ -52,8 +40,7 @@ def config(tmp_path: Path, llama_folder: Path) -> Path:
     [rounds]
     rounds = 2
     """
-    (tmp_path / "config.toml").write_text(text)
-    return tmp_path / "config.toml"
+    return write_run(tmp_path, llama_folder, {"north": 24, "south": 20}, sections)
 
 
 @pytest.fixture

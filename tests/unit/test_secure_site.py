@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from importlib import resources
@@ -44,8 +43,7 @@ def identity(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 def write(folder: Path, model: Path, sums: str = "") -> Path:
     folder.mkdir(exist_ok=True)
-    rows = [{"text": row.text, "label": row.label} for row in tiny.examples(20, seed=len(folder.name))]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tiny.write_rows(folder / "rows.jsonl", tiny.rows(20, seed=len(folder.name)))
     path = folder / "client.toml"
     path.write_text(
         f'[data]\nfile = "rows.jsonl"\n[model]\nsource = "{model}"\ndevice = "cpu"\ndtype = "float32"\n'

@@ -28,6 +28,7 @@ from ifedicl.federation.reply_sums import Total
 from tests.support import tiny
 from tests.support.engines import Between
 from tests.support.local_runs import HANDS, Hands, assert_same_result, failures, real, run_real, shape_of
+from tests.support.stopping import StopError, stop_after
 
 FORM = Form(3, 2)
 POOL = tuple(example for own in HANDS.values() for example in own)
@@ -143,16 +144,9 @@ def test_a_run_that_is_stopped_goes_on_with_the_same_moments(backbone: Backbone,
     method, file = _gradient_method(), tmp_path / "checkpoint"
     whole = run_real(backbone, method)
 
-    class StopError(Exception):
-        pass
-
-    def stop(event: Any) -> None:
-        if getattr(getattr(event, "record", None), "round", 0) == 4:
-            raise StopError
-
     with pytest.raises(StopError):
         Coordinator(
-            LocalEngine(real(backbone)), tiny.TASK, method, shape_of(backbone), checkpoint_file=file, observer=stop
+            LocalEngine(real(backbone)), tiny.TASK, method, shape_of(backbone), checkpoint_file=file, observer=stop_after(4)
         ).run()
     resumed = run_real(backbone, method, checkpoint=file, resume=True)
     assert_same_result(whole, resumed)

@@ -311,9 +311,8 @@ def test_bench_runs_a_plan_of_ones_own_and_says_what_is_left(
     llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, seed in (("train", 0), ("test", 5)):
-        rows = [{"text": row.text, "label": row.label} for row in tiny.examples(24, seed=seed)]
         (tmp_path / "moods").mkdir(exist_ok=True)
-        (tmp_path / "moods" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        tiny.write_rows(tmp_path / "moods" / f"{name}.jsonl", tiny.rows(24, seed=seed))
     plan = tmp_path / "plan.toml"
     plan.write_text(
         f"""

@@ -15,7 +15,6 @@ from ifedicl.data import Example
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engine import Engine
-from ifedicl.federation.events import Event, RoundDone
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import ContextRequest, Reply, Request, RevealRequest
 from ifedicl.federation.secure.sum_client import SecureClient, identity_of
@@ -23,6 +22,7 @@ from ifedicl.federation.secure.sum_engine import SecureEngine
 from ifedicl.settings import TOGETHER, PrivacySettings
 from tests.support import tiny
 from tests.support.secure import RULES, Recording, behind
+from tests.support.stopping import StopError, stop_after
 
 # Whole runs
 
@@ -88,18 +88,10 @@ def test_the_coordinator_keeps_no_single_clients_figures_but_its_traffic(backbon
     assert {item.step for item in outcome.state.traffic} == {"vectors", "context", "update", "evaluate", "compare"}
 
 
-class StoppedError(Exception):
-    pass
-
-
 def test_a_run_that_was_killed_goes_on_to_the_same_adapter(backbone: Backbone, tmp_path: Path) -> None:
-    def kill(event: Event) -> None:
-        if isinstance(event, RoundDone) and event.record.round == 1:
-            raise StoppedError
-
     file = tmp_path / "state"
-    with pytest.raises(StoppedError):
-        run(backbone, SecureEngine(behind(real(backbone)), RULES), checkpoint_file=file, observer=kill)
+    with pytest.raises(StopError):
+        run(backbone, SecureEngine(behind(real(backbone)), RULES), checkpoint_file=file, observer=stop_after(1))
     resumed = run(backbone, SecureEngine(behind(real(backbone)), RULES), checkpoint_file=file, resume=True)
     whole = run(backbone, SecureEngine(behind(real(backbone)), RULES))
     np.testing.assert_array_equal(resumed.coefficients.scales, whole.coefficients.scales)
