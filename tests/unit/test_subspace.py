@@ -87,14 +87,13 @@ def test_the_scalars_are_the_core_that_is_not_there(backbone: Backbone) -> None:
     assert plain.context.basis is None
 
 
-def test_more_rounds_keep_the_basis(backbone: Backbone) -> None:
+def test_more_rounds_keep_the_basis(backbone: Backbone, tmp_path: Path) -> None:
     method = tiny.method(rounds={"rounds": 2}, subspace={"rank": 4})
-    clients = real(backbone)
-    coordinator = Coordinator(LocalEngine(clients), tiny.TASK, method, shape_of(backbone))
-    before = coordinator.run()
-    for client in clients:
-        client.replace_examples((*client.examples, *tiny.examples(6, seed=9)))
-    after = coordinator.run(more_rounds=1)
+    file = tmp_path / "state"
+    before = Coordinator(LocalEngine(real(backbone)), tiny.TASK, method, shape_of(backbone), checkpoint_file=file).run()
+    grown = real(backbone, {name: (*own, *tiny.examples(6, seed=9)) for name, own in HANDS.items()})
+    after = Coordinator(LocalEngine(grown), tiny.TASK, method, shape_of(backbone), checkpoint_file=file).run(more_rounds=1)
+    assert not np.array_equal(before.context.vectors, after.context.vectors)
     assert before.context.basis is not None
     assert after.context.basis is not None
     np.testing.assert_array_equal(before.context.basis, after.context.basis)

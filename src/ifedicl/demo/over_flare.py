@@ -60,14 +60,13 @@ class Comparison:
         return self.largest_sum <= LARGEST_SUM and self.largest_log <= LARGEST_LOG
 
 
-def play(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo") -> Comparison:
+def play(folder: Path, console: Console, *, seed: int = 0) -> Comparison:
     """Provision, start, run and compare.
 
     Args:
         folder: where kits, logs and adapter go; it must be new.
         console: told what happens.
         seed: of the whole run.
-        preset: the settings.
 
     Raises:
         DownloadError: model or text could not be fetched.
@@ -77,7 +76,7 @@ def play(folder: Path, console: Console, *, seed: int = 0, preset: str = "demo")
 
     places = {name.replace(" ", "-"): place for name, place in demo_places(pool=POOL, test=TEST, seed=seed).items()}
     model = ModelSettings(source=str(demo_model()), device="cpu")
-    method = load_preset(preset).model_copy(update={"seed": seed})
+    method = load_preset("demo").model_copy(update={"seed": seed})
     job = _job(places, model, method)  # converts the model, the first time
     start = time.perf_counter()
     console.print("start-up kits: one server, four sites, one console, of an authority made for this demo")

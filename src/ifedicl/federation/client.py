@@ -140,12 +140,6 @@ class Client:
         except DataError as error:
             raise DataError(f"client {self.name}: {error}") from error
 
-    def replace_examples(self, examples: Sequence[Example]) -> None:
-        """Hold these examples from now on, for instance because some were added."""
-        self.examples = tuple(examples)
-        self._task = None
-        self._context = None
-
     @property
     def cursor(self) -> str:
         """The client's own name for the training examples of the present task; empty before there is one."""

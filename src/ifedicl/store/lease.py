@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ifedicl.errors import StorageError
@@ -17,9 +17,7 @@ SECONDS = 30.0
 
 
 @contextmanager
-def leased(
-    store: Store, key: TaskKey, *, seconds: float = SECONDS, poll: float = 0.5, waiting: Callable[[], None] = lambda: None
-) -> Iterator[None]:
+def leased(store: Store, key: TaskKey, *, seconds: float = SECONDS, poll: float = 0.5) -> Iterator[None]:
     """Wait until nobody else calibrates the task, hold it meanwhile, and give it back.
 
     Args:
@@ -27,14 +25,9 @@ def leased(
         key: of the task.
         seconds: after which it expires unless extended, which happens three times as often.
         poll: seconds between looks while another holds it.
-        waiting: called once where one has to wait.
     """
     holder = secrets.token_hex(16)
-    waited = False
     while not store.try_lease(key, holder, seconds):
-        if not waited:
-            waiting()
-        waited = True
         time.sleep(poll)
     over = threading.Event()
 

@@ -88,7 +88,6 @@ def request(
     reference: Callable[[], Array32],
     *,
     recalibrate: bool = False,
-    waiting: Callable[[], None] = lambda: None,
 ) -> tuple[Answer, C | None]:
     """Answer a request; equal ones at the same time calibrate once.
 
@@ -99,7 +98,6 @@ def request(
         calibrate: runs the federation, with what may give it a warm start.
         reference: computes what signatures are centred on, if the store has none for this model.
         recalibrate: calibrate even where there is an exact hit, and store a new version.
-        waiting: called once if another is calibrating the same.
 
     Returns:
         The answer, and the calibration that it took, if any.
@@ -107,7 +105,7 @@ def request(
     hit = None if recalibrate else exact(store, key)
     if hit is not None:
         return hit, None
-    with leased(store, key, waiting=waiting):
+    with leased(store, key):
         hit = None if recalibrate else exact(store, key)  # whoever we waited for has stored it
         if hit is not None:
             return hit, None
