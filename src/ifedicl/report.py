@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +21,7 @@ from ifedicl.federation.coordinator import Outcome
 from ifedicl.federation.messages import FailureCode
 from ifedicl.federation.state import RoundRecord, Traffic
 from ifedicl.metrics import Evaluation
-from ifedicl.pictures import ACCENT, INK, PALE, svg
+from ifedicl.pictures import ACCENT, INK, PALE, blank, can_draw, svg
 from ifedicl.settings import method_of
 from ifedicl.settings.describe import mode_of
 
@@ -180,28 +179,33 @@ def evaluation_tables(adapter: Evaluation, zero_shot: Evaluation) -> list[Table]
 
 
 def write_report(report: Report, path: Path) -> None:
-    """The report as one HTML file with its pictures inside.
+    """The report as one HTML file with its pictures inside; where matplotlib is not installed, without pictures.
 
     Raises:
         StorageError: it cannot be written.
     """
     environment = Environment(loader=PackageLoader("ifedicl", "templates"), autoescape=select_autoescape())
-    pictures = [
-        ("Held-out examples of all clients, round by round", _rounds_picture(report.outcome)),
-        ("Calibrated coefficients", _coefficients_picture(report.adapter)),
-    ]
-    if report.rows:
-        pictures.insert(0, ("Accuracy on everyone's test text", _accuracy_picture(report.rows)))
     page = environment.get_template("report.html").render(
         report=report,
         version=__version__,
-        pictures=pictures,
+        pictures=_pictures(report) if can_draw() else [],
         tables=[_plain(table) for table in _tables(report)],
         percent=percent,
         gate=gate_sentences(report.outcome),
         mode=mode_sentence(report),
     )
     files.write_text(path, page)
+
+
+def _pictures(report: Report) -> list[tuple[str, str]]:
+    """Titles and SVG."""
+    pictures = [
+        ("Held-out examples of all clients, round by round", _rounds_picture(report.outcome)),
+        ("Calibrated coefficients", _coefficients_picture(report.adapter)),
+    ]
+    if report.rows:
+        pictures.insert(0, ("Accuracy on everyone's test text", _accuracy_picture(report.rows)))
+    return pictures
 
 
 def _tables(report: Report) -> list[Table]:
@@ -293,7 +297,7 @@ def _plain(table: Table) -> dict[str, object]:
 
 
 def _accuracy_picture(rows: Sequence[Figures]) -> str:
-    figure = Figure(figsize=(7.5, 0.42 * len(rows) + 0.8))
+    figure = blank(7.5, 0.42 * len(rows) + 0.8)
     axes = figure.subplots()
     for place, row in enumerate(reversed(rows)):
         low, high = row.evaluation.interval
@@ -310,7 +314,7 @@ def _accuracy_picture(rows: Sequence[Figures]) -> str:
 def _rounds_picture(outcome: Outcome) -> str:
     records = [record for record in outcome.state.history if record.held_out is not None]
     rounds = [record.round for record in records]
-    figure = Figure(figsize=(7.5, 2.6))
+    figure = blank(7.5, 2.6)
     panels = figure.subplots(1, 2)
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
         axes.plot(rounds, [getattr(record.held_out, name) for record in records], color=ACCENT, marker="o", markersize=3)
@@ -328,7 +332,7 @@ def _rounds_picture(outcome: Outcome) -> str:
 def _coefficients_picture(adapter: Adapter) -> str:
     scales, layers = adapter.coefficients.scales, adapter.context.layers  # (L, 2, 2)
     shown = (("λ, context_scale", scales[..., CONTEXT], 0.0), ("β - 1, activation_scale", scales[..., ACTIVATION], 1.0))
-    figure = Figure(figsize=(7.5, 2.4))
+    figure = blank(7.5, 2.4)
     for axes, (name, values, centre) in zip(figure.subplots(2, 1, sharex=True), shown, strict=True):
         deviation = (values - centre).T  # (2, L)
         bound = float(np.abs(deviation).max()) or 1.0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 from contextlib import redirect_stderr
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
-from gguf import GGUFReader
 from platformdirs import user_cache_path
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -29,7 +30,8 @@ def converted(file: Path, cache: Path | None = None) -> Path:
     Float32 holds every dequantised weight exactly; half precision would not.
 
     Raises:
-        BackboneError: the file is absent, torn, or of an architecture that transformers cannot read from GGUF.
+        BackboneError: the file is absent, torn, or of an architecture that transformers cannot read from GGUF; or a package is
+            missing.
         StorageError: the cache cannot be written.
     """
     if not file.is_file():
@@ -68,8 +70,34 @@ def converted(file: Path, cache: Path | None = None) -> Path:
 
 def _elements(file: Path) -> int:
     """How many numbers the file's tensors hold, from its header alone."""
+    _require_packages(file)
     try:
-        return sum(int(tensor.n_elements) for tensor in GGUFReader(file).tensors)
+        return sum(int(tensor.n_elements) for tensor in _reader(file).tensors)
     except Exception as error:
         # Torn files end in struct, numpy and index errors alike.
         raise BackboneError(f"{file}: cannot be read as GGUF ({error}); it may be torn. Download it again") from error
+
+
+def licence_of(file: Path) -> str | None:
+    """The licence that the file names.
+
+    Raises:
+        BackboneError: a package is missing.
+    """
+    _require_packages(file)
+    found = _reader(file).get_field("general.license")
+    return None if found is None else str(found.contents())
+
+
+def _reader(file: Path) -> Any:
+    from gguf import GGUFReader
+
+    return GGUFReader(file)
+
+
+def _require_packages(file: Path) -> None:
+    """The extra ``gguf``: its reader, and accelerate, through which transformers loads what it reads."""
+    if missing := [name for name in ("accelerate", "gguf") if find_spec(name) is None]:
+        raise BackboneError(
+            f"{file}: GGUF files need packages that are not installed ({', '.join(missing)}): pip install 'ifedicl[gguf]'"
+        )

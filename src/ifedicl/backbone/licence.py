@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguf import GGUFReader
 from huggingface_hub import metadata_load, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+from ifedicl.backbone import gguf
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.settings import ModelSettings
 
@@ -88,7 +88,7 @@ def terms_of(settings: ModelSettings) -> Terms:
     """Read the terms off the folder, the GGUF file or the hub's files that a model was loaded from; nothing is downloaded."""
     source = Path(settings.source).expanduser()
     if source.is_file():
-        return Terms(_gguf_licence(source), _notices(source.parent))
+        return Terms(gguf.licence_of(source), _notices(source.parent))
     folder = source if source.is_dir() else _downloaded(settings)
     return Terms(None, ()) if folder is None else Terms(_card_licence(folder / "README.md"), _notices(folder))
 
@@ -112,8 +112,3 @@ def _card_licence(card: Path) -> str | None:
     except ValueError:
         return None  # a README without, or with other, metadata
     return licence if isinstance(licence, str) else None
-
-
-def _gguf_licence(file: Path) -> str | None:
-    found = GGUFReader(file).get_field("general.license")
-    return None if found is None else str(found.contents())

