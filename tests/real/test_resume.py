@@ -279,7 +279,7 @@ def test_a_torn_checkpoint_stops_a_resume_and_is_left_as_it_is(settings: RunSett
     ids=["empty", "no arrays", "wrong types"],
 )
 def test_a_frame_that_lacks_fields_is_no_checkpoint(tmp_path: Path, header: dict[str, Any], arrays: dict[str, Any]) -> None:
-    (tmp_path / "state").write_bytes(pack("checkpoint", header, arrays))
+    (tmp_path / "state").write_bytes(pack("checkpoint", {"format": checkpoint.RUN_FORMAT, **header}, arrays))
     with pytest.raises(StorageError, match="not a whole checkpoint"):
         checkpoint.load(tmp_path / "state")
 

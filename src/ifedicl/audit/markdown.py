@@ -143,8 +143,9 @@ def _mix(rows: Sequence[Row]) -> list[str]:
 def _differencing(rows: Sequence[Row]) -> list[str]:
     single = [row for row in rows if row["added"] == 1]
     return [
-        f"If one example was added to {row['examples']}, the difference of the two replies identifies it in {row['named']:.0%} of "
-        "trials" + (" without noise." if row["epsilon"] is None else f" with noise for ε = {row['epsilon']:g}.")
+        f"If one example was added to {row['examples']}, the difference of the two replies identifies it in "
+        f"{row['named']:.0%} of trials"
+        + (" without noise." if row["epsilon"] is None else f" with noise for ε = {row['epsilon']:g}.")
         for row in [*_plain(single)[-1:], *_strictest(single)[-1:]]
     ]
 
