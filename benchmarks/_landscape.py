@@ -29,6 +29,7 @@ from ifedicl.federation.messages import (
     VectorsReply,
     VectorsRequest,
 )
+from ifedicl.ledger.entries import Head
 from ifedicl.metrics import Comparison, Tally
 
 LAYERS, WIDTH = 2, 3
@@ -62,9 +63,10 @@ class Landscape:
         """All ten."""
         return NAMES
 
-    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+    def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
         """At once."""
         assert deadline > 0
+        assert not heads
         for name, request in requests.items():
             yield Delivery(name, self.answer(name, request), 1, 1, 0.0)
 

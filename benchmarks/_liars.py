@@ -24,6 +24,7 @@ from ifedicl.federation.messages import (
     VectorsReply,
     VectorsRequest,
 )
+from ifedicl.ledger.entries import Head
 from ifedicl.metrics import Comparison, Tally
 
 Numbers: TypeAlias = npt.NDArray[np.float64]
@@ -97,9 +98,9 @@ class Colluding:
         """All of them."""
         return self._engine.clients()
 
-    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+    def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
         """The honest answer first: the liars hear them."""
-        deliveries = list(self._engine.exchange(requests, deadline))
+        deliveries = list(self._engine.exchange(requests, deadline, heads))
         honest = [delivery.reply for delivery in deliveries if delivery.client not in self._liars]
         for delivery in deliveries:
             lie = self._lie(requests[delivery.client], delivery.reply, honest) if delivery.client in self._liars else None

@@ -24,6 +24,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' federation of processes, and their model
 
 from tests.support import tiny
+from tests.support.endpoints import engine_of
 from tests.support.processes import Federation, cli, owner_file, wait_for
 
 from ifedicl.backbone.model_shape import ModelShape
@@ -31,7 +32,6 @@ from ifedicl.bench.provenance import machine
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.federation.coordinator import Coordinator
-from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import ContextReply, ContextRequest, Reply, Request, UpdateReply, VectorsReply, VectorsRequest
 
 _LAYERS, _WIDTH = 30, 576  # of SmolLM2-135M
@@ -97,14 +97,14 @@ def alone(clients: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "state.safetensors"
         coordinator = Coordinator(
-            LocalEngine(doors), tiny.TASK, method, ModelShape("0" * 64, _LAYERS, _WIDTH), checkpoint_file=file
+            engine_of(doors), tiny.TASK, method, ModelShape("0" * 64, _LAYERS, _WIDTH), checkpoint_file=file
         )
         start = time.perf_counter()
         coordinator.run()
         seconds = time.perf_counter() - start
         size = file.stat().st_size
         tracemalloc.start()
-        Coordinator(LocalEngine(doors), tiny.TASK, method, ModelShape("0" * 64, _LAYERS, _WIDTH)).run()
+        Coordinator(engine_of(doors), tiny.TASK, method, ModelShape("0" * 64, _LAYERS, _WIDTH)).run()
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     return {

@@ -16,12 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from tests.support.endpoints import engine_of, engine_over, secure_layer
 
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.vectors import WRITES, ContextVectors
 from ifedicl.data import Role
 from ifedicl.federation.engine import Delivery, Engine
-from ifedicl.federation.local_engine import LocalEngine
+from ifedicl.federation.handler import Disclosure
 from ifedicl.federation.messages import (
     Failure,
     FailureCode,
@@ -35,17 +36,12 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.federation.secure.sum_client import SecureClient, identity_of
 from ifedicl.federation.secure.sum_engine import SecureEngine
+from ifedicl.ledger.entries import Head
 from ifedicl.settings import TOGETHER, Method, PrivacySettings
 from ifedicl.task import Task
 
 AT_MOST = 1.5
 TASK = Task(name="made-up", labels=("a", "b"))
-
-
-class _Model:
-    """As much of a model as a door asks for."""
-
-    dtype = "float32"
 
 
 @dataclass
@@ -54,7 +50,7 @@ class MadeUp:
 
     name: str
     reply: Reply
-    backbone = _Model()
+    dtype = "float32"
 
     def handle(self, _request: Request) -> Reply:
         """The reply, whatever is asked."""
@@ -81,12 +77,12 @@ class Timed:
         """The client's."""
         return self._door.name
 
-    def handle(self, request: Request) -> Reply:
+    def handle(self, request: Request, /) -> Disclosure:
         """As within."""
         start = time.process_time()
-        reply = self._door.handle(request)
+        disclosure = self._door.handle(request)
         self.seconds += time.process_time() - start
-        return reply
+        return disclosure
 
 
 class Losing:
@@ -100,9 +96,9 @@ class Losing:
         """As within."""
         return self._inner.clients()
 
-    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+    def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
         """As within, but for what is lost."""
-        for delivery in self._inner.exchange(requests, deadline):
+        for delivery in self._inner.exchange(requests, deadline, heads):
             gone = delivery.client in self._lost and isinstance(requests[delivery.client], MaskRequest)
             yield replace(delivery, reply=Failure(FailureCode.LOST)) if gone else delivery
 
@@ -143,13 +139,13 @@ def measured(count: int, request: Request, reply: Reply, repeats: int) -> dict[s
     """Bytes of one client, both ways, against open mode; milliseconds, median of the repeats."""
     clients = [MadeUp(f"client-{number:02d}", reply) for number in range(1, count + 1)]
     plain = [
-        delivery.bytes_down + delivery.bytes_up for delivery in LocalEngine(clients).exchange(both(clients, request), 60.0)
+        delivery.bytes_down + delivery.bytes_up for delivery in engine_of(clients).exchange(both(clients, request), 60.0, {})
     ]
     rules = PrivacySettings(mode="secure", dropout=0.3)
-    pins = {client.name: identity_of(client).public for client in clients}  # type: ignore[arg-type]
-    doors = [Timed(SecureClient(client, pins, rules)) for client in clients]  # type: ignore[arg-type]
+    pins = {client.name: identity_of(client).public for client in clients}
+    doors = [Timed(secure_layer(client, pins, rules)) for client in clients]
     lost = [client.name for client in clients[: int(rules.dropout * count)]]
-    whole, losing = (SecureEngine(inner, rules) for inner in (LocalEngine(doors), Losing(LocalEngine(doors), lost)))
+    whole, losing = (SecureEngine(inner, rules) for inner in (engine_over(doors), Losing(engine_over(doors), lost)))
     runs = [timed(whole, doors, request) for _ in range(repeats)]
     broken = [timed(losing, doors, request) for _ in range(repeats)]
     secure = [part.bytes_down + part.bytes_up for part in runs[0][0].parts]
@@ -166,7 +162,7 @@ def measured(count: int, request: Request, reply: Reply, repeats: int) -> dict[s
 def timed(engine: SecureEngine, doors: Sequence[Timed], request: Request) -> tuple[Delivery, float, float]:
     """What came, and processor seconds: of all clients together, and of the rest."""
     before, start = sum(door.seconds for door in doors), time.process_time()
-    (delivery,) = engine.exchange({TOGETHER: request}, 60.0)
+    (delivery,) = engine.exchange({TOGETHER: request}, 60.0, {})
     took, clients = time.process_time() - start, sum(door.seconds for door in doors) - before
     return delivery, clients, took - clients
 

@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from ifedicl.errors import IfediclError
     from ifedicl.federation.client import Client
     from ifedicl.federation.coordinator import Outcome
-    from ifedicl.federation.engine import Delivery, Door, Engine
+    from ifedicl.federation.engine import Delivery, Engine
     from ifedicl.federation.events import Begun, Delivered, Event, RoundDone, StepStarted
+    from ifedicl.federation.handler import Handler
     from ifedicl.federation.state import RoundRecord, State, Traffic
+    from ifedicl.ledger.entries import Head
+    from ifedicl.ledger.receipts import Receipt
     from ifedicl.metrics import Comparison, Evaluation, Tally
     from ifedicl.personal import Personal, personalise
     from ifedicl.pipelines import Pipeline, Scored, pipeline
@@ -44,9 +47,12 @@ _MODULES = {
     "errors": ("IfediclError",),
     "federation.client": ("Client",),
     "federation.coordinator": ("Outcome",),
-    "federation.engine": ("Delivery", "Door", "Engine"),
+    "federation.engine": ("Delivery", "Engine"),
+    "federation.handler": ("Handler",),
     "federation.events": ("Begun", "Delivered", "Event", "RoundDone", "StepStarted"),
     "federation.state": ("RoundRecord", "State", "Traffic"),
+    "ledger.entries": ("Head",),
+    "ledger.receipts": ("Receipt",),
     "metrics": ("Comparison", "Evaluation", "Tally"),
     "personal": ("Personal", "personalise"),
     "pipelines": ("Pipeline", "Scored", "pipeline"),
@@ -71,12 +77,13 @@ __all__ = [
     "Coordination",
     "Delivered",
     "Delivery",
-    "Door",
     "Engine",
     "Evaluation",
     "Event",
     "Example",
     "Federated",
+    "Handler",
+    "Head",
     "IfediclError",
     "Method",
     "ModelSettings",
@@ -85,6 +92,7 @@ __all__ = [
     "Pipeline",
     "Prediction",
     "Readout",
+    "Receipt",
     "RoundDone",
     "RoundRecord",
     "RunOptions",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.data import split_roles
 from ifedicl.errors import DataError
 from ifedicl.federation.assignment import Assignment
-from ifedicl.federation.messages import ContextRequest, DealRequest, MaskRequest, Reply, Request, RevealRequest, encode
+from ifedicl.federation.messages import ContextRequest, DealRequest, Envelope, MaskRequest, Reply, Request, RevealRequest
 from ifedicl.federation.sample_exchange import SampleCounts, sample_exchange
 from ifedicl.federation.secure import packages_of
 from ifedicl.ledger.entries import Head
@@ -178,7 +177,7 @@ def expected_bytes(settings: RunSettings, model: ModelShape, clients: Sequence[s
 
 
 def _size(message: Request | Reply) -> int:
-    return len(encode(message if isinstance(message, _WITHOUT_HEAD) else replace(message, head=_HEAD)))
+    return Envelope.of(message, None if isinstance(message, _WITHOUT_HEAD) else _HEAD).size
 
 
 def inspect_data(path: Path) -> dict[str, Any]:

@@ -20,12 +20,12 @@ from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.data import Example
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
-from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.results import adapter_of
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.federation.state import State
 from ifedicl.settings import load_settings
 from tests.support import tiny
+from tests.support.endpoints import engine_of
 from tests.support.processes import Federation, cli, owner_file, wait_for
 from tests.support.run_folders import contents
 
@@ -144,7 +144,7 @@ def test_the_adapter_is_bit_for_bit_the_local_engines_whatever_died_on_the_way(s
         Client(site, [Example(row["text"], row["label"]) for row in rows_of(site)], backbone, secret=b"") for site in SITES
     ]
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
-    outcome = Coordinator(LocalEngine(clients), settings.task, settings.method, shape).run()
+    outcome = Coordinator(engine_of(clients), settings.task, settings.method, shape).run()
     torch.set_num_threads(threads)
     local = adapter_of(outcome, settings.task, settings.method, settings.model, backbone.fingerprint, len(SITES))
     local.save(story.folder / "local")

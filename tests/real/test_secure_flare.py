@@ -12,13 +12,13 @@ from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.data import Example
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
-from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.results import adapter_of
 from ifedicl.federation.secure import around
-from ifedicl.federation.secure.sum_client import SecureClient, identity_of
+from ifedicl.federation.secure.sum_client import identity_of
 from ifedicl.ledger.ledger import REPLY, SUMMED, read
 from ifedicl.settings import TOGETHER, load_settings
 from tests.support import tiny
+from tests.support.endpoints import engine_over, secure_layer
 from tests.support.processes import Federation, cli, owner_file
 from tests.support.run_folders import contents
 
@@ -82,9 +82,9 @@ def test_the_adapter_of_sums_over_flare_is_the_local_engines_bit_for_bit(
         for site in SITES
     ]
     pins = {client.name: identity_of(client).public for client in clients}
-    doors = [SecureClient(client, pins, settings.privacy) for client in clients]
+    doors = [secure_layer(client, pins, settings.privacy) for client in clients]
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
-    outcome = Coordinator(around(LocalEngine(doors), settings.method), settings.task, settings.method, shape).run()
+    outcome = Coordinator(around(engine_over(doors), settings.method), settings.task, settings.method, shape).run()
     torch.set_num_threads(threads)
     local = adapter_of(outcome, settings.task, settings.method, settings.model, backbone.fingerprint, len(SITES))
     local.save(folder / "local")

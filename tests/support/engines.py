@@ -11,6 +11,8 @@ from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import (
     Request,
 )
+from ifedicl.ledger.entries import Head
+from tests.support.endpoints import bare
 
 
 class Between:
@@ -23,26 +25,27 @@ class Between:
         names: tuple[str, ...] = self.inner.clients()
         return names
 
-    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
-        yield from self.change(list(self.inner.exchange(requests, deadline)), requests)
+    def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
+        yield from self.change(list(self.inner.exchange(requests, deadline, heads)), requests)
 
 
 class Restarting(LocalEngine):
     """Some clients forget everything before some of their requests."""
 
     def __init__(self, clients: list[Client], when: Callable[[str, Request], bool]) -> None:
-        super().__init__(clients)
+        super().__init__([bare(client) for client in clients])
+        self.held = {client.name: client for client in clients}
         self.when = when
         self.restarts = 0
 
-    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+    def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
         for name, request in requests.items():
             if self.when(name, request):
-                old = self._clients[name]
-                assert isinstance(old, Client)
-                self._clients[name] = Client(name, old.examples, old.backbone, secret=old._secret)
+                old = self.held[name]
+                self.held[name] = Client(name, old.examples, old.backbone, secret=old._secret)
+                self._clients[name] = bare(self.held[name])
                 self.restarts += 1
-        yield from super().exchange(requests, deadline)
+        yield from super().exchange(requests, deadline, heads)
 
 
 def once_each(when: Callable[[str, Request], bool]) -> Callable[[str, Request], bool]:

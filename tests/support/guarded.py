@@ -38,10 +38,11 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.ledger.ledger import Ledger
 from ifedicl.metrics import Comparison, Tally
-from ifedicl.owner.guard import GuardedClient, SummedClient
+from ifedicl.owner.endpoint import ClientEndpoint, Record, build_endpoint
 from ifedicl.owner.policy import Policy, open_policy
 from ifedicl.settings import Method, validated
 from tests.support import tiny
+from tests.support.endpoints import Asked
 
 LAYERS, WIDTH = 2, 4
 MODEL = "f" * 64
@@ -121,16 +122,17 @@ def asks(method: Method = METHOD) -> dict[str, Request]:
 
 def guarded(
     folder: Path, policy: Policy | None = None, answer: Callable[[Request], Reply] | None = None, **options: Any
-) -> tuple[GuardedClient, Scripted]:
-    client = Scripted(answer)
-    return GuardedClient(client, policy or rules(), Ledger(folder / "ledger.jsonl", client.name), **options), client
+) -> tuple[Asked, Scripted]:
+    client: Any = Scripted(answer)
+    record = Record(Ledger(folder / "ledger.jsonl", client.name), **options)
+    return Asked(build_endpoint(client, policy or rules(), record, None, {})), client
 
 
 def code(reply: Reply) -> FailureCode | None:
     return reply.code if isinstance(reply, Failure) else None
 
 
-def installed(guard: GuardedClient, method: Method = METHOD) -> dict[str, Request]:
+def installed(guard: Asked, method: Method = METHOD) -> dict[str, Request]:
     requests = asks(method)
     guard.handle(requests["context"])
     return requests
@@ -140,8 +142,6 @@ BY_CLASS = tiny.method(vectors={"balance": "class"})
 READOUT = tiny.method(readout={})
 
 
-def client_of(site: GuardedClient | SummedClient) -> Client:
-    """Whom it guards."""
-    client = site._guard._client
-    assert isinstance(client, Client)
-    return client
+def client_of(site: ClientEndpoint) -> Client:
+    """The innermost layer of a site."""
+    return site.client

@@ -14,10 +14,10 @@ from ifedicl.data import Example, Role, split_roles
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.events import Event
-from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import Reply, Request, VectorsReply
 from ifedicl.settings import Coordination, Method
 from tests.support import tiny
+from tests.support.endpoints import engine_of
 
 Hands: TypeAlias = dict[str, tuple[Example, ...]]
 HANDS: Hands = {name: tiny.examples(count, seed=seed) for seed, (name, count) in enumerate({"a": 9, "b": 6, "c": 11}.items())}
@@ -43,7 +43,7 @@ def run_real(
     engine: Any = None,
     **options: Any,
 ) -> Outcome:
-    return run_with(engine or LocalEngine(real(backbone, hands)), method, shape_of(backbone), **options)
+    return run_with(engine or engine_of(real(backbone, hands)), method, shape_of(backbone), **options)
 
 
 def run_with(

@@ -29,6 +29,7 @@ from ifedicl.federation.messages import (
     VectorsReply,
     VectorsRequest,
 )
+from ifedicl.ledger.entries import Head
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
 from tests.support import tiny
@@ -74,7 +75,7 @@ class Scripted:
     def clients(self) -> tuple[str, ...]:
         return self.names
 
-    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+    def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
         for name, request in requests.items():
             self.asked.append((name, request))
             yield Delivery(name, self.answer(name, request), 10, 20, 0.5)

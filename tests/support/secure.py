@@ -37,11 +37,13 @@ from ifedicl.federation.messages import (
     VectorsReply,
     VectorsRequest,
 )
-from ifedicl.federation.secure.sum_client import SecureClient, identity_of
+from ifedicl.federation.secure.sum_client import identity_of
 from ifedicl.federation.secure.sum_engine import SecureEngine
+from ifedicl.ledger.entries import Head
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import TOGETHER, PrivacySettings
 from tests.support import tiny
+from tests.support.endpoints import engine_over, secure_layer
 
 REPEATABLE = settings(deadline=None, derandomize=True, max_examples=12)
 RULES = PrivacySettings(mode="secure", dropout=0.4, min_examples=2)
@@ -95,7 +97,7 @@ class Fixed:
     rule: Callable[[Request], Reply | None] = lambda request: None
     training: int = 50
     given: dict[str, Reply] = field(default_factory=dict)
-    backbone: Any = field(default_factory=lambda: type("Model", (), {"dtype": "float32"}))
+    dtype: str = "float32"
 
     def handle(self, request: Request) -> Reply:
         if isinstance(request, ContextRequest):
@@ -125,8 +127,8 @@ class Recording:
     def clients(self) -> tuple[str, ...]:
         return self.inner.clients()
 
-    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
-        for delivery in self.inner.exchange(requests, deadline):
+    def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
+        for delivery in self.inner.exchange(requests, deadline, heads):
             reply = self.change(delivery.client, requests[delivery.client], delivery.reply)
             self.crossed.append((delivery.client, requests[delivery.client], reply))
             yield replace(delivery, reply=reply)
@@ -146,11 +148,11 @@ def failing(code: FailureCode) -> Callable[[Request], Reply]:
 def behind(clients: Sequence[Any], rules: PrivacySettings = RULES, **options: Any) -> LocalEngine:
     """A local engine over secure doors."""
     pins = {client.name: identity_of(client).public for client in clients}
-    return LocalEngine([SecureClient(client, pins, rules, **options) for client in clients])
+    return engine_over([secure_layer(client, pins, rules, **options) for client in clients])
 
 
 def summed(inner: Engine, request: Request, rules: PrivacySettings = RULES) -> Delivery:
-    (delivery,) = SecureEngine(inner, rules).exchange({TOGETHER: request}, 60.0)
+    (delivery,) = SecureEngine(inner, rules).exchange({TOGETHER: request}, 60.0, {})
     return delivery
 
 

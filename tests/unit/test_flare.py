@@ -24,8 +24,8 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.errors import ConfigError, FederationError, StorageError, TooFewClientsError
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
-from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import (
+    Envelope,
     Failure,
     FailureCode,
     Reply,
@@ -33,9 +33,6 @@ from ifedicl.federation.messages import (
     UpdateReply,
     UpdateRequest,
     VectorsReply,
-    decode_reply,
-    decode_request,
-    encode,
 )
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.flare import names, processes
@@ -50,9 +47,18 @@ from ifedicl.flare.status import Board
 from ifedicl.flare.transport import Parcel, PostEngine
 from ifedicl.settings import Coordination, ModelSettings, changed, load_settings, validated
 from tests.support import tiny
+from tests.support.endpoints import bare, engine_of
 from tests.support.run_folders import short_run
 
 SITES = ("a", "b", "c")
+
+
+def wire_of(message: Request | Reply) -> bytes:
+    return Envelope.of(message).to_bytes()
+
+
+def reply_of(wire: bytes) -> Reply:
+    return Envelope.from_bytes(wire).frame.reply
 
 
 class ScriptedPost:
@@ -70,7 +76,7 @@ class ScriptedPost:
         def work() -> None:
             for name in names:
                 with self._turn:
-                    up = self.spoil(name, decode_request(wire), answer(self.doors[name], wire))
+                    up = self.spoil(name, Envelope.from_bytes(wire).frame.request, answer(bare(self.doors[name]), wire))
                 if up is not None:
                     inbox(Parcel(name, up, 100, 200))
 
@@ -134,7 +140,7 @@ def test_a_run_over_a_post_is_the_local_engines_run(backbone: Backbone, tmp_path
     settings = job(backbone)
     run(backbone, tmp_path / "run", honest)
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
-    outcome = Coordinator(LocalEngine(tuple(doors(backbone).values())), settings.task, settings.method, shape).run()
+    outcome = Coordinator(engine_of(tuple(doors(backbone).values())), settings.task, settings.method, shape).run()
     from ifedicl.adapter import Adapter
 
     adapter = Adapter.load(tmp_path / "run" / "adapter")
@@ -146,7 +152,7 @@ def spoilt(change: Callable[[Reply], bytes | None], kind: type[Request] = Update
     """Site b answers one kind of request with something else."""
 
     def spoil(name: str, request: Request, up: bytes) -> bytes | None:
-        return change(decode_reply(up)) if name == "b" and isinstance(request, kind) else up
+        return change(reply_of(up)) if name == "b" and isinstance(request, kind) else up
 
     return spoil
 
@@ -154,7 +160,7 @@ def spoilt(change: Callable[[Reply], bytes | None], kind: type[Request] = Update
 def with_scales(value: Callable[[np.ndarray], np.ndarray]) -> Callable[[Reply], bytes]:
     def change(reply: Reply) -> bytes:
         assert isinstance(reply, UpdateReply)
-        return encode(replace(reply, coefficients=Coefficients(value(reply.coefficients.scales).astype(np.float32))))
+        return wire_of(replace(reply, coefficients=Coefficients(value(reply.coefficients.scales).astype(np.float32))))
 
     return change
 
@@ -164,10 +170,10 @@ def with_scales(value: Callable[[np.ndarray], np.ndarray]) -> Callable[[Reply], 
     [
         (with_scales(lambda scales: scales * np.nan), "bad_reply"),
         (with_scales(lambda scales: scales[:-1]), "bad_reply"),
-        (lambda reply: encode(Failure(FailureCode.WRONG_MODEL)), "wrong_model"),
+        (lambda reply: wire_of(Failure(FailureCode.WRONG_MODEL)), "wrong_model"),
         (lambda reply: b"\x00" * 40, "bad_reply"),
         (lambda reply: b"", "bad_reply"),
-        (lambda reply: encode(UpdateRequest("x", 0, 0, 1, reply.coefficients)), "bad_reply"),
+        (lambda reply: wire_of(UpdateRequest("x", 0, 0, 1, reply.coefficients)), "bad_reply"),
     ],
     ids=["NaN", "wrong shapes", "another model", "bytes that are no message", "nothing at all", "a request for a reply"],
 )
@@ -196,7 +202,7 @@ def test_a_lost_site_is_not_waited_for(backbone: Backbone) -> None:
     Coordinator(engine, settings.task, settings.method, settings.assignment.model).run()
     assert time.monotonic() - start < 15  # the deadline is an hour
     request = UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32)))
-    last = list(engine.exchange(dict.fromkeys(SITES, request), 3600.0))[-1]
+    last = list(engine.exchange(dict.fromkeys(SITES, request), 3600.0, {}))[-1]
     assert (last.client, last.reply) == ("b", Failure(FailureCode.LOST))
 
 
@@ -206,11 +212,11 @@ def test_a_reply_that_comes_twice_or_from_nobody_asked_counts_once(backbone: Bac
 
     def send(wire: bytes, names: Sequence[str], inbox: Callable[[Parcel], None]) -> Callable[[], None]:
         for name in ("a", "a", "mallory", "b"):
-            inbox(Parcel(name, encode(Failure(FailureCode.NO_CONTEXT)), 1, 2))
+            inbox(Parcel(name, wire_of(Failure(FailureCode.NO_CONTEXT)), 1, 2))
         return lambda: None
 
     post.send = send  # type: ignore[method-assign]
-    got = list(PostEngine(post, SITES).exchange({"a": request, "b": request}, 5.0))
+    got = list(PostEngine(post, SITES).exchange({"a": request, "b": request}, 5.0, {}))
     assert [item.client for item in got] == ["a", "b"]
     assert {item.carrier_bytes for item in got} == {3}
 
@@ -220,14 +226,14 @@ def test_a_job_that_is_stopped_ends_at_once_and_what_was_sent_is_taken_back(back
     post.stopped = True
     request = UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32)))
     with pytest.raises(FederationError, match="ifedicl flare resume"):
-        list(PostEngine(post, SITES).exchange({"a": request}, 3600.0))
+        list(PostEngine(post, SITES).exchange({"a": request}, 3600.0, {}))
     assert post.cancelled == 1
 
 
 def test_too_few_sites_end_the_job_and_a_resume_goes_on(backbone: Backbone, tmp_path: Path) -> None:
     def dying(name: str, request: Request, up: bytes) -> bytes | None:
         gone = isinstance(request, UpdateRequest) and request.round == 1 and name != "a"
-        return encode(Failure(FailureCode.INTERNAL)) if gone else up
+        return wire_of(Failure(FailureCode.INTERNAL)) if gone else up
 
     with pytest.raises(TooFewClientsError):
         run(backbone, tmp_path / "run", dying, rounds={"rounds": 3}, coordination=Coordination(min_clients=2))
@@ -271,7 +277,7 @@ def test_a_run_that_is_there_is_not_started_over(backbone: Backbone, tmp_path: P
 
 
 def test_the_board_tells_who_answered_and_what_it_cost(backbone: Backbone, tmp_path: Path) -> None:
-    facts = run(backbone, tmp_path, spoilt(lambda reply: encode(Failure(FailureCode.WRONG_MODEL)))).facts
+    facts = run(backbone, tmp_path, spoilt(lambda reply: wire_of(Failure(FailureCode.WRONG_MODEL)))).facts
     assert (facts["round"], facts["rounds"], facts["run"]) == (3, 3, "mood")
     assert facts["train_loss"] > 0
     assert facts["sites"]["a"]["last"] == "answered"
@@ -291,21 +297,21 @@ class Raising:
 
 
 def test_whatever_a_site_raises_becomes_a_code_without_text(caplog: pytest.LogCaptureFixture) -> None:
-    wire = encode(UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32))))
-    up = answer(Raising(), wire)
-    assert decode_reply(up) == Failure(FailureCode.INTERNAL)
+    wire = wire_of(UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32))))
+    up = answer(bare(Raising()), wire)
+    assert reply_of(up) == Failure(FailureCode.INTERNAL)
     assert b"4711" not in up
     assert "4711" in caplog.text  # the owner's own log
 
 
-@pytest.mark.parametrize("wire", [None, "text", b"", b"\xff" * 100, encode(Failure(FailureCode.LATE))])
+@pytest.mark.parametrize("wire", [None, "text", b"", b"\xff" * 100, wire_of(Failure(FailureCode.LATE))])
 def test_what_is_no_request_is_refused_with_a_code(wire: object) -> None:
-    assert decode_reply(answer(Raising(), wire)) == Failure(FailureCode.BAD_REQUEST)
+    assert reply_of(answer(bare(Raising()), wire)) == Failure(FailureCode.BAD_REQUEST)
 
 
 def test_a_site_whose_client_could_not_be_opened_answers_with_a_code() -> None:
-    wire = encode(UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32))))
-    assert decode_reply(answer(None, wire)) == Failure(FailureCode.INTERNAL)
+    wire = wire_of(UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32))))
+    assert reply_of(answer(None, wire)) == Failure(FailureCode.INTERNAL)
 
 
 # Jobs
@@ -523,13 +529,13 @@ def test_vectors_that_cross_a_post_are_the_sites_own(backbone: Backbone) -> None
     from ifedicl.federation.messages import VectorsRequest
 
     request = VectorsRequest(settings.task, settings.method, backbone.fingerprint, "")
-    (delivery,) = PostEngine(post, ("a",)).exchange({"a": request}, 30.0)
+    (delivery,) = PostEngine(post, ("a",)).exchange({"a": request}, 30.0, {})
     own = post.doors["a"].handle(request)
     assert isinstance(delivery.reply, VectorsReply)
     assert isinstance(own, VectorsReply)
     assert delivery.reply is not own
     np.testing.assert_array_equal(delivery.reply.vectors.means, own.vectors.means)
-    assert delivery.bytes_up == len(encode(own))
+    assert delivery.bytes_up == len(wire_of(own))
 
 
 # The console

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
-from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -25,10 +25,12 @@ from ifedicl.federation.messages import (
     CompareRequest,
     ContextReply,
     ContextRequest,
+    Envelope,
     EvaluateReply,
     EvaluateRequest,
     Failure,
     FailureCode,
+    Frame,
     GradientReply,
     GradientRequest,
     Reply,
@@ -129,37 +131,55 @@ def test_a_reply_comes_back_as_it_went(reply: Reply) -> None:
 
 
 @pytest.mark.parametrize("message", [*REQUESTS, *REPLIES], ids=kind_of)
-def test_the_head_of_a_ledger_travels_around_every_message_and_leaves_it_as_it_is(message: Request | Reply) -> None:
-    decode = decode_request if isinstance(message, get_args(Request)) else decode_reply
-    enveloped = replace(message, head=Head(7, "0123456789abcdef" * 4))
-    received = decode(encode(enveloped))
-    assert received.head == enveloped.head
-    # What is hashed for the ledger is the same on both sides: neither the way nor the envelope shows in it.
-    assert encode(replace(received, head=None)) == encode(message)
-    assert 0 < len(encode(enveloped)) - len(encode(message)) < 130
+@pytest.mark.parametrize("head", [None, Head(7, "0123456789abcdef" * 4), Head(2**53 - 1, "f" * 64)], ids=["none", "7", "last"])
+def test_the_head_of_a_ledger_travels_beside_every_message_and_leaves_its_bytes_as_they_are(
+    message: Request | Reply, head: Head | None
+) -> None:
+    sent = Envelope.of(message, head)
+    received = Envelope.from_bytes(sent.to_bytes())
+    assert received.head == head
+    # What is hashed for the ledger is the same on both sides: it is the bytes of the message alone.
+    assert received.frame.data == encode(message)
+    assert received.frame.digest == sent.frame.digest == hashlib.sha256(encode(message)).hexdigest()
+    assert len(sent.to_bytes()) == sent.size == len(encode(message)) + (46 if head else 6)
 
 
-@pytest.mark.parametrize(
-    "envelope",
-    [
-        "x",
-        1,
-        [],
-        {},
-        {"version": 2, "head": [7, "0" * 64]},
-        {"version": 1, "head": [0, "0" * 64]},
-        {"version": 1, "head": [7, "0" * 63]},
-        {"version": 1, "head": [7]},
-        {"version": 1, "head": [7.0, "0" * 64]},
-        {"version": 1, "head": [7, "0" * 64], "more": 1},
-    ],
-)
-def test_an_envelope_of_another_form_is_refused(envelope: object) -> None:
-    data = save({}, metadata={"message": json.dumps(["context_reply", {}, envelope])})
+@pytest.mark.parametrize("head", [None, Head(7, "0" * 64)])
+def test_an_envelope_that_is_torn_or_of_another_version_is_refused(head: Head | None) -> None:
+    whole = Envelope.of(ContextReply(), head).to_bytes()
+    for length in range(len(whole)):
+        with pytest.raises(MessageError):
+            _ = Envelope.from_bytes(whole[:length]).frame.reply
+    with pytest.raises(MessageError, match="version 3, not 2; both sides need the same ifedicl version"):
+        Envelope.from_bytes(whole[:4] + b"\x03" + whole[5:])
+
+
+def test_a_head_that_no_ledger_has_is_refused() -> None:
+    whole = Envelope.of(ContextReply(), Head(7, "0" * 64)).to_bytes()
+    for entries in (0, 2**53, 2**64 - 1):
+        with pytest.raises(MessageError):
+            Envelope.from_bytes(whole[:6] + struct.pack("<Q", entries) + whole[14:])
+
+
+def test_a_message_of_an_ifedicl_without_envelopes_is_refused_and_the_error_says_so() -> None:
+    """Earlier versions sent the frame alone."""
+    with pytest.raises(MessageError, match="both sides need the same ifedicl version"):
+        Envelope.from_bytes(encode(Failure(FailureCode.LATE)))
+
+
+def test_what_stands_behind_the_header_of_a_frame_is_refused() -> None:
+    """Earlier versions had the head there."""
+    old = {"version": 1, "head": [7, "0" * 64]}
     with pytest.raises(MessageError):
-        decode_reply(data)
-    with pytest.raises(MessageError):
-        decode_reply(save({}, metadata={"message": json.dumps(["context_reply", {}, envelope, envelope])}))
+        decode_reply(save({}, metadata={"message": json.dumps(["context_reply", {}, old])}))
+
+
+def test_a_frame_knows_its_shapes_and_is_read_once() -> None:
+    reply = UpdateReply(Coefficients(np.ones((3, 2, 2), dtype=np.float32)), 5, 0.5)
+    frame = Frame.of(reply)
+    assert frame.shapes == {"scales": [3, 2, 2]}
+    assert frame.reply is frame.reply
+    assert Frame.of(ContextReply()).shapes == {}
 
 
 def test_means_in_half_precision_come_back_as_half_precision_numbers() -> None:
@@ -173,7 +193,7 @@ def test_means_in_half_precision_come_back_as_half_precision_numbers() -> None:
 
 def test_the_scalars_of_32_layers_take_512_raw_bytes() -> None:
     request = UpdateRequest("0123456789abcdef", 7, 3, 10, Coefficients.identity(Form(32)))
-    _, _, arrays, _ = unpack(encode(request))
+    _, _, arrays = unpack(encode(request))
     assert {name: array.nbytes for name, array in arrays.items()} == {"scales": 512}
     # The paper's number, and it is in the frame: nothing else in it grows with the model.
     other = UpdateRequest("0123456789abcdef", 7, 3, 10, Coefficients.identity(Form(64)))
@@ -209,7 +229,7 @@ def test_a_reply_cut_at_any_length_is_refused(reply: Reply) -> None:
 
 def forged(message: Request | Reply, **changes: object) -> bytes:
     """The frame of a message with other values in its header."""
-    kind, header, arrays, _ = unpack(encode(message))
+    kind, header, arrays = unpack(encode(message))
     return pack(kind, header | changes, arrays)
 
 

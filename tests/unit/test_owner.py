@@ -24,6 +24,7 @@ from ifedicl.owner.site import open_site
 from ifedicl.settings import load_settings
 from tests.support import tiny
 from tests.support.command_line import printed, run
+from tests.support.endpoints import Asked
 from tests.support.guarded import client_of
 from tests.support.run_folders import write_run
 
@@ -159,9 +160,9 @@ def test_what_check_foretells_is_what_the_door_then_does(
     requested: list[str] = []
 
     class Watching(LocalEngine):
-        def exchange(self, requests: Any, deadline: float) -> Any:
+        def exchange(self, requests: Any, deadline: float, heads: Any) -> Any:
             requested.extend(request.kind for request in requests.values())
-            return super().exchange(requests, deadline)
+            return super().exchange(requests, deadline, heads)
 
     with suppress(FederationError):  # of a single client, whose refusal ends the run
         Coordinator(Watching([site]), settings.task, settings.method, shape).run()
@@ -189,8 +190,8 @@ def test_a_site_loads_its_model_once_and_keeps_its_secret(client: Path, monkeypa
     assert len(secret) == 32
     assert (client.parent / "client.secret").stat().st_mode & 0o077 == 0
     request = VectorsRequest(tiny.TASK, tiny.method(), client_of(first).backbone.fingerprint, "")
-    reply = first.handle(request)
-    again = open_site(client, "north").handle(request)
+    reply = Asked(first).handle(request)
+    again = Asked(open_site(client, "north")).handle(request)
     assert isinstance(reply, VectorsReply)
     assert isinstance(again, VectorsReply)
     assert reply.cursor == again.cursor

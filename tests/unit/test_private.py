@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ifedicl import runs
-from ifedicl.backbone.load import Backbone, load_backbone
+from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.calibrate import example_gradients
 from ifedicl.core.aggregation import GradientSum
@@ -18,12 +18,12 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.data import Role
 from ifedicl.dp.accountant import epsilon
 from ifedicl.errors import ConfigError, TooFewClientsError
-from ifedicl.federation.assignment import Assignment
+from ifedicl.federation.assignment import run_digest
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.dp_client import DPClient
+from ifedicl.federation.dp_sums import DPSums
 from ifedicl.federation.events import Delivered, Event
-from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import (
     BeginRequest,
     CompareRequest,
@@ -42,15 +42,18 @@ from ifedicl.federation.messages import (
     encode,
 )
 from ifedicl.federation.run_folder import RunFolder
-from ifedicl.federation.secure.sum_client import SecureClient, identity_of
+from ifedicl.federation.secure.sum_client import identity_of
 from ifedicl.inspection import what_leaves
-from ifedicl.ledger.ledger import SUMMED, Ledger
-from ifedicl.owner.endpoint import gradients_left
-from ifedicl.owner.guard import GuardedClient
+from ifedicl.ledger.ledger import SUMMED, Ledger, read
+from ifedicl.ledger.usage import CountedLedger, History
+from ifedicl.owner.endpoint import Record, build_endpoint
+from ifedicl.owner.guard import Guard
 from ifedicl.owner.policy import open_policy
+from ifedicl.owner.recorder import Recorder
 from ifedicl.settings import Method, ModelSettings, NoiseSettings, load_settings
 from ifedicl.settings.describe import mode_of
 from tests.support import tiny
+from tests.support.endpoints import Asked, engine_of, secure_layer
 from tests.support.private import method, private_method
 
 STEP = 2.0**-24
@@ -63,9 +66,9 @@ class Ward:
     def __init__(
         self, name: str, backbone: Backbone, rows: Any, settings: NoiseSettings, run: Method, survivors: int = 3
     ) -> None:
-        self.private = DPClient(settings, survivors, run, PUBLIC, step=STEP)
-        self.client = Client(name, rows, backbone, secret=name.encode(), sums=self.private)
-        self.name, self._answer = name, self.private.door(self.client.handle)
+        self.private = DPSums(settings, survivors, run, PUBLIC, step=STEP)
+        self.layer = DPClient(Client(name, rows, backbone, secret=name.encode()), self.private)
+        self.name, self.client, self._answer = name, self.layer.client, self.layer.handle
 
     def handle(self, request: Request) -> Reply:
         return self._answer(request)
@@ -86,7 +89,7 @@ def ready(ward: Ward, backbone: Backbone, run: Method) -> GradientRequest:
     context = Context(reply.vectors.mean().astype(np.float32), first_layer=layers.start)
     ward.handle(ContextRequest(tiny.TASK, run, backbone.fingerprint, context, "c"))
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
-    return GradientRequest("c", 0, Coordinator(LocalEngine([ward.client]), tiny.TASK, run, shape)._state.coefficients)
+    return GradientRequest("c", 0, Coordinator(engine_of([ward.client]), tiny.TASK, run, shape)._state.coefficients)
 
 
 def asked(ward: Ward, request: GradientRequest) -> GradientSum:
@@ -172,10 +175,10 @@ def test_a_budget_that_an_earlier_run_spent_is_not_there_again(backbone: Backbon
     run = method()
     first = wards(backbone, NoiseSettings(epsilon=1.0), run)[0]
     asked(first, ready(first, backbone, run))
-    again = DPClient(NoiseSettings(epsilon=1.0), 3, run, PUBLIC, step=STEP, left=3)
-    client = Client("ward", tiny.examples(5), backbone, secret=b"w", sums=again)
+    again = DPSums(NoiseSettings(epsilon=1.0), 3, run, PUBLIC, step=STEP, left=3)
+    layer = DPClient(Client("ward", tiny.examples(5), backbone, secret=b"w"), again)
     ward = first
-    ward.private, ward.client, ward._answer = again, client, again.door(client.handle)
+    ward.private, ward.client, ward._answer = again, layer.client, layer.handle
     assert isinstance(ward.handle(ready(ward, backbone, run)), Failure)
 
 
@@ -209,7 +212,7 @@ def test_what_no_noise_is_planned_for_is_refused(backbone: Backbone) -> None:
 )
 def test_settings_that_guarantee_nothing_are_refused(run: Method, settings: NoiseSettings, survivors: int, field: str) -> None:
     with pytest.raises(ConfigError, match=field):
-        DPClient(settings, survivors, run, PUBLIC, step=STEP)
+        DPSums(settings, survivors, run, PUBLIC, step=STEP)
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -218,7 +221,7 @@ def test_a_federation_runs_on_what_private_clients_send(backbone: Backbone, rank
     run = method(**subspace)
     clients = wards(backbone, NoiseSettings(), run)
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
-    outcome = Coordinator(LocalEngine(clients), tiny.TASK, run, shape).run()
+    outcome = Coordinator(engine_of(clients), tiny.TASK, run, shape).run()
     assert outcome.chosen_round == 3
     assert not outcome.coefficients.is_identity
     assert not any(exchange.failure for exchange in outcome.state.traffic)
@@ -306,15 +309,15 @@ def test_an_owners_limit_of_epsilon_stops_its_client(backbone: Backbone, tmp_pat
     run, policy = method(), open_policy()
     limited = policy.model_copy(update={"most": policy.most.model_copy(update={"epsilon": 1.5})})
     ward = wards(backbone, NoiseSettings(epsilon=2.0), run)[0]
-    guard = GuardedClient(ward.client, limited, Ledger(tmp_path / "ledger.jsonl", ward.name))
-    ward._answer = ward.private.door(guard.handle)
+    ledger = CountedLedger(Ledger(tmp_path / "ledger.jsonl", ward.name))
+    ward._answer = Asked(Recorder(Guard(ward.layer, limited, ledger.history), ledger, limited.most)).handle
     request = ready(ward, backbone, run)
     answers = [ward.handle(request) for _ in range(3)]
     assert isinstance(answers[0], GradientReply)
     assert [reply.code for reply in answers if isinstance(reply, Failure)] == [FailureCode.SPENT] * 2
     # Without a promise nothing leaves at all.
     plain = Client("plain", tiny.examples(5), backbone, secret=b"p")
-    open_guard = GuardedClient(plain, limited, Ledger(tmp_path / "plain.jsonl", "plain"))
+    open_guard = Asked(build_endpoint(plain, limited, Record(Ledger(tmp_path / "plain.jsonl", "plain")), None, {}))
     reply = open_guard.handle(VectorsRequest(tiny.TASK, run, backbone.fingerprint, ""))
     assert isinstance(reply, Failure)
     assert reply.code is FailureCode.REFUSED
@@ -360,8 +363,10 @@ def test_a_config_in_private_mode_runs_says_so_and_does_not_go_on_for_free(tmp_p
     result = runs.run(settings, tmp_path / "run")
     assert result.federated is not None
     assert result.federated.adapter.provenance["privacy"]["epsilon"] <= 3.0
-    assignment = Assignment(settings.task, settings.method, load_backbone(settings.model).shape)
-    assert set(gradients_left(assignment, RunFolder(tmp_path / "run").ledgers, tuple(result.clients)).values()) == {2}
+    run = run_digest(settings.task, settings.method, result.federated.adapter.fingerprint)
+    ledgers = [read(path)[0] for path in RunFolder(tmp_path / "run").ledgers.glob("*.jsonl")]
+    assert len(ledgers) == len(result.clients)
+    assert {History.of(entries).spent(run).rounds for entries in ledgers} == {2}
     with pytest.raises(TooFewClientsError):
         runs.run(settings, tmp_path / "run", more_rounds=1)
 
@@ -385,9 +390,9 @@ def test_a_client_that_cannot_keep_the_promise_refuses_the_task(backbone: Backbo
     plain = Client("plain", tiny.examples(8), backbone, secret=b"p")
     request = VectorsRequest(tiny.TASK, run, backbone.fingerprint, "")
     assert plain.handle(request) == Failure(FailureCode.OTHER_MODE)
-    secure = SecureClient(plain, {"plain": identity_of(plain).public}, run.privacy.model_copy(update={"noise": None}))
+    masking = secure_layer(plain, {"plain": identity_of(plain).public}, run.privacy.model_copy(update={"noise": None}))
     begin = BeginRequest("0" * 32, run.privacy, encode(request))
-    assert secure.handle(begin) == Failure(FailureCode.OTHER_MODE)
+    assert masking.handle(begin).reply == Failure(FailureCode.OTHER_MODE)
 
 
 def test_an_owner_asks_for_its_own_noise_or_more(backbone: Backbone) -> None:
@@ -396,7 +401,9 @@ def test_an_owner_asks_for_its_own_noise_or_more(backbone: Backbone) -> None:
     asked = private_method().privacy  # of ε 2
     assert own is not None
     assert asked is not None
-    secure = SecureClient(ward.client, {ward.name: identity_of(ward.client).public}, own, ward.handle, noise=ward.private.noise)
+    masking = secure_layer(ward.client, {ward.name: identity_of(ward.client).public}, own, ward.layer, ward.layer)
     request = VectorsRequest(tiny.TASK, private_method(), backbone.fingerprint, "")
     for rules in (asked, own.model_copy(update={"mode": "secure", "noise": None})):
-        assert secure.handle(BeginRequest(rules.mode.ljust(32, "0"), rules, encode(request))) == Failure(FailureCode.OTHER_MODE)
+        assert masking.handle(BeginRequest(rules.mode.ljust(32, "0"), rules, encode(request))).reply == Failure(
+            FailureCode.OTHER_MODE
+        )

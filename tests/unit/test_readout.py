@@ -23,7 +23,6 @@ from ifedicl.errors import AdapterError, ConfigError
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engine import Delivery
-from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import (
     ContextReply,
     ContextRequest,
@@ -38,6 +37,7 @@ from ifedicl.federation.messages import (
 from ifedicl.federation.reply_sums import Total
 from ifedicl.settings import ModelSettings
 from tests.support import tiny
+from tests.support.endpoints import engine_of
 from tests.support.engines import Between
 from tests.support.local_runs import assert_same_result, real, run_real, shape_of
 
@@ -216,7 +216,7 @@ def test_where_no_owner_lets_its_sums_out_the_label_words_are_read(
         return [replace(own, reply=refused) for own in deliveries] if isinstance(asked, StatisticsRequest) else deliveries
 
     method = tiny.method(rounds={"rounds": 2}, readout={})
-    outcome = run_real(backbone, method, engine=Between(LocalEngine(real(backbone)), refuse))
+    outcome = run_real(backbone, method, engine=Between(engine_of(real(backbone)), refuse))
     assert outcome.readout is None
     assert outcome.state.round == 2
     assert "(a: refused, b: refused, c: refused): the label words are read" in caplog.text
@@ -227,9 +227,9 @@ def test_where_no_owner_lets_its_sums_out_the_label_words_are_read(
 def test_a_finished_run_asks_for_no_second_readout(backbone: Backbone, tmp_path: Path) -> None:
     method, file = tiny.method(rounds={"rounds": 2}, readout={}), tmp_path / "state"
     clients = real(backbone)
-    first = Coordinator(LocalEngine(clients), tiny.TASK, method, shape_of(backbone), checkpoint_file=file).run()
+    first = Coordinator(engine_of(clients), tiny.TASK, method, shape_of(backbone), checkpoint_file=file).run()
     asked = len(first.state.traffic)
-    again = Coordinator(LocalEngine(clients), tiny.TASK, method, shape_of(backbone), checkpoint_file=file).run(resume=True)
+    again = Coordinator(engine_of(clients), tiny.TASK, method, shape_of(backbone), checkpoint_file=file).run(resume=True)
     assert_same_result(first, again)
     assert (first.readout is None) == (again.readout is None)
     if first.readout is not None and again.readout is not None:
@@ -300,7 +300,7 @@ def test_a_liar_changes_nothing(backbone: Backbone) -> None:
     honest = real(backbone)
     liar = _Liar(honest[0].name, honest[0].examples, backbone, secret=b"x")
     method = tiny.method(rounds={"rounds": 1}, readout={})
-    outcome = run_real(backbone, method, engine=LocalEngine([liar, *honest[1:]]))
+    outcome = run_real(backbone, method, engine=engine_of([liar, *honest[1:]]))
     bad = [(item.client, item.step) for item in outcome.state.traffic if item.failure == "bad_reply"]
     assert bad == [(liar.name, "statistics"), (liar.name, "evaluate")]
     assert outcome.readout is None or np.isfinite(outcome.readout.weights).all()

@@ -22,10 +22,10 @@ from ifedicl.data import Role, split_roles
 from ifedicl.errors import ConfigError
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engine import Delivery
-from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import Failure, FailureCode, GradientReply, GradientRequest
 from ifedicl.federation.reply_sums import Total
 from tests.support import tiny
+from tests.support.endpoints import engine_of
 from tests.support.engines import Between
 from tests.support.local_runs import HANDS, Hands, assert_same_result, failures, real, run_real, shape_of
 from tests.support.stopping import StopError, stop_after
@@ -146,7 +146,7 @@ def test_a_run_that_is_stopped_goes_on_with_the_same_moments(backbone: Backbone,
 
     with pytest.raises(StopError):
         Coordinator(
-            LocalEngine(real(backbone)), tiny.TASK, method, shape_of(backbone), checkpoint_file=file, observer=stop_after(4)
+            engine_of(real(backbone)), tiny.TASK, method, shape_of(backbone), checkpoint_file=file, observer=stop_after(4)
         ).run()
     resumed = run_real(backbone, method, checkpoint=file, resume=True)
     assert_same_result(whole, resumed)
@@ -159,7 +159,7 @@ def test_a_client_that_is_away_only_leaves_its_examples_out(backbone: Backbone) 
         lost = [item for item in deliveries if item.client == "b" and isinstance(requests["b"], GradientRequest)]
         return [Delivery(item.client, Failure(FailureCode.LATE), 1, 0, 0.1) if item in lost else item for item in deliveries]
 
-    outcome: Outcome = run_real(backbone, _gradient_method(), engine=Between(LocalEngine(real(backbone)), away))
+    outcome: Outcome = run_real(backbone, _gradient_method(), engine=Between(engine_of(real(backbone)), away))
     assert {name for name, _, _ in failures(outcome)} == {"b"}
     assert outcome.state.history[-1].clients == ("a", "c")
 
@@ -182,14 +182,14 @@ def test_a_gradient_that_makes_no_sense_is_left_out(backbone: Backbone, bad: Any
             for item in deliveries
         ]
 
-    outcome = run_real(backbone, _gradient_method(), engine=Between(LocalEngine(real(backbone)), lie))
+    outcome = run_real(backbone, _gradient_method(), engine=Between(engine_of(real(backbone)), lie))
     assert {(name, code) for name, _, code in failures(outcome)} == {("b", "bad_reply")}
 
 
 def test_a_client_gives_no_gradient_to_a_run_that_asks_for_updates(backbone: Backbone) -> None:
     method = tiny.method()
     client = real(backbone)[0]
-    run_real(backbone, method, engine=LocalEngine([client]))
+    run_real(backbone, method, engine=engine_of([client]))
     assert client._context is not None
     reply = client.handle(GradientRequest(client._context[0], 0, Coefficients.identity(Form(backbone.layers))))
     assert isinstance(reply, Failure)

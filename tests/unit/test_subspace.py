@@ -14,10 +14,10 @@ from ifedicl.core.subspace import Context, subspace_basis
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Role, split_roles
 from ifedicl.federation.coordinator import Coordinator, Outcome
-from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.runs import federate, simulate, zero_shot_adapter
 from ifedicl.settings import ModelSettings
 from tests.support import tiny
+from tests.support.endpoints import engine_of
 from tests.support.local_runs import HANDS, assert_same_result, real, run_real, shape_of
 
 
@@ -90,9 +90,9 @@ def test_the_scalars_are_the_core_that_is_not_there(backbone: Backbone) -> None:
 def test_more_rounds_keep_the_basis(backbone: Backbone, tmp_path: Path) -> None:
     method = tiny.method(rounds={"rounds": 2}, subspace={"rank": 4})
     file = tmp_path / "state"
-    before = Coordinator(LocalEngine(real(backbone)), tiny.TASK, method, shape_of(backbone), checkpoint_file=file).run()
+    before = Coordinator(engine_of(real(backbone)), tiny.TASK, method, shape_of(backbone), checkpoint_file=file).run()
     grown = real(backbone, {name: (*own, *tiny.examples(6, seed=9)) for name, own in HANDS.items()})
-    after = Coordinator(LocalEngine(grown), tiny.TASK, method, shape_of(backbone), checkpoint_file=file).run(more_rounds=1)
+    after = Coordinator(engine_of(grown), tiny.TASK, method, shape_of(backbone), checkpoint_file=file).run(more_rounds=1)
     assert not np.array_equal(before.context.vectors, after.context.vectors)
     assert before.context.basis is not None
     assert after.context.basis is not None

@@ -22,11 +22,12 @@ from ifedicl.data import Example
 from ifedicl.errors import TooFewClientsError
 from ifedicl.federation.checkpoint import load, save
 from ifedicl.federation.engine import Delivery
-from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import ContextReply, ContextRequest, Reply, Request, UpdateReply, VectorsReply, VectorsRequest
 from ifedicl.federation.reply_sums import Total
+from ifedicl.ledger.entries import Head
 from ifedicl.settings import TOGETHER
 from tests.support import tiny
+from tests.support.endpoints import engine_of
 from tests.support.engines import Between
 from tests.support.local_runs import HANDS, MORE, assert_same_result, counting, real, run_real, run_with, training_rows
 from tests.support.scripted import SHAPE, Scripted, scripted_method, vectors_reply
@@ -79,7 +80,7 @@ def test_averaged_coefficients_by_hand() -> None:
 @pytest.mark.parametrize("sections", [{}, {"readout": {}, "holdout": {"selection": 0.25}}, {"subspace": {"rank": 2}}])
 def test_the_order_in_which_clients_answer_does_not_matter_to_any_sum(backbone: Backbone, sections: dict[str, object]) -> None:
     method = tiny.method(rounds={"rounds": 2}, **SUMMED, **sections)
-    backwards = Between(LocalEngine(real(backbone)), lambda deliveries, _: deliveries[::-1])
+    backwards = Between(engine_of(real(backbone)), lambda deliveries, _: deliveries[::-1])
     first, second = run_real(backbone, method, engine=backwards), run_real(backbone, method)
     assert_same_result(first, second)
     if second.readout is not None:
@@ -100,7 +101,7 @@ def test_one_sum_stands_for_all_clients_and_gives_the_global_vectors_of_pooled_t
 def test_examples_that_come_later_are_added_to_the_sum(backbone: Backbone, tmp_path: Path) -> None:
     file, method, rows = tmp_path / "state", tiny.method(rounds={"rounds": 1}, **SUMMED), list[int]()
     run_real(backbone, method, checkpoint=file)
-    second = run_real(backbone, method, engine=LocalEngine(counting(backbone, rows, MORE)), checkpoint=file, more_rounds=1)
+    second = run_real(backbone, method, engine=engine_of(counting(backbone, rows, MORE)), checkpoint=file, more_rounds=1)
     assert sum(rows) == training_rows(MORE) - training_rows(HANDS)
     at_once = run_real(backbone, method, MORE)
     ours, theirs = (outcome.state.client_vectors[TOGETHER] for outcome in (second, at_once))
@@ -115,7 +116,7 @@ def test_what_a_client_gave_before_its_examples_changed_stays_in_a_sum(
     file, method, rows = tmp_path / "state", tiny.method(rounds={"rounds": 1}, **SUMMED), list[int]()
     first = run_real(backbone, method, checkpoint=file)
     changed = {**HANDS, "b": tuple(Example(f"{example.text} indeed", example.label) for example in HANDS["b"])}
-    outcome = run_real(backbone, method, engine=LocalEngine(counting(backbone, rows, changed)), checkpoint=file, more_rounds=1)
+    outcome = run_real(backbone, method, engine=engine_of(counting(backbone, rows, changed)), checkpoint=file, more_rounds=1)
     assert "earlier examples of b changed" in caplog.text
     np.testing.assert_array_equal(outcome.context.vectors, first.context.vectors)
     assert outcome.state.cursors["b"] != first.state.cursors["b"]  # what is added from now on follows
@@ -145,7 +146,7 @@ def test_vectors_that_an_older_version_kept_by_client_become_one_sum(backbone: B
     assert state is not None
     by_client = run_real(backbone, each).state.client_vectors
     save(replace(state, client_vectors=by_client), file)
-    outcome = run_real(backbone, summed, engine=LocalEngine(counting(backbone, rows, MORE)), checkpoint=file, more_rounds=1)
+    outcome = run_real(backbone, summed, engine=engine_of(counting(backbone, rows, MORE)), checkpoint=file, more_rounds=1)
     assert set(outcome.state.client_vectors) == {TOGETHER}
     assert outcome.state.client_vectors[TOGETHER].examples == training_rows(MORE)
 
@@ -159,7 +160,7 @@ class Many:
     def clients(self) -> tuple[str, ...]:
         return tuple(f"client-{number}" for number in range(self.count))
 
-    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+    def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
         for name, request in requests.items():
             yield Delivery(name, self._reply(request), 1, 1, 0.0)
 

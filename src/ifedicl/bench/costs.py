@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from ifedicl.federation.engine import Delivery, Door, Engine
+from ifedicl.federation.engine import Delivery, Engine
+from ifedicl.federation.handler import Endpoint
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import Arrays, Header, Request, pack, unpack
+from ifedicl.ledger.entries import Head
 
 _SAMPLE_SECONDS = 0.01
 _MIB = 1 << 20
@@ -56,7 +58,7 @@ class Meter:
         self._cpu: dict[str, float] = {}
         self._test: list[float] = []
 
-    def engine(self, clients: Sequence[Door]) -> Engine:
+    def engine(self, clients: Sequence[Endpoint]) -> Engine:
         """A local engine whose every exchange is counted."""
         return _MeteredEngine(LocalEngine(clients), self)
 
@@ -125,9 +127,9 @@ class _MeteredEngine:
     def clients(self) -> tuple[str, ...]:
         return self._inner.clients()
 
-    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+    def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
         stage = next(iter(requests.values())).kind
-        deliveries = self._inner.exchange(requests, deadline)
+        deliveries = self._inner.exchange(requests, deadline, heads)
         while True:
             # Between two deliveries of the local engine one client works, and nobody else.
             start = time.process_time()

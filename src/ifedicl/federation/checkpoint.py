@@ -131,7 +131,7 @@ def load(path: Path) -> State | None:
     except OSError as error:
         raise StorageError(f"cannot read the checkpoint {path}: {error.strerror}") from error
     try:
-        kind, header, arrays, _ = unpack(data)
+        kind, header, arrays = unpack(data)
         if kind != _KIND:
             raise ValueError(f"a {kind} frame")
         if (found := header.get("format", 1)) != RUN_FORMAT:

@@ -90,7 +90,7 @@ class Client:
             CompareRequest: self._compare,
         }
 
-    def handle(self, request: Request) -> Reply:
+    def handle(self, request: Request, /) -> Reply:
         """Answer one request. Never raises: what goes wrong becomes a :class:`Failure` with a code and no text."""
         handler = self._handlers.get(type(request))
         if handler is None:
@@ -117,6 +117,11 @@ class Client:
     def spent_epsilon(self) -> float | None:
         """The ε of all sums so far, for one example; None: there is no DP guarantee."""
         return self._sums.spent_epsilon
+
+    @property
+    def dtype(self) -> str:
+        """What its model computes in."""
+        return self.backbone.dtype
 
     def count(self, role: Role) -> int:
         """How many examples of the present task have a role; 0 before there is a task."""

@@ -20,7 +20,6 @@ from ifedicl.federation.messages import (
     Failure,
     FailureCode,
     GradientReply,
-    Reply,
     Request,
     StatisticsReply,
     UpdateReply,
@@ -173,8 +172,9 @@ class ClientPool:
         traffic = list(state.traffic)
         received: list[Received] = []
         heads = state.heads
-        told = {name: _told(request, state.heads.get(name)) for name, request in requests.items()}
-        for delivery in self._engine.exchange(told, self._coordination.deadline_seconds):
+        # The context, by far the largest request, is the same bytes for all: no head of one client's ledger goes with it.
+        known = {} if expected is ContextReply else state.heads
+        for delivery in self._engine.exchange(requests, self._coordination.deadline_seconds, known):
             reply = delivery.reply
             if isinstance(reply, expected) and usable(reply):
                 take(delivery.client, reply)
@@ -185,30 +185,27 @@ class ClientPool:
                 code = part.reply.code if isinstance(part.reply, Failure) else failures.get(part.client)
                 traffic.append(_traffic(part, step, state.round, code))
                 self._observer(Delivered(traffic[-1]))
-                if part.reply.head is not None:
-                    run = self._assignment.digest
-                    received.append(Received(part.client, part.reply.head, part.sha256, run, step, state.round))
-                    heads = believed(heads, part.client, part.reply)
+                if part.receipt is not None:
+                    run, receipt = self._assignment.digest, part.receipt
+                    received.append(Received(part.client, receipt.head, receipt.sha256, run, step, state.round))
+                    heads = advanced_heads(heads, part)
         self._heads.note(received)
         self._memory.note(replace(self._memory.state, traffic=tuple(traffic), heads=heads))
         return answered, failures
 
 
-def believed(heads: Mapping[str, Head], client: str, reply: Reply) -> Mapping[str, Head]:
-    """How far ledgers have come, with this reply.
+def advanced_heads(heads: Mapping[str, Head], delivery: Delivery) -> Mapping[str, Head]:
+    """The known heads of the clients' ledgers after this delivery.
 
-    Another ledger in place of the one that is known is not believed: its client says so, or it has fewer lines.
+    The head of another ledger does not replace the known one: the client says that it is another, or it has no more lines.
     """
-    before, after = heads.get(client), reply.head
-    is_other = isinstance(reply, Failure) and reply.code is FailureCode.LEDGER
-    if after is None or is_other or (before is not None and after.entries <= before.entries):
+    if delivery.receipt is None:
         return heads
-    return {**heads, client: after}
-
-
-def _told(request: Request, head: Head | None) -> Request:
-    """With what is known of the client's ledger. The context, by far the largest request, is one for all and goes without."""
-    return request if head is None or isinstance(request, ContextRequest) else replace(request, head=head)
+    before, after, reply = heads.get(delivery.client), delivery.receipt.head, delivery.reply
+    is_other = isinstance(reply, Failure) and reply.code is FailureCode.LEDGER
+    if is_other or (before is not None and after.entries <= before.entries):
+        return heads
+    return {**heads, delivery.client: after}
 
 
 def _traffic(delivery: Delivery, step: str, round_number: int, failure: FailureCode | None) -> Traffic:

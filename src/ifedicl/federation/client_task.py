@@ -57,8 +57,22 @@ class PlainSums:
     """Sums of the examples as they are: no clipping, no noise, no DP guarantee."""
 
     spent_epsilon = None
-    vectors = staticmethod(context_vectors)
-    gradient = staticmethod(gradient_sum)
+
+    def vectors(self, scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method) -> ContextVectors:
+        """Means and counts."""
+        return context_vectors(scorer, prompts, labels, method)
+
+    def gradient(
+        self,
+        scorer: Scorer,
+        examples: EncodedExamples,
+        context: Context,
+        coefficients: Coefficients,
+        method: Method,
+        rows: Sequence[int],
+    ) -> GradientSum:
+        """Of the examples at ``rows``."""
+        return gradient_sum(scorer, examples, context, coefficients, method, rows)
 
 
 class ClientTask:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ifedicl.federation.messages import Reply, Request
+from ifedicl.ledger.entries import Head
+from ifedicl.ledger.receipts import Receipt
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Delivery:
         seconds: from request to reply.
         parts: where it stands for several clients, what it cost each of them; their replies are kept for their failures alone.
         carrier_bytes: what the carrier added to both, where it can tell.
-        sha256: of the reply's frame as it arrived, without its envelope; empty where no ledger stands behind it.
+        receipt: the ledger's head and the digest of the frame as it arrived; None where no ledger stands behind the reply.
     """
 
     client: str
@@ -31,20 +33,7 @@ class Delivery:
     seconds: float
     parts: tuple[Delivery, ...] = ()
     carrier_bytes: int = 0
-    sha256: str = ""
-
-
-class Door(Protocol):
-    """A client, or whoever stands before it: all that an engine needs of one."""
-
-    @property
-    def name(self) -> str:
-        """How the coordinator knows it."""
-        ...
-
-    def handle(self, request: Request) -> Reply:
-        """Answer one request; never raises."""
-        ...
+    receipt: Receipt | None = None
 
 
 class Engine(Protocol):
@@ -54,11 +43,12 @@ class Engine(Protocol):
         """Names of all clients, in an order that stays."""
         ...
 
-    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+    def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
         """Send one request to each client named and yield a delivery for each, in any order, as they come.
 
         Args:
             requests: by client.
             deadline: seconds from now after which a missing reply is a ``Failure`` with code ``late``.
+            heads: by client, the known head of its ledger; it travels beside the request.
         """
         ...

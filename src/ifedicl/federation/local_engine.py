@@ -9,14 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from ifedicl.federation.engine import Delivery, Door
-from ifedicl.federation.messages import Failure, FailureCode, Request, decode_request, encode, received
+from ifedicl.federation.engine import Delivery
+from ifedicl.federation.handler import Endpoint
+from ifedicl.federation.messages import Envelope, Failure, FailureCode, Frame, Request
+from ifedicl.ledger.entries import Head
 
 
 class LocalEngine:
-    """Runs simulated clients. Messages are encoded and decoded as on a network, so their bytes are real."""
+    """Runs simulated clients. Messages are packed and read as on a network, so their bytes are real."""
 
-    def __init__(self, clients: Sequence[Door]) -> None:
+    def __init__(self, clients: Sequence[Endpoint]) -> None:
         """Hold the clients, in order.
 
         Raises:
@@ -30,15 +32,18 @@ class LocalEngine:
         """Names in the order given."""
         return tuple(self._clients)
 
-    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+    def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
         """One client after another; each has the whole deadline, as it would on a machine of its own."""
         sent: Request | None = None
         for name, request in requests.items():
             start = time.perf_counter()
-            if request is not sent:  # one request object sent to many is encoded once, and held once
-                sent, down = request, encode(request)
-                arrived = decode_request(down)
-            up = encode(self._clients[name].handle(arrived))
+            if request is not sent:  # one request object sent to many is packed once, read once, and held once
+                sent, frame = request, Frame.of(request)
+            down = Envelope(heads.get(name), frame)
+            up = self._clients[name].handle(down).to_bytes()
             seconds = time.perf_counter() - start
-            reply, sha256 = (Failure(FailureCode.LATE), "") if seconds > deadline else received(up)
-            yield Delivery(name, reply, len(down), len(up), seconds, sha256=sha256)
+            if seconds > deadline:
+                yield Delivery(name, Failure(FailureCode.LATE), down.size, len(up), seconds)
+            else:
+                arrived = Envelope.from_bytes(up)
+                yield Delivery(name, arrived.frame.reply, down.size, len(up), seconds, receipt=arrived.receipt)

@@ -13,7 +13,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.apis.signal import Signal
 
-from ifedicl.federation.engine import Door
+from ifedicl.federation.handler import Endpoint
 from ifedicl.flare.byte_endpoint import answer
 from ifedicl.flare.names import CLIENT_FILE, PAYLOAD
 from ifedicl.owner.site import open_site
@@ -26,7 +26,7 @@ class SiteExecutor(Executor):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self._door: Door | None = None
+        self._endpoint: Endpoint | None = None
         self._headers: dict[str, Any] = {}
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
@@ -38,13 +38,13 @@ class SiteExecutor(Executor):  # type: ignore[misc]
         """One message of ours, and its reply."""
         self._headers = dict(shareable[ReservedHeaderKey.HEADERS])
         reply = Shareable()
-        reply[PAYLOAD] = answer(self._door, shareable.get(PAYLOAD))
+        reply[PAYLOAD] = answer(self._endpoint, shareable.get(PAYLOAD))
         return reply
 
     def _open(self, folder: Path, name: str) -> None:
         start = time.perf_counter()
         try:
-            self._door = open_site(folder / CLIENT_FILE, name, overhead=self._added)
+            self._endpoint = open_site(folder / CLIENT_FILE, name, overhead=self._added)
         except Exception:
             # FLARE would carry the text to the server. The owner finds it here; the server hears a code.
             _log.exception("the client of %s could not be opened; every request will be refused", name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,8 +11,11 @@ from typing import Protocol
 
 from ifedicl.errors import FederationError, MessageError
 from ifedicl.federation.engine import Delivery
-from ifedicl.federation.messages import Failure, FailureCode, Reply, Request, encode, received
+from ifedicl.federation.messages import Envelope, Failure, FailureCode, Frame, Reply, Request
+from ifedicl.ledger.entries import Head
+from ifedicl.ledger.receipts import Receipt
 
+_log = logging.getLogger(__name__)
 _LOOK = 0.25  # seconds between looks at who is lost
 
 
@@ -64,7 +68,7 @@ class PostEngine:
         """Names in the order given."""
         return self._clients
 
-    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+    def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
         """Send to all at once and yield what comes as it comes.
 
         Who has not answered by the deadline is late, or lost where it is not connected any more. A site that comes back in
@@ -77,7 +81,7 @@ class PostEngine:
         arrived: queue.SimpleQueue[Parcel] = queue.SimpleQueue()
         sizes: dict[str, int] = {}
         cancels = []
-        for wire, names in _grouped(requests):
+        for wire, names in _grouped(requests, heads):
             sizes |= dict.fromkeys(names, len(wire))
             cancels.append(self._post.send(wire, names, arrived.put))
         try:
@@ -93,8 +97,8 @@ class PostEngine:
                 if down is not None:
                     extra = parcel.extra_down + parcel.extra_up
                     wire = parcel.wire or b""
-                    reply, sha256 = _read(wire)
-                    yield Delivery(parcel.client, reply, down, len(wire), seconds, carrier_bytes=extra, sha256=sha256)
+                    reply, receipt = _read(parcel.client, wire)
+                    yield Delivery(parcel.client, reply, down, len(wire), seconds, carrier_bytes=extra, receipt=receipt)
         finally:
             for cancel in cancels:
                 cancel()
@@ -111,18 +115,21 @@ class PostEngine:
                     return None
 
 
-def _grouped(requests: Mapping[str, Request]) -> Iterator[tuple[bytes, list[str]]]:
-    """Each different request once, encoded, with the names of those who get it."""
-    groups: dict[int, list[str]] = {}
+def _grouped(requests: Mapping[str, Request], heads: Mapping[str, Head]) -> Iterator[tuple[bytes, list[str]]]:
+    """Each different envelope once, as bytes, with the names of those who get it. Each request is packed once."""
+    frames = {id(request): Frame.of(request) for request in {id(own): own for own in requests.values()}.values()}
+    groups: dict[tuple[int, Head | None], list[str]] = {}
     for name, request in requests.items():
-        groups.setdefault(id(request), []).append(name)
-    for names in groups.values():
-        yield encode(requests[names[0]]), names
+        groups.setdefault((id(request), heads.get(name)), []).append(name)
+    for (request_id, head), names in groups.items():
+        yield Envelope(head, frames[request_id]).to_bytes(), names
 
 
-def _read(wire: bytes) -> tuple[Reply, str]:
+def _read(client: str, wire: bytes) -> tuple[Reply, Receipt | None]:
     """A site may send anything, or nothing."""
     try:
-        return received(wire)
-    except MessageError:
-        return Failure(FailureCode.BAD_REPLY), ""
+        envelope = Envelope.from_bytes(wire)
+        return envelope.frame.reply, envelope.receipt
+    except MessageError as error:
+        _log.warning("the reply of %s cannot be read: %s", client, error)
+        return Failure(FailureCode.BAD_REPLY), None

@@ -20,13 +20,26 @@ from ifedicl.ledger.ledger import OPENED
 
 
 @dataclass(frozen=True)
+class Receipt:
+    """What came with a reply, and shows later that the reply was in the client's ledger.
+
+    Attributes:
+        head: of the client's ledger, this reply included.
+        sha256: of the reply's frame, hex.
+    """
+
+    head: Head
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Received:
     """A reply as the coordinator had it.
 
     Attributes:
         client: its name.
         head: what came with it.
-        sha256: of the reply without its envelope, hex.
+        sha256: of the reply's frame, hex.
         run: digest of the run.
         step: kind of the request.
         round: completed rounds when it was sent.

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from ifedicl.ledger.entries import Entry
-from ifedicl.ledger.ledger import REPLY, SUMMED
+from ifedicl.ledger.entries import Entry, Head
+from ifedicl.ledger.ledger import REPLY, SUMMED, Ledger
 
 _COUNTED = ("update_reply", "gradient_reply")
 
@@ -90,3 +90,31 @@ class History:
     def jobs(self) -> frozenset[str]:
         """Digests of all jobs that got an answer."""
         return frozenset(self._spent)
+
+
+class CountedLedger:
+    """A ledger, and the counts of its entries, which follow each line that is written."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        """Count what has left already."""
+        self._ledger = ledger
+        self.history = History.of(ledger)
+
+    @property
+    def head(self) -> Head:
+        """Of the last entry."""
+        return self._ledger.head
+
+    def knows(self, head: Head) -> bool:
+        """Whether the ledger had that head once, or has it now."""
+        return self._ledger.knows(head)
+
+    def append(self, event: str, facts: Mapping[str, Any]) -> Head:
+        """Write one line of a reply, and count it. The line is on the disk when this returns.
+
+        Raises:
+            StorageError: it could not be written, and is not there.
+        """
+        head = self._ledger.append(event, facts)
+        self.history.note(facts)
+        return head

@@ -1,98 +1,189 @@
-"""Clients that are played in one process, as the privacy mode of a run lets them answer, and with ledgers of their own."""
+"""Builds a client's whole end: the client, its privacy, its owner's policy and its ledger, one layer around the other.
+
+================  ==============================================================
+open sums         ``Client`` → ``Guard`` → ``Recorder``
+secure sums       ``Client`` → ``Guard`` → ``SumRecorder`` → ``SecureClient`` → ``Recorder``
+noisy sums        ``Client`` → ``DPClient`` → ``Guard`` → ``SumRecorder`` → ``SecureClient`` → ``Recorder``
+================  ==============================================================
+
+A layer asks only the one within. Each hands on what it knows of a reply as a :class:`~ifedicl.federation.handler.Disclosure`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from ifedicl.data import Example, read_texts
 from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.client import Client
-from ifedicl.federation.engine import Door, Engine
-from ifedicl.federation.messages import Reply, Request
+from ifedicl.federation.handler import Discloser, Endpoint
+from ifedicl.federation.messages import Envelope
 from ifedicl.federation.secure import packages_of
 from ifedicl.ledger.ledger import Ledger
-from ifedicl.ledger.usage import History
-from ifedicl.owner.guard import GuardedClient, SummedClient
-from ifedicl.owner.policy import open_policy
-from ifedicl.settings import Method, RunSettings
+from ifedicl.ledger.usage import CountedLedger, History
+from ifedicl.owner.guard import Guard
+from ifedicl.owner.policy import Policy, open_policy
+from ifedicl.owner.recorder import Recorder, SumRecorder, Unrecorded, no_bytes
+from ifedicl.settings import Method, PrivacySettings, RunSettings
 
-if TYPE_CHECKING:
-    from ifedicl.federation.dp_client import DPClient
+_PUBLIC_TEXTS = 64
+"""Of a file of them: enough to say how large each number's gradient is."""
 
 
 @dataclass(frozen=True)
-class Mode:
-    """Clients as the privacy mode of the settings lets them answer.
+class Record:
+    """Where an owner writes down what leaves.
 
     Attributes:
-        clients: in order.
-        method: the settings.
-        promises: of noise, each client's; none where none is promised.
+        ledger: the file.
+        overhead: given the size of a message, how many bytes the engine adds to it.
     """
 
-    clients: Sequence[Client]
-    method: Method
-    promises: Sequence[DPClient]
+    ledger: Ledger
+    overhead: Callable[[int], int] = no_bytes
 
-    @classmethod
-    def of(cls, clients: Sequence[Client], method: Method, public: Sequence[Example], left: Mapping[str, int]) -> Mode:
-        """Raises ConfigError where a package that the mode needs is not installed."""
-        if method.privacy is None or not method.promises_noise:
-            return cls(clients, method, ())
-        with packages_of(method.privacy):
-            from ifedicl.federation.secure.simulation import promised
-        promises = promised(clients, method, public, left)
-        summing = [client.with_sums(promise) for client, promise in zip(clients, promises, strict=True)]
-        return cls(summing, method, promises)
 
-    def carrier(self, engine: Callable[[Sequence[Door]], Engine], ledgers: Path | None) -> Engine:
-        """What carries the messages.
+@dataclass(frozen=True)
+class Privacy:
+    """How a client's numbers leave it: in secure sums only, with noise where the rules ask for it.
 
-        Args:
-            engine: carries those that doors answer.
-            ledgers: a folder for each client's ledger; None: none is kept.
+    Attributes:
+        rules: what the owner asks of each sum.
+        method: the only settings that are answered with noise; None: there is no noise.
+        run: digest of the run whose budget this is.
+        public: the same labelled texts at every client, no client's own: what noise is scaled with comes from them.
+    """
+
+    rules: PrivacySettings
+    method: Method | None = None
+    run: str = ""
+    public: Sequence[Example] = ()
+
+
+@dataclass(frozen=True)
+class ClientEndpoint:
+    """A client's whole end, as an engine reaches it.
+
+    Attributes:
+        client: the innermost layer.
+        outermost: answers in its place.
+    """
+
+    client: Client
+    outermost: Endpoint = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """How the coordinator knows the client."""
+        return self.client.name
+
+    def handle(self, envelope: Envelope, /) -> Envelope:
+        """Answer one request.
 
         Raises:
-            ConfigError: a package that the mode needs is not installed.
-            StorageError: a ledger cannot be written, or was changed.
+            MessageError: the frame holds no request.
         """
-        if self.method.privacy is None or not self.method.sums_only:
-            return engine(self.clients if ledgers is None else with_ledgers(self.clients, ledgers))
-        with packages_of(self.method.privacy):
-            from ifedicl.federation.secure.simulation import secured
-        if ledgers is None:
-            return secured(engine, self.clients, self.method.privacy, promises=self.promises)
-        folder = ledgers
-
-        def owned(client: Client, masking: Callable[[Callable[[Request], Reply]], Door]) -> Door:
-            return SummedClient(client, open_policy(), _ledger(folder, client.name), masking)
-
-        return secured(engine, self.clients, self.method.privacy, owned, self.promises)
-
-    def spent(self) -> dict[str, Any]:
-        """What the adapter tells of one example of any client, for its provenance; nothing where no noise is promised."""
-        if not self.promises:
-            return {}
-        budgets = [promise.budget for promise in self.promises]
-        most = max(budget.spent_epsilon for budget in budgets)
-        return {"privacy": {"epsilon": round(most, 4), "delta": budgets[0].delta, "of": "one example of one client"}}
+        return self.outermost.handle(envelope)
 
 
-def with_ledgers(clients: Sequence[Client], folder: Path) -> list[GuardedClient]:
-    """Played clients, each with a ledger of what left it, ``NAME.jsonl``; nothing is refused.
+def build_endpoint(
+    client: Client, policy: Policy, record: Record | None, privacy: Privacy | None, peers: Mapping[str, bytes]
+) -> ClientEndpoint:
+    """Put the layers around a client.
+
+    Args:
+        client: the data owner.
+        policy: what may leave, or go into a sum.
+        record: where it is written down first; None: nowhere, for simulations.
+        privacy: None: replies leave as they are.
+        peers: the identities of the other clients in secure sums, by name.
 
     Raises:
+        ConfigError: a package that the privacy needs is not installed, or the settings would make the noise's promise empty.
+    """
+    ledger = None if record is None else CountedLedger(record.ledger)
+    history = History() if ledger is None else ledger.history
+    layer: Discloser
+    if privacy is None:
+        layer = Guard(client, policy, history)
+    else:
+        client, layer = _summed(client, policy, ledger, history, privacy, peers)
+    if record is None or ledger is None:
+        return ClientEndpoint(client, Unrecorded(layer))
+    return ClientEndpoint(client, Recorder(layer, ledger, policy.most, record.overhead))
+
+
+def _summed(
+    client: Client,
+    policy: Policy,
+    ledger: CountedLedger | None,
+    history: History,
+    privacy: Privacy,
+    peers: Mapping[str, bytes],
+) -> tuple[Client, Discloser]:
+    """The client and its layers up to the one that masks."""
+    rules = privacy.rules
+    with packages_of(rules):
+        from ifedicl.federation.dp_client import DPClient
+        from ifedicl.federation.dp_sums import DPSums
+        from ifedicl.federation.secure.quantised import GRADIENT_STEP
+        from ifedicl.federation.secure.sum_client import SecureClient, identity_of
+    noise = None
+    if rules.noise is not None and privacy.method is not None:
+        left, public = history.spent(privacy.run).rounds, privacy.public[:_PUBLIC_TEXTS]
+        sums = DPSums(rules.noise, rules.min_survivors, privacy.method, public, step=GRADIENT_STEP, left=left)
+        noise = DPClient(client, sums)
+        client = noise.client
+    layer: Discloser = Guard(noise or client, policy, history)
+    if ledger is not None:
+        layer = SumRecorder(layer, ledger)
+    everyone = {**peers, client.name: identity_of(client).public}
+    return client, SecureClient(layer, client, everyone, rules, noise)
+
+
+def simulated_endpoints(
+    clients: Sequence[Client], assignment: Assignment, ledgers: Path | None, public: Sequence[Example]
+) -> tuple[ClientEndpoint, ...]:
+    """The ends of clients in one process, in the privacy mode of the method. Their owners' policy refuses nothing.
+
+    Args:
+        clients: in order.
+        assignment: what they will be asked.
+        ledgers: a folder for each client's ledger, ``NAME.jsonl``; None: none is kept. A privacy budget counts what the ledgers
+            say of earlier tries of this run.
+        public: texts that are no client's; where noise is promised, vectors come from them.
+
+    Raises:
+        ConfigError: a package that the mode needs is not installed, or the settings would make the noise's promise empty.
         StorageError: a ledger cannot be written, or was changed.
     """
-    return [GuardedClient(client, open_policy(), _ledger(folder, client.name)) for client in clients]
+    method, peers = assignment.method, dict[str, bytes]()
+    privacy = None
+    if method.privacy is not None and method.sums_only:
+        noisy = method if method.promises_noise else None
+        privacy = Privacy(method.privacy, noisy, assignment.digest, public)
+        with packages_of(method.privacy):
+            from ifedicl.federation.secure.sum_client import identity_of
+        # Each client pins the identities of all others, as owners would over another channel than the coordinator's.
+        peers = {client.name: identity_of(client).public for client in clients}
+
+    def record(name: str) -> Record | None:
+        return None if ledgers is None else Record(Ledger(ledgers / f"{quote(name, safe=' ')}.jsonl", name))
+
+    return tuple(build_endpoint(client, open_policy(), record(client.name), privacy, peers) for client in clients)
 
 
-def _ledger(folder: Path, name: str) -> Ledger:
-    return Ledger(folder / f"{quote(name, safe=' ')}.jsonl", name)
+def spent_privacy(endpoints: Sequence[ClientEndpoint], method: Method) -> dict[str, Any]:
+    """For an adapter's provenance, the largest ε of one example of any client; nothing where no noise is promised."""
+    if method.privacy is None or method.privacy.noise is None:
+        return {}
+    largest = max(endpoint.client.spent_epsilon or 0.0 for endpoint in endpoints)
+    delta = method.privacy.noise.delta
+    return {"privacy": {"epsilon": round(largest, 4), "delta": delta, "of": "one example of one client"}}
 
 
 def public_examples(settings: RunSettings) -> tuple[Example, ...]:
@@ -101,10 +192,3 @@ def public_examples(settings: RunSettings) -> tuple[Example, ...]:
         return ()
     texts, labels = read_texts(settings.data.public, text=settings.data.text_column), settings.task.labels
     return tuple(Example(text, labels[place % len(labels)]) for place, text in enumerate(texts))
-
-
-def gradients_left(assignment: Assignment, ledgers: Path, names: Sequence[str]) -> dict[str, int]:
-    """By name, how many gradients of this run each ledger tells of: a budget remembers them over a restart."""
-    if not assignment.method.promises_noise:
-        return {}
-    return {name: History.of(_ledger(ledgers, name)).spent(assignment.digest).rounds for name in names}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from ifedicl import files
@@ -14,20 +13,21 @@ from ifedicl.errors import ConfigError, Fault
 from ifedicl.federation.client import Client
 from ifedicl.federation.secure import packages_of
 from ifedicl.ledger.ledger import Ledger
-from ifedicl.owner.guard import GuardedClient, SummedClient
-from ifedicl.owner.policy import ClientSettings, load_client_settings
+from ifedicl.owner.endpoint import ClientEndpoint, Privacy, Record, build_endpoint
+from ifedicl.owner.policy import load_client_settings
+from ifedicl.owner.recorder import no_bytes
 from ifedicl.settings import PrivacySettings
 
 _SECRET_BYTES = 32
 
 
-def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = lambda _frame: 0) -> GuardedClient | SummedClient:
-    """Load the model once, read the data, and stand guard; with [sums], nothing leaves but masked.
+def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = no_bytes) -> ClientEndpoint:
+    """Load the model once, read the data, and build the client's end; with [sums], only masked numbers leave.
 
     Args:
         path: the ``client.toml``.
         name: how the federation knows this client.
-        overhead: how many bytes the engine adds to a frame of so many.
+        overhead: given the size of a message, how many bytes the engine adds to it.
 
     Raises:
         IfediclError: settings, data, model or ledger cannot be used; the message is for the owner and stays on its machine.
@@ -37,10 +37,9 @@ def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = lambda 
     data = settings.data
     examples = read_labelled(data.file, text=data.text_column, label=data.label_column)
     client = Client(name, examples, load_backbone(settings.model), secret=_secret(Path(settings.ledger.secret)))
-    rules = settings.sum_rules
-    if rules is None:
-        return GuardedClient(client, settings.policy, ledger, overhead=overhead)
-    return _summed(client, settings, rules, ledger, overhead)
+    privacy = None if settings.sum_rules is None else Privacy(settings.sum_rules)
+    peers = {} if settings.sums is None else {peer: bytes.fromhex(key) for peer, key in settings.sums.peers.items()}
+    return build_endpoint(client, settings.policy, Record(ledger, overhead), privacy, peers)
 
 
 def identity(path: Path) -> str:
@@ -53,16 +52,6 @@ def identity(path: Path) -> str:
     with packages_of(settings.sum_rules or PrivacySettings(mode="secure")):
         from ifedicl.federation.secure.sum_client import identity_from
     return identity_from(_secret(Path(settings.ledger.secret))).public.hex()
-
-
-def _summed(
-    client: Client, settings: ClientSettings, rules: PrivacySettings, ledger: Ledger, overhead: Callable[[int], int]
-) -> SummedClient:
-    with packages_of(rules):
-        from ifedicl.federation.secure.sum_client import SecureClient, identity_of
-    assert settings.sums is not None
-    peers = {peer: bytes.fromhex(key) for peer, key in settings.sums.peers.items()} | {client.name: identity_of(client).public}
-    return SummedClient(client, settings.policy, ledger, partial(SecureClient, client, peers, rules), overhead=overhead)
 
 
 def _secret(path: Path) -> bytes:

@@ -17,9 +17,11 @@ from ifedicl.data import Example
 from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.client import Client
 from ifedicl.federation.driver import Federated, RunOptions, drive
-from ifedicl.federation.engine import Door, Engine
+from ifedicl.federation.engine import Engine
+from ifedicl.federation.handler import Endpoint
 from ifedicl.federation.local_engine import LocalEngine
-from ifedicl.owner.endpoint import Mode, gradients_left
+from ifedicl.federation.secure import around
+from ifedicl.owner.endpoint import simulated_endpoints, spent_privacy
 from ifedicl.runs.client_data import check_classes
 from ifedicl.settings import Method, ModelSettings
 from ifedicl.task import Task
@@ -52,7 +54,7 @@ def federate(
     task: Task,
     method: Method,
     *,
-    engine: Callable[[Sequence[Door]], Engine] = LocalEngine,
+    engine: Callable[[Sequence[Endpoint]], Engine] = LocalEngine,
     ledgers: Path | None = None,
     public: Sequence[Example] = (),
     options: RunOptions = _USUAL,
@@ -77,11 +79,11 @@ def federate(
         StorageError: the checkpoint cannot be written.
     """
     assignment = Assignment(task, method, clients[0].backbone.shape)
-    left = {} if ledgers is None else gradients_left(assignment, ledgers, [client.name for client in clients])
-    mode = Mode.of(clients, method, public, left)
-    for client in mode.clients:
-        client.prepare(task, method)
-    return drive(mode.carrier(engine, ledgers), assignment, model, options, spent=mode.spent)
+    endpoints = simulated_endpoints(clients, assignment, ledgers, public)
+    for endpoint in endpoints:
+        endpoint.client.prepare(task, method)
+    carrier = around(engine(endpoints), method)
+    return drive(carrier, assignment, model, options, spent=lambda: spent_privacy(endpoints, method))
 
 
 def zero_shot_adapter(backbone: Backbone, model: ModelSettings, task: Task) -> Adapter:

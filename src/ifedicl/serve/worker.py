@@ -26,7 +26,7 @@ _WINDOW = 64
 
 
 @dataclass(frozen=True)
-class Scored:
+class LabelScores:
     """The answer to one request.
 
     Attributes:
@@ -52,7 +52,7 @@ class _Submission:
 
     asked: tuple[Placed, ...]
     texts: tuple[str, ...]
-    future: Future[Scored]
+    future: Future[LabelScores]
     rows: list[Asked] = field(default_factory=list)
     logs: dict[int, Array32] = field(default_factory=dict)
     truncated: int = 0
@@ -70,11 +70,11 @@ class _Submission:
         self.rows = [Asked(placed, tokens) for placed in self.asked for tokens in prompts.tokens]
         self.truncated = prompts.truncated
 
-    def answer(self) -> Scored:
+    def answer(self) -> LabelScores:
         """The answer; all rows must be done."""
         count = len(self.texts)
         logs = [np.stack([self.logs[at] for at in range(start, start + count)]) for start in range(0, self.size, count)]
-        return Scored(tuple(logs), self.truncated)
+        return LabelScores(tuple(logs), self.truncated)
 
 
 class Worker:
@@ -110,7 +110,7 @@ class Worker:
         """Whether it accepts requests."""
         return self._open and self._thread.is_alive()
 
-    def submit(self, asked: Sequence[Placed], texts: Sequence[str]) -> Future[Scored]:
+    def submit(self, asked: Sequence[Placed], texts: Sequence[str]) -> Future[LabelScores]:
         """Queue texts for one or more models of the same task. Cancelling the future drops the request.
 
         Args:
@@ -229,7 +229,7 @@ class Worker:
             self._waiting -= job.size
 
 
-def _tell(future: Future[Scored], outcome: Scored | Exception) -> None:
+def _tell(future: Future[LabelScores], outcome: LabelScores | Exception) -> None:
     with suppress(InvalidStateError):  # the request was cancelled, or has failed already
         if isinstance(outcome, Exception):
             future.set_exception(outcome)

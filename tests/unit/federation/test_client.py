@@ -22,7 +22,6 @@ from ifedicl.federation import client_task as job_module
 from ifedicl.federation import local_engine
 from ifedicl.federation.client import Client
 from ifedicl.federation.client_task import PlainSums
-from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import (
     Failure,
     FailureCode,
@@ -35,6 +34,7 @@ from ifedicl.federation.messages import (
     pack,
 )
 from tests.support import tiny
+from tests.support.endpoints import engine_of
 from tests.support.local_runs import HANDS, SHORT, failures, real, run_real, run_with, shape_of
 
 # What leaves a client
@@ -94,7 +94,7 @@ def test_an_exception_within_a_client_leaves_it_as_a_code_only(
     monkeypatch.setattr(module, function, staticmethod(failing))
     clients = [Named(name, examples, backbone, secret=b"x") for name, examples in HANDS.items()]
     method = tiny.method(rounds={"rounds": 1})
-    outcome = run_real(backbone, method, engine=LocalEngine(clients), min_clients=2)
+    outcome = run_real(backbone, method, engine=engine_of(clients), min_clients=2)
     assert ("b", step, "internal") in failures(outcome)
     assert [texts_in(data) for data in sent] == [[]] * len(sent)
     assert [reply for reply in map(decode_reply, sent) if reply == Failure(FailureCode.INTERNAL)]
@@ -111,7 +111,7 @@ def test_a_client_in_a_second_federation_computes_neither_its_vectors_nor_zero_s
 ) -> None:
     clients = real(backbone)
     method = tiny.method(rounds={"rounds": 1}, holdout={"selection": 0.4})
-    alone = run_with(LocalEngine(clients[:1]), method, shape_of(backbone))
+    alone = run_with(engine_of(clients[:1]), method, shape_of(backbone))
     vectorised: list[str] = []
     raw: list[str] = []
 
@@ -126,10 +126,10 @@ def test_a_client_in_a_second_federation_computes_neither_its_vectors_nor_zero_s
 
     monkeypatch.setattr(PlainSums, "vectors", staticmethod(counted))
     monkeypatch.setattr(job_module, "applied", applied)
-    again = run_with(LocalEngine(clients[:1]), method, shape_of(backbone))
+    again = run_with(engine_of(clients[:1]), method, shape_of(backbone))
     np.testing.assert_array_equal(again.coefficients.scales, alone.coefficients.scales)
     assert (vectorised, raw) == ([], [])
-    run_with(LocalEngine([Client("a", HANDS["b"], backbone, secret=b"a")]), method, shape_of(backbone))
+    run_with(engine_of([Client("a", HANDS["b"], backbone, secret=b"a")]), method, shape_of(backbone))
     assert (vectorised, raw) == (["again"], ["again"])
 
 

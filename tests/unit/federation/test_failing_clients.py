@@ -18,7 +18,6 @@ from ifedicl.errors import TooFewClientsError
 from ifedicl.federation import client_task as job_module
 from ifedicl.federation.client import Client
 from ifedicl.federation.engine import Delivery
-from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import (
     ContextReply,
     ContextRequest,
@@ -34,6 +33,7 @@ from ifedicl.federation.messages import (
 from ifedicl.metrics import Tally
 from ifedicl.task import Task
 from tests.support import tiny
+from tests.support.endpoints import engine_of
 from tests.support.engines import Between
 from tests.support.local_runs import HANDS, NAN, SHORT, assert_same_result, counting, failures, real, run_real, run_with
 from tests.support.scripted import COURSE, LAYERS, SHAPE, WIDTH, Scripted, held_out, scales, scripted_method, vectors_reply
@@ -126,7 +126,7 @@ def test_a_client_that_never_keeps_the_vectors_is_left_out_after_one_more_try() 
 def test_a_client_with_another_model_is_refused(backbone: Backbone) -> None:
     clients = real(backbone)
     clients[1] = Client("b", HANDS["b"], replace(backbone, fingerprint="0" * 64), secret=b"b")
-    outcome = run_real(backbone, engine=LocalEngine(clients))
+    outcome = run_real(backbone, engine=engine_of(clients))
     assert ("b", "vectors", "wrong_model") in failures(outcome)
     assert {code for _, _, code in failures(outcome)} <= {"wrong_model", "no_context", "no_examples"}
     assert set(outcome.state.client_vectors) == {"a", "c"}
@@ -180,14 +180,14 @@ def test_an_answer_after_the_deadline_is_late(backbone: Backbone, monkeypatch: p
 
     clients = [Slow(name, examples, backbone, secret=b"x") for name, examples in HANDS.items()]
     method = tiny.method(rounds={"rounds": 1})
-    outcome = run_real(backbone, method, engine=LocalEngine(clients), deadline_seconds=5.0, min_clients=2)
+    outcome = run_real(backbone, method, engine=engine_of(clients), deadline_seconds=5.0, min_clients=2)
     assert [item for item in failures(outcome) if item[1] == "update"] == [("b", "update", "late")]
     assert outcome.state.history[0].clients == ("a", "c")
 
 
 def test_two_clients_of_one_name_are_refused(backbone: Backbone) -> None:
     with pytest.raises(ValueError, match="same name"):
-        LocalEngine([*real(backbone), *real(backbone)])
+        engine_of([*real(backbone), *real(backbone)])
 
 
 @pytest.mark.parametrize("step", ["vectors", "update"])
@@ -211,9 +211,9 @@ def test_below_the_minimum_the_run_can_be_resumed_when_the_clients_are_back(back
         ]
 
     with pytest.raises(TooFewClientsError, match=r"round 3, update: 2 of 3.*b: lost"):
-        run_real(backbone, method, engine=Between(LocalEngine(real(backbone)), lose_b), checkpoint=file, min_clients=3)
+        run_real(backbone, method, engine=Between(engine_of(real(backbone)), lose_b), checkpoint=file, min_clients=3)
     rows: list[int] = []
-    resumed = run_real(backbone, method, engine=LocalEngine(counting(backbone, rows)), checkpoint=file, resume=True)
+    resumed = run_real(backbone, method, engine=engine_of(counting(backbone, rows)), checkpoint=file, resume=True)
     assert rows == [], "stage 1 was not done again"
     assert_same_result(resumed, run_real(backbone, method))
 

@@ -12,20 +12,20 @@ from ifedicl.data import Example, Role, split_roles
 from ifedicl.federation import checkpoint
 from ifedicl.federation.coordinator import Outcome
 from ifedicl.federation.events import Begun, Event
-from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import UpdateRequest
 from ifedicl.federation.state import State
 from tests.support import tiny
+from tests.support.endpoints import engine_of
 from tests.support.local_runs import HANDS, MORE, assert_same_result, counting, run_real, run_with, training_rows
 from tests.support.scripted import SHAPE, Scripted, held_out, round_of, scripted_method, vectors_reply
 
 
 def test_only_added_examples_are_vectorised_and_calibration_goes_on(backbone: Backbone, tmp_path: Path) -> None:
     file, method, rows = tmp_path / "state.safetensors", tiny.method(rounds={"rounds": 2}), list[int]()
-    first = run_real(backbone, method, engine=LocalEngine(counting(backbone, rows)), checkpoint=file)
+    first = run_real(backbone, method, engine=engine_of(counting(backbone, rows)), checkpoint=file)
     assert sum(rows) == training_rows(HANDS)
     rows.clear()
-    second = run_real(backbone, method, engine=LocalEngine(counting(backbone, rows, MORE)), checkpoint=file, more_rounds=3)
+    second = run_real(backbone, method, engine=engine_of(counting(backbone, rows, MORE)), checkpoint=file, more_rounds=3)
     assert sum(rows) == training_rows(MORE) - training_rows(HANDS) > 0
 
     at_once = run_real(backbone, method, MORE)
@@ -101,9 +101,7 @@ def test_resuming_a_finished_run_repeats_nothing(backbone: Backbone, tmp_path: P
     file, rows = tmp_path / "state.safetensors", list[int]()
     first = run_real(backbone, checkpoint=file)
     events: list[Event] = []
-    again = run_real(
-        backbone, engine=LocalEngine(counting(backbone, rows)), checkpoint=file, resume=True, observer=events.append
-    )
+    again = run_real(backbone, engine=engine_of(counting(backbone, rows)), checkpoint=file, resume=True, observer=events.append)
     assert_same_result(first, again)
     assert rows == []
     assert [type(event) for event in events] == [Begun]
@@ -113,7 +111,7 @@ def test_changed_examples_are_vectorised_anew(backbone: Backbone, tmp_path: Path
     file, method, rows = tmp_path / "state.safetensors", tiny.method(rounds={"rounds": 1}), list[int]()
     run_real(backbone, method, checkpoint=file)
     changed = {**HANDS, "b": tuple(Example(f"{example.text} indeed", example.label) for example in HANDS["b"])}
-    outcome = run_real(backbone, method, engine=LocalEngine(counting(backbone, rows, changed)), checkpoint=file, more_rounds=1)
+    outcome = run_real(backbone, method, engine=engine_of(counting(backbone, rows, changed)), checkpoint=file, more_rounds=1)
     expected = len(split_roles(changed["b"], selection=0.25, gate=0.0, seed=0)[Role.TRAIN])
     assert rows == [0, expected, 0]
     fresh = run_real(backbone, method, changed)

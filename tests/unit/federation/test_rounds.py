@@ -12,9 +12,9 @@ from ifedicl.core.coefficients import CONTEXT, Coefficients
 from ifedicl.core.subspace import Context
 from ifedicl.data import Example, Role, split_roles
 from ifedicl.extract import context_vectors
-from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import EvaluateRequest, UpdateReply, UpdateRequest
 from tests.support import tiny
+from tests.support.endpoints import engine_of
 from tests.support.engines import Between
 from tests.support.local_runs import HANDS, assert_same_result, real, run_real, run_with
 from tests.support.scripted import SHAPE, Scripted, scales, scripted_method, vectors_reply
@@ -64,7 +64,7 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another(backbone: 
 
 
 def test_the_order_in_which_clients_answer_does_not_matter(backbone: Backbone) -> None:
-    engine = Between(LocalEngine(real(backbone)), lambda deliveries, requests: deliveries[::-1])
+    engine = Between(engine_of(real(backbone)), lambda deliveries, requests: deliveries[::-1])
     method = tiny.method(rounds={"rounds": 2})
     assert_same_result(run_real(backbone, method, engine=engine), run_real(backbone, method))
 

@@ -37,6 +37,7 @@ from ifedicl.federation.secure.sum_client import SecureClient, identity_of
 from ifedicl.federation.secure.sum_engine import SecureEngine
 from ifedicl.settings import TOGETHER, NoiseSettings, PrivacySettings
 from tests.support import tiny
+from tests.support.endpoints import secure_layer
 from tests.support.secure import CONTEXT, LAYERS, REQUESTS, RULES, VECTORS, WIDTH, Fixed, Recording, behind, fixed, summed
 
 # What a client refuses
@@ -44,7 +45,7 @@ from tests.support.secure import CONTEXT, LAYERS, REQUESTS, RULES, VECTORS, WIDT
 
 def door(rules: PrivacySettings = RULES, **options: Any) -> SecureClient:
     clients = fixed(3, **options)
-    return SecureClient(clients[0], {client.name: identity_of(client).public for client in clients}, rules)
+    return secure_layer(clients[0], {client.name: identity_of(client).public for client in clients}, rules)
 
 
 def fixed_of(door: SecureClient) -> Any:
@@ -58,8 +59,8 @@ def begin(session: str = "s", request: Request = REQUESTS["update"], rules: Priv
 
 def test_a_secure_client_answers_no_plain_request_and_an_open_one_no_secure_request(backbone: Backbone) -> None:
     for request in REQUESTS.values():
-        assert door().handle(request) == Failure(FailureCode.OTHER_MODE)
-    assert isinstance(door().handle(CONTEXT), ContextReply)
+        assert door().handle(request).reply == Failure(FailureCode.OTHER_MODE)
+    assert isinstance(door().handle(CONTEXT).reply, ContextReply)
     plain = Client("a", tiny.examples(6), backbone, secret=b"s")
     assert plain.handle(begin()) == Failure(FailureCode.OTHER_MODE)
 
@@ -68,40 +69,40 @@ def test_a_secure_client_answers_no_plain_request_and_an_open_one_no_secure_requ
     "weaker", [{"min_survivors": 2}, {"dropout": 0.45}, {"mode": "open"}], ids=lambda change: next(iter(change))
 )
 def test_a_client_takes_no_weaker_rules_than_its_own_and_stricter_ones(weaker: dict[str, Any]) -> None:
-    assert door().handle(begin(rules=RULES.model_copy(update=weaker))) == Failure(FailureCode.OTHER_MODE)
+    assert door().handle(begin(rules=RULES.model_copy(update=weaker))).reply == Failure(FailureCode.OTHER_MODE)
     stricter = RULES.model_copy(update={"min_survivors": 4, "dropout": 0.0})
-    assert isinstance(door().handle(begin(rules=stricter)), BeginReply)
+    assert isinstance(door().handle(begin(rules=stricter)).reply, BeginReply)
 
 
 def test_a_client_without_noise_to_add_takes_no_part_in_a_run_that_promises_noise() -> None:
     noisy = RULES.model_copy(update={"mode": "private", "noise": NoiseSettings()})
-    assert door().handle(begin(rules=noisy)) == Failure(FailureCode.OTHER_MODE)
+    assert door().handle(begin(rules=noisy)).reply == Failure(FailureCode.OTHER_MODE)
 
 
 @pytest.mark.parametrize("inner", [CONTEXT, begin("inner")], ids=["context", "sum"])
 def test_what_cannot_be_summed_is_not_answered_within_a_sum(inner: Request) -> None:
-    assert door().handle(begin(request=inner)) == Failure(FailureCode.PROTOCOL)
+    assert door().handle(begin(request=inner)).reply == Failure(FailureCode.PROTOCOL)
 
 
 def test_bytes_that_are_no_request_are_refused() -> None:
-    assert door().handle(BeginRequest("s", RULES, b"torn")) == Failure(FailureCode.PROTOCOL)
+    assert door().handle(BeginRequest("s", RULES, b"torn")).reply == Failure(FailureCode.PROTOCOL)
 
 
 def test_a_roster_of_too_few_is_refused() -> None:
     clients = fixed(2)
-    doors = [SecureClient(client, {own.name: identity_of(own).public for own in clients}, RULES) for client in clients]
-    replies = [own.handle(begin()) for own in doors]
+    doors = [secure_layer(client, {own.name: identity_of(own).public for own in clients}, RULES) for client in clients]
+    replies = [own.handle(begin()).reply for own in doors]
     keys = tuple((reply.mask_key, reply.channel_key, reply.signature) for reply in replies if isinstance(reply, BeginReply))
-    assert doors[0].handle(DealRequest("s", ("c0", "c1"), keys)) == Failure(FailureCode.PROTOCOL)
+    assert doors[0].handle(DealRequest("s", ("c0", "c1"), keys)).reply == Failure(FailureCode.PROTOCOL)
 
 
 def test_replayed_messages_of_this_and_of_earlier_sums_are_refused() -> None:
     engine = Recording(behind(fixed(4)))
     secure = SecureEngine(engine, RULES)
     for _ in range(2):
-        list(secure.exchange({TOGETHER: REQUESTS["update"]}, 60.0))
+        list(secure.exchange({TOGETHER: REQUESTS["update"]}, 60.0, {}))
     for name, request, _ in list(engine.crossed):
-        (delivery,) = engine.inner.exchange({name: request}, 60.0)
+        (delivery,) = engine.inner.exchange({name: request}, 60.0, {})
         assert delivery.reply == Failure(FailureCode.PROTOCOL), request.kind
 
 
@@ -111,7 +112,7 @@ def test_masked_numbers_are_asked_for_once() -> None:
 
     def change(name: str, request: Request, reply: Reply) -> Reply:
         if isinstance(request, MaskRequest) and name == "c0":
-            twice.extend(delivery.reply for delivery in engine.inner.exchange({name: request}, 60.0))
+            twice.extend(delivery.reply for delivery in engine.inner.exchange({name: request}, 60.0, {}))
         return reply
 
     engine = Recording(behind(fixed(5)), change)
@@ -158,26 +159,26 @@ def vectors_of(count: int, *, replaces: bool = False) -> Callable[[Request], Rep
 
 @pytest.mark.parametrize("kind", ["vectors", "update", "gradient", "statistics"])
 def test_a_client_with_too_few_training_examples_gives_nothing_made_from_them(kind: str) -> None:
-    assert door(training=1).handle(begin(request=REQUESTS[kind])) == Failure(FailureCode.TOO_FEW)
-    assert isinstance(door(training=2).handle(begin(request=REQUESTS[kind])), BeginReply)
+    assert door(training=1).handle(begin(request=REQUESTS[kind])).reply == Failure(FailureCode.TOO_FEW)
+    assert isinstance(door(training=2).handle(begin(request=REQUESTS[kind])).reply, BeginReply)
 
 
 def test_a_single_added_example_is_held_back_until_there_are_more() -> None:
     client = door()
-    first = client.handle(begin("first", VECTORS))
+    first = client.handle(begin("first", VECTORS)).reply
     assert isinstance(first, BeginReply)
     for count, expected in ((1, Failure), (2, BeginReply)):
         fixed_of(client).rule = vectors_of(count)
-        reply = client.handle(replace(begin(f"{count} more", VECTORS), cursor=first.cursor))
+        reply = client.handle(replace(begin(f"{count} more", VECTORS), cursor=first.cursor)).reply
         assert isinstance(reply, expected), count
 
 
 def test_changed_examples_are_not_summed_again_since_both_sums_could_be_subtracted() -> None:
     client = door()
-    first = client.handle(begin("first", VECTORS))
+    first = client.handle(begin("first", VECTORS)).reply
     assert isinstance(first, BeginReply)
     fixed_of(client).rule = vectors_of(30, replaces=True)
-    assert client.handle(replace(begin("second", VECTORS), cursor=first.cursor)) == Failure(FailureCode.CHANGED)
+    assert client.handle(replace(begin("second", VECTORS), cursor=first.cursor)).reply == Failure(FailureCode.CHANGED)
 
 
 def test_a_refresh_for_which_too_few_have_anything_new_adds_nothing() -> None:
@@ -192,12 +193,12 @@ def test_a_refresh_for_which_too_few_have_anything_new_adds_nothing() -> None:
 
 
 def test_a_cursor_that_is_not_the_clients_own_is_refused() -> None:
-    assert door().handle(replace(begin(request=VECTORS), cursor="ab" * 92)) == Failure(FailureCode.PROTOCOL)
+    assert door().handle(replace(begin(request=VECTORS), cursor="ab" * 92)).reply == Failure(FailureCode.PROTOCOL)
 
 
 def test_a_client_keeps_back_an_update_that_is_too_long_and_numbers_that_do_not_fit() -> None:
     far = Coefficients(np.full((LAYERS, 2, 2), 90.0, dtype=np.float32))
-    reply = door(rule=lambda request: UpdateReply(far, 5, 0.5)).handle(begin())
+    reply = door(rule=lambda request: UpdateReply(far, 5, 0.5)).handle(begin()).reply
     assert reply == Failure(FailureCode.PROTOCOL)
     huge = [
         Fixed(f"h{number}", rule=lambda request: GradientReply(GradientSum({"scales": far.scales * 1e6}, 5, 0.5)))

@@ -15,12 +15,13 @@ from ifedicl.data import Example
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engine import Engine
-from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import ContextRequest, Reply, Request, RevealRequest
-from ifedicl.federation.secure.sum_client import SecureClient, identity_of
+from ifedicl.federation.secure.sum_client import identity_of
 from ifedicl.federation.secure.sum_engine import SecureEngine
+from ifedicl.owner.recorder import Unrecorded
 from ifedicl.settings import TOGETHER, PrivacySettings
 from tests.support import tiny
+from tests.support.endpoints import engine_of, engine_over, secure_layer
 from tests.support.secure import RULES, Recording, behind
 from tests.support.stopping import StopError, stop_after
 
@@ -58,7 +59,7 @@ SECTIONS = [
 
 @pytest.mark.parametrize("sections", SECTIONS, ids=["mean", "gradient", "server", "by class"])
 def test_a_secure_run_gives_the_open_runs_adapter_up_to_rounding(backbone: Backbone, sections: Any) -> None:
-    plain = run(backbone, LocalEngine(real(backbone)), rules=None, sections=sections)
+    plain = run(backbone, engine_of(real(backbone)), rules=None, sections=sections)
     secure = run(backbone, SecureEngine(behind(real(backbone)), RULES), sections=sections)
     np.testing.assert_allclose(secure.context.vectors, plain.context.vectors, atol=2.0**-12)
     np.testing.assert_allclose(secure.coefficients.scales, plain.coefficients.scales, atol=1e-4)
@@ -100,12 +101,12 @@ def test_a_run_that_was_killed_goes_on_to_the_same_adapter(backbone: Backbone, t
 
 def test_a_restarted_client_is_sent_the_vectors_again_and_nobody_else_is(backbone: Backbone) -> None:
     pins = {client.name: identity_of(client).public for client in real(backbone)}
-    local = LocalEngine([SecureClient(client, pins, RULES) for client in real(backbone)])
+    local = engine_over([secure_layer(client, pins, RULES) for client in real(backbone)])
 
     def change(name: str, request: Request, reply: Reply) -> Reply:
         if isinstance(request, RevealRequest) and name == "b" and len(engine.asked(ContextRequest)) == len(HANDS):
             fresh = next(client for client in real(backbone) if client.name == name)
-            local._clients[name] = SecureClient(fresh, pins, RULES)
+            local._clients[name] = Unrecorded(secure_layer(fresh, pins, RULES))
         return reply
 
     engine = Recording(local, change)
@@ -122,8 +123,8 @@ def test_added_examples_are_taken_in_by_more_rounds(backbone: Backbone, tmp_path
     more = {name: (*rows, *tiny.examples(30, seed=99)[20:]) for name, rows in HANDS.items()}
     outcome = run(backbone, SecureEngine(behind(real(backbone, more)), RULES), checkpoint_file=file, more_rounds=2)
     plain = tmp_path / "plain"
-    run(backbone, LocalEngine(real(backbone)), rules=None, checkpoint_file=plain)
-    expected = run(backbone, LocalEngine(real(backbone, more)), rules=None, checkpoint_file=plain, more_rounds=2)
+    run(backbone, engine_of(real(backbone)), rules=None, checkpoint_file=plain)
+    expected = run(backbone, engine_of(real(backbone, more)), rules=None, checkpoint_file=plain, more_rounds=2)
     assert outcome.state.client_vectors[TOGETHER].examples == sum(
         vectors.examples for vectors in expected.state.client_vectors.values()
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,12 +17,15 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import ReadoutSums
 from ifedicl.core.vectors import pooled
 from ifedicl.errors import TooFewClientsError
+from ifedicl.federation.client_pool import advanced_heads
+from ifedicl.federation.engine import Delivery
 from ifedicl.federation.messages import (
     BeginReply,
     BeginRequest,
     CompareReply,
     DealReply,
     DealRequest,
+    Envelope,
     EvaluateReply,
     Failure,
     FailureCode,
@@ -45,6 +48,7 @@ from ifedicl.federation.messages import (
 from ifedicl.federation.secure.quantised import SUMS
 from ifedicl.federation.secure.sum_engine import SecureEngine
 from ifedicl.ledger.entries import Head
+from ifedicl.ledger.receipts import Receipt
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import TOGETHER
 from tests.support.secure import REPEATABLE, REQUESTS, RULES, VECTORS, Fixed, Recording, behind, failing, fixed, lose, summed
@@ -57,16 +61,24 @@ def test_a_ledger_in_anothers_place_is_never_believed() -> None:
     """The client is told the head that is known of it, sum after sum, until its ledger has that again."""
     own, other, told = Head(5, "a" * 64), Head(1, "b" * 64), list[Head | None]()
 
-    def change(name: str, request: Request, reply: Reply) -> Reply:
-        if name != "c0":
-            return reply
-        if isinstance(request, BeginRequest):
-            told.append(request.head)
-        return replace(reply, head=own) if len(told) == 1 else Failure(FailureCode.LEDGER, head=other)
+    class Ledgers(Recording):
+        def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
+            for delivery in super().exchange(requests, deadline, heads):
+                if delivery.client != "c0":
+                    yield delivery
+                    continue
+                if isinstance(requests["c0"], BeginRequest):
+                    told.append(heads.get("c0"))
+                if len(told) == 1:
+                    yield replace(delivery, receipt=Receipt(own, "0" * 64))
+                else:
+                    yield replace(delivery, reply=Failure(FailureCode.LEDGER), receipt=Receipt(other, "0" * 64))
 
-    engine = SecureEngine(Recording(behind(fixed(5)), change), RULES)
+    engine, heads = SecureEngine(Ledgers(behind(fixed(5))), RULES), dict[str, Head]()
     for _ in range(4):
-        list(engine.exchange({TOGETHER: REQUESTS["update"]}, 60.0))
+        (delivery,) = engine.exchange({TOGETHER: REQUESTS["update"]}, 60.0, heads)
+        for part in delivery.parts:
+            heads = dict(advanced_heads(heads, part))
     assert told == [None, own, own, own]
 
 
@@ -185,11 +197,12 @@ def test_a_client_with_another_layout_is_left_out() -> None:
 def test_noise_is_added_before_masking_and_lands_in_the_total() -> None:
     asked: list[tuple[str, int]] = []
 
-    def noise(kind: str, size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        asked.append((kind, size))
-        return np.full(size, 7000, dtype=np.int64)
+    class Same:
+        def noise(self, kind: str, size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+            asked.append((kind, size))
+            return np.full(size, 7000, dtype=np.int64)
 
-    quiet, loud = (summed(behind(fixed(4), noise=added), REQUESTS["gradient"]).reply for added in (None, noise))
+    quiet, loud = (summed(behind(fixed(4), noise=added), REQUESTS["gradient"]).reply for added in (None, Same()))
     assert isinstance(quiet, GradientReply)
     assert isinstance(loud, GradientReply)
     assert asked == [("gradient", 10)] * 4
@@ -257,7 +270,7 @@ def test_what_it_costs_each_client_is_in_the_parts() -> None:
     inner = Recording(behind(fixed(4)))
     delivery = summed(inner, REQUESTS["update"])
     assert [part.client for part in delivery.parts] == ["c0", "c1", "c2", "c3"]
-    sent = sum(len(encode(reply)) for name, _, reply in inner.crossed if name == "c0")
-    received = sum(len(encode(request)) for name, request, _ in inner.crossed if name == "c0")
+    sent = sum(Envelope.of(reply).size for name, _, reply in inner.crossed if name == "c0")
+    received = sum(Envelope.of(request).size for name, request, _ in inner.crossed if name == "c0")
     assert (delivery.parts[0].bytes_up, delivery.parts[0].bytes_down) == (sent, received)
     assert delivery.bytes_up == sum(part.bytes_up for part in delivery.parts)

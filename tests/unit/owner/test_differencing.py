@@ -16,9 +16,9 @@ from ifedicl.core.readout import ReadoutSums
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import Failure, FailureCode, Reply, StatisticsReply, VectorsRequest, decode_reply, encode
 from ifedicl.ledger.ledger import read
-from ifedicl.owner.guard import GuardedClient
 from ifedicl.settings import Method
 from tests.support import tiny
+from tests.support.endpoints import Asked
 from tests.support.guarded import (
     BY_CLASS,
     GRADIENTS,
@@ -38,7 +38,7 @@ from tests.support.guarded import (
 # Differencing
 
 
-def grown(guard: GuardedClient, client: Scripted, total: int, *, cursor: str = "", changed: bool = False) -> FailureCode | None:
+def grown(guard: Asked, client: Scripted, total: int, *, cursor: str = "", changed: bool = False) -> FailureCode | None:
     """Ask for vectors of ``total`` examples, all of them or those behind a cursor."""
     client.examples, client.mark = total, "y" if changed else "x"
     known = int(cursor.partition(":")[0] or 0)
@@ -101,10 +101,11 @@ def test_the_coordinator_hashes_what_arrived_and_not_what_it_made_of_it(tmp_path
     arrived = decode_reply(encode(reply))
     assert encode(arrived) != encode(reply)
     guard, _ = guarded(tmp_path, answer=lambda request: reply if request.kind == "statistics" else usual(request))
-    engine = LocalEngine([guard])
-    list(engine.exchange({"clinic": asks(READOUT)["context"]}, 60.0))
-    (delivery,) = engine.exchange({"clinic": asks(READOUT)["statistics"]}, 60.0)
-    assert delivery.sha256 == read(tmp_path / "ledger.jsonl")[0][-1].facts["sha256"]
+    engine = LocalEngine([guard.endpoint])
+    list(engine.exchange({"clinic": asks(READOUT)["context"]}, 60.0, {}))
+    (delivery,) = engine.exchange({"clinic": asks(READOUT)["statistics"]}, 60.0, {})
+    assert delivery.receipt is not None
+    assert delivery.receipt.sha256 == read(tmp_path / "ledger.jsonl")[0][-1].facts["sha256"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,6 @@ from ifedicl.federation.messages import (
     UpdateReply,
     UpdateRequest,
     VectorsRequest,
-    decode_reply,
-    encode,
 )
 from ifedicl.ledger.entries import Head
 from ifedicl.ledger.ledger import read
@@ -47,27 +44,25 @@ from tests.support.guarded import LAYERS, METHOD, MODEL, ONE, QUICK, SAME, WIDTH
 
 def test_an_open_policy_lets_every_kind_of_answer_out_and_the_ledger_has_each(tmp_path: Path) -> None:
     guard, _ = guarded(tmp_path)
-    replies = [guard.handle(request) for request in asks().values()]
+    sent = [guard.ask(request) for request in asks().values()]
+    replies = [envelope.frame.reply for envelope in sent]
     assert not [reply for reply in replies if isinstance(reply, Failure)]
     entries, _ = read(tmp_path / "ledger.jsonl")
     assert [entry.facts["kind"] for entry in entries[1:]] == [reply.kind for reply in replies]
-    assert [reply.head for reply in replies] == [entry.head for entry in entries[1:]]
+    assert [envelope.head for envelope in sent] == [entry.head for entry in entries[1:]]
 
 
 def test_a_line_tells_the_bytes_that_crossed_their_shapes_and_the_digest_of_the_reply(tmp_path: Path) -> None:
     import hashlib
 
     guard, _ = guarded(tmp_path, overhead=lambda frame: frame // 10)
-    reply = guard.handle(asks()["vectors"])
-    frame = encode(reply)
+    sent = guard.ask(asks()["vectors"])
     facts = read(tmp_path / "ledger.jsonl")[0][-1].facts
-    assert facts["bytes"] == len(frame)
-    assert facts["engine_bytes"] == len(frame) // 10
+    assert facts["bytes"] == len(sent.to_bytes())
+    assert facts["engine_bytes"] == len(sent.to_bytes()) // 10
     assert facts["shapes"] == {"means": [1, LAYERS, 2, WIDTH], "counts": [1]}
     assert facts["run"] == run_digest(tiny.TASK, METHOD, MODEL)
-    received = decode_reply(frame)
-    assert received.head == reply.head
-    assert facts["sha256"] == hashlib.sha256(encode(replace(received, head=None))).hexdigest()
+    assert facts["sha256"] == hashlib.sha256(sent.frame.data).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -212,7 +207,7 @@ def test_no_more_bytes_leave_than_the_policy_says_the_engines_own_included(
     left = 0
     for request in list(asks().values()) * 2:
         reply = guard.handle(request)
-        left += 0 if isinstance(reply, Failure) else len(encode(reply)) + engine
+        left += 0 if isinstance(reply, Failure) else guard.last.size + engine
     assert left <= most
 
 
@@ -232,19 +227,19 @@ def test_bytes_and_rounds_of_one_job_are_not_counted_against_another_but_jobs_ar
 
 def test_a_request_that_knows_an_earlier_head_is_answered_and_the_ledger_says_which(tmp_path: Path) -> None:
     guard, _ = guarded(tmp_path)
-    first = guard.handle(asks()["vectors"])
-    second = guard.handle(replace(asks()["vectors"], head=first.head))
+    first = guard.ask(asks()["vectors"])
+    second = guard.handle(asks()["vectors"], first.head)
     assert code(second) is None
     held = [entry.facts["held"] for entry in read(tmp_path / "ledger.jsonl")[0][1:]]
     assert held == [0, 2]
-    assert code(guard.handle(replace(asks()["vectors"], head=first.head))) is None  # a reply got lost on the way
+    assert code(guard.handle(asks()["vectors"], first.head)) is None  # a reply got lost on the way
 
 
 def test_a_head_of_another_ledger_gets_no_answer_but_a_code(tmp_path: Path) -> None:
     guard, client = guarded(tmp_path)
     guard.handle(asks()["vectors"])
     for head in (Head(2, "0" * 64), Head(3, "0" * 64)):
-        assert code(guard.handle(replace(asks()["vectors"], head=head))) is FailureCode.LEDGER
+        assert code(guard.handle(asks()["vectors"], head)) is FailureCode.LEDGER
     assert len(client.asked) == 1
 
 
@@ -257,6 +252,6 @@ def test_a_reply_that_the_ledger_cannot_take_does_not_leave(tmp_path: Path, monk
     with monkeypatch.context() as patch:
         patch.setattr(files, "append", full)
         assert guard.handle(asks()["vectors"]) == Failure(FailureCode.LEDGER)
-    reply = guard.handle(asks()["vectors"])
-    assert reply.head is not None
-    assert reply.head.entries == 2
+    sent = guard.ask(asks()["vectors"])
+    assert sent.head is not None
+    assert sent.head.entries == 2

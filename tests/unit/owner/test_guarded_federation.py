@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +16,57 @@ from ifedicl.data import Example
 from ifedicl.errors import StorageError
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
+from ifedicl.federation.handler import Discloser, Disclosure
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import ContextReply, Failure, FailureCode, Reply, Request, VectorsRequest, encode
 from ifedicl.ledger.entries import Head
 from ifedicl.ledger.ledger import REPLY, SUMMED, Ledger, read
-from ifedicl.owner.guard import GuardedClient, SummedClient
+from ifedicl.ledger.usage import CountedLedger
+from ifedicl.owner.endpoint import Record, build_endpoint
+from ifedicl.owner.guard import Guard
 from ifedicl.owner.policy import Policy, open_policy
+from ifedicl.owner.recorder import Recorder, SumRecorder
 from tests.support import tiny
+from tests.support.endpoints import Asked, engine_of
 from tests.support.guarded import METHOD, Scripted, asks, code, guarded, rules, usual
 
 # Within secure sums
 
 
 class Masking:
-    """A stand-in for the door that masks: what it is asked for in plain leaves as an empty message."""
+    """A stand-in for the layer that masks: what it is asked for in plain leaves as an empty message."""
 
     name = "clinic"
 
-    def __init__(self, plain: Callable[[Request], Reply]) -> None:
-        self.plain = plain
+    def __init__(self, inner: Discloser) -> None:
+        self.inner = inner
 
-    def handle(self, request: Request) -> Reply:
-        reply = self.plain(request)
-        return reply if isinstance(reply, Failure) else ContextReply()
+    def handle(self, request: Request, /) -> Disclosure:
+        disclosure = self.inner.handle(request)
+        return Disclosure(
+            disclosure.reply if isinstance(disclosure.reply, Failure) else ContextReply(),
+            disclosure.run,
+        )
 
 
-def summed(folder: Path, policy: Policy) -> tuple[SummedClient, Scripted]:
+def summed(folder: Path, policy: Policy) -> tuple[Asked, Scripted]:
     client = Scripted()
-    return SummedClient(client, policy, Ledger(folder / "ledger.jsonl", client.name), Masking), client
+    ledger = CountedLedger(Ledger(folder / "ledger.jsonl", client.name))
+    plain = SumRecorder(Guard(client, policy, ledger.history), ledger)
+    return Asked(Recorder(Masking(plain), ledger, policy.most)), client
 
 
 def test_in_a_sum_the_policy_sees_what_goes_in_and_the_ledger_has_what_goes_in_and_what_leaves(tmp_path: Path) -> None:
     guard, _ = summed(tmp_path, rules())
-    replies = [guard.handle(request) for request in asks().values()]
+    sent = [guard.ask(request) for request in asks().values()]
+    replies = [envelope.frame.reply for envelope in sent]
     assert not [reply for reply in replies if isinstance(reply, Failure)]
     entries = read(tmp_path / "ledger.jsonl")[0][1:]
     assert [entry.event for entry in entries] == [SUMMED, REPLY] * len(replies)
     assert [entry.facts["kind"] for entry in entries[::2]] == [usual(request).kind for request in asks().values()]
     assert {entry.facts["kind"] for entry in entries[1::2]} == {"context_reply"}
     assert not [entry for entry in entries[::2] if "sha256" in entry.facts]
-    assert [reply.head for reply in replies] == [entry.head for entry in entries[1::2]]
+    assert [envelope.head for envelope in sent] == [entry.head for entry in entries[1::2]]
 
 
 def test_in_a_sum_too_no_more_rounds_leave_and_nothing_that_is_refused(tmp_path: Path) -> None:
@@ -70,7 +79,7 @@ def test_in_a_sum_too_no_more_rounds_leave_and_nothing_that_is_refused(tmp_path:
     again.handle(requests["context"])
     assert code(again.handle(requests["update"])) is FailureCode.SPENT
     assert code(again.handle(requests["statistics"])) is FailureCode.REFUSED
-    assert code(again.handle(replace(requests["update"], head=Head(2, "0" * 64)))) is FailureCode.LEDGER
+    assert code(again.handle(requests["update"], Head(2, "0" * 64))) is FailureCode.LEDGER
 
 
 # Nothing leaks
@@ -101,14 +110,14 @@ def test_an_exception_in_a_real_client_that_quotes_its_row_does_not_leak(
 
     rows = (*tiny.examples(9), Example(ROW, "good"))
     inner = Client("clinic", rows, backbone, secret=b"own")
-    guard = GuardedClient(inner, rules(), Ledger(tmp_path / "ledger.jsonl", "clinic"))
+    guard = Asked(build_endpoint(inner, rules(), Record(Ledger(tmp_path / "ledger.jsonl", "clinic")), None, {}))
 
     def quoting(*arguments: Any) -> None:
         raise ValueError(f"cannot work with {[row.text for row in rows]}")
 
     monkeypatch.setattr(PlainSums, "vectors", quoting)
     reply = guard.handle(VectorsRequest(tiny.TASK, METHOD, backbone.fingerprint, ""))
-    assert replace(reply, head=None) == Failure(FailureCode.INTERNAL)
+    assert reply == Failure(FailureCode.INTERNAL)
     written = (tmp_path / "ledger.jsonl").read_bytes() + encode(reply)
     assert not [row.text for row in rows if row.text.encode() in written]
 
@@ -120,17 +129,19 @@ SHORT = tiny.method(rounds={"rounds": 2, "select_by": "last"})
 
 
 def federated(backbone: Backbone, folder: Path, policies: dict[str, Policy], **options: Any) -> Outcome:
-    doors = [
-        GuardedClient(
+    endpoints = [
+        build_endpoint(
             Client(name, own, backbone, secret=name.encode()),
             policies.get(name, open_policy()),
-            Ledger(folder / f"{name}.jsonl", name),
+            Record(Ledger(folder / f"{name}.jsonl", name)),
+            None,
+            {},
         )
         for name, own in HANDS.items()
     ]
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
     return Coordinator(
-        LocalEngine(doors), tiny.TASK, SHORT, shape, checkpoint_file=folder / "checkpoint" / "state.safetensors"
+        LocalEngine(endpoints), tiny.TASK, SHORT, shape, checkpoint_file=folder / "checkpoint" / "state.safetensors"
     ).run(**options)
 
 
@@ -145,7 +156,7 @@ def test_the_job_goes_on_without_a_site_whose_policy_refuses(backbone: Backbone,
 
 def test_policies_and_ledgers_change_no_number(backbone: Backbone, tmp_path: Path) -> None:
     plain = Coordinator(
-        LocalEngine([Client(name, own, backbone, secret=name.encode()) for name, own in HANDS.items()]),
+        engine_of([Client(name, own, backbone, secret=name.encode()) for name, own in HANDS.items()]),
         tiny.TASK,
         SHORT,
         ModelShape(backbone.fingerprint, backbone.layers, backbone.width),

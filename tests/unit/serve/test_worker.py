@@ -11,7 +11,7 @@ import pytest
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import BusyError, DataError, ServeError, StoppedError
 from ifedicl.serve import worker as worker_module
-from ifedicl.serve.worker import Scored, Worker
+from ifedicl.serve.worker import LabelScores, Worker
 from tests.support import tiny
 from tests.support.serve import TEXTS, Held
 
@@ -109,7 +109,7 @@ def test_a_failing_pass_fails_its_requests_and_no_others(
 def test_stopping_answers_what_is_here_and_takes_nothing_new(backbone: Backbone) -> None:
     worker = Worker(backbone, most_waiting=100, on_pass=lambda done: None)
     placed = tiny.drawn_adapter(backbone).classifier(backbone).placed()[0]
-    futures: list[Future[Scored]] = [worker.submit([placed], TEXTS) for _ in range(5)]
+    futures: list[Future[LabelScores]] = [worker.submit([placed], TEXTS) for _ in range(5)]
     worker.stop()
     assert [len(future.result(0).logs[0]) for future in futures] == [8] * 5
     assert not worker.is_open

@@ -1,11 +1,12 @@
 """What crosses between coordinator and clients: requests and replies, and their bytes.
 
-A message on the wire is a safetensors frame: raw little-endian arrays behind a JSON header. Everything that leaves a client
-is a field of a reply; there is no other door.
+A message is a safetensors frame: raw little-endian arrays behind a JSON header. On the wire it is in an envelope, which also
+carries a ledger's head. Everything else that leaves a client is a field of a reply; there is no other way out.
 """
 
-from ifedicl.federation.messages.codec import Reply, Request, StepRequest, decode_reply, decode_request, encode, received
-from ifedicl.federation.messages.frames import Arrays, Header, Message, digest, pack, unpack
+from ifedicl.federation.messages.codec import Reply, Request, StepRequest, decode_reply, decode_request, encode
+from ifedicl.federation.messages.envelope import Envelope, Frame
+from ifedicl.federation.messages.frames import Arrays, Header, pack, unpack
 from ifedicl.federation.messages.replies import (
     CompareReply,
     ContextReply,
@@ -49,17 +50,18 @@ __all__ = [
     "ContextRequest",
     "DealReply",
     "DealRequest",
+    "Envelope",
     "EvaluateReply",
     "EvaluateRequest",
     "Failure",
     "FailureCode",
+    "Frame",
     "GradientReply",
     "GradientRequest",
     "Header",
     "Layout",
     "MaskReply",
     "MaskRequest",
-    "Message",
     "Reply",
     "Request",
     "RevealReply",
@@ -74,9 +76,7 @@ __all__ = [
     "VectorsRequest",
     "decode_reply",
     "decode_request",
-    "digest",
     "encode",
     "pack",
-    "received",
     "unpack",
 ]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TypeAlias, TypeVar, get_args
 
 from ifedicl.errors import MessageError
-from ifedicl.federation.messages.frames import Frame, digest, pack, unpack
+from ifedicl.federation.messages.frames import pack, unpack
 from ifedicl.federation.messages.replies import (
     CompareReply,
     ContextReply,
@@ -52,9 +51,9 @@ _AnyMessage = TypeVar("_AnyMessage", Request, Reply)
 
 
 def encode(message: Request | Reply) -> bytes:
-    """The message as it crosses the network."""
+    """The bytes of a message: its frame."""
     header, arrays = message.to_wire()
-    return pack(message.kind, header, arrays, message.head)
+    return pack(message.kind, header, arrays)
 
 
 def decode_request(data: bytes) -> Request:
@@ -63,7 +62,7 @@ def decode_request(data: bytes) -> Request:
     Raises:
         MessageError: torn, not a request, or with fields that do not fit it.
     """
-    return _made(unpack(data), _REQUESTS)
+    return _decoded(data, _REQUESTS)
 
 
 def decode_reply(data: bytes) -> Reply:
@@ -72,25 +71,14 @@ def decode_reply(data: bytes) -> Reply:
     Raises:
         MessageError: torn, not a reply, or with fields that do not fit it.
     """
-    return _made(unpack(data), _REPLIES)
+    return _decoded(data, _REPLIES)
 
 
-def received(data: bytes) -> tuple[Reply, str]:
-    """As :func:`decode_reply`, with the digest of what arrived; it is empty where no ledger stands behind the reply.
-
-    Raises:
-        MessageError: as there.
-    """
-    frame = unpack(data)
-    reply, (kind, header, arrays, head) = _made(frame, _REPLIES), frame
-    return reply, "" if head is None else digest(kind, header, arrays)
-
-
-def _made(frame: Frame, kinds: Mapping[str, type[_AnyMessage]]) -> _AnyMessage:
-    kind, header, arrays, head = frame
+def _decoded(data: bytes, kinds: Mapping[str, type[_AnyMessage]]) -> _AnyMessage:
+    kind, header, arrays = unpack(data)
     if kind not in kinds:
         raise MessageError(f"a message of kind {kind!r}; allowed: {', '.join(kinds)}. Both sides need the same ifedicl version")
     try:
-        return replace(kinds[kind].from_wire(header, arrays), head=head)
+        return kinds[kind].from_wire(header, arrays)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise MessageError(f"a {kind} message whose fields do not fit: {error}") from error

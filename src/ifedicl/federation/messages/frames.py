@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,41 +14,18 @@ from safetensors.numpy import save as save_arrays
 
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.errors import MessageError
-from ifedicl.ledger.entries import Head
 
 Header: TypeAlias = dict[str, Any]
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
-Frame: TypeAlias = tuple[str, Header, Arrays, Head | None]
-"""Kind, header, arrays and head."""
-_ENVELOPE = 1
-"""Version of what stands around a message."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Message:
-    """What stands around every message.
-
-    Attributes:
-        head: of a reply: how far the client's ledger has come, this reply included. Of a request: how far the coordinator knows
-            it to have come. None where the client keeps no ledger.
-    """
-
-    head: Head | None = None
-
-
-def pack(kind: str, header: Header, arrays: Arrays, head: Head | None = None) -> bytes:
-    """Header, arrays and envelope as one safetensors frame."""
+def pack(kind: str, header: Header, arrays: Arrays) -> bytes:
+    """Header and arrays as one safetensors frame."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    envelope = [] if head is None else [{"version": _ENVELOPE, "head": [head.entries, head.digest]}]
-    return save_arrays(contiguous, metadata={"message": json.dumps([kind, header, *envelope], separators=(",", ":"))})
+    return save_arrays(contiguous, metadata={"message": json.dumps([kind, header], separators=(",", ":"))})
 
 
-def digest(kind: str, header: Header, arrays: Arrays) -> str:
-    """SHA-256, hex, of a frame without its envelope, as a ledger's line has it."""
-    return hashlib.sha256(pack(kind, header, arrays)).hexdigest()
-
-
-def unpack(data: bytes) -> Frame:
+def unpack(data: bytes) -> tuple[str, Header, Arrays]:
     """What :func:`pack` was given.
 
     Raises:
@@ -59,21 +34,12 @@ def unpack(data: bytes) -> Frame:
     try:
         arrays: Arrays = load_arrays(data)
         (length,) = struct.unpack_from("<Q", data)
-        kind, header, *envelope = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["message"])
-        if not isinstance(kind, str) or not isinstance(header, dict) or len(envelope) > 1:
-            raise TypeError(f"kind {type(kind).__name__}, header {type(header).__name__}, {len(envelope)} envelopes")
-        return kind, header, arrays, _head(envelope[0]) if envelope else None
+        kind, header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["message"])
+        if not isinstance(kind, str) or not isinstance(header, dict):
+            raise TypeError(f"kind {type(kind).__name__}, header {type(header).__name__}")
+        return kind, header, arrays
     except (SafetensorError, struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise MessageError(f"{len(data)} bytes that are not a whole message: {error}") from error
-
-
-def _head(envelope: Header) -> Head:
-    fields = exact_fields(envelope, version=int, head=list)
-    if fields["version"] != _ENVELOPE:
-        raise ValueError(
-            f"an envelope of version {fields['version']}, not {_ENVELOPE}; both sides need the same ifedicl version"
-        )
-    return Head(*fields["head"])
 
 
 def exact_fields(header: Header, **types: type) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import ReadoutSums
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.federation.messages.frames import Arrays, Header, Message, coefficients_of, exact_fields
+from ifedicl.federation.messages.frames import Arrays, Header, coefficients_of, exact_fields
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import WireDtype
 
@@ -65,7 +65,7 @@ class FailureCode(StrEnum):
 
 
 @dataclass(frozen=True)
-class VectorsReply(Message):
+class VectorsReply:
     """Sums and counts of the new examples.
 
     Attributes:
@@ -96,7 +96,7 @@ class VectorsReply(Message):
 
 
 @dataclass(frozen=True)
-class ContextReply(Message):
+class ContextReply:
     """The vectors are in place."""
 
     kind: ClassVar[str] = "context_reply"
@@ -110,7 +110,7 @@ class ContextReply(Message):
 
 
 @dataclass(frozen=True)
-class UpdateReply(Message):
+class UpdateReply:
     """The client's coefficients.
 
     Attributes:
@@ -133,7 +133,7 @@ class UpdateReply(Message):
 
 
 @dataclass(frozen=True)
-class GradientReply(Message):
+class GradientReply:
     """A sum over examples, in float32 so that sums of many clients are exact; of no examples it is zero.
 
     Attributes:
@@ -152,7 +152,7 @@ class GradientReply(Message):
 
 
 @dataclass(frozen=True)
-class EvaluateReply(Message):
+class EvaluateReply:
     """Counts and sums, never text.
 
     Attributes:
@@ -172,7 +172,7 @@ class EvaluateReply(Message):
 
 
 @dataclass(frozen=True)
-class StatisticsReply(Message):
+class StatisticsReply:
     """Sums of products of features and labels; their number of examples."""
 
     kind: ClassVar[str] = "statistics_reply"
@@ -187,7 +187,7 @@ class StatisticsReply(Message):
 
 
 @dataclass(frozen=True)
-class CompareReply(Message):
+class CompareReply:
     """Counts and sums, never text."""
 
     kind: ClassVar[str] = "compare_reply"
@@ -207,7 +207,7 @@ class CompareReply(Message):
 
 
 @dataclass(frozen=True)
-class Failure(Message):
+class Failure:
     """No usable reply, and why."""
 
     kind: ClassVar[str] = "failure"

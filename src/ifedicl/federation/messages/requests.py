@@ -13,7 +13,7 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.data import Role
-from ifedicl.federation.messages.frames import Arrays, Header, Message, coefficients_of, exact_fields
+from ifedicl.federation.messages.frames import Arrays, Header, coefficients_of, exact_fields
 from ifedicl.settings import Method
 from ifedicl.task import Task
 
@@ -22,7 +22,7 @@ _TASK_FIELDS: Mapping[str, type] = {"task": dict, "method": dict, "fingerprint":
 
 
 @dataclass(frozen=True)
-class VectorsRequest(Message):
+class VectorsRequest:
     """Stage 1: vectorise the examples that are not behind ``cursor`` yet.
 
     Attributes:
@@ -47,7 +47,7 @@ class VectorsRequest(Message):
 
 
 @dataclass(frozen=True)
-class ContextRequest(Message):
+class ContextRequest:
     """Stage 2a: the global vectors, and the basis where there is one. A restarted client needs nothing but this to go on.
 
     Attributes:
@@ -74,7 +74,7 @@ class ContextRequest(Message):
 
 
 @dataclass(frozen=True)
-class UpdateRequest(Message):
+class UpdateRequest:
     """Stage 2b: calibrate these coefficients on the client's own examples.
 
     Attributes:
@@ -103,7 +103,7 @@ class UpdateRequest(Message):
 
 
 @dataclass(frozen=True)
-class GradientRequest(Message):
+class GradientRequest:
     """Stage 2b with exact aggregation: sum the gradient over those of the client's examples that this round draws.
 
     Attributes:
@@ -126,7 +126,7 @@ class GradientRequest(Message):
 
 
 @dataclass(frozen=True)
-class EvaluateRequest(Message):
+class EvaluateRequest:
     """Score held-out examples with these coefficients.
 
     Attributes:
@@ -174,7 +174,7 @@ class EvaluateRequest(Message):
 
 
 @dataclass(frozen=True)
-class StatisticsRequest(Message):
+class StatisticsRequest:
     """Sum what a readout is made of over the client's training examples.
 
     Attributes:
@@ -195,7 +195,7 @@ class StatisticsRequest(Message):
 
 
 @dataclass(frozen=True)
-class CompareRequest(Message):
+class CompareRequest:
     """Compare an adapter with the raw model on the gate examples.
 
     Attributes:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl.federation.messages.frames import Arrays, Header, Message, exact_fields
+from ifedicl.federation.messages.frames import Arrays, Header, exact_fields
 from ifedicl.settings import PrivacySettings
 
 Layout: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -22,7 +22,7 @@ _KEY_SIZE, _SIGNATURE_SIZE = 32, 64
 
 
 @dataclass(frozen=True)
-class BeginRequest(Message):
+class BeginRequest:
     """Compute a reply, keep it, and advertise keys for this sum.
 
     Attributes:
@@ -50,7 +50,7 @@ class BeginRequest(Message):
 
 
 @dataclass(frozen=True)
-class BeginReply(Message):
+class BeginReply:
     """The reply is ready, and nothing of it has left.
 
     Attributes:
@@ -85,7 +85,7 @@ class BeginReply(Message):
 
 
 @dataclass(frozen=True)
-class DealRequest(Message):
+class DealRequest:
     """Deal shares of your secrets to these clients.
 
     Attributes:
@@ -112,7 +112,7 @@ class DealRequest(Message):
 
 
 @dataclass(frozen=True)
-class DealReply(Message):
+class DealReply:
     """Sealed shares.
 
     Attributes:
@@ -136,7 +136,7 @@ class DealReply(Message):
 
 
 @dataclass(frozen=True)
-class MaskRequest(Message):
+class MaskRequest:
     """Send your numbers, masked.
 
     Attributes:
@@ -160,7 +160,7 @@ class MaskRequest(Message):
 
 
 @dataclass(frozen=True)
-class MaskReply(Message):
+class MaskReply:
     """Numbers that say nothing without those of the others.
 
     Attributes:
@@ -181,7 +181,7 @@ class MaskReply(Message):
 
 
 @dataclass(frozen=True)
-class RevealRequest(Message):
+class RevealRequest:
     """Give one share of each client that dealt.
 
     Attributes:
@@ -203,7 +203,7 @@ class RevealRequest(Message):
 
 
 @dataclass(frozen=True)
-class RevealReply(Message):
+class RevealReply:
     """Shares.
 
     Attributes:

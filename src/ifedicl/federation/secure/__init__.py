@@ -1,4 +1,4 @@
-"""Secure sums over any engine: a door before each client, and an engine around the one that carries the messages."""
+"""Secure sums over any engine: a layer around each client, and an engine around the one that carries the messages."""
 
 from __future__ import annotations
 

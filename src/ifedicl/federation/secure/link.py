@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TypeVar
 
 from ifedicl.federation.engine import Delivery, Engine
@@ -17,9 +18,11 @@ from ifedicl.federation.messages import (
     Request,
     RevealReply,
 )
+from ifedicl.ledger.entries import Head
 
 R = TypeVar("R", BeginReply, DealReply, MaskReply, RevealReply, ContextReply)
 
+_NO_HEADS: Mapping[str, Head] = MappingProxyType({})
 _COSTS = ("bytes_down", "bytes_up", "seconds", "carrier_bytes")
 
 
@@ -43,10 +46,16 @@ class Link:
         """So far, one delivery a client; its reply is the last one."""
         return tuple(self._costs[name] for name in self._engine.clients() if name in self._costs)
 
-    def ask(self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]) -> dict[str, R]:
+    def ask(
+        self,
+        requests: Mapping[str, Request],
+        expected: type[R],
+        usable: Callable[[R], bool],
+        heads: Mapping[str, Head] = _NO_HEADS,
+    ) -> dict[str, R]:
         """One request to each client named; usable replies in the order of the requests. The others' codes are kept."""
         replies: dict[str, R] = {}
-        for delivery in self._engine.exchange(requests, self._deadline):
+        for delivery in self._engine.exchange(requests, self._deadline, heads):
             reply = delivery.reply
             if isinstance(reply, expected) and usable(reply):
                 replies[delivery.client] = reply

@@ -1,11 +1,11 @@
-"""Stands before a client that takes part in sums only: what it answers leaves as keys, sealed shares and masked numbers."""
+"""The layer of a client that takes part in secure sums only: its replies leave as keys, sealed shares and masked numbers."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,8 @@ import numpy.typing as npt
 from ifedicl.core.vectors import Array64
 from ifedicl.data import Role
 from ifedicl.errors import MessageError, SecureSumError
-from ifedicl.federation.client import Client, key_for
+from ifedicl.federation.client import key_for
+from ifedicl.federation.handler import Discloser, Disclosure
 from ifedicl.federation.messages import (
     BeginReply,
     BeginRequest,
@@ -48,14 +49,46 @@ _LONGEST_UPDATE = 100.0
 
 _log = logging.getLogger(__name__)
 
-Noise: TypeAlias = Callable[[str, int], npt.NDArray[np.int64]]
-"""Given the kind of a request and how many numbers its answer has: as many integers, in fixed-point steps, to be added."""
-
 _IDENTITY = "secure sum identity"
 _CURSOR_SIZE = 64  # all cursors look alike: a longer one would tell how many examples there are
 SEALED_CURSOR_SIZE = 2 * (_CURSOR_SIZE + LOCK_SIZE)
 """Characters of a cursor as it travels."""
 _FROM_TRAINING = {"vectors", "update", "gradient", "statistics"}  # the others are counts over held-out examples
+
+
+class SumMember(Protocol):
+    """What a secure sum needs of the client whose numbers it hides."""
+
+    @property
+    def name(self) -> str:
+        """How the others know it."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """What its model computes in."""
+        ...
+
+    def count(self, role: Role) -> int:
+        """How many examples of the present task have a role."""
+        ...
+
+    def secret_for(self, purpose: str) -> bytes:
+        """A key of 32 bytes for one purpose; the same after a restart."""
+        ...
+
+
+class NoiseSource(Protocol):
+    """One client's share of the noise of differential privacy."""
+
+    def noise(self, kind: str, size: int) -> npt.NDArray[np.int64]:
+        """``(size,)``: what is added to the numbers of an answer, in steps of the fixed point.
+
+        Args:
+            kind: of the request.
+            size: how many numbers the answer has.
+        """
+        ...
 
 
 @dataclass
@@ -73,28 +106,27 @@ class _Session:
 
 
 class SecureClient:
-    """A client's door in secure mode. It knows one sum at a time; what goes wrong ends it, and no step is taken twice."""
+    """The layer that masks. It knows one sum at a time; what goes wrong ends it, and no step is taken twice."""
 
     def __init__(
         self,
-        client: Client,
+        inner: Discloser,
+        client: SumMember,
         peers: Mapping[str, bytes],
         rules: PrivacySettings,
-        door: Callable[[Request], Reply] | None = None,
-        *,
-        noise: Noise | None = None,
+        noise: NoiseSource | None = None,
     ) -> None:
-        """Hold the client; nothing is computed yet.
+        """Nothing is computed yet.
 
         Args:
-            client: the data owner.
+            inner: answers plain requests: the client behind its owner's policy.
+            client: whose identity and secret the sums use.
             peers: the identities of all clients that it sums with, by name, from a source that is not the coordinator.
             rules: the owner's own; a coordinator may ask for stricter ones.
-            door: answers plain requests in the client's place, for instance an owner's policy before it.
-            noise: differential privacy's share of this client; None: none.
+            noise: this client's share of the noise; None: it adds none.
         """
+        self._inner = inner
         self._client = client
-        self._door = door or client.handle
         self._peers = peers
         self._rules = rules
         self._noise = noise
@@ -102,26 +134,33 @@ class SecureClient:
         self._identity = identity_of(client)
         self._session: _Session | None = None
         self._used: set[str] = set()  # sessions that were begun here
-        self._handlers: Mapping[type[Request], Callable[..., Reply]] = {
-            ContextRequest: self._answer,
-            BeginRequest: self._begin,
-            DealRequest: self._deal,
-            MaskRequest: self._mask,
-            RevealRequest: self._reveal,
-        }
+        self._run = ""  # digest of the run that asked last
 
     @property
     def name(self) -> str:
         """The client's."""
         return self._client.name
 
-    def handle(self, request: Request) -> Reply:
-        """Answer one request; plain ones are refused, but for the global vectors, whose answer says nothing. Never raises."""
-        handler = self._handlers.get(type(request))
-        if handler is None:
-            return Failure(FailureCode.OTHER_MODE)
+    def handle(self, request: Request, /) -> Disclosure:
+        """Answer one request. Plain ones are refused, but for the global vectors, whose answer says nothing. Never raises."""
+        reply = self._reply(request)  # which may name another run than the request before
+        return Disclosure(reply, self._run)
+
+    def _reply(self, request: Request) -> Reply:
         try:
-            return handler(request)
+            match request:
+                case ContextRequest():
+                    return self._answer(request)
+                case BeginRequest():
+                    return self._begin(request)
+                case DealRequest():
+                    return self._deal(request)
+                case MaskRequest():
+                    return self._mask(request)
+                case RevealRequest():
+                    return self._reveal(request)
+                case _:
+                    return Failure(FailureCode.OTHER_MODE)
         except (SecureSumError, MessageError, ValueError) as error:
             _log.error("client %s leaves the sum at a %s request: %s", self.name, request.kind, error)
             code = FailureCode.PROTOCOL
@@ -132,8 +171,9 @@ class SecureClient:
         return Failure(code)
 
     def _answer(self, request: Request) -> Reply:
-        """The plain reply; a ledger's head is put on what leaves in its place."""
-        return replace(self._door(request), head=None)
+        disclosure = self._inner.handle(request)
+        self._run = disclosure.run
+        return disclosure.reply
 
     def _begin(self, request: BeginRequest) -> Reply:
         self._session = None
@@ -165,7 +205,7 @@ class SecureClient:
         advert = party.advertise()
         cursor = self._sealed(reply.cursor) if isinstance(reply, VectorsReply) else ""
         keys = advert.mask_key, advert.channel_key, advert.signature
-        return BeginReply(request.session, *keys, layout_of(parts), self._client.backbone.dtype, cursor)
+        return BeginReply(request.session, *keys, layout_of(parts), self._client.dtype, cursor)
 
     def _deal(self, request: DealRequest) -> Reply:
         session = self._current(request.session)
@@ -182,7 +222,7 @@ class SecureClient:
         senders = _named(session.roster, request.senders)
         whole = session.grid.integers(session.numbers)
         if self._noise is not None:
-            whole = whole + self._noise(session.kind, len(whole))
+            whole = whole + self._noise.noise(session.kind, len(whole))
         session.grid.check(whole, len(session.roster))
         masked = session.party.mask(whole, dict(zip(senders, request.sealed, strict=True)))
         present = {*senders, self.name}
@@ -228,7 +268,7 @@ class SecureClient:
         return unlock(self._cursor_key, bytes.fromhex(sealed)).decode().rstrip() if sealed else ""
 
 
-def identity_of(client: Client) -> Identity:
+def identity_of(client: SumMember) -> Identity:
     """Who a client is to the others; its public half is what they pin."""
     return Identity(client.secret_for(_IDENTITY))
 

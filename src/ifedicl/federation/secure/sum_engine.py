@@ -14,7 +14,6 @@ from typing import TypeVar
 import numpy as np
 
 from ifedicl.errors import TooFewClientsError
-from ifedicl.federation.client_pool import believed
 from ifedicl.federation.engine import Delivery, Engine
 from ifedicl.federation.messages import (
     BeginReply,
@@ -66,13 +65,12 @@ class SecureEngine:
         self._rules = rules
         self._forgetful: tuple[str, ...] = ()  # who lacks the global vectors; none: all get them
         self._installed: tuple[str, ...] = ()  # who was sent them just now
-        self._heads: Mapping[str, Head] = {}  # how far each client's ledger is known to have come
 
     def clients(self) -> tuple[str, ...]:
         """The one that stands for all."""
         return (TOGETHER,)
 
-    def exchange(self, requests: Mapping[str, Request], deadline: float) -> Iterator[Delivery]:
+    def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
         """One delivery: the total as a reply, and in its parts what it cost each client. The deadline is of each exchange.
 
         Raises:
@@ -81,9 +79,7 @@ class SecureEngine:
         """
         (asked,) = requests.values()
         start, link = time.perf_counter(), Link(self._inner, deadline)
-        reply = self._install(asked, link) if isinstance(asked, ContextRequest) else self._summed(asked, link)
-        for part in link.costs:
-            self._heads = believed(self._heads, part.client, part.reply)
+        reply = self._install(asked, link) if isinstance(asked, ContextRequest) else self._summed(asked, link, heads)
         down, up = (sum(getattr(part, way) for part in link.costs) for way in ("bytes_down", "bytes_up"))
         yield Delivery(TOGETHER, reply, down, up, time.perf_counter() - start, parts=link.costs)
 
@@ -93,17 +89,14 @@ class SecureEngine:
         replies = link.ask(dict.fromkeys(self._installed, asked), ContextReply, is_usable_context)
         return next(iter(replies.values()), Failure(FailureCode.LOST))
 
-    def _summed(self, asked: Request, link: Link) -> Reply:
+    def _summed(self, asked: Request, link: Link, heads: Mapping[str, Head]) -> Reply:
         # Step 1: everyone computes its reply, keeps it, and advertises keys; who does not is not on the roster
         session, summed, cursors = secrets.token_hex(16), SUMS[type(asked)], _cursors(asked)
         content = encode(replace(asked, cursor="") if isinstance(asked, VectorsRequest) else asked)
         begin = BeginRequest(session, self._rules, content)
-        own = {name: (cursors.get(name, ""), self._heads.get(name)) for name in self._inner.clients()}
-        # Who is told nothing of its own gets the very same object, which engines encode once.
-        to_each = {
-            name: replace(begin, cursor=cursor, head=head) if cursor or head else begin for name, (cursor, head) in own.items()
-        }
-        ready = link.ask(to_each, BeginReply, lambda reply: reply.session == session)
+        # Clients without a cursor get the very same object, which engines pack once.
+        to_each = {name: replace(begin, cursor=cursors[name]) if cursors.get(name) else begin for name in self._inner.clients()}
+        ready = link.ask(to_each, BeginReply, lambda reply: reply.session == session, heads)
         ready = _alike(ready, link)
         if code := self._not_ready(asked, ready, link):
             return Failure(code)
