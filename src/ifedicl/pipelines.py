@@ -62,7 +62,7 @@ def pipeline(adapter: str | Path | Adapter, *, model: str | None = None, backbon
         BackboneError: the model cannot be loaded, or is another.
     """
     loaded = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
-    return Pipeline(loaded.located(model).classifier(backbone))
+    return Pipeline(loaded.with_model_source(model).classifier(backbone))
 
 
 def _ranked(prediction: Prediction) -> Ranked:

@@ -64,7 +64,8 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             DataError: a label that the task does not have, or ``X`` holds something else than texts.
             BackboneError: the model cannot be loaded, or is another.
         """
-        loaded = (self.adapter if isinstance(self.adapter, Adapter) else Adapter.load(self.adapter)).located(self.model)
+        adapter = self.adapter if isinstance(self.adapter, Adapter) else Adapter.load(self.adapter)
+        loaded = adapter.with_model_source(self.model)
         texts, labels = _texts(X), [str(label) for label in y]
         for label in sorted(set(labels)):
             loaded.task.index(label)

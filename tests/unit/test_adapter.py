@@ -183,7 +183,7 @@ def test_release_frees_the_model(saved: Path) -> None:
 def test_a_changed_copy_and_a_pickled_one_keep_no_model(saved: Path, loads: list[str], tmp_path: Path) -> None:
     adapter = Adapter.load(saved)
     adapter.classify(TEXTS[:1])
-    moved = adapter.located(str(tmp_path / "elsewhere"))
+    moved = adapter.with_model_source(str(tmp_path / "elsewhere"))
     assert "_kept" not in vars(moved)
     assert len(pickle.dumps(adapter)) < 100_000
     again = pickle.loads(pickle.dumps(adapter))  # noqa: S301 - our own bytes

@@ -122,6 +122,6 @@ def test_a_name_that_the_licence_forbids_is_refused_before_anything_is_written(
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "README.md").write_text("---\nlicense: llama3.2\n---\n")
     with pytest.raises(ConfigError, match="a name that begins with 'Llama'"):
-        adapter.located(str(tmp_path / "base")).save_pretrained(tmp_path / "own", repo_id="us/new")
+        adapter.with_model_source(str(tmp_path / "base")).save_pretrained(tmp_path / "own", repo_id="us/new")
     assert not (tmp_path / "own").exists()
     assert hub.uploads == []

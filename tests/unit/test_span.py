@@ -294,7 +294,7 @@ def test_a_context_says_where_it_begins_on_its_way() -> None:
 def test_what_is_written_says_where_it_begins_and_is_as_before_where_that_is_the_first(four: Backbone, tmp_path: Path) -> None:
     adapter = tiny.drawn_adapter(four, rank=2)
     half = cut(adapter, range(2, 4))
-    header, _ = adapter.packed()
+    header, _ = adapter.header_and_tensors()
     assert header["format_version"] == 1
     assert "first_layer" not in header
     half.save(tmp_path / "half")
@@ -308,7 +308,7 @@ def test_what_is_written_says_where_it_begins_and_is_as_before_where_that_is_the
 
 @pytest.mark.parametrize("first_layer", [None, -1, "2", 2.0])
 def test_a_format_that_begins_nowhere_is_refused(four: Backbone, first_layer: object) -> None:
-    header, tensors = cut(tiny.drawn_adapter(four), range(2, 4)).packed()
+    header, tensors = cut(tiny.drawn_adapter(four), range(2, 4)).header_and_tensors()
     with pytest.raises(AdapterError, match="do not fit each other"):
         Adapter.unpacked({**header, "first_layer": first_layer}, tensors, source="here")
 

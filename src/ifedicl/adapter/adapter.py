@@ -73,7 +73,7 @@ class Adapter(Content):
         self._save(Path(folder), self.describe())
 
     def _save(self, folder: Path, text: str) -> None:
-        header, tensors = self.packed()
+        header, tensors = self.header_and_tensors()
         with files.new_folder(folder, mark=HEADER) as temporary:
             files.write_bytes(temporary / TENSORS, tensors)
             files.write_json(temporary / HEADER, header)
@@ -152,13 +152,13 @@ class Adapter(Content):
         is_checkpoint = not (folder / HEADER).is_file() and (folder / _BESIDE / HEADER).is_file()
         return cls.load(folder / _BESIDE if is_checkpoint else folder)
 
-    def packed(self) -> tuple[dict[str, Any], bytes]:
+    def header_and_tensors(self) -> tuple[dict[str, Any], bytes]:
         """The contents of the folder's two files: a header that is JSON, with the digest of the tensors, and the tensors."""
         return pack(self)
 
     @classmethod
     def unpacked(cls, header: Any, data: bytes, *, source: str) -> Adapter:
-        """From :meth:`packed`.
+        """From :meth:`header_and_tensors`.
 
         Args:
             header: parsed JSON.
@@ -170,7 +170,7 @@ class Adapter(Content):
         """
         return unpack(cls, header, data, source)
 
-    def located(self, source: str | None) -> Adapter:
+    def with_model_source(self, source: str | None) -> Adapter:
         """The same adapter with its model at another place; with None, as it is."""
         return self if source is None else replace(self, model=self.model.model_copy(update={"source": source}))
 

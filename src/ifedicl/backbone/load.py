@@ -170,7 +170,7 @@ def load_backbone(settings: ModelSettings, *, cache: Path | None = None) -> Back
         DownloadError: the hub cannot be reached or the download was cut short.
         StorageError: the cache cannot be written.
     """
-    folder, fingerprint = _located(settings, cache)
+    folder, fingerprint = _weights_and_fingerprint(settings, cache)
     with quiet_transformers():
         config = _config(folder, settings.source)
         writes = writes_of(config.model_type, settings.writes)
@@ -189,7 +189,7 @@ def fingerprint(settings: ModelSettings) -> str:
         BackboneError: there is no such model.
         DownloadError: the hub cannot be reached.
     """
-    return _located(settings)[1]
+    return _weights_and_fingerprint(settings)[1]
 
 
 def shape_of(settings: ModelSettings) -> ModelShape:
@@ -197,12 +197,12 @@ def shape_of(settings: ModelSettings) -> ModelShape:
 
     Raises: as :func:`fingerprint`.
     """
-    folder, mark = _located(settings)
+    folder, mark = _weights_and_fingerprint(settings)
     text = _config(folder, settings.source).get_text_config()
     return ModelShape(mark, int(text.num_hidden_layers), int(text.hidden_size))
 
 
-def _located(settings: ModelSettings, cache: Path | None = None) -> tuple[Path, str]:
+def _weights_and_fingerprint(settings: ModelSettings, cache: Path | None = None) -> tuple[Path, str]:
     """The folder with the weights, made or downloaded where need be, and the model's fingerprint."""
     original = Path(settings.source).expanduser()
     if original.suffix.lower() == ".gguf":

@@ -38,7 +38,7 @@ def export(
     from ifedicl.backbone.licence import terms_of
     from ifedicl.progress import LOADING, waiting
 
-    loaded = Adapter.load(adapter).located(model)  # its licence lies there too
+    loaded = Adapter.load(adapter).with_model_source(model)  # its licence lies there too
     if hub is not None:
         terms_of(loaded.model).check_name(hub)
     with waiting(LOADING):

@@ -36,7 +36,7 @@ def classify(
     loaded = Adapter.load(adapter)
     wanted = _texts(texts, file, column)
     with waiting(LOADING):
-        classifier = loaded.located(model).classifier()
+        classifier = loaded.with_model_source(model).classifier()
     predictions = _counted("texts", len(wanted), lambda done: classifier.classify(wanted, on_progress=done))
     for text, prediction in zip(wanted, predictions, strict=True):
         if as_json:
@@ -64,7 +64,7 @@ def evaluate(
     loaded = Adapter.load(adapter)
     examples = read_examples(file, loaded.task, text=text_column, label=label_column)
     with waiting(LOADING):
-        classifier = loaded.located(model).classifier()
+        classifier = loaded.with_model_source(model).classifier()
     raw = runs.zero_shot_adapter(classifier.backbone, loaded.model, loaded.task).classifier(classifier.backbone)
     zero_shot = _counted("zero-shot", len(examples), lambda done: raw.evaluate(examples, on_progress=done))
     result = _counted("adapter", len(examples), lambda done: classifier.evaluate(examples, on_progress=done))
@@ -102,7 +102,7 @@ def personalise(
     loaded = Adapter.load(adapter)
     examples = read_examples(file, loaded.task, text=text_column, label=label_column)
     with waiting(LOADING):
-        backbone = loaded.located(model).classifier().backbone
+        backbone = loaded.with_model_source(model).classifier().backbone
     with counted("calibrating", steps) as advance:
         result = personalised(loaded, examples, backbone, steps=steps, held_out=held_out, seed=seed, on_progress=advance)
     own, federation = result.comparison.adapter, result.comparison.zero_shot

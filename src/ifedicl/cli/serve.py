@@ -77,7 +77,8 @@ def serve(
     with ExitStack() as stack:
         opened = None if store is None else stack.enter_context(closing(_opened(store)))
         settings, shown = _model(adapters or (), opened, federation, model)
-        listening = stack.enter_context(bound(host, port))
+        listener = bound(host, port)
+        stack.enter_context(listener.socket)
         with waiting(LOADING):
             backbone = load_backbone(settings)
         sources: list[Source] = [Folder.of(folder) for folder in adapters or ()]
@@ -87,8 +88,7 @@ def serve(
             backbone,
             sources,
             name=shown,
-            host=host,
-            listening=listening,
+            listener=listener,
             limits=limits,
             keys=known,
             runs=runs,
@@ -160,4 +160,4 @@ def _model(
             "Give the folder that `ifedicl run` or `ifedicl demo` wrote, or --store with --model for a store that is empty."
         )
         raise ConfigError("serve", [Fault("adapters", "none", "adapter folders, a task cache, or both", remedy)])
-    return adapter.located(source).model, adapter.model_name
+    return adapter.with_model_source(source).model, adapter.model_name

@@ -54,7 +54,7 @@ class ContextVectors:
         return cls(means.astype(np.float32), counts.astype(np.int64))
 
     @property
-    def packed(self) -> Self:
+    def in_float32(self) -> Self:
         """The same in float32, in half the memory."""
         return type(self)(self.means.astype(np.float32), self.counts)
 

@@ -108,7 +108,7 @@ class ClientTask:
             rows = part.prompts.tokens[known:], part.labels[known:]
             # What is sent is float32 at most, and many clients may share this memory.
             vectors = self.sums.vectors(self.scorer, *rows, self.method)
-            self._summed = known, vectors.packed
+            self._summed = known, vectors.in_float32
         return self._summed[1]
 
     def tallies(

@@ -27,7 +27,7 @@ from ifedicl.federation.reply_validation import Checks, can_travel, rank, tally_
 from ifedicl.federation.selection import HeldOut
 from ifedicl.federation.state import RoundRecord, State
 from ifedicl.federation.update_rules import along_gradient, along_updates
-from ifedicl.federation.vector_collection import Gathering
+from ifedicl.federation.vector_collection import VectorCollection
 from ifedicl.metrics import Comparison
 from ifedicl.settings import Coordination, Method
 from ifedicl.task import Task
@@ -98,7 +98,7 @@ class Coordinator:
         initial = assignment.initial
         self._memory = Memory(State(assignment.digest, 0, 0, method.rounds.rounds, initial, initial), checkpoint_file)
         self._clients = ClientPool(engine, assignment, self._memory, coordination, observer)
-        self._gathering = Gathering(self._clients, assignment, self._memory)
+        self._collection = VectorCollection(self._clients, assignment, self._memory)
         self._held_out = HeldOut(self._clients, assignment, self._memory)
         self._checks = Checks(assignment)
         self._move = along_gradient if method.takes_gradients else along_updates
@@ -198,7 +198,7 @@ class Coordinator:
 
     def _refresh_vectors(self) -> None:
         """Gather the clients' vectors; put new global vectors in place."""
-        in_order = self._agreed(self._gathering.vectors())
+        in_order = self._agreed(self._collection.vectors())
         balanced = self._method.vectors.balance == "class"
         counted = in_order if balanced else [vectors.merged() for vectors in in_order]
         mean = AGGREGATE_VECTORS[self._method.weighting](counted)

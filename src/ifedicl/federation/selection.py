@@ -49,7 +49,7 @@ class HeldOut:
         replies = self._tried(EvaluateRequest(self._clients.context_id, Role.SELECTION, coefficients))
         tallies, by = {name: reply.tallies[0] for name, reply in replies.items()}, self._assignment.method.rounds.select_by
         scores = {name: rank(tally, by) for name, tally in tallies.items()}
-        believed = self._believed(scores, {name: tally.examples for name, tally in tallies.items()})
+        believed = self._trusted_names(scores, {name: tally.examples for name, tally in tallies.items()})
         return {name: tallies[name] for name in believed}
 
     def fit_readout(self) -> None:
@@ -95,10 +95,10 @@ class HeldOut:
             return None
         own = {name: reply.comparison for name, reply in replies.items()}
         gains = {name: (item.zero_shot.loss - item.adapter.loss,) for name, item in own.items()}
-        believed = self._believed(gains, {name: item.adapter.examples for name, item in own.items()})
+        believed = self._trusted_names(gains, {name: item.adapter.examples for name, item in own.items()})
         return sum((own[name] for name in believed), Comparison())
 
-    def _believed(self, scores: Mapping[str, tuple[float, ...]], examples: Mapping[str, int]) -> list[str]:
+    def _trusted_names(self, scores: Mapping[str, tuple[float, ...]], examples: Mapping[str, int]) -> list[str]:
         """All clients, in their order; with [robust], those in the middle."""
         robust = self._assignment.method.robust
         return list(scores) if robust is None else trusted(scores, examples, Trust(robust.liars))

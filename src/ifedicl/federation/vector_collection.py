@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Gathered:
+class _Collected:
     """What is known of the clients' vectors while they answer; fields as those of the checkpoint's state."""
 
     client_vectors: dict[str, ContextVectors]
@@ -31,7 +31,7 @@ class _Gathered:
         self.cursors[name], self.dtypes[name] = reply.cursor, reply.dtype
 
 
-class Gathering:
+class VectorCollection:
     """Asks all clients for vectors of examples that they have not vectorised yet."""
 
     def __init__(self, clients: ClientPool, assignment: Assignment, memory: Memory) -> None:
@@ -51,43 +51,43 @@ class Gathering:
             StorageError: the checkpoint cannot be written.
         """
         state = self._memory.state
-        gathered = _Gathered(dict(state.client_vectors), dict(state.cursors), dict(state.dtypes))
-        answers = (self._add_up if self._assignment.method.vectors_add_up else self._hold_each)(gathered)
+        collected = _Collected(dict(state.client_vectors), dict(state.cursors), dict(state.dtypes))
+        answers = (self._add_up if self._assignment.method.vectors_add_up else self._hold_each)(collected)
         self._memory.keep(
             replace(
                 self._memory.state,
-                client_vectors=gathered.client_vectors,
-                cursors=gathered.cursors,
-                dtypes=gathered.dtypes,
+                client_vectors=collected.client_vectors,
+                cursors=collected.cursors,
+                dtypes=collected.dtypes,
             )
         )
-        usable = {name: vectors for name, vectors in gathered.client_vectors.items() if vectors.examples > 0}
-        givers = gathered.cursors if self._assignment.method.vectors_add_up and usable else usable
+        usable = {name: vectors for name, vectors in collected.client_vectors.items() if vectors.examples > 0}
+        givers = collected.cursors if self._assignment.method.vectors_add_up and usable else usable
         self._clients.require(
             Participation(tuple(name for name in self._clients.names if name in givers), answers.failures), "vectors"
         )
-        if len(set(gathered.dtypes.values())) > 1:
-            mix = ", ".join(f"{name}: {dtype}" for name, dtype in gathered.dtypes.items())
+        if len(set(collected.dtypes.values())) > 1:
+            mix = ", ".join(f"{name}: {dtype}" for name, dtype in collected.dtypes.items())
             _log.warning("clients compute in different dtypes (%s); their vectors differ a little for that alone", mix)
         order = dict.fromkeys((TOGETHER, *self._clients.names))
         return [usable[name] for name in order if name in usable]
 
-    def _hold_each(self, gathered: _Gathered) -> Participation:
+    def _hold_each(self, collected: _Collected) -> Participation:
         """What each client gives in place of its earlier vectors, or on top of them."""
-        held = gathered.client_vectors
+        held = collected.client_vectors
 
         def take(name: str, reply: VectorsReply) -> None:
             held[name] = reply.vectors if reply.replaces or name not in held else held[name].combine(reply.vectors)
-            gathered.note(name, reply)
+            collected.note(name, reply)
 
-        return self._ask(gathered.cursors, take)
+        return self._ask(collected.cursors, take)
 
-    def _add_up(self, gathered: _Gathered) -> Participation:
+    def _add_up(self, collected: _Collected) -> Participation:
         """What each client gives on top of the sum. A sum cannot give back what it took: where a client's earlier examples
         changed, what it gave for them stays, as in secure mode, and only what is added from now on follows.
         """
-        known, total, added = dict(gathered.cursors), Total(VectorsReply), 0
-        for vectors in gathered.client_vectors.values():  # one sum; a run that an older version began has several parts
+        known, total, added = dict(collected.cursors), Total(VectorsReply), 0
+        for vectors in collected.client_vectors.values():  # one sum; a run that an older version began has several parts
             total.add(VectorsReply(vectors, "", replaces=True, dtype="", wire_dtype="float32"))
 
         def take(name: str, reply: VectorsReply) -> None:
@@ -99,11 +99,11 @@ class Gathering:
                 added += reply.vectors.examples
             elif name not in known:
                 return  # it has given nothing yet
-            gathered.note(name, reply)
+            collected.note(name, reply)
 
         answers = self._ask(known, take)
         if added and (together := total.reply) is not None:
-            gathered.client_vectors = {TOGETHER: together.vectors}
+            collected.client_vectors = {TOGETHER: together.vectors}
         return answers
 
     def _ask(self, cursors: Mapping[str, str], take: Callable[[str, VectorsReply], None]) -> Participation:

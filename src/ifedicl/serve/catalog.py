@@ -106,7 +106,7 @@ class Folder:
 
     def _load(self) -> Loaded:
         adapter = Adapter.load(self._path)
-        header, _ = adapter.packed()  # with the digest of the tensors
+        header, _ = adapter.header_and_tensors()  # with the digest of the tensors
         version = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:12]
         run = self._path.absolute().parent
         return Loaded(adapter, version, "folder", run if RunFolder(run).metrics.is_file() else None)

@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,25 @@ _log = logging.getLogger(__name__)
 _MOST_HEAD = 32 << 10
 
 
+@dataclass(frozen=True)
+class Listener:
+    """A bound socket.
+
+    Attributes:
+        host: address or name that it was bound to.
+        socket: not listening yet.
+    """
+
+    host: str
+    socket: socket.socket
+
+
 def serve(
     backbone: Backbone,
     sources: Sequence[Source],
     *,
     name: str,
-    host: str,
-    listening: socket.socket,
+    listener: Listener,
     limits: Limits,
     keys: Keys | None = None,
     runs: Path | None = None,
@@ -52,8 +65,7 @@ def serve(
         backbone: the model; from now on only the server's thread may use it.
         sources: of adapters.
         name: of the model, for people.
-        host: address or name that the server listens at.
-        listening: from :func:`bound`.
+        listener: from :func:`bound`.
         limits: bounds of requests.
         keys: API keys; None: no key is needed.
         runs: a folder of runs that the page shows.
@@ -75,9 +87,9 @@ def serve(
         state = ServerState(facts, catalog, worker, meters, Runs(runs), limits)
         look = threading.Thread(target=_keep_looking, args=(stopping, limits.refresh_seconds, catalog, keys), daemon=True)
         look.start()
-        server = _Server(_config(application(state, keys, host), limits), lambda url: on_start(url, catalog))
+        server = _Server(_config(application(state, keys, listener.host), limits), lambda url: on_start(url, catalog))
         with _signals_answered():
-            server.run([listening])
+            server.run([listener.socket])
     finally:
         stopping.set()
         worker.stop()
@@ -100,7 +112,7 @@ def _keep_looking(stopping: threading.Event, seconds: float, catalog: Catalog, k
                 _log.error("%s not refreshed: %s", name, happened(error))
 
 
-def bound(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> Listener:
     """Bind a socket, before the model is loaded.
 
     Args:
@@ -120,7 +132,7 @@ def bound(host: str, port: int) -> socket.socket:
             f"--host, --port: cannot listen at {host}, port {port}: {error.strerror or error}. Choose another port (0: any "
             "free one) or host"
         ) from error
-    return made
+    return Listener(host, made)
 
 
 def _config(app: Any, limits: Limits) -> uvicorn.Config:

@@ -89,7 +89,7 @@ class Database:
         self, key: TaskKey, adapter: Adapter, signature: Array32 | None = None, metrics: Mapping[str, Any] | None = None
     ) -> Entry:
         """As the protocol says."""
-        header, tensors = adapter.packed()
+        header, tensors = adapter.header_and_tensors()
         values: dict[str, Any] = {"key": key.digest, "scope": key.scope, "name": adapter.task.name}
         values |= {"federation": key.federation, "fingerprint": key.fingerprint, "last_version": 1}
         with self._writing() as connection:
