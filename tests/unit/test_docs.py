@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,33 @@ def test_the_table_of_equations_names_functions_that_exist() -> None:
         assert re.search(rf"\b(def|class) {name}\b|^{name}\b", (ROOT / "src" / "ifedicl" / path).read_text(), re.MULTILINE), (
             name
         )
+
+
+def architecture() -> str:
+    return (ROOT / "docs" / "architecture.md").read_text()
+
+
+def test_the_architecture_page_names_functions_and_classes_that_exist() -> None:
+    named = re.findall(r"`([\w/]+\.py): ([\w.]+)`", architecture())
+    assert len(named) > 20
+    for path, name in named:
+        source = (ROOT / "src" / "ifedicl" / path).read_text()
+        for part in name.split("."):
+            assert re.search(rf"\b(def|class) {part}\b", source), f"{path}: {name}"
+
+
+def test_the_layers_of_the_architecture_page_are_those_of_the_contract() -> None:
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    rows = [re.findall(r"`(\w+)`", row) for row in re.findall(r"^\| \d+ \| ([^|]+) \|", architecture(), re.MULTILINE)]
+    assert rows == [[name.strip().removeprefix("ifedicl.") for name in layer.split("|")] for layer in contract["layers"]]
+    assert len(rows) <= 15
+
+
+def test_every_package_and_module_of_the_top_level_has_a_layer() -> None:
+    layers = re.findall(r"^\| \d+ \| ([^|]+) \|", architecture(), re.MULTILINE)
+    packages = {path.parent.name for path in (ROOT / "src" / "ifedicl").glob("*/__init__.py")}
+    modules = {path.stem for path in (ROOT / "src" / "ifedicl").glob("*.py")} - {"__init__"}
+    assert {name for row in layers for name in re.findall(r"`(\w+)`", row)} == packages | modules
 
 
 def test_the_benchmark_page_names_every_method_and_its_plan_loads(tmp_path: Path) -> None:
