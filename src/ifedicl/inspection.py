@@ -18,7 +18,7 @@ from ifedicl.errors import DataError
 from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.messages import ContextRequest, DealRequest, Envelope, MaskRequest, Reply, Request, RevealRequest
 from ifedicl.federation.sample_exchange import SampleCounts, sample_exchange
-from ifedicl.federation.secure import packages_of
+from ifedicl.federation.secure import named_missing_packages
 from ifedicl.ledger.entries import Head
 from ifedicl.rows import columns_of, rows_of
 from ifedicl.settings import Method, RunSettings, load_settings
@@ -166,7 +166,7 @@ def expected_bytes(settings: RunSettings, model: ModelShape, clients: Sequence[s
     counts = SampleCounts(np.full(method.groups(len(settings.task.labels)), 50), selection=100, gate=100)
     steps = sample_exchange(Assignment(settings.task, method, model), counts)
     if method.privacy is not None and method.sums_only:
-        with packages_of(method.privacy):
+        with named_missing_packages(method.privacy):
             from ifedicl.federation.secure.sample_sum import sample_sum
 
         sums = {name: sample_sum(*step, clients, method.privacy) for name, step in steps.items()}

@@ -13,7 +13,7 @@ from ifedicl.data import Example
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.results import adapter_of
-from ifedicl.federation.secure import around
+from ifedicl.federation.secure import summing_engine
 from ifedicl.federation.secure.sum_client import identity_of
 from ifedicl.ledger.ledger import REPLY, SUMMED, read
 from ifedicl.settings import TOGETHER, load_settings
@@ -84,7 +84,7 @@ def test_the_adapter_of_sums_over_flare_is_the_local_engines_bit_for_bit(
     pins = {client.name: identity_of(client).public for client in clients}
     doors = [secure_layer(client, pins, settings.privacy) for client in clients]
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
-    outcome = Coordinator(around(engine_over(doors), settings.method), settings.task, settings.method, shape).run()
+    outcome = Coordinator(summing_engine(engine_over(doors), settings.method), settings.task, settings.method, shape).run()
     torch.set_num_threads(threads)
     local = adapter_of(outcome, settings.task, settings.method, settings.model, backbone.fingerprint, len(SITES))
     local.save(folder / "local")

@@ -38,7 +38,7 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.ledger.ledger import Ledger
 from ifedicl.metrics import Comparison, Tally
-from ifedicl.owner.endpoint import ClientEndpoint, Record, build_endpoint
+from ifedicl.owner.endpoint import ClientEndpoint, LedgerRecord, build_endpoint
 from ifedicl.owner.policy import Policy, open_policy
 from ifedicl.settings import Method, validated
 from tests.support import tiny
@@ -124,7 +124,7 @@ def guarded(
     folder: Path, policy: Policy | None = None, answer: Callable[[Request], Reply] | None = None, **options: Any
 ) -> tuple[Asked, Scripted]:
     client: Any = Scripted(answer)
-    record = Record(Ledger(folder / "ledger.jsonl", client.name), **options)
+    record = LedgerRecord(Ledger(folder / "ledger.jsonl", client.name), **options)
     return Asked(build_endpoint(client, policy or rules(), record, None, {})), client
 
 

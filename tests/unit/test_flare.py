@@ -1,4 +1,4 @@
-"""The FLARE engine without FLARE's processes: what a post may do to messages, what a door lets out, jobs and projects."""
+"""The FLARE engine without FLARE's processes: what a transport may do to messages, what a door lets out, jobs and projects."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from ifedicl.flare.kits import provision
 from ifedicl.flare.participants import load_project
 from ifedicl.flare.site_policy import authorization, write_server_rules, write_site_rules
 from ifedicl.flare.status import Board
-from ifedicl.flare.transport import Parcel, PostEngine
+from ifedicl.flare.transport import SiteReply, TransportEngine
 from ifedicl.settings import Coordination, ModelSettings, changed, load_settings, validated
 from tests.support import tiny
 from tests.support.endpoints import bare, engine_of
@@ -61,8 +61,8 @@ def reply_of(wire: bytes) -> Reply:
     return Envelope.from_bytes(wire).frame.reply
 
 
-class ScriptedPost:
-    """Clients of this process behind a post; ``spoil`` may change, hold back or delay what one of them answers."""
+class ScriptedTransport:
+    """Clients of this process behind a transport; ``spoil`` may change, hold back or delay what one of them answers."""
 
     def __init__(self, doors: Mapping[str, Client], spoil: Callable[[str, Request, bytes], bytes | None]) -> None:
         self.doors = doors
@@ -72,13 +72,13 @@ class ScriptedPost:
         self.cancelled = 0
         self._turn = threading.Lock()  # they share one model here
 
-    def send(self, wire: bytes, names: Sequence[str], inbox: Callable[[Parcel], None]) -> Callable[[], None]:
+    def send(self, wire: bytes, names: Sequence[str], inbox: Callable[[SiteReply], None]) -> Callable[[], None]:
         def work() -> None:
             for name in names:
                 with self._turn:
                     up = self.spoil(name, Envelope.from_bytes(wire).frame.request, answer(bare(self.doors[name]), wire))
                 if up is not None:
-                    inbox(Parcel(name, up, 100, 200))
+                    inbox(SiteReply(name, up, 100, 200))
 
         threading.Thread(target=work).start()
 
@@ -119,7 +119,7 @@ def job(backbone: Backbone, *, coordination: Coordination | None = None, **secti
 def run(backbone: Backbone, folder: Path, spoil: Callable[[str, Request, bytes], bytes | None], **sections: Any) -> Board:
     settings = job(backbone, **sections)
     board = Board(settings)
-    engine = PostEngine(ScriptedPost(doors(backbone), spoil), SITES)
+    engine = TransportEngine(ScriptedTransport(doors(backbone), spoil), SITES)
     run_job(engine, settings, folder, resume=False, observer=board.observe)
     return board
 
@@ -133,7 +133,7 @@ def metrics(folder: Path, client: str) -> list[tuple[str, int, str | None]]:
     ]
 
 
-# Messages over a post
+# Messages over a transport
 
 
 def test_a_run_over_a_post_is_the_local_engines_run(backbone: Backbone, tmp_path: Path) -> None:
@@ -194,11 +194,11 @@ def test_a_late_site_holds_nobody_up_longer_than_the_deadline(backbone: Backbone
 
 
 def test_a_lost_site_is_not_waited_for(backbone: Backbone) -> None:
-    post = ScriptedPost(doors(backbone), lambda name, request, up: None if name == "b" else up)
-    post.lost = {"b"}
+    transport = ScriptedTransport(doors(backbone), lambda name, request, up: None if name == "b" else up)
+    transport.lost = {"b"}
     start = time.monotonic()
     settings = job(backbone)
-    engine = PostEngine(post, SITES)
+    engine = TransportEngine(transport, SITES)
     Coordinator(engine, settings.task, settings.method, settings.assignment.model).run()
     assert time.monotonic() - start < 15  # the deadline is an hour
     request = UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32)))
@@ -207,27 +207,27 @@ def test_a_lost_site_is_not_waited_for(backbone: Backbone) -> None:
 
 
 def test_a_reply_that_comes_twice_or_from_nobody_asked_counts_once(backbone: Backbone) -> None:
-    post = ScriptedPost(doors(backbone), honest)
+    transport = ScriptedTransport(doors(backbone), honest)
     request = UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32)))
 
-    def send(wire: bytes, names: Sequence[str], inbox: Callable[[Parcel], None]) -> Callable[[], None]:
+    def send(wire: bytes, names: Sequence[str], inbox: Callable[[SiteReply], None]) -> Callable[[], None]:
         for name in ("a", "a", "mallory", "b"):
-            inbox(Parcel(name, wire_of(Failure(FailureCode.NO_CONTEXT)), 1, 2))
+            inbox(SiteReply(name, wire_of(Failure(FailureCode.NO_CONTEXT)), 1, 2))
         return lambda: None
 
-    post.send = send  # type: ignore[method-assign]
-    got = list(PostEngine(post, SITES).exchange({"a": request, "b": request}, 5.0, {}))
+    transport.send = send  # type: ignore[method-assign]
+    got = list(TransportEngine(transport, SITES).exchange({"a": request, "b": request}, 5.0, {}))
     assert [item.client for item in got] == ["a", "b"]
     assert {item.carrier_bytes for item in got} == {3}
 
 
 def test_a_job_that_is_stopped_ends_at_once_and_what_was_sent_is_taken_back(backbone: Backbone) -> None:
-    post = ScriptedPost(doors(backbone), lambda name, request, up: None)
-    post.stopped = True
+    transport = ScriptedTransport(doors(backbone), lambda name, request, up: None)
+    transport.stopped = True
     request = UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32)))
     with pytest.raises(FederationError, match="ifedicl flare resume"):
-        list(PostEngine(post, SITES).exchange({"a": request}, 3600.0, {}))
-    assert post.cancelled == 1
+        list(TransportEngine(transport, SITES).exchange({"a": request}, 3600.0, {}))
+    assert transport.cancelled == 1
 
 
 def test_too_few_sites_end_the_job_and_a_resume_goes_on(backbone: Backbone, tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_too_few_sites_end_the_job_and_a_resume_goes_on(backbone: Backbone, tmp_
         run(backbone, tmp_path / "run", dying, rounds={"rounds": 3}, coordination=Coordination(min_clients=2))
     # How the run is driven is no part of it: the job that goes on may bring another deadline and ask for fewer sites.
     settings = job(backbone, rounds={"rounds": 3}, coordination=Coordination(min_clients=1, deadline_seconds=60.0))
-    engine = PostEngine(ScriptedPost(doors(backbone), honest), SITES)
+    engine = TransportEngine(ScriptedTransport(doors(backbone), honest), SITES)
     run_job(engine, settings, tmp_path / "run", resume=True, observer=lambda event: None)
     run(backbone, tmp_path / "whole", honest, rounds={"rounds": 3}, coordination=Coordination(min_clients=2))
     for name in ("adapter.safetensors", "adapter.json"):
@@ -265,7 +265,7 @@ def test_a_full_disk_on_the_server_ends_the_job_with_a_remedy_and_a_resume_goes_
         with pytest.raises(StorageError, match="Free some space"):
             run(backbone, tmp_path / "run", honest)
     assert RunFolder(tmp_path / "run").checkpoint.is_file()
-    engine = PostEngine(ScriptedPost(doors(backbone), honest), SITES)
+    engine = TransportEngine(ScriptedTransport(doors(backbone), honest), SITES)
     run_job(engine, job(backbone), tmp_path / "run", resume=True, observer=lambda event: None)
     assert (tmp_path / "run" / "adapter" / "adapter.json").is_file()
 
@@ -524,13 +524,13 @@ def test_a_folder_that_is_no_kit_is_named(tmp_path: Path) -> None:
 
 def test_vectors_that_cross_a_post_are_the_sites_own(backbone: Backbone) -> None:
     """The reply is decoded from bytes, never handed over as an object."""
-    post = ScriptedPost(doors(backbone), honest)
+    transport = ScriptedTransport(doors(backbone), honest)
     settings = job(backbone)
     from ifedicl.federation.messages import VectorsRequest
 
     request = VectorsRequest(settings.task, settings.method, backbone.fingerprint, "")
-    (delivery,) = PostEngine(post, ("a",)).exchange({"a": request}, 30.0, {})
-    own = post.doors["a"].handle(request)
+    (delivery,) = TransportEngine(transport, ("a",)).exchange({"a": request}, 30.0, {})
+    own = transport.doors["a"].handle(request)
     assert isinstance(delivery.reply, VectorsReply)
     assert isinstance(own, VectorsReply)
     assert delivery.reply is not own

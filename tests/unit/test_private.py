@@ -46,7 +46,7 @@ from ifedicl.federation.secure.sum_client import identity_of
 from ifedicl.inspection import what_leaves
 from ifedicl.ledger.ledger import SUMMED, Ledger, read
 from ifedicl.ledger.usage import CountedLedger, History
-from ifedicl.owner.endpoint import Record, build_endpoint
+from ifedicl.owner.endpoint import LedgerRecord, build_endpoint
 from ifedicl.owner.guard import Guard
 from ifedicl.owner.policy import open_policy
 from ifedicl.owner.recorder import Recorder
@@ -317,7 +317,7 @@ def test_an_owners_limit_of_epsilon_stops_its_client(backbone: Backbone, tmp_pat
     assert [reply.code for reply in answers if isinstance(reply, Failure)] == [FailureCode.SPENT] * 2
     # Without a promise nothing leaves at all.
     plain = Client("plain", tiny.examples(5), backbone, secret=b"p")
-    open_guard = Asked(build_endpoint(plain, limited, Record(Ledger(tmp_path / "plain.jsonl", "plain")), None, {}))
+    open_guard = Asked(build_endpoint(plain, limited, LedgerRecord(Ledger(tmp_path / "plain.jsonl", "plain")), None, {}))
     reply = open_guard.handle(VectorsRequest(tiny.TASK, run, backbone.fingerprint, ""))
     assert isinstance(reply, Failure)
     assert reply.code is FailureCode.REFUSED

@@ -16,7 +16,7 @@ from ifedicl.errors import ConfigError, TooFewClientsError
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import Failure, FailureCode, VectorsRequest
-from ifedicl.federation.secure import around
+from ifedicl.federation.secure import summing_engine
 from ifedicl.ledger.ledger import REPLY, SUMMED, read
 from ifedicl.owner.policy import SumSettings, load_client_settings
 from ifedicl.owner.site import open_site
@@ -67,7 +67,7 @@ def run(sites: dict[str, Path], method: Method = METHOD) -> Any:
     doors = [open_site(path, name) for name, path in sites.items()]
     backbone = client_of(doors[0]).backbone
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
-    return Coordinator(around(LocalEngine(doors), method), tiny.TASK, method, shape).run()
+    return Coordinator(summing_engine(LocalEngine(doors), method), tiny.TASK, method, shape).run()
 
 
 def test_owners_who_pinned_each_other_run_a_federation_of_sums(sites: dict[str, Path]) -> None:

@@ -20,7 +20,7 @@ from ifedicl.flare.job_run import run_job
 from ifedicl.flare.jobs import JobSettings
 from ifedicl.flare.names import PAYLOAD, RUNS, STATUS, TASK
 from ifedicl.flare.status import Board
-from ifedicl.flare.transport import Parcel, PostEngine
+from ifedicl.flare.transport import SiteReply, TransportEngine
 from ifedicl.settings import validated
 
 _log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class RoundsController(Controller):  # type: ignore[misc]
             job = validated(JobSettings, self.job, "job")
             board = Board(job)
             fl_ctx.get_engine().register_app_command(STATUS, lambda _topic, _data, _context: board.facts)
-            engine = PostEngine(_FlarePost(self, fl_ctx, abort_signal), job.sites)
+            engine = TransportEngine(_FlareTransport(self, fl_ctx, abort_signal), job.sites)
             run_job(engine, job, folder / job.name, resume=self.resume, observer=board.observe)
         except IfediclError as error:
             self.system_panic(str(error), fl_ctx)
@@ -66,8 +66,8 @@ class RoundsController(Controller):  # type: ignore[misc]
         _log.info("a reply of %s came too late and is left aside", client.name)
 
 
-class _FlarePost:
-    """FLARE's tasks as a post."""
+class _FlareTransport:
+    """FLARE's tasks as a transport."""
 
     def __init__(self, controller: RoundsController, fl_ctx: FLContext, abort_signal: Signal) -> None:
         self._controller = controller
@@ -75,7 +75,7 @@ class _FlarePost:
         self._abort_signal = abort_signal
         self._looked = time.monotonic()
 
-    def send(self, wire: bytes, names: Sequence[str], inbox: Callable[[Parcel], None]) -> Callable[[], None]:
+    def send(self, wire: bytes, names: Sequence[str], inbox: Callable[[SiteReply], None]) -> Callable[[], None]:
         """A FLARE task for these sites."""
         data = Shareable()
         data[PAYLOAD] = wire
@@ -86,7 +86,7 @@ class _FlarePost:
             reply = result.get(PAYLOAD)
             reply = reply if isinstance(reply, bytes) else None
             extra_up = len(result.to_bytes()) - len(reply or b"")
-            inbox(Parcel(client_task.client.name, reply, extra_down, extra_up))
+            inbox(SiteReply(client_task.client.name, reply, extra_down, extra_up))
 
         task = Task(TASK, data, result_received_cb=received)
         # All of them must answer before FLARE ends the task by itself: we end it at the deadline.

@@ -1,4 +1,4 @@
-"""Our messages over a post that delivers bytes: grouping, deadlines, and what becomes of replies that do not come."""
+"""Our messages over a transport that delivers bytes: grouping, deadlines, and what becomes of replies that do not come."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _LOOK = 0.25  # seconds between looks at who is lost
 
 
 @dataclass(frozen=True)
-class Parcel:
-    """What the post has brought from one site.
+class SiteReply:
+    """What the transport has brought from one site.
 
     Attributes:
         client: the site's name, as its certificate says it.
@@ -36,10 +36,10 @@ class Parcel:
     extra_up: int
 
 
-class Post(Protocol):
+class Transport(Protocol):
     """What carries bytes to sites and back."""
 
-    def send(self, wire: bytes, names: Sequence[str], inbox: Callable[[Parcel], None]) -> Callable[[], None]:
+    def send(self, wire: bytes, names: Sequence[str], inbox: Callable[[SiteReply], None]) -> Callable[[], None]:
         """Send to each site; ``inbox`` is called once for each that answers, from any thread.
 
         Returns:
@@ -56,12 +56,12 @@ class Post(Protocol):
         ...
 
 
-class PostEngine:
-    """An engine over a :class:`Post`."""
+class TransportEngine:
+    """An engine over a :class:`Transport`."""
 
-    def __init__(self, post: Post, clients: Sequence[str]) -> None:
+    def __init__(self, transport: Transport, clients: Sequence[str]) -> None:
         """Reach ``clients``, in the order in which their replies are aggregated."""
-        self._post = post
+        self._transport = transport
         self._clients = tuple(clients)
 
     def clients(self) -> tuple[str, ...]:
@@ -78,40 +78,40 @@ class PostEngine:
             FederationError: the job was told to stop.
         """
         start = time.monotonic()
-        arrived: queue.SimpleQueue[Parcel] = queue.SimpleQueue()
+        arrived: queue.SimpleQueue[SiteReply] = queue.SimpleQueue()
         sizes: dict[str, int] = {}
         cancels = []
         for wire, names in _grouped(requests, heads):
             sizes |= dict.fromkeys(names, len(wire))
-            cancels.append(self._post.send(wire, names, arrived.put))
+            cancels.append(self._transport.send(wire, names, arrived.put))
         try:
             while sizes:
-                parcel = self._next(arrived, start + deadline, sizes)
+                site_reply = self._next(arrived, start + deadline, sizes)
                 seconds = time.monotonic() - start
-                if parcel is None:
+                if site_reply is None:
                     for name in sizes:
-                        code = FailureCode.LOST if self._post.is_lost(name) else FailureCode.LATE
+                        code = FailureCode.LOST if self._transport.is_lost(name) else FailureCode.LATE
                         yield Delivery(name, Failure(code), sizes[name], 0, seconds)
                     return
-                down = sizes.pop(parcel.client, None)
+                down = sizes.pop(site_reply.client, None)
                 if down is not None:
-                    extra = parcel.extra_down + parcel.extra_up
-                    wire = parcel.wire or b""
-                    reply, receipt = _read(parcel.client, wire)
-                    yield Delivery(parcel.client, reply, down, len(wire), seconds, carrier_bytes=extra, receipt=receipt)
+                    extra = site_reply.extra_down + site_reply.extra_up
+                    wire = site_reply.wire or b""
+                    reply, receipt = _read(site_reply.client, wire)
+                    yield Delivery(site_reply.client, reply, down, len(wire), seconds, carrier_bytes=extra, receipt=receipt)
         finally:
             for cancel in cancels:
                 cancel()
 
-    def _next(self, arrived: queue.SimpleQueue[Parcel], until: float, waiting: Mapping[str, int]) -> Parcel | None:
-        """The next parcel; None at the deadline, and as soon as nobody is connected who could still answer."""
+    def _next(self, arrived: queue.SimpleQueue[SiteReply], until: float, waiting: Mapping[str, int]) -> SiteReply | None:
+        """The next reply; None at the deadline, and as soon as nobody is connected who could still answer."""
         while True:
             try:
                 return arrived.get(timeout=max(0.0, min(_LOOK, until - time.monotonic())))
             except queue.Empty:
-                if self._post.is_stopped():
+                if self._transport.is_stopped():
                     raise FederationError("the job was stopped; what was done is kept: ifedicl flare resume") from None
-                if time.monotonic() >= until or all(map(self._post.is_lost, waiting)):
+                if time.monotonic() >= until or all(map(self._transport.is_lost, waiting)):
                     return None
 
 

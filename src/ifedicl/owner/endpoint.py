@@ -22,7 +22,7 @@ from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.client import Client
 from ifedicl.federation.handler import Discloser, Endpoint
 from ifedicl.federation.messages import Envelope
-from ifedicl.federation.secure import packages_of
+from ifedicl.federation.secure import named_missing_packages
 from ifedicl.ledger.ledger import Ledger
 from ifedicl.ledger.usage import CountedLedger, History
 from ifedicl.owner.guard import Guard
@@ -35,7 +35,7 @@ _PUBLIC_TEXTS = 64
 
 
 @dataclass(frozen=True)
-class Record:
+class LedgerRecord:
     """Where an owner writes down what leaves.
 
     Attributes:
@@ -91,7 +91,7 @@ class ClientEndpoint:
 
 
 def build_endpoint(
-    client: Client, policy: Policy, record: Record | None, privacy: Privacy | None, peers: Mapping[str, bytes]
+    client: Client, policy: Policy, record: LedgerRecord | None, privacy: Privacy | None, peers: Mapping[str, bytes]
 ) -> ClientEndpoint:
     """Put the layers around a client.
 
@@ -127,7 +127,7 @@ def _summed(
 ) -> tuple[Client, Discloser]:
     """The client and its layers up to the one that masks."""
     rules = privacy.rules
-    with packages_of(rules):
+    with named_missing_packages(rules):
         from ifedicl.federation.dp_client import DPClient
         from ifedicl.federation.dp_sums import DPSums
         from ifedicl.federation.secure.quantised import GRADIENT_STEP
@@ -166,13 +166,13 @@ def simulated_endpoints(
     if method.privacy is not None and method.sums_only:
         noisy = method if method.promises_noise else None
         privacy = Privacy(method.privacy, noisy, assignment.digest, public)
-        with packages_of(method.privacy):
+        with named_missing_packages(method.privacy):
             from ifedicl.federation.secure.sum_client import identity_of
         # Each client pins the identities of all others, as owners would over another channel than the coordinator's.
         peers = {client.name: identity_of(client).public for client in clients}
 
-    def record(name: str) -> Record | None:
-        return None if ledgers is None else Record(Ledger(ledgers / f"{quote(name, safe=' ')}.jsonl", name))
+    def record(name: str) -> LedgerRecord | None:
+        return None if ledgers is None else LedgerRecord(Ledger(ledgers / f"{quote(name, safe=' ')}.jsonl", name))
 
     return tuple(build_endpoint(client, open_policy(), record(client.name), privacy, peers) for client in clients)
 

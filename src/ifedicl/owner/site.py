@@ -11,9 +11,9 @@ from ifedicl.backbone.load import load_backbone
 from ifedicl.data import read_labelled
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.federation.client import Client
-from ifedicl.federation.secure import packages_of
+from ifedicl.federation.secure import named_missing_packages
 from ifedicl.ledger.ledger import Ledger
-from ifedicl.owner.endpoint import ClientEndpoint, Privacy, Record, build_endpoint
+from ifedicl.owner.endpoint import ClientEndpoint, LedgerRecord, Privacy, build_endpoint
 from ifedicl.owner.policy import load_client_settings
 from ifedicl.owner.recorder import no_bytes
 from ifedicl.settings import PrivacySettings
@@ -39,7 +39,7 @@ def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = no_byte
     client = Client(name, examples, load_backbone(settings.model), secret=_secret(Path(settings.ledger.secret)))
     privacy = None if settings.sum_rules is None else Privacy(settings.sum_rules)
     peers = {} if settings.sums is None else {peer: bytes.fromhex(key) for peer, key in settings.sums.peers.items()}
-    return build_endpoint(client, settings.policy, Record(ledger, overhead), privacy, peers)
+    return build_endpoint(client, settings.policy, LedgerRecord(ledger, overhead), privacy, peers)
 
 
 def identity(path: Path) -> str:
@@ -49,7 +49,7 @@ def identity(path: Path) -> str:
         IfediclError: the settings are wrong, the secret cannot be read or made, or a package is missing.
     """
     settings = load_client_settings(path)
-    with packages_of(settings.sum_rules or PrivacySettings(mode="secure")):
+    with named_missing_packages(settings.sum_rules or PrivacySettings(mode="secure")):
         from ifedicl.federation.secure.sum_client import identity_from
     return identity_from(_secret(Path(settings.ledger.secret))).public.hex()
 

@@ -20,7 +20,7 @@ from ifedicl.federation.driver import Federated, RunOptions, drive
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.handler import Endpoint
 from ifedicl.federation.local_engine import LocalEngine
-from ifedicl.federation.secure import around
+from ifedicl.federation.secure import summing_engine
 from ifedicl.owner.endpoint import simulated_endpoints, spent_privacy
 from ifedicl.runs.client_data import check_classes
 from ifedicl.settings import Method, ModelSettings
@@ -82,7 +82,7 @@ def federate(
     endpoints = simulated_endpoints(clients, assignment, ledgers, public)
     for endpoint in endpoints:
         endpoint.client.prepare(task, method)
-    carrier = around(engine(endpoints), method)
+    carrier = summing_engine(engine(endpoints), method)
     return drive(carrier, assignment, model, options, spent=lambda: spent_privacy(endpoints, method))
 
 

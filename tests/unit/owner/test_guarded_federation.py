@@ -22,7 +22,7 @@ from ifedicl.federation.messages import ContextReply, Failure, FailureCode, Repl
 from ifedicl.ledger.entries import Head
 from ifedicl.ledger.ledger import REPLY, SUMMED, Ledger, read
 from ifedicl.ledger.usage import CountedLedger
-from ifedicl.owner.endpoint import Record, build_endpoint
+from ifedicl.owner.endpoint import LedgerRecord, build_endpoint
 from ifedicl.owner.guard import Guard
 from ifedicl.owner.policy import Policy, open_policy
 from ifedicl.owner.recorder import Recorder, SumRecorder
@@ -110,7 +110,7 @@ def test_an_exception_in_a_real_client_that_quotes_its_row_does_not_leak(
 
     rows = (*tiny.examples(9), Example(ROW, "good"))
     inner = Client("clinic", rows, backbone, secret=b"own")
-    guard = Asked(build_endpoint(inner, rules(), Record(Ledger(tmp_path / "ledger.jsonl", "clinic")), None, {}))
+    guard = Asked(build_endpoint(inner, rules(), LedgerRecord(Ledger(tmp_path / "ledger.jsonl", "clinic")), None, {}))
 
     def quoting(*arguments: Any) -> None:
         raise ValueError(f"cannot work with {[row.text for row in rows]}")
@@ -133,7 +133,7 @@ def federated(backbone: Backbone, folder: Path, policies: dict[str, Policy], **o
         build_endpoint(
             Client(name, own, backbone, secret=name.encode()),
             policies.get(name, open_policy()),
-            Record(Ledger(folder / f"{name}.jsonl", name)),
+            LedgerRecord(Ledger(folder / f"{name}.jsonl", name)),
             None,
             {},
         )

@@ -11,7 +11,7 @@ from ifedicl.settings import Method, PrivacySettings
 
 
 @contextmanager
-def packages_of(privacy: PrivacySettings) -> Iterator[None]:
+def named_missing_packages(privacy: PrivacySettings) -> Iterator[None]:
     """Around an import of this room's modules: a missing package is told as what to do about it.
 
     Raises:
@@ -25,7 +25,7 @@ def packages_of(privacy: PrivacySettings) -> Iterator[None]:
         raise ConfigError("settings", [fault]) from error
 
 
-def around(engine: Engine, method: Method) -> Engine:
+def summing_engine(engine: Engine, method: Method) -> Engine:
     """The engine in the mode that a run's settings name: as it is, or showing the coordinator sums over all clients.
 
     Raises:
@@ -33,6 +33,6 @@ def around(engine: Engine, method: Method) -> Engine:
     """
     if method.privacy is None or not method.sums_only:
         return engine
-    with packages_of(method.privacy):
+    with named_missing_packages(method.privacy):
         from ifedicl.federation.secure.sum_engine import SecureEngine
     return SecureEngine(engine, method.privacy)
