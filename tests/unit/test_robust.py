@@ -19,7 +19,7 @@ from scipy import stats
 from _landscape import FORM, NAMES, SHAPE, Landscape
 from _liars import LIES, Colluding
 from ifedicl.core.coefficients import Coefficients, Form
-from ifedicl.core.robust import Trust, bounded_mean, median, robust_coefficients, robust_vectors, trimmed_mean, trusted
+from ifedicl.core.robust import Trust, bounded_mean, median, robust_coefficients, robust_vectors, trimmed_mean, trusted_clients
 from ifedicl.core.vectors import Array64, ContextVectors
 from ifedicl.errors import FederationError
 from ifedicl.federation.coordinator import Coordinator, Outcome
@@ -83,7 +83,7 @@ def test_whatever_two_of_ten_say_the_result_stays_among_the_honest(
     honest: np.ndarray, lies: np.ndarray, order: list[int]
 ) -> None:
     values, trust = np.concatenate([honest, lies])[order], Trust(0.2)
-    for result in (trimmed_mean(values, trust.among(10)), median(values)):
+    for result in (trimmed_mean(values, trust.most_liars(10)), median(values)):
         slack = 1e-9 * np.abs(honest).max(initial=1.0)
         assert (result >= honest.min(axis=0) - slack).all()
         assert (result <= honest.max(axis=0) + slack).all()
@@ -96,7 +96,7 @@ def test_whatever_two_of_ten_say_the_result_stays_among_the_honest(
     ("liars", "clients", "expected"), [(0.2, 10, 2), (0.2, 4, 1), (0.2, 2, 0), (0.2, 1, 0), (0.49, 10, 4), (0.1, 10, 1)]
 )
 def test_as_many_liars_are_expected_as_the_settings_say_and_fewer_than_half(liars: float, clients: int, expected: int) -> None:
-    assert Trust(liars).among(clients) == expected
+    assert Trust(liars).most_liars(clients) == expected
 
 
 def test_coefficients_are_joined_number_by_number_in_their_own_shapes() -> None:
@@ -136,12 +136,12 @@ def test_a_class_that_liars_could_be_the_majority_of_is_left_out() -> None:
 def test_who_is_best_or_worst_or_claims_too_many_examples_has_no_say() -> None:
     scores = {name: (float(place),) for place, name in enumerate("abcdefghij")}
     examples = dict.fromkeys(scores, 10) | {"e": 10**9}
-    assert trusted(scores, examples, Trust(0.2)) == ["c", "d", "f", "g", "h"]
-    assert trusted({}, {}, Trust(0.2)) == []
+    assert trusted_clients(scores, examples, Trust(0.2)) == ["c", "d", "f", "g", "h"]
+    assert trusted_clients({}, {}, Trust(0.2)) == []
     few = {"a": (1.0,), "b": (2.0,), "c": (3.0,)}
-    assert trusted(few, {"a": 1, "b": 3, "c": 1}, Trust(0.2)) == ["b"]
-    assert trusted(few, {"a": 1, "b": 4, "c": 1}, Trust(0.2)) == ["a", "c"]
-    assert trusted({"a": (1.0,)}, {"a": 3}, Trust(0.2)) == ["a"]
+    assert trusted_clients(few, {"a": 1, "b": 3, "c": 1}, Trust(0.2)) == ["b"]
+    assert trusted_clients(few, {"a": 1, "b": 4, "c": 1}, Trust(0.2)) == ["a", "c"]
+    assert trusted_clients({"a": (1.0,)}, {"a": 3}, Trust(0.2)) == ["a"]
 
 
 # Settings

@@ -14,7 +14,7 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
-from ifedicl.core.warm_start import Start, carried, warm_start
+from ifedicl.core.warm_start import Start, projected_core, warm_start
 from ifedicl.federation.coordinator import Starter
 from ifedicl.settings import Method, ModelSettings
 from ifedicl.store import open_store, requests
@@ -128,13 +128,13 @@ def test_a_core_carried_to_a_basis_of_the_same_directions_does_the_same() -> Non
     turn = np.linalg.qr(draw.standard_normal((4, 4)))[0].astype(np.float32)
     turned = (turn @ basis).astype(np.float32)
     core = draw.standard_normal((3, 2, 4, 4)).astype(np.float32)
-    moved = carried(core, basis, turned)
+    moved = projected_core(core, basis, turned)
 
     def whole(core: Array32, basis: Array32) -> Array32:
         return (basis.swapaxes(2, 3) @ core @ basis).astype(np.float32)
 
     np.testing.assert_allclose(whole(moved, turned), whole(core, basis), atol=1e-5)
-    half = carried(core, basis, turned[:, :, :2])
+    half = projected_core(core, basis, turned[:, :, :2])
     assert np.linalg.norm(half) < np.linalg.norm(core)
 
 

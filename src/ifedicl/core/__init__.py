@@ -1,1 +1,1 @@
-"""The method's numbers: vectors, coefficients, injection, aggregation. Only numpy and torch."""
+"""The method's mathematics: vectors, coefficients, injection, aggregation. It needs numpy, scipy and torch only."""

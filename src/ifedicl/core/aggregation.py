@@ -1,4 +1,4 @@
-"""How the server makes one out of many."""
+"""What the server makes of the clients' replies: one global vector, one summed gradient."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from ifedicl.core.vectors import Array32, ContextVectors, pooled_mean, uniform_mean
+from ifedicl.core.vectors import Array32, ContextVectors, all_finite, pooled_mean, uniform_mean
 
 Weighting: TypeAlias = Literal["uniform", "examples"]
 
@@ -21,12 +21,12 @@ AGGREGATE_VECTORS: Mapping[Weighting, Callable[[Sequence[ContextVectors]], Array
 
 @dataclass(frozen=True)
 class GradientSum:
-    """What some examples say about the coefficients; sums of several clients add up to that of their pooled text.
+    """The gradient of the summed loss of some examples. The sums of several clients add up to the sum of their pooled text.
 
     Attributes:
-        arrays: gradient of the summed loss, by array name, float32, shaped as the coefficients.
-        examples: how many they are.
-        loss: summed, in nats.
+        arrays: gradient by array name, float32, shaped as the coefficients.
+        examples: number of examples.
+        loss: summed loss, in nats.
     """
 
     arrays: Mapping[str, Array32]
@@ -36,4 +36,4 @@ class GradientSum:
     @property
     def is_finite(self) -> bool:
         """Whether no number is NaN or infinite."""
-        return bool(np.isfinite(self.loss)) and all(bool(np.isfinite(array).all()) for array in self.arrays.values())
+        return bool(np.isfinite(self.loss)) and all_finite(self.arrays)

@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl.core.vectors import WRITES, Array32
+from ifedicl.core.vectors import WRITES, Array32, all_finite
 from ifedicl.settings import InjectionSettings
 
 CONTEXT, ACTIVATION = 0, 1
@@ -18,10 +18,10 @@ CONTEXT, ACTIVATION = 0, 1
 
 @dataclass(frozen=True)
 class Form:
-    """Which numbers there are to calibrate.
+    """The shapes of the coefficients.
 
     Attributes:
-        layers: ``L``, those that are injected; the other layers of the model have no numbers.
+        layers: ``L``, the number of injected layers; other layers have no coefficients.
         rank: ``r`` of the context subspace; 0: scalars only, as in the paper.
     """
 
@@ -30,7 +30,7 @@ class Form:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of each array that this form has, by its name."""
+        """The shape of each array, by name."""
         shapes: dict[str, tuple[int, ...]] = {"scales": (self.layers, len(WRITES), 2)}
         if self.rank:
             shapes["core"] = (self.layers, len(WRITES), self.rank, self.rank)
@@ -39,7 +39,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """``Λ = {λ, β}`` of every write; past the paper also Γ of every write.
+    """``Λ = {λ, β}`` of every write; beyond the paper also Γ of every write.
 
     Attributes:
         scales: ``(L, 2, 2)`` float32: layer, write, (λ, β).
@@ -71,12 +71,12 @@ class Coefficients:
 
     @property
     def on_wire(self) -> dict[str, npt.NDArray[Any]]:
-        """As they cross the network: Γ in float16, which halves a round's bytes; λ and β, near 1 and few, as they are."""
+        """The arrays as they are sent: Γ in float16, which halves a round's bytes; λ and β, which are few, in float32."""
         return {name: array.astype(np.float16) if name == "core" else array for name, array in self.arrays.items()}
 
     @property
     def rounded(self) -> Self:
-        """As the other side has them."""
+        """The coefficients as the other side receives them."""
         return self.from_wire(self.on_wire)
 
     @classmethod
@@ -88,39 +88,39 @@ class Coefficients:
 
     @property
     def form(self) -> Form:
-        """Which numbers these are."""
+        """The shapes of these coefficients."""
         return Form(len(self.scales), 0 if self.core is None else self.core.shape[-1])
 
     @property
     def arrays(self) -> dict[str, Array32]:
-        """By name, those that there are."""
+        """The arrays by name; ``core`` only where there is a subspace."""
         return {"scales": self.scales} | ({} if self.core is None else {"core": self.core})
 
     @property
     def is_finite(self) -> bool:
         """Whether no number is NaN or infinite."""
-        return all(bool(np.isfinite(array).all()) for array in self.arrays.values())
+        return all_finite(self.arrays)
 
     @property
     def active(self) -> npt.NDArray[np.bool_]:
-        """``(L, 2)``: the writes that these coefficients change at all."""
+        """``(L, 2)``: which writes these coefficients change."""
         changed: npt.NDArray[np.bool_] = (self.scales[..., CONTEXT] != 0) | (self.scales[..., ACTIVATION] != 1)
         return changed if self.core is None else changed | self.core.any(axis=(2, 3))
 
     @property
     def is_identity(self) -> bool:
-        """Whether the model is left as it is."""
+        """Whether these coefficients leave the model unchanged."""
         identity = self.identity(self.form).arrays
         return all(np.array_equal(array, identity[name]) for name, array in self.arrays.items())
 
     @property
     def count(self) -> int:
-        """Numbers that are calibrated, where every write is active."""
+        """How many numbers are calibrated, if every write is active."""
         return sum(array.size for array in self.arrays.values())
 
 
 def cold_start(form: Form, injection: InjectionSettings) -> Coefficients:
-    """What a calibration begins with (paper: λ = 0.1, β = 1), unless a calibrated task lends its own."""
+    """The coefficients that a calibration starts from without a warm start (paper: λ = 0.1, β = 1)."""
     start = Coefficients.identity(form)
     start.scales[..., CONTEXT] = injection.context_scale
     return start

@@ -1,4 +1,4 @@
-"""Sums that do not depend on the order of what is added."""
+"""Sums that do not depend on the order of their addends."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from ifedicl.core.vectors import Array64
 
 
 class OrderlessSum:
-    """Arrays by name, added up one by one; clients may answer in any order and the total has the same bits.
+    """Adds up arrays by name. Clients may answer in any order; the total has the same bits.
 
-    What a float64 addition rounds off is kept in a second float64 (Knuth's two-sum), so the total carries twice the digits
-    until it is read: exact for float32 numbers times counts as long as no two of them lie more than 2^50 apart, and beyond
-    the last bit that is read for others of like size. Two copies of one addend are all the memory that it takes, however many
-    are added.
+    A second float64 keeps what each float64 addition rounds off (Knuth's two-sum), so the total has twice the digits until it
+    is read. It is exact for float32 numbers times counts if no two of them differ by more than a factor of 2^50. The memory is
+    that of two addends, however many are added.
     """
 
     def __init__(self) -> None:
@@ -24,11 +23,7 @@ class OrderlessSum:
         self._rests: dict[str, Array64] = {}
 
     def add(self, arrays: Mapping[str, npt.ArrayLike]) -> None:
-        """Add one array under each name.
-
-        Args:
-            arrays: finite; of the same names and shapes in every call.
-        """
+        """Add one finite array under each name; every call has the same names and shapes."""
         for name, array in arrays.items():
             addend = np.asarray(array, dtype=np.float64)
             if name not in self._totals:
@@ -41,5 +36,5 @@ class OrderlessSum:
 
     @property
     def totals(self) -> dict[str, Array64]:
-        """By name, rounded to float64; empty where nothing was added."""
+        """The sums by name, rounded to float64; empty if nothing was added."""
         return {name: total + self._rests[name] for name, total in self._totals.items()}

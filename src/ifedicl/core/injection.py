@@ -1,4 +1,4 @@
-"""The one injection formula (paper Eq. 5, and past it the subspace), and its gradient."""
+"""The injection formula (paper Eq. 5, and beyond it the subspace) and its gradient."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def inject(
 ) -> Tensor:
     """``β·y + λ·v + Uᵀ Γ U y`` at every token; without a basis the paper's ``β·y + λ·v``.
 
-    Differentiable in ``write``, the two scales and the core; the gradients of coefficients are float32, whatever the model's
-    dtype is.
+    Differentiable in ``write``, the two scales and the core. The gradients of the coefficients are float32 for every model
+    dtype.
 
     Args:
-        write: ``y``, ``(..., d)``, what attention or MLP adds to the residual stream.
-        vector: ``v``, ``(d,)``, float32, on the device of ``write``: the global context vector of this write.
+        write: ``y``, ``(..., d)``: what attention or MLP adds to the residual stream.
+        vector: ``v``, ``(d,)``: the global context vector of this write; float32 on the device of ``write``.
         context_scale: ``λ``, a float32 scalar on the CPU (reading it there does not wait for a GPU).
-        activation_scale: ``β``, likewise.
+        activation_scale: ``β``, a float32 scalar on the CPU.
         basis: ``U``, ``(r, d)`` float32 on the device of ``write``.
         core: ``Γ``, ``(r, r)`` float32 on the device of ``write``; given with a basis.
     """
@@ -35,9 +35,9 @@ def inject(
 
 
 class _Inject(torch.autograd.Function):
-    """One pass over the write forwards, and a dot product backwards.
+    """One pass over the write forwards and a dot product backwards.
 
-    Plain autograd would make a product of the size of the write for each scale just to sum it up.
+    Plain autograd would build a product as large as the write for each scale, only to sum it.
     """
 
     @staticmethod
@@ -50,8 +50,8 @@ class _Inject(torch.autograd.Function):
         basis: Tensor | None,
         core: Tensor | None,
     ) -> Tensor:
-        # The float32 vector promotes the sum to float32, rounded once at its end. Between bfloat16 tensors ``alpha`` itself
-        # would be rounded on a CPU, and a β of 1.003 be 1.
+        # The float32 vector promotes the sum to float32; it is rounded once, at its end. Between bfloat16 tensors a CPU would
+        # round ``alpha`` itself: a β of 1.003 would be 1.
         total = torch.add(vector * float(context_scale), write, alpha=float(activation_scale))
         within = None
         if basis is not None and core is not None:
@@ -88,21 +88,10 @@ def fold(
     basis: Tensor | None = None,
     core: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a linear layer whose output is what :func:`inject` makes of the given layer's output.
+    """Float32 weight and bias of a linear layer that gives what :func:`inject` makes of the given layer's output.
 
-    ``W ← (βI + UᵀΓU) W`` and ``b ← (βI + UᵀΓU) b + λv``: exact, since the injection is affine in the write.
-
-    Args:
-        weight: ``W``, ``(d, n)``.
-        bias: ``b``, ``(d,)``, or None.
-        vector: ``v``, ``(d,)``.
-        context_scale: ``λ``.
-        activation_scale: ``β``.
-        basis: ``U``, ``(r, d)``.
-        core: ``Γ``, ``(r, r)``.
-
-    Returns:
-        Float32 tensors ``(d, n)`` and ``(d,)``.
+    ``W ← (βI + UᵀΓU) W`` and ``b ← (βI + UᵀΓU) b + λv``: exact, since the injection is affine in the write. ``weight`` is
+    ``(d, n)``, ``bias`` ``(d,)`` or None; the other arguments are those of :func:`inject`.
     """
 
     def changed(values: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""The readout: a linear classifier on what the adapted model knows of a text, in closed form.
+"""The readout: a linear classifier on hidden states of the adapted model, in closed form.
 
-It reads the last hidden state at the token that predicts the label, and the mean state of the text's tokens halfway up.
+It reads the last hidden state at the token that predicts the label, and the mean state of the text's tokens at a middle layer.
 
-Past the paper, which reads the label words' logits alone. Clients send sums over their examples, from which ridge regression
-follows exactly: the result is that of pooled text, whoever holds it. The label words' own log-probabilities are among the
-features, so that what the rounds taught them is not lost.
+This goes beyond the paper, which reads the logits of the label words alone. Clients send sums over their examples, from which
+ridge regression follows exactly: the result equals that of pooled text. The log-probabilities of the label words are features
+too, so that what the rounds taught them is not lost.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import numpy.typing as npt
 from scipy.linalg import block_diag
 
 from ifedicl import seeds
-from ifedicl.core.vectors import Array32, Array64
+from ifedicl.core.vectors import Array32, Array64, all_finite
 
 MOST_FEATURES = 2048
 """Hidden states of more numbers than this are projected to this many random directions."""
 PENALTIES = (0.3, 1.0, 3.0, 10.0)
-"""Of all weights but the intercept, in units of each feature's scatter: as if all had been standardised."""
+"""Ridge penalties of all weights but the intercept, in units of each feature's scatter, as if features were standardised."""
 TEMPERATURES = (2.0, 4.0, 8.0)
-"""Regression aims at 0 and 1; times one of these, its scores are logits."""
+"""The targets of the regression are 0 and 1; its scores times one of these are logits."""
+_STEPS = 127  # of a correlation from 0 to 1 on the wire
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class Readout:
 
     Attributes:
         weights: ``(C, h + C + 1)`` float32: of the hidden states, of the centred label log-probabilities, and of 1.
-        pooled_layer: which layer the text's mean state is read at, behind the last hidden state (``h = 2d``); None: only the
-            latter is (``h = d``).
+        pooled_layer: the layer at which the text's mean state is read and put behind the last hidden state (``h = 2d``); None:
+            the last hidden state alone is read (``h = d``).
     """
 
     weights: Array32
@@ -44,24 +45,24 @@ class Readout:
     def __post_init__(self) -> None:
         shape = self.weights.shape
         if self.weights.dtype != np.float32 or len(shape) != 2 or shape[1] <= shape[0] + 1:
-            raise ValueError(f"readout {self.weights.dtype} {shape} is not float32 (C, h + C + 1)")
+            raise ValueError(f"readout: received {self.weights.dtype} {shape}; allowed: float32 (C, h + C + 1)")
 
     def fits(self, classes: int, width: int, layers: int | None = None) -> bool:
-        """Whether it reads so many labels off a model of this size; of so many layers, where that is known."""
+        """Whether the shape suits this many labels and a model of this width and, where given, this many layers."""
         known = self.pooled_layer is None or 1 <= self.pooled_layer <= (layers or self.pooled_layer)
         return known and self.weights.shape == (classes, feature_count(hidden_count(width, self.pooled_layer), classes))
 
     def sharpened(self, temperature: float) -> Readout:
-        """The same with all scores times ``temperature``: other probabilities, the same labels."""
+        """The readout with all scores times ``temperature``: other probabilities, the same labels."""
         return replace(self, weights=(self.weights * np.float32(temperature)).astype(np.float32))
 
     def log_probabilities(self, states: npt.NDArray[np.floating], logs: npt.NDArray[np.floating]) -> Array32:
-        """``(N, C)`` among the labels.
+        """``(N, C)`` log-probabilities among the labels.
 
         Args:
-            states: ``(N, h)``, the last hidden state at the token that predicts the label, and the text's mean state where
-                there is a :attr:`pooled_layer`.
-            logs: ``(N, C)``, the label words' log-probabilities.
+            states: ``(N, h)``: last hidden states at the token that predicts the label; with a :attr:`pooled_layer` the text's
+                mean states behind them.
+            logs: ``(N, C)``: log-probabilities of the label words.
         """
         scores = features(states, logs) @ self.weights.T.astype(np.float64)
         return log_softmax(scores).astype(np.float32)
@@ -69,12 +70,12 @@ class Readout:
 
 @dataclass(frozen=True)
 class ReadoutSums:
-    """All that ridge regression needs to know of examples; sums of two sets of them add up.
+    """What ridge regression needs of examples; the sums of two sets of examples add up.
 
     Attributes:
-        gram: ``(F, F)`` float64, ``ΣφφT`` of their ``F = m + C + 1`` features, the last of which is 1.
+        gram: ``(F, F)`` float64, ``Σφφᵀ`` of their ``F = m + C + 1`` features, the last of which is 1.
         moment: ``(F, C)`` float64, ``Σφy`` with the label one-hot.
-        examples: how many.
+        examples: number of examples.
     """
 
     gram: Array64
@@ -84,15 +85,14 @@ class ReadoutSums:
     @classmethod
     def of(cls, features: Array64, labels: npt.NDArray[np.integer], classes: int) -> Self:
         """Sum over ``(N, F)`` features and ``(N,)`` label positions."""
-        targets = np.eye(classes)[labels]
-        return cls(features.T @ features, features.T @ targets, len(labels))
+        return cls(features.T @ features, features.T @ np.eye(classes)[labels], len(labels))
 
     @classmethod
     def from_wire(cls, arrays: Mapping[str, npt.NDArray[np.generic]], examples: int) -> Self:
-        """From what travels.
+        """From :attr:`on_wire`.
 
         Raises:
-            KeyError, ValueError: it is not that.
+            KeyError, ValueError: an array is missing or does not fit the others.
         """
         means, deviations, moment = (arrays[name].astype(np.float64) for name in ("means", "deviations", "moment"))
         words = arrays["words"].astype(np.float64)  # (C, F - 1)
@@ -101,10 +101,10 @@ class ReadoutSums:
         correlations = arrays["correlations"]
         shapes = means.shape, deviations.shape, words.shape, correlations.shape
         if hidden < 1 or shapes != ((size - 1,), (hidden,), (classes, size - 1), (hidden * (hidden - 1) // 2,)):
-            raise ValueError(f"sums of shapes {shapes} for a moment {moment.shape}")
+            raise ValueError(f"moment: received {moment.shape}, which does not fit the shapes {shapes} of the other arrays")
         steps = correlations.astype(np.int64)
         if correlations.dtype != np.int8 or (steps < -_STEPS).any() or (deviations < 0).any():
-            raise ValueError(f"correlations that are no steps of 1/{_STEPS}, or negative deviations")
+            raise ValueError(f"correlations, deviations: allowed: int8 steps of 1/{_STEPS}, and deviations of at least 0")
         scatter = np.zeros((size - 1, size - 1))
         scatter[:hidden, :hidden][np.triu_indices(hidden, 1)] = steps / _STEPS
         scatter[:hidden, :hidden] += scatter[:hidden, :hidden].T + np.eye(hidden)
@@ -118,11 +118,11 @@ class ReadoutSums:
 
     @property
     def on_wire(self) -> dict[str, npt.NDArray[np.generic]]:
-        """Means, deviations and correlations: the same sums in numbers of like size, so that one byte does for most of them.
+        """The same sums as means, deviations and correlations: numbers of similar size, most of which fit into one byte.
 
         ``means`` ``(F - 1,)``, ``deviations`` ``(m,)``, ``words`` ``(C, F - 1)`` (scatter of the label log-probabilities) and
-        ``moment`` ``(F, C)`` in float32; ``correlations`` ``(m (m - 1) / 2,)`` in int8 steps of 1/127: rounding moves each by
-        0.002 at the root mean square, where the ``N`` examples behind it leave it uncertain by ``1/√N``.
+        ``moment`` ``(F, C)`` in float32; ``correlations`` ``(m (m - 1) / 2,)`` in int8 steps of 1/127. Rounding moves each by
+        0.002 (root mean square); the ``N`` examples behind it leave it uncertain by ``1/√N``.
         """
         size, classes = self.moment.shape
         hidden = size - classes - 1
@@ -133,52 +133,48 @@ class ReadoutSums:
         correlations = scatter[:hidden, :hidden] / np.outer(scale, scale)
         single = {"means": means, "deviations": deviations, "words": scatter[hidden:], "moment": self.moment}
         arrays: dict[str, npt.NDArray[np.generic]] = {name: array.astype(np.float32) for name, array in single.items()}
-        # Sums that are not finite are told by their means and deviations; a byte cannot.
+        # A byte cannot say that a sum is not finite; the means and deviations do.
         steps = np.rint(_STEPS * np.clip(np.nan_to_num(correlations[np.triu_indices(hidden, 1)]), -1.0, 1.0))
         return arrays | {"correlations": steps.astype(np.int8)}
 
     @property
     def _scatter(self) -> Array64:
-        """``(F - 1, F - 1)``: sums of products of what is left of the features without their means."""
+        """``(F - 1, F - 1)``: sums of products of the centred features."""
         totals = self.gram[-1, :-1]
-        scatter: Array64 = self.gram[:-1, :-1] - np.outer(totals, totals) / max(self.examples, 1)
-        return scatter
+        return self.gram[:-1, :-1] - np.outer(totals, totals) / max(self.examples, 1)
 
     @property
     def is_finite(self) -> bool:
         """Whether no number is NaN or infinite."""
-        return bool(np.isfinite(self.gram).all() and np.isfinite(self.moment).all())
+        return all_finite({"gram": self.gram, "moment": self.moment})
 
     def solve(self, projection: Array64 | None, pooled_layer: int | None = None) -> list[Readout]:
-        """One readout for each of :data:`PENALTIES`, of temperature 1.
+        """One readout of temperature 1 for each of :data:`PENALTIES`.
 
         Args:
-            projection: as :func:`projection` gave the clients.
-            pooled_layer: as the clients read the text's mean state.
+            projection: the clients' :func:`projection`.
+            pooled_layer: the layer at which the clients read the text's mean state.
         """
         size, classes = self.moment.shape
         hidden = size - classes - 1
         scatter = np.maximum(np.diagonal(self._scatter), 0.0)
-        penalised = np.append(scatter + 1e-9 * scatter.sum(), 0.0)  # a feature that never changes has nothing to say
-        whisker = 1e-6 * np.trace(self.gram) / size  # keeps the system regular
+        penalised = np.append(scatter + 1e-9 * scatter.sum(), 0.0)  # the second term: features that never change
+        jitter = 1e-6 * np.trace(self.gram) / size  # keeps the system regular
         readouts = []
         for penalty in PENALTIES:
-            solution = np.linalg.solve(self.gram + np.diag(penalty * penalised + whisker), self.moment)  # (F, C)
-            own = solution[:hidden] if projection is None else projection @ solution[:hidden]
-            readouts.append(Readout(np.concatenate([own, solution[hidden:]]).T.astype(np.float32), pooled_layer))
+            solution = np.linalg.solve(self.gram + np.diag(penalty * penalised + jitter), self.moment)  # (F, C)
+            of_states = solution[:hidden] if projection is None else projection @ solution[:hidden]
+            readouts.append(Readout(np.concatenate([of_states, solution[hidden:]]).T.astype(np.float32), pooled_layer))
         return readouts
 
 
-_STEPS = 127  # of a correlation from 0 to 1 on the wire
-
-
 def hidden_count(width: int, pooled_layer: int | None) -> int:
-    """``h``: so many numbers of hidden states are read."""
+    """``h``: how many numbers of hidden states the readout reads."""
     return width if pooled_layer is None else 2 * width
 
 
 def feature_count(hidden: int, classes: int) -> int:
-    """``F``: so many numbers of the hidden states, one log-probability a label, and 1."""
+    """``F``: ``hidden`` numbers of hidden states, one log-probability for each label, and 1."""
     return hidden + classes + 1
 
 
@@ -189,20 +185,19 @@ def features(states: npt.NDArray[np.floating], logs: npt.NDArray[np.floating]) -
 
 
 def projection(hidden: int, width: int, seed: int, most: int = MOST_FEATURES) -> Array64 | None:
-    """``(h, m)`` random directions for states of more than ``most`` numbers, the same for all of a run; None for others.
+    """``(h, m)`` random directions for ``hidden > most`` numbers, the same for all clients of a run; None for fewer numbers.
 
-    Each state of ``width`` numbers has directions of its own, so that a large one does not drown the other.
+    Each state of ``width`` numbers is projected separately, so that a large state does not drown a small one.
     """
     if hidden <= most:
         return None
-    draw, parts = seeds.generator(seed, "projection"), hidden // width
-    share = most // parts
-    blocks = [draw.standard_normal((width, share)) / np.sqrt(share) for _ in range(parts)]
+    draw, states = seeds.generator(seed, "projection"), hidden // width
+    share = most // states
+    blocks = [draw.standard_normal((width, share)) / np.sqrt(share) for _ in range(states)]
     directions: Array64 = block_diag(*blocks)
     return directions
 
 
 def log_softmax(scores: Array64) -> Array64:
-    """``(N, C)``: scores as logits to log-probabilities."""
-    logs: Array64 = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
-    return logs
+    """``(N, C)`` log-probabilities from logits."""
+    return scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)

@@ -1,12 +1,12 @@
-"""Aggregation that a minority of lying clients cannot steer at will: past the paper, whose mean one client can move anywhere.
+"""Robust aggregation: a minority of lying clients has limited influence. The paper's mean has no such limit.
 
-Three ways, each of ``K`` clients' numbers, of which at most a known fraction lies:
+At most a known fraction of the ``K`` clients lies. There are three rules:
 
-- **trimmed**: of every number the largest and smallest are left out, as many on each side as there may be liars; the rest is
-  averaged. **median**: the middle one of every number. Both lie within the honest range of every number (Yin et al. 2018).
-- **bounded**: every client's change counts up to a length, that of the median client's change; longer ones are shortened to it
-  (norm bounding, Sun et al. 2019). Context vectors have no "before", so their changes are from the median vector (centred
-  clipping, Karimireddy et al. 2021).
+- **trimmed**: for every number the largest and smallest values, one on each side for each possible liar, are left out; the rest
+  is averaged. **median**: the median of every number. Both lie within the honest range of every number (Yin et al. 2018).
+- **bounded**: every client's change is shortened to the length of the median client's change where it is longer (norm bounding,
+  Sun et al. 2019). Context vectors have no "before": their changes are measured from the median vector (centred clipping,
+  Karimireddy et al. 2021).
 """
 
 from __future__ import annotations
@@ -23,35 +23,29 @@ from ifedicl.core.vectors import Array64, ContextVectors
 
 Rule: TypeAlias = Literal["trimmed", "median", "bounded"]
 _LARGEST_SHARE = 3
-"""A client that claims more examples than so many times the median has no say: numbers of examples are claims too."""
+"""A client that claims more than this many times the median number of examples is not trusted: the number is only a claim."""
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Whom to expect among the clients.
-
-    Attributes:
-        liars: fraction of the clients that may lie, below a half.
-    """
+    """``liars``: the fraction of the clients that may lie, below one half."""
 
     liars: float
 
-    def among(self, clients: int) -> int:
-        """How many liars there may be among so many; always fewer than half of them."""
+    def most_liars(self, clients: int) -> int:
+        """How many of ``clients`` may lie; always fewer than half."""
         return max(0, min(ceil(self.liars * clients - 1e-9), (clients - 1) // 2))
 
 
 def trimmed_mean(values: Array64, cut: int) -> Array64:
-    """``(N,)``: of ``(K, N)`` numbers, the mean of each column without its ``cut`` largest and smallest."""
-    kept = np.sort(values, axis=0)[cut : len(values) - cut]
-    mean: Array64 = kept.mean(axis=0)
+    """``(N,)``: the mean of each column of ``(K, N)`` numbers without its ``cut`` largest and smallest."""
+    mean: Array64 = np.sort(values, axis=0)[cut : len(values) - cut].mean(axis=0)
     return mean
 
 
 def median(values: Array64) -> Array64:
-    """``(N,)``: of ``(K, N)`` numbers, the median of each column."""
-    middle: Array64 = np.median(values, axis=0)
-    return middle
+    """``(N,)``: the median of each column of ``(K, N)`` numbers."""
+    return np.median(values, axis=0)
 
 
 def bounded_mean(values: Array64, centre: Array64) -> Array64:
@@ -65,50 +59,29 @@ def bounded_mean(values: Array64, centre: Array64) -> Array64:
     return mean
 
 
-def _trimmed(values: Array64, _centre: Array64 | None, trust: Trust) -> Array64:
-    return trimmed_mean(values, trust.among(len(values)))
-
-
-def _median(values: Array64, _centre: Array64 | None, _trust: Trust) -> Array64:
-    return median(values)
-
-
-def _bounded(values: Array64, centre: Array64 | None, _trust: Trust) -> Array64:
-    return bounded_mean(values, median(values) if centre is None else centre)
-
-
 _RULES: Mapping[Rule, Callable[[Array64, Array64 | None, Trust], Array64]] = {
-    "trimmed": _trimmed,
-    "median": _median,
-    "bounded": _bounded,
+    "trimmed": lambda values, _centre, trust: trimmed_mean(values, trust.most_liars(len(values))),
+    "median": lambda values, _centre, _trust: median(values),
+    "bounded": lambda values, centre, _trust: bounded_mean(values, median(values) if centre is None else centre),
 }
 
 
 def robust_coefficients(before: Coefficients, updates: Sequence[Coefficients], rule: Rule, trust: Trust) -> Coefficients:
-    """Stage 2b: the clients' coefficients to the new ones, in place of their mean (Eq. 7).
+    """Stage 2b: the new coefficients from those of the clients (in client order), in place of their mean (Eq. 7).
 
-    Args:
-        before: what all of them began with.
-        updates: the clients' coefficients, in client order.
-        rule: one of the three.
-        trust: how many may lie.
+    ``before`` are the coefficients that all clients started from.
     """
     values = np.stack([_flat(update) for update in updates])
     return _shaped(_RULES[rule](values, _flat(before), trust), before)
 
 
 def robust_vectors(vectors: Sequence[ContextVectors], rule: Rule, trust: Trust) -> ContextVectors:
-    """Stage 2a: clients' vectors to one client's, whose counts are 1 where a group is known and 0 elsewhere.
+    """Stage 2a: one set of vectors from those of the clients (in client order); its counts are 1 for known groups, else 0.
 
-    A group that fewer clients hold than can out-vote the liars among all of them (``2 m + 1``, ``m`` liars) is left out: there,
-    liars could be the majority.
-
-    Args:
-        vectors: of each client, in client order.
-        rule: one of the three; every write of every layer is a vector of its own.
-        trust: how many may lie.
+    The rule is applied to each write of each layer separately. With ``m`` liars, a group that fewer than ``2 m + 1`` clients
+    hold is left out: liars could be the majority there.
     """
-    needed = 2 * trust.among(len(vectors)) + 1
+    needed = 2 * trust.most_liars(len(vectors)) + 1
     groups, layers, writes, _ = vectors[0].means.shape
     means, counts = np.zeros(vectors[0].means.shape), np.zeros(groups, dtype=np.int64)
     for group in range(groups):
@@ -118,39 +91,36 @@ def robust_vectors(vectors: Sequence[ContextVectors], rule: Rule, trust: Trust) 
         counts[group] = 1
         for layer in range(layers):
             for write in range(writes):
-                rows = np.stack([own[layer, write] for own in holders]).astype(np.float64)
+                rows = np.stack([holder[layer, write] for holder in holders]).astype(np.float64)
                 means[group, layer, write] = _RULES[rule](rows, None, trust)
     return ContextVectors(means, counts)
 
 
-def trusted(scores: Mapping[str, tuple[float, ...]], examples: Mapping[str, int], trust: Trust) -> list[str]:
-    """Whose held-out figures count, in the order given: not the best and worst ones, as many of each as there may be liars.
+def trusted_clients(scores: Mapping[str, tuple[float, ...]], examples: Mapping[str, int], trust: Trust) -> list[str]:
+    """The clients whose held-out figures count, in the order given.
 
-    Args:
-        scores: of each client, whichever way is better.
-        examples: that each claims to have.
-        trust: how many may lie.
+    The clients with the best and the worst scores are left out, one on each side for each possible liar, and so are those that
+    claim too many examples.
     """
     most = _LARGEST_SHARE * float(np.median(list(examples.values()))) if examples else 0.0
     modest = [name for name in scores if examples[name] <= most]
-    believed = [name for name in _middle(list(scores), scores, trust) if name in modest]
-    # Where the few in the middle all claim too many, the others are all there is.
-    return believed or _middle(modest, scores, trust)
+    trusted = [name for name in _middle(list(scores), scores, trust) if name in modest]
+    # If all clients in the middle claim too many examples, only the others are left.
+    return trusted or _middle(modest, scores, trust)
 
 
 def _middle(names: Sequence[str], scores: Mapping[str, tuple[float, ...]], trust: Trust) -> list[str]:
-    cut = trust.among(len(names))
-    kept = set(sorted(names, key=lambda name: scores[name])[cut : len(names) - cut])
-    return [name for name in names if name in kept]
+    cut = trust.most_liars(len(names))
+    middle = set(sorted(names, key=lambda name: scores[name])[cut : len(names) - cut])
+    return [name for name in names if name in middle]
 
 
 def _flat(coefficients: Coefficients) -> Array64:
-    flat: Array64 = np.concatenate([array.ravel() for array in coefficients.arrays.values()]).astype(np.float64)
-    return flat
+    return np.concatenate([array.ravel() for array in coefficients.arrays.values()]).astype(np.float64)
 
 
 def _shaped(values: Array64, like: Coefficients) -> Coefficients:
-    """:func:`_flat`, back."""
+    """The inverse of :func:`_flat`."""
     arrays, start = {}, 0
     for name, array in like.arrays.items():
         arrays[name] = values[start : start + array.size].reshape(array.shape).astype(np.float32)

@@ -1,4 +1,4 @@
-"""How a learning rate falls."""
+"""Learning rate schedules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 
 def cosine(progress: float) -> float:
-    """Half a cosine: 1 at the beginning, 0 at the end."""
+    """Half a cosine: 1 at the start, 0 at the end."""
     return (1 + math.cos(math.pi * progress)) / 2
 
 

@@ -1,4 +1,4 @@
-"""Optimizers of the server: what it makes of a direction that all clients together point in."""
+"""The server's optimizers: one step along the direction that the clients' replies give."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _EPSILON = 1e-8
 
 @dataclass(frozen=True)
 class Moments:
-    """What an optimizer remembers between rounds; a checkpoint holds it.
+    """An optimizer's state between rounds, stored in the checkpoint.
 
     Attributes:
-        steps: taken so far.
+        steps: number of steps taken.
         first: running mean of the directions, by array name, shaped as the coefficients.
-        second: running mean of their squares; zeros where the optimizer needs none.
+        second: running mean of their squares; zeros if the optimizer needs none.
     """
 
     steps: int
@@ -48,17 +48,17 @@ def stepped(
     momentum: float,
     decay: float = 0.0,
 ) -> tuple[Coefficients, Moments]:
-    """One step against ``direction``, and what is remembered of it.
+    """The coefficients after one step against ``direction``, and the optimizer's new state.
 
     Args:
         coefficients: before the step.
-        direction: a gradient, or the way back from the clients' mean; by array name, shaped as the coefficients.
-        moments: of the steps before.
+        direction: a gradient, or the coefficients minus the clients' mean; by array name, shaped as the coefficients.
+        moments: the state after the step before.
         optimizer: ``"momentum"`` (``m ← μm + g``, heavy ball) or ``"adam"`` (Kingma and Ba 2015, with bias correction), as
             FedAvgM and FedAdam use them (Reddi et al. 2021).
         rate: learning rate of this step.
         momentum: ``μ``, or Adam's ``β₁``.
-        decay: pull towards identity, decoupled from the direction (Loshchilov and Hutter 2019).
+        decay: weight decay towards identity, decoupled from the direction (Loshchilov and Hutter 2019).
     """
     along, remembered = _OPTIMIZERS[optimizer](direction, moments, momentum)
     identity = Coefficients.identity(coefficients.form).arrays

@@ -1,6 +1,6 @@
-"""The context subspace: directions in which mean context vectors differ, where Γ may move the writes.
+"""The context subspace: the directions in which mean context vectors differ, within which Γ changes the writes.
 
-Past the paper, whose scalars can only stretch a write. With ``U`` (``r`` orthonormal rows for each write),
+This goes beyond the paper, whose scalars can only scale a write. With ``U`` (``r`` orthonormal rows for each write),
 ``y ← β·y + λ·v + Uᵀ Γ U y`` is a low-rank update with a frozen basis: ``r²`` numbers where LoRA learns ``2dr``.
 """
 
@@ -17,17 +17,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ifedicl.core.vectors import WRITES, Array32, Array64
+from ifedicl.core.vectors import WRITES, Array32, Array64, all_finite
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the coordinator hands out once, and the coefficients then weigh.
+    """What the coordinator sends once before calibration: global vectors and basis.
 
     Attributes:
         vectors: ``(L, 2, d)`` float32, the global context vectors ``v`` of the ``L`` injected layers.
-        basis: ``(L, 2, r, d)`` float32, ``U`` (``subspace_basis``); None without a subspace.
-        first_layer: the model's layer that the arrays begin at; those of the coefficients begin there too.
+        basis: ``(L, 2, r, d)`` float32, ``U`` (:func:`subspace_basis`); None without a subspace.
+        first_layer: the first injected layer of the model, at which these arrays and those of the coefficients begin.
     """
 
     vectors: Array32
@@ -37,18 +37,19 @@ class Context:
     def __post_init__(self) -> None:
         shape = self.vectors.shape
         if self.vectors.ndim != 3 or shape[1] != len(WRITES) or self.vectors.dtype != np.float32:
-            raise ValueError(f"vectors {self.vectors.dtype} {shape} are not float32 (L, 2, d)")
+            raise ValueError(f"vectors: received {self.vectors.dtype} {shape}; allowed: float32 (L, 2, d)")
         if not isinstance(self.first_layer, int) or self.first_layer < 0:
-            raise ValueError(f"first_layer {self.first_layer!r} is no layer")
-        basis = self.basis
-        if basis is None:
+            raise ValueError(f"first_layer: received {self.first_layer!r}; allowed: 0 or more")
+        if (basis := self.basis) is None:
             return
         if basis.ndim != 4 or (*basis.shape[:2], basis.shape[3]) != shape or basis.dtype != np.float32:
-            raise ValueError(f"basis {basis.dtype} {basis.shape} is not float32 (L, 2, r, d) for vectors {shape}")
+            raise ValueError(
+                f"basis: received {basis.dtype} {basis.shape}; allowed: float32 (L, 2, r, d) that fits vectors {shape}"
+            )
 
     @property
     def layers(self) -> range:
-        """The model's layers that the arrays are of."""
+        """The injected layers of the model."""
         return range(self.first_layer, self.first_layer + len(self.vectors))
 
     @property
@@ -58,21 +59,18 @@ class Context:
 
     @property
     def arrays(self) -> dict[str, Array32]:
-        """By name, those that there are."""
+        """The arrays by name; ``basis`` only where there is a subspace."""
         return {"vectors": self.vectors} | ({} if self.basis is None else {"basis": self.basis})
 
     @property
     def is_finite(self) -> bool:
         """Whether no number is NaN or infinite."""
-        return all(bool(np.isfinite(array).all()) for array in self.arrays.values())
+        return all_finite(self.arrays)
 
     @cached_property
     def digest(self) -> str:
         """Hex SHA-256 of all numbers."""
-        content = hashlib.sha256()
-        for array in self.arrays.values():
-            content.update(np.ascontiguousarray(array).tobytes())
-        return content.hexdigest()
+        return hashlib.sha256(b"".join(array.tobytes() for array in self.arrays.values())).hexdigest()
 
     @classmethod
     def from_wire(cls, arrays: Mapping[str, npt.NDArray[Any]], first_layer: int) -> Self:
@@ -80,29 +78,23 @@ class Context:
         return cls(**{name: array.astype(np.float32) for name, array in arrays.items()}, first_layer=first_layer)
 
     def on_wire(self, dtype: str) -> dict[str, npt.NDArray[Any]]:
-        """As it crosses the network in ``dtype``; infinite where that cannot hold it."""
+        """The arrays as they are sent in ``dtype``; infinite where ``dtype`` cannot hold a number."""
         with np.errstate(over="ignore"):
             return {name: array.astype(dtype) for name, array in self.arrays.items()}
 
     def rounded(self, dtype: str) -> Self:
-        """As the other side has it."""
+        """The context as the other side receives it."""
         return self.from_wire(self.on_wire(dtype), self.first_layer)
 
     def on(self, device: torch.device) -> ContextTensors:
-        """The same on a device."""
-        basis = None if self.basis is None else torch.from_numpy(self.basis).to(device)
-        return ContextTensors(torch.from_numpy(self.vectors).to(device), basis, self.first_layer)
+        """The context as tensors on a device."""
+        tensors = {name: torch.from_numpy(array).to(device) for name, array in self.arrays.items()}
+        return ContextTensors(tensors["vectors"], tensors.get("basis"), self.first_layer)
 
 
 @dataclass(frozen=True)
 class ContextTensors:
-    """A :class:`Context` where the model runs.
-
-    Attributes:
-        vectors: ``(L, 2, d)`` float32.
-        basis: ``(L, 2, r, d)`` float32 or None.
-        first_layer: the model's layer that both begin at.
-    """
+    """A :class:`Context` on the model's device; shapes and dtypes as there."""
 
     vectors: Tensor
     basis: Tensor | None
@@ -110,22 +102,22 @@ class ContextTensors:
 
     @property
     def layers(self) -> range:
-        """The model's layers that the tensors are of."""
+        """The injected layers of the model."""
         return range(self.first_layer, self.first_layer + len(self.vectors))
 
 
 def subspace_basis(means: Array64, rank: int, draw: np.random.Generator, *, first_layer: int = 0) -> Array32:
-    """``(L, 2, r, d)``: for each write the leading directions among centred mean vectors.
+    """``(L, 2, r, d)``: for each write the leading directions among the centred mean vectors.
 
-    Where the means span fewer than ``rank`` directions (``M`` of them span ``M - 1`` at most), drawn ones follow, orthogonal to
-    them. Signs are fixed, so that equal means give an equal basis wherever it is computed.
+    Where the means span fewer than ``rank`` directions (``M`` means span at most ``M - 1``), random directions orthogonal to
+    them follow. Signs are fixed: equal means give an equal basis on every machine.
 
     Args:
-        means: ``(M, L, 2, d)``, of classes.
+        means: ``(M, L, 2, d)``: the means of the classes.
         rank: ``r``, at most ``d``.
-        draw: of the directions that the means do not give.
-        first_layer: the model's layer that the means begin at; the draws of those below are passed over, so that a layer's
-            directions are the same wherever the injection begins.
+        draw: gives the random directions.
+        first_layer: the model's layer at which the means begin. The draws of lower layers are skipped, so that a layer's
+            directions do not depend on where the injection begins.
     """
     _, layers, writes, width = means.shape
     for _ in range(first_layer * writes):
@@ -142,10 +134,9 @@ def _directions(means: Array64, rank: int, draw: np.random.Generator) -> Array64
     drawn = draw.standard_normal((rank, means.shape[1]))
     centred = means - means.mean(axis=0) if len(means) else means
     _, strengths, rows = np.linalg.svd(centred, full_matrices=False)
-    spanned = int((strengths > 1e-9 * max(strengths, default=0.0)).sum())
-    own = rows[: min(rank, spanned)]
+    spanned = min(rank, int((strengths > 1e-9 * max(strengths, default=0.0)).sum()))
     # QR keeps the span of each leading part, and so the order of the directions.
-    directions: Array64 = np.linalg.qr(np.concatenate([own, drawn[len(own) :]]).T)[0].T
+    directions: Array64 = np.linalg.qr(np.concatenate([rows[:spanned], drawn[spanned:]]).T)[0].T
     largest = directions[np.arange(rank), np.abs(directions).argmax(axis=1)]
     signed: Array64 = directions * np.sign(largest)[:, None]
     return signed

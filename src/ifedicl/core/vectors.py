@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +14,23 @@ Array64: TypeAlias = npt.NDArray[np.float64]
 Array32: TypeAlias = npt.NDArray[np.float32]
 
 WRITES = ("attention", "mlp")
-"""The two writes to the residual stream of each layer, in the order of every ``(L, 2, ...)`` array. ``L`` counts the layers
-that are injected: of the others nothing is read, sent or kept."""
+"""The two writes to the residual stream of each layer, in the order of every ``(L, 2, ...)`` array. ``L`` counts the injected
+layers only: nothing of the others is read, sent or stored."""
+
+
+def all_finite(arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
+    """Whether no number of any array is NaN or infinite."""
+    return all(bool(np.isfinite(array).all()) for array in arrays.values())
 
 
 @dataclass(frozen=True)
 class ContextVectors:
-    """Means and counts, from which sums follow, so that vectors of more examples, other clients and other times combine.
+    """Means and counts. Sums follow from them, so vectors of several clients and of later examples can be combined.
 
     Attributes:
-        means: ``(G, L, 2, d)`` float64, or float32 where they have crossed the network: per group of examples, injected
-            layer and write, the mean of the writes at the read position, zero for an empty group. ``G`` is 1 (all examples
-            together) or the number of classes.
+        means: ``(G, L, 2, d)`` float64, or float32 if they were sent: for each group of examples, injected layer and write, the
+            mean of the writes at the read position; zero for an empty group. ``G`` is 1 (all examples together) or the number
+            of classes.
         counts: ``(G,)`` int64: examples in each group.
     """
 
@@ -34,7 +39,9 @@ class ContextVectors:
 
     def __post_init__(self) -> None:
         if self.means.ndim != 4 or self.means.shape[2] != len(WRITES) or self.counts.shape != self.means.shape[:1]:
-            raise ValueError(f"means {self.means.shape} and counts {self.counts.shape} are not (G, L, 2, d) and (G,)")
+            raise ValueError(
+                f"means, counts: received {self.means.shape} and {self.counts.shape}; allowed: (G, L, 2, d) and (G,)"
+            )
 
     @classmethod
     def zeros(cls, groups: int, layers: int, width: int) -> Self:
@@ -48,30 +55,29 @@ class ContextVectors:
 
     @classmethod
     def from_wire(cls, means: npt.NDArray[np.floating], counts: npt.NDArray[np.integer]) -> Self:
-        """From what travels: ``(G, L, 2, d)`` means and ``(G,)`` counts."""
+        """From ``(G, L, 2, d)`` means and ``(G,)`` counts as they are sent."""
         if counts.dtype.kind != "i" or means.dtype.kind != "f":
-            raise ValueError(f"means {means.dtype} {means.shape} and counts {counts.dtype} {counts.shape} are not vectors")
+            raise ValueError(f"means, counts: received {means.dtype} and {counts.dtype}; allowed: floats and integers")
         return cls(means.astype(np.float32), counts.astype(np.int64))
 
     @property
     def in_float32(self) -> Self:
-        """The same in float32, in half the memory."""
+        """The vectors in float32, which takes half the memory."""
         return type(self)(self.means.astype(np.float32), self.counts)
 
     @property
     def sums(self) -> Array64:
-        """``(G, L, 2, d)``: over the examples of each group."""
-        sums: Array64 = self.means.astype(np.float64) * self.counts[:, None, None, None]
-        return sums
+        """``(G, L, 2, d)``: sums over the examples of each group."""
+        return self.means.astype(np.float64) * self.counts[:, None, None, None]
 
     @property
     def examples(self) -> int:
-        """Examples in all groups."""
+        """The number of examples in all groups."""
         return int(self.counts.sum())
 
     @property
     def is_finite(self) -> bool:
-        """Whether no number is NaN or infinite and no count negative."""
+        """Whether no number is NaN or infinite and no count is negative."""
         return bool(np.isfinite(self.means).all() and (self.counts >= 0).all())
 
     def combine(self, other: ContextVectors) -> ContextVectors:
@@ -86,12 +92,11 @@ class ContextVectors:
 
     @property
     def present_means(self) -> Array64:
-        """``(M, L, 2, d)``: the means of the groups that hold an example."""
-        present: Array64 = self.means[self.counts > 0].astype(np.float64)
-        return present
+        """``(M, L, 2, d)``: the means of the groups that are not empty."""
+        return self.means[self.counts > 0].astype(np.float64)
 
     def mean(self) -> Array64:
-        """``(L, 2, d)``: the mean over examples, whatever their group (Eq. 2)."""
+        """``(L, 2, d)``: the mean over all examples (Eq. 2)."""
         mean: Array64 = self.sums.sum(axis=0) / max(self.examples, 1)
         return mean
 
@@ -102,21 +107,20 @@ def pooled(vectors: Sequence[ContextVectors]) -> ContextVectors:
 
 
 def uniform_mean(vectors: Sequence[ContextVectors]) -> Array32:
-    """``(L, 2, d)``: every client counts alike (Eq. 3), in the order given.
+    """``(L, 2, d)``: every client has the same weight (Eq. 3); added in the order given.
 
     With several groups (classes), each group is first averaged over the clients that hold it, then the groups are averaged.
     """
-    held = np.stack([vector.counts > 0 for vector in vectors])  # (K, G)
     totals: Array64 = np.zeros(vectors[0].means.shape)
     for vector in vectors:
         totals += vector.means
-    present = held.sum(axis=0)  # (G,)
-    groups = totals[present > 0] / present[present > 0][:, None, None, None]
+    holders = np.stack([vector.counts > 0 for vector in vectors]).sum(axis=0)  # (G,)
+    groups = totals[holders > 0] / holders[holders > 0][:, None, None, None]
     mean: Array32 = groups.mean(axis=0).astype(np.float32)
     return mean
 
 
 def pooled_mean(vectors: Sequence[ContextVectors]) -> Array32:
-    """``(L, 2, d)``: every example counts alike, in the order given; several groups are averaged with equal weight."""
+    """``(L, 2, d)``: every example has the same weight; several groups are averaged with equal weight."""
     mean: Array32 = pooled(vectors).present_means.mean(axis=0).astype(np.float32)
     return mean

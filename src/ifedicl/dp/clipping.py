@@ -77,5 +77,4 @@ def joint(arrays: Mapping[str, npt.NDArray[np.floating]], weights: Mapping[str, 
             drowns the others. Public, and never 0 where a number matters.
     """
     parts = [(array * weights[name]).reshape(len(array), -1) for name, array in arrays.items()]
-    rows: Array64 = np.concatenate(parts, axis=1, dtype=np.float64)
-    return rows
+    return np.concatenate(parts, axis=1, dtype=np.float64)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import TEMPERATURES, hidden_count, projection
-from ifedicl.core.robust import Trust, trusted
+from ifedicl.core.robust import Trust, trusted_clients
 from ifedicl.data import Role
 from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.checkpoint import Memory
@@ -101,7 +101,7 @@ class HeldOut:
     def _trusted_names(self, scores: Mapping[str, tuple[float, ...]], examples: Mapping[str, int]) -> list[str]:
         """All clients, in their order; with [robust], those in the middle."""
         robust = self._assignment.method.robust
-        return list(scores) if robust is None else trusted(scores, examples, Trust(robust.liars))
+        return list(scores) if robust is None else trusted_clients(scores, examples, Trust(robust.liars))
 
     def _tried(self, request: EvaluateRequest) -> dict[str, EvaluateReply]:
         answers = len(request.candidates)

@@ -46,8 +46,7 @@ class FixedPoint:
             fits = bool((np.abs(scaled) <= self._limit(1)).all())  # False of NaN
         if not fits:
             raise SecureSumError(self._too_large(1))
-        integers: npt.NDArray[np.int64] = scaled.astype(np.int64)
-        return integers
+        return scaled.astype(np.int64)
 
     def check(self, integers: npt.NDArray[np.int64], clients: int) -> None:
         """Refuse integers that could overflow in a sum over ``clients``.
@@ -62,8 +61,7 @@ class FixedPoint:
         """The numbers of a sum of :meth:`integers`, which is modulo ``2^bits``."""
         unused = np.uint64(8 * _WORD - self.bits)
         signed = (total << unused).view(np.int64) >> np.int64(unused)  # the highest bit that travels is the sign
-        numbers: Array64 = signed.astype(np.float64) * self.step
-        return numbers
+        return signed.astype(np.float64) * self.step
 
     def packed(self, integers: Integers) -> npt.NDArray[np.uint8]:
         """``(count, bits / 8)``: modulo ``2^bits``, little-endian, as they travel."""
