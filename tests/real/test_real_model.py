@@ -21,7 +21,6 @@ from rich.console import Console
 from ifedicl import Adapter, Backbone, ModelSettings, Prediction, Task, load_backbone, load_preset, runs
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.subspace import Context
 from ifedicl.demo import story
 from ifedicl.demo.fetch import MODEL_SHA256, demo_model, demo_places
 from ifedicl.settings import changed
@@ -29,10 +28,14 @@ from tests.support.serving import serving
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[2]
-POOL, TEST = 12, 3
-"""Sentences of each place: an eighth and a fifteenth of the demo's."""
-SHORT = {"rounds": {"rounds": 3, "evaluate_every": 1}, "calibration": {"local_steps": 1, "batch_size": 4}}
-"""A fifth of the demo's steps and examples a step."""
+POOL, TEST = 18, 3
+"""Sentences of each place: a fifth and a fifteenth of the demo's."""
+SHORT = {
+    "injection": {"from_depth": 0.5},
+    "rounds": {"rounds": 3, "evaluate_every": 1},
+    "calibration": {"local_steps": 1, "batch_size": 4},
+}
+"""A fifth of the demo's examples in steps, and half of its layers."""
 
 
 @pytest.fixture(scope="session")
@@ -165,11 +168,11 @@ def test_the_ten_lines_of_the_python_page_run_as_they_stand(tmp_path: Path) -> N
 def drawn(told: tuple[Path, str], real_backbone: Backbone) -> Adapter:
     """The demo's vectors with drawn coefficients and a core of rank 4, no readout: all that a fold writes into weights."""
     adapter = Adapter.load(told[0] / "adapter")
-    draws, shape = np.random.default_rng(0), (real_backbone.layers, 2)
+    draws, shape = np.random.default_rng(0), adapter.context.vectors.shape[:2]
     scales = np.array([0.1, 1.0]) + 0.03 * draws.normal(size=(*shape, 2))
     rows = np.linalg.qr(draws.normal(size=(*shape, real_backbone.width, 4)))[0].swapaxes(2, 3)
     core = 0.05 * draws.normal(size=(*shape, 4, 4))
-    context = Context(adapter.context.vectors, np.ascontiguousarray(rows, dtype=np.float32))
+    context = replace(adapter.context, basis=np.ascontiguousarray(rows, dtype=np.float32))
     coefficients = Coefficients(scales.astype(np.float32), core.astype(np.float32))
     return replace(adapter, context=context, coefficients=coefficients, readout=None)
 
@@ -181,7 +184,9 @@ def test_a_folded_checkpoint_says_what_the_adapter_says(
     """Scalars, and a core within a subspace: read back by plain transformers, in float32."""
     adapter = drawn
     if form == "scalars":
-        adapter = replace(drawn, context=Context(drawn.context.vectors), coefficients=Coefficients(drawn.coefficients.scales))
+        adapter = replace(
+            drawn, context=replace(drawn.context, basis=None), coefficients=Coefficients(drawn.coefficients.scales)
+        )
     texts = [*story.SENTENCES, *(example.text for example in demo_places(pool=3, test=3, seed=0)["tweets"].test)]
     expected = adapter.classifier(real_backbone).log_probabilities(texts)
     adapter.export(tmp_path / "out", real_backbone)

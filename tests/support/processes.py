@@ -94,6 +94,7 @@ class Federation:
             self.kits |= {name: kit for name, kit in self.provision("kits", sites, relay, admin).items() if name in sites}
         self.ports = (relay if relayed else port, admin)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._server_began = 0  # where its present life begins in what it printed
 
     def __enter__(self) -> Federation:
         return self
@@ -120,6 +121,8 @@ class Federation:
     def start(self, *names: str) -> None:
         """Start parties; who was started before is started again."""
         for name in names:
+            if name == "server" and (self.folder / "server.out").exists():
+                self._server_began = len(self.printed("server"))
             with (self.folder / f"{name}.out").open("ab") as out:
                 command = [sys.executable, "-m", "ifedicl.cli", "flare", "start", str(self.kits[name])]
                 self._processes[name] = subprocess.Popen(command, stdout=out, stderr=out, env=_environment())
@@ -146,8 +149,13 @@ class Federation:
         process.wait()
 
     def connected(self, *names: str, seconds: float = 60.0) -> None:
-        """Wait until these sites are connected."""
-        wait_for(f"{names} connected", lambda: set(names) <= set((self.status() or {"connected": []})["connected"]), seconds)
+        """Wait until the server, since its last start, has told of these sites; asking it takes a process each time."""
+
+        def look() -> bool:
+            told = self.printed("server")[self._server_began :]
+            return all(f"New client {name}@" in told for name in names)
+
+        wait_for(f"{names} connected", look, seconds)
 
     def status(self) -> Mapping[str, Any] | None:
         """None where the server does not answer."""
