@@ -30,7 +30,7 @@ demo-flare: setup
 
 # One worker a core, with one thread each: tiny models have no work for two, and servers wait most of the time. Files of tests/real
 # stay whole, because a file's tests share a server or a federation.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest --numprocesses logical
 
 unit: setup
 	$(PYTEST) -m 'not soak' --dist worksteal tests/unit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +47,10 @@ def test_more_rounds_stopped_at_any_moment_and_resumed_end_the_same(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method, save = tiny.method(rounds={"rounds": 1}), checkpoint.save
+    run_real(backbone, method, checkpoint=tmp_path / "first")
 
     def phases(file: Path, *, stop_at: int | None) -> Outcome:
-        run_real(backbone, method, checkpoint=file)
+        shutil.copy(tmp_path / "first", file)
         left = [stop_at]
 
         def stopping(state: State, path: Path) -> None:
