@@ -153,7 +153,7 @@ class Federation:
 
         def look() -> bool:
             told = self.printed("server")[self._server_began :]
-            return all(f"New client {name}@" in told for name in names)
+            return all(f"New client {name}@" in told or f"Re-activate the client: {name} " in told for name in names)
 
         wait_for(f"{names} connected", look, seconds)
 
