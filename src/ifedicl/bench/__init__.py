@@ -1,1 +1,1 @@
-"""The benchmark: methods × data sets × seeds × models, each cell measured once, with what it cost."""
+"""The benchmark: methods × data sets × seeds × models, each cell is measured once, with its costs."""

@@ -1,8 +1,7 @@
-"""The paper's Table 1 without a GPU: what crosses for ``L`` layers of width ``d``, by serialising messages of that size."""
+"""The paper's Table 1 without a GPU: bytes of serialised messages for ``L`` layers of width ``d``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +19,7 @@ _LORA_RANK = 8
 
 @dataclass(frozen=True)
 class Row:
-    """One message.
-
-    Attributes:
-        what: it carries.
-        ours: bytes, as serialised.
-        paper: bytes by the paper's Table 1; None where it gives none.
-    """
+    """Bytes of one message as serialised, and by the paper's Table 1 (None where it gives no figure)."""
 
     what: str
     ours: int
@@ -34,12 +27,9 @@ class Row:
 
 
 def table_1(layers: int = 32, width: int = 4096, key_value_width: int = 1024) -> list[Row]:
-    """Bytes of every message of one client for a model of this shape (the default: Llama-3-8B, the paper's).
+    """Bytes of every message of one client for a model of this shape; the defaults are those of Llama-3-8B, the paper's model.
 
-    Args:
-        layers: ``L``.
-        width: ``d``.
-        key_value_width: of the value projection's output, for LoRA.
+    ``key_value_width`` is the output width of the value projection, for LoRA.
     """
     shape = (layers, len(WRITES), width)
     coefficients = Coefficients.identity(Form(layers))
@@ -65,12 +55,11 @@ def table_1(layers: int = 32, width: int = 4096, key_value_width: int = 1024) ->
 
 
 def _lora(layers: int, width: int, key_value_width: int) -> int:
-    """As FedAvg-LoRA of this benchmark serialises it."""
-    outputs: dict[str, int] = {"q_proj": width, "v_proj": key_value_width}
-    name: Callable[[int, str, str], str] = "model.layers.{}.self_attn.{}.lora_{}.default.weight".format
+    """Bytes of one client's LoRA weights, serialised as in FedAvg-LoRA."""
     arrays = {}
     for layer in range(layers):
-        for projection, output in outputs.items():
-            arrays[name(layer, projection, "A")] = np.zeros((_LORA_RANK, width), dtype=np.float32)
-            arrays[name(layer, projection, "B")] = np.zeros((output, _LORA_RANK), dtype=np.float32)
+        for projection, output in (("q_proj", width), ("v_proj", key_value_width)):
+            for factor, shape in (("A", (_LORA_RANK, width)), ("B", (output, _LORA_RANK))):
+                name = f"model.layers.{layer}.self_attn.{projection}.lora_{factor}.default.weight"
+                arrays[name] = np.zeros(shape, dtype=np.float32)
     return len(pack("update", {"examples": 400}, arrays))

@@ -1,10 +1,9 @@
-"""Finished cells: one JSON object a line, written whole after each cell, so that a killed run repeats none."""
+"""Finished cells: one JSON object per line. The file is rewritten after each cell, so a killed run repeats no finished cell."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -20,7 +19,7 @@ from ifedicl.settings import Section
 
 
 class CurvePoint(Section):
-    """Held-out figures after so many rounds; None where a figure is not a number."""
+    """Held-out figures after ``round`` rounds; None where a figure is not finite."""
 
     round: int
     accuracy: float | None
@@ -31,28 +30,16 @@ class Record(Section):
     """A finished cell.
 
     Attributes:
-        cell: which one.
         decides: digest of the settings that decide its numbers.
         data: digest of task and rows.
-        commit: of the source tree, with ``-dirty`` where it differs; "unknown" outside one.
-        date: when it was finished, UTC.
-        machine: processor, threads and versions.
-        fingerprint: of the model.
-        dtype: that the model computed in.
-        accuracy: on the test rows; the mean where several clients have a classifier each.
-        macro_f1: likewise.
+        commit: commit of the source tree, with ``-dirty`` if it has changes; "unknown" outside a tree.
+        date: end of the cell, UTC.
+        accuracy: on the test rows, mean over classifiers; so is ``macro_f1``.
         hits: by classifier, a 1 or 0 for each test row.
-        rounds: of communication.
-        chosen_round: the one that was tested.
-        curve: held-out figures.
-        bytes_up: from a client, by stage, mean over clients.
-        bytes_down: to a client, likewise.
-        cpu_seconds: of a client, by stage, likewise.
-        test_milliseconds: of the processor, for one test text.
+        bytes_up: sent by one client, by stage, mean over clients; so are ``bytes_down`` (received) and ``cpu_seconds``.
+        test_milliseconds: processor time for one test text.
         peak_mib: memory above the loaded model.
-        wall_seconds: of the cell.
-        choices: what later cells of the same model, set and method take over.
-        settings: of the method.
+        choices: later cells of the same model, set and method use these.
     """
 
     cell: Cell
@@ -81,43 +68,42 @@ class Record(Section):
     @model_validator(mode="after")
     def _has_rows_of_one_length(self) -> Self:
         if len({len(row) for row in self.hits.values()}) > 1:
-            raise ValueError("hits of different lengths")
+            raise ValueError("hits: received rows of different lengths; allowed: one length")
         return self
 
     @property
     def mean_hits(self) -> npt.NDArray[np.float64]:
-        """``(N,)``: for each test row, the fraction of classifiers that were right."""
-        mean: npt.NDArray[np.float64] = np.mean([[int(hit) for hit in row] for row in self.hits.values()], axis=0)
-        return mean
+        """``(N,)``: for each test row, the fraction of classifiers that are right."""
+        return np.asarray(np.mean([[int(hit) for hit in row] for row in self.hits.values()], axis=0))
 
     @property
     def total_bytes(self) -> float:
-        """To and from a client, all stages."""
+        """Bytes to and from one client in all stages."""
         return sum(self.bytes_up.values()) + sum(self.bytes_down.values())
 
     @property
     def client_seconds(self) -> float:
-        """Of a client's processor, all stages."""
+        """Processor seconds of one client in all stages."""
         return sum(self.cpu_seconds.values())
 
 
 def interval(hits: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """95% Wilson interval of a mean over test rows: what other rows would give. What other seeds would give is not in it."""
+    """95% Wilson interval of a mean over test rows. It covers other test rows, not other seeds."""
     return wilson(round(float(hits.sum())), len(hits))
 
 
 def load_records(path: Path) -> list[Record]:
-    """All finished cells.
+    """Read all finished cells.
 
     Raises:
-        StorageError: the file cannot be read, or a line is torn or of another format.
+        StorageError: the file cannot be read, or a line is incomplete or has another format.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
-        raise StorageError(f"cannot read {path}: {error}") from error
+        raise StorageError(f"{path}: cannot be read ({error})") from error
     records = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -126,21 +112,16 @@ def load_records(path: Path) -> list[Record]:
             records.append(Record.model_validate_json(line))
         except ValidationError as error:
             raise StorageError(
-                f"{path}, line {number}: not a finished cell of this version ({error.error_count()} faults); remove the line, "
-                "and that cell is run again"
+                f"{path}, line {number}: not a finished cell of this version ({error.error_count()} faults). "
+                "Remove the line; the cell then runs again."
             ) from error
     return records
 
 
 def save_records(records: Sequence[Record], path: Path) -> None:
-    """All finished cells, in the order in which they were finished.
+    """Write all finished cells, in the order in which they finished.
 
     Raises:
-        StorageError: the disk refuses; the file as it was before is untouched.
+        StorageError: the file cannot be written; the earlier file is unchanged.
     """
     files.write_text(path, "".join(json.dumps(record.model_dump(mode="json"), allow_nan=False) + "\n" for record in records))
-
-
-def now() -> str:
-    """Date and time, UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

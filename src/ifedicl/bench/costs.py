@@ -1,4 +1,4 @@
-"""What a method costs: bytes as serialised, processor seconds by stage and client, peak memory."""
+"""Costs of a method: bytes as serialised, processor seconds by stage and client, peak memory."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 import gc
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Costs:
-    """Means over the clients that take part.
+    """Means over clients.
 
     Attributes:
-        bytes_up: from a client, by stage; empty where nothing crosses.
-        bytes_down: to a client, likewise.
-        cpu_seconds: processor seconds of a client, by stage, all cores together.
-        test_seconds: processor seconds to label one test text.
+        bytes_up: sent by one client, by stage; empty where nothing is sent.
+        bytes_down: received by one client, by stage.
+        cpu_seconds: processor seconds of one client on all cores together, by stage.
+        test_seconds: processor seconds for the label of one test text.
     """
 
     bytes_up: Mapping[str, float]
@@ -42,73 +42,68 @@ class Costs:
 
 
 class Meter:
-    """Adds up what one run of a method costs."""
+    """Adds up the costs of one run of a method."""
 
-    def __init__(self, clients: Sequence[str], *, crosses: bool = True) -> None:
-        """Start at nothing.
-
-        Args:
-            clients: who takes part.
-            crosses: whether messages leave their owner; False for what a client does by itself.
-        """
-        self._clients = tuple(clients)
-        self._crosses = crosses
+    def __init__(self, clients: Sequence[str], *, counts_bytes: bool = True) -> None:
+        """Start at zero; ``counts_bytes`` is False for work that a client does alone, without sending messages."""
+        self._clients = len(clients)
+        self._counts_bytes = counts_bytes
         self._up: Counter[str] = Counter()
         self._down: Counter[str] = Counter()
-        self._cpu: dict[str, float] = {}
+        self._cpu: defaultdict[str, float] = defaultdict(float)
         self._test: list[float] = []
 
     def engine(self, clients: Sequence[Endpoint]) -> Engine:
-        """A local engine whose every exchange is counted."""
+        """A local engine; the meter counts all its exchanges."""
         return _MeteredEngine(LocalEngine(clients), self)
 
     @contextmanager
     def working(self, stage: str) -> Iterator[None]:
-        """One client works within the block."""
+        """Count the processor seconds of the block as one client's work."""
         start = time.process_time()
         yield
-        self.worked(stage, time.process_time() - start)
+        self.add_seconds(stage, time.process_time() - start)
 
-    def worked(self, stage: str, seconds: float) -> None:
-        """One client has worked so many processor seconds."""
-        self._cpu[stage] = self._cpu.get(stage, 0.0) + seconds
+    def add_seconds(self, stage: str, seconds: float) -> None:
+        """Add processor seconds of one client."""
+        self._cpu[stage] += seconds
 
     @contextmanager
     def testing(self, texts: int) -> Iterator[None]:
-        """So many test texts are labelled within the block."""
+        """Count the processor seconds of the block, in which ``texts`` test texts get their labels."""
         start = time.process_time()
         yield
         self._test.append((time.process_time() - start) / texts)
 
-    def carried(self, stage: str, *, up: int, down: int) -> None:
-        """So many bytes crossed between the server and one client."""
-        if self._crosses:
+    def add_bytes(self, stage: str, *, up: int = 0, down: int = 0) -> None:
+        """Add bytes between the server and one client."""
+        if self._counts_bytes:
             self._up[stage] += up
             self._down[stage] += down
 
     def down(self, stage: str, header: Header, arrays: Arrays) -> Arrays:
-        """Send arrays to one client as the engine would; what arrives there."""
+        """Send arrays to one client, serialised as by the engine; returns the arrays that the client receives."""
         message = pack(stage, header, arrays)
-        self.carried(stage, up=0, down=len(message))
+        self.add_bytes(stage, down=len(message))
         return unpack(message)[2]
 
     def up(self, stage: str, header: Header, arrays: Arrays) -> Arrays:
-        """Send arrays from one client to the server; what arrives there."""
+        """Send arrays from one client to the server; returns the arrays that the server receives."""
         message = pack(stage, header, arrays)
-        self.carried(stage, up=len(message), down=0)
+        self.add_bytes(stage, up=len(message))
         return unpack(message)[2]
 
     def add(self, other: Meter) -> None:
-        """Count what another meter has counted."""
+        """Add the costs that another meter has counted."""
         self._up.update(other._up)
         self._down.update(other._down)
         self._test += other._test
         for stage, seconds in other._cpu.items():
-            self.worked(stage, seconds)
+            self.add_seconds(stage, seconds)
 
     def costs(self) -> Costs:
-        """What it came to, a client."""
-        count = len(self._clients)
+        """Costs per client."""
+        count = self._clients
         return Costs(
             bytes_up={stage: total / count for stage, total in self._up.items() if total},
             bytes_down={stage: total / count for stage, total in self._down.items() if total},
@@ -118,31 +113,29 @@ class Meter:
 
 
 class _MeteredEngine:
-    """An engine around another that tells a meter what each exchange took."""
+    """Wraps an engine and adds the costs of each exchange to a meter."""
 
     def __init__(self, inner: Engine, meter: Meter) -> None:
         self._inner = inner
         self._meter = meter
-
-    def clients(self) -> tuple[str, ...]:
-        return self._inner.clients()
+        self.clients = inner.clients
 
     def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
         stage = next(iter(requests.values())).kind
         deliveries = self._inner.exchange(requests, deadline, heads)
         while True:
-            # Between two deliveries of the local engine one client works, and nobody else.
+            # Between two deliveries of the local engine exactly one client works.
             start = time.process_time()
             delivery = next(deliveries, None)
             if delivery is None:
                 return
-            self._meter.worked(stage, time.process_time() - start)
-            self._meter.carried(stage, up=delivery.bytes_up, down=delivery.bytes_down)
+            self._meter.add_seconds(stage, time.process_time() - start)
+            self._meter.add_bytes(stage, up=delivery.bytes_up, down=delivery.bytes_down)
             yield delivery
 
 
 class PeakMemory:
-    """Peak memory within a block above what was held at its start: on a GPU its own, else resident memory, sampled."""
+    """Peak memory within a block, above that at its start: GPU memory on a GPU, else sampled resident memory."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -157,10 +150,12 @@ class PeakMemory:
             torch.cuda.synchronize(self._device)
             torch.cuda.reset_peak_memory_stats(self._device)
             self._base = torch.cuda.memory_allocated(self._device)
-        else:
-            _give_back_freed_memory()
-            self._base = self._peak = psutil.Process().memory_info().rss
-            self._thread.start()
+            return self
+        with suppress(OSError, AttributeError):
+            # The C library keeps freed memory: without this, memory freed by earlier cells hides the peak of this one.
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+        self._base = self._peak = psutil.Process().memory_info().rss
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -172,16 +167,10 @@ class PeakMemory:
 
     @property
     def mib(self) -> float:
-        """The peak above the start, in MiB."""
+        """Peak above the start, in MiB."""
         return (self._peak - self._base) / _MIB
 
     def _sample(self) -> None:
         process = psutil.Process()
         while not self._done.wait(_SAMPLE_SECONDS):
             self._peak = max(self._peak, process.memory_info().rss)
-
-
-def _give_back_freed_memory() -> None:
-    """The C library keeps freed memory; without this a cell would hide behind the one before it."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -23,13 +23,7 @@ _DEMO_TRAIN, _DEMO_TEST = 180, 60  # sentences of each of the four places
 
 @dataclass(frozen=True)
 class DataSet:
-    """Rows to draw the pool from, rows to test on, and what is asked.
-
-    Attributes:
-        task: labels and prompt.
-        train: the pool is drawn from these.
-        test: the test rows are drawn from these.
-    """
+    """Task, training rows from which the pool is drawn, and test rows."""
 
     task: Task
     train: tuple[Example, ...]
@@ -37,7 +31,7 @@ class DataSet:
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of the task, of all rows in their order, and of which of them are for training."""
+        """Hex SHA-256 of the task, all rows in order and the number of training rows."""
         content = hashlib.sha256(f"{self.task.digest} {len(self.train)}".encode())
         for example in (*self.train, *self.test):
             content.update(example.key.encode())
@@ -48,9 +42,9 @@ def load_set(name: str, settings: SetSettings) -> DataSet:
     """Read one data set of a plan.
 
     Raises:
-        DataError: a file is absent, torn, or holds a label that the task does not have.
-        ConfigError: labels and template do not make a task.
-        DownloadError: the demo's text could not be fetched.
+        DataError: a file is missing or incomplete, or has a label that the task does not have.
+        ConfigError: labels and template do not fit together.
+        DownloadError: the demo's text cannot be downloaded.
     """
     if settings.source == DEMO:
         places = demo_places(pool=_DEMO_TRAIN, test=_DEMO_TEST, seed=0).values()
@@ -68,7 +62,7 @@ def _sources(source: str) -> tuple[str, str]:
     if source.startswith(HUB_PREFIX):
         return f"{source}/train", f"{source}/test"
     if not Path(source).is_dir():
-        raise DataError(f"{source}: there is no such folder; name the folder that holds it with --data, or correct the plan")
+        raise DataError(f"source: received {source}; no such folder. Give its parent folder with --data, or correct the plan.")
     return str(Path(source) / "train.jsonl"), str(Path(source) / "test.jsonl")
 
 
@@ -88,12 +82,12 @@ def _meta(source: str) -> dict[str, Any]:
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not JSON ({error}); the file may be torn") from error
+        raise DataError(f"{path}: received no valid JSON ({error}). The file may be incomplete.") from error
     if not isinstance(meta, dict):
-        raise DataError(f"{path}: a {type(meta).__name__}; it must be an object with labels and template")
+        raise DataError(f"{path}: received a {type(meta).__name__}; allowed: an object with labels and template.")
     return meta
 
 
 def _labels(settings: SetSettings, train: str) -> Sequence[str]:
-    """Those that occur, in alphabetical order."""
+    """Labels of the training rows in alphabetical order."""
     return sorted({str(row[settings.label_column]) for _, row in rows_of(train) if row.get(settings.label_column) is not None})

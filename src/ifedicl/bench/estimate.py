@@ -1,4 +1,4 @@
-"""What a plan will take, before anything is loaded: for a dry run."""
+"""Memory and hours of a plan, for a dry run; nothing is loaded."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from dataclasses import dataclass
 import torch
 
 from ifedicl.backbone.load import DTYPES
-from ifedicl.bench.plan import Cell, ModelPlan, Plan
+from ifedicl.bench.plan import ModelPlan, Plan
 
-_WORKING_MEMORY = 1.15  # as load_backbone asks for
-_TRAINING_COST = 3.0  # a forward and backward pass without weight gradients, in forward passes, with its smaller batches
+_WORKING_MEMORY = 1.15  # the margin that load_backbone requires
+_TRAINING_COST = 3.0  # of a forward and backward pass without weight gradients, in forward passes; includes the smaller batches
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of the cells of one model.
+    """Memory and time of all cells of one model.
 
     Attributes:
-        model: its name in the plan.
-        cells: how many.
-        memory_gb: of the weights and what running them takes; None where the plan does not say the model's size.
-        hours: at the plan's tokens per second; None where it gives none.
+        memory_gb: of the weights and the computation; None if the plan does not give the number of parameters.
+        hours: None if the plan does not give tokens per second.
     """
 
     model: str
@@ -36,23 +34,17 @@ class Estimate:
 
 
 def estimates(plan: Plan) -> list[Estimate]:
-    """One for each model of a plan."""
+    """One estimate for each model of a plan."""
     return [_estimate(plan, name, model) for name, model in plan.models.items()]
 
 
 def _estimate(plan: Plan, name: str, model: ModelPlan) -> Estimate:
     cells = [cell for cell in plan.cells() if cell.model == name]
-    memory = (
-        None
-        if model.parameters is None
-        else model.parameters * DTYPES.get(model.dtype, torch.float32).itemsize * _WORKING_MEMORY / 1e9
-    )
-    speed = model.tokens_per_second
-    hours = None if speed is None else sum(_tokens(plan, cell) for cell in cells) / speed / 3600
+    memory = hours = None
+    if model.parameters is not None:
+        memory = model.parameters * DTYPES.get(model.dtype, torch.float32).itemsize * _WORKING_MEMORY / 1e9
+    if model.tokens_per_second is not None:
+        passes = [plan.methods[cell.method].passes(plan.size) for cell in cells]
+        tokens = sum(plan.tokens * (item.forward + _TRAINING_COST * item.training) for item in passes)
+        hours = tokens / model.tokens_per_second / 3600
     return Estimate(name, len(cells), memory, hours)
-
-
-def _tokens(plan: Plan, cell: Cell) -> float:
-    """In units of a forward pass."""
-    passes = plan.methods[cell.method].passes(plan.size)
-    return plan.tokens * (passes.forward + _TRAINING_COST * passes.training)

@@ -1,8 +1,9 @@
-"""The results of a plan as one HTML file with its pictures inside."""
+"""The results of a plan as one HTML file that contains its pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -14,29 +15,27 @@ from matplotlib.figure import Figure
 from ifedicl import __version__, files
 from ifedicl.bench.cells import Record
 from ifedicl.bench.plan import Plan
-from ifedicl.bench.tables import PAPER_FORM, by_set, markdown
+from ifedicl.bench.tables import PAPER_FORM, by_model, by_set, markdown
 from ifedicl.pictures import ACCENT, PALE, svg
 
 _ALONE = "client-alone"
 _COLUMNS = 3
 
+_Table = dict[str, list[Record]]
+"""Records by method."""
+
 
 def write_page(plan: Plan, records: Sequence[Record], path: Path) -> None:
-    """Tables and plots of finished cells.
+    """Write tables and plots of finished cells.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
     environment = Environment(loader=PackageLoader("ifedicl", "templates"), autoescape=select_autoescape())
-    sections = []
-    for model in plan.models:
-        own = [record for record in records if record.cell.model == model]
-        if own:
-            sections.append((model, _pictures(plan, own)))
     page = environment.get_template("bench.html").render(
         plan=plan,
         version=__version__,
-        sections=sections,
+        sections=[(model, _pictures(plan, model_records)) for model, model_records in by_model(plan, records)],
         blocks=_blocks(markdown(plan, records)),
         finished=len(records),
         cells=len(plan.cells()),
@@ -45,16 +44,15 @@ def write_page(plan: Plan, records: Sequence[Record], path: Path) -> None:
 
 
 def _blocks(text: str) -> list[tuple[str, list[list[str]]]]:
-    """Our own Markdown as (kind, content): headings, paragraphs and tables."""
+    """The Markdown of ``tables`` as (kind, content): headings, paragraphs and tables."""
     blocks: list[tuple[str, list[list[str]]]] = []
     for line in text.splitlines():
         if line.startswith("|"):
-            cells = [cell.strip() for cell in line.strip("|").split("|")]
             if set(line) <= set("|-: "):
                 continue
             if not blocks or blocks[-1][0] != "table":
                 blocks.append(("table", []))
-            blocks[-1][1].append(cells)
+            blocks[-1][1].append([cell.strip() for cell in line.strip("|").split("|")])
         elif line:
             blocks.append(("heading" if line.startswith("#") else "text", [[line.lstrip("# ")]]))
     return blocks
@@ -62,21 +60,18 @@ def _blocks(text: str) -> list[tuple[str, list[list[str]]]]:
 
 def _pictures(plan: Plan, records: Sequence[Record]) -> list[tuple[str, str]]:
     alpha = next((record.cell.alpha for record in records if record.cell.alpha is not None), None)
+    against_bytes = partial(_against, lambda record: record.total_bytes, "bytes, up and down")
+    against_seconds = partial(_against, lambda record: record.client_seconds, "processor seconds")
     return [
         ("Held-out accuracy, round by round", _each_set(plan, records, alpha, _rounds)),
         ("The federation against each client alone, on test text", _each_set(plan, records, alpha, _against_alone)),
-        ("Accuracy against bytes of one client", _each_set(plan, records, alpha, _against_bytes)),
-        ("Accuracy against processor seconds of one client", _each_set(plan, records, alpha, _against_seconds)),
+        ("Accuracy against bytes of one client", _each_set(plan, records, alpha, against_bytes)),
+        ("Accuracy against processor seconds of one client", _each_set(plan, records, alpha, against_seconds)),
     ]
 
 
-_Table = dict[str, list[Record]]
-
-
-def _each_set(
-    plan: Plan, records: Sequence[Record], alpha: float | None, draw: Callable[[Axes, dict[str, list[Record]]], None]
-) -> str:
-    """One panel a data set."""
+def _each_set(plan: Plan, records: Sequence[Record], alpha: float | None, draw: Callable[[Axes, _Table], None]) -> str:
+    """A picture with one panel for each data set."""
     rows = -(-len(plan.sets) // _COLUMNS)
     figure = Figure(figsize=(11, 3.2 * rows))
     panels = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
@@ -92,13 +87,12 @@ def _each_set(
 
 
 def _rounds(axes: Axes, table: _Table) -> None:
-    for place, (method, records) in enumerate(table.items()):
+    for index, (method, records) in enumerate(table.items()):
         curves = [record.curve for record in records if len(record.curve) > 1]
         for number, curve in enumerate(curves):
             points = [(point.round, point.accuracy) for point in curve if point.accuracy is not None]
-            axes.plot(
-                *zip(*points, strict=True), color=_colour(place), marker="o", markersize=3, label=None if number else method
-            )
+            label = None if number else method
+            axes.plot(*zip(*points, strict=True), color=_colour(index), marker="o", markersize=3, label=label)
     axes.set_xlabel("round")
     axes.set_ylabel("held-out accuracy")
     _legend(axes)
@@ -116,22 +110,13 @@ def _against_alone(axes: Axes, table: _Table) -> None:
     _legend(axes)
 
 
-def _against_bytes(axes: Axes, table: _Table) -> None:
-    _scatter(axes, table, lambda record: record.total_bytes, "bytes, up and down")
-
-
-def _against_seconds(axes: Axes, table: _Table) -> None:
-    _scatter(axes, table, lambda record: record.client_seconds, "processor seconds")
-
-
-def _scatter(axes: Axes, table: _Table, cost: Callable[[Record], float], name: str) -> None:
-    for place, (method, records) in enumerate(table.items()):
-        costs = [cost(record) for record in records]
+def _against(cost: Callable[[Record], float], name: str, axes: Axes, table: _Table) -> None:
+    for index, (method, records) in enumerate(table.items()):
+        costs, accuracies = [cost(record) for record in records], [record.accuracy for record in records]
         if any(costs):
-            axes.scatter(costs, [record.accuracy for record in records], color=_colour(place), s=22, label=method)
+            axes.scatter(costs, accuracies, color=_colour(index), s=22, label=method)
         else:
-            level = float(np.mean([record.accuracy for record in records]))
-            axes.axhline(level, color=_colour(place), linestyle=":", linewidth=1, label=f"{method} (none)")
+            axes.axhline(float(np.mean(accuracies)), color=_colour(index), linestyle=":", linewidth=1, label=f"{method} (none)")
     axes.set_xscale("log")
     axes.set_xlabel(name)
     axes.set_ylabel("accuracy")
@@ -143,6 +128,6 @@ def _legend(axes: Axes) -> None:
         axes.legend(frameon=False, fontsize=7)
 
 
-def _colour(place: int) -> str:
+def _colour(index: int) -> str:
     palette: list[str] = mpl.rcParams["axes.prop_cycle"].by_key()["color"]
-    return palette[place % len(palette)]
+    return palette[index % len(palette)]

@@ -1,4 +1,4 @@
-"""A benchmark plan: which methods are measured on which data, and how much each may train."""
+"""A benchmark plan: methods, data sets, models and the training of each method."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ DEMO = "demo"
 
 
 class SetSettings(Section):
-    """One data set. In a plan, a string is short for its source alone."""
+    """One data set. In a plan, a string stands for the source alone."""
 
     source: str = Field(
         min_length=1,
         description='a folder with train.jsonl and test.jsonl (and meta.json), "hub:OWNER/NAME", or "demo"',
     )
-    template: str | None = Field(default=None, description="the prompt; default: meta.json's, or the usual one")
-    labels: tuple[str, ...] | None = Field(default=None, description="default: meta.json's, or those of the training rows")
-    label_words: tuple[str, ...] = Field(default=(), description="one a label in the same order; default: the labels")
+    template: str | None = Field(default=None, description="the prompt; default: that of meta.json, or the usual one")
+    labels: tuple[str, ...] | None = Field(default=None, description="default: those of meta.json, or of the training rows")
+    label_words: tuple[str, ...] = Field(default=(), description="one word per label in the same order; default: the labels")
     text_column: str = Field(default="text", description="the column that holds the text")
     label_column: str = Field(default="label", description="the column that holds the label")
 
 
 class ModelPlan(ModelSettings):
-    """A frozen model, and what a dry run needs to know of it. The source ``"demo"`` is the model of ``ifedicl demo``."""
+    """A frozen model, with two figures for a dry run. The source ``"demo"`` is the model of ``ifedicl demo``."""
 
-    parameters: float | None = Field(default=None, gt=0, description="how many numbers its weights are; for a dry run")
+    parameters: float | None = Field(default=None, gt=0, description="number of weights; for a dry run")
     tokens_per_second: float | None = Field(
-        default=None, gt=0, description="of a forward pass on the machine that the plan is written for; for a dry run"
+        default=None, gt=0, description="speed of a forward pass on the intended machine; for a dry run"
     )
 
     @property
     def settings(self) -> ModelSettings:
-        """What loads it."""
+        """The settings that load the model."""
         return ModelSettings(**{name: getattr(self, name) for name in ModelSettings.model_fields})
 
 
 class TrainingSettings(Section):
-    """What every trained method may spend, alike."""
+    """Training of each trained method; the same for all."""
 
     rounds: int = Field(default=16, ge=1, description="rounds; 1 or more")
     local_steps: int = Field(default=2, ge=1, description="steps a client takes in a round; 1 or more")
@@ -59,16 +59,16 @@ class TrainingSettings(Section):
     evaluate_every: int = Field(default=4, ge=1, description="rounds between evaluations on held-out client examples")
 
     def passes(self, clients: int) -> int:
-        """Examples that all clients together run forwards and backwards."""
+        """Examples that all clients together run forwards and backwards in one training."""
         return self.rounds * self.local_steps * self.batch_size * clients
 
 
 class Variant(Section):
-    """Our federation with other settings than a shipped file's."""
+    """IFed-ICL with a preset and some changed settings."""
 
-    preset: str = Field(description="the shipped settings file that it starts from")
+    preset: str = Field(description="the preset that it changes")
     settings: Mapping[str, Any] = Field(
-        default_factory=dict, description="sections of a config that differ, as in {injection = {from_depth = 0.5}}"
+        default_factory=dict, description="changed sections of a config, as in {injection = {from_depth = 0.5}}"
     )
 
     @model_validator(mode="after")
@@ -81,14 +81,14 @@ class Variant(Section):
 
 
 class Grid(Section):
-    """Methods that are run for each alpha and seed. What does not move a method is not repeated for it."""
+    """Methods that run for each alpha and seed. A method is not repeated for what does not change its figures."""
 
-    methods: tuple[str, ...] = Field(min_length=1, description=f"of {', '.join(METHODS)}, and the plan's variants")
+    methods: tuple[str, ...] = Field(min_length=1, description=f"names of {', '.join(METHODS)}, and the plan's variants")
     alphas: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        default=(0.5,), min_length=1, description="Dirichlet concentrations, positive; small is uneven"
+        default=(0.5,), min_length=1, description="Dirichlet concentrations, above 0; small is uneven"
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
-        default=(0, 1, 2), min_length=1, description="whole numbers; each moves pool, split, sample and training"
+        default=(0, 1, 2), min_length=1, description="whole numbers; each changes pool, split, sample and training"
     )
     sets: tuple[str, ...] | None = Field(
         default=None, min_length=1, description="names of the plan's sets; default: all of them"
@@ -96,15 +96,7 @@ class Grid(Section):
 
 
 class Cell(Section):
-    """One measurement.
-
-    Attributes:
-        model: its name in the plan.
-        set: likewise.
-        method: likewise.
-        seed: None where no seed moves the method.
-        alpha: None where the split does not move it.
-    """
+    """One measurement: names of the plan, seed and alpha; None if the seed or the split does not change the figures."""
 
     model: str
     set: str
@@ -113,27 +105,28 @@ class Cell(Section):
     alpha: float | None
 
     def __str__(self) -> str:
-        moved = [f"seed {self.seed}" if self.seed is not None else "", f"α {self.alpha:g}" if self.alpha is not None else ""]
-        return ", ".join([f"{self.model} {self.set} {self.method}", *filter(None, moved)])
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        alpha = "" if self.alpha is None else f", α {self.alpha:g}"
+        return f"{self.model} {self.set} {self.method}{seed}{alpha}"
 
 
 class Plan(Section):
-    """A whole plan file."""
+    """A plan file."""
 
     name: str = Field(min_length=1, description="a short name")
-    about: str = Field(default="", description="what it is for, in a sentence")
+    about: str = Field(default="", description="its purpose, in one sentence")
     models: Mapping[str, ModelPlan] = Field(
         min_length=1, description='models by a short name, as in smollm2 = {source = "demo"}'
     )
     sets: Mapping[str, SetSettings] = Field(min_length=1, description='data sets by name, as in subj = "some/folder"')
     variants: Mapping[str, Variant] = Field(
-        default_factory=dict, description='methods of the plan\'s own by name, as in [variants.upper] with preset = "subspace"'
+        default_factory=dict, description='additional methods by name, as in [variants.upper] with preset = "subspace"'
     )
     grids: tuple[Grid, ...] = Field(min_length=1, description="[[grids]] sections")
     clients: int = Field(default=10, ge=1, description="simulated clients; 1 or more")
-    pool: int = Field(default=400, ge=2, description="training rows dealt to them, held-out ones included")
+    pool: int = Field(default=400, ge=2, description="training rows that the clients get, held-out rows included")
     test_rows: int = Field(default=300, ge=1, description="test rows, the same for every cell")
-    tokens: int = Field(default=48, ge=1, description="of a usual prompt; for a dry run")
+    tokens: int = Field(default=48, ge=1, description="tokens of a usual prompt; for a dry run")
     training: TrainingSettings = Field(default_factory=TrainingSettings)
 
     @field_validator("sets", mode="before")
@@ -144,26 +137,24 @@ class Plan(Section):
         return {name: {"source": value} if isinstance(value, str) else value for name, value in sets.items()}
 
     @model_validator(mode="after")
-    def _grids_name_its_sets(self) -> Self:
-        if unknown := sorted({name for grid in self.grids for name in grid.sets or ()} - set(self.sets)):
-            raise ValueError(f"a grid names {', '.join(map(repr, unknown))}, which [sets] does not hold")
-        return self
-
-    @model_validator(mode="after")
-    def _grids_name_methods(self) -> Self:
+    def _names_exist(self) -> Self:
+        for field, named, allowed in (
+            ("sets", {name for grid in self.grids for name in grid.sets or ()}, tuple(self.sets)),
+            ("methods", {name for grid in self.grids for name in grid.methods}, tuple(self.methods)),
+        ):
+            if unknown := sorted(named - set(allowed)):
+                raise ValueError(f"grids.{field}: received {', '.join(map(repr, unknown))}; allowed: {', '.join(allowed)}")
         if taken := sorted(set(self.variants) & set(METHODS)):
-            raise ValueError(f"variants {', '.join(map(repr, taken))} have names of methods; give them others")
-        if unknown := sorted({name for grid in self.grids for name in grid.methods} - set(self.methods)):
-            raise ValueError(f"no method is called {', '.join(map(repr, unknown))}; there are {', '.join(self.methods)}")
+            raise ValueError(f"variants: received {', '.join(map(repr, taken))}; allowed: names that no method has")
         return self
 
     @cached_property
     def methods(self) -> Mapping[str, BenchMethod]:
-        """All that a grid may name, in the order of the tables."""
+        """All methods by name, in the order of the tables."""
         return {**METHODS, **{name: IFedICL(name, variant.preset) for name, variant in self.variants.items()}}
 
     def cells(self) -> list[Cell]:
-        """All cells, grid by grid, the first seed of everything before the second: an unfinished run has whole tables."""
+        """All cells by grid, then by seed: after the first seed, an unfinished run already has complete tables."""
         cells: list[Cell] = []
         for grid in self.grids:
             order = [None, *grid.seeds]
@@ -181,7 +172,7 @@ class Plan(Section):
 
     @property
     def size(self) -> Size:
-        """Of each cell, about: who holds what is drawn."""
+        """Estimated size of each cell; the random split decides the true one."""
         held_out = round(load_preset(PAPER).holdout.selection * self.pool)
         return Size(
             clients=self.clients,
@@ -193,7 +184,7 @@ class Plan(Section):
         )
 
     def method(self, name: str, seed: int) -> Method:
-        """The settings of the bench method ``name`` with the plan's rounds, steps and batches; a variant has the last word."""
+        """The settings of the method ``name`` with the plan's rounds, steps and batches; settings of a variant come last."""
         preset, training = load_preset(self.methods[name].preset), self.training
         steps = {"local_steps": training.local_steps, "batch_size": training.batch_size}
         rounds = {"rounds": training.rounds, "evaluate_every": training.evaluate_every}
@@ -207,9 +198,9 @@ class Plan(Section):
         return changed(method, self.variants[name].settings, f"variant {name}") if name in self.variants else method
 
     def decides(self, cell: Cell) -> str:
-        """Hex SHA-256 of all settings that decide the numbers of a cell: what was run under it need not be run again.
+        """Hex SHA-256 of all settings that decide the numbers of a cell; a finished cell with this digest does not run again.
 
-        A setting that is None is left out: what a method does not use may be invented later without running it again.
+        Settings that are None do not count: a new optional setting does not change the digest of older cells.
         """
         facts = {
             "model": self.models[cell.model].settings.model_dump(mode="json", exclude_none=True),
@@ -223,34 +214,35 @@ class Plan(Section):
 
 
 def shipped() -> tuple[str, ...]:
-    """Names of the plans that come with ifedicl."""
+    """Names of the shipped plans."""
     return tuple(sorted(file.name.removesuffix(".toml") for file in _plans().iterdir() if file.name.endswith(".toml")))
 
 
 def load_plan(name: str, data: Path | None = None) -> Plan:
-    """A plan file, or a shipped plan by its name.
+    """Read a plan file, or a shipped plan by its name.
 
     Args:
-        name: ``cpu`` or a path.
-        data: the folder from which the sets' relative folders are taken; left out: the plan's own, or for a shipped plan the
-            present one.
+        name: a path, or for instance ``cpu``.
+        data: base folder of the sets' relative folders; default: the plan's folder, or the current one for a shipped plan.
 
     Raises:
-        ConfigError: there is no such plan, or it is wrong; every fault is in the message.
+        ConfigError: the plan does not exist, or has faults; the message names all of them.
     """
-    own = name in shipped()
-    folder = data or (Path() if own else Path(name).resolve().parent)
+    is_shipped = name in shipped()
+    folder = data or (Path() if is_shipped else Path(name).resolve().parent)
     try:
-        values = toml_of(_plans() / f"{name}.toml" if own else Path(name))
+        values = toml_of(_plans() / f"{name}.toml" if is_shipped else Path(name))
     except (OSError, UnicodeDecodeError) as error:
         allowed = f"a TOML file, or one of {', '.join(shipped())}"
         raise ConfigError(name, [Fault("plan", name, allowed, f"It cannot be read: {error}.")]) from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(name, [Fault("file", name, "TOML", f"{error}. Compare with docs/benchmark.md.")]) from error
     plan = validated(Plan, values, name)
-    named = {key: value for key, value in plan.sets.items() if value.source != DEMO}
-    sets = {key: value.model_copy(update={"source": anchored(value.source, folder)}) for key, value in named.items()}
-    return plan.model_copy(update={"sets": {**plan.sets, **sets}})
+    sets = {
+        key: value if value.source == DEMO else value.model_copy(update={"source": anchored(value.source, folder)})
+        for key, value in plan.sets.items()
+    }
+    return plan.model_copy(update={"sets": sets})
 
 
 def _plans() -> Traversable:

@@ -1,4 +1,4 @@
-"""Where and with what a cell was measured."""
+"""Source tree and machine on which a cell is measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ifedicl import __version__
 
 @cache
 def commit() -> str:
-    """The commit of the source tree, with ``-dirty`` where the package differs from it; "unknown" outside one."""
+    """The commit of the source tree, with ``-dirty`` if the package has changes; "unknown" outside a tree."""
     package = Path(__file__).parents[1]
 
     def git(*words: str) -> str:

@@ -1,4 +1,4 @@
-"""What a method is given in one cell."""
+"""The input of a method in one cell."""
 
 from __future__ import annotations
 
@@ -16,19 +16,13 @@ from ifedicl.settings import Method, ModelSettings
 from ifedicl.task import Task
 
 
-def nothing(done: int, total: int) -> None:
-    """The progress of those who do not watch."""
+def ignore_progress(done: int, total: int) -> None:
+    """Progress callback that does nothing."""
 
 
 @dataclass(frozen=True)
-class Hand:
-    """One client's examples for methods that are not ours: the same roles as :class:`~ifedicl.federation.client.Client` deals.
-
-    Attributes:
-        name: of the client.
-        train: what it may train on.
-        selection: held out.
-    """
+class EncodedClient:
+    """One client's encoded examples, with the same roles as in :class:`~ifedicl.federation.client.Client`."""
 
     name: str
     train: EncodedExamples
@@ -37,17 +31,15 @@ class Hand:
 
 @dataclass(frozen=True)
 class Setup:
-    """The same for every method of a cell: model, prompts, split, settings.
+    """The same input for every method of a cell: model, prompts, split, settings.
 
     Attributes:
-        backbone: the frozen model; a method leaves it as it was.
-        model: how it was named.
-        task: what is asked.
-        examples: each client's, held-out ones included.
-        test: read once, after everything is chosen.
-        method: the paper's settings with the plan's seed, rounds, steps and batches.
+        backbone: the frozen model; a method must not change it.
+        examples: by client, held-out examples included.
+        test: a method reads these rows once, after every choice.
+        method: the preset with the plan's seed, rounds, steps and batches.
         choices: what the first cell of the same model, set and method chose, for instance a learning rate; empty in that cell.
-        on_progress: called with rounds done and rounds in all.
+        on_progress: called with completed rounds and all rounds.
     """
 
     backbone: Backbone
@@ -57,39 +49,39 @@ class Setup:
     test: tuple[Example, ...]
     method: Method
     choices: Mapping[str, float] = field(default_factory=dict)
-    on_progress: Callable[[int, int], None] = nothing
+    on_progress: Callable[[int, int], None] = ignore_progress
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The clients."""
+        """Names of the clients."""
         return tuple(self.examples)
 
     @property
     def pool(self) -> tuple[Example, ...]:
-        """All clients' examples."""
-        return tuple(example for own in self.examples.values() for example in own)
+        """Examples of all clients, held-out examples included."""
+        return tuple(example for examples in self.examples.values() for example in examples)
 
     @cached_property
     def scorer(self) -> Scorer:
-        """Model and task."""
+        """Scores prompts of the task with the model."""
         return Scorer(self.backbone, self.task)
 
     @cached_property
-    def hands(self) -> tuple[Hand, ...]:
-        """The clients' examples, encoded."""
-        return tuple(Hand(name, *self._parts(own)) for name, own in self.examples.items())
+    def encoded_clients(self) -> tuple[EncodedClient, ...]:
+        """Encoded training and held-out examples of every client."""
+        encoded = self.scorer.encoded
+        roles = {name: self._roles(examples) for name, examples in self.examples.items()}
+        return tuple(
+            EncodedClient(name, encoded(role[Role.TRAIN]), encoded(role[Role.SELECTION])) for name, role in roles.items()
+        )
 
     def clients(self) -> tuple[Client, ...]:
-        """Clients that have computed nothing yet."""
+        """New clients of a simulated federation; nothing is computed yet."""
         return runs.simulate(self.backbone, self.task, self.examples, seed=self.method.seed)
 
     def training_examples(self, examples: Sequence[Example]) -> tuple[Example, ...]:
-        """Those that are not held out."""
+        """The examples that are not held out."""
         return self._roles(examples)[Role.TRAIN]
-
-    def _parts(self, examples: Sequence[Example]) -> tuple[EncodedExamples, EncodedExamples]:
-        roles = self._roles(examples)
-        return self.scorer.encoded(roles[Role.TRAIN]), self.scorer.encoded(roles[Role.SELECTION])
 
     def _roles(self, examples: Sequence[Example]) -> dict[Role, tuple[Example, ...]]:
         holdout = self.method.holdout

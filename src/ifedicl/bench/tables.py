@@ -1,4 +1,4 @@
-"""The results of a plan as Markdown: figures, what they cost, and which differences are real."""
+"""The results of a plan as Markdown: figures, costs, and differences with their p-values."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from ifedicl.bench.plan import Plan
 from ifedicl.metrics import paired_p
 
 PAPER_FORM, OURS = "ifed-icl", "ifed-icl-subspace"
-"""The paper's method, and what goes past it."""
+"""The paper's method, and its extension in a subspace."""
 _DASH = "–"
+_COSTS = (
+    "method",
+    "bytes up",
+    "bytes down",
+    "rounds",
+    "client seconds, by stage",
+    "test, ms a text",
+    "peak MiB above the model",
+)
 
 
 def markdown(plan: Plan, records: Sequence[Record]) -> str:
-    """All tables of a plan.
-
-    Args:
-        plan: for its names and their order.
-        records: finished cells; a plan that is not finished gives tables with gaps.
-    """
+    """All tables of a plan; the tables of an unfinished plan have gaps."""
     lines: list[str] = []
-    for model in plan.models:
-        own = [record for record in records if record.cell.model == model]
-        if own:
-            lines += [f"### {model}", "", *_model_tables(plan, own)]
+    for model, model_records in by_model(plan, records):
+        lines += [f"### {model}", "", *_model_tables(plan, model_records)]
     lines += ["### Bytes at L = 32, d = 4096, beside the paper's Table 1", "", *bytes_table(), ""]
     commits = sorted({record.commit for record in records})
     days = sorted({record.date[:10] for record in records})
@@ -49,8 +51,15 @@ def bytes_table() -> Iterator[str]:
         yield f"| {row.what} | {row.ours:,} | {_DASH if row.paper is None else f'{row.paper:,.0f}'} |"
 
 
+def by_model(plan: Plan, records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
+    """Models with finished cells, each with its records."""
+    for model in plan.models:
+        if model_records := [record for record in records if record.cell.model == model]:
+            yield model, model_records
+
+
 def by_set(records: Iterable[Record], plan: Plan, method: str, alpha: float | None) -> dict[str, list[Record]]:
-    """Records of a method by data set, over seeds; ``alpha`` does not matter where the split moves nothing."""
+    """Records of a method by data set, over seeds; a method that the split does not change has records for every ``alpha``."""
     table: dict[str, list[Record]] = {}
     for record in records:
         if record.cell.method == method and record.cell.alpha in (alpha, None):
@@ -59,9 +68,8 @@ def by_set(records: Iterable[Record], plan: Plan, method: str, alpha: float | No
 
 
 def hits(records: Sequence[Record]) -> npt.NDArray[np.float64]:
-    """``(N,)``: for each test row, the fraction of seeds and classifiers that were right."""
-    mean: npt.NDArray[np.float64] = np.mean([record.mean_hits for record in records], axis=0)
-    return mean
+    """``(N,)``: for each test row, the fraction of seeds and classifiers that are right."""
+    return np.asarray(np.mean([record.mean_hits for record in records], axis=0))
 
 
 def _model_tables(plan: Plan, records: Sequence[Record]) -> Iterator[str]:
@@ -88,16 +96,8 @@ def _model_tables(plan: Plan, records: Sequence[Record]) -> Iterator[str]:
         )
     yield from _titled(
         "Cost, mean over sets and seeds: bytes and processor seconds of one client in a whole run, and of one test text",
-        [
-            "method",
-            "bytes up",
-            "bytes down",
-            "rounds",
-            "client seconds, by stage",
-            "test, ms a text",
-            "peak MiB above the model",
-        ],
-        (_cost_row(name, [record for own in table.values() for record in own]) for name, table in tables.items()),
+        _COSTS,
+        (_cost_row(name, [record for by_seed in table.values() for record in by_seed]) for name, table in tables.items()),
     )
     if len(alphas) > 1:
         yield from _titled(
@@ -133,29 +133,23 @@ def _accuracy(records: Sequence[Record] | None) -> str:
 
 
 def _mean(table: dict[str, list[Record]], plan: Plan) -> str:
-    """Over the data sets, where all are there."""
+    """Mean over the data sets; a dash if one is missing."""
     if len(table) < len(plan.sets):
         return _DASH
-    return f"{100 * np.mean([np.mean([record.accuracy for record in own]) for own in table.values()]):.1f}"
+    return f"{100 * np.mean([np.mean([record.accuracy for record in by_seed]) for by_seed in table.values()]):.1f}"
 
 
 def _difference(ours: Sequence[Record] | None, theirs: Sequence[Record] | None) -> str:
-    if not ours or not theirs:
-        return _DASH
-    pairs = _paired(ours, theirs)
+    # A method that no seed changes is compared with every seed of the other.
+    by_seed = {record.cell.seed: record for record in theirs or ()}
+    both = ((record, by_seed.get(record.cell.seed) or by_seed.get(None)) for record in ours or ())
+    pairs = [(one, other) for one, other in both if other is not None]
     if not pairs:
         return _DASH
     first, second = (hits(side) for side in zip(*pairs, strict=True))
-    by_seed = [100 * (one.accuracy - other.accuracy) for one, other in pairs]
-    spread = f" ({min(by_seed):+.1f} to {max(by_seed):+.1f})" if len(by_seed) > 1 else ""
+    points = [100 * (one.accuracy - other.accuracy) for one, other in pairs]
+    spread = f" ({min(points):+.1f} to {max(points):+.1f})" if len(points) > 1 else ""
     return f"{100 * (first.mean() - second.mean()):+.1f}{spread}, p {paired_p(first, second):.4f}"
-
-
-def _paired(ours: Sequence[Record], theirs: Sequence[Record]) -> list[tuple[Record, Record]]:
-    """By seed; what no seed moves stands beside each."""
-    by_seed = {record.cell.seed: record for record in theirs}
-    both = ((record, by_seed.get(record.cell.seed) or by_seed.get(None)) for record in ours)
-    return [(one, other) for one, other in both if other is not None]
 
 
 def _cost_row(name: str, records: Sequence[Record]) -> list[str]:
@@ -163,22 +157,18 @@ def _cost_row(name: str, records: Sequence[Record]) -> list[str]:
         return float(np.mean([figure(record) for record in records]))
 
     stages = dict.fromkeys(stage for record in records for stage in record.cpu_seconds)
-    seconds = [f"{stage} {mean(_seconds_of(stage)):.1f}" for stage in stages]
-    in_all = f"{mean(lambda record: sum(record.cpu_seconds.values())):.1f}: "
+    seconds = [f"{stage} {np.mean([record.cpu_seconds.get(stage, 0.0) for record in records]):.1f}" for stage in stages]
+    total = f"{mean(lambda record: record.client_seconds):.1f}: "
     crosses = any(record.total_bytes for record in records)
     return [
         name,
         f"{mean(lambda record: sum(record.bytes_up.values())):,.0f}" if crosses else _DASH,
         f"{mean(lambda record: sum(record.bytes_down.values())):,.0f}" if crosses else _DASH,
         f"{mean(lambda record: record.rounds):.0f}",
-        in_all + ", ".join(seconds) if seconds else _DASH,
+        total + ", ".join(seconds) if seconds else _DASH,
         f"{mean(lambda record: record.test_milliseconds):.0f}",
         f"{mean(lambda record: record.peak_mib):.0f}",
     ]
-
-
-def _seconds_of(stage: str) -> Callable[[Record], float]:
-    return lambda record: record.cpu_seconds.get(stage, 0.0)
 
 
 def _between(days: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What people see while a plan runs: bars on standard error, a line for each finished cell on standard output."""
+"""Progress of a running plan: bars on standard error, a line for each finished cell on standard output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ifedicl.progress import bars
 
 
 class _Bars(Watcher):
-    """Two bars, cells and rounds of the present cell, and a line for what is finished."""
+    """One bar for cells, one for rounds of the current cell, and a line for each finished cell."""
 
     def __init__(self, progress: Progress, *, as_json: bool) -> None:
         self._progress = progress
@@ -24,9 +24,9 @@ class _Bars(Watcher):
         self._rounds = progress.add_task("", total=None)
 
     def started(self, cell: Cell, standing: Standing) -> None:
-        done = len(standing.finished)
-        total = done + len(standing.left)
-        self._progress.update(self._cells, description=f"cells, {_left(standing)}", total=total, completed=done)
+        done, seconds = len(standing.finished), standing.seconds_left
+        left = "hours left are known after the first" if seconds is None else f"{seconds / 3600:.1f} hours left"
+        self._progress.update(self._cells, description=f"cells, {left}", total=done + len(standing.left), completed=done)
         self._progress.update(self._rounds, description=str(cell), total=None, completed=0)
 
     def progressed(self, done: int, total: int) -> None:
@@ -41,15 +41,6 @@ class _Bars(Watcher):
 
 @contextmanager
 def watching(*, as_json: bool) -> Iterator[Watcher]:
-    """A watcher that draws on standard error, where that is a terminal, and prints on standard output.
-
-    Args:
-        as_json: print records instead of lines for people.
-    """
+    """A watcher that draws bars if standard error is a terminal, and prints records (``as_json``) or lines of text."""
     with bars() as progress:
         yield _Bars(progress, as_json=as_json)
-
-
-def _left(standing: Standing) -> str:
-    seconds = standing.seconds_left
-    return "hours left are known after the first" if seconds is None else f"{seconds / 3600:.1f} hours left"

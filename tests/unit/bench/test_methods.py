@@ -65,10 +65,10 @@ def test_every_trained_method_gets_the_same_number_of_example_passes(
 
 
 def test_other_methods_hold_out_the_same_examples_as_our_clients(setup: Setup) -> None:
-    for hand, own in zip(setup.hands, setup.examples.values(), strict=True):
-        roles = split_roles(own, selection=0.15, gate=0.0, seed=0)
-        assert len(hand.train.labels) == len(roles[Role.TRAIN])
-        assert hand.selection.prompts == setup.scorer.encoder.prompts([row.text for row in roles[Role.SELECTION]])
+    for client, examples in zip(setup.encoded_clients, setup.examples.values(), strict=True):
+        roles = split_roles(examples, selection=0.15, gate=0.0, seed=0)
+        assert len(client.train.labels) == len(roles[Role.TRAIN])
+        assert client.selection.prompts == setup.scorer.encoder.prompts([row.text for row in roles[Role.SELECTION]])
 
 
 def test_a_client_without_training_examples_keeps_the_raw_model_when_alone(setup: Setup) -> None:
@@ -115,7 +115,7 @@ def test_lora_trains_its_layers_and_chooses_the_rate_with_the_lowest_held_out_lo
 
 
 def test_the_ridge_probe_is_ridge_regression_on_pooled_features(setup: Setup) -> None:
-    parts = [hand.train for hand in setup.hands]
+    parts = [client.train for client in setup.encoded_clients]
     features = np.concatenate([ridge._features(setup, part) for part in parts])
     target = np.eye(2)[[label for part in parts for label in part.labels]]
     solutions = ridge._solutions(features.T @ features, features.T @ target)
@@ -140,7 +140,7 @@ def test_gradient_sums_of_the_affine_map_are_those_of_finite_differences() -> No
 
 
 def test_the_affine_map_lowers_the_training_loss_of_zero_shot(setup: Setup) -> None:
-    train = [(affine._inputs(setup, hand.train), hand.train.labels) for hand in setup.hands]
+    train = [(affine._inputs(setup, client.train), client.train.labels) for client in setup.encoded_clients]
     fit = affine._fit(setup, train, [], 1e-3)
     identity = np.eye(2, 3)
     before = sum(affine._sums(inputs, truth, identity)[0] for inputs, truth in train)

@@ -82,7 +82,7 @@ def test_the_first_seed_of_everything_comes_before_the_second(tmp_path: Path) ->
         ({"sets": {}}, "sets"),
         ({"training": {"rounds": 0}}, "training.rounds"),
         ({"pol": 3}, "Did you mean 'pool'"),
-        ({"grids": [{"methods": ["zero-shot"], "sets": ["modes"]}]}, "'modes', which"),
+        ({"grids": [{"methods": ["zero-shot"], "sets": ["modes"]}]}, "grids.sets: received 'modes'"),
     ],
 )
 def test_a_wrong_plan_names_the_field(tmp_path: Path, change: dict[str, Any], message: str) -> None:

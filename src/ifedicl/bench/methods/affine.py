@@ -1,4 +1,4 @@
-"""Affine map of the label logits: ``C × (C + 1)`` numbers on top of zero-shot, calibrated together."""
+"""Affine map of the label logits: ``C × (C + 1)`` numbers on top of zero-shot, fitted by all clients together."""
 
 from __future__ import annotations
 
@@ -10,20 +10,23 @@ from scipy.optimize import minimize
 
 from ifedicl.backbone.encoding import EncodedExamples
 from ifedicl.bench.costs import Meter
-from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size
+from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size, evaluate_scores, send_tally, with_ones
 from ifedicl.bench.setup import Setup
 from ifedicl.core.readout import log_softmax
 from ifedicl.core.vectors import Array64
-from ifedicl.metrics import Evaluation, Tally
+from ifedicl.metrics import Tally
 
 _STRENGTHS = (1e-3, 1e-2, 1e-1)
 _STRENGTH = "strength"
-_MOST_ITERATIONS = 30
+_MAX_ITERATIONS = 30
+
+_Inputs = tuple[Array64, tuple[int, ...]]
+"""One client's logits ``(N, C + 1)`` and labels."""
 
 
 @dataclass(frozen=True)
 class _Fit:
-    weights: Array64
+    weights: Array64  # (C, C + 1)
     meter: Meter
     rounds: int
     held_out: Tally
@@ -33,8 +36,8 @@ class _Fit:
 class LogitAffine:
     """Clients compute their label logits once and send loss and gradient sums; the server runs L-BFGS.
 
-    The problem is convex, and its sums do not depend on who holds an example. The pull towards the identity is the best of
-    three on the held-out examples of the first cell of each model and set.
+    The problem is convex, and its sums do not depend on which client holds an example. The held-out examples of the first cell
+    of each model and set choose one of three strengths of the pull towards the identity.
     """
 
     name = "logit-affine"
@@ -47,20 +50,18 @@ class LogitAffine:
     def run(self, setup: Setup) -> Measured:
         shared = Meter(setup.names)
         train, held_out = [], []
-        for place, hand in enumerate(setup.hands):
+        for done, client in enumerate(setup.encoded_clients, start=1):
             with shared.working("logits"):
-                train.append((_inputs(setup, hand.train), hand.train.labels))
-                held_out.append((_inputs(setup, hand.selection), hand.selection.labels))
-            setup.on_progress(place + 1, len(setup.hands))
+                train.append((_inputs(setup, client.train), client.train.labels))
+                held_out.append((_inputs(setup, client.selection), client.selection.labels))
+            setup.on_progress(done, len(setup.names))
         strengths = (setup.choices[_STRENGTH],) if _STRENGTH in setup.choices else _STRENGTHS
         fits = [_fit(setup, train, held_out, strength) for strength in strengths]
         best = min(fits, key=lambda fit: fit.held_out.loss if fit.held_out.examples else 0.0)
-        part = setup.scorer.encoded(setup.test)
-        with best.meter.testing(len(setup.test)):
-            logs = _logs(_inputs(setup, part), best.weights)
+        evaluation = evaluate_scores(setup, lambda test: _logs(_inputs(setup, test), best.weights), best.meter)
         best.meter.add(shared)
         return Measured(
-            {ALL: Evaluation.of(setup.task.labels, logs, part.labels)},
+            {ALL: evaluation},
             best.meter.costs(),
             rounds=best.rounds,
             chosen_round=best.rounds,
@@ -70,10 +71,7 @@ class LogitAffine:
         )
 
 
-_Cached = tuple[Array64, tuple[int, ...]]
-
-
-def _fit(setup: Setup, train: Sequence[_Cached], held_out: Sequence[_Cached], strength: float) -> _Fit:
+def _fit(setup: Setup, train: Sequence[_Inputs], held_out: Sequence[_Inputs], strength: float) -> _Fit:
     meter, labels = Meter(setup.names), len(setup.task.labels)
     identity = np.eye(labels, labels + 1)
     examples = sum(len(truth) for _, truth in train)
@@ -88,30 +86,29 @@ def _fit(setup: Setup, train: Sequence[_Cached], held_out: Sequence[_Cached], st
         for inputs, truth in train:
             received = meter.down("update", {}, {"weights": weights.astype(np.float32)})["weights"]
             with meter.working("update"):
-                own_loss, own_gradient = _sums(inputs, truth, received.astype(np.float64))
-            reply = meter.up("update", {"loss": own_loss}, {"gradient": own_gradient.astype(np.float32)})
-            loss += own_loss
+                client_loss, client_gradient = _sums(inputs, truth, received.astype(np.float64))
+            reply = meter.up("update", {"loss": client_loss}, {"gradient": client_gradient.astype(np.float32)})
+            loss += client_loss
             gradient += reply["gradient"]
         pull = weights - identity
         return loss / examples + strength * float((pull**2).sum()), (gradient / examples + 2 * strength * pull).ravel()
 
-    solved = minimize(objective, identity.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": _MOST_ITERATIONS})
+    solved = minimize(objective, identity.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": _MAX_ITERATIONS})
     weights = solved.x.reshape(identity.shape)
-    tally = Tally()
+    total = Tally()
     for inputs, truth in held_out:
         received = meter.down("evaluate", {}, {"weights": weights.astype(np.float32)})["weights"]
         if truth:
             with meter.working("evaluate"):
-                own = Tally.of(_logs(inputs, received.astype(np.float64)), truth)
-            meter.up("evaluate", {"examples": own.examples, "correct": own.correct, "loss_sum": own.loss_sum}, {})
-            tally += own
-    return _Fit(weights, meter, rounds, tally, strength)
+                tally = Tally.of(_logs(inputs, received.astype(np.float64)), truth)
+            send_tally(tally, meter)
+            total += tally
+    return _Fit(weights, meter, rounds, total, strength)
 
 
-def _inputs(setup: Setup, part: EncodedExamples) -> Array64:
-    """``(N, C + 1)``: zero-shot log-probabilities among the labels, and 1."""
-    logs = setup.scorer.log_probabilities(part.prompts).astype(np.float64)
-    return np.concatenate([logs, np.ones((len(logs), 1))], axis=1)
+def _inputs(setup: Setup, examples: EncodedExamples) -> Array64:
+    """``(N, C + 1)``: zero-shot log-probabilities of the labels, and 1."""
+    return with_ones(setup.scorer.log_probabilities(examples.prompts))
 
 
 def _logs(inputs: Array64, weights: Array64) -> Array64:

@@ -1,19 +1,30 @@
-"""What every method of the benchmark is: something that labels test text after seeing the clients' examples."""
+"""The protocol of a benchmark method, and what several methods share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from ifedicl.bench.costs import Costs
+import numpy as np
+import numpy.typing as npt
+
+from ifedicl.adapter import Adapter
+from ifedicl.backbone.encoding import EncodedExamples
+from ifedicl.bench.costs import Costs, Meter
 from ifedicl.bench.setup import Setup
-from ifedicl.metrics import Evaluation
+from ifedicl.core.vectors import Array64
+from ifedicl.metrics import Evaluation, Tally
+
+PAPER = "paper"
+"""The preset of all methods but the variants of IFed-ICL: held-out parts, loss and schedule are the same for all."""
+ALL = "all"
+"""The name of the classifier of a method that has one classifier for all clients."""
 
 
 class Scope(StrEnum):
-    """What moves a method's figures; it is run once for each."""
+    """What changes a method's figures; the method runs once for each."""
 
     SET = "set"
     SEED = "seed"
@@ -22,15 +33,8 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True)
 class Size:
-    """Of a cell, before its data are read.
-
-    Attributes:
-        clients: how many.
-        held_out: examples of all clients that choose the round.
-        training: examples of all clients that are trained on.
-        test: test rows.
-        passes: examples that a trained method runs forwards and backwards.
-        evaluations: on held-out examples in one training, zero-shot included.
+    """Estimated size of a cell: examples of all clients together, ``test`` rows, and ``evaluations`` of a training on held-out
+    examples (zero-shot included). A trained method runs ``passes`` examples forwards and backwards.
     """
 
     clients: int
@@ -43,12 +47,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Passes:
-    """Examples that a cell runs through the model: what its time depends on.
-
-    Attributes:
-        forward: without gradients.
-        training: forwards and backwards.
-    """
+    """Examples that a cell runs through the model: ``forward`` without gradients, ``training`` forwards and backwards."""
 
     forward: int
     training: int = 0
@@ -56,13 +55,7 @@ class Passes:
 
 @dataclass(frozen=True)
 class Point:
-    """Held-out figures of all clients after so many rounds.
-
-    Attributes:
-        round: completed rounds.
-        accuracy: fraction correct.
-        loss: mean, in nats.
-    """
+    """Figures on the held-out examples of all clients after ``round`` rounds; the loss is a mean in nats."""
 
     round: int
     accuracy: float
@@ -71,16 +64,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a method came to in one cell.
+    """Result of a method in one cell.
 
     Attributes:
-        evaluations: on the test rows, by client where each has a classifier of its own, else one under ``"all"``.
+        evaluations: on the test rows, by client where each has a classifier, else one under ``"all"``.
         costs: bytes and seconds.
-        rounds: of communication; 0 where there is none.
-        chosen_round: the one whose result was tested.
-        curve: held-out figures round by round.
-        choices: what was chosen on held-out examples and holds for later cells of the same model, set and method.
-        settings: of the method, for the record.
+        rounds: rounds of communication; 0 without communication.
+        chosen_round: the round whose result is tested.
+        curve: held-out figures by round.
+        choices: chosen on held-out examples; later cells of the same model, set and method use them.
+        settings: settings of the method, for the record.
     """
 
     evaluations: Mapping[str, Evaluation]
@@ -93,12 +86,9 @@ class Measured:
 
 
 class BenchMethod(Protocol):
-    """One way to label text.
+    """One way to label text after seeing the clients' examples.
 
-    Attributes:
-        name: in plans and tables.
-        scope: what moves its figures.
-        preset: the shipped settings file that its ``setup.method`` comes from.
+    ``name`` is its name in plans and tables, ``preset`` the shipped settings file of its ``setup.method``.
     """
 
     name: str
@@ -106,15 +96,34 @@ class BenchMethod(Protocol):
     preset: str
 
     def passes(self, size: Size) -> Passes:
-        """What a cell runs through the model, about."""
+        """Estimate of the examples that a cell runs through the model."""
         ...
 
     def run(self, setup: Setup) -> Measured:
-        """Measure one cell. The test rows are read once, at the end."""
+        """Measure one cell. Reads the test rows once, at the end."""
         ...
 
 
-PAPER = "paper"
-"""The preset of all methods but the variants of ours: held-out parts, loss and schedule are the same for all."""
-ALL = "all"
-"""The one classifier of a method that has no others."""
+def evaluate_adapter(setup: Setup, adapter: Adapter, meter: Meter) -> Evaluation:
+    """Evaluate an adapter on the test rows."""
+    classifier = adapter.classifier(setup.backbone)
+    with meter.testing(len(setup.test)):
+        return classifier.evaluate(setup.test)
+
+
+def evaluate_scores(setup: Setup, score: Callable[[EncodedExamples], npt.NDArray[np.floating]], meter: Meter) -> Evaluation:
+    """Evaluate on the test rows; ``score`` returns ``(N, C)`` log-probabilities."""
+    encoded = setup.scorer.encoded(setup.test)
+    with meter.testing(len(setup.test)):
+        logs = score(encoded)
+    return Evaluation.of(setup.task.labels, logs, encoded.labels)
+
+
+def send_tally(tally: Tally, meter: Meter) -> None:
+    """Count the message in which one client sends its held-out figures."""
+    meter.up("evaluate", {"examples": tally.examples, "correct": tally.correct, "loss_sum": tally.loss_sum}, {})
+
+
+def with_ones(features: npt.NDArray[np.floating]) -> Array64:
+    """``(N, d + 1)``: the ``(N, d)`` features and a column of ones, float64."""
+    return np.concatenate([features.astype(np.float64), np.ones((len(features), 1))], axis=1)

@@ -1,4 +1,4 @@
-"""FedAvg-LoRA: what users would fine-tune with. The only place that knows ``peft``."""
+"""FedAvg-LoRA: the usual fine-tuning, as a baseline. The only module that imports ``peft``."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from torch.optim import AdamW
 from ifedicl import seeds
 from ifedicl.backbone.load import Backbone
 from ifedicl.bench.costs import Meter
-from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size
-from ifedicl.bench.setup import Hand, Setup
+from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size, evaluate_scores, send_tally
+from ifedicl.bench.setup import EncodedClient, Setup
 from ifedicl.calibrate import batch_of
-from ifedicl.core.vectors import Array32
 from ifedicl.errors import BackboneError
 from ifedicl.federation.messages import Arrays
-from ifedicl.metrics import Evaluation, Tally
+from ifedicl.metrics import Tally
 
 _RANK, _ALPHA = 8, 16
 _RATES = (1e-3, 3e-3, 1e-2)
@@ -37,15 +36,15 @@ class _Trained:
 
     @property
     def best(self) -> Point:
-        """By held-out loss; the last round where none has one."""
+        """The point with the lowest held-out loss; the last one if no loss is finite."""
         return min(self.curve, key=lambda point: (point.loss, 0) if math.isfinite(point.loss) else (math.inf, -point.round))
 
 
 class FedAvgLoRA:
-    """Rank 8 on the query and value projections; weights averaged by examples.
+    """Rank 8 on the query and value projections; the server averages weights by examples.
 
-    The learning rate is the best of three on the held-out client examples of the first cell of each model and set. The search
-    is not counted in its costs.
+    The held-out examples of the first cell of each model and set choose one of three learning rates. The costs do not include
+    this search.
     """
 
     name = "fedavg-lora"
@@ -58,19 +57,11 @@ class FedAvgLoRA:
     def run(self, setup: Setup) -> Measured:
         rates = (setup.choices[_RATE],) if _RATE in setup.choices else _RATES
         with lora_layers(setup.backbone) as layers:
-            runs = [_train(setup, layers, rate, place, len(rates)) for place, rate in enumerate(rates)]
+            runs = [_train(setup, layers, rate, number, len(rates)) for number, rate in enumerate(rates)]
             best = min(runs, key=lambda run: run.best.loss if math.isfinite(run.best.loss) else math.inf)
             layers.load(best.weights)
-            evaluation = _tested(setup, best.meter)
-        calibration = setup.method.calibration
-        settings = {
-            "rank": _RANK,
-            "alpha": _ALPHA,
-            "rates": _RATES,
-            _RATE: best.rate,
-            "local_steps": calibration.local_steps,
-            "batch_size": calibration.batch_size,
-        }
+            evaluation = evaluate_scores(setup, lambda test: setup.scorer.log_probabilities(test.prompts), best.meter)
+        steps = setup.method.calibration.model_dump(include={"local_steps", "batch_size"})
         return Measured(
             {ALL: evaluation},
             best.meter.costs(),
@@ -78,40 +69,40 @@ class FedAvgLoRA:
             chosen_round=best.best.round,
             curve=best.curve,
             choices={_RATE: best.rate},
-            settings=settings,
+            settings={"rank": _RANK, "alpha": _ALPHA, "rates": _RATES, _RATE: best.rate, **steps},
         )
 
 
 class LoRALayers:
-    """The trainable weights that stand in the model."""
+    """The trainable weights inside the model."""
 
     def __init__(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
         self.parameters = dict(parameters)
 
     def state(self) -> Arrays:
-        """A copy, float32."""
+        """A copy of the weights, float32."""
         return {name: parameter.detach().float().cpu().numpy().copy() for name, parameter in self.parameters.items()}
 
     @torch.no_grad()
     def load(self, state: Arrays) -> None:
-        """Put these weights in place."""
+        """Replace the weights."""
         for name, parameter in self.parameters.items():
             parameter.copy_(torch.from_numpy(state[name]))
 
 
 @contextmanager
 def lora_layers(backbone: Backbone) -> Iterator[LoRALayers]:
-    """Put LoRA layers into the model; gone when the block ends.
+    """Add LoRA layers to the model within the block.
 
     Raises:
-        BackboneError: ``peft`` is not installed, or does not know where this family has its query and value projections.
+        BackboneError: ``peft`` is not installed, or does not know the query and value projections of this model family.
     """
     try:
         from peft import LoraConfig, LoraModel
     except ImportError as error:
-        raise BackboneError("fedavg-lora needs one more package: pip install 'ifedicl[bench]'") from error
+        raise BackboneError("fedavg-lora: package peft is not installed. Run: pip install 'ifedicl[bench]'") from error
     model = backbone.model
-    with torch.random.fork_rng():  # what peft draws is replaced by seeded draws before training
+    with torch.random.fork_rng():  # training replaces peft's random weights by seeded ones
         try:
             tuner = LoraModel(model, LoraConfig(r=_RANK, lora_alpha=_ALPHA), "default")
         except ValueError as error:
@@ -119,98 +110,89 @@ def lora_layers(backbone: Backbone) -> Iterator[LoRALayers]:
     try:
         parameters = {name: parameter for name, parameter in model.named_parameters() if "lora_" in name}
         for parameter in parameters.values():
-            parameter.data = parameter.data.float()  # whatever the model computes in, as our own coefficients
+            parameter.data = parameter.data.float()  # float32 in every model, as the coefficients of IFed-ICL
         yield LoRALayers(parameters)
     finally:
         tuner.unload()
         model.requires_grad_(False)
 
 
-def _train(setup: Setup, layers: LoRALayers, rate: float, place: int, runs: int) -> _Trained:
+def _train(setup: Setup, layers: LoRALayers, rate: float, run: int, runs: int) -> _Trained:
     rounds, meter = setup.method.rounds, Meter(setup.names)
     weights = best = _initial(layers, setup.method.seed)
     curve: list[Point] = []
     delivered = False
     for number in range(rounds.rounds):
         replies: list[Arrays] = []
-        for hand in setup.hands:
+        for client in setup.encoded_clients:
             received = weights if delivered else meter.down("update", {"round": number}, weights)
-            if not hand.train.labels:
+            if not client.train.labels:
                 continue
             with meter.working("update"):
                 layers.load(received)
-                _local_steps(setup, layers, hand, rate, number)
-                own = layers.state()
-            replies.append(meter.up("update", {"examples": len(hand.train.labels)}, own))
-        weights = _average(replies, [len(hand.train.labels) for hand in setup.hands if hand.train.labels])
+                _local_steps(setup, layers, client, rate, number)
+                trained = layers.state()
+            replies.append(meter.up("update", {"examples": len(client.train.labels)}, trained))
+        weights = _average(replies, [len(client.train.labels) for client in setup.encoded_clients if client.train.labels])
         completed = number + 1
-        # What is sent to be evaluated need not be sent again for the next round.
+        # Clients that receive the weights for an evaluation need not receive them again for the next round.
         delivered = completed == rounds.rounds or completed % rounds.evaluate_every == 0
         if delivered:
             tally = _held_out(setup, layers, weights, meter)
             curve.append(Point(completed, tally.accuracy, tally.loss))
             if curve[-1] == _Trained({}, meter, tuple(curve), rate).best:
                 best = weights
-        setup.on_progress(place * rounds.rounds + completed, runs * rounds.rounds)
+        setup.on_progress(run * rounds.rounds + completed, runs * rounds.rounds)
     return _Trained(best, meter, tuple(curve), rate)
 
 
 def _initial(layers: LoRALayers, seed: int) -> Arrays:
-    """As LoRA starts: A drawn, B zero. Drawn anew, since a run before may have trained them."""
+    """LoRA's initial weights: A drawn, B zero. An earlier run in the same layers has no influence."""
     state: Arrays = {}
     for name, parameter in layers.parameters.items():
-        draw = seeds.generator(seed, "lora", name)
-        bound = 1 / math.sqrt(parameter.shape[-1])  # Kaiming's, as peft draws A
-        values = draw.uniform(-bound, bound, tuple(parameter.shape)) if "lora_A" in name else np.zeros(tuple(parameter.shape))
+        shape = tuple(parameter.shape)
+        bound = 1 / math.sqrt(shape[-1])  # Kaiming's, as peft draws A
+        values = seeds.generator(seed, "lora", name).uniform(-bound, bound, shape) if "lora_A" in name else np.zeros(shape)
         state[name] = values.astype(np.float32)
     return state
 
 
-def _local_steps(setup: Setup, layers: LoRALayers, hand: Hand, rate: float, number: int) -> None:
-    """As our own clients step: the same batches, loss and schedule."""
+def _local_steps(setup: Setup, layers: LoRALayers, client: EncodedClient, rate: float, number: int) -> None:
+    """The steps of one client in one round: the batches, loss and schedule of IFed-ICL."""
     settings, scorer = setup.method.calibration, setup.scorer
+    tokens, labels = client.train.prompts.tokens, client.train.labels
     optimizer = AdamW(list(layers.parameters.values()), rate, weight_decay=0.0)
     steps = setup.method.rounds.rounds * settings.local_steps
-    for local_step in range(settings.local_steps):
-        step = number * settings.local_steps + local_step
+    for step in range(number * settings.local_steps, (number + 1) * settings.local_steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
-        batch = batch_of(step, len(hand.train.labels), settings.batch_size, setup.method.seed, hand.name)
+        batch = batch_of(step, len(labels), settings.batch_size, setup.method.seed, client.name)
         optimizer.zero_grad()
-        for part in scorer.batches([hand.train.prompts.tokens[row] for row in batch]):
+        for part in scorer.batches([tokens[row] for row in batch]):
             rows = [batch[position] for position in part]
-            losses = scorer.label_losses([hand.train.prompts.tokens[row] for row in rows], [hand.train.labels[r] for r in rows])
+            losses = scorer.label_losses([tokens[row] for row in rows], [labels[row] for row in rows])
             (losses.sum() / len(batch)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 
 def _average(replies: Sequence[Arrays], examples: Sequence[int]) -> Arrays:
-    total = sum(examples)
-    return {name: _weighted([reply[name] for reply in replies], examples, total) for name in replies[0]}
-
-
-def _weighted(arrays: Sequence[Any], weights: Sequence[int], total: int) -> Array32:
-    mean: Array32 = sum(weight * array.astype(np.float64) for weight, array in zip(weights, arrays, strict=True)) / total
-    return mean.astype(np.float32)
+    """Mean of the weights by examples; summed in float64, returned in float32."""
+    averages: Arrays = {}
+    for name in replies[0]:
+        total: Any = sum(count * reply[name].astype(np.float64) for count, reply in zip(examples, replies, strict=True))
+        averages[name] = (total / sum(examples)).astype(np.float32)
+    return averages
 
 
 def _held_out(setup: Setup, layers: LoRALayers, weights: Arrays, meter: Meter) -> Tally:
     total = Tally()
-    for hand in setup.hands:
+    for client in setup.encoded_clients:
         received = meter.down("evaluate", {}, weights)
-        if not hand.selection.labels:
+        if not client.selection.labels:
             continue
         with meter.working("evaluate"):
             layers.load(received)
-            tally = Tally.of(setup.scorer.log_probabilities(hand.selection.prompts), hand.selection.labels)
-        counts = {"examples": tally.examples, "correct": tally.correct, "loss_sum": tally.loss_sum}
-        meter.up("evaluate", counts, {})
+            tally = Tally.of(setup.scorer.log_probabilities(client.selection.prompts), client.selection.labels)
+        send_tally(tally, meter)
         total += tally
     return total
-
-
-def _tested(setup: Setup, meter: Meter) -> Evaluation:
-    part = setup.scorer.encoded(setup.test)
-    with meter.testing(len(setup.test)):
-        logs = setup.scorer.log_probabilities(part.prompts)
-    return Evaluation.of(setup.task.labels, logs, part.labels)
