@@ -33,7 +33,7 @@ class Keys:
         self._path = path
         self._hashes: Mapping[str, str] | None = _read(path)
         if not self._hashes:
-            raise ServeError(f"{path} holds no key, so nobody could ask. Make one: ifedicl key {path} NAME")
+            raise ServeError(f"{path}: holds no key, so every request would be refused. Make one: ifedicl key {path} NAME")
 
     def refresh(self) -> None:
         """Read the file again.
@@ -57,19 +57,15 @@ class Keys:
 
         The time does not depend on how much of a key is right: all hashes are compared, each in constant time.
         """
-        own, found = _hash(key), None
+        hashed, found = _hash(key), None
         for name, known in (self._hashes or {}).items():
-            if hmac.compare_digest(own, known):
+            if hmac.compare_digest(hashed, known):
                 found = name
         return found
 
 
 def new_key(path: Path, name: str) -> str:
-    """Make a key, add its hash to the file, and return the key.
-
-    Args:
-        path: the key file; created with access for its owner alone if absent.
-        name: of the key's holder.
+    """Make a key for a holder, add its hash to the file (created if absent, readable by its owner alone), and return the key.
 
     Raises:
         ServeError: the name is taken or has characters that are not allowed; the file cannot be read.
@@ -77,13 +73,14 @@ def new_key(path: Path, name: str) -> str:
     """
     hashes = _read(path) if path.exists() else {}
     if name in hashes:
-        raise ServeError(f"{path} has a key for {name!r} already. Remove its line to withdraw it, or choose another name")
+        raise ServeError(f"{path}: has a key for {name!r} already. Remove its line to withdraw it, or choose another name")
     key = _PREFIX + secrets.token_urlsafe(32)
     line = f"{name} {_hash(key)}"
     if not _LINE.fullmatch(line):
-        raise ServeError(f"name {name!r}: allowed are 1 to 64 letters, digits, and . _ @ -")
-    held = path.read_text(encoding="utf-8") if path.exists() else ""
-    files.write_bytes(path, (held + ("" if not held or held.endswith("\n") else "\n") + line + "\n").encode(), private=True)
+        raise ServeError(f"name: received {name!r}; allowed: 1 to 64 letters, digits, and . _ @ -")
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    gap = "\n" if before and not before.endswith("\n") else ""
+    files.write_bytes(path, f"{before}{gap}{line}\n".encode(), private=True)
     return key
 
 

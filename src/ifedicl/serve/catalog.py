@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,11 +16,10 @@ from ifedicl.adapter import Adapter
 from ifedicl.backbone.multi_adapter import Placed
 from ifedicl.errors import AdapterError, FingerprintError, IfediclError, ServeError
 from ifedicl.federation.run_folder import RunFolder
-from ifedicl.serve.error_log import happened
+from ifedicl.serve.faults import type_and_place
 from ifedicl.store.protocol import Store
 
 _log = logging.getLogger(__name__)
-_HEADER = "adapter.json"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,6 @@ class Loaded:
     """An adapter as its source loads it.
 
     Attributes:
-        adapter: the adapter.
         version: differs between versions.
         origin: ``folder`` or ``store``.
         run: the folder of the run that made it, if known.
@@ -43,13 +42,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Offer:
-    """An adapter that a source has, not loaded yet.
-
-    Attributes:
-        name: as requests name it.
-        mark: changes with each version.
-        load: reads it.
-    """
+    """An adapter that a source has, not loaded yet. ``mark`` changes with each version."""
 
     name: str
     mark: object
@@ -66,75 +59,67 @@ class Source(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Served:
-    """A served adapter.
-
-    Attributes:
-        name: as requests name it.
-        loaded: adapter, version and origin.
-        placed: the adapter on the model.
-        raw: the raw model for the same task.
-    """
+    """A served adapter, with the offer's name and mark; ``raw``: the raw model for the same task."""
 
     name: str
+    mark: object
     loaded: Loaded
     placed: Placed
     raw: Placed
 
 
+@dataclass(frozen=True)
 class Folder:
     """One adapter folder; ``ifedicl run`` replaces it as a whole."""
 
-    def __init__(self, name: str, path: Path) -> None:
-        self._name = name
-        self._path = path
+    name: str
+    path: Path
 
     @classmethod
     def of(cls, argument: str) -> Folder:
         """From ``FOLDER`` or ``NAME=FOLDER``; the name of RUN/adapter is RUN."""
-        name, _, place = argument.rpartition("=")
-        path = Path(place).expanduser()
+        name, _, folder = argument.rpartition("=")
+        path = Path(folder).expanduser()
         absolute = path.absolute()
         return cls(slug(name or (absolute.parent.name if absolute.name == "adapter" else absolute.name)), path)
 
     def offers(self) -> Sequence[Offer]:
         """The folder's adapter."""
         try:
-            stat = (self._path / _HEADER).stat()
+            stat = (self.path / "adapter.json").stat()
         except OSError:  # loading reports what is missing; an adapter that was served before stays
-            return [Offer(self._name, None, self._load)]
-        return [Offer(self._name, (stat.st_mtime_ns, stat.st_ino, stat.st_size), self._load)]
+            return [Offer(self.name, None, self._load)]
+        return [Offer(self.name, (stat.st_mtime_ns, stat.st_ino, stat.st_size), self._load)]
 
     def _load(self) -> Loaded:
-        adapter = Adapter.load(self._path)
+        adapter = Adapter.load(self.path)
         header, _ = adapter.header_and_tensors()  # with the digest of the tensors
         version = hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()[:12]
-        run = self._path.absolute().parent
+        run = self.path.absolute().parent
         return Loaded(adapter, version, "folder", run if RunFolder(run).metrics.is_file() else None)
 
 
+@dataclass(frozen=True, eq=False)
 class StoreSource:
-    """The newest version of every task of a store that belongs to one model."""
+    """The newest version of every task of a store that belongs to one model; ``federation`` None: of all federations."""
 
-    def __init__(self, store: Store, fingerprint: str, federation: str | None = None) -> None:
-        self._store = store
-        self._fingerprint = fingerprint
-        self._federation = federation
+    store: Store
+    fingerprint: str
+    federation: str | None = None
 
     def offers(self) -> Sequence[Offer]:
         """One for each task. If several tasks have one name, the oldest gets the plain name, so that names stay stable."""
-        own = [item for item in self._store.entries(federation=self._federation) if item.fingerprint == self._fingerprint]
-        newest = {item.key: item for item in own}
-        taken: set[str] = set()
-        offers = []
+        entries = self.store.entries(federation=self.federation)  # oldest first
+        newest = {entry.key: entry for entry in entries if entry.fingerprint == self.fingerprint}
+        offers: dict[str, Offer] = {}
         for key, entry in newest.items():
             plain = slug(entry.task)
-            name = f"{plain}-{key[:8]}" if plain in taken else plain
-            taken.add(name)
-            offers.append(Offer(name, entry.id, lambda version=entry.id: self._load(version)))  # type: ignore[misc]
-        return offers
+            name = f"{plain}-{key[:8]}" if plain in offers else plain
+            offers[name] = Offer(name, entry.id, partial(self._load, entry.id))
+        return list(offers.values())
 
     def _load(self, version: int) -> Loaded:
-        stored = self._store.get(version)
+        stored = self.store.get(version)
         facts = {**stored.entry.metrics, "federation": stored.entry.federation, "stored": stored.entry.created}
         return Loaded(stored.adapter, str(stored.entry.version), "store", figures=facts)
 
@@ -146,17 +131,17 @@ class Catalog:
         """Start empty.
 
         Args:
-            sources: on equal names the earlier source wins.
+            sources: of two adapters with one name, the earlier source's is served.
             fingerprint: of the model.
-            place: puts an adapter on the model.
+            place: returns the adapter and the raw model for its task, both on the model.
         """
         self._sources = sources
         self._fingerprint = fingerprint
         self._place = place
-        self._served: Mapping[str, tuple[object, Served]] = {}
+        self._served: Mapping[str, Served] = {}
 
     def __iter__(self) -> Iterator[Served]:
-        return iter([served for _, served in self._served.values()])
+        return iter(self._served.values())
 
     def __len__(self) -> int:
         return len(self._served)
@@ -174,18 +159,16 @@ class Catalog:
             return next(iter(self))
         if name not in self._served:
             raise AdapterError(f"adapter: received {name[:80]!r}, which is not served; served: {names}")
-        return self._served[name][1]
+        return self._served[name]
 
     def refresh(self, *, strict: bool = False) -> None:
         """Read the sources: load new adapters, drop removed ones.
 
-        Args:
-            strict: raise errors. Otherwise they are logged, and what was served before stays.
-
         Raises:
-            IfediclError: with ``strict``: an adapter cannot be read or is of another model.
+            IfediclError: only if ``strict``: an adapter cannot be read or is of another model. Otherwise errors are logged, and
+                what was served before stays.
         """
-        served: dict[str, tuple[object, Served]] = {}
+        served: dict[str, Served] = {}
         for source in self._sources:
             try:
                 offers = source.offers()
@@ -195,37 +178,39 @@ class Catalog:
                 _log.warning("adapters are not refreshed: %s", error)
                 return
             for offer in offers:
-                self._take(offer, served, strict=strict)
+                self._add(offer, served, strict=strict)
         self._served = served
 
-    def _take(self, offer: Offer, served: dict[str, tuple[object, Served]], *, strict: bool) -> None:
+    def _add(self, offer: Offer, served: dict[str, Served], *, strict: bool) -> None:
         if offer.name in served:
             if strict:
                 raise ServeError(f"adapters: two have the name {offer.name!r}; give other names with NAME=FOLDER")
             return
         known = self._served.get(offer.name)
-        if known is not None and known[0] == offer.mark:
+        if known is not None and known.mark == offer.mark:
             served[offer.name] = known
             return
         try:
-            served[offer.name] = (offer.mark, self._loaded(offer))
-            _log.info("serving %s, version %s", offer.name, served[offer.name][1].loaded.version)
+            served[offer.name] = self._loaded(offer)
+            _log.info("serving %s, version %s", offer.name, served[offer.name].loaded.version)
         except Exception as error:  # any error: one adapter must not keep the others from loading
             if strict:
                 raise
-            _log.warning("%s is not loaded: %s", offer.name, error if isinstance(error, IfediclError) else happened(error))
+            _log.warning(
+                "%s is not loaded: %s", offer.name, error if isinstance(error, IfediclError) else type_and_place(error)
+            )
             if known is not None:
                 served[offer.name] = known
 
     def _loaded(self, offer: Offer) -> Served:
         loaded = offer.load()
-        if loaded.adapter.fingerprint != self._fingerprint:
+        adapter = loaded.adapter
+        if adapter.fingerprint != self._fingerprint:
             raise FingerprintError(
-                f"adapter {offer.name!r} was made with {loaded.adapter.model_name} (fingerprint "
-                f"{loaded.adapter.fingerprint[:12]}…), this server runs {self._fingerprint[:12]}…. One server serves the "
-                "adapters of one model: start another for it"
+                f"adapter {offer.name!r} was made with {adapter.model_name} (fingerprint {adapter.fingerprint[:12]}…), this "
+                f"server runs {self._fingerprint[:12]}…. One server serves the adapters of one model: start another for it"
             )
-        return Served(offer.name, loaded, *self._place(loaded.adapter))
+        return Served(offer.name, offer.mark, loaded, *self._place(adapter))
 
 
 def slug(name: str) -> str:

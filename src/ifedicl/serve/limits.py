@@ -31,10 +31,6 @@ class Limits:
     stop_seconds: int = 30
     refresh_seconds: float = 5.0
 
-    def texts_of(self, asked: int) -> int:
-        """Texts that one request may hold. More would not fit even into an idle server, and a retry would never succeed.
-
-        Args:
-            asked: passes for each text: 1, or 2 with the raw model.
-        """
-        return min(self.texts, self.waiting // asked)
+    def texts_of(self, models: int) -> int:
+        """Texts that one request may hold, so that it fits into an idle server. ``models``: 1, or 2 with the raw model."""
+        return min(self.texts, self.waiting // models)

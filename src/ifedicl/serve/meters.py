@@ -7,8 +7,6 @@ from collections.abc import Callable
 import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from ifedicl.serve.worker import Pass
-
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _ROWS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -28,14 +26,14 @@ class Meters:
         )
         self._texts = Counter("ifedicl_texts", "Texts labelled", ["adapter"], registry=self._registry)
         self._rows = Histogram("ifedicl_pass_rows", "Rows of a forward pass", buckets=_ROWS, registry=self._registry)
-        self._passes = Histogram("ifedicl_pass_seconds", "Of a forward pass", buckets=_SECONDS, registry=self._registry)
+        self._passes = Histogram("ifedicl_pass_seconds", "Seconds of a forward pass", buckets=_SECONDS, registry=self._registry)
         memory = Gauge("ifedicl_resident_bytes", "Memory of the process", registry=self._registry)
         memory.set_function(lambda: psutil.Process().memory_info().rss)
 
     def watch(self, waiting: Callable[[], float], adapters: Callable[[], float]) -> None:
-        """Read these at each scrape."""
-        Gauge("ifedicl_waiting_texts", "Wait or are under way", registry=self._registry).set_function(waiting)
-        Gauge("ifedicl_adapters", "Are served", registry=self._registry).set_function(adapters)
+        """Add the metrics that are read at each scrape."""
+        Gauge("ifedicl_waiting_texts", "Texts that wait or are in work", registry=self._registry).set_function(waiting)
+        Gauge("ifedicl_adapters", "Served adapters", registry=self._registry).set_function(adapters)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Count an answer."""
@@ -46,10 +44,10 @@ class Meters:
         """Count labelled texts."""
         self._texts.labels(adapter).inc(texts)
 
-    def passed(self, done: Pass) -> None:
+    def passed(self, rows: int, seconds: float) -> None:
         """Count a forward pass."""
-        self._rows.observe(done.rows)
-        self._passes.observe(done.seconds)
+        self._rows.observe(rows)
+        self._passes.observe(seconds)
 
     def text(self) -> bytes:
         """The metrics in Prometheus's text format."""

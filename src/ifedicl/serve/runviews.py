@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,13 @@ from ifedicl.federation.run_folder import METRICS
 from ifedicl.serve.schemas import ClassFigures, ClientFacts, RunFacts, RunLines
 
 _PIECE = 1 << 18
-_FIRST = 1 << 14
 
 
+@dataclass(frozen=True)
 class Runs:
-    """The runs in one folder: itself, or one or two levels below."""
+    """The runs in one folder: itself, or one or two levels below; None: there are no runs."""
 
-    def __init__(self, root: Path | None) -> None:
-        """Look in ``root``; None: there are no runs."""
-        self._root = root
+    root: Path | None
 
     def list(self) -> list[RunFacts]:
         """All runs; the one whose file grew last comes first."""
@@ -44,8 +42,7 @@ class Runs:
         path = files[name]
         with path.open("rb") as file:
             stat = os.fstat(file.fileno())
-            own = stat.st_ino
-            start = since if generation in (None, own) and since <= stat.st_size else 0
+            start = since if generation in (None, stat.st_ino) and since <= stat.st_size else 0
             file.seek(max(0, start - 1))
             before = file.read(min(1, start))
             piece = file.read(_PIECE)
@@ -55,37 +52,29 @@ class Runs:
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
         except (ValueError, RecursionError):
-            raise ServeError(
-                f"run {name!r}: a line of its {METRICS} from byte {start} on is not JSON; the file was changed"
-            ) from None
-        return RunLines(lines=lines, next=start + len(whole), generation=own, age_seconds=_age(path))
+            reason = f"a line of its {METRICS} from byte {start} on is not JSON; the file was changed"
+            raise ServeError(f"run {name!r}: {reason}") from None
+        return RunLines(lines=lines, next=start + len(whole), generation=stat.st_ino, age_seconds=_age(path))
 
     def _files(self) -> dict[str, Path]:
         """Runs by name. A name is a path below the root, so a request cannot reach another file."""
-        if self._root is None:
+        if self.root is None:
             return {}
-        found = [path for pattern in (METRICS, f"*/{METRICS}", f"*/*/{METRICS}") for path in self._root.glob(pattern)]
-        return {_name(path.parent, self._root): path for path in found}
-
-
-def _name(run: Path, root: Path) -> str:
-    return root.absolute().name if run == root else run.relative_to(root).as_posix()
+        found = [path for pattern in (METRICS, f"*/{METRICS}", f"*/*/{METRICS}") for path in self.root.glob(pattern)]
+        names = [path.parent.relative_to(self.root).as_posix() for path in found]
+        return {self.root.absolute().name if name == "." else name: path for name, path in zip(names, found, strict=True)}
 
 
 def clients_of(run: Path) -> list[ClientFacts]:
-    """Bytes and failures of each client of a finished run."""
-    sent: defaultdict[str, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
-    received: defaultdict[str, int] = defaultdict(int)
-    failures: defaultdict[str, int] = defaultdict(int)
+    """Bytes and failures of each client of a run."""
+    clients: dict[str, ClientFacts] = {}
     for line in _events(run, "exchange"):
-        client = str(line["client"])
-        sent[client][str(line["step"])] += int(line["bytes_up"])
-        received[client] += int(line["bytes_down"])
-        failures[client] += line.get("failure") is not None
-    return [
-        ClientFacts(client=name, sent_bytes=dict(own), received_bytes=received[name], failures=failures[name])
-        for name, own in sent.items()
-    ]
+        name, step = str(line["client"]), str(line["step"])
+        facts = clients.setdefault(name, ClientFacts(client=name, sent_bytes={}, received_bytes=0, failures=0))
+        facts.sent_bytes[step] = facts.sent_bytes.get(step, 0) + int(line["bytes_up"])
+        facts.received_bytes += int(line["bytes_down"])
+        facts.failures += line.get("failure") is not None
+    return list(clients.values())
 
 
 def per_class_of(run: Path) -> list[ClassFigures]:
@@ -93,15 +82,15 @@ def per_class_of(run: Path) -> list[ClassFigures]:
     tests = {str(line["name"]): line for line in _events(run, "test")}
     if "adapter" not in tests:
         return []
-    own, raw = tests["adapter"], tests.get("zero-shot")
+    confusion, raw = tests["adapter"]["confusion"], tests.get("zero-shot")
     return [
         ClassFigures(
             label=label,
-            examples=sum(own["confusion"][place]),
-            right=own["confusion"][place][place],
-            zero_shot_right=None if raw is None else raw["confusion"][place][place],
+            examples=sum(confusion[at]),
+            right=confusion[at][at],
+            zero_shot_right=None if raw is None else raw["confusion"][at][at],
         )
-        for place, label in enumerate(own["labels"])
+        for at, label in enumerate(tests["adapter"]["labels"])
     ]
 
 
@@ -114,7 +103,7 @@ def _events(run: Path, kind: str) -> Iterator[dict[str, Any]]:
 
 def _task(path: Path) -> str | None:
     with path.open("rb") as file:
-        head = file.read(_FIRST).split(b"\n", 1)[0]
+        head = file.read(1 << 14).split(b"\n", 1)[0]
     try:
         return str(json.loads(head)["task"])
     except (ValueError, KeyError, TypeError):

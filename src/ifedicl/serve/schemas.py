@@ -139,7 +139,7 @@ class RunLines(BaseModel):
     age_seconds: float
 
 
-class Fault(BaseModel):
+class FaultFacts(BaseModel):
     """One error."""
 
     code: str
@@ -149,4 +149,4 @@ class Fault(BaseModel):
 class FaultAnswer(BaseModel):
     """The body of every error answer."""
 
-    error: Fault
+    error: FaultFacts

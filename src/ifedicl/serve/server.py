@@ -17,13 +17,12 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import IfediclError, ServeError
 from ifedicl.serve.api_keys import Keys
 from ifedicl.serve.app import application
 from ifedicl.serve.catalog import Catalog, Source
-from ifedicl.serve.error_log import happened
+from ifedicl.serve.faults import type_and_place
 from ifedicl.serve.limits import Limits
 from ifedicl.serve.meters import Meters
 from ifedicl.serve.routes import ServerState
@@ -33,6 +32,7 @@ from ifedicl.serve.worker import Worker
 
 _log = logging.getLogger(__name__)
 _MOST_HEAD = 32 << 10
+_LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def serve(
     runs: Path | None = None,
     on_start: Callable[[str, Catalog], None],
 ) -> None:
-    """Answer until the process is told to stop.
+    """Answer until the process gets a signal to stop.
 
     Args:
         backbone: the model; from now on only the server's thread may use it.
@@ -79,15 +79,17 @@ def serve(
     stopping = threading.Event()
     try:
         catalog = Catalog(
-            sources, backbone.fingerprint, lambda adapter: worker.call(lambda: _placed(adapter, backbone)).result()
+            sources,
+            backbone.fingerprint,
+            lambda adapter: worker.call(lambda: adapter.classifier(backbone).placed()).result(),
         )
         catalog.refresh(strict=True)
         meters.watch(lambda: worker.waiting, lambda: len(catalog))
         facts = ModelFacts(name=name, fingerprint=backbone.fingerprint, dtype=backbone.dtype)
         state = ServerState(facts, catalog, worker, meters, Runs(runs), limits)
-        look = threading.Thread(target=_keep_looking, args=(stopping, limits.refresh_seconds, catalog, keys), daemon=True)
-        look.start()
-        server = _Server(_config(application(state, keys, listener.host), limits), lambda url: on_start(url, catalog))
+        refreshed = (stopping, limits.refresh_seconds, catalog, keys)
+        threading.Thread(target=_keep_refreshing, args=refreshed, daemon=True).start()
+        server = _Server(application(state, keys, listener.host), limits, lambda url: on_start(url, catalog))
         with _signals_answered():
             server.run([listener.socket])
     finally:
@@ -95,29 +97,21 @@ def serve(
         worker.stop()
 
 
-def _placed(adapter: Adapter, backbone: Backbone) -> Any:
-    return adapter.classifier(backbone).placed()
-
-
-def _keep_looking(stopping: threading.Event, seconds: float, catalog: Catalog, keys: Keys | None) -> None:
-    looked_at = [("adapters", catalog.refresh)] if keys is None else [("keys", keys.refresh), ("adapters", catalog.refresh)]
+def _keep_refreshing(stopping: threading.Event, seconds: float, catalog: Catalog, keys: Keys | None) -> None:
+    refreshed = [("adapters", catalog.refresh)] if keys is None else [("keys", keys.refresh), ("adapters", catalog.refresh)]
     while not stopping.wait(seconds):
-        for name, refresh in looked_at:
+        for name, refresh in refreshed:
             # After any error the thread goes on: without it a key that is withdrawn later would stay valid.
             try:
                 refresh()
             except IfediclError as error:
                 _log.warning("%s not refreshed: %s", name, error)
             except Exception as error:
-                _log.error("%s not refreshed: %s", name, happened(error))
+                _log.error("%s not refreshed: %s", name, type_and_place(error))
 
 
 def bound(host: str, port: int) -> Listener:
-    """Bind a socket, before the model is loaded.
-
-    Args:
-        host: address or name of this machine.
-        port: 0: any free port.
+    """A listener at an address or name of this machine; port 0: any free port. Called before the model is loaded.
 
     Raises:
         ServeError: the address is taken, or not one of this machine.
@@ -128,31 +122,26 @@ def bound(host: str, port: int) -> Listener:
         made.bind((host, port))
     except OSError as error:
         made.close()
-        raise ServeError(
-            f"--host, --port: cannot listen at {host}, port {port}: {error.strerror or error}. Choose another port (0: any "
-            "free one) or host"
-        ) from error
+        reason = f"cannot listen at {host}, port {port}: {error.strerror or error}"
+        raise ServeError(f"--host, --port: {reason}. Choose another port (0: any free one) or host") from error
     return Listener(host, made)
-
-
-def _config(app: Any, limits: Limits) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http=_protocol(limits.arrival_seconds),
-        ws="none",
-        log_config=None,
-        access_log=False,  # nothing of a request is logged
-        server_header=False,
-        limit_concurrency=limits.connections,
-        timeout_graceful_shutdown=limits.stop_seconds,
-        h11_max_incomplete_event_size=_MOST_HEAD,
-    )
 
 
 class _Server(uvicorn.Server):
     """Calls ``on_start`` with the URL once it listens."""
 
-    def __init__(self, config: uvicorn.Config, on_start: Callable[[str], None]) -> None:
+    def __init__(self, app: Any, limits: Limits, on_start: Callable[[str], None]) -> None:
+        config = uvicorn.Config(
+            app,
+            http=_protocol(limits.arrival_seconds),
+            ws="none",
+            log_config=None,
+            access_log=False,  # nothing of a request is logged
+            server_header=False,
+            limit_concurrency=limits.connections,
+            timeout_graceful_shutdown=limits.stop_seconds,
+            h11_max_incomplete_event_size=_MOST_HEAD,
+        )
         super().__init__(config)
         self._on_start = on_start
 
@@ -176,7 +165,7 @@ def _signals_answered() -> Iterator[None]:
 
 
 def _protocol(seconds: float) -> type[asyncio.Protocol]:
-    """HTTP/1.1 with a deadline for a request's head. Uvicorn has none: a client that sends single bytes would never leave."""
+    """HTTP/1.1 with a deadline for a request's head. Uvicorn has none: a client that sends single bytes would stay forever."""
 
     class Deadline(H11Protocol):
         _head: asyncio.TimerHandle | None = None
@@ -211,6 +200,3 @@ def _protocol(seconds: float) -> type[asyncio.Protocol]:
                 self.transport.close()
 
     return Deadline
-
-
-_LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"

@@ -38,19 +38,11 @@ class LabelScores:
     truncated: int
 
 
-@dataclass(frozen=True)
-class Pass:
-    """One forward pass, for the metrics."""
-
-    rows: int
-    seconds: float
-
-
 @dataclass(eq=False)
 class _Submission:
     """A request in work."""
 
-    asked: tuple[Placed, ...]
+    models: tuple[Placed, ...]
     texts: tuple[str, ...]
     future: Future[LabelScores]
     rows: list[Asked] = field(default_factory=list)
@@ -62,12 +54,12 @@ class _Submission:
     @property
     def size(self) -> int:
         """Rows: each text once for each model that is asked."""
-        return len(self.asked) * len(self.texts)
+        return len(self.models) * len(self.texts)
 
     def encode(self) -> None:
         """Encode the texts as rows, grouped by the model that is asked."""
-        prompts = self.asked[0].scorer.encoder.prompts(self.texts)
-        self.rows = [Asked(placed, tokens) for placed in self.asked for tokens in prompts.tokens]
+        prompts = self.models[0].scorer.encoder.prompts(self.texts)
+        self.rows = [Asked(placed, tokens) for placed in self.models for tokens in prompts.tokens]
         self.truncated = prompts.truncated
 
     def answer(self) -> LabelScores:
@@ -80,13 +72,13 @@ class _Submission:
 class Worker:
     """Answers requests for any number of adapters over one model, in one thread."""
 
-    def __init__(self, backbone: Backbone, *, most_waiting: int, on_pass: Callable[[Pass], None]) -> None:
+    def __init__(self, backbone: Backbone, *, most_waiting: int, on_pass: Callable[[int, float], None]) -> None:
         """Start the thread.
 
         Args:
             backbone: from now on only this thread may use it or its tokenizer.
             most_waiting: rows that may be queued or in work.
-            on_pass: called in the thread after each pass.
+            on_pass: called in the thread after each pass, with its rows and seconds.
         """
         self._backbone = backbone
         self._most = most_waiting
@@ -110,26 +102,20 @@ class Worker:
         """Whether it accepts requests."""
         return self._open and self._thread.is_alive()
 
-    def submit(self, asked: Sequence[Placed], texts: Sequence[str]) -> Future[LabelScores]:
-        """Queue texts for one or more models of the same task. Cancelling the future drops the request.
-
-        Args:
-            asked: an adapter, and perhaps the raw model, with the same scorer.
-            texts: one or more.
+    def submit(self, models: Sequence[Placed], texts: Sequence[str]) -> Future[LabelScores]:
+        """Queue texts for an adapter, and perhaps the raw model, with one scorer. Cancelling the future drops the request.
 
         Raises:
             BusyError: the queue is full.
             StoppedError: the server is stopping.
         """
-        job = _Submission(tuple(asked), tuple(texts), Future())
+        job = _Submission(tuple(models), tuple(texts), Future())
         with self._wake:
             if not self._open:
                 raise StoppedError("the server is stopping; ask again in a moment, or another server")
             if self._waiting + job.size > self._most:
-                raise BusyError(
-                    f"the queue holds {self._waiting} texts, {job.size} more are over its limit of {self._most}. Ask again in "
-                    "a moment"
-                )
+                reason = f"the queue holds {self._waiting} texts, {job.size} more are over its limit of {self._most}"
+                raise BusyError(f"{reason}. Ask again in a moment")
             self._waiting += job.size
             self._arrived.append(job)
             self._wake.notify()
@@ -164,7 +150,10 @@ class Worker:
             calls, self._calls = list(self._calls), deque()
             arrived, self._arrived = list(self._arrived), deque()
         for work, future in calls:
-            _settle(future, work)
+            try:
+                future.set_result(work())
+            except Exception as error:
+                future.set_exception(error)
         for job in arrived:
             self._take_in(job)
         return bool(self._open or self._jobs)
@@ -175,7 +164,7 @@ class Worker:
             try:
                 job.encode()
             except Exception as error:
-                _tell(job.future, _ours(error))
+                _resolve(job.future, _visible(error))
             else:
                 self._jobs.append(job)
                 return
@@ -193,30 +182,29 @@ class Worker:
         return taken
 
     def _do(self, window: list[tuple[_Submission, int]]) -> None:
-        rows = [job.rows[place] for job, place in window]
-        for batch in mixed_batches(rows):
-            own = [window[position] for position in batch if not window[position][0].future.done()]
-            if own:
-                self._pass(own)
+        for batch in mixed_batches([job.rows[at] for job, at in window]):
+            rows = [window[position] for position in batch if not window[position][0].future.done()]
+            if rows:
+                self._pass(rows)
         for job, _ in window:
             if job.future.done():  # cancelled meanwhile
                 self._close(job)
 
-    def _pass(self, own: list[tuple[_Submission, int]]) -> None:
+    def _pass(self, rows: list[tuple[_Submission, int]]) -> None:
         start = time.perf_counter()
         try:
-            result = mixed_log_probabilities(self._backbone, [job.rows[place] for job, place in own])
+            result = mixed_log_probabilities(self._backbone, [job.rows[at] for job, at in rows])
         except Exception as error:
-            for job, _ in own:
-                _tell(job.future, _ours(error))
+            for job, _ in rows:
+                _resolve(job.future, _visible(error))
                 self._close(job)
             return
-        for (job, place), logs in zip(own, result, strict=True):
-            job.logs[place] = logs
+        for (job, at), logs in zip(rows, result, strict=True):
+            job.logs[at] = logs
             if len(job.logs) == job.size:
                 self._close(job)
-                _tell(job.future, job.answer())
-        self._on_pass(Pass(len(own), time.perf_counter() - start))
+                _resolve(job.future, job.answer())
+        self._on_pass(len(rows), time.perf_counter() - start)
 
     def _close(self, job: _Submission) -> None:
         """Free the request's place in the queue."""
@@ -229,7 +217,7 @@ class Worker:
             self._waiting -= job.size
 
 
-def _tell(future: Future[LabelScores], outcome: LabelScores | Exception) -> None:
+def _resolve(future: Future[LabelScores], outcome: LabelScores | Exception) -> None:
     with suppress(InvalidStateError):  # the request was cancelled, or has failed already
         if isinstance(outcome, Exception):
             future.set_exception(outcome)
@@ -237,16 +225,9 @@ def _tell(future: Future[LabelScores], outcome: LabelScores | Exception) -> None
             future.set_result(outcome)
 
 
-def _ours(error: Exception) -> Exception:
-    """The error as the client may see it. Of foreign errors only the type is logged: the message may quote a text."""
+def _visible(error: Exception) -> Exception:
+    """The error as the client may see it. Of other libraries' errors only the type is logged: the message may quote a text."""
     if isinstance(error, IfediclError):
         return error
     _log.error("a request failed in the model: %s", type(error).__name__)
     return ServeError("the model failed on this request; the server's log has the type of the error")
-
-
-def _settle(future: Future[T], work: Callable[[], T]) -> None:
-    try:
-        future.set_result(work())
-    except Exception as error:
-        future.set_exception(error)

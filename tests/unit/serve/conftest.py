@@ -21,7 +21,7 @@ from tests.support.serve import LIMITS, asking, catalog_of
 
 @pytest.fixture
 def worker(backbone: Backbone) -> Iterator[Worker]:
-    made = Worker(backbone, most_waiting=LIMITS.waiting, on_pass=lambda done: None)
+    made = Worker(backbone, most_waiting=LIMITS.waiting, on_pass=lambda rows, seconds: None)
     yield made
     made.stop()
 

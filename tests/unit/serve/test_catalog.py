@@ -145,7 +145,7 @@ def test_whatever_goes_wrong_the_server_looks_again(error: Exception, caplog: py
             looked.append(self._name)
             raise error
 
-    server_module._keep_looking(cast("Any", Stopping()), 0.1, cast("Any", Source("adapters")), cast("Any", Source("keys")))
+    server_module._keep_refreshing(cast("Any", Stopping()), 0.1, cast("Any", Source("adapters")), cast("Any", Source("keys")))
     assert looked == ["keys", "adapters"] * 3
     assert "keys not refreshed: " in caplog.text
     assert "secret" not in caplog.text

@@ -107,7 +107,7 @@ def test_a_failing_pass_fails_its_requests_and_no_others(
 
 
 def test_stopping_answers_what_is_here_and_takes_nothing_new(backbone: Backbone) -> None:
-    worker = Worker(backbone, most_waiting=100, on_pass=lambda done: None)
+    worker = Worker(backbone, most_waiting=100, on_pass=lambda rows, seconds: None)
     placed = tiny.drawn_adapter(backbone).classifier(backbone).placed()[0]
     futures: list[Future[LabelScores]] = [worker.submit([placed], TEXTS) for _ in range(5)]
     worker.stop()
