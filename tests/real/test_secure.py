@@ -40,7 +40,7 @@ def test_the_real_model_in_secure_mode_gives_the_open_runs_sums_and_learns_as_mu
         clients = runs.simulate(real_backbone, story.TASK, examples)
         outcomes.append(runs.federate(clients, model, story.TASK, method).outcome)
     plainly, securely = outcomes
-    step = 2.0 ** -SUMS[VectorsRequest].fraction
+    step = SUMS[VectorsRequest].grid.step
     assert np.abs(securely.context.vectors - plainly.context.vectors).max() < step
     held_out = [outcome.state.history[-1].held_out for outcome in outcomes]
     assert held_out[0] is not None

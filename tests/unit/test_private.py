@@ -175,7 +175,7 @@ def test_a_budget_that_an_earlier_run_spent_is_not_there_again(backbone: Backbon
     run = method()
     first = wards(backbone, NoiseSettings(epsilon=1.0), run)[0]
     asked(first, ready(first, backbone, run))
-    again = DPSums(NoiseSettings(epsilon=1.0), 3, run, PUBLIC, step=STEP, left=3)
+    again = DPSums(NoiseSettings(epsilon=1.0), 3, run, PUBLIC, step=STEP, spent_rounds=3)
     layer = DPClient(Client("ward", tiny.examples(5), backbone, secret=b"w"), again)
     ward = first
     ward.private, ward.client, ward._answer = again, layer.client, layer.handle

@@ -20,27 +20,9 @@ from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role
 from ifedicl.errors import BudgetSpentError, DataError, IfediclError, TaskError
+from ifedicl.federation import messages
 from ifedicl.federation.client_task import ClientTask, ExampleSums, PlainSums
-from ifedicl.federation.messages import (
-    CompareReply,
-    CompareRequest,
-    ContextReply,
-    ContextRequest,
-    EvaluateReply,
-    EvaluateRequest,
-    Failure,
-    FailureCode,
-    GradientReply,
-    GradientRequest,
-    Reply,
-    Request,
-    StatisticsReply,
-    StatisticsRequest,
-    UpdateReply,
-    UpdateRequest,
-    VectorsReply,
-    VectorsRequest,
-)
+from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.settings import Method
 from ifedicl.task import Task
 
@@ -81,13 +63,13 @@ class Client:
         self._task: ClientTask | None = None
         self._context: tuple[str, Context] | None = None
         self._handlers: Mapping[type[Request], Callable[..., Reply]] = {
-            VectorsRequest: self._vectors,
-            ContextRequest: self._install,
-            UpdateRequest: self._update,
-            GradientRequest: self._gradient,
-            EvaluateRequest: self._evaluate,
-            StatisticsRequest: self._statistics,
-            CompareRequest: self._compare,
+            messages.VectorsRequest: self._vectors,
+            messages.ContextRequest: self._install,
+            messages.UpdateRequest: self._update,
+            messages.GradientRequest: self._gradient,
+            messages.EvaluateRequest: self._evaluate,
+            messages.StatisticsRequest: self._statistics,
+            messages.CompareRequest: self._compare,
         }
 
     def handle(self, request: Request, /) -> Reply:
@@ -159,7 +141,7 @@ class Client:
             return np.zeros(1, dtype=np.int64)
         return self._task.counts(self._known(cursor, self._task.train_keys))
 
-    def _vectors(self, request: VectorsRequest) -> Reply:
+    def _vectors(self, request: messages.VectorsRequest) -> Reply:
         own = self._task_for(request.task, request.method, request.fingerprint)
         keys = own.train_keys
         if not keys:
@@ -167,7 +149,7 @@ class Client:
         known = self._known(request.cursor, keys)
         vectors, wire_dtype = own.vectors(known), request.method.vectors.wire_dtype
         return self._checked(
-            VectorsReply(
+            messages.VectorsReply(
                 vectors=vectors,
                 cursor=self._cursor(keys),
                 replaces=known == 0,
@@ -177,25 +159,25 @@ class Client:
             vectors.is_finite and _fits(vectors, wire_dtype),
         )
 
-    def _install(self, request: ContextRequest) -> Reply:
+    def _install(self, request: messages.ContextRequest) -> Reply:
         own, context = self._task_for(request.task, request.method, request.fingerprint), request.context
         fits = context.layers == own.layers and context.vectors.shape[2] == self.backbone.width
         if not fits or not context.is_finite:
             raise _RefusalError(FailureCode.BAD_REQUEST)
         self._context = (request.context_id, context)
-        return ContextReply()
+        return messages.ContextReply()
 
-    def _update(self, request: UpdateRequest) -> Reply:
+    def _update(self, request: messages.UpdateRequest) -> Reply:
         own, context = self._in_context(request.context_id, request.coefficients)
         part = own.part(Role.TRAIN)
         if not part.labels:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
         place = ClientRound(self.name, request.round, request.phase_start, request.phase_rounds)
         update = calibrate(own.scorer, part, context, request.coefficients, own.method, place)
-        reply = UpdateReply(update.coefficients, len(part.labels), update.loss)
+        reply = messages.UpdateReply(update.coefficients, len(part.labels), update.loss)
         return self._checked(reply, update.coefficients.is_finite and bool(np.isfinite(update.loss)))
 
-    def _gradient(self, request: GradientRequest) -> Reply:
+    def _gradient(self, request: messages.GradientRequest) -> Reply:
         own, context = self._in_context(request.context_id, request.coefficients)
         part = own.part(Role.TRAIN)
         if not part.labels:
@@ -204,23 +186,23 @@ class Client:
             raise _RefusalError(FailureCode.BAD_REQUEST)
         rows = drawn(own.train_keys, request.round, own.method)
         sums = own.sums.gradient(own.scorer, part, context, request.coefficients, own.method, rows)
-        return self._checked(GradientReply(sums), sums.is_finite)
+        return self._checked(messages.GradientReply(sums), sums.is_finite)
 
-    def _evaluate(self, request: EvaluateRequest) -> Reply:
+    def _evaluate(self, request: messages.EvaluateRequest) -> Reply:
         own, context = self._in_context(request.context_id, request.coefficients)
         if not own.roles[request.role]:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
         self._check_readouts(request.readouts)
         tallies = own.tallies(request.role, context, request.coefficients, request.candidates)
-        return self._checked(EvaluateReply(tallies), all(bool(np.isfinite(tally.loss_sum)) for tally in tallies))
+        return self._checked(messages.EvaluateReply(tallies), all(bool(np.isfinite(tally.loss_sum)) for tally in tallies))
 
-    def _compare(self, request: CompareRequest) -> Reply:
+    def _compare(self, request: messages.CompareRequest) -> Reply:
         own, context = self._in_context(request.context_id, request.coefficients)
         if not own.roles[Role.GATE]:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
         self._check_readouts(request.readouts)
         comparison = own.comparison(context, request.coefficients, request.readout)
-        return self._checked(CompareReply(comparison), bool(np.isfinite(comparison.squared_gains)))
+        return self._checked(messages.CompareReply(comparison), bool(np.isfinite(comparison.squared_gains)))
 
     def _check_readouts(self, readouts: Sequence[Readout]) -> None:
         assert self._task is not None
@@ -232,14 +214,14 @@ class Client:
             if not fits or not np.isfinite(readout.weights).all():
                 raise _RefusalError(FailureCode.BAD_REQUEST)
 
-    def _statistics(self, request: StatisticsRequest) -> Reply:
+    def _statistics(self, request: messages.StatisticsRequest) -> Reply:
         own, context = self._in_context(request.context_id, request.coefficients)
         if not own.roles[Role.TRAIN]:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
         if own.method.readout is None:
             raise _RefusalError(FailureCode.BAD_REQUEST)
         sums = own.readout_sums(context, request.coefficients)
-        return self._checked(StatisticsReply(sums), sums.is_finite)
+        return self._checked(messages.StatisticsReply(sums), sums.is_finite)
 
     def _task_for(self, task: Task, method: Method, fingerprint: str) -> ClientTask:
         if fingerprint != self.backbone.fingerprint:

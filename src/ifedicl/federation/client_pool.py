@@ -8,23 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ifedicl.errors import LimitsReachedError, TooFewClientsError
+from ifedicl.federation import messages
 from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.engine import Delivery, Engine
 from ifedicl.federation.events import Delivered, Event, StepStarted
-from ifedicl.federation.messages import (
-    CompareReply,
-    ContextReply,
-    ContextRequest,
-    EvaluateReply,
-    Failure,
-    FailureCode,
-    GradientReply,
-    Request,
-    StatisticsReply,
-    UpdateReply,
-    VectorsReply,
-)
+from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.federation.reply_sums import Total
 from ifedicl.federation.reply_validation import is_usable_context
 from ifedicl.federation.state import Traffic
@@ -32,8 +21,7 @@ from ifedicl.ledger.entries import Head
 from ifedicl.ledger.receipts import HeadLog, Received
 from ifedicl.settings import Coordination
 
-R = TypeVar("R", VectorsReply, ContextReply, UpdateReply, GradientReply, EvaluateReply, StatisticsReply, CompareReply)
-S = TypeVar("S", UpdateReply, GradientReply, StatisticsReply)
+R = TypeVar("R", bound=Reply)
 
 
 @dataclass(frozen=True)
@@ -95,10 +83,10 @@ class ClientPool:
 
     def install(self, names: Iterable[str]) -> None:
         """Send the global vectors (stage 2a). Who does not take them will say so when asked for more."""
-        context, assignment = self._memory.state.context, self._assignment
+        context, task, method = self._memory.state.context, self._assignment.task, self._assignment.method
         assert context is not None
-        request = ContextRequest(assignment.task, assignment.method, assignment.model.fingerprint, context, self.context_id)
-        self._exchange(dict.fromkeys(names, request), ContextReply, is_usable_context, lambda _name, _reply: None)
+        request = messages.ContextRequest(task, method, self._assignment.model.fingerprint, context, self.context_id)
+        self._exchange(dict.fromkeys(names, request), messages.ContextReply, is_usable_context, lambda _name, _reply: None)
 
     def ask(
         self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]
@@ -113,8 +101,8 @@ class ClientPool:
         return self.ask(dict.fromkeys(self.names, request), expected, usable)
 
     def total(
-        self, requests: Mapping[str, Request], expected: type[S], usable: Callable[[S], bool]
-    ) -> tuple[S | None, Participation]:
+        self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]
+    ) -> tuple[R | None, Participation]:
         """The usable replies as one, of everybody's examples; None where there is no example."""
         total = Total(expected)
         answers = self.collect(requests, expected, usable, lambda _, reply: total.add(reply))
@@ -173,7 +161,7 @@ class ClientPool:
         received: list[Received] = []
         heads = state.heads
         # The context, by far the largest request, is the same bytes for all: no head of one client's ledger goes with it.
-        known = {} if expected is ContextReply else state.heads
+        known = {} if expected is messages.ContextReply else state.heads
         for delivery in self._engine.exchange(requests, self._coordination.deadline_seconds, known):
             reply = delivery.reply
             if isinstance(reply, expected) and usable(reply):

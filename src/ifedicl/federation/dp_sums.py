@@ -61,7 +61,7 @@ class DPSums:
         public: Sequence[Example],
         *,
         step: float,
-        left: int = 0,
+        spent_rounds: int = 0,
     ) -> None:
         """Check that the promise can hold; nothing is computed yet.
 
@@ -71,7 +71,7 @@ class DPSums:
             method: the run's settings, the only ones that are answered.
             public: the same labelled texts at every client, no one's data: vectors, basis and weights come from them.
             step: of the secure sum's fixed point; a power of two.
-            left: how many of this run's gradients have left already, as a ledger tells it: they are spent.
+            spent_rounds: rounds of this run that the ledger already counts.
 
         Raises:
             ConfigError: the run's settings would make the promise empty.
@@ -80,7 +80,7 @@ class DPSums:
             faults = [Fault("noise", "settings that guarantee nothing", sentence, "Change it.") for sentence in wrong]
             raise ConfigError("differential privacy", faults)
         self.budget = Budget(settings.epsilon, settings.delta)
-        self._left = left
+        self._spent_rounds = spent_rounds
         self._settings, self.method = settings, method
         self._crowd = Crowd(survivors, settings.colluders)
         self._public, self._step = public, step
@@ -129,9 +129,9 @@ class DPSums:
             BudgetSpentError: there is not enough left.
         """
         promise = self._promised(scorer, context, coefficients.form)
-        if self._left:
-            self.budget = replace(self.budget, spent=(replace(promise.release, times=self._left),))
-            self._left = 0
+        if self._spent_rounds:
+            self.budget = replace(self.budget, spent=(replace(promise.release, times=self._spent_rounds),))
+            self._spent_rounds = 0
         self.budget = self.budget.after(promise.release)
         self._latest = promise
         total = np.zeros(promise.bound.size, dtype=np.int64)

@@ -11,16 +11,8 @@ import numpy.typing as npt
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import MOST_FEATURES, feature_count, hidden_count
 from ifedicl.core.vectors import WRITES
+from ifedicl.federation import messages
 from ifedicl.federation.assignment import Assignment
-from ifedicl.federation.messages import (
-    CompareReply,
-    ContextReply,
-    EvaluateReply,
-    GradientReply,
-    StatisticsReply,
-    UpdateReply,
-    VectorsReply,
-)
 from ifedicl.metrics import Tally
 
 _MOST_EXAMPLES = 2**31
@@ -36,7 +28,7 @@ class Checks:
 
     assignment: Assignment
 
-    def is_usable_vectors(self, reply: VectorsReply) -> bool:
+    def is_usable_vectors(self, reply: messages.VectorsReply) -> bool:
         """Of the run's shape, finite, and of at least one example unless they only add to earlier ones."""
         vectors = reply.vectors
         shape = (
@@ -48,20 +40,20 @@ class Checks:
         fits = vectors.means.shape == shape and vectors.is_finite and bool((vectors.counts <= _MOST_EXAMPLES).all())
         return fits and _at_most(_LARGEST_MEAN, vectors.means) and (vectors.examples > 0 or not reply.replaces)
 
-    def is_usable_update(self, reply: UpdateReply) -> bool:
+    def is_usable_update(self, reply: messages.UpdateReply) -> bool:
         """Of the run's shape, finite on the wire too, and trained on something."""
         coefficients = reply.coefficients
         fits = coefficients.form == self.assignment.form and can_travel(coefficients)
         return fits and 0 < reply.examples <= _MOST_EXAMPLES and 0 <= reply.loss <= _LARGEST_LOSS
 
-    def is_usable_gradient(self, reply: GradientReply) -> bool:
+    def is_usable_gradient(self, reply: messages.GradientReply) -> bool:
         """Of the run's shape and finite; of any number of examples, none included."""
         sums = reply.sums
         fits = {name: array.shape for name, array in sums.arrays.items()} == self.assignment.form.shapes and sums.is_finite
         fits = fits and _at_most(_LARGEST_GRADIENT, *sums.arrays.values())
         return fits and 0 <= sums.examples <= _MOST_EXAMPLES and 0 <= sums.loss <= sums.examples * _LARGEST_LOSS
 
-    def is_usable_statistics(self, reply: StatisticsReply) -> bool:
+    def is_usable_statistics(self, reply: messages.StatisticsReply) -> bool:
         """Of the run's shape, finite, and of at least one example."""
         assignment = self.assignment
         classes, model = len(assignment.task.labels), assignment.model
@@ -70,7 +62,7 @@ class Checks:
         fits = reply.sums.moment.shape == (size, classes) and reply.sums.is_finite
         return fits and 0 < reply.sums.examples <= _MOST_EXAMPLES
 
-    def is_usable_comparison(self, reply: CompareReply) -> bool:
+    def is_usable_comparison(self, reply: messages.CompareReply) -> bool:
         """Two tallies of the same examples, and sums that can be theirs."""
         comparison = reply.comparison
         count, squares = comparison.adapter.examples, comparison.squared_gains
@@ -97,12 +89,12 @@ def _at_most(bound: float, *arrays: npt.NDArray[np.floating]) -> bool:
     return all(float(np.abs(array).max(initial=0.0)) <= bound for array in arrays)
 
 
-def is_usable_context(_reply: ContextReply) -> bool:
+def is_usable_context(_reply: messages.ContextReply) -> bool:
     """There is nothing in it that could be wrong."""
     return True
 
 
-def is_usable_evaluation(reply: EvaluateReply, answers: int) -> bool:
+def is_usable_evaluation(reply: messages.EvaluateReply, answers: int) -> bool:
     """As many tallies as were asked for, of equally many examples, with counts that can be and a finite loss."""
     tallies = reply.tallies
     return (

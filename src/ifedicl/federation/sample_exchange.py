@@ -16,28 +16,12 @@ from ifedicl.core.readout import MOST_FEATURES, PENALTIES, TEMPERATURES, Readout
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, ContextVectors
 from ifedicl.data import Role
+from ifedicl.federation import messages
 from ifedicl.federation.assignment import Assignment
-from ifedicl.federation.messages import (
-    CompareReply,
-    CompareRequest,
-    ContextReply,
-    ContextRequest,
-    EvaluateReply,
-    EvaluateRequest,
-    GradientReply,
-    GradientRequest,
-    Reply,
-    StatisticsReply,
-    StatisticsRequest,
-    StepRequest,
-    UpdateReply,
-    UpdateRequest,
-    VectorsReply,
-    VectorsRequest,
-)
+from ifedicl.federation.messages import Reply
 from ifedicl.metrics import Comparison, Tally
 
-Exchange: TypeAlias = tuple[StepRequest, Reply]
+Exchange: TypeAlias = tuple[messages.StepRequest, Reply]
 
 _CONTEXT_ID, _CURSOR, _ROUND = "0" * 16, "0" * 40, 10
 _LOSS = 0.123456789
@@ -73,15 +57,15 @@ def sample_exchange(assignment: Assignment, counts: SampleCounts) -> dict[str, E
     holdout, coefficients = assignment.method.holdout, assignment.identity
     steps = _vectors(assignment, counts) | _round(assignment, counts)
     if holdout.selection > 0:
-        request = EvaluateRequest(_CONTEXT_ID, Role.SELECTION, coefficients)
-        steps["evaluate"] = request, EvaluateReply((_tally(counts.selection),))
+        request = messages.EvaluateRequest(_CONTEXT_ID, Role.SELECTION, coefficients)
+        steps["evaluate"] = request, messages.EvaluateReply((_tally(counts.selection),))
     if assignment.method.readout is not None:
         steps |= _readout(assignment, counts)
     if holdout.gate > 0:
         classes, tally = len(assignment.task.labels), _tally(counts.gate)
         by_label = tuple(counts.gate // classes + (label < counts.gate % classes) for label in range(classes))
         compared = Comparison(tally, tally, _LOSS, counts.gate, by_label, by_label)
-        steps["compare"] = CompareRequest(_CONTEXT_ID, coefficients, None), CompareReply(compared)
+        steps["compare"] = messages.CompareRequest(_CONTEXT_ID, coefficients, None), messages.CompareReply(compared)
     return steps
 
 
@@ -91,10 +75,10 @@ def _vectors(assignment: Assignment, counts: SampleCounts) -> dict[str, Exchange
     vectors = ContextVectors(np.zeros((len(counts.groups), *shape), dtype=np.float32), counts.groups)
     basis = np.zeros((*shape[:2], method.rank, model.width), dtype=np.float32) if method.rank else None
     context = Context(np.zeros(shape, dtype=np.float32), basis, layers.start)
-    request = VectorsRequest(task, method, model.fingerprint, "")
+    request = messages.VectorsRequest(task, method, model.fingerprint, "")
     return {
-        "vectors": (request, VectorsReply(vectors, _CURSOR, True, "float32", method.vectors.wire_dtype)),
-        "context": (ContextRequest(task, method, model.fingerprint, context, _CONTEXT_ID), ContextReply()),
+        "vectors": (request, messages.VectorsReply(vectors, _CURSOR, True, "float32", method.vectors.wire_dtype)),
+        "context": (messages.ContextRequest(task, method, model.fingerprint, context, _CONTEXT_ID), messages.ContextReply()),
     }
 
 
@@ -103,9 +87,9 @@ def _round(assignment: Assignment, counts: SampleCounts) -> dict[str, Exchange]:
     coefficients, server = assignment.identity, assignment.method.server
     if server is not None and assignment.method.takes_gradients:
         sums = GradientSum(coefficients.arrays, round(server.draw * counts.train), _LOSS)
-        return {"gradient": (GradientRequest(_CONTEXT_ID, _ROUND, coefficients), GradientReply(sums))}
-    request = UpdateRequest(_CONTEXT_ID, _ROUND, 0, _ROUND, coefficients)
-    return {"update": (request, UpdateReply(coefficients, counts.train, _LOSS))}
+        return {"gradient": (messages.GradientRequest(_CONTEXT_ID, _ROUND, coefficients), messages.GradientReply(sums))}
+    request = messages.UpdateRequest(_CONTEXT_ID, _ROUND, 0, _ROUND, coefficients)
+    return {"update": (request, messages.UpdateReply(coefficients, counts.train, _LOSS))}
 
 
 def _readout(assignment: Assignment, counts: SampleCounts) -> dict[str, Exchange]:
@@ -117,10 +101,10 @@ def _readout(assignment: Assignment, counts: SampleCounts) -> dict[str, Exchange
     size = feature_count(min(hidden, MOST_FEATURES), classes)
     sums = ReadoutSums(np.eye(size), np.ones((size, classes)), counts.train)
     readouts = tuple(Readout(np.zeros((classes, feature_count(hidden, classes)), dtype=np.float32), layer) for _ in PENALTIES)
-    trial = EvaluateRequest(_CONTEXT_ID, Role.SELECTION, coefficients, readouts, TEMPERATURES)
+    trial = messages.EvaluateRequest(_CONTEXT_ID, Role.SELECTION, coefficients, readouts, TEMPERATURES)
     return {
-        "statistics": (StatisticsRequest(_CONTEXT_ID, coefficients), StatisticsReply(sums)),
-        "readouts": (trial, EvaluateReply((_tally(counts.selection),) * len(trial.candidates))),
+        "statistics": (messages.StatisticsRequest(_CONTEXT_ID, coefficients), messages.StatisticsReply(sums)),
+        "readouts": (trial, messages.EvaluateReply((_tally(counts.selection),) * len(trial.candidates))),
     }
 
 

@@ -10,18 +10,11 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import TEMPERATURES, hidden_count, projection
 from ifedicl.core.robust import Trust, trusted_clients
 from ifedicl.data import Role
+from ifedicl.federation import messages
 from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.client_pool import ClientPool
-from ifedicl.federation.messages import (
-    CompareReply,
-    CompareRequest,
-    EvaluateReply,
-    EvaluateRequest,
-    FailureCode,
-    StatisticsReply,
-    StatisticsRequest,
-)
+from ifedicl.federation.messages import FailureCode
 from ifedicl.federation.reply_validation import Checks, is_usable_evaluation, rank, tally_of_all
 from ifedicl.metrics import Comparison, Tally
 
@@ -46,7 +39,7 @@ class HeldOut:
 
     def evaluate(self, coefficients: Coefficients) -> dict[str, Tally]:
         """Counts and sums on its selection examples of each client whose word counts."""
-        replies = self._tried(EvaluateRequest(self._clients.context_id, Role.SELECTION, coefficients))
+        replies = self._tried(messages.EvaluateRequest(self._clients.context_id, Role.SELECTION, coefficients))
         tallies, by = {name: reply.tallies[0] for name, reply in replies.items()}, self._assignment.method.rounds.select_by
         scores = {name: rank(tally, by) for name, tally in tallies.items()}
         believed = self._trusted_names(scores, {name: tally.examples for name, tally in tallies.items()})
@@ -63,9 +56,9 @@ class HeldOut:
         state, method = self._memory.state, self._assignment.method
         if method.readout is None or state.readout_round == state.best_round:
             return
-        request = StatisticsRequest(self._clients.context_id, state.best)
+        request = messages.StatisticsRequest(self._clients.context_id, state.best)
         requests = dict.fromkeys(self._clients.names, request)
-        total, answers = self._clients.total(requests, StatisticsReply, self._checks.is_usable_statistics)
+        total, answers = self._clients.total(requests, messages.StatisticsReply, self._checks.is_usable_statistics)
         is_final = all(code.is_final for code in answers.failures.values())
         if is_final and not self._clients.are_enough(answers):
             told = "too few clients give sums for a readout, now or later (%s): the label words are read"
@@ -78,7 +71,7 @@ class HeldOut:
         layer = method.pooled_layer(model.layers)
         directions = projection(hidden_count(model.width, layer), model.width, method.seed)
         readouts = total.sums.solve(directions, layer)
-        trial = EvaluateRequest(self._clients.context_id, Role.SELECTION, state.best, tuple(readouts), TEMPERATURES)
+        trial = messages.EvaluateRequest(self._clients.context_id, Role.SELECTION, state.best, tuple(readouts), TEMPERATURES)
         figures = zip(*(reply.tallies for reply in self._tried(trial).values()), strict=True)
         ranks = [rank(sum(tallies, Tally()), method.rounds.select_by) for tallies in figures]  # none if no client answered
         best = trial.candidates[ranks.index(min(ranks))] if ranks else None
@@ -89,8 +82,8 @@ class HeldOut:
         if self._assignment.method.holdout.gate == 0:
             return None
         state = self._memory.state
-        request = CompareRequest(self._clients.context_id, state.best, state.readout)
-        replies, answers = self._clients.ask_all(request, CompareReply, self._checks.is_usable_comparison)
+        request = messages.CompareRequest(self._clients.context_id, state.best, state.readout)
+        replies, answers = self._clients.ask_all(request, messages.CompareReply, self._checks.is_usable_comparison)
         if not replies and set(answers.failures.values()) <= {FailureCode.NO_EXAMPLES}:
             return None
         own = {name: reply.comparison for name, reply in replies.items()}
@@ -103,6 +96,6 @@ class HeldOut:
         robust = self._assignment.method.robust
         return list(scores) if robust is None else trusted_clients(scores, examples, Trust(robust.liars))
 
-    def _tried(self, request: EvaluateRequest) -> dict[str, EvaluateReply]:
+    def _tried(self, request: messages.EvaluateRequest) -> dict[str, messages.EvaluateReply]:
         answers = len(request.candidates)
-        return self._clients.ask_all(request, EvaluateReply, lambda reply: is_usable_evaluation(reply, answers))[0]
+        return self._clients.ask_all(request, messages.EvaluateReply, lambda reply: is_usable_evaluation(reply, answers))[0]

@@ -1,4 +1,4 @@
-"""Builds a client's whole end: the client, its privacy, its owner's policy and its ledger, one layer around the other.
+"""Builds a client's endpoint: layers for its privacy, its owner's policy and its ledger around the client.
 
 ================  ==============================================================
 open sums         ``Client`` → ``Guard`` → ``Recorder``
@@ -6,7 +6,7 @@ secure sums       ``Client`` → ``Guard`` → ``SumRecorder`` → ``SecureClien
 noisy sums        ``Client`` → ``DPClient`` → ``Guard`` → ``SumRecorder`` → ``SecureClient`` → ``Recorder``
 ================  ==============================================================
 
-A layer asks only the one within. Each hands on what it knows of a reply as a :class:`~ifedicl.federation.handler.Disclosure`.
+A layer calls only the next inner one. A :class:`~ifedicl.federation.handler.Disclosure` carries a reply and its facts outward.
 """
 
 from __future__ import annotations
@@ -31,17 +31,12 @@ from ifedicl.owner.recorder import Recorder, SumRecorder, Unrecorded, no_bytes
 from ifedicl.settings import Method, PrivacySettings, RunSettings
 
 _PUBLIC_TEXTS = 64
-"""Of a file of them: enough to say how large each number's gradient is."""
+"""How many public texts are read: enough to estimate the size of each number's gradient."""
 
 
 @dataclass(frozen=True)
 class LedgerRecord:
-    """Where an owner writes down what leaves.
-
-    Attributes:
-        ledger: the file.
-        overhead: given the size of a message, how many bytes the engine adds to it.
-    """
+    """The ledger of an owner, and a function from a message's size to the bytes that the engine adds."""
 
     ledger: Ledger
     overhead: Callable[[int], int] = no_bytes
@@ -49,13 +44,13 @@ class LedgerRecord:
 
 @dataclass(frozen=True)
 class Privacy:
-    """How a client's numbers leave it: in secure sums only, with noise where the rules ask for it.
+    """A client's numbers leave in secure sums only, with noise if the rules ask for it.
 
     Attributes:
-        rules: what the owner asks of each sum.
-        method: the only settings that are answered with noise; None: there is no noise.
-        run: digest of the run whose budget this is.
-        public: the same labelled texts at every client, no client's own: what noise is scaled with comes from them.
+        rules: of each sum.
+        method: the only settings that get noisy replies; None: there is no noise.
+        run: digest of the run that the privacy budget belongs to.
+        public: labelled texts, no client's own and the same at every client; the noise is scaled on them.
     """
 
     rules: PrivacySettings
@@ -66,27 +61,16 @@ class Privacy:
 
 @dataclass(frozen=True)
 class ClientEndpoint:
-    """A client's whole end, as an engine reaches it.
-
-    Attributes:
-        client: the innermost layer.
-        outermost: answers in its place.
-    """
+    """A client's endpoint, as an engine reaches it: the innermost and the outermost layer."""
 
     client: Client
     outermost: Endpoint = field(repr=False)
 
     @property
     def name(self) -> str:
-        """How the coordinator knows the client."""
         return self.client.name
 
     def handle(self, envelope: Envelope, /) -> Envelope:
-        """Answer one request.
-
-        Raises:
-            MessageError: the frame holds no request.
-        """
         return self.outermost.handle(envelope)
 
 
@@ -98,12 +82,12 @@ def build_endpoint(
     Args:
         client: the data owner.
         policy: what may leave, or go into a sum.
-        record: where it is written down first; None: nowhere, for simulations.
+        record: of what leaves; None: no ledger, for simulations.
         privacy: None: replies leave as they are.
         peers: the identities of the other clients in secure sums, by name.
 
     Raises:
-        ConfigError: a package that the privacy needs is not installed, or the settings would make the noise's promise empty.
+        ConfigError: a package that the privacy needs is not installed, or the settings give no DP guarantee.
     """
     ledger = None if record is None else CountedLedger(record.ledger)
     history = History() if ledger is None else ledger.history
@@ -111,13 +95,13 @@ def build_endpoint(
     if privacy is None:
         layer = Guard(client, policy, history)
     else:
-        client, layer = _summed(client, policy, ledger, history, privacy, peers)
+        client, layer = _masking_layer(client, policy, ledger, history, privacy, peers)
     if record is None or ledger is None:
         return ClientEndpoint(client, Unrecorded(layer))
     return ClientEndpoint(client, Recorder(layer, ledger, policy.most, record.overhead))
 
 
-def _summed(
+def _masking_layer(
     client: Client,
     policy: Policy,
     ledger: CountedLedger | None,
@@ -125,7 +109,7 @@ def _summed(
     privacy: Privacy,
     peers: Mapping[str, bytes],
 ) -> tuple[Client, Discloser]:
-    """The client and its layers up to the one that masks."""
+    """The client, and its layers up to the one that masks."""
     rules = privacy.rules
     with named_missing_packages(rules):
         from ifedicl.federation.dp_client import DPClient
@@ -134,8 +118,8 @@ def _summed(
         from ifedicl.federation.secure.sum_client import SecureClient, identity_of
     noise = None
     if rules.noise is not None and privacy.method is not None:
-        left, public = history.spent(privacy.run).rounds, privacy.public[:_PUBLIC_TEXTS]
-        sums = DPSums(rules.noise, rules.min_survivors, privacy.method, public, step=GRADIENT_STEP, left=left)
+        spent, public = history.spent(privacy.run).rounds, privacy.public[:_PUBLIC_TEXTS]
+        sums = DPSums(rules.noise, rules.min_survivors, privacy.method, public, step=GRADIENT_STEP, spent_rounds=spent)
         noise = DPClient(client, sums)
         client = noise.client
     layer: Discloser = Guard(noise or client, policy, history)
@@ -148,17 +132,17 @@ def _summed(
 def simulated_endpoints(
     clients: Sequence[Client], assignment: Assignment, ledgers: Path | None, public: Sequence[Example]
 ) -> tuple[ClientEndpoint, ...]:
-    """The ends of clients in one process, in the privacy mode of the method. Their owners' policy refuses nothing.
+    """The endpoints of simulated clients, in the privacy mode of the method. Their policy allows everything.
 
     Args:
         clients: in order.
-        assignment: what they will be asked.
-        ledgers: a folder for each client's ledger, ``NAME.jsonl``; None: none is kept. A privacy budget counts what the ledgers
-            say of earlier tries of this run.
-        public: texts that are no client's; where noise is promised, vectors come from them.
+        assignment: task, method and model of the run.
+        ledgers: folder of the clients' ledgers, ``NAME.jsonl``; None: no ledger. The privacy budget counts the rounds that
+            earlier tries of this run spent.
+        public: texts that belong to no client; with noise, vectors come from them.
 
     Raises:
-        ConfigError: a package that the mode needs is not installed, or the settings would make the noise's promise empty.
+        ConfigError: a package that the mode needs is not installed, or the settings give no DP guarantee.
         StorageError: a ledger cannot be written, or was changed.
     """
     method, peers = assignment.method, dict[str, bytes]()
@@ -168,7 +152,7 @@ def simulated_endpoints(
         privacy = Privacy(method.privacy, noisy, assignment.digest, public)
         with named_missing_packages(method.privacy):
             from ifedicl.federation.secure.sum_client import identity_of
-        # Each client pins the identities of all others, as owners would over another channel than the coordinator's.
+        # Each client pins the others' identities. Real owners exchange them without the coordinator.
         peers = {client.name: identity_of(client).public for client in clients}
 
     def record(name: str) -> LedgerRecord | None:
@@ -178,7 +162,7 @@ def simulated_endpoints(
 
 
 def spent_privacy(endpoints: Sequence[ClientEndpoint], method: Method) -> dict[str, Any]:
-    """For an adapter's provenance, the largest ε of one example of any client; nothing where no noise is promised."""
+    """For an adapter's provenance: the largest ε of one example of any client; empty without noise."""
     if method.privacy is None or method.privacy.noise is None:
         return {}
     largest = max(endpoint.client.spent_epsilon or 0.0 for endpoint in endpoints)
@@ -187,8 +171,8 @@ def spent_privacy(endpoints: Sequence[ClientEndpoint], method: Method) -> dict[s
 
 
 def public_examples(settings: RunSettings) -> tuple[Example, ...]:
-    """Public texts under each label in turn: no one knows which would fit, and it does not matter."""
+    """Public texts, labelled with each label in turn. The true labels are unknown and do not matter."""
     if settings.data.public is None:
         return ()
     texts, labels = read_texts(settings.data.public, text=settings.data.text_column), settings.task.labels
-    return tuple(Example(text, labels[place % len(labels)]) for place, text in enumerate(texts))
+    return tuple(Example(text, labels[position % len(labels)]) for position, text in enumerate(texts))

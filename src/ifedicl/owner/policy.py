@@ -1,6 +1,6 @@
-"""What a data owner lets out: a file ``client.toml`` on its own machine, which no coordinator can change.
+"""A data owner's settings: ``client.toml`` on its own machine, which no coordinator can change.
 
-:class:`Policy` is the rules; :class:`ClientSettings` adds what is only of this machine: where data, model and ledger lie.
+:class:`Policy` holds the rules; :class:`ClientSettings` adds the paths of data, model and ledger.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64}|any)$")]
 
 
 class AllowSettings(Section):
-    """What may be asked, and which kinds of answers may leave."""
+    """Which tasks and models are allowed, and which kinds of replies may leave."""
 
     tasks: tuple[Digest, ...] = Field(
         default=(),
-        description='digests of tasks (64 hexadecimal digits; `ifedicl policy check` tells a config\'s), or "any"',
+        description='digests of tasks (64 hexadecimal digits; `ifedicl policy check` prints a config\'s), or "any"',
     )
     models: tuple[Digest, ...] = Field(
         default=(),
-        description='fingerprints of models (64 hexadecimal digits; `ifedicl policy check` tells a config\'s), or "any"',
+        description='fingerprints of models (64 hexadecimal digits; `ifedicl policy check` prints a config\'s), or "any"',
     )
-    class_counts: bool = Field(default=False, description="true: how many examples of each label there are may leave")
+    class_counts: bool = Field(default=False, description="true: the number of examples of each label may leave")
     readout_sums: bool = Field(
         default=False, description="true: sums of products of hidden states may leave; [readout] in a config needs them"
     )
@@ -39,58 +39,46 @@ class AllowSettings(Section):
     )
 
     def task(self, digest: str) -> bool:
-        """Whether this task may be asked."""
+        """Whether this task is allowed."""
         return not {digest, ANY}.isdisjoint(self.tasks)
 
     def model(self, fingerprint: str) -> bool:
-        """Whether this model may be used."""
+        """Whether this model is allowed."""
         return not {fingerprint, ANY}.isdisjoint(self.models)
 
 
 class LeastSettings(Section):
-    """How many examples must stand behind what leaves."""
+    """How many examples must stand behind a reply."""
 
-    examples: int = Field(
-        default=8, ge=1, description="fewest training examples behind vectors, an update or a sum; 1: no such check"
-    )
-    new_examples: int = Field(
-        default=8,
-        ge=1,
-        description="fewest examples by which two sets of vectors of one task may differ; 1: no such check",
-    )
-    group: int = Field(default=4, ge=1, description="fewest examples in a class whose mean leaves; 1: no such check")
-    held_out: int = Field(default=4, ge=1, description="fewest held-out examples behind a figure; 1: no such check")
+    examples: int = Field(default=8, ge=1, description="minimum training examples behind a reply; 1: no check")
+    new_examples: int = Field(default=8, ge=1, description="minimum examples between two sums of one task; 1: no check")
+    group: int = Field(default=4, ge=1, description="minimum examples in a class whose mean leaves; 1: no check")
+    held_out: int = Field(default=4, ge=1, description="minimum held-out examples behind a figure; 1: no check")
 
 
 class MostSettings(Section):
-    """How much may leave. What has left already is read from the ledger, so that a restart forgets nothing."""
+    """How much may leave. The ledger counts what has left, so a restart forgets nothing."""
 
-    rounds: int = Field(default=200, ge=0, description="updates and gradient sums in one job; 0: no limit")
-    bytes_up: int = Field(default=50_000_000, ge=0, description="bytes in one job, the engine's own included; 0: no limit")
+    rounds: int = Field(default=200, ge=0, description="maximum updates and gradient sums in one job; 0: no limit")
+    bytes_up: int = Field(default=50_000_000, ge=0, description="maximum bytes in one job, with the engine's own; 0: no limit")
     epsilon: float = Field(
-        default=0.0,
-        ge=0.0,
-        description="what all jobs together may tell of one example; above 0, only noisy sums get an answer; 0: no limit",
+        default=0.0, ge=0.0, description="maximum ε of one example over all jobs; above 0, only noisy sums leave; 0: no limit"
     )
-    jobs: int = Field(
-        default=20, ge=0, description="jobs (task, settings and model together) that ever get an answer; 0: no limit"
-    )
+    jobs: int = Field(default=20, ge=0, description="maximum jobs (task, settings and model) that get replies; 0: no limit")
 
 
 class SumSettings(Section):
-    """That this client takes part in secure sums only, and with whom."""
+    """The client takes part in secure sums only, with these peers."""
 
     peers: Mapping[str, Identity] = Field(
         description="the other clients' identities (64 hexadecimal digits, as `ifedicl policy identity` prints them), by name"
     )
-    min_survivors: int = Field(default=3, ge=2, description="fewest clients whose sum is ever revealed; 2 or more")
-    dropout: float = Field(
-        default=0.3, ge=0.0, lt=0.5, description="fraction of a sum's clients that may be lost on the way, in [0, 0.5)"
-    )
+    min_survivors: int = Field(default=3, ge=2, description="minimum survivors of a sum that is revealed; 2 or more")
+    dropout: float = Field(default=0.3, ge=0.0, lt=0.5, description="maximum dropout, a fraction of the clients in [0, 0.5)")
 
 
 class Policy(Section):
-    """The rules. The default lets nothing out: it allows no task and no model."""
+    """The rules. The default allows no task and no model, so nothing leaves."""
 
     allow: AllowSettings = Field(default_factory=AllowSettings)
     least: LeastSettings = Field(default_factory=LeastSettings)
@@ -106,12 +94,10 @@ class SiteDataSettings(Section):
 
 
 class LedgerSettings(Section):
-    """Where the record of what left lies."""
+    """The files of the ledger."""
 
-    file: str = Field(default="ledger.jsonl", min_length=1, description="a file that is only ever appended to")
-    secret: str = Field(
-        default="client.secret", min_length=1, description="a file with a key of your own, made at the first start"
-    )
+    file: str = Field(default="ledger.jsonl", min_length=1, description="the ledger, an append-only file")
+    secret: str = Field(default="client.secret", min_length=1, description="your key, created at the first start")
 
 
 class ClientSettings(Policy):
@@ -120,11 +106,11 @@ class ClientSettings(Policy):
     data: SiteDataSettings
     model: ModelSettings
     ledger: LedgerSettings = Field(default_factory=LedgerSettings)
-    sums: SumSettings | None = Field(default=None, description="[sums] lets out masked numbers only; without it, replies")
+    sums: SumSettings | None = Field(default=None, description="[sums]: only masked numbers leave; without it, replies leave")
 
     @property
     def sum_rules(self) -> PrivacySettings | None:
-        """What this owner asks of a secure sum; None: it answers in open mode."""
+        """The owner's rules of a secure sum; None: it answers in open mode."""
         if self.sums is None:
             return None
         sums, least = self.sums, self.least.examples
@@ -137,7 +123,7 @@ class ClientSettings(Policy):
 
 
 def open_policy() -> Policy:
-    """Rules for clients that are only played: all may leave, and the ledger tells what did."""
+    """The policy of a simulated client: everything may leave."""
     kinds = {"class_counts": True, "readout_sums": True, "gradient_sums": True}
     return Policy(
         allow=AllowSettings(tasks=(ANY,), models=(ANY,), **kinds),
@@ -147,26 +133,25 @@ def open_policy() -> Policy:
 
 
 def load_client_settings(path: Path) -> ClientSettings:
-    """Read a ``client.toml``. Relative paths within it are taken from its own folder.
+    """Read a ``client.toml``. Relative paths in it start at its own folder.
 
     Raises:
-        ConfigError: it is absent, not TOML, or wrong; every fault is in the message.
+        ConfigError: it is absent, not TOML, or wrong; the message lists every fault.
     """
     settings = validated(ClientSettings, read_toml(path, "ifedicl policy init"), str(path))
     try:
         return _in_folder(settings, path.resolve().parent)
     except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user, a NUL
-        fault = Fault("data, model or ledger", "a path that cannot be", "paths of files", f"{error}. Correct the path.")
+        fault = Fault("data, model or ledger", "an impossible path", "paths of files", f"{error}. Correct the path.")
         raise ConfigError(str(path), [fault]) from error
 
 
 def _in_folder(settings: ClientSettings, folder: Path) -> ClientSettings:
     data, ledger = settings.data, settings.ledger
-    places = {"file": anchored(ledger.file, folder), "secret": anchored(ledger.secret, folder)}
-    return settings.model_copy(
-        update={
-            "data": data.model_copy(update={"file": anchored(data.file, folder)}),
-            "model": anchored_model(settings.model, folder),
-            "ledger": ledger.model_copy(update=places),
-        }
-    )
+    paths = {"file": anchored(ledger.file, folder), "secret": anchored(ledger.secret, folder)}
+    update = {
+        "data": data.model_copy(update={"file": anchored(data.file, folder)}),
+        "model": anchored_model(settings.model, folder),
+        "ledger": ledger.model_copy(update=paths),
+    }
+    return settings.model_copy(update=update)

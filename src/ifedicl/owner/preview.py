@@ -1,4 +1,4 @@
-"""What a policy would let out, told from the owner's own counts before anyone has asked. No model is loaded."""
+"""Predicts which replies a policy allows, from the owner's own counts. No model is loaded."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from ifedicl.owner.rules import RefusalError, check_assignment, check_behind, ch
 from ifedicl.settings import Method, RunSettings
 
 _NOT_ASKED = {"context", "readouts"}
-"""Of a context nothing leaves; the trial of readouts leaves where evaluations and a readout's sums do."""
+"""Steps without a verdict: a context reply is empty; the trial of readouts needs what evaluations and readout sums need."""
 
 
 def preview(settings: ClientSettings, run: RunSettings | None) -> dict[str, Any]:
-    """Facts as JSON: the owner's data and model, what is allowed, and what a run would get.
+    """Facts as JSON: the owner's data and model, the policy, the ledger, and the replies that a run would get.
 
     Args:
         settings: the owner's.
-        run: a coordinator's config; None: no such part.
+        run: a coordinator's config; None: no facts about a run.
 
     Raises:
         DataError: the data cannot be read.
@@ -41,12 +41,9 @@ def preview(settings: ClientSettings, run: RunSettings | None) -> dict[str, Any]
     data = settings.data
     examples = read_labelled(data.file, text=data.text_column, label=data.label_column)
     model = _fingerprint(settings)
+    labels = dict(Counter(example.label for example in examples).most_common())
     facts: dict[str, Any] = {
-        "data": {
-            "file": data.file,
-            "examples": len(examples),
-            "labels": dict(Counter(example.label for example in examples).most_common()),
-        },
+        "data": {"file": data.file, "examples": len(examples), "labels": labels},
         "model": {"source": settings.model.source, "fingerprint": model, "allowed": settings.allow.model(model)},
         "policy": settings.policy.model_dump(mode="json"),
         "sums": settings.sums and settings.sums.model_dump(mode="json"),
@@ -55,8 +52,7 @@ def preview(settings: ClientSettings, run: RunSettings | None) -> dict[str, Any]
     if run is None:
         return facts
     task = run.task
-    unknown = sum(example.label not in task.labels for example in examples)
-    held = [example for example in examples if example.label in task.labels]
+    usable = [example for example in examples if example.label in task.labels]
     return facts | {
         "task": {
             "name": task.name,
@@ -64,15 +60,15 @@ def preview(settings: ClientSettings, run: RunSettings | None) -> dict[str, Any]
             "labels": list(task.labels),
             "digest": task.digest,
             "allowed": settings.allow.task(task.digest),
-            "rows_with_other_labels": unknown,
+            "rows_with_other_labels": len(examples) - len(usable),
         },
         "run": run_digest(task, run.method, model),
-        "would_leave": _would_leave(settings, run, model, held),
+        "would_leave": _would_leave(settings, run, model, usable),
     }
 
 
 def _would_leave(settings: ClientSettings, run: RunSettings, model: str, examples: Sequence[Example]) -> dict[str, Any]:
-    """By step, whether the policy lets its reply out."""
+    """By step, whether the policy allows its reply."""
     task, method = run.task, run.method
     try:
         check_assignment(settings.policy, task, method, model)
@@ -82,7 +78,7 @@ def _would_leave(settings: ClientSettings, run: RunSettings, model: str, example
     train, selection, gate = (roles[role] for role in Role)
     groups = groups_of([task.index(example.label) for example in train], method)
     counts = np.bincount(groups, minlength=method.groups(len(task.labels))).astype(np.int64)
-    # A policy asks how many examples stand behind a message. How large the model is makes no difference.
+    # The rules count examples. The size of the model makes no difference.
     assignment = Assignment(task, method, ModelShape(model, layers=1, width=1))
     steps = sample_exchange(assignment, SampleCounts(counts, len(selection), len(gate)))
     spent = _history(Path(settings.ledger.file)).spent(assignment.digest)
@@ -106,7 +102,7 @@ def _fingerprint(settings: ClientSettings) -> str:
     try:
         return fingerprint(settings.model)
     except (BackboneError, DownloadError) as error:
-        return f"not known: {error}"
+        return f"unknown: {error}"
 
 
 def _history(path: Path) -> History:
@@ -114,9 +110,7 @@ def _history(path: Path) -> History:
 
 
 def _ledger_facts(path: Path) -> dict[str, Any]:
-    """What left in each job, by the ledger."""
+    """Rounds and bytes of each job in the ledger."""
     history = _history(path)
-    return {
-        "ledger": str(path),
-        "jobs": {run: {"rounds": history.spent(run).rounds, "bytes": history.spent(run).bytes} for run in sorted(history.jobs)},
-    }
+    spent = {run: history.spent(run) for run in sorted(history.jobs)}
+    return {"ledger": str(path), "jobs": {run: {"rounds": job.rounds, "bytes": job.bytes} for run, job in spent.items()}}

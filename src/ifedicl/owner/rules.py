@@ -1,4 +1,4 @@
-"""What a policy says of a request and of the reply to it, rule by rule."""
+"""The rules of a policy, for a request and for the reply to it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl.federation.messages import (
-    CompareReply,
-    CompareRequest,
-    EvaluateReply,
-    EvaluateRequest,
-    FailureCode,
-    GradientReply,
-    GradientRequest,
-    Reply,
-    Request,
-    StatisticsReply,
-    StatisticsRequest,
-    UpdateReply,
-    UpdateRequest,
-    VectorsReply,
-)
+from ifedicl.federation import messages
+from ifedicl.federation.messages import FailureCode, Reply, Request
 from ifedicl.ledger.usage import Spent
 from ifedicl.owner.policy import LeastSettings, Policy
 from ifedicl.settings import Method
@@ -31,81 +17,78 @@ from ifedicl.task import Task
 
 
 class RefusalError(Exception):
-    """The policy does not let a reply out.
+    """The policy does not allow a reply: a code for the coordinator, a reason for the owner's own log.
 
-    Attributes:
-        code: what the coordinator is told.
-        reason: what the owner's own log tells; of numbers and settings, never of text.
+    The reason holds numbers and settings, never text.
     """
 
-    def __init__(self, code: FailureCode, reason: str) -> None:
+    def __init__(self, reason: str, code: FailureCode = FailureCode.REFUSED) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
 
 
 def check_assignment(policy: Policy, task: Task, method: Method, fingerprint: str) -> None:
-    """Whether this may be asked at all.
+    """Check task, model and settings.
 
     Raises:
-        RefusalError: task, model or settings are not allowed.
+        RefusalError: the policy does not allow them.
     """
     allow = policy.allow
     if not allow.task(task.digest):
-        raise RefusalError(FailureCode.REFUSED, f"task {task.digest} is not in allow.tasks")
+        raise RefusalError(f"allow.tasks does not list task {task.digest}")
     if not allow.model(fingerprint):
-        raise RefusalError(FailureCode.REFUSED, f"model {fingerprint} is not in allow.models")
+        raise RefusalError(f"allow.models does not list model {fingerprint}")
     if method.classes_apart and not allow.class_counts:
-        raise RefusalError(FailureCode.REFUSED, "vectors by class tell how many of each there are; allow.class_counts is false")
+        raise RefusalError("allow.class_counts is false; vectors by class reveal how many examples each class has")
 
 
 def check_request(policy: Policy, request: Request, spent: Spent) -> None:
-    """Whether this kind of answer may leave, and whether the job has any left.
+    """Check that this kind of reply may leave, and that the job has rounds left.
 
     Raises:
-        RefusalError: it may not.
+        RefusalError: the policy does not allow it.
     """
     allow, most = policy.allow, policy.most.rounds
-    if isinstance(request, StatisticsRequest) and not (allow.readout_sums and allow.class_counts):
-        raise RefusalError(
-            FailureCode.REFUSED, "readout sums tell products of hidden states and class counts; both must be allowed"
-        )
-    reads = isinstance(request, EvaluateRequest | CompareRequest) and request.readouts
-    if reads and not (allow.readout_sums and allow.class_counts):
-        raise RefusalError(
-            FailureCode.REFUSED,
-            "a readout may be made to count labels or to weigh hidden states; readout_sums and class_counts must be allowed",
-        )
-    if isinstance(request, CompareRequest) and not allow.class_counts:
-        raise RefusalError(
-            FailureCode.REFUSED, "gate figures tell how many of each label there are; allow.class_counts is false"
-        )
-    if isinstance(request, GradientRequest) and not allow.gradient_sums:
-        raise RefusalError(FailureCode.REFUSED, "allow.gradient_sums is false")
-    if isinstance(request, UpdateRequest | GradientRequest) and most and spent.rounds >= most:
-        raise RefusalError(FailureCode.SPENT, f"{spent.rounds} updates of this job left; most.rounds is {most}")
+    has_readout = isinstance(request, messages.EvaluateRequest | messages.CompareRequest) and bool(request.readouts)
+    forbidden = {
+        "allow.readout_sums or allow.class_counts is false; readout sums reveal products of hidden states and class counts": (
+            isinstance(request, messages.StatisticsRequest) and not (allow.readout_sums and allow.class_counts)
+        ),
+        "allow.readout_sums or allow.class_counts is false; a readout can be built to count labels or to weigh hidden states": (
+            has_readout and not (allow.readout_sums and allow.class_counts)
+        ),
+        "allow.class_counts is false; gate figures reveal how many examples each label has": (
+            isinstance(request, messages.CompareRequest) and not allow.class_counts
+        ),
+        "allow.gradient_sums is false": isinstance(request, messages.GradientRequest) and not allow.gradient_sums,
+    }
+    for reason, applies in forbidden.items():
+        if applies:
+            raise RefusalError(reason)
+    if isinstance(request, messages.UpdateRequest | messages.GradientRequest) and most and spent.rounds >= most:
+        raise RefusalError(f"most.rounds is {most}; {spent.rounds} updates of this job have left", FailureCode.SPENT)
 
 
 def check_behind(policy: Policy, method: Method, reply: Reply) -> None:
-    """Whether enough examples stand behind a reply.
+    """Check that enough examples stand behind a reply.
 
     Raises:
-        RefusalError: they do not.
+        RefusalError: there are too few.
     """
-    rule = _BEHIND.get(type(reply))
-    if rule is not None:
+    if rule := _BEHIND.get(type(reply)):
         rule(reply, policy.least, method)
 
 
 def check_new(policy: Policy, groups: npt.NDArray[np.int64]) -> None:
-    """Whether enough examples came since an earlier answer, which can be subtracted from this one.
+    """Check that enough examples were added since an earlier reply, which can be subtracted from this one.
 
     Args:
         policy: the owner's.
-        groups: ``(G,)``, how many new ones are in each group whose sums are apart.
+        groups: ``(G,)``: new examples in each group that has its own sum.
 
     Raises:
-        RefusalError: they did not.
+        RefusalError: there are too few.
     """
     _require(int(groups.sum()), policy.least.new_examples, "new examples", "new_examples")
     if len(groups) > 1:
@@ -113,24 +96,22 @@ def check_new(policy: Policy, groups: npt.NDArray[np.int64]) -> None:
 
 
 def check_epsilon(policy: Policy, of_this_job: float | None, of_others: float) -> None:
-    """Whether a reply tells no more of one example than all jobs together may.
+    """Check the ε of all jobs together.
 
     Raises:
-        RefusalError: it does, or nothing bounds it.
+        RefusalError: it exceeds the policy's limit, or this job has no DP guarantee.
     """
     most = policy.most.epsilon
     if not most:
         return
     if of_this_job is None:
-        raise RefusalError(FailureCode.REFUSED, f"nothing bounds what this job tells of one example; most.epsilon is {most:g}")
-    if of_this_job + of_others > most:
-        raise RefusalError(
-            FailureCode.SPENT, f"all jobs would tell ε = {of_this_job + of_others:.2f} of one example; most.epsilon is {most:g}"
-        )
+        raise RefusalError(f"most.epsilon is {most:g}; this job has no DP guarantee")
+    if (total := of_this_job + of_others) > most:
+        raise RefusalError(f"most.epsilon is {most:g}; all jobs together would spend ε = {total:.2f}", FailureCode.SPENT)
 
 
-def _vectors(reply: VectorsReply, least: LeastSettings, _method: Method) -> None:
-    # Of added examples alone, least.new_examples counts.
+def _vectors(reply: messages.VectorsReply, least: LeastSettings, _method: Method) -> None:
+    # For added examples alone, least.new_examples applies.
     if reply.replaces:
         _require(reply.vectors.examples, least.examples, "training examples", "examples")
     groups = reply.vectors.counts[reply.vectors.counts > 0]
@@ -138,43 +119,38 @@ def _vectors(reply: VectorsReply, least: LeastSettings, _method: Method) -> None
         _require(int(groups.min()), least.group, "examples in the smallest class", "group")
 
 
-def _update(reply: UpdateReply, least: LeastSettings, method: Method) -> None:
-    calibration = method.calibration
-    _require(
-        min(reply.examples, calibration.batch_size * calibration.local_steps),
-        least.examples,
-        "examples in an update",
-        "examples",
-    )
+def _update(reply: messages.UpdateReply, least: LeastSettings, method: Method) -> None:
+    trained = min(reply.examples, method.calibration.batch_size * method.calibration.local_steps)
+    _require(trained, least.examples, "examples in an update", "examples")
 
 
-def _gradient(reply: GradientReply, least: LeastSettings, _method: Method) -> None:
-    if reply.sums.examples:  # a sum over nothing tells that nothing was drawn
+def _gradient(reply: messages.GradientReply, least: LeastSettings, _method: Method) -> None:
+    if reply.sums.examples:  # an empty sum reveals only that no example was drawn
         _require(reply.sums.examples, least.examples, "examples in a gradient sum", "examples")
 
 
-def _statistics(reply: StatisticsReply, least: LeastSettings, _method: Method) -> None:
+def _statistics(reply: messages.StatisticsReply, least: LeastSettings, _method: Method) -> None:
     _require(reply.sums.examples, least.examples, "training examples", "examples")
 
 
-def _evaluate(reply: EvaluateReply, least: LeastSettings, _method: Method) -> None:
+def _evaluate(reply: messages.EvaluateReply, least: LeastSettings, _method: Method) -> None:
     _require(min(tally.examples for tally in reply.tallies), least.held_out, "held-out examples", "held_out")
 
 
-def _compare(reply: CompareReply, least: LeastSettings, _method: Method) -> None:
+def _compare(reply: messages.CompareReply, least: LeastSettings, _method: Method) -> None:
     _require(reply.comparison.adapter.examples, least.held_out, "gate examples", "held_out")
 
 
 def _require(count: int, least: int, what: str, field: str) -> None:
     if count < least:
-        raise RefusalError(FailureCode.TOO_FEW, f"{count} {what}; least.{field} is {least}")
+        raise RefusalError(f"least.{field} is {least}; received {count} {what}", FailureCode.TOO_FEW)
 
 
 _BEHIND: Mapping[type[Reply], Callable[[Any, LeastSettings, Method], None]] = {
-    VectorsReply: _vectors,
-    UpdateReply: _update,
-    GradientReply: _gradient,
-    StatisticsReply: _statistics,
-    EvaluateReply: _evaluate,
-    CompareReply: _compare,
+    messages.VectorsReply: _vectors,
+    messages.UpdateReply: _update,
+    messages.GradientReply: _gradient,
+    messages.StatisticsReply: _statistics,
+    messages.EvaluateReply: _evaluate,
+    messages.CompareReply: _compare,
 }

@@ -1,4 +1,4 @@
-"""A client on its owner's own machine: data, model, policy and ledger out of one ``client.toml``."""
+"""Opens a client on its owner's machine: data, model, policy and ledger from one ``client.toml``."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _SECRET_BYTES = 32
 
 
 def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = no_bytes) -> ClientEndpoint:
-    """Load the model once, read the data, and build the client's end; with [sums], only masked numbers leave.
+    """Load the model, read the data, and build the client's endpoint; with [sums], only masked numbers leave.
 
     Args:
         path: the ``client.toml``.
-        name: how the federation knows this client.
-        overhead: given the size of a message, how many bytes the engine adds to it.
+        name: of the client in the federation.
+        overhead: from the size of a message, the bytes that the engine adds to it.
 
     Raises:
-        IfediclError: settings, data, model or ledger cannot be used; the message is for the owner and stays on its machine.
+        IfediclError: settings, data, model or ledger cannot be used; the message stays on the owner's machine.
     """
     settings = load_client_settings(path)
-    ledger = Ledger(Path(settings.ledger.file), name)
     data = settings.data
+    ledger = Ledger(Path(settings.ledger.file), name)
     examples = read_labelled(data.file, text=data.text_column, label=data.label_column)
     client = Client(name, examples, load_backbone(settings.model), secret=_secret(Path(settings.ledger.secret)))
     privacy = None if settings.sum_rules is None else Privacy(settings.sum_rules)
@@ -43,10 +43,10 @@ def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = no_byte
 
 
 def identity(path: Path) -> str:
-    """Who a client is to the others in secure sums: what they write into their ``client.toml``.
+    """The public identity of a client in secure sums, in hex; its peers write it into their ``client.toml``.
 
     Raises:
-        IfediclError: the settings are wrong, the secret cannot be read or made, or a package is missing.
+        IfediclError: the settings are wrong, the secret cannot be read or created, or a package is missing.
     """
     settings = load_client_settings(path)
     with named_missing_packages(settings.sum_rules or PrivacySettings(mode="secure")):
@@ -55,11 +55,11 @@ def identity(path: Path) -> str:
 
 
 def _secret(path: Path) -> bytes:
-    """The owner's key, made at the first start. It must stay the same, or earlier cursors say nothing any more."""
+    """The owner's key, created at the first start. With another key, earlier cursors are void."""
     if not path.exists():
         files.write_bytes(path, secrets.token_bytes(_SECRET_BYTES), private=True)
     secret = path.read_bytes()
     if len(secret) != _SECRET_BYTES:
-        remedy = "bring it back from a copy; or remove it: a new one is made, others pin it anew, all text counts as not sent"
+        remedy = "Restore it from a copy, or remove it: peers must then pin the new one, and all text counts as not sent."
         raise ConfigError(str(path), [Fault("ledger.secret", f"{len(secret)} bytes", f"{_SECRET_BYTES} bytes", remedy)])
     return secret

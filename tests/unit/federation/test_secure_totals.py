@@ -113,7 +113,7 @@ def together(sent: Sequence[Reply]) -> Reply:
 def assert_same_sums(kind: str, total: Reply, plain: Reply, clients: int) -> None:
     """Equal to half a step for each client; counts exactly."""
     own = SUMS[type(REQUESTS[kind])]
-    step = 2.0**-own.fraction
+    step = own.grid.step
     ours, theirs = own.rule.apart(total), own.rule.apart(plain)
     assert ours.keys() == theirs.keys()
     for name, part in theirs.items():
@@ -207,7 +207,7 @@ def test_noise_is_added_before_masking_and_lands_in_the_total() -> None:
     assert isinstance(loud, GradientReply)
     assert asked == [("gradient", 10)] * 4
     added = loud.sums.arrays["scales"].astype(np.float64) - quiet.sums.arrays["scales"]
-    np.testing.assert_allclose(added, 4 * 7000 * 2.0 ** -SUMS[GradientRequest].fraction, atol=2.0**-22)
+    np.testing.assert_allclose(added, 4 * 7000 * SUMS[GradientRequest].grid.step, atol=2.0**-22)
 
 
 # What crosses

@@ -8,19 +8,10 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from ifedicl.federation.engine import Delivery, Engine
-from ifedicl.federation.messages import (
-    BeginReply,
-    ContextReply,
-    DealReply,
-    Failure,
-    FailureCode,
-    MaskReply,
-    Request,
-    RevealReply,
-)
+from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.ledger.entries import Head
 
-R = TypeVar("R", BeginReply, DealReply, MaskReply, RevealReply, ContextReply)
+R = TypeVar("R", bound=Reply)
 
 _NO_HEADS: Mapping[str, Head] = MappingProxyType({})
 _COSTS = ("bytes_down", "bytes_up", "seconds", "carrier_bytes")

@@ -1,4 +1,4 @@
-"""Sums over replies in fixed point, as a secure sum needs them."""
+"""Layout and fixed-point format of the replies in a secure sum."""
 
 from __future__ import annotations
 
@@ -10,78 +10,52 @@ from typing import Any
 import numpy as np
 
 from ifedicl.core.vectors import Array64
-from ifedicl.federation.messages import (
-    CompareReply,
-    CompareRequest,
-    EvaluateReply,
-    EvaluateRequest,
-    GradientReply,
-    GradientRequest,
-    Layout,
-    Request,
-    StatisticsReply,
-    StatisticsRequest,
-    UpdateReply,
-    UpdateRequest,
-    VectorsReply,
-    VectorsRequest,
-)
-from ifedicl.federation.reply_sums import Parts, SumRule, sum_rule
+from ifedicl.federation import messages
+from ifedicl.federation.messages import Request
+from ifedicl.federation.reply_sums import SUM_RULES, Parts, SumRule
 from ifedicl.secagg.fixed_point import FixedPoint
 
 
 @dataclass(frozen=True)
 class Sum:
-    """How the replies to one kind of request are summed.
-
-    Attributes:
-        rule: as in open mode.
-        fraction: bits behind the point: sums of large numbers need fewer, small gradients more.
-        bits: of each number on the wire.
-    """
+    """How the replies to one kind of request are summed: the rule of open mode, and a fixed-point format."""
 
     rule: SumRule[Any]
-    fraction: int
-    bits: int
-
-    @property
-    def grid(self) -> FixedPoint:
-        """Which numbers can be said."""
-        return FixedPoint(self.bits, self.fraction)
+    grid: FixedPoint
 
 
-def layout_of(parts: Parts) -> Layout:
+def layout_of(parts: Parts) -> messages.Layout:
     """Names and shapes, in order."""
     return {name: np.shape(part) for name, part in parts.items()}
 
 
-def count_of(layout: Layout) -> int:
-    """How many numbers."""
+def count_of(layout: messages.Layout) -> int:
+    """How many numbers a layout has."""
     return sum(math.prod(shape) for shape in layout.values())
 
 
 def flat(parts: Parts) -> Array64:
-    """All numbers in a row."""
+    """``(count,)``: all numbers, part after part."""
     return np.concatenate([np.ravel(np.asarray(part, dtype=np.float64)) for part in parts.values()])
 
 
-def shaped(numbers: Array64, layout: Layout) -> dict[str, Array64]:
+def shaped(numbers: Array64, layout: messages.Layout) -> dict[str, Array64]:
     """The inverse of :func:`flat`."""
     ends = np.cumsum([math.prod(shape) for shape in layout.values()])[:-1]
     return {name: part.reshape(layout[name]) for name, part in zip(layout, np.split(numbers, ends), strict=True)}
 
 
 SUMS: Mapping[type[Request], Sum] = {
-    VectorsRequest: Sum(sum_rule(VectorsReply), 12, 40),
-    UpdateRequest: Sum(sum_rule(UpdateReply), 24, 48),
-    GradientRequest: Sum(sum_rule(GradientReply), 24, 48),
-    EvaluateRequest: Sum(sum_rule(EvaluateReply), 20, 48),
-    StatisticsRequest: Sum(sum_rule(StatisticsReply), 24, 56),
-    CompareRequest: Sum(sum_rule(CompareReply), 20, 48),
+    messages.VectorsRequest: Sum(SUM_RULES[messages.VectorsReply], FixedPoint(40, 12)),
+    messages.UpdateRequest: Sum(SUM_RULES[messages.UpdateReply], FixedPoint(48, 24)),
+    messages.GradientRequest: Sum(SUM_RULES[messages.GradientReply], FixedPoint(48, 24)),
+    messages.EvaluateRequest: Sum(SUM_RULES[messages.EvaluateReply], FixedPoint(48, 20)),
+    messages.StatisticsRequest: Sum(SUM_RULES[messages.StatisticsReply], FixedPoint(56, 24)),
+    messages.CompareRequest: Sum(SUM_RULES[messages.CompareReply], FixedPoint(48, 20)),
 }
-"""How the answers to each kind of request are summed. A sum holds numbers up to ``2^(bits - 1 - fraction)``: of vectors, which
-are most of what crosses, with 40 bits up to 134 million. Products of features are fine, as a linear system is solved with them.
+"""By request. ``FixedPoint(bits, fraction)`` holds sums up to ``2^(bits - 1 - fraction)``: 134 million for vectors, which are
+most of the traffic. Products of features have fine steps, because a linear system is solved with them.
 """
 
-GRADIENT_STEP = 2.0 ** -SUMS[GradientRequest].fraction
-"""Of the fixed point that gradients are summed in."""
+GRADIENT_STEP = SUMS[messages.GradientRequest].grid.step
+"""Step of the fixed point in which gradients are summed."""

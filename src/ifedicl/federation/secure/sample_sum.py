@@ -6,22 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ifedicl.federation.messages import (
-    BeginReply,
-    BeginRequest,
-    ContextRequest,
-    DealReply,
-    DealRequest,
-    MaskReply,
-    MaskRequest,
-    Reply,
-    Request,
-    RevealReply,
-    RevealRequest,
-    StepRequest,
-    VectorsReply,
-    encode,
-)
+from ifedicl.federation import messages
+from ifedicl.federation.messages import Reply, Request
 from ifedicl.federation.secure.quantised import SUMS, count_of, layout_of
 from ifedicl.federation.secure.sum_client import SEALED_CURSOR_SIZE
 from ifedicl.secagg.keys import KEY_SIZE, SIGNATURE_SIZE
@@ -31,7 +17,7 @@ from ifedicl.settings import PrivacySettings
 
 
 def sample_sum(
-    request: StepRequest, reply: Reply, clients: Sequence[str], rules: PrivacySettings
+    request: messages.StepRequest, reply: Reply, clients: Sequence[str], rules: PrivacySettings
 ) -> tuple[list[Request], list[Reply]]:
     """All messages to one client and from it, for one step in which no client is lost.
 
@@ -43,24 +29,24 @@ def sample_sum(
         clients: names of all.
         rules: of the sum.
     """
-    if isinstance(request, ContextRequest):
+    if isinstance(request, messages.ContextRequest):
         return [request], [reply]
     session, count, others = "0" * 32, len(clients), len(clients) - 1
     keys = bytes(KEY_SIZE), bytes(KEY_SIZE), bytes(SIGNATURE_SIZE)
     summed = SUMS[type(request)]
     layout = layout_of(summed.rule.apart(reply))
-    cursor, dtype = ("", "float32") if not isinstance(reply, VectorsReply) else ("0" * SEALED_CURSOR_SIZE, reply.dtype)
+    cursor, dtype = ("", "float32") if not isinstance(reply, messages.VectorsReply) else ("0" * SEALED_CURSOR_SIZE, reply.dtype)
     sealed, everyone = (bytes(SEALED_SIZE),) * others, tuple(range(count))
     down: list[Request] = [
-        BeginRequest(session, rules, encode(request)),
-        DealRequest(session, tuple(clients), (keys,) * count),
-        MaskRequest(session, everyone[1:], sealed),
-        RevealRequest(session, everyone),
+        messages.BeginRequest(session, rules, messages.encode(request)),
+        messages.DealRequest(session, tuple(clients), (keys,) * count),
+        messages.MaskRequest(session, everyone[1:], sealed),
+        messages.RevealRequest(session, everyone),
     ]
     up: list[Reply] = [
-        BeginReply(session, *keys, layout, dtype, cursor),
-        DealReply(session, sealed, bytes(KEY_SIZE)),
-        MaskReply(session, np.zeros((count_of(layout), summed.grid.bits // 8), dtype=np.uint8)),
-        RevealReply(session, (bytes(SIZE),) * count),
+        messages.BeginReply(session, *keys, layout, dtype, cursor),
+        messages.DealReply(session, sealed, bytes(KEY_SIZE)),
+        messages.MaskReply(session, np.zeros((count_of(layout), summed.grid.bits // 8), dtype=np.uint8)),
+        messages.RevealReply(session, (bytes(SIZE),) * count),
     ]
     return down, up

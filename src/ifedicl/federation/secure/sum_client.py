@@ -13,30 +13,10 @@ import numpy.typing as npt
 from ifedicl.core.vectors import Array64
 from ifedicl.data import Role
 from ifedicl.errors import MessageError, SecureSumError
+from ifedicl.federation import messages
 from ifedicl.federation.client import key_for
 from ifedicl.federation.handler import Discloser, Disclosure
-from ifedicl.federation.messages import (
-    BeginReply,
-    BeginRequest,
-    ContextRequest,
-    DealReply,
-    DealRequest,
-    Failure,
-    FailureCode,
-    MaskReply,
-    MaskRequest,
-    Reply,
-    Request,
-    RevealReply,
-    RevealRequest,
-    UpdateReply,
-    UpdateRequest,
-    VectorsReply,
-    VectorsRequest,
-    decode_reply,
-    decode_request,
-    encode,
-)
+from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.federation.secure.quantised import SUMS, flat, layout_of
 from ifedicl.secagg.fixed_point import FixedPoint
 from ifedicl.secagg.keys import LOCK_SIZE, Identity, lock, unlock
@@ -149,15 +129,15 @@ class SecureClient:
     def _reply(self, request: Request) -> Reply:
         try:
             match request:
-                case ContextRequest():
+                case messages.ContextRequest():
                     return self._answer(request)
-                case BeginRequest():
+                case messages.BeginRequest():
                     return self._begin(request)
-                case DealRequest():
+                case messages.DealRequest():
                     return self._deal(request)
-                case MaskRequest():
+                case messages.MaskRequest():
                     return self._mask(request)
-                case RevealRequest():
+                case messages.RevealRequest():
                     return self._reveal(request)
                 case _:
                     return Failure(FailureCode.OTHER_MODE)
@@ -175,7 +155,7 @@ class SecureClient:
         self._run = disclosure.run
         return disclosure.reply
 
-    def _begin(self, request: BeginRequest) -> Reply:
+    def _begin(self, request: messages.BeginRequest) -> Reply:
         self._session = None
         if request.session in self._used:
             raise SecureSumError(f"session {request.session} was begun before: replayed")
@@ -186,28 +166,30 @@ class SecureClient:
         if request.rules.noise is not None and self._noise is None:
             _log.error("client %s has no noise to add, which this run promises: it stays out", self.name)
             return Failure(FailureCode.OTHER_MODE)
-        asked = decode_request(request.request)
+        asked = messages.decode_request(request.request)
         summed = SUMS.get(type(asked))
         if summed is None:
             raise SecureSumError(f"{asked.kind} requests are not summed")
-        if isinstance(asked, VectorsRequest):
+        if isinstance(asked, messages.VectorsRequest):
             asked = replace(asked, cursor=self._opened(request.cursor))
         reply = self._answer(asked)
         if isinstance(reply, Failure):
             return reply
         if code := self._kept_back(asked, reply, request.rules):
             return Failure(code)
-        parts = summed.rule.apart(decode_reply(encode(reply)))  # what the coordinator would have had in open mode
+        parts = summed.rule.apart(
+            messages.decode_reply(messages.encode(reply))
+        )  # what the coordinator would have had in open mode
         binding = binding_of(request.session, request.rules.model_dump_json(), request.request)
         party = Party(self.name, self._identity, self._peers, binding)
         grid = summed.grid
         self._session = _Session(request.session, party, asked.kind, flat(parts), grid, request.rules)
         advert = party.advertise()
-        cursor = self._sealed(reply.cursor) if isinstance(reply, VectorsReply) else ""
+        cursor = self._sealed(reply.cursor) if isinstance(reply, messages.VectorsReply) else ""
         keys = advert.mask_key, advert.channel_key, advert.signature
-        return BeginReply(request.session, *keys, layout_of(parts), self._client.dtype, cursor)
+        return messages.BeginReply(request.session, *keys, layout_of(parts), self._client.dtype, cursor)
 
-    def _deal(self, request: DealRequest) -> Reply:
+    def _deal(self, request: messages.DealRequest) -> Reply:
         session = self._current(request.session)
         threshold = session.rules.threshold(len(request.names))
         if len(request.names) < threshold:
@@ -215,9 +197,9 @@ class SecureClient:
         adverts = {name: Advert(*keys) for name, keys in zip(request.names, request.keys, strict=True)}
         deal = session.party.deal(adverts, threshold)
         session.roster = request.names
-        return DealReply(session.name, tuple(deal.sealed.values()), deal.commitment)
+        return messages.DealReply(session.name, tuple(deal.sealed.values()), deal.commitment)
 
-    def _mask(self, request: MaskRequest) -> Reply:
+    def _mask(self, request: messages.MaskRequest) -> Reply:
         session = self._current(request.session)
         senders = _named(session.roster, request.senders)
         whole = session.grid.integers(session.numbers)
@@ -227,13 +209,13 @@ class SecureClient:
         masked = session.party.mask(whole, dict(zip(senders, request.sealed, strict=True)))
         present = {*senders, self.name}
         session.dealt = tuple(name for name in session.roster if name in present)
-        return MaskReply(session.name, session.grid.packed(masked))
+        return messages.MaskReply(session.name, session.grid.packed(masked))
 
-    def _reveal(self, request: RevealRequest) -> Reply:
+    def _reveal(self, request: messages.RevealRequest) -> Reply:
         session = self._current(request.session)
         shares = session.party.reveal(_named(session.roster, request.survivors))
         self._session = None
-        return RevealReply(session.name, tuple(shares[name] for name in session.dealt))
+        return messages.RevealReply(session.name, tuple(shares[name] for name in session.dealt))
 
     def _current(self, name: str) -> _Session:
         if self._session is None or self._session.name != name:
@@ -243,14 +225,14 @@ class SecureClient:
     def _kept_back(self, asked: Request, reply: Reply, rules: PrivacySettings) -> FailureCode | None:
         """Why a reply does not leave, not even in a sum."""
         fewest = max(rules.min_examples, self._rules.min_examples)
-        if isinstance(asked, VectorsRequest) and isinstance(reply, VectorsReply):
+        if isinstance(asked, messages.VectorsRequest) and isinstance(reply, messages.VectorsReply):
             if asked.cursor and reply.replaces:
                 return FailureCode.CHANGED
             if reply.vectors.examples < fewest:
                 return FailureCode.TOO_FEW
         if asked.kind in _FROM_TRAINING and self._client.count(Role.TRAIN) < fewest:
             return FailureCode.TOO_FEW
-        if isinstance(asked, UpdateRequest) and isinstance(reply, UpdateReply):
+        if isinstance(asked, messages.UpdateRequest) and isinstance(reply, messages.UpdateReply):
             before, after = asked.coefficients.arrays, reply.coefficients.arrays
             change = np.sqrt(sum(float(np.square(after[name] - before[name]).sum()) for name in before))
             if change > _LONGEST_UPDATE:

@@ -14,27 +14,9 @@ from typing import TypeVar
 import numpy as np
 
 from ifedicl.errors import TooFewClientsError
+from ifedicl.federation import messages
 from ifedicl.federation.engine import Delivery, Engine
-from ifedicl.federation.messages import (
-    BeginReply,
-    BeginRequest,
-    ContextReply,
-    ContextRequest,
-    DealReply,
-    DealRequest,
-    Failure,
-    FailureCode,
-    MaskReply,
-    MaskRequest,
-    Reply,
-    Request,
-    RevealReply,
-    RevealRequest,
-    StatisticsRequest,
-    VectorsReply,
-    VectorsRequest,
-    encode,
-)
+from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.federation.reply_validation import is_usable_context
 from ifedicl.federation.secure.link import Link
 from ifedicl.federation.secure.quantised import SUMS, count_of, shaped
@@ -46,7 +28,7 @@ from ifedicl.secagg.party import SEALED_SIZE
 from ifedicl.secagg.roster import Advert, Roster, binding_of
 from ifedicl.settings import TOGETHER, PrivacySettings
 
-R = TypeVar("R", DealReply, MaskReply, RevealReply)
+R = TypeVar("R", messages.DealReply, messages.MaskReply, messages.RevealReply)
 
 _log = logging.getLogger(__name__)
 
@@ -79,24 +61,24 @@ class SecureEngine:
         """
         (asked,) = requests.values()
         start, link = time.perf_counter(), Link(self._inner, deadline)
-        reply = self._install(asked, link) if isinstance(asked, ContextRequest) else self._summed(asked, link, heads)
+        reply = self._install(asked, link) if isinstance(asked, messages.ContextRequest) else self._summed(asked, link, heads)
         down, up = (sum(getattr(part, way) for part in link.costs) for way in ("bytes_down", "bytes_up"))
         yield Delivery(TOGETHER, reply, down, up, time.perf_counter() - start, parts=link.costs)
 
-    def _install(self, asked: ContextRequest, link: Link) -> Reply:
+    def _install(self, asked: messages.ContextRequest, link: Link) -> Reply:
         """The global vectors, to those who lack them; nothing of a client's comes back."""
         self._installed, self._forgetful = self._forgetful or self._inner.clients(), ()
-        replies = link.ask(dict.fromkeys(self._installed, asked), ContextReply, is_usable_context)
+        replies = link.ask(dict.fromkeys(self._installed, asked), messages.ContextReply, is_usable_context)
         return next(iter(replies.values()), Failure(FailureCode.LOST))
 
     def _summed(self, asked: Request, link: Link, heads: Mapping[str, Head]) -> Reply:
         # Step 1: everyone computes its reply, keeps it, and advertises keys; who does not is not on the roster
         session, summed, cursors = secrets.token_hex(16), SUMS[type(asked)], _cursors(asked)
-        content = encode(replace(asked, cursor="") if isinstance(asked, VectorsRequest) else asked)
-        begin = BeginRequest(session, self._rules, content)
+        content = messages.encode(replace(asked, cursor="") if isinstance(asked, messages.VectorsRequest) else asked)
+        begin = messages.BeginRequest(session, self._rules, content)
         # Clients without a cursor get the very same object, which engines pack once.
         to_each = {name: replace(begin, cursor=cursors[name]) if cursors.get(name) else begin for name in self._inner.clients()}
-        ready = link.ask(to_each, BeginReply, lambda reply: reply.session == session, heads)
+        ready = link.ask(to_each, messages.BeginReply, lambda reply: reply.session == session, heads)
         ready = _alike(ready, link)
         if code := self._not_ready(asked, ready, link):
             return Failure(code)
@@ -114,13 +96,13 @@ class SecureEngine:
         commitments = {name: reply.commitment for name, reply in dealt.items()}
         total = shaped(grid.numbers(unmasked(roster, commitments, masked, revealed)), layout)
         reply = summed.rule.together(total) or Failure(FailureCode.NO_EXAMPLES)
-        if isinstance(reply, VectorsReply):
+        if isinstance(reply, messages.VectorsReply):
             known = {**cursors, **{name: ready[name].cursor for name in masked}}
             dtypes = ", ".join(sorted({ready[name].dtype for name in masked}))
             reply = replace(reply, cursor=json.dumps(known), replaces=not cursors, dtype=dtypes)
         return reply
 
-    def _not_ready(self, asked: Request, ready: Mapping[str, BeginReply], link: Link) -> FailureCode | None:
+    def _not_ready(self, asked: Request, ready: Mapping[str, messages.BeginReply], link: Link) -> FailureCode | None:
         """What to tell the coordinator in place of a sum; None: enough clients are ready for one.
 
         Raises:
@@ -140,9 +122,9 @@ class SecureEngine:
             return FailureCode.NO_EXAMPLES
         if codes == {FailureCode.SPENT}:
             return FailureCode.SPENT
-        if isinstance(asked, VectorsRequest) and asked.cursor:
+        if isinstance(asked, messages.VectorsRequest) and asked.cursor:
             return FailureCode.TOO_FEW  # of those who have anything new: the sums stay as they are
-        if isinstance(asked, StatisticsRequest) and all(code.is_final for code in codes):
+        if isinstance(asked, messages.StatisticsRequest) and all(code.is_final for code in codes):
             return FailureCode.REFUSED  # a run can do without a readout
         raise _too_few(asked.kind, "have something to add", ready, self._rules.min_survivors, link)
 
@@ -156,26 +138,26 @@ class _SumSteps:
         self._link = link
         self._step = step
 
-    def deal(self) -> dict[str, DealReply]:
+    def deal(self) -> dict[str, messages.DealReply]:
         """Step 2: shares of everyone's secrets for everyone, sealed."""
         names, keys = (
             self._roster.names,
             tuple((own.mask_key, own.channel_key, own.signature) for own in self._roster.adverts.values()),
         )
-        request, others = DealRequest(self._session, names, keys), len(names) - 1
+        request, others = messages.DealRequest(self._session, names, keys), len(names) - 1
 
-        def usable(reply: DealReply) -> bool:
+        def usable(reply: messages.DealReply) -> bool:
             sizes = {len(text) for text in reply.sealed}
             return reply.session == self._session and len(reply.sealed) == others and sizes <= {SEALED_SIZE}
 
-        dealt = self._link.ask(dict.fromkeys(names, request), DealReply, usable)
+        dealt = self._link.ask(dict.fromkeys(names, request), messages.DealReply, usable)
         return self._enough(dealt, "dealt shares")
 
-    def mask(self, dealt: Mapping[str, DealReply], grid: FixedPoint, count: int) -> dict[str, Integers]:
+    def mask(self, dealt: Mapping[str, messages.DealReply], grid: FixedPoint, count: int) -> dict[str, Integers]:
         """Step 3: the numbers, masked."""
         sealed = {name: dict(zip(self._others(name), reply.sealed, strict=True)) for name, reply in dealt.items()}
         requests = {
-            name: MaskRequest(
+            name: messages.MaskRequest(
                 self._session,
                 tuple(self._place(sender) for sender in dealt if sender != name),
                 tuple(sealed[sender][name] for sender in dealt if sender != name),
@@ -184,18 +166,18 @@ class _SumSteps:
         }
         shape = (count, grid.bits // 8)
 
-        def usable(reply: MaskReply) -> bool:
+        def usable(reply: messages.MaskReply) -> bool:
             return reply.session == self._session and reply.masked.shape == shape and reply.masked.dtype == np.uint8
 
-        masked = self._link.ask(requests, MaskReply, usable)
+        masked = self._link.ask(requests, messages.MaskReply, usable)
         return {name: grid.unpacked(reply.masked) for name, reply in self._enough(masked, "sent masked numbers").items()}
 
-    def reveal(self, dealt: Mapping[str, DealReply], masked: Mapping[str, Integers]) -> dict[str, dict[str, bytes]]:
+    def reveal(self, dealt: Mapping[str, messages.DealReply], masked: Mapping[str, Integers]) -> dict[str, dict[str, bytes]]:
         """Step 4: of each client that dealt, shares of one of its two secrets."""
-        request = RevealRequest(self._session, tuple(map(self._place, masked)))
+        request = messages.RevealRequest(self._session, tuple(map(self._place, masked)))
         revealed = self._link.ask(
             dict.fromkeys(masked, request),
-            RevealReply,
+            messages.RevealReply,
             lambda reply: reply.session == self._session and len(reply.shares) == len(dealt),
         )
         enough = self._enough(revealed, "revealed shares")
@@ -221,7 +203,7 @@ def _too_few(step: str, what: str, replies: Mapping[str, object], needed: int, l
     )
 
 
-def _alike(ready: Mapping[str, BeginReply], link: Link) -> dict[str, BeginReply]:
+def _alike(ready: Mapping[str, messages.BeginReply], link: Link) -> dict[str, messages.BeginReply]:
     """Those whose numbers are laid out as most are; others cannot be summed with them."""
     layouts = Counter(json.dumps(reply.layout) for reply in ready.values())
     usual = layouts.most_common(1)[0][0] if layouts else ""
@@ -233,5 +215,5 @@ def _alike(ready: Mapping[str, BeginReply], link: Link) -> dict[str, BeginReply]
 
 def _cursors(asked: Request) -> dict[str, str]:
     """Each client's own, out of what the coordinator keeps as one."""
-    known = asked.cursor if isinstance(asked, VectorsRequest) else ""
+    known = asked.cursor if isinstance(asked, messages.VectorsRequest) else ""
     return {str(name): str(cursor) for name, cursor in json.loads(known or "{}").items()}
