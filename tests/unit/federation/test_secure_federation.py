@@ -12,12 +12,16 @@ import pytest
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.data import Example
+from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engine import Engine
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import ContextRequest, Reply, Request, RevealRequest
 from ifedicl.federation.secure.sum_client import identity_of
 from ifedicl.federation.secure.sum_engine import SecureEngine
+from ifedicl.ledger.ledger import REPLY, read
+from ifedicl.owner.endpoint import simulated_endpoints
 from ifedicl.owner.recorder import Unrecorded
 from ifedicl.settings import TOGETHER, PrivacySettings
 from tests.support import tiny
@@ -97,6 +101,26 @@ def test_a_run_that_was_killed_goes_on_to_the_same_adapter(backbone: Backbone, t
     whole = run(backbone, SecureEngine(behind(real(backbone)), RULES))
     np.testing.assert_array_equal(resumed.coefficients.scales, whole.coefficients.scales)
     assert resumed.state.history == whole.state.history
+
+
+def test_a_resumed_secure_run_tells_each_client_the_head_in_its_checkpoint(backbone: Backbone, tmp_path: Path) -> None:
+    method = tiny.method(**WEIGHTED, privacy=RULES.model_dump())
+    assignment = Assignment(tiny.TASK, method, ModelShape(backbone.fingerprint, backbone.layers, backbone.width))
+
+    def go_on(more_rounds: int) -> Outcome:
+        engine = LocalEngine(simulated_endpoints(real(backbone), assignment, tmp_path / "ledgers", ()))
+        file = tmp_path / "checkpoint" / "state.safetensors"
+        return run(backbone, SecureEngine(engine, RULES), checkpoint_file=file, more_rounds=more_rounds)
+
+    heads = go_on(0).state.heads
+    again = go_on(1).state
+    assert set(heads) == set(again.heads) == set(HANDS)
+    for name, head in heads.items():
+        entries, _ = read(tmp_path / "ledgers" / f"{name}.jsonl")
+        assert entries[head.entries - 1].head == head
+        first = next(entry for entry in entries[head.entries :] if entry.event == REPLY)
+        assert first.facts["held"] == head.entries
+    assert "ledger" not in {item.failure for item in again.traffic}
 
 
 def test_a_restarted_client_is_sent_the_vectors_again_and_nobody_else_is(backbone: Backbone) -> None:
