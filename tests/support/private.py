@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ifedicl.settings import Method
+from ifedicl.backbone.load import Backbone
+from ifedicl.federation.client import Client
+from ifedicl.federation.dp_client import DPClient
+from ifedicl.federation.dp_sums import DPSums
+from ifedicl.federation.messages import (
+    Reply,
+    Request,
+)
+from ifedicl.settings import Method, NoiseSettings
 from tests.support import tiny
 
 
@@ -28,3 +36,26 @@ def private_method(**sections: Any) -> Method:
     }
     merged = {name: {**base.get(name, {}), **sections.get(name, {})} for name in {*base, *sections}}
     return method(weighting="examples", **merged)
+
+
+STEP = 2.0**-24
+PUBLIC = tiny.examples(8, seed=9)
+
+
+class Ward:
+    """One client and its promise."""
+
+    def __init__(
+        self, name: str, backbone: Backbone, rows: Any, settings: NoiseSettings, run: Method, survivors: int = 3
+    ) -> None:
+        self.private = DPSums(settings, survivors, run, PUBLIC, step=STEP)
+        self.layer = DPClient(Client(name, rows, backbone, secret=name.encode()), self.private)
+        self.name, self.client, self._answer = name, self.layer.client, self.layer.handle
+
+    def handle(self, request: Request) -> Reply:
+        return self._answer(request)
+
+
+def wards(backbone: Backbone, settings: NoiseSettings, run: Method, count: int = 3) -> list[Ward]:
+    rows = tiny.examples(5 * count)
+    return [Ward(f"ward-{n}", backbone, rows[5 * n : 5 * n + 5], settings, run) for n in range(count)]

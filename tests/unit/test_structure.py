@@ -54,6 +54,11 @@ def test_no_module_keeps_a_generator_of_random_numbers() -> None:
     assert found == {}
 
 
+def test_no_test_file_is_longer_than_400_lines() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in (ROOT / "tests").rglob("*.py")}
+    assert {path: length for path, length in lengths.items() if length > 400} == {}
+
+
 @pytest.mark.parametrize(
     ("line", "check"),
     [

@@ -1,212 +1,23 @@
-"""Tasks, files of labelled text, splits that can be repeated, and figures against known values."""
+"""Files of labelled text are read in every format, and faults are named without their text."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
-from math import comb
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pyarrow import parquet
-from pydantic import ValidationError
 
-from ifedicl import seeds
-from ifedicl.data import Example, Role, dirichlet_split, draw_pool, read_examples, read_labelled, read_texts, split_roles
+from ifedicl.data import Example, read_examples, read_labelled, read_texts
 from ifedicl.errors import DataError
-from ifedicl.metrics import Evaluation, Tally, mean_hits, paired_p, wilson
 from ifedicl.task import Task
 from tests.support import tiny
 
 TASK = tiny.TASK
 PRIVATE = "patient Ada Lovelace, born 1815"
 
-# --- the task ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"label_words": ("good",)}, "2 labels but 1 label_words; give one word a label"),
-        ({"labels": ("good", "bad", "good")}, "labels holds 'good' more than once; each must be its own"),
-        ({"label_words": ("x", "x")}, "label_words holds 'x' more than once"),
-        ({"labels": ("good", " ")}, "labels holds an empty name"),
-        ({"label_words": ("good", "")}, "label_words holds an empty name"),
-        ({"template": "no place"}, "template holds {text} 0 times; it must stand there once"),
-        ({"template": "{text} {text}"}, "template holds {text} 2 times"),
-        ({"labels": ("good",)}, "at least 2 items"),
-        ({"name": ""}, "at least 1 character"),
-        ({"turn": "shout"}, "'raw' or 'chat'"),
-        ({"seperator": " "}, "Extra inputs are not permitted"),
-    ],
-)
-def test_a_wrong_task_says_what_is_wrong(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValidationError) as caught:
-        Task(**{"name": "mood", "labels": ("good", "bad"), **fields})
-    assert message in str(caught.value)
-
-
-def test_all_faults_of_a_task_are_reported_at_once() -> None:
-    with pytest.raises(ValidationError) as caught:
-        Task(name="mood", labels=("a", "a"), label_words=("x",), template="-")
-    assert all(part in str(caught.value) for part in ("1 label_words", "'a' more than once", "0 times"))
-
-
-def test_label_words_default_to_the_labels_and_the_separator_to_the_turn() -> None:
-    raw = Task(name="t", labels=("a", "b"))
-    assert raw.label_words == ("a", "b")
-    assert raw.separator == " "
-    assert Task(name="t", labels=("a", "b"), turn="chat").separator == ""
-    assert Task(name="t", labels=("a", "b"), turn="chat", separator="\n").separator == "\n"
-
-
-def test_braces_within_a_text_mean_nothing() -> None:
-    assert TASK.prompt("{text} {0} {mood} %s") == "Text: {text} {0} {mood} %s\nMood:"
-    braces = Task(name="t", labels=("a", "b"), template='{"q": "{text}"}')
-    assert braces.prompt("x") == '{"q": "x"}'
-
-
-def test_a_label_is_found_by_name_and_an_unknown_one_is_not() -> None:
-    assert (TASK.index("good"), TASK.index("bad")) == (0, 1)
-    with pytest.raises(DataError, match="'ugly' is not in the task; allowed"):
-        TASK.index("ugly")
-    assert TASK.missing(["bad", "bad"]) == ("good",)
-    assert TASK.missing(["bad", "good"]) == ()
-
-
-def test_the_digest_is_the_same_on_every_machine_and_in_every_version() -> None:
-    # A change here means that old adapters and running federations no longer match: raise the format version then.
-    assert TASK.digest == Task(**json.loads(TASK.model_dump_json())).digest
-    assert TASK.digest == "f50b24525aafab064e455fb44cf30883ffb4789a2d975f8dc057cc1a39504734"
-
-
-def test_the_digest_knows_everything_that_shapes_the_question_but_not_the_name() -> None:
-    changes: list[dict[str, Any]] = [
-        {"labels": ("good", "worse")},
-        {"labels": ("bad", "good")},
-        {"label_words": ("good", "awful")},
-        {"template": "Text: {text}\nMood?"},
-        {"separator": ""},
-        {"turn": "chat", "separator": " "},
-        {"normalise_length": True},
-    ]
-    base: dict[str, Any] = {
-        "name": "mood",
-        "labels": ("good", "bad"),
-        "label_words": ("good", "bad"),
-        "template": TASK.template,
-    }
-    digests = {TASK.digest, *(Task(**{**base, **change}).digest for change in changes)}
-    assert len(digests) == 1 + len(changes)
-    assert Task(**{**base, "name": "other"}).digest == TASK.digest
-
-
-# --- splits ------------------------------------------------------------------------------------------------------------
-
-
-def test_an_example_keeps_its_role_when_others_are_added() -> None:
-    many = tiny.examples(200)
-    small = split_roles(many[:80], selection=0.3, gate=0.2, seed=1)
-    large = split_roles(many, selection=0.3, gate=0.2, seed=1)
-    for role in Role:
-        assert small[role] == tuple(example for example in large[role] if example in many[:80])
-
-
-def test_roles_share_out_every_example_once_in_the_fractions_asked_for() -> None:
-    many = tiny.examples(2_000)
-    roles = split_roles(many, selection=0.3, gate=0.1, seed=0)
-    assert Counter(example for rows in roles.values() for example in rows) == Counter(many)
-    assert abs(len(roles[Role.SELECTION]) / 2_000 - 0.3) < 0.04
-    assert abs(len(roles[Role.GATE]) / 2_000 - 0.1) < 0.03
-    assert roles != split_roles(many, selection=0.3, gate=0.1, seed=1)
-    order = {example: number for number, example in enumerate(many)}
-    assert all([order[e] for e in rows] == sorted(order[e] for e in rows) for rows in roles.values())
-
-
-def test_no_fraction_holds_nothing_out() -> None:
-    roles = split_roles(tiny.examples(50), selection=0.0, gate=0.0, seed=0)
-    assert len(roles[Role.TRAIN]) == 50
-    assert roles[Role.SELECTION] == roles[Role.GATE] == ()
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(20, 80), st.integers(1, 5), st.sampled_from([0.3, 1.0, 10.0]), st.integers(0, 3))
-def test_a_split_deals_every_example_exactly_once(count: int, clients: int, alpha: float, seed: int) -> None:
-    pool = tiny.examples(count, task=tiny.MANY_TOKENS)
-    hands = dirichlet_split(pool, clients=clients, alpha=alpha, seed=seed)
-    assert len(hands) == clients
-    assert min(map(len, hands)) >= 2
-    assert Counter(example for hand in hands for example in hand) == Counter(pool)
-    assert hands == dirichlet_split(pool, clients=clients, alpha=alpha, seed=seed)
-
-
-def test_another_seed_deals_otherwise() -> None:
-    pool = tiny.examples(60)
-    assert dirichlet_split(pool, clients=3, alpha=1.0, seed=0) != dirichlet_split(pool, clients=3, alpha=1.0, seed=1)
-
-
-def test_small_alpha_is_more_uneven_than_large() -> None:
-    pool = tiny.examples(300, task=tiny.MANY_TOKENS)
-
-    def unevenness(alpha: float) -> float:
-        values = []
-        for seed in range(5):
-            for hand in dirichlet_split(pool, clients=4, alpha=alpha, seed=seed):
-                counts = Counter(example.label for example in hand)
-                values.append(max(counts.values()) / len(hand))
-        return float(np.mean(values))
-
-    assert unevenness(0.1) > unevenness(1.0) + 0.1
-    assert unevenness(1.0) > unevenness(1_000.0) + 0.1
-    assert unevenness(1_000.0) == pytest.approx(1 / 3, abs=0.02)
-
-
-def test_too_few_examples_for_the_clients_is_an_error() -> None:
-    with pytest.raises(DataError, match="5 examples cannot be dealt to 3 clients with at least 2 each"):
-        dirichlet_split(tiny.examples(5), clients=3, alpha=1.0, seed=0)
-
-
-def test_a_split_that_never_comes_out_is_an_error_and_no_endless_loop() -> None:
-    pool = [Example(text, "good") for text in "abcd"]
-    with pytest.raises(DataError, match=r"no Dirichlet\(1e-06\) split of 4 examples gave each of 2 clients 2 examples"):
-        dirichlet_split(pool, clients=2, alpha=1e-6, seed=0)
-
-
-def test_a_pool_is_drawn_without_replacement_in_file_order() -> None:
-    many = tiny.examples(50)
-    pool = draw_pool(many, 20, seed=0)
-    places = [many.index(example) for example in pool]
-    assert len(set(places)) == 20
-    assert places == sorted(places)
-    assert pool == draw_pool(many, 20, seed=0)
-    assert pool != draw_pool(many, 20, seed=1)
-    assert draw_pool(many, 50, seed=0) == draw_pool(many, 99, seed=0) == many
-
-
-def test_keys_name_examples_by_text_and_label() -> None:
-    keys = {Example("a", "b").key, Example("ab", "").key, Example("b", "a").key, Example("a", "c").key}
-    assert len(keys) == 4
-    assert Example("a", "b").key == Example("a", "b").key
-
-
-def test_draws_derive_from_seed_and_path_alone() -> None:
-    assert seeds.derive(0, "batch", "clinic", 3) == seeds.derive(0, "batch", "clinic", 3)
-    others = {seeds.derive(1, "batch", "clinic", 3), seeds.derive(0, "batch", "clinic", 4), seeds.derive(0, "batch", "clinic3")}
-    assert len({seeds.derive(0, "batch", "clinic", 3), *others}) == 4
-    units = [seeds.unit(0, "u", number) for number in range(1_000)]
-    assert 0 <= min(units) < 0.01
-    assert 0.99 < max(units) < 1
-    assert abs(np.mean(units) - 0.5) < 0.03
-    assert 0 <= seeds.derive(5) < 2**63
-
-
-# --- reading labelled text ---------------------------------------------------------------------------------------------
 
 ROWS = (
     ('she said "yes", and left', "good"),
@@ -501,84 +312,6 @@ def test_texts_of_a_missing_column_or_an_empty_file_are_errors(tmp_path: Path) -
     (tmp_path / "a.txt").write_text("\n \n")
     with pytest.raises(DataError, match="no texts in it"):
         read_texts(tmp_path / "a.txt")
-
-
-# --- figures -----------------------------------------------------------------------------------------------------------
-
-
-def _evaluation(truth: list[int], predicted: list[int], labels: tuple[str, ...] = ("a", "b", "c")) -> Evaluation:
-    return Evaluation(labels, np.array(truth), np.array(predicted), loss=0.5)
-
-
-def test_confusion_counts_true_labels_by_row() -> None:
-    evaluation = _evaluation([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 2])
-    assert evaluation.confusion.tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
-    assert evaluation.accuracy == pytest.approx(4 / 6)
-    assert evaluation.hits.tolist() == [1, 1, 0, 1, 0, 1]
-
-
-def test_macro_f1_by_hand() -> None:
-    # a: precision 1, recall 2/3, F1 0.8; b: 1/2, 1/2, F1 0.5; c: 1/2, 1, F1 2/3.
-    assert _evaluation([0, 0, 0, 1, 1, 2], [0, 0, 1, 1, 2, 2]).macro_f1 == pytest.approx((0.8 + 0.5 + 2 / 3) / 3)
-
-
-def test_macro_f1_leaves_out_a_label_that_occurs_nowhere_and_counts_one_never_hit() -> None:
-    assert _evaluation([0, 1, 0, 1], [0, 1, 0, 1]).macro_f1 == 1.0  # c occurs nowhere
-    assert _evaluation([0, 0], [2, 2]).macro_f1 == 0.0
-    assert _evaluation([0, 0, 1], [0, 0, 2]).macro_f1 == pytest.approx(1 / 3)
-
-
-def test_wilson_intervals_are_those_of_the_formula() -> None:
-    def formula(successes: int, trials: int) -> tuple[float, float]:
-        z, share = 1.959963984540054, successes / trials
-        middle = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
-        half = z / (1 + z**2 / trials) * (share * (1 - share) / trials + z**2 / (4 * trials**2)) ** 0.5
-        return middle - half, middle + half
-
-    assert wilson(8, 10) == pytest.approx((0.49016, 0.94332), abs=1e-4)
-    for successes, trials in ((1, 3), (50, 100), (999, 1_000)):
-        assert wilson(successes, trials) == pytest.approx(formula(successes, trials), abs=1e-9)
-    assert wilson(0, 10)[0] == 0.0
-    assert wilson(10, 10)[1] == 1.0
-    assert _evaluation([0] * 10, [0] * 8 + [1] * 2).interval == wilson(8, 10)
-
-
-def _sign_test(wins: int, losses: int) -> float:
-    """Two-sided: the chance of a difference at least this large under random signs."""
-    total = wins + losses
-    return sum(comb(total, k) for k in range(total + 1) if abs(2 * k - total) >= abs(wins - losses)) / 2.0**total
-
-
-@pytest.mark.parametrize(("wins", "losses", "ties"), [(5, 0, 0), (6, 1, 3), (0, 4, 1), (3, 3, 2), (8, 1, 1)])
-def test_the_p_value_of_hits_is_that_of_the_exact_sign_test(wins: int, losses: int, ties: int) -> None:
-    first = [1] * wins + [0] * losses + [1] * ties
-    second = [0] * wins + [1] * losses + [1] * ties
-    assert paired_p(first, second) == pytest.approx(_sign_test(wins, losses), abs=1e-9)
-    assert paired_p(second, first) == pytest.approx(_sign_test(wins, losses), abs=1e-9)
-
-
-def test_the_p_value_of_many_examples_is_close_and_repeatable() -> None:
-    first, second = np.array([1] * 30 + [0] * 14 + [1] * 60), np.array([0] * 30 + [1] * 14 + [1] * 60)
-    value = paired_p(first, second)
-    assert value == pytest.approx(_sign_test(30, 14), abs=0.006)
-    assert value == paired_p(first, second)
-
-
-def test_two_methods_that_agree_everywhere_do_not_differ() -> None:
-    assert paired_p([1, 0, 1], [1, 0, 1]) == 1.0
-
-
-def test_tallies_add_up_and_an_empty_one_has_no_figure() -> None:
-    total = Tally(3, 2, 1.5) + Tally(1, 0, 0.5) + Tally()
-    assert total == Tally(4, 2, 2.0)
-    assert (total.accuracy, total.loss) == (0.5, 0.5)
-    assert np.isnan(Tally().accuracy)
-    assert np.isnan(Tally().loss)
-
-
-def test_mean_hits_are_per_example() -> None:
-    first, second = _evaluation([0, 1, 2, 0], [0, 1, 0, 1]), _evaluation([0, 1, 2, 0], [0, 0, 0, 0])
-    assert mean_hits([first, second]).tolist() == [1.0, 0.5, 0.0, 0.5]
 
 
 def test_semicolons_between_cells_are_named(tmp_path: Path) -> None:

@@ -1,0 +1,153 @@
+"""Whole runs in private mode: the ε in adapter and ledger, restarts, and configs that guarantee nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ifedicl import runs
+from ifedicl.backbone.load import Backbone
+from ifedicl.errors import ConfigError, TooFewClientsError
+from ifedicl.federation.assignment import run_digest
+from ifedicl.federation.events import Delivered, Event
+from ifedicl.federation.run_folder import RunFolder
+from ifedicl.inspection import what_leaves
+from ifedicl.ledger.ledger import SUMMED, Ledger, read
+from ifedicl.ledger.usage import History
+from ifedicl.settings import Method, ModelSettings, load_settings
+from ifedicl.settings.describe import mode_of
+from tests.support import tiny
+from tests.support.private import PUBLIC, private_method
+
+
+def run_of(backbone: Backbone, run: Method, folder: Path, **options: Any) -> runs.Federated:
+    rows = tiny.examples(24)
+    clients = runs.simulate(backbone, tiny.TASK, {f"ward-{n}": rows[6 * n : 6 * n + 6] for n in range(4)})
+    return runs.federate(
+        clients,
+        ModelSettings(source="tiny"),
+        tiny.TASK,
+        run,
+        ledgers=folder / "ledgers",
+        public=PUBLIC,
+        options=runs.RunOptions(checkpoint=folder / "state.safetensors", **options),
+    )
+
+
+def test_a_private_federation_says_what_it_tells_in_adapter_and_ledger(backbone: Backbone, tmp_path: Path) -> None:
+    federated = run_of(backbone, private_method(), tmp_path)
+    told = federated.adapter.provenance["privacy"]
+    assert 1.99 < told["epsilon"] <= 2.0
+    assert told["delta"] == 1e-5
+    spent = [
+        entry.facts["epsilon"] for entry in Ledger(tmp_path / "ledgers" / "ward-0.jsonl", "ward-0") if entry.event == SUMMED
+    ]
+    assert spent[0] == 0.0  # vectors of public text
+    assert spent == sorted(spent)
+    assert spent[-1] == pytest.approx(told["epsilon"], abs=1e-3)
+
+
+def test_the_sum_that_the_coordinator_gets_is_noisy(backbone: Backbone, tmp_path: Path) -> None:
+    adapters = [run_of(backbone, private_method(), tmp_path / str(number)).adapter for number in range(2)]
+    first, second = (adapter.coefficients.scales for adapter in adapters)
+    assert not np.array_equal(first, second)  # the noise is never drawn twice
+    np.testing.assert_array_equal(adapters[0].context.vectors, adapters[1].context.vectors)
+
+
+def test_more_rounds_than_were_promised_are_refused_and_a_restart_forgets_nothing(backbone: Backbone, tmp_path: Path) -> None:
+    run = private_method()
+    run_of(backbone, run, tmp_path)
+    with pytest.raises(TooFewClientsError):
+        run_of(backbone, run, tmp_path, more_rounds=1)
+
+
+def test_a_private_run_that_was_killed_within_a_round_ends_with_the_rounds_that_its_budget_allows(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    """The gradients of the round that was lost are spent, so the last round of three cannot be had."""
+
+    class Killed(Exception):  # noqa: N818
+        pass
+
+    def kill(event: Event) -> None:
+        if isinstance(event, Delivered) and (event.traffic.step, event.traffic.round) == ("gradient", 1):
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_of(backbone, private_method(), tmp_path, observer=kill)
+    federated = run_of(backbone, private_method(), tmp_path, resume=True)
+    assert federated.outcome.chosen_round == federated.outcome.state.round == 2
+    assert 1.99 < federated.adapter.provenance["privacy"]["epsilon"] <= 2.0
+
+
+@pytest.mark.parametrize(
+    ("sections", "field"),
+    [
+        ({"holdout": {"selection": 0.2}}, "holdout"),
+        ({"server": {"update": "local"}}, "server.update"),
+        ({"privacy": {"mode": "secure"}}, "noise"),
+        ({"privacy": {"noise": None}}, "noise"),
+        ({"privacy": {"noise": {"colluders": 3}}}, "colluders"),
+    ],
+)
+def test_a_config_whose_mode_would_guarantee_nothing_is_an_error(sections: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        private_method(**sections)
+
+
+CONFIG = """
+weighting = "examples"
+[task]
+name = "mood"
+labels = ["good", "bad"]
+template = "Text: {{text}}\\nMood:"
+[model]
+source = "{model}"
+dtype = "float32"
+device = "cpu"
+[data]
+train = "train.jsonl"
+split = {{ clients = 4, alpha = 100.0 }}
+public = "public.txt"
+[holdout]
+selection = 0.0
+[rounds]
+rounds = 2
+select_by = "last"
+[server]
+update = "gradient"
+[privacy]
+mode = "private"
+min_examples = 2
+[privacy.noise]
+epsilon = 3.0
+"""
+
+
+def test_a_config_in_private_mode_runs_says_so_and_does_not_go_on_for_free(tmp_path: Path, llama_folder: Path) -> None:
+    rows = [{"text": row.text, "label": row.label} for row in tiny.examples(24)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "public.txt").write_text("".join(row.text + "\n" for row in PUBLIC))
+    (tmp_path / "config.toml").write_text(CONFIG.format(model=llama_folder))
+    settings = load_settings(tmp_path / "config.toml")
+    assert mode_of(settings.method).startswith("private: ")
+    assert any("noise" in sentence for sentence in what_leaves(settings))
+    result = runs.run(settings, tmp_path / "run")
+    assert result.federated is not None
+    assert result.federated.adapter.provenance["privacy"]["epsilon"] <= 3.0
+    run = run_digest(settings.task, settings.method, result.federated.adapter.fingerprint)
+    ledgers = [read(path)[0] for path in RunFolder(tmp_path / "run").ledgers.glob("*.jsonl")]
+    assert len(ledgers) == len(result.clients)
+    assert {History.of(entries).spent(run).rounds for entries in ledgers} == {2}
+    with pytest.raises(TooFewClientsError):
+        runs.run(settings, tmp_path / "run", more_rounds=1)
+
+
+def test_private_mode_without_public_text_is_an_error(tmp_path: Path, llama_folder: Path) -> None:
+    (tmp_path / "config.toml").write_text(CONFIG.format(model=llama_folder).replace('public = "public.txt"\n', ""))
+    with pytest.raises(ConfigError, match=r"data\.public"):
+        load_settings(tmp_path / "config.toml")
