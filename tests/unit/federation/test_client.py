@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,10 +19,10 @@ from ifedicl.data import Example
 from ifedicl.extract import context_vectors
 from ifedicl.federation import client as client_module
 from ifedicl.federation import client_task as job_module
-from ifedicl.federation import local_engine
 from ifedicl.federation.client import Client
 from ifedicl.federation.client_task import PlainSums
 from ifedicl.federation.messages import (
+    Envelope,
     Failure,
     FailureCode,
     Reply,
@@ -53,13 +53,13 @@ def texts_in(data: bytes) -> list[str]:
 def test_no_text_is_in_any_reply_of_a_whole_run(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[bytes] = []
 
-    def recorded(message: Request | Reply) -> bytes:
-        data = encode(message)
-        if not isinstance(message, get_args(Request)):
-            sent.append(data)
-        return data
+    to_bytes = Envelope.to_bytes
 
-    monkeypatch.setattr(local_engine, "encode", recorded)
+    def recorded(envelope: Envelope) -> bytes:
+        sent.append(to_bytes(envelope))
+        return sent[-1]
+
+    monkeypatch.setattr(Envelope, "to_bytes", recorded)
     outcome = run_real(backbone, tiny.method(rounds={"rounds": 2}, holdout={"gate": 0.2}))
     assert len(sent) == len(outcome.state.traffic) > 20
     assert [texts_in(data) for data in sent] == [[]] * len(sent)
@@ -91,7 +91,7 @@ def test_an_exception_within_a_client_leaves_it_as_a_code_only(
             sent.append(encode(reply))
             return reply
 
-    monkeypatch.setattr(module, function, staticmethod(failing))
+    monkeypatch.setattr(module, function, failing)
     clients = [Named(name, examples, backbone, secret=b"x") for name, examples in HANDS.items()]
     method = tiny.method(rounds={"rounds": 1})
     outcome = run_real(backbone, method, engine=engine_of(clients), min_clients=2)
