@@ -1,1 +1,1 @@
-"""An owner's record of what left, and what is counted against it. No torch, no federation."""
+"""An owner's record of sent replies, and what policies count from it. No torch, no federation."""

@@ -1,6 +1,6 @@
-"""Lines that cannot be changed unseen: each names the SHA-256 of the one before it. No torch, no messages.
+"""A ledger's lines. Each holds the SHA-256 of the line before it, so a later change is found. No torch, no messages.
 
-What is hashed is the line's own JSON (sorted keys, no spaces), so whoever has a line can compute its digest with any tool.
+The digest is of the line's JSON (sorted keys, no spaces): any tool can compute it.
 """
 
 from __future__ import annotations
@@ -10,45 +10,32 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Self
 
 START = "0" * 64
-"""What the first entry names as the one before it."""
+"""The previous digest that the first entry states."""
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_MOST = 2**53
-_OWN = ("n", "time", "event", "previous", "hash")
+_FIELDS = ("n", "time", "event", "previous", "hash")
 
 
 @dataclass(frozen=True)
 class Head:
-    """How far a ledger has come. Whoever holds it can tell any other beginning of that ledger from the true one.
-
-    Attributes:
-        entries: how many there are.
-        digest: of the last one, hex SHA-256.
-    """
+    """The number of a ledger's entries and the hex SHA-256 of the last one. It commits to every entry up to that one."""
 
     entries: int
     digest: str
 
     def __post_init__(self) -> None:
-        if type(self.entries) is not int or not 0 < self.entries < _MOST or not _DIGEST.fullmatch(str(self.digest)):
-            raise ValueError(f"entries {self.entries!r} and digest {str(self.digest)[:70]!r} are no head of a ledger")
+        if type(self.entries) is not int or not 0 < self.entries < 2**53 or not _DIGEST.fullmatch(str(self.digest)):
+            raise ValueError(f"ledger head: received entries {self.entries!r}, digest {str(self.digest)[:70]!r}")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a ledger.
-
-    Attributes:
-        number: 1 for the first.
-        time: ISO 8601, UTC.
-        event: what happened.
-        facts: more of it, as JSON.
-        previous: digest of the entry before.
-    """
+    """One line of a ledger: number (from 1), time, event, further fields, and the digest of the entry before."""
 
     number: int
     time: str
@@ -58,42 +45,47 @@ class Entry:
 
     @classmethod
     def read(cls, line: bytes) -> Self:
-        """From :attr:`line`, without the newline.
+        """Parse :attr:`line`.
 
         Raises:
-            ValueError: it is not such a line, or its digest is not its own.
+            ValueError: it is not such a line, or its hash is wrong.
         """
         values = json.loads(line)
-        if not isinstance(values, dict) or not set(_OWN) <= set(values):
-            raise ValueError(f"not an object with {', '.join(_OWN)}")
-        facts = {name: value for name, value in values.items() if name not in _OWN}
+        if not isinstance(values, dict) or not set(_FIELDS) <= set(values):
+            raise ValueError(f"not an object with {', '.join(_FIELDS)}")
+        facts = {name: value for name, value in values.items() if name not in _FIELDS}
         entry = cls(values["n"], values["time"], values["event"], facts, values["previous"])
         if values["hash"] != entry.digest:
-            raise ValueError("its hash is not that of its content")
+            raise ValueError("the hash is not that of the content")
         if entry.line != line:
-            raise ValueError("it is not written as a ledger writes")  # spaces, or a key that stands there twice
+            raise ValueError("the line is not in canonical JSON")  # spaces, or a key that occurs twice
         return entry
 
     @cached_property
     def digest(self) -> str:
-        """Hex SHA-256 of all but itself."""
-        return hashlib.sha256(_canonical(self._content)).hexdigest()
+        """Hex SHA-256 of all fields except ``hash``."""
+        return hashlib.sha256(canonical_json(self._content)).hexdigest()
 
     @property
     def line(self) -> bytes:
-        """As it stands in the file, without the newline."""
-        return _canonical({**self._content, "hash": self.digest})
+        """The line of the file, without the newline."""
+        return canonical_json({**self._content, "hash": self.digest})
 
     @property
     def head(self) -> Head:
-        """Of the ledger that ends with this entry."""
+        """The head of a ledger that ends with this entry."""
         return Head(self.number, self.digest)
 
     @property
     def _content(self) -> dict[str, Any]:
-        own = {"n": self.number, "time": self.time, "event": self.event, "previous": self.previous}
-        return {**self.facts, **own}
+        return {**self.facts, "n": self.number, "time": self.time, "event": self.event, "previous": self.previous}
 
 
-def _canonical(value: Mapping[str, Any]) -> bytes:
+def now() -> str:
+    """The time of a line: ISO 8601, UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def canonical_json(value: Mapping[str, Any]) -> bytes:
+    """Sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -1,32 +1,25 @@
-"""The coordinator's side of the clients' ledgers: a file of the heads that came with their replies.
+"""The coordinator's file of the ledger heads that came with the clients' replies.
 
-With it, a client's ledger can be checked for what its owner alone could have rewritten. The client's own lines name the last
-head that the coordinator told it, so neither can the coordinator rewrite its file unseen.
+A client's ledger is checked against it, so an owner cannot rewrite the ledger unnoticed. The client's lines state the last head
+that the coordinator acknowledged, so the coordinator cannot rewrite its file unnoticed either.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from ifedicl import files
 from ifedicl.errors import LedgerError, StorageError
-from ifedicl.ledger.entries import Entry, Head
+from ifedicl.ledger.entries import Entry, Head, canonical_json, now
 from ifedicl.ledger.ledger import OPENED
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What came with a reply, and shows later that the reply was in the client's ledger.
-
-    Attributes:
-        head: of the client's ledger, this reply included.
-        sha256: of the reply's frame, hex.
-    """
+    """The client's ledger head, its reply included, and the hex SHA-256 of the reply's frame. Both came with the reply."""
 
     head: Head
     sha256: str
@@ -34,15 +27,10 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Received:
-    """A reply as the coordinator had it.
+    """A reply that the coordinator received, the ledger head that came with it, and what it answers.
 
-    Attributes:
-        client: its name.
-        head: what came with it.
-        sha256: of the reply's frame, hex.
-        run: digest of the run.
-        step: kind of the request.
-        round: completed rounds when it was sent.
+    ``sha256`` is of the reply's frame, ``run`` a digest, ``step`` the kind of the request, ``round`` the number of completed
+    rounds.
     """
 
     client: str
@@ -54,15 +42,14 @@ class Received:
 
 
 class HeadLog:
-    """Lines of :class:`Received`, only ever appended to. Without a path nothing is written."""
+    """An append-only file of :class:`Received`. Without a path nothing is written."""
 
     def __init__(self, path: Path | None) -> None:
-        """Prepare; nothing is written yet."""
         self._path = path
         self._size: int | None = None
 
     def note(self, replies: Sequence[Received]) -> None:
-        """Write one line for each; they are on the disk when this returns.
+        """Write one line for each reply, durably.
 
         Raises:
             StorageError: they could not be written.
@@ -70,18 +57,18 @@ class HeadLog:
         if self._path is None or not replies:
             return
         if self._size is None:
-            self._size = _ended(self._path)
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        data = b"".join(_line({"time": time, **asdict(reply)}) for reply in replies)
+            self._size = _repaired_size(self._path)
+        time = now()
+        data = b"".join(canonical_json({"time": time, **asdict(reply)}) + b"\n" for reply in replies)
         files.append(self._path, data, at=self._size)
         self._size += len(data)
 
 
 def read_heads(path: Path) -> list[Received]:
-    """What :class:`HeadLog` wrote.
+    """The replies that a :class:`HeadLog` wrote.
 
     Raises:
-        LedgerError: a line is something else.
+        LedgerError: a line is no such reply.
         StorageError: the file cannot be read.
     """
     received = []
@@ -96,54 +83,53 @@ def read_heads(path: Path) -> list[Received]:
                 del values["time"]
                 received.append(Received(**{**values, "head": Head(**values["head"])}))
         except (ValueError, TypeError, KeyError) as error:
-            raise LedgerError(f"{path}, line {number}: not a head that a coordinator wrote ({error})") from error
+            raise LedgerError(f"{path}, line {number}: not a reply that a coordinator noted ({error})") from error
     return received
 
 
 def check_heads(entries: Sequence[Entry], heads: Sequence[Received]) -> tuple[int, int]:
-    """Compare a client's ledger with what the coordinator had of it.
+    """Compare a client's ledger with the coordinator's file.
 
     Args:
-        entries: of a ledger that is whole in itself.
+        entries: of a ledger whose chain is intact.
         heads: of all clients.
 
     Returns:
-        How many heads are of this client, and how many of its last entries the coordinator never had.
+        The number of heads of this client, and the number of its last entries that the coordinator never received.
 
     Raises:
-        LedgerError: the two do not fit each other.
+        LedgerError: the two contradict each other.
     """
-    opened = entries[0]
-    assert opened.event == OPENED
-    owner = opened.facts["owner"]
-    own = [item for item in heads if item.client == owner]
-    for item in own:
+    assert entries[0].event == OPENED
+    owner = entries[0].facts["owner"]
+    receipts = [item for item in heads if item.client == owner]
+    for item in receipts:
         number = item.head.entries
-        known = entries[number - 1] if number <= len(entries) else None
-        if known is None:
+        if number > len(entries):
             raise LedgerError(
-                f"the coordinator had entry {number} of {owner}, and the ledger ends at {len(entries)}: it was cut"
+                f"ledger of {owner}: it ends at entry {len(entries)}, and the coordinator received entry {number}: it was cut"
             )
-        if known.digest != item.head.digest:
-            raise LedgerError(f"entry {number} of {owner} is not the one that the coordinator had: one of them was rewritten")
-        if known.facts.get("sha256") != item.sha256:
-            raise LedgerError(f"entry {number} of {owner} tells of another reply than the coordinator had")
+        entry = entries[number - 1]
+        if entry.digest != item.head.digest:
+            raise LedgerError(
+                f"ledger of {owner}: entry {number} is not the one that the coordinator received: one of them was rewritten"
+            )
+        if entry.facts.get("sha256") != item.sha256:
+            raise LedgerError(f"ledger of {owner}: entry {number} is of another reply than the coordinator received")
+    numbers = {item.head.entries for item in receipts}
     for entry in entries:
-        held = entry.facts.get("held", 0)
-        if own and held and held not in {item.head.entries for item in own}:
-            raise LedgerError(f"the coordinator told {owner} of entry {held}, and its own file does not hold it: that was cut")
-    last = max((item.head.entries for item in own), default=0)
-    return len(own), len(entries) - last
+        acknowledged = entry.facts.get("held", 0)
+        if receipts and acknowledged and acknowledged not in numbers:
+            raise LedgerError(
+                f"coordinator's heads: entry {acknowledged} of {owner} was acknowledged and is missing: the file was cut"
+            )
+    return len(receipts), len(entries) - max(numbers, default=0)
 
 
-def _ended(path: Path) -> int:
-    """Where the file ends, once a line that a crash tore off is quoted in a whole one."""
+def _repaired_size(path: Path) -> int:
+    """The file's size, after an incomplete last line is quoted in a new one."""
     lines, torn = files.whole_lines(path.read_bytes()) if path.exists() else ([], b"")
     if torn or not path.exists():
-        quoted = [_line({"torn": torn.decode("utf-8", "backslashreplace")})] if torn else []
-        files.write_bytes(path, b"".join([*(line + b"\n" for line in lines), *quoted]), private=True)
+        quoted = [canonical_json({"torn": torn.decode("utf-8", "backslashreplace")})] if torn else []
+        files.write_bytes(path, b"".join(line + b"\n" for line in [*lines, *quoted]), private=True)
     return path.stat().st_size
-
-
-def _line(values: Mapping[str, Any]) -> bytes:
-    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode() + b"\n"

@@ -1,9 +1,9 @@
-"""What has left already, as the ledger tells it: what the limits of a policy are counted against."""
+"""What the ledger says was sent: a policy's limits are counted against it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Self
 
 from ifedicl.ledger.entries import Entry, Head
@@ -14,12 +14,12 @@ _COUNTED = ("update_reply", "gradient_reply")
 
 @dataclass(frozen=True)
 class Spent:
-    """Of one job.
+    """What was sent in one job.
 
     Attributes:
-        rounds: updates and gradient sums that left.
-        bytes: that crossed, the engine's own included.
-        epsilon: what all of it tells of one example; 0 where nothing bounded it.
+        rounds: updates and gradient sums.
+        bytes: sent, with those that the transport adds.
+        epsilon: ε of all of it for one example; 0 without a DP guarantee.
     """
 
     rounds: int = 0
@@ -29,13 +29,13 @@ class Spent:
 
 @dataclass(frozen=True)
 class ExampleSet:
-    """Which training examples sums were of, in words that say nothing without the client's secret.
+    """The training examples behind a reply, in digests that reveal nothing without the client's secret.
 
     Attributes:
-        question: digest of task and model: sums of two questions cannot be subtracted from each other.
-        split: digest of what decides which examples are in the sums, and how they are grouped.
-        cursor: the client's own name for the examples.
-        examples: how many.
+        question: digest of task and model: replies to two questions cannot be subtracted from each other.
+        split: digest of the settings that choose and group the examples.
+        cursor: keyed digest of the examples.
+        examples: their number.
     """
 
     question: str
@@ -45,16 +45,15 @@ class ExampleSet:
 
 
 class History:
-    """Counts by job, and the last example set of each question and kind of reply."""
+    """What was sent by job, and the last example set of each question and kind of reply."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
         self._spent: dict[str, Spent] = {}
         self._sets: dict[tuple[str, str], ExampleSet] = {}
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> Self:
-        """All that a ledger tells."""
+        """The history of a whole ledger."""
         history = cls()
         for entry in entries:
             if entry.event in (REPLY, SUMMED):
@@ -62,33 +61,33 @@ class History:
         return history
 
     def note(self, facts: Mapping[str, Any]) -> None:
-        """Count one more reply: facts of an entry."""
+        """Count one more reply, by the facts of its entry."""
         if facts["kind"] == "failure":
             return
         job = self.spent(facts["run"])
         rounds = job.rounds + (facts["kind"] in _COUNTED)
-        epsilon = max(job.epsilon, facts["epsilon"] or 0.0)  # that of all that left so far
-        crossed = job.bytes + facts["bytes"] + facts["engine_bytes"]
-        self._spent[facts["run"]] = replace(job, rounds=rounds, bytes=crossed, epsilon=epsilon)
+        epsilon = max(job.epsilon, facts["epsilon"] or 0.0)  # an entry states that of the whole job so far
+        sent = job.bytes + facts["bytes"] + facts["engine_bytes"]
+        self._spent[facts["run"]] = Spent(rounds, sent, epsilon)
         if facts.get("examples") is not None:
             examples = ExampleSet(**facts["examples"])
             self._sets[examples.question, facts["kind"]] = examples
 
     def spent(self, run: str) -> Spent:
-        """Of one job."""
+        """What was sent in the job with this digest."""
         return self._spent.get(run, Spent())
 
     def epsilon_without(self, run: str) -> float:
-        """What all other jobs together told of one example: they add up."""
+        """The sum of ε over all other jobs."""
         return sum(spent.epsilon for name, spent in self._spent.items() if name != run)
 
     def last_set(self, question: str, kind: str) -> ExampleSet | None:
-        """Of the last reply of this kind that left for it."""
+        """The example set of the last reply of this kind to a question."""
         return self._sets.get((question, kind))
 
     @property
     def jobs(self) -> frozenset[str]:
-        """Digests of all jobs that got an answer."""
+        """Digests of all jobs that were answered."""
         return frozenset(self._spent)
 
 
