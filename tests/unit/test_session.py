@@ -74,7 +74,7 @@ def test_what_promises_noise_is_answered_by_nothing_else_and_begins_cold(store: 
     search = requests._Search(store, key, private, lambda: reference(backbone, "label"))
     context = Context(np.ones((backbone.layers, 2, backbone.width), dtype=np.float32))
     assert search.start(context, Coefficients.identity(Form(backbone.layers))) is None
-    assert "begins cold" in search.found.why
+    assert "no warm start" in search.found.why
 
 
 def test_a_near_task_is_a_warm_start_with_half_the_rounds(store: Store, backbone: Backbone) -> None:

@@ -1,6 +1,6 @@
 """The task cache: adapters of calibrated tasks in a database, and an index of their signatures.
 
-:func:`open_store` is the door; :class:`~ifedicl.store.protocol.Store` says what is behind it.
+:func:`open_store` opens one; :class:`~ifedicl.store.protocol.Store` documents it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,19 @@ __all__ = ["Answer", "Entry", "Found", "Neighbour", "Store", "Stored", "TaskKey"
 
 
 def open_store(url: str | None = None, *, make: bool = True) -> Store:
-    """Open a store, made or brought up to date where need be.
+    """Open a store; its tables are made or migrated to the current schema.
 
     Args:
-        url: a file for SQLite, or ``postgresql://USER@HOST/DATABASE`` with pgvector; left out: ``IFEDICL_STORE``, or a file in
+        url: a file for SQLite, or ``postgresql://USER@HOST/DATABASE`` with pgvector. Default: ``IFEDICL_STORE``, or a file in
             the user's data folder.
-        make: a file that is not there is made.
+        make: whether to make a file that does not exist.
 
     Raises:
-        StorageError: the file is not there and may not be made, a package is missing, the database cannot be reached, or a
-            newer ifedicl made it.
+        StorageError: the file does not exist and is not to be made, a package is missing, the database cannot be reached, or
+            a newer ifedicl made it.
     """
     try:
         from ifedicl.store.database import Database
     except ModuleNotFoundError as error:
-        raise StorageError(
-            f"the task cache needs the package {error.name}, which is not installed: pip install 'ifedicl[store]'"
-        ) from error
+        raise StorageError(f"packages: {error.name} is not installed. Install it: pip install 'ifedicl[store]'") from error
     return Database(url, make=make)

@@ -25,7 +25,8 @@ from ifedicl.store.schema import leases, references, tasks, versions
 
 _HEAD = "0002"
 _BUSY_SECONDS = 60
-_UPGRADE_LOCK = 0x1FED1C1  # any number that all of us agree on
+_ALLOWED = "a file (SQLite), or postgresql://USER@HOST/DATABASE"
+_UPGRADE_LOCK = 0x1FED1C1  # an arbitrary number, the same in all versions
 _INSERT: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 _ENTRY = sa.select(
     versions.c.id,
@@ -41,16 +42,21 @@ _ENTRY = sa.select(
 
 
 class Database:
-    """A :class:`~ifedicl.store.protocol.Store`."""
+    """A :class:`~ifedicl.store.protocol.Store`; :func:`~ifedicl.store.open_store` documents its parameters."""
 
     def __init__(self, url: str | None = None, *, make: bool = True) -> None:
-        """Open; see :func:`~ifedicl.store.open_store`."""
         text = url or os.environ.get("IFEDICL_STORE") or str(user_data_path("ifedicl") / "tasks.sqlite")
         parsed = _parsed(text)
         self.name = parsed.render_as_string(hide_password=True)
-        self._engine = _sqlite(parsed, make=make) if parsed.get_backend_name() == "sqlite" else _postgresql(parsed, self.name)
-        self._dialect = self._engine.dialect.name
-        self._index: VectorIndex = MemoryIndex() if self._dialect == "sqlite" else _pgvector()
+        self._dialect = parsed.get_backend_name()
+        is_file = self._dialect == "sqlite"
+        try:
+            self._engine = _sqlite(parsed, make=make) if is_file else sa.create_engine(parsed, pool_pre_ping=True)
+            self._index: VectorIndex = MemoryIndex() if is_file else PgVectorIndex()
+        except ModuleNotFoundError as error:
+            raise StorageError(
+                f"packages: {error.name} is not installed. Install it: pip install 'ifedicl[postgres]'"
+            ) from error
         try:
             self._upgrade()
         except BaseException:
@@ -58,7 +64,6 @@ class Database:
             raise
 
     def latest(self, key: TaskKey) -> Stored | None:
-        """As the protocol says."""
         newest = (
             sa.select(versions.c.id)
             .join_from(versions, tasks)
@@ -71,15 +76,11 @@ class Database:
             return None if found is None else self._get(connection, found)
 
     def get(self, version: int) -> Stored:
-        """As the protocol says."""
         with self._reading() as connection:
             return self._get(connection, version)
 
-    def entries(self, key: TaskKey | None = None, *, federation: str | None = None) -> Sequence[Entry]:
-        """As the protocol says."""
+    def entries(self, *, federation: str | None = None) -> Sequence[Entry]:
         chosen = _ENTRY.order_by(tasks.c.name, tasks.c.id, versions.c.number)
-        if key is not None:
-            chosen = chosen.where(tasks.c.key == key.digest)
         if federation is not None:
             chosen = chosen.where(tasks.c.federation == federation)
         with self._reading() as connection:
@@ -88,12 +89,11 @@ class Database:
     def put(
         self, key: TaskKey, adapter: Adapter, signature: Array32 | None = None, metrics: Mapping[str, Any] | None = None
     ) -> Entry:
-        """As the protocol says."""
         header, tensors = adapter.header_and_tensors()
         values: dict[str, Any] = {"key": key.digest, "scope": key.scope, "name": adapter.task.name}
         values |= {"federation": key.federation, "fingerprint": key.fingerprint, "last_version": 1}
         with self._writing() as connection:
-            # One statement gives the number and locks the task's row until the version is in.
+            # One statement gives the number and locks the task's row until the version is inserted.
             counted = _INSERT[self._dialect](tasks).values(**values)
             counted = counted.on_conflict_do_update(index_elements=["key"], set_={"last_version": tasks.c.last_version + 1})
             task, number = connection.execute(counted.returning(tasks.c.id, tasks.c.last_version)).one()
@@ -105,7 +105,6 @@ class Database:
             return _entry(connection, version)
 
     def nearest(self, key: TaskKey, signature: Array32, count: int = 5) -> Sequence[Neighbour]:
-        """As the protocol says."""
         with self._reading() as connection:
             found = self._index.nearest(connection, key.scope, signature, count)
             chosen = _ENTRY.where(versions.c.id.in_([version for version, _ in found]))
@@ -113,10 +112,9 @@ class Database:
         return [Neighbour(entries[version], cosine) for version, cosine in found if version in entries]
 
     def reference(self, key: TaskKey, compute: Callable[[], Array32]) -> Array32:
-        """As the protocol says."""
-        kept = self._reference(key)
-        if kept is not None:
-            return kept
+        stored = self._reference(key)
+        if stored is not None:
+            return stored
         vectors = compute()
         blob = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
         with self._writing() as connection:
@@ -124,52 +122,42 @@ class Database:
                 fingerprint=key.fingerprint, read_position=key.read_position, shape=list(vectors.shape), vectors=blob
             )
             connection.execute(added.on_conflict_do_nothing())
-        kept = self._reference(key)  # another's, if it was first
-        assert kept is not None
-        return kept
+        stored = self._reference(key)  # that of another process, if it was first
+        assert stored is not None
+        return stored
 
     def remove(self, version: int) -> None:
-        """As the protocol says."""
         with self._writing() as connection:
             if connection.execute(versions.delete().where(versions.c.id == version)).rowcount == 0:
-                raise StorageError(_absent(version))
+                raise _absent(version)
             connection.execute(_EMPTY_TASKS)
-        self._give_space_back()
+        self._erase_deleted()
 
     def collect(self, keep: int) -> int:
-        """As the protocol says."""
         newer = versions.alias()
-        place = (
-            sa.select(sa.func.count())
-            .where(newer.c.task_id == versions.c.task_id, newer.c.number > versions.c.number)
-            .scalar_subquery()
-        )
+        is_newer = (newer.c.task_id == versions.c.task_id) & (newer.c.number > versions.c.number)
+        count = sa.select(sa.func.count()).where(is_newer).scalar_subquery()
         with self._writing() as connection:
-            gone = connection.execute(versions.delete().where(place >= keep)).rowcount
+            deleted = connection.execute(versions.delete().where(count >= keep)).rowcount
             connection.execute(_EMPTY_TASKS)
             connection.execute(leases.delete().where(leases.c.expires < self._now(connection)))
-        self._give_space_back()
-        return gone
+        self._erase_deleted()
+        return deleted
 
     def try_lease(self, key: TaskKey, holder: str, seconds: float) -> bool:
-        """As the protocol says."""
         with self._writing() as connection:
             now = self._now(connection)
-            taken = _INSERT[self._dialect](leases).values(key=key.digest, holder=holder, expires=now + seconds)
-            free = (leases.c.expires < now) | (leases.c.holder == holder)
-            changed = {"holder": holder, "expires": now + seconds}
-            done = connection.execute(
-                taken.on_conflict_do_update(index_elements=["key"], set_=changed, where=free).returning(leases.c.key)
-            )
-            return done.first() is not None
+            values = {"holder": holder, "expires": now + seconds}
+            taken = _INSERT[self._dialect](leases).values(key=key.digest, **values)
+            is_free = (leases.c.expires < now) | (leases.c.holder == holder)
+            taken = taken.on_conflict_do_update(index_elements=["key"], set_=values, where=is_free)
+            return connection.execute(taken.returning(leases.c.key)).first() is not None
 
     def release(self, key: TaskKey, holder: str) -> None:
-        """As the protocol says."""
         with self._writing() as connection:
             connection.execute(leases.delete().where(leases.c.key == key.digest, leases.c.holder == holder))
 
     def close(self) -> None:
-        """As the protocol says."""
         self._engine.dispose()
 
     def _get(self, connection: sa.Connection, version: int) -> Stored:
@@ -189,24 +177,25 @@ class Database:
         return None if row is None else np.frombuffer(row.vectors, "<f4").astype(np.float32).reshape(row.shape)
 
     def _now(self, connection: sa.Connection) -> float:
-        """Seconds since 1970 by one clock for all who share the store."""
+        """Seconds since 1970, by one clock for all processes that share the store."""
         if self._dialect == "sqlite":
             return time.time()
         return float(connection.execute(sa.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with _named(self.name), self._engine.begin() as connection:
+        with _translated_errors(self.name), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:
-        with _named(self.name), self._engine.execution_options(writes=True).begin() as connection:
+        with _translated_errors(self.name), self._engine.execution_options(writes=True).begin() as connection:
             yield connection
 
-    def _give_space_back(self) -> None:
-        """Deleted rows leave no copy: overwritten in place and in the journal (SQLite), vacuumed (PostgreSQL)."""
-        with _named(self.name), self._engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+    def _erase_deleted(self) -> None:
+        """Leave no copy of deleted rows: SQLite overwrites them in place and in its journal, PostgreSQL vacuums."""
+        engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        with _translated_errors(self.name), engine.connect() as connection:
             if self._dialect == "sqlite":
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
             else:
@@ -220,7 +209,7 @@ class Database:
 
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        with self._writing() as connection:  # one at a time; on a failure all is as it was
+        with self._writing() as connection:  # one process at a time; a failure changes nothing
             if self._dialect == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_UPGRADE_LOCK)))
             config.attributes["connection"] = connection
@@ -233,7 +222,7 @@ class Database:
             found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
         if found is not None and str(found) > _HEAD:
             raise StorageError(
-                f"{self.name} was made by a newer ifedicl (schema {found}, this one knows {_HEAD}). Update ifedicl"
+                f"{self.name}: received schema {found}, of a newer ifedicl; allowed: up to {_HEAD}. Update ifedicl"
             )
         return found
 
@@ -244,12 +233,12 @@ _EMPTY_TASKS = tasks.delete().where(~sa.exists().where(versions.c.task_id == tas
 def _entry(connection: sa.Connection, version: int) -> Entry:
     row = connection.execute(_ENTRY.where(versions.c.id == version)).first()
     if row is None:
-        raise StorageError(_absent(version))
+        raise _absent(version)
     return Entry(*row)
 
 
-def _absent(version: int) -> str:
-    return f"there is no version with id {version} in this store; `ifedicl tasks list` shows those that there are"
+def _absent(version: int) -> StorageError:
+    return StorageError(f"id: received {version}; this store has no such version. `ifedicl tasks list` shows its versions")
 
 
 def _parsed(text: str) -> sa.URL:
@@ -259,9 +248,9 @@ def _parsed(text: str) -> sa.URL:
         url = sa.make_url(text)
         backend = url.get_backend_name()
     except (ArgumentError, ValueError) as error:
-        raise StorageError("the store's URL cannot be read; give a file, or postgresql://USER@HOST/DATABASE") from error
+        raise StorageError(f"store: the URL cannot be parsed; allowed: {_ALLOWED}") from error
     if backend not in _INSERT:
-        raise StorageError(f"a store of kind {backend!r}; allowed: a file (SQLite), or postgresql://USER@HOST/DATABASE")
+        raise StorageError(f"store: received a URL of kind {backend!r}; allowed: {_ALLOWED}")
     return url.set(drivername="postgresql+psycopg") if backend == "postgresql" else url
 
 
@@ -269,51 +258,36 @@ def _sqlite(url: sa.URL, *, make: bool) -> sa.Engine:
     path = Path(url.database or "")
     if not make and not path.is_file():
         raise StorageError(
-            f"{path}: there is no such task cache; `ifedicl run --store` and `ifedicl tasks import` make one. Check the path"
+            f"{path}: there is no such task cache. Check the path; `ifedicl run --store` and `ifedicl tasks import` make one"
         )
     with disk_faults_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # For its owner alone, before anything is in it; SQLite gives its journal the same mode.
+        # Readable by its owner only, before it has content; SQLite gives its journal the same mode.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS})
 
     @sa.event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # transactions begin below, not where the driver guesses
-        pragmas = "busy_timeout=60000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"
-        for pragma in pragmas:
+        connection.isolation_level = None  # the event below begins transactions, not the driver
+        for pragma in ("busy_timeout=60000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        # A write that begins as a read could not wait for another writer.
+        # A transaction that begins as a read cannot wait for another writer when it writes.
         writes = connection.get_execution_options().get("writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
 
 
-def _postgresql(url: sa.URL, name: str) -> sa.Engine:
-    try:
-        return sa.create_engine(url, pool_pre_ping=True)
-    except ModuleNotFoundError as error:
-        raise StorageError(f"{name} needs the package {error.name}: pip install 'ifedicl[postgres]'") from error
-
-
-def _pgvector() -> VectorIndex:
-    try:
-        return PgVectorIndex()
-    except ModuleNotFoundError as error:
-        raise StorageError(f"PostgreSQL needs the package {error.name}: pip install 'ifedicl[postgres]'") from error
-
-
 @contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Turn the database's errors into ours; their parameters, which are the rows, are left out."""
+def _translated_errors(name: str) -> Iterator[None]:
+    """Raise ``StorageError`` for the database's errors, without their parameters: these hold the rows."""
     try:
         yield
     except SQLAlchemyError as error:
         cause = getattr(error, "orig", None) or type(error).__name__
         raise StorageError(
-            f"{name}: {str(cause).strip()}. What was written before is whole; see that it can be reached and is not torn"
+            f"{name}: {str(cause).strip()}. Earlier writes are intact. Check that the database is reachable and not damaged"
         ) from None

@@ -15,24 +15,21 @@ from ifedicl.store.signature import SIZE
 
 
 class VectorIndex(Protocol):
-    """Signatures of versions, in the transaction of the caller, so that a version and its signature appear together."""
+    """Signatures of versions. It works in the caller's transaction, so that a version and its signature appear together."""
 
     def add(self, connection: sa.Connection, version: int, scope: str, vector: Array32) -> None:
-        """Keep the signature of a version; a version that goes takes it along."""
-        ...
+        """Store the signature of a version; deleting the version deletes it."""
 
     def get(self, connection: sa.Connection, version: int) -> Array32 | None:
         """The signature of a version."""
-        ...
 
     def nearest(self, connection: sa.Connection, scope: str, vector: Array32, count: int) -> Sequence[tuple[int, float]]:
         """Versions of the same scope and their cosines, nearest first."""
-        ...
 
 
 @dataclass(frozen=True)
-class _Held:
-    """The signatures of one scope as they were when ``state`` was read."""
+class _ScopeCache:
+    """The signatures of one scope, ``matrix`` (N, SIZE), as they were when ``state`` was read."""
 
     state: tuple[int, int]
     versions: npt.NDArray[np.int64]
@@ -40,68 +37,60 @@ class _Held:
 
 
 class MemoryIndex:
-    """Blobs in a table, searched exactly in memory; read again when another process has added or removed any."""
+    """Blobs in a table, searched exactly in memory; they are read again after another process changes them."""
 
     def __init__(self) -> None:
-        """Hold nothing yet."""
-        self._held: dict[str, _Held] = {}
+        self._cached: dict[str, _ScopeCache] = {}
         self._table = _table(sa.LargeBinary())
 
     def add(self, connection: sa.Connection, version: int, scope: str, vector: Array32) -> None:
-        """As the protocol says."""
         blob = vector.astype("<f4").tobytes()
         connection.execute(self._table.insert().values(version_id=version, scope=scope, vector=blob))
 
     def get(self, connection: sa.Connection, version: int) -> Array32 | None:
-        """As the protocol says."""
         columns = self._table.c
         blob = connection.execute(sa.select(columns.vector).where(columns.version_id == version)).scalar()
         return None if blob is None else np.frombuffer(blob, "<f4").astype(np.float32)
 
     def nearest(self, connection: sa.Connection, scope: str, vector: Array32, count: int) -> Sequence[tuple[int, float]]:
-        """As the protocol says."""
-        held = self._scope(connection, scope)
-        cosines = held.matrix @ vector
+        cached = self._scope(connection, scope)
+        cosines = cached.matrix @ vector
         order = np.argsort(-cosines, kind="stable")[:count]
-        return [(int(held.versions[place]), float(cosines[place])) for place in order]
+        return [(int(cached.versions[row]), float(cosines[row])) for row in order]
 
-    def _scope(self, connection: sa.Connection, scope: str) -> _Held:
+    def _scope(self, connection: sa.Connection, scope: str) -> _ScopeCache:
         columns = self._table.c
-        # Ids are never given twice: any change of the set changes its size or its greatest id.
+        # No id is given twice, so any change of the set changes its size or its greatest id.
         counted = sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(columns.version_id), 0)).where(columns.scope == scope)
-        row = connection.execute(counted).one()
-        state = (int(row[0]), int(row[1]))
-        held = self._held.get(scope)
-        if held is None or held.state != state:
+        size, greatest = connection.execute(counted).one()
+        cached = self._cached.get(scope)
+        if cached is None or cached.state != (size, greatest):
             chosen = sa.select(columns.version_id, columns.vector).where(columns.scope == scope).order_by(columns.version_id)
             rows = connection.execute(chosen).all()
-            matrix = np.frombuffer(b"".join(item.vector for item in rows), "<f4").astype(np.float32).reshape(-1, SIZE)
-            held = self._held[scope] = _Held(state, np.array([item.version_id for item in rows], dtype=np.int64), matrix)
-        return held
+            matrix = np.frombuffer(b"".join(row.vector for row in rows), "<f4").astype(np.float32).reshape(-1, SIZE)
+            ids = np.array([row.version_id for row in rows], dtype=np.int64)
+            cached = self._cached[scope] = _ScopeCache((size, greatest), ids, matrix)
+        return cached
 
 
 class PgVectorIndex:
-    """pgvector: approximate search by HNSW, in the database that all servers share."""
+    """Approximate search by pgvector's HNSW, in the database that all servers share."""
 
     def __init__(self) -> None:
-        """Import pgvector."""
         from pgvector.sqlalchemy import Vector
 
         self._table = _table(Vector(SIZE))
 
     def add(self, connection: sa.Connection, version: int, scope: str, vector: Array32) -> None:
-        """As the protocol says."""
         connection.execute(self._table.insert().values(version_id=version, scope=scope, vector=vector))
 
     def get(self, connection: sa.Connection, version: int) -> Array32 | None:
-        """As the protocol says."""
         columns = self._table.c
         found = connection.execute(sa.select(columns.vector).where(columns.version_id == version)).scalar()
         return None if found is None else np.asarray(found, dtype=np.float32)
 
     def nearest(self, connection: sa.Connection, scope: str, vector: Array32, count: int) -> Sequence[tuple[int, float]]:
-        """As the protocol says."""
-        # The graph holds all scopes: go on through it until enough rows of this scope are found.
+        # The graph holds all scopes: search on until enough rows of this scope are found.
         connection.execute(sa.text("SET LOCAL hnsw.iterative_scan = strict_order"))
         columns = self._table.c
         distance = columns.vector.cosine_distance(vector)

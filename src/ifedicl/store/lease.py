@@ -1,4 +1,4 @@
-"""The right to calibrate a task, so that two equal requests do it once. It expires with its holder."""
+"""The right to calibrate a task, so that two equal requests calibrate once. It expires after its holder has died."""
 
 from __future__ import annotations
 
@@ -18,13 +18,9 @@ SECONDS = 30.0
 
 @contextmanager
 def leased(store: Store, key: TaskKey, *, seconds: float = SECONDS, poll: float = 0.5) -> Iterator[None]:
-    """Wait until nobody else calibrates the task, hold it meanwhile, and give it back.
+    """Wait for the lease of a task, hold it while the block runs, and release it.
 
-    Args:
-        store: where all who might calibrate it look.
-        key: of the task.
-        seconds: after which it expires unless extended, which happens three times as often.
-        poll: seconds between looks while another holds it.
+    It expires after ``seconds`` and is extended three times in them; ``poll`` is the seconds between attempts to take it.
     """
     holder = secrets.token_hex(16)
     while not store.try_lease(key, holder, seconds):
@@ -36,7 +32,7 @@ def leased(store: Store, key: TaskKey, *, seconds: float = SECONDS, poll: float 
             try:
                 store.try_lease(key, holder, seconds)
             except StorageError:
-                continue  # busy or away for a moment; at worst two calibrate, and both versions are kept
+                continue  # the database is busy; at worst two processes calibrate, and both versions are stored
 
     thread = threading.Thread(target=extend, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""What a store does. Another pair of databases is added by writing a class with these methods."""
+"""The protocol of a store. A class with these methods adds another database."""
 
 from __future__ import annotations
 
@@ -11,53 +11,42 @@ from ifedicl.store.records import Entry, Neighbour, Stored, TaskKey
 
 
 class Store(Protocol):
-    """Versions of tasks. Safe to use from several threads and processes; every write is whole or absent.
+    """Versions of tasks. Safe to use from several threads and processes; every write is atomic.
 
-    All methods raise ``StorageError`` where the database refuses, and ``AdapterError`` where a version that is read is torn.
+    All methods raise ``StorageError`` for errors of the database, and ``AdapterError`` for a stored version that is damaged.
     """
 
     def latest(self, key: TaskKey) -> Stored | None:
-        """The newest version of a task, or None: an exact hit or not."""
-        ...
+        """The newest version of a task; None: there is none."""
 
     def get(self, version: int) -> Stored:
         """One version by its id."""
-        ...
 
-    def entries(self, key: TaskKey | None = None, *, federation: str | None = None) -> Sequence[Entry]:
-        """What there is, without tensors, by task and version; the last one is the newest of its task."""
-        ...
+    def entries(self, *, federation: str | None = None) -> Sequence[Entry]:
+        """Stored versions without tensors, ordered by task and number; the last of a task is its newest."""
 
     def put(
         self, key: TaskKey, adapter: Adapter, signature: Array32 | None = None, metrics: Mapping[str, Any] | None = None
     ) -> Entry:
-        """Keep a new version; it takes the next number of its task."""
-        ...
+        """Store a new version under the next number of its task."""
 
     def nearest(self, key: TaskKey, signature: Array32, count: int = 5) -> Sequence[Neighbour]:
         """Versions of the same federation, model and read position whose signatures are nearest, nearest first."""
-        ...
 
     def reference(self, key: TaskKey, compute: Callable[[], Array32]) -> Array32:
-        """What signatures of the key's model are centred on: what was first computed for it, and ever since the same."""
-        ...
+        """``(L, 2, d)`` vectors that signatures of the key's model are centred on: computed once, then the stored ones."""
 
     def remove(self, version: int) -> None:
-        """Delete one version, and its task with the last of them; the space is overwritten."""
-        ...
+        """Delete one version and overwrite its space; a task without versions is deleted too."""
 
     def collect(self, keep: int) -> int:
-        """Delete all but the newest ``keep`` versions of every task, give space back; how many went."""
-        ...
+        """Delete all but the newest ``keep`` versions of every task, overwrite their space; return the number deleted."""
 
     def try_lease(self, key: TaskKey, holder: str, seconds: float) -> bool:
-        """Take, or extend, the right to calibrate a task; False while another holder's has not expired."""
-        ...
+        """Take or extend the lease of a task; False while another holder's lease is valid."""
 
     def release(self, key: TaskKey, holder: str) -> None:
-        """Give it back."""
-        ...
+        """Release the holder's lease of a task."""
 
     def close(self) -> None:
-        """Let the connections go."""
-        ...
+        """Close the connections."""

@@ -1,4 +1,4 @@
-"""What the store keeps and what it is asked by."""
+"""What the store holds, and the key of a request."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ifedicl.settings import Method, PrivacySettings, method_of
 from ifedicl.task import Task
 
 _LATER: Mapping[str, object] = {"depths": (0.0, 1.0), "promise": ""}
-"""Fields that came after the first stores, and what is the usual: it is in no key, so that those stores are found again."""
+"""Fields that the first stores lack, with their defaults. Digests leave defaults out, so earlier stores still match."""
 
 
 def _promise(privacy: PrivacySettings) -> str:
-    """As JSON in the names and with the constants of the first stores, so that what they hold is found again."""
-    said = {
+    """The privacy settings as JSON, with the names and constants of the first stores, so that earlier stores still match."""
+    values = {
         "mode": privacy.mode,
         "min_clients": privacy.min_survivors,
         "drop_out": privacy.dropout,
@@ -31,23 +31,23 @@ def _promise(privacy: PrivacySettings) -> str:
         "bits": 40,
         "noise": privacy.noise,
     }
-    return to_json(said).decode()
+    return to_json(values).decode()
 
 
 @dataclass(frozen=True)
 class TaskKey:
-    """What must be the same for a stored adapter to be the answer: an exact hit.
+    """The properties that a request and a stored adapter must share for an exact hit.
 
     Attributes:
-        federation: id of the federation; nothing is found across it.
+        federation: id of the federation; requests find nothing of another one.
         fingerprint: of the model.
-        task: digest of template, labels, label words and how they are read.
+        task: digest of template, labels, label words and how they are scored.
         read_position: of stage 1.
         rank: of the context subspace; 0: scalars only.
-        readout: whether the settings ask for one.
+        readout: whether the settings have one.
         format_version: of the adapter.
-        depths: the fractions of the depth between which is injected; the second is 1, except of adapters of earlier versions.
-        promise: the privacy settings where they promise noise: no other adapter keeps that promise.
+        depths: fractions of the depth between which layers are injected; the second is 1 except in earlier versions' adapters.
+        promise: the privacy settings of a private run, as JSON; otherwise empty.
     """
 
     federation: str
@@ -62,7 +62,7 @@ class TaskKey:
 
     @classmethod
     def of(cls, federation: str, fingerprint: str, task: Task, method: Method) -> Self:
-        """Of a request."""
+        """The key of a request."""
         position, readout = method.vectors.read_position, method.readout is not None
         depths = method.injection.from_depth, 1.0
         promise = _promise(method.privacy) if method.privacy is not None and method.promises_noise else ""
@@ -70,36 +70,35 @@ class TaskKey:
 
     @classmethod
     def of_adapter(cls, federation: str, adapter: Adapter) -> Self:
-        """Of what a request ended with.
+        """The key of the request that an adapter answers.
 
         Raises:
-            AdapterError: its provenance does not tell the settings.
+            AdapterError: its provenance does not state the settings.
         """
         try:
             method = method_of(adapter.provenance)
         except (KeyError, IfediclError) as error:
             raise AdapterError(
-                f"adapter {adapter.task.name!r}: its provenance does not say by which settings it came to be, so none can ask "
-                "for it. Store adapters that `ifedicl run` wrote"
+                f"adapter {adapter.task.name!r}: its provenance does not state its settings, so no request can match it. Store "
+                "adapters that `ifedicl run` wrote"
             ) from error
         return cls.of(federation, adapter.fingerprint, adapter.task, method)
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of all fields."""
+        """Hex SHA-256 of all fields, later ones only where they differ from their defaults."""
         fields = {name: value for name, value in asdict(self).items() if name not in _LATER}
         return hashlib.sha256(json.dumps(fields | self._extras, sort_keys=True).encode()).hexdigest()
 
     @property
     def scope(self) -> str:
-        """Hex SHA-256 of what two tasks must share for their signatures to be compared."""
+        """Hex SHA-256 of the properties that two tasks must share for their signatures to be comparable."""
         content = json.dumps([self.federation, self.fingerprint, self.read_position, *self._extras.values()])
         return hashlib.sha256(content.encode()).hexdigest()
 
     @property
     def _extras(self) -> dict[str, object]:
-        """What is asked beyond the usual."""
-        return {name: value for name, usual in _LATER.items() if (value := getattr(self, name)) != usual}
+        return {name: value for name, default in _LATER.items() if (value := getattr(self, name)) != default}
 
 
 @dataclass(frozen=True)
@@ -108,9 +107,7 @@ class Entry:
 
     Attributes:
         id: of this version in this store.
-        task: its name, for people.
-        federation: id.
-        fingerprint: of the model.
+        task: its name.
         key: digest of the :class:`TaskKey`.
         version: 1 for the first.
         created: seconds since 1970, by the database's clock.
@@ -131,7 +128,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Stored:
-    """One version, whole."""
+    """One version with its tensors."""
 
     entry: Entry
     adapter: Adapter
@@ -140,12 +137,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A version near a signature.
-
-    Attributes:
-        entry: of it.
-        cosine: between the two signatures, in [-1, 1].
-    """
+    """A version, and the cosine between its signature and another one, in [-1, 1]."""
 
     entry: Entry
     cosine: float

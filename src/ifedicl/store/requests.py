@@ -1,4 +1,4 @@
-"""A task request: look up, warm start, calibrate, store (the paper's application optimisation)."""
+"""Answers a task request: look up, warm start, calibrate, store (the paper's application optimisation)."""
 
 from __future__ import annotations
 
@@ -20,21 +20,19 @@ from ifedicl.store.records import Entry, Neighbour, TaskKey
 from ifedicl.store.signature import signature
 
 NEAR = 0.7
-"""Cosine from which a stored task is near; docs/cache.md has the figures that it was chosen on."""
+"""Smallest cosine of a near task; docs/cache.md has the figures that it was chosen on."""
 
 
 class Calibrated(Protocol):
-    """What a calibration ends with."""
+    """The result of a calibration."""
 
     @property
     def adapter(self) -> Adapter:
-        """To be stored."""
-        ...
+        """The adapter to store."""
 
     @property
     def outcome(self) -> Outcome:
-        """How it came to be."""
-        ...
+        """The run's vectors, rounds, choice and gate."""
 
 
 C = TypeVar("C", bound=Calibrated)
@@ -42,13 +40,7 @@ C = TypeVar("C", bound=Calibrated)
 
 @dataclass(frozen=True)
 class Found:
-    """What the store knew of a request, and why it was used or not.
-
-    Attributes:
-        kind: ``exact``, ``near`` or ``miss``.
-        why: one sentence.
-        neighbour: the near task; else None.
-    """
+    """What the store had for a request: ``exact``, ``near`` (then there is a neighbour) or ``miss``, and why, in a sentence."""
 
     kind: str
     why: str
@@ -57,13 +49,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Answer:
-    """A request that was answered.
-
-    Attributes:
-        found: hit or miss.
-        entry: the version that answers it, or that was stored.
-        adapter: the answer.
-    """
+    """An answered request: what was found, and the version (found or newly stored) that answers it."""
 
     found: Found
     entry: Entry
@@ -71,7 +57,7 @@ class Answer:
 
 
 def exact(store: Store, key: TaskKey) -> Answer | None:
-    """The stored answer to a request, without a model; None where there is none."""
+    """The stored answer to a request, or None. No model is needed."""
     stored = store.latest(key)
     if stored is None:
         return None
@@ -89,65 +75,61 @@ def request(
     *,
     recalibrate: bool = False,
 ) -> tuple[Answer, C | None]:
-    """Answer a request; equal ones at the same time calibrate once.
+    """Answer a request; equal requests at the same time calibrate once.
 
-    Args:
-        store: looked up first, and written last.
-        key: of the request.
-        method: the settings.
-        calibrate: runs the federation, with what may give it a warm start.
-        reference: computes what signatures are centred on, if the store has none for this model.
-        recalibrate: calibrate even where there is an exact hit, and store a new version.
+    ``calibrate`` runs the federation; its argument may return a warm start. ``reference`` computes the vectors that signatures
+    are centred on, if the store has none for this model. With ``recalibrate``, exact hits are ignored and a new version
+    is stored.
 
     Returns:
-        The answer, and the calibration that it took, if any.
+        The answer, and the calibration unless the answer was stored.
     """
     hit = None if recalibrate else exact(store, key)
     if hit is not None:
         return hit, None
     with leased(store, key):
-        hit = None if recalibrate else exact(store, key)  # whoever we waited for has stored it
+        hit = None if recalibrate else exact(store, key)  # the process that held the lease has stored it
         if hit is not None:
             return hit, None
         search = _Search(store, key, method, reference)
         calibrated = calibrate(search.start)
-        own = signature(calibrated.outcome.context, store.reference(key, reference))
+        vector = signature(calibrated.outcome.context, store.reference(key, reference))
         metrics = _metrics(calibrated.outcome) | {"found": search.found.kind}
-        entry = store.put(key, calibrated.adapter, own, metrics)
+        entry = store.put(key, calibrated.adapter, vector, metrics)
     return Answer(search.found, entry, calibrated.adapter), calibrated
 
 
 class _Search:
-    """Looks for a near task once stage 1 has given the new one's vectors."""
+    """Looks for a near task, once stage 1 has the new task's vectors."""
 
     def __init__(self, store: Store, key: TaskKey, method: Method, reference: Callable[[], Array32]) -> None:
         self._store, self._key, self._method, self._reference = store, key, method, reference
-        self.found = Found("miss", "the run went on from its checkpoint; no near task was looked for")
+        self.found = Found("miss", "the run was resumed from its checkpoint, without a search for a near task")
 
     def start(self, context: Context, initial: Coefficients) -> Start | None:
         """A warm start from the nearest task, or None.
 
-        A run that promises noise begins cold: what an earlier run told of the same examples is not in its own ε.
+        A private run has none: an earlier run's use of the same examples is not in its ε.
         """
         if self._method.promises_noise:
-            self.found = Found("miss", "a run that promises noise begins cold, or its promise would leave out earlier runs")
+            self.found = Found("miss", "a private run has no warm start, because its ε does not cover earlier runs")
             return None
-        own = signature(context, self._store.reference(self._key, self._reference))
-        for neighbour in self._store.nearest(self._key, own):
+        vector = signature(context, self._store.reference(self._key, self._reference))
+        for neighbour in self._store.nearest(self._key, vector):
             described = f"{neighbour.entry.task!r}, version {neighbour.entry.version}, at a cosine of {neighbour.cosine:.2f}"
             if neighbour.cosine < NEAR:
-                self.found = Found("miss", f"the nearest task is {described}; near is from {NEAR}")
+                self.found = Found("miss", f"the nearest task is {described}; a warm start needs {NEAR}")
                 return None
             old = self._store.get(neighbour.entry.id).adapter
             if old.coefficients.is_identity or old.context.layers != context.layers:
-                continue  # its gate stayed shut, or it holds other layers: there is nothing to begin with
+                continue  # its gate is shut, or it has other layers: nothing to start from
             rounds = math.ceil(self._method.rounds.rounds / 2)
             start = warm_start(old.coefficients, old.context, initial, context, rounds)
-            kept = "" if start.core_kept is None else f"; {start.core_kept:.0%} of Γ's norm carried over"
-            why = f"warm start from {described}, {rounds} rounds instead of {self._method.rounds.rounds}{kept}"
+            core = "" if start.core_kept is None else f"; {start.core_kept:.0%} of Γ's norm carried over"
+            why = f"warm start from {described}, {rounds} rounds instead of {self._method.rounds.rounds}{core}"
             self.found = Found("near", why, neighbour)
             return start
-        self.found = Found("miss", "no calibrated task of this federation and model is stored to begin with")
+        self.found = Found("miss", "the store has no calibrated task of this federation and model")
         return None
 
 

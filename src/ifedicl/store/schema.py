@@ -1,4 +1,4 @@
-"""The tables as they are now. How older ones become these is in ``migrations``."""
+"""The current tables. ``migrations`` turns those of earlier versions into these."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ tasks = sa.Table(
     sa.Column("fingerprint", sa.Text, nullable=False),
     sa.Column("last_version", sa.Integer, nullable=False),
 )
-"""``last_version`` never falls, so that a number is not given twice."""
+"""``last_version`` never falls, so that no number is used twice."""
 
 versions = sa.Table(
     "versions",

@@ -1,7 +1,7 @@
-"""A task in a few hundred numbers: its context vectors, centred, evened out over layers, and projected.
+"""A task's signature: its context vectors, centred, scaled by layer, and projected to a few hundred numbers.
 
-Global vectors are ``2Ld`` numbers, 262,144 at 8B, far too wide for an index, and dominated by what the model writes whatever it
-reads, so that every cosine is near 1. Subtracting what it writes for neutral text leaves what is of the task.
+Global vectors are ``2Ld`` numbers (262,144 at 8B), too many for an index. Most of each vector is the same for any text, so all
+cosines are near 1. Subtracting the vectors of neutral text leaves the part that depends on the task.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ifedicl.settings import Method, VectorSettings
 from ifedicl.task import Task
 
 SIZE = 256
-"""Numbers of a signature: a cosine of random directions is then 0 with a standard deviation of 1/16."""
+"""Numbers of a signature. The cosine of two random directions has mean 0 and standard deviation 1/16."""
 
 _NEUTRAL = Task(name="neutral", labels=("one", "two"), template="Text: {text}\nLabel:")
 _SENTENCES = (
@@ -34,12 +34,7 @@ _SENTENCES = (
 
 
 def reference(backbone: Backbone, read_position: str) -> Array32:
-    """``(L, 2, d)``: the context vectors of neutral text, which a backbone's signatures are centred on.
-
-    Args:
-        backbone: the model, loaded.
-        read_position: ``label`` or ``prompt``, as in the settings of the tasks.
-    """
+    """``(L, 2, d)``: the context vectors of neutral text; ``read_position`` is that of the tasks' settings."""
     scorer = Scorer(backbone, _NEUTRAL)
     method = Method(vectors=VectorSettings.model_validate({"read_position": read_position}))
     texts = [text for text in _SENTENCES for _ in _NEUTRAL.labels]
@@ -48,19 +43,17 @@ def reference(backbone: Backbone, read_position: str) -> Array32:
 
 
 def signature(context: Context, centre: Array32) -> Array32:
-    """``(SIZE,)`` float32 of norm 1; of the injected layers, so that it compares with signatures of the same ones only.
+    """``(SIZE,)`` float32 of norm 1: the signature of a task's global vectors, comparable with those of the same layers only.
 
-    Args:
-        context: the global vectors of a task.
-        centre: ``(L, 2, d)``, the :func:`reference` of its model, of all layers.
+    ``centre`` is ``(L, 2, d)``, the :func:`reference` of the model, of all layers.
 
     Raises:
-        ValueError: the two have different shapes, or do not differ: there is no direction then.
+        ValueError: the two have different shapes, or do not differ.
     """
     vectors, centre = context.vectors, centre[context.first_layer : context.layers.stop]
     if vectors.shape != centre.shape:
-        raise ValueError(f"vectors {vectors.shape} and reference {centre.shape} are not of one model")
-    # Deep layers write hundreds of times more than early ones; relative to the reference's norm each write counts alike.
+        raise ValueError(f"vectors: received shape {vectors.shape}; the reference has {centre.shape}")
+    # Writes of deep layers are hundreds of times larger than early ones. Divided by the reference's norm, all count alike.
     norms = np.linalg.norm(centre, axis=2, keepdims=True)
     relative = (vectors - centre) / np.maximum(norms, np.finfo(np.float32).tiny)
     _, writes, width = vectors.shape
@@ -71,5 +64,5 @@ def signature(context: Context, centre: Array32) -> Array32:
             projected += relative[row, write] @ draw.standard_normal((width, SIZE), dtype=np.float32)
     norm = np.linalg.norm(projected)
     if not np.isfinite(norm) or norm == 0:
-        raise ValueError("vectors that do not differ from the reference, or are not finite, have no signature")
+        raise ValueError("vectors: they are not finite, or equal to the reference, and have no signature")
     return (projected / norm).astype(np.float32)

@@ -1,1 +1,1 @@
-"""How the tables of each release become those of the next, run by Alembic when a store is opened."""
+"""Migrations of the tables from release to release; Alembic runs them when a store is opened."""

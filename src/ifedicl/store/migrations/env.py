@@ -1,4 +1,4 @@
-"""Called by Alembic; the connection and its transaction are the store's."""
+"""Alembic runs this file; the connection and its transaction are the store's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks, versions and signatures."""
+"""Adds tasks, versions, signatures and references."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """Make the first tables."""
+    """Create the first tables."""
     op.create_table(
         "tasks",
         sa.Column("id", sa.Integer, primary_key=True),
@@ -42,15 +42,10 @@ def upgrade() -> None:
         sa.Column("vectors", sa.LargeBinary, nullable=False),
     )
     signature = sa.LargeBinary() if op.get_bind().dialect.name == "sqlite" else _pgvector()
+    version = sa.ForeignKey("versions.id", ondelete="CASCADE")
     op.create_table(
         "signatures",
-        sa.Column(
-            "version_id",
-            sa.Integer,
-            sa.ForeignKey("versions.id", ondelete="CASCADE"),
-            primary_key=True,
-            autoincrement=False,
-        ),
+        sa.Column("version_id", sa.Integer, version, primary_key=True, autoincrement=False),
         sa.Column("scope", sa.String(64), nullable=False, index=True),
         sa.Column("vector", signature, nullable=False),
     )

@@ -1,4 +1,4 @@
-"""Figures of each version, and leases, so that two equal requests calibrate once."""
+"""Adds metrics of each version, and leases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Older versions have no figures."""
+    """Add the column and the table; stored versions get empty metrics."""
     op.add_column("versions", sa.Column("metrics", sa.JSON, nullable=False, server_default="{}"))
     op.create_table(
         "leases",
