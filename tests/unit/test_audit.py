@@ -263,7 +263,7 @@ def test_the_command_audits_a_data_file(tmp_path: Path, llama_folder: Path, caps
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing.toml"], "there is no such file"),
+        (["nothing.toml"], "no such file"),
         (["config.toml", "--client", "nobody"], "--client"),
         (["config.toml", "--model", "elsewhere"], "--model"),
         (["few.jsonl"], "need 20"),

@@ -73,6 +73,6 @@ def test_the_command_writes_an_adapter_that_labels(adapter: Adapter, tmp_path: P
     arguments = ["personalise", str(tmp_path / "global"), str(tmp_path / "own.jsonl"), "--out", str(tmp_path / "own")]
     done = CliRunner().invoke(app, [*arguments, "--steps", "32"])
     assert done.exit_code == 0, done.output
-    assert "written to" in done.output
+    assert "wrote" in done.output
     labels = [prediction.label for prediction in Adapter.load(tmp_path / "own").classify([row.text for row in ONE_SIDED[:5]])]
     assert labels == ["bad"] * 5

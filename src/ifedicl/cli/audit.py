@@ -1,4 +1,4 @@
-"""``ifedicl audit``: attacks on what one's own client would send, before anything is sent."""
+"""``ifedicl audit``: attacks on what a client would send, before anything is sent."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ifedicl.cli.options import Json
 from ifedicl.errors import ConfigError, DataError, Fault
 
 if TYPE_CHECKING:
@@ -17,30 +18,31 @@ if TYPE_CHECKING:
     from ifedicl.settings import Method, ModelSettings
     from ifedicl.task import Task
 
-_FEWEST = 20
+_MIN_TEXTS = 20
 
 
 def audit(
     path: Annotated[Path, typer.Argument(help="A TOML config, or a file of labelled text: .jsonl, .csv, .tsv or .parquet.")],
     client: Annotated[
-        str | None, typer.Option(help="Whose text of the config is audited. Default: its first client's.")
+        str | None, typer.Option(help="With a config: the client whose text is audited. Default: the first one.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="With a data file: a hub id, folder or .gguf. Default: the demo's.")] = None,
     public: Annotated[
-        Path | None, typer.Option(help="Other people's text for the attackers to learn from. Default: the demo's sentences.")
+        Path | None, typer.Option(help="Other people's text, which attackers learn from. Default: the demo's sentences.")
     ] = None,
-    examples: Annotated[int, typer.Option(min=_FEWEST, help="So many of the client's texts at most.")] = 200,
-    public_examples: Annotated[int, typer.Option(min=_FEWEST, help="So many public texts at most.")] = 300,
-    updates: Annotated[int, typer.Option(min=2, help="Of how many texts updates are attacked too; these take longest.")] = 60,
-    trials: Annotated[int, typer.Option(min=100, help="Of each membership game.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of draws and noise.")] = 0,
-    out: Annotated[Path, typer.Option(help="The page in plain words.")] = Path("audit.md"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+    examples: Annotated[int, typer.Option(min=_MIN_TEXTS, help="Maximum number of the client's texts.")] = 200,
+    public_examples: Annotated[int, typer.Option(min=_MIN_TEXTS, help="Maximum number of public texts.")] = 300,
+    updates: Annotated[int, typer.Option(min=2, help="Number of texts whose updates are attacked too; the slowest part.")] = 60,
+    trials: Annotated[int, typer.Option(min=100, help="Trials of each membership game.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of draws and noise.")] = 0,
+    out: Annotated[Path, typer.Option(help="The report to write, in plain words.")] = Path("audit.md"),
+    as_json: Json = False,
 ) -> None:
     """Attack what a client would send, on its own text and on this machine; nothing is sent.
 
-    Says which words come back from its vectors, whether an example can be told to be there, how near the mix of classes is
-    guessed, and what a second version gives away: without a defence, and with noise for several ε. No text is in the page.
+    Measures which words can be recovered from its vectors, whether an attacker can tell that an example was used, how closely
+    the mix of classes is guessed, and what a second version reveals: without a defence, and with noise for several ε. The
+    report contains no text.
     """
     from ifedicl import files
     from ifedicl.audit.markdown import page, summary
@@ -52,8 +54,8 @@ def audit(
 
     task, method, settings, name, own = _audited(path, client, model)
     own = draw_pool(own, examples, seed)
-    if len(own) < _FEWEST:
-        raise DataError(f"{name}: {len(own)} examples; the attacks need {_FEWEST} to say anything. Audit a larger client")
+    if len(own) < _MIN_TEXTS:
+        raise DataError(f"{name}: received {len(own)} examples; allowed: {_MIN_TEXTS} or more. Audit a larger client")
     known = _public(public, task, public_examples, seed)
     with waiting(LOADING):
         backbone = load_backbone(settings)
@@ -84,11 +86,11 @@ def audit(
 
 
 def _audited(path: Path, client: str | None, model: str | None) -> tuple[Task, Method, ModelSettings, str, Sequence[Example]]:
-    """What is asked, how, of which model, and whose text is audited."""
+    """Task, method, model, name and examples of the audited client."""
     if not path.exists():
-        raise DataError(f"{path}: there is no such file; give a .toml config or a file of labelled text")
+        raise DataError(f"{path}: no such file. Give a .toml config or a file of labelled text")
     if path.suffix == ".toml":
-        return _of_config(path, client, model)
+        return _client_of_config(path, client, model)
     from ifedicl.data import read_examples
     from ifedicl.demo.fetch import demo_model
     from ifedicl.rows import rows_of
@@ -100,24 +102,24 @@ def _audited(path: Path, client: str | None, model: str | None) -> tuple[Task, M
     return task, Method(), ModelSettings(source=model or str(demo_model())), path.name, read_examples(path, task)
 
 
-def _of_config(path: Path, client: str | None, model: str | None) -> tuple[Task, Method, ModelSettings, str, Sequence[Example]]:
+def _client_of_config(
+    path: Path, client: str | None, model: str | None
+) -> tuple[Task, Method, ModelSettings, str, Sequence[Example]]:
     from ifedicl import runs
     from ifedicl.settings import load_settings
 
     if model is not None:
-        fault = Fault("--model", model, "a model with a data file; a config names its own", "Leave it out.")
-        raise ConfigError("audit", [fault])
+        raise ConfigError("audit", [Fault("--model", model, "no model where a config names one", "Leave it out.")])
     settings = load_settings(path)
     clients = runs.client_examples(settings)
     name = client or next(iter(clients))
     if name not in clients:
-        fault = Fault("--client", name, ", ".join(clients), "Name one of these.")
-        raise ConfigError("audit", [fault])
+        raise ConfigError("audit", [Fault("--client", name, ", ".join(clients), "Name one of these.")])
     return settings.task, settings.method, settings.model, name, clients[name]
 
 
 def _public(path: Path | None, task: Task, count: int, seed: int) -> tuple[Example, ...]:
-    """Texts with labels that are drawn: an attacker knows the label words, not which of them would fit."""
+    """Public texts with random labels: an attacker knows the label words, but no true labels."""
     from ifedicl import seeds
     from ifedicl.data import Example, read_texts
     from ifedicl.demo.fetch import demo_places
@@ -127,9 +129,7 @@ def _public(path: Path | None, task: Task, count: int, seed: int) -> tuple[Examp
     else:
         pools = [place.pool for place in demo_places(pool=count, test=3, seed=0).values()]
         texts = [example.text for row in zip(*pools, strict=False) for example in row]
-    if len(texts) < _FEWEST:
-        raise DataError(f"{path}: {len(texts)} public texts; the attackers need {_FEWEST} to learn from. Give more")
-    draw = seeds.generator(seed, "public labels")
-    order = draw.permutation(len(texts))[:count]
-    labels = [task.labels[place % len(task.labels)] for place in range(len(order))]
-    return tuple(Example(texts[int(row)], label) for row, label in zip(order, labels, strict=True))
+    if len(texts) < _MIN_TEXTS:
+        raise DataError(f"{path}: received {len(texts)} public texts; allowed: {_MIN_TEXTS} or more. Give more")
+    order = seeds.generator(seed, "public labels").permutation(len(texts))[:count]
+    return tuple(Example(texts[int(row)], task.labels[number % len(task.labels)]) for number, row in enumerate(order))

@@ -1,4 +1,4 @@
-"""The command line: results on standard output, progress and errors on standard error, an exit code for each kind of error."""
+"""The ``ifedicl`` command. Results go to standard output, progress and errors to standard error; errors have exit codes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ifedicl import __version__
 from ifedicl.cli import audit, export, flare, inference, owner, project, run, serve, tasks
 from ifedicl.errors import ConfigError, IfediclError
 
-# torch, transformers and matplotlib take seconds to import: commands import what they run, so that --help answers at once.
+# torch, transformers and matplotlib take seconds to import. Commands import what they need, so that --help is fast.
 
-_INTERRUPTED = 130  # what typer exits with at Ctrl-C
+_INTERRUPTED = 130  # typer's exit code for Ctrl-C
 
 app = typer.Typer(
     name="ifedicl",
@@ -28,7 +28,7 @@ app = typer.Typer(
     help="Calibrate one frozen language model together, without showing each other your text (IFed-ICL, arXiv 2511.06757).\n\n"
     "Start with `ifedicl demo`; for your own data, `ifedicl init`, then `ifedicl run config.toml`.",
     epilog="Exit codes: 0 done, 1 other, 2 settings or task, 3 data, 4 model, 5 adapter, 6 disk, 7 download, 8 federation, "
-    "9 serving, 130 stopped by Ctrl-C (a run goes on with --resume). With --json errors are objects on standard output, too: "
+    "9 serving, 130 stopped by Ctrl-C (--resume continues a run). With --json, errors are also printed to standard output: "
     '{"error": {"code": EXIT CODE, "kind": ..., "message": ..., "faults": [...]}}.',
 )
 
@@ -62,17 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except SystemExit as stop:
         if stop.code == _INTERRUPTED:
-            print("stopped. A run goes on with --resume, from its last round; other commands start again.", file=sys.stderr)
+            print("stopped. --resume continues a run after its last round; other commands start again.", file=sys.stderr)
         raise
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
-    """What stands behind ``--`` is text."""
+    """Whether ``--json`` is among the options; arguments after ``--`` are texts."""
     return "--json" in itertools.takewhile(lambda argument: argument != "--", arguments)
 
 
 def _facts(error: IfediclError) -> dict[str, Any]:
-    """An error for scripts; its message holds the remedy, and of settings each fault stands by itself, too."""
+    """An error for scripts. The message has the remedy; faults of settings are also listed one by one."""
     faults = [asdict(fault) for fault in error.faults] if isinstance(error, ConfigError) else []
     return {"code": error.exit_code, "kind": type(error).__name__, "message": str(error), "faults": faults}
 

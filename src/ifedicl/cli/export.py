@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ifedicl.cli.options import AdapterFolder, ModelSource
+
 
 class Stored(StrEnum):
-    """Dtypes of an exported checkpoint."""
+    """The dtypes of an exported checkpoint."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -19,26 +21,24 @@ class Stored(StrEnum):
 
 
 def export(
-    adapter: Annotated[Path, typer.Argument(help="The folder that `ifedicl run` wrote, usually RUN/adapter.")],
-    out: Annotated[Path, typer.Argument(help="The folder of the checkpoint.")],
-    dtype: Annotated[Stored, typer.Option(help="Of the stored weights; float32 is exact.")] = Stored.FLOAT32,
-    model: Annotated[str | None, typer.Option(help="Where the model lies here, if not where the adapter says.")] = None,
+    adapter: AdapterFolder,
+    out: Annotated[Path, typer.Argument(help="The checkpoint's folder.")],
+    dtype: Annotated[Stored, typer.Option(help="Dtype of the stored weights; float32 is exact.")] = Stored.FLOAT32,
+    model: ModelSource = None,
     hub: Annotated[str | None, typer.Option(help="Also push it to the hub, as ORGANISATION/NAME.")] = None,
-    public: Annotated[
-        bool, typer.Option("--public", help="With --hub: for everybody; otherwise a new one is private.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="With --hub: the terms are known, do not ask.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="With --hub: make a new repository public, not private.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --hub: accept the terms without a question.")] = False,
 ) -> None:
-    """Fold an adapter into an ordinary checkpoint that any server runs.
+    """Fold an adapter into an ordinary checkpoint, which any server can run.
 
-    For families whose checkpoints can store biases (docs/serving.md has the table); a readout stays beside it. Before anything
-    goes to the hub, the base model's licence and terms are shown.
+    The model's family must be able to store biases (docs/serving.md has the table). A readout is not part of the checkpoint.
+    Before anything is pushed to the hub, the base model's licence and terms are shown.
     """
     from ifedicl.adapter import Adapter
     from ifedicl.backbone.licence import terms_of
     from ifedicl.progress import LOADING, waiting
 
-    loaded = Adapter.load(adapter).with_model_source(model)  # its licence lies there too
+    loaded = Adapter.load(adapter).with_model_source(model)  # the model's folder also has the licence
     if hub is not None:
         terms_of(loaded.model).check_name(hub)
     with waiting(LOADING):
@@ -46,9 +46,9 @@ def export(
     with waiting("folding and writing"):
         loaded.export(out, backbone, dtype=dtype.value)
     console = Console(markup=False)
-    console.print(f"written to {out}: an ordinary checkpoint; README.md there says how to ask it", highlight=False)
+    console.print(f"wrote {out}, an ordinary checkpoint; its README.md says how to prompt it", highlight=False)
     if loaded.readout is not None:
-        console.print("its readout is not in the checkpoint: ask by label words, or use the adapter itself", highlight=False)
+        console.print("the readout is not in the checkpoint: score label words, or use the adapter itself", highlight=False)
     if hub is not None:
         _push(out, hub, terms_of(loaded.model).described(), public=public, agreed=yes)
 
@@ -59,7 +59,7 @@ def _push(folder: Path, name: str, terms: str, *, public: bool, agreed: bool) ->
     from ifedicl.backbone.hub import push
     from ifedicl.progress import waiting
 
-    print(f"for {name}, {'public' if public else 'private if it is new'}:\n{terms}")
+    print(f"{name}, {'public' if public else 'private if it is new'}:\n{terms}")
     if not agreed and not typer.confirm("Push it under these terms?", default=False):
         print("nothing was pushed")
         return

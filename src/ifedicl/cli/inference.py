@@ -1,4 +1,4 @@
-"""An adapter at work: ``ifedicl classify``, ``evaluate`` and ``personalise``."""
+"""``ifedicl classify``, ``evaluate`` and ``personalise``: uses of an adapter."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar
 import typer
 from rich.console import Console
 
-from ifedicl.cli.options import AdapterFolder, Json, ModelSource
+from ifedicl.cli.options import AdapterFolder, Json, LabelColumn, ModelSource, TextColumn
 from ifedicl.errors import DataError
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 def classify(
     adapter: AdapterFolder,
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts; none: one a line from standard input.")] = None,
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts. Default: one a line from standard input.")] = None,
     file: Annotated[Path | None, typer.Option(help="A .txt (one a line), .jsonl, .csv, .tsv or .parquet file.")] = None,
     column: Annotated[str, typer.Option(help="The column of FILE that holds the text.")] = "text",
     model: ModelSource = None,
@@ -48,12 +48,12 @@ def classify(
 def evaluate(
     adapter: AdapterFolder,
     file: Annotated[Path, typer.Argument(help="Labelled text: .jsonl, .csv, .tsv or .parquet.")],
-    text_column: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
-    label_column: Annotated[str, typer.Option(help="The column that holds the label.")] = "label",
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
     model: ModelSource = None,
     as_json: Json = False,
 ) -> None:
-    """Measure an adapter on labelled text: accuracy with its 95% interval, macro-F1 and confusion, beside zero-shot."""
+    """Measure an adapter on labelled text: accuracy with its 95% interval, macro-F1 and confusion, compared with zero-shot."""
     from ifedicl import runs
     from ifedicl.adapter import Adapter
     from ifedicl.data import read_examples
@@ -75,24 +75,24 @@ def evaluate(
     console = Console(markup=False)
     for table in evaluation_tables(result, zero_shot):
         console.print(table)
-    console.print(f"paired p that both are equally accurate: {p:.4f}", highlight=False)
+    console.print(f"paired p-value of equal accuracy: {p:.4f}", highlight=False)
 
 
 def personalise(
     adapter: AdapterFolder,
     file: Annotated[Path, typer.Argument(help="Your own labelled text: .jsonl, .csv, .tsv or .parquet.")],
-    out: Annotated[Path, typer.Option(help="Where the personal adapter goes.")],
+    out: Annotated[Path, typer.Option(help="The folder of the personal adapter.")],
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps, rounded up to a multiple of 4.")] = 40,
-    held_out: Annotated[float, typer.Option(min=0.05, max=0.95, help="Fraction of FILE that decides.")] = 0.3,
-    seed: Annotated[int, typer.Option(min=0, help="Of split and batches.")] = 0,
-    text_column: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
-    label_column: Annotated[str, typer.Option(help="The column that holds the label.")] = "label",
+    held_out: Annotated[float, typer.Option(min=0.05, max=0.95, help="Fraction of FILE to compare both adapters on.")] = 0.3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of split and batches.")] = 0,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
     model: ModelSource = None,
     as_json: Json = False,
 ) -> None:
-    """Take a federation's adapter a few steps further on your own text; nothing leaves this machine.
+    """Calibrate a federation's adapter further on your own text; nothing is sent.
 
-    It is kept only where it beats the federation's adapter on examples of yours that it was not trained on.
+    The result is written only if it is better than the federation's adapter on held-out examples of FILE.
     """
     from ifedicl.adapter import Adapter
     from ifedicl.data import read_examples
@@ -114,19 +114,17 @@ def personalise(
         return
     console = Console(markup=False)
     console.print(
-        f"on {own.examples} examples that were not trained on: loss {own.loss:.3f}, {own.accuracy:.1%} right, against "
-        f"{federation.loss:.3f} and {federation.accuracy:.1%} of the federation's adapter",
+        f"on {own.examples} held-out examples: loss {own.loss:.3f}, accuracy {own.accuracy:.1%}; the federation's adapter: "
+        f"{federation.loss:.3f}, {federation.accuracy:.1%}",
         highlight=False,
     )
-    verdict = (
-        f"written to {out}" if result.is_used else "no better by a paired 95% bound: nothing is written, use the federation's"
-    )
-    console.print(verdict, highlight=False)
+    refused = "not better by a paired 95% bound: nothing was written; use the federation's adapter"
+    console.print(f"wrote {out}" if result.is_used else refused, highlight=False)
 
 
 def _texts(texts: Sequence[str] | None, file: Path | None, column: str) -> list[str]:
     if texts and file:
-        raise DataError("texts and --file were both given; give one of them")
+        raise DataError("texts: received texts and --file. Give one of them")
     from ifedicl.data import read_texts
     from ifedicl.rows import has_lone_surrogate
 
@@ -134,17 +132,17 @@ def _texts(texts: Sequence[str] | None, file: Path | None, column: str) -> list[
         return list(read_texts(file, text=column))
     if texts:
         if any(map(has_lone_surrogate, texts)):
-            raise DataError("a text on the command line is not UTF-8; set the terminal to UTF-8, or give a file with --file")
+            raise DataError("texts: a text on the command line is not UTF-8. Set the terminal to UTF-8, or use --file")
         return list(texts)
     if sys.stdin.isatty():
-        print("reading texts from the keyboard, one a line; end with Ctrl-D", file=sys.stderr)
+        print("type texts, one a line; end with Ctrl-D", file=sys.stderr)
     try:
         piped = sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"standard input: not UTF-8 text (byte {error.start}); convert it first") from error
+        raise DataError(f"standard input: not UTF-8 text (byte {error.start}). Convert it first") from error
     lines = [line.rstrip("\r") for line in piped.split("\n") if line.strip()]
     if not lines:
-        raise DataError("no texts: none as arguments, none in a file, none on standard input. See: ifedicl classify --help")
+        raise DataError("texts: received none, as arguments, with --file or on standard input. See: ifedicl classify --help")
     return lines
 
 

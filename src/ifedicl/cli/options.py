@@ -8,5 +8,8 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
-ModelSource = Annotated[str | None, typer.Option(help="Where the model lies here, if not where the adapter says.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
+ModelSource = Annotated[str | None, typer.Option(help="The model on this machine, if not where the adapter says.")]
 AdapterFolder = Annotated[Path, typer.Argument(help="The folder that `ifedicl run` wrote, usually RUN/adapter.")]
+TextColumn = Annotated[str, typer.Option(help="The column that holds the text.")]
+LabelColumn = Annotated[str, typer.Option(help="The column that holds the label.")]

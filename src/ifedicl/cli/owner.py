@@ -1,35 +1,35 @@
-"""``ifedicl policy`` and ``ifedicl ledger``: what an owner lets out, and what left."""
+"""``ifedicl policy`` and ``ifedicl ledger``: what an owner allows, and what was sent."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ifedicl.cli.options import Json
-from ifedicl.errors import ConfigError, Fault
+from ifedicl.cli.extras import write_template
+from ifedicl.cli.options import Force, Json
 
 if TYPE_CHECKING:
     from ifedicl.ledger.entries import Entry
 
 Config = Annotated[Path | None, typer.Option(help="The coordinator's config: task, settings and model.")]
+ClientFile = Annotated[Path, typer.Argument(metavar="CLIENT", help="A client.toml.")]
 LedgerFile = Annotated[Path, typer.Argument(metavar="LEDGER", help="A client's ledger.jsonl.")]
 
 policy = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="A data owner's own rules: what may be asked of its text, and what may leave.\n\n"
-    "They stand in a file client.toml on the owner's machine, and no coordinator can change them.",
+    help="A data owner's rules: which requests are answered, and what may be sent.\n\n"
+    "They are in the file client.toml on the owner's machine, and no coordinator can change them.",
 )
 ledger = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="A data owner's record of what left: one line a reply, each chained to the one before.\n\n"
-    "docs/privacy.md says what it proves and what it does not.",
+    help="A data owner's record of sent replies: one line a reply, each chained to the line before.\n\n"
+    "docs/privacy.md says what it proves and what it does not prove.",
 )
 
 
@@ -37,32 +37,32 @@ ledger = typer.Typer(
 def init_policy(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("client.toml"),
     config: Config = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Force = False,
 ) -> None:
     """Write a commented client.toml.
 
-    Without --config it allows no task and no model; with it, those of the config. Read its template first.
+    Without --config it allows no task and no model; with --config, those of the config. Read the config's template first.
     """
-    from ifedicl import files
+    task = model = ""
+    if config is not None:
+        from ifedicl.backbone.load import fingerprint
+        from ifedicl.settings import load_settings
 
-    if path.exists() and not force:
-        fault = Fault("path", str(path), "a name that is free", "Choose another name, or replace it with --force.")
-        raise ConfigError("policy init", [fault])
-    text = (resources.files("ifedicl") / "templates" / "client.toml").read_text(encoding="utf-8")
-    task, model = ("", "") if config is None else _digests(config)
-    files.write_text(path, text.replace("@tasks@", task).replace("@models@", model))
-    print(f"wrote {path}. Name your file in it, then see what it lets out: ifedicl policy check {path}")
+        settings = load_settings(config)
+        task, model = f'"{settings.task.digest}"', f'"{fingerprint(settings.model)}"'
+    write_template("policy init", "client.toml", path, force=force, tasks=task, models=model)
+    print(f"wrote {path}. Name your file in it, then show what it allows: ifedicl policy check {path}")
 
 
 @policy.command("check")
 def check_policy(
-    path: Annotated[Path, typer.Argument(metavar="CLIENT", help="A client.toml.")] = Path("client.toml"),
+    path: ClientFile = Path("client.toml"),
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a client.toml lets out, and with --config what that run would get and what not, and why.
+    """Show what a client.toml allows; with --config, which requests of that run are answered, which are refused, and why.
 
-    Nothing is sent and no model is loaded; what has left already is read from the ledger.
+    Nothing is sent and no model is loaded; what was sent before is read from the ledger.
     """
     from ifedicl.owner.policy import load_client_settings
     from ifedicl.owner.preview import preview
@@ -73,12 +73,10 @@ def check_policy(
 
 
 @policy.command("identity")
-def show_identity(
-    path: Annotated[Path, typer.Argument(metavar="CLIENT", help="A client.toml.")] = Path("client.toml"),
-) -> None:
-    """Print who this client is to the others in secure sums: 64 digits for their [sums.peers].
+def show_identity(path: ClientFile = Path("client.toml")) -> None:
+    """Print this client's identity in secure sums: 64 digits for the [sums.peers] of the other clients.
 
-    It lasts as long as ledger.secret. Exchange it over a channel that is not the coordinator.
+    It stays the same as long as ledger.secret. Exchange it over a channel that is not the coordinator.
     """
     from ifedicl.owner.site import identity
 
@@ -87,7 +85,7 @@ def show_identity(
 
 @ledger.command("show")
 def show_ledger(path: LedgerFile, as_json: Json = False) -> None:
-    """Print every line: when, what, for which job, how many bytes (and how many the engine added), and its digest."""
+    """Print every line: time, kind, job, bytes (and those that the transport added), ε, and digest."""
     from ifedicl.ledger.ledger import read
 
     for entry in read(path)[0]:
@@ -101,13 +99,13 @@ def show_ledger(path: LedgerFile, as_json: Json = False) -> None:
 def verify_ledger(
     path: LedgerFile,
     heads: Annotated[
-        Path | None, typer.Option(help="The coordinator's heads.jsonl, beside its checkpoint: finds what was cut off, too.")
+        Path | None, typer.Option(help="The coordinator's heads.jsonl, beside its checkpoint; it shows whether lines were cut.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check that no line was changed, moved, added or taken out; with --heads, also against what the coordinator had.
+    """Check that no line was changed, moved, added or removed; with --heads, also against what the coordinator received.
 
-    Exits with 6 where something is wrong, and says which line.
+    For a damaged ledger, it names the line and exits with 6.
     """
     from ifedicl.ledger.ledger import read
     from ifedicl.ledger.receipts import check_heads, read_heads
@@ -126,29 +124,20 @@ def verify_ledger(
 
 
 def _verdict(entries: Sequence[Entry], facts: dict[str, Any]) -> list[str]:
-    lines = [f"{facts['owner']}: {len(entries)} lines, whole; the last is {facts['head']}"]
+    lines = [f"{facts['owner']}: {len(entries)} lines, all intact; the last digest is {facts['head']}"]
     if facts["torn_bytes"]:
         lines.append(
-            f"behind it {facts['torn_bytes']} bytes of a line that a crash tore off: what it told of never left. "
-            "The client quotes it in a line of its own at its next start"
+            f"after it, {facts['torn_bytes']} bytes of an incomplete line, left by a crash: its reply was never sent. The "
+            "client quotes it in a new line at its next start"
         )
     if "heads_checked" in facts:
         lines.append(
-            f"{facts['heads_checked']} heads of the coordinator fit; of the last {facts['entries_the_coordinator_never_had']} "
-            "lines it had none"
+            f"{facts['heads_checked']} heads of the coordinator match; it never received the last "
+            f"{facts['entries_the_coordinator_never_had']} lines"
         )
     else:
-        lines.append("lines cut off at its end would not show here; give the coordinator's file with --heads")
+        lines.append("lines cut at the end cannot be found without the coordinator's file; give it with --heads")
     return lines
-
-
-def _digests(config: Path) -> tuple[str, str]:
-    """Task and model of a config, as strings of TOML."""
-    from ifedicl.backbone.load import fingerprint
-    from ifedicl.settings import load_settings
-
-    settings = load_settings(config)
-    return f'"{settings.task.digest}"', f'"{fingerprint(settings.model)}"'
 
 
 def _line(entry: Entry) -> str:
@@ -156,10 +145,7 @@ def _line(entry: Entry) -> str:
     columns = [str(entry.number), entry.time, facts.get("kind", entry.event)]
     if "run" in facts:
         shapes = " ".join(f"{name}{shape}" for name, shape in facts["shapes"].items())
-        columns += [
-            f"job {facts['run'][:8]}",
-            f"{facts['bytes']} + {facts['engine_bytes']} bytes",
-            shapes or facts.get("code", ""),
-        ]
+        sent = f"{facts['bytes']} + {facts['engine_bytes']} bytes"
+        columns += [f"job {facts['run'][:8]}", sent, shapes or facts.get("code", "")]
         columns += [] if facts["epsilon"] is None else [f"ε {facts['epsilon']:g}"]
     return "\t".join([*columns, entry.digest[:12]])

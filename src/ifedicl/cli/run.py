@@ -22,27 +22,25 @@ if TYPE_CHECKING:
 def run(
     config: Annotated[Path, typer.Argument(help="A TOML file; `ifedicl init` writes one.")],
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/NAME of the config.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")] = False,
     more_rounds: Annotated[
-        int, typer.Option(min=0, help="After a finished run: take in added examples, and calibrate so many rounds more.")
+        int, typer.Option(min=0, help="After a finished run: include added examples, and calibrate this many more rounds.")
     ] = 0,
     store: Annotated[
         str | None,
         typer.Option(
             envvar="IFEDICL_STORE",
             show_envvar=True,
-            help="A task cache, a file or postgresql://USER@HOST/DATABASE: looked up first, and what is calibrated is stored.",
+            help="A task cache (a file or postgresql://USER@HOST/DATABASE): use its adapters, and store new ones.",
         ),
     ] = None,
-    federation: Annotated[str, typer.Option(help="With --store: nothing is found across federations.")] = "default",
-    recalibrate: Annotated[
-        bool, typer.Option("--recalibrate", help="With --store: calibrate even where the answer is stored.")
-    ] = False,
+    federation: Annotated[str, typer.Option(help="With --store: use adapters of this federation only.")] = "default",
+    recalibrate: Annotated[bool, typer.Option("--recalibrate", help="With --store: do not reuse a stored adapter.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run a federation of the clients in CONFIG on this machine, and save its adapter.
 
-    A checkpoint is written after each round: a run that was killed goes on with --resume and ends with the same adapter.
+    A checkpoint is written after each round. After a crash, --resume continues the run and ends with the same adapter.
     """
     from ifedicl import runs
     from ifedicl.federation.events import Begun, each
@@ -54,23 +52,22 @@ def run(
     settings = load_settings(config)
     folder = out or Path("runs") / config.stem
     start = time.perf_counter()
-    run_folder = RunFolder(folder)
-    run_folder.check(resume=resume, more_rounds=more_rounds)
-    keeper = run_folder.settings_keeper("config.toml", config.read_text(encoding="utf-8"))
+    paths = RunFolder(folder)
+    paths.check(resume=resume, more_rounds=more_rounds)
+    keeper = paths.settings_keeper("config.toml", config.read_text(encoding="utf-8"))
     cache = None if store is None else runs.Cache(store, federation, recalibrate or resume or more_rounds > 0)
     with federation_bars(settings.task.name, settings.rounds.rounds) as observer:
         observed = each(keeper, observer)
         result = runs.run(settings, folder, resume=resume, more_rounds=more_rounds, observer=observed, cache=cache)
-    if result.federated is None:
-        keeper(Begun(None))  # the answer was stored, and nothing had to run
     if result.answer is not None and not as_json:
         print(f"task cache: {result.answer.found.kind}: {result.answer.found.why}")
-    if result.federated is None:
+    if result.federated is None:  # the answer was stored, and no federation ran
         assert result.answer is not None
+        keeper(Begun(None))
         if as_json:
-            print(json.dumps(_hit_facts(result.answer, run_folder)))
+            print(json.dumps({"adapter": str(paths.adapter), "cache": _cache_facts(result.answer)}))
         else:
-            print(f"adapter: {run_folder.adapter}   {time.perf_counter() - start:.1f} seconds")
+            print(f"adapter: {paths.adapter}   {time.perf_counter() - start:.1f} seconds")
         return
     seconds = time.perf_counter() - start
     rows = [
@@ -88,20 +85,20 @@ def run(
         samples=(),
         seconds=seconds,
     )
-    write_report(report, run_folder.report)
+    write_report(report, paths.report)
     if as_json:
-        found = {} if result.answer is None else {"cache": _found_facts(result.answer)}
-        print(json.dumps(_run_facts(report, run_folder) | found))
+        cache_facts = {} if result.answer is None else {"cache": _cache_facts(result.answer)}
+        print(json.dumps(_run_facts(report, paths) | cache_facts))
         return
     print_report(report, Console(markup=False))
-    print(f"adapter: {run_folder.adapter}   report: {run_folder.report}   {seconds:.0f} seconds")
+    print(f"adapter: {paths.adapter}   report: {paths.report}   {seconds:.0f} seconds")
 
 
-def _run_facts(report: Report, folder: RunFolder) -> dict[str, Any]:
+def _run_facts(report: Report, paths: RunFolder) -> dict[str, Any]:
     state = report.outcome.state
     return {
-        "adapter": str(folder.adapter),
-        "report": str(folder.report),
+        "adapter": str(paths.adapter),
+        "report": str(paths.report),
         "rounds": state.round,
         "chosen_round": report.outcome.chosen_round,
         "held_out": [
@@ -115,9 +112,5 @@ def _run_facts(report: Report, folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def _found_facts(answer: Answer) -> dict[str, Any]:
+def _cache_facts(answer: Answer) -> dict[str, Any]:
     return {"kind": answer.found.kind, "why": answer.found.why, "id": answer.entry.id, "version": answer.entry.version}
-
-
-def _hit_facts(answer: Answer, folder: RunFolder) -> dict[str, Any]:
-    return {"adapter": str(folder.adapter), "cache": _found_facts(answer)}

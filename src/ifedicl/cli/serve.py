@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ifedicl.cli.options import ModelSource
 from ifedicl.errors import ConfigError, Fault, ServeError
 
 if TYPE_CHECKING:
@@ -24,29 +25,29 @@ def serve(
         list[str] | None, typer.Argument(metavar="[[NAME=]FOLDER]...", help="Adapter folders; RUN/adapter is called RUN.")
     ] = None,
     store: Annotated[
-        str | None, typer.Option(help="Also the newest version of each task of a task cache, as new ones land.")
+        str | None, typer.Option(help="A task cache: also serve the newest version of each task, and new versions later.")
     ] = None,
     federation: Annotated[str | None, typer.Option(help="With --store: tasks of this federation only.")] = None,
-    model: Annotated[str | None, typer.Option(help="Where the model lies here, if not where the adapter says.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
-    keys: Annotated[Path | None, typer.Option(help="API keys, as `ifedicl key` makes them; asked for under /v1/.")] = None,
+    model: ModelSource = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8000,
+    keys: Annotated[Path | None, typer.Option(help="File of API keys, made by `ifedicl key`; /v1/ requires one.")] = None,
     without_keys: Annotated[
-        bool, typer.Option("--without-keys", help="Let everybody ask who reaches an address other than this machine's own.")
+        bool, typer.Option("--without-keys", help="Allow requests from other machines without a key.")
     ] = False,
-    runs: Annotated[Path | None, typer.Option(help="A folder of runs; the page shows them while they go on.")] = None,
+    runs: Annotated[Path | None, typer.Option(help="A folder of runs, whose progress the page shows.")] = None,
     most_waiting: Annotated[
-        int, typer.Option(min=2, help="Texts that may wait, one with zero-shot counting twice; more are answered 429.")
+        int, typer.Option(min=2, help="Maximum number of waiting texts, with zero-shot counted twice; beyond it: 429.")
     ] = 512,
-    most_texts: Annotated[int, typer.Option(min=1, help="Texts in one request.")] = 256,
-    most_bytes: Annotated[int, typer.Option(min=1024, help="Of one request; larger ones are answered 413.")] = 1 << 20,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds until a request is given up, 503.")] = 30.0,
-    arrival: Annotated[float, typer.Option(min=0.1, help="Seconds for a request to arrive, 408.")] = 10.0,
-    refresh: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks for new versions.")] = 5.0,
+    most_texts: Annotated[int, typer.Option(min=1, help="Maximum number of texts in a request.")] = 256,
+    most_bytes: Annotated[int, typer.Option(min=1024, help="Maximum bytes of a request; beyond it: 413.")] = 1 << 20,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Maximum seconds to answer a request; beyond it: 503.")] = 30.0,
+    arrival: Annotated[float, typer.Option(min=0.1, help="Maximum seconds to receive a request; beyond it: 408.")] = 10.0,
+    refresh: Annotated[float, typer.Option(min=0.1, help="Seconds between checks for new versions.")] = 5.0,
 ) -> None:
     """Serve adapters over one model: a page at /, POST /v1/classify, and the API's description at /docs.
 
-    Needs: pip install 'ifedicl[serve]'. Stops at Ctrl-C or SIGTERM, after the requests under way. Texts are never logged.
+    Needs: pip install 'ifedicl[serve]'. Ctrl-C or SIGTERM stops it after the current requests. Texts are never logged.
     """
     try:
         from ifedicl.serve.api_keys import Keys
@@ -55,16 +56,18 @@ def serve(
         from ifedicl.serve.server import bound
         from ifedicl.serve.server import serve as run_server
     except ModuleNotFoundError as error:
-        raise ServeError(
-            f"serving needs the package {error.name}, which is not installed: pip install 'ifedicl[serve]'"
-        ) from error
+        raise ServeError(f"packages: {error.name} is not installed. Install it: pip install 'ifedicl[serve]'") from error
     from ifedicl.backbone.load import load_backbone
     from ifedicl.progress import LOADING, waiting
+    from ifedicl.store import open_store
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     _check_open(host, keys, allowed=without_keys)
-    _check_room(most_texts, most_waiting)
+    if most_texts > most_waiting:
+        remedy = f"Give --most-waiting {most_texts} or more, or a smaller --most-texts."
+        fault = Fault("most-waiting", str(most_waiting), f"at least --most-texts, {most_texts}", remedy)
+        raise ConfigError("serve", [fault])
     known = None if keys is None else Keys(keys)
     limits = Limits(
         texts=most_texts,
@@ -75,7 +78,7 @@ def serve(
         refresh_seconds=refresh,
     )
     with ExitStack() as stack:
-        opened = None if store is None else stack.enter_context(closing(_opened(store)))
+        opened = None if store is None else stack.enter_context(closing(open_store(store)))
         settings, shown = _model(adapters or (), opened, federation, model)
         listener = bound(host, port)
         stack.enter_context(listener.socket)
@@ -92,59 +95,45 @@ def serve(
             limits=limits,
             keys=known,
             runs=runs,
-            on_start=_started,
+            on_start=_print_start,
         )
 
 
 def key(
     file: Annotated[
-        Path, typer.Argument(help="The file of hashes that `ifedicl serve --keys` reads; made if it is not there.")
+        Path, typer.Argument(help="The file of hashes for `ifedicl serve --keys`; it is made if it does not exist.")
     ],
-    name: Annotated[str, typer.Argument(help="Of whoever will use the key.")],
+    name: Annotated[str, typer.Argument(help="Name of the key's user.")],
 ) -> None:
-    """Make an API key for `ifedicl serve`: it is printed once, and only its hash is kept.
+    """Make an API key for `ifedicl serve`: it is printed once, and only its hash is stored.
 
-    To withdraw a key, remove its line; a running server notices.
+    To revoke a key, delete its line; a running server notices.
     """
     from ifedicl.serve.api_keys import new_key
 
-    made = new_key(file, name)
-    print(made)
-    print(f"kept as a hash in {file}; send it as: Authorization: Bearer KEY. It is not shown again", file=sys.stderr)
+    print(new_key(file, name))
+    print(f"its hash is in {file}; send the key as: Authorization: Bearer KEY. It is not shown again", file=sys.stderr)
 
 
-def _started(url: str, catalog: Catalog) -> None:
+def _print_start(url: str, catalog: Catalog) -> None:
     names = ", ".join(f"{served.name} (version {served.loaded.version})" for served in catalog) or "no adapter yet"
     print(f"serving {names} at {url}", file=sys.stderr, flush=True)
 
 
 def _check_open(host: str, keys: Path | None, *, allowed: bool) -> None:
-    """Refuse to answer strangers by oversight."""
+    """Require keys, or ``allowed``, on an address that other machines reach."""
     from ifedicl.serve.hosts import is_loopback
 
     if is_loopback(host) or keys is not None or allowed:
         return
-    remedy = "Make a key (ifedicl key keys.txt NAME) and give --keys keys.txt, or let everybody in with --without-keys."
-    raise ConfigError("serve", [Fault("host", host, "127.0.0.1, ::1 or localhost where there are no keys", remedy)])
-
-
-def _check_room(texts: int, waiting: int) -> None:
-    """A request of as many texts as are allowed must fit in."""
-    if texts > waiting:
-        remedy = f"Give --most-waiting {texts} or more, or a smaller --most-texts."
-        raise ConfigError("serve", [Fault("most-waiting", str(waiting), f"at least --most-texts, {texts}", remedy)])
-
-
-def _opened(store: str) -> Store:
-    from ifedicl.store import open_store
-
-    return open_store(store)
+    remedy = "Make a key (ifedicl key keys.txt NAME) and give --keys keys.txt, or allow all requests with --without-keys."
+    raise ConfigError("serve", [Fault("host", host, "127.0.0.1, ::1 or localhost without keys", remedy)])
 
 
 def _model(
     folders: Sequence[str], store: Store | None, federation: str | None, source: str | None
 ) -> tuple[ModelSettings, str]:
-    """Which model: that of the first adapter, or of the newest version in the store; and its name for people."""
+    """The model of the first adapter, or of the newest version in the store; and the name to show."""
     from ifedicl.adapter import Adapter
     from ifedicl.settings import ModelSettings
 
@@ -153,11 +142,8 @@ def _model(
     elif store is not None and (entries := store.entries(federation=federation)):
         adapter = store.get(max(entry.id for entry in entries)).adapter
     elif store is not None and source is not None:
-        settings = ModelSettings(source=source)
-        return settings, Path(source).name
+        return ModelSettings(source=source), Path(source).name
     else:
-        remedy = (
-            "Give the folder that `ifedicl run` or `ifedicl demo` wrote, or --store with --model for a store that is empty."
-        )
+        remedy = "Give a folder that `ifedicl run` or `ifedicl demo` wrote, or --store; with an empty store also --model."
         raise ConfigError("serve", [Fault("adapters", "none", "adapter folders, a task cache, or both", remedy)])
     return adapter.with_model_source(source).model, adapter.model_name

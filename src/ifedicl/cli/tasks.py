@@ -1,10 +1,9 @@
-"""``ifedicl tasks``: what the task cache holds."""
+"""``ifedicl tasks``: the task cache."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,35 +24,40 @@ Url = Annotated[
         "--store",
         envvar="IFEDICL_STORE",
         show_envvar=True,
-        help="A file, or postgresql://USER@HOST/DATABASE. Default: a file of yours.",
+        help="A file, or postgresql://USER@HOST/DATABASE. Default: a file in your data folder.",
     ),
 ]
-Version = Annotated[int, typer.Argument(metavar="ID", help="Of a version, as `ifedicl tasks list` shows it.")]
+Version = Annotated[int, typer.Argument(metavar="ID", help="Id of a version; `ifedicl tasks list` shows them.")]
 
 _SIGNATURE = "signature.json"
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="The task cache: adapters of calibrated tasks, found again by what was asked.\n\n"
-    "`ifedicl run --store` looks there first and stores what it calibrates. Needs: pip install 'ifedicl[store]'.",
+    help="The task cache: adapters of calibrated tasks, for reuse by equal or similar tasks.\n\n"
+    "`ifedicl run --store` uses its adapters and stores new ones. Needs: pip install 'ifedicl[store]'.",
 )
 
 
 @app.command("list")
 def list_tasks(
-    federation: Annotated[str | None, typer.Option(help="Of this federation only.")] = None,
+    federation: Annotated[str | None, typer.Option(help="Show this federation only.")] = None,
     store: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Show every version of every task."""
+    """List every version of every task."""
     with _opened(store) as opened:
-        _print(opened.entries(federation=federation), as_json=as_json)
+        entries = opened.entries(federation=federation)
+    if as_json:
+        print(json.dumps([_facts(entry) for entry in entries], ensure_ascii=False))
+        return
+    for entry in entries:
+        print(_line(entry))
 
 
 @app.command()
 def show(version: Version, store: Url = None, as_json: Json = False) -> None:
-    """Show one version: figures, prompt and how it came to be."""
+    """Show one version: metrics, prompt and provenance."""
     with _opened(store) as opened:
         stored = opened.get(version)
     facts = _facts(stored.entry) | {
@@ -68,19 +72,17 @@ def show(version: Version, store: Url = None, as_json: Json = False) -> None:
 @app.command()
 def search(
     version: Version,
-    count: Annotated[int, typer.Option(min=1, help="So many at most.")] = 5,
+    count: Annotated[int, typer.Option(min=1, help="Maximum number of versions.")] = 5,
     store: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Show the versions nearest to one, with the cosine of their signatures: same federation and model only."""
+    """Show the nearest versions of the same federation and model, with the cosine of their signatures."""
     from ifedicl.store.records import TaskKey
 
     with _opened(store) as opened:
         stored = opened.get(version)
         if stored.signature is None:
-            raise AdapterError(
-                f"version {version} was stored without a signature, so nothing can be near it; calibrate it again"
-            )
+            raise AdapterError(f"id: version {version} has no signature to compare. Calibrate its task again")
         key = TaskKey.of_adapter(stored.entry.federation, stored.adapter)
         found = [item for item in opened.nearest(key, stored.signature, count + 1) if item.entry.id != version][:count]
     if as_json:
@@ -96,7 +98,7 @@ def export_task(
     folder: Annotated[Path, typer.Argument(help="The adapter folder to write.")],
     store: Url = None,
 ) -> None:
-    """Write one version as an adapter folder, which `ifedicl classify` and `ifedicl tasks import` read."""
+    """Write one version as an adapter folder, for `ifedicl classify` and `ifedicl tasks import`."""
     from ifedicl import files
 
     with _opened(store) as opened:
@@ -109,25 +111,24 @@ def export_task(
 
 @app.command("import")
 def import_task(
-    folder: Annotated[Path, typer.Argument(help="An adapter folder, as `run` or `tasks export` wrote it.")],
-    federation: Annotated[str, typer.Option(help="The federation that may find it.")] = "default",
+    folder: Annotated[Path, typer.Argument(help="An adapter folder that `run` or `tasks export` wrote.")],
+    federation: Annotated[str, typer.Option(help="The federation that can use it.")] = "default",
     store: Url = None,
 ) -> None:
-    """Store an adapter folder as a new version: the one way from one federation to another."""
+    """Store an adapter folder as a new version. This is the only way to share one between federations."""
     from ifedicl.adapter import Adapter
     from ifedicl.store.records import TaskKey
 
     adapter = Adapter.load(folder)
+    key, signature = TaskKey.of_adapter(federation, adapter), _signature(folder / _SIGNATURE)
     with _opened(store, make=True) as opened:
-        entry = opened.put(
-            TaskKey.of_adapter(federation, adapter), adapter, _signature(folder / _SIGNATURE), {"found": "import"}
-        )
+        entry = opened.put(key, adapter, signature, {"found": "import"})
     print(f"stored as id {entry.id}: {entry.task}, version {entry.version}, federation {entry.federation}")
 
 
 @app.command("rm")
-def remove(versions: Annotated[list[int], typer.Argument(metavar="ID...", help="Of versions.")], store: Url = None) -> None:
-    """Delete versions for good; a task goes with its last one."""
+def remove(versions: Annotated[list[int], typer.Argument(metavar="ID...", help="Ids of versions.")], store: Url = None) -> None:
+    """Delete versions permanently; a task without versions is deleted too."""
     with _opened(store) as opened:
         for version in versions:
             opened.remove(version)
@@ -136,23 +137,18 @@ def remove(versions: Annotated[list[int], typer.Argument(metavar="ID...", help="
 
 @app.command()
 def gc(
-    keep: Annotated[int, typer.Option(min=1, help="Versions of each task that stay, the newest.")] = 3, store: Url = None
+    keep: Annotated[int, typer.Option(min=1, help="Number of newest versions of each task to keep.")] = 3, store: Url = None
 ) -> None:
-    """Delete old versions of every task, and give their space back."""
+    """Delete old versions of every task and free their space."""
     with _opened(store) as opened:
         print(f"removed {opened.collect(keep)}")
 
 
-@contextmanager
-def _opened(url: str | None, *, make: bool = False) -> Iterator[Store]:
-    """Whoever only looks makes no empty store where a path is wrong."""
+def _opened(url: str | None, *, make: bool = False) -> closing[Store]:
+    """A store for a ``with`` block. Only commands that write make one, so that a wrong path is an error."""
     from ifedicl.store import open_store
 
-    store = open_store(url, make=make)
-    try:
-        yield store
-    finally:
-        store.close()
+    return closing(open_store(url, make=make))
 
 
 def _signature(path: Path) -> Any:
@@ -165,31 +161,21 @@ def _signature(path: Path) -> Any:
     try:
         signature = np.array(json.loads(path.read_text(encoding="utf-8")), dtype=np.float32)
     except (OSError, ValueError, TypeError) as error:
-        raise AdapterError(f"{path}: not a list of numbers ({error}); export the task again") from error
+        raise AdapterError(f"{path}: not a list of numbers ({error}). Export the task again") from error
     norm = float(np.linalg.norm(signature)) if signature.shape == (SIZE,) else float("nan")
     if not abs(norm - 1) < 1e-3:
         raise AdapterError(
-            f"{path}: shape {signature.shape}, norm {norm:.3f}; it must be {SIZE} numbers of norm 1. Export again"
+            f"{path}: received shape {signature.shape}, norm {norm:.3f}; allowed: {SIZE} numbers of norm 1. Export again"
         )
     return signature
-
-
-def _print(entries: Sequence[Entry], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps([_facts(entry) for entry in entries], ensure_ascii=False))
-        return
-    for entry in entries:
-        print(_line(entry))
 
 
 def _line(entry: Entry) -> str:
     loss = entry.metrics.get("held_out_loss")
     when = datetime.fromtimestamp(entry.created, UTC).strftime("%Y-%m-%d %H:%M")
-    figures = "" if loss is None else f"\tloss {loss:.3f}"
-    return (
-        f"{entry.id}\t{entry.task}\tversion {entry.version}\t{entry.federation}\tmodel {entry.fingerprint[:8]}\t"
-        f"{entry.size / 1e3:.0f} KB\t{when}{figures}"
-    )
+    columns = [entry.id, entry.task, f"version {entry.version}", entry.federation, f"model {entry.fingerprint[:8]}"]
+    columns += [f"{entry.size / 1e3:.0f} KB", when] + ([] if loss is None else [f"loss {loss:.3f}"])
+    return "\t".join(map(str, columns))
 
 
 def _facts(entry: Entry) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ifedicl.ledger.ledger import OPENED
 
 @dataclass(frozen=True)
 class Receipt:
-    """The client's ledger head, its reply included, and the hex SHA-256 of the reply's frame. Both came with the reply."""
+    """What came with a reply: the head of the client's ledger, with the reply's line, and the frame's hex SHA-256."""
 
     head: Head
     sha256: str

@@ -92,28 +92,23 @@ class History:
 
 
 class CountedLedger:
-    """A ledger, and the counts of its entries, which follow each line that is written."""
+    """A ledger and its history, which counts each line as it is written."""
 
     def __init__(self, ledger: Ledger) -> None:
-        """Count what has left already."""
         self._ledger = ledger
         self.history = History.of(ledger)
 
     @property
     def head(self) -> Head:
-        """Of the last entry."""
+        """The head at the last entry."""
         return self._ledger.head
 
     def knows(self, head: Head) -> bool:
-        """Whether the ledger had that head once, or has it now."""
+        """As :meth:`Ledger.knows`."""
         return self._ledger.knows(head)
 
     def append(self, event: str, facts: Mapping[str, Any]) -> Head:
-        """Write one line of a reply, and count it. The line is on the disk when this returns.
-
-        Raises:
-            StorageError: it could not be written, and is not there.
-        """
+        """As :meth:`Ledger.append`; the line is counted too."""
         head = self._ledger.append(event, facts)
         self.history.note(facts)
         return head

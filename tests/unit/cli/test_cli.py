@@ -144,7 +144,7 @@ def test_init_writes_a_config_once(tmp_path: Path, capsys: pytest.CaptureFixture
     ("arguments", "code", "message"),
     [
         (["classify", "nowhere", "x"], 5, "is not an adapter: adapter.json is missing"),
-        (["inspect", "nowhere"], 3, "there is no such file or folder"),
+        (["inspect", "nowhere"], 3, "no such file or folder"),
         (["run", "nowhere.toml"], 2, "Write one with: ifedicl init"),
     ],
 )
