@@ -71,7 +71,7 @@ def test_all_faults_are_reported_at_once_with_field_received_allowed_and_remedy(
         "calibration.loss",
         "rounds.client_fraction",
     }
-    assert "received 0; allowed: examples a step; 1 or more" in faults["calibration.batch_size"]
+    assert "received 0; allowed: examples in a step; 1 or more" in faults["calibration.batch_size"]
     assert "Did you mean 'learning_rate'?" in faults["calibration.lerning_rate"]
     assert "received 'lion'" in faults["calibration.loss"]
     assert "'vocabulary' or 'labels'" in faults["calibration.loss"]
@@ -92,12 +92,12 @@ def test_a_value_in_place_of_a_section_is_told_what_the_section_holds(tmp_path: 
 @pytest.mark.parametrize(
     ("text", "field", "remedy"),
     [
-        ("[rounds]\nrounds = true\n", "rounds.rounds", "Write a number; true and false are none"),
+        ("[rounds]\nrounds = true\n", "rounds.rounds", "Write a number, not true or false"),
         ('[rounds]\nrounds = "3"\n', "rounds.rounds", "Write a number, without quotes"),
         ('[calibration]\nlearning_rate = "0.1"\n', "calibration.learning_rate", "Write a number, without quotes"),
-        ("[holdout]\nselection = false\n", "holdout.selection", "Write a number; true and false are none"),
-        ("[injection]\nfrom_depth = false\n", "injection.from_depth", "Write a number; true and false are none"),
-        ("[data.split]\npool = true\n", "data.split.pool", "Write a number; true and false are none"),
+        ("[holdout]\nselection = false\n", "holdout.selection", "Write a number, not true or false"),
+        ("[injection]\nfrom_depth = false\n", "injection.from_depth", "Write a number, not true or false"),
+        ("[data.split]\npool = true\n", "data.split.pool", "Write a number, not true or false"),
     ],
 )
 def test_true_and_words_are_no_numbers(tmp_path: Path, text: str, field: str, remedy: str) -> None:
@@ -139,7 +139,7 @@ def test_a_byte_order_mark_means_nothing(tmp_path: Path) -> None:
 
 def test_what_is_allowed_is_never_a_complaint(tmp_path: Path) -> None:
     fault = faults_of(tmp_path, GOOD + "[holdout]\nselection = 0.6\ngate = 0.5\n")["holdout"]
-    assert "; allowed: settings that go together. selection + gate is 1.1; keep it below 1" in fault
+    assert "; allowed: settings that do not contradict each other. selection + gate is 1.1; keep it below 1" in fault
 
 
 def test_duplicate_label_words_are_named(tmp_path: Path) -> None:
@@ -165,12 +165,12 @@ def test_an_absent_config_says_how_to_write_one(tmp_path: Path) -> None:
 
 def test_both_sources_of_data_are_refused(tmp_path: Path) -> None:
     text = GOOD.replace('train = "train.jsonl"', 'train = "train.jsonl"\nclients = {a = "a.jsonl"}')
-    assert "not both and not neither" in faults_of(tmp_path, text)["data"]
+    assert "give exactly one of clients" in faults_of(tmp_path, text)["data"]
 
 
 def test_no_client_has_the_name_of_a_sum(tmp_path: Path) -> None:
     text = GOOD.replace('train = "train.jsonl"', 'clients = {"all clients" = "a.jsonl", b = "b.jsonl"}')
-    assert 'may not be called "all clients"' in faults_of(tmp_path, text)["data"]
+    assert '"all clients" is the name of sums' in faults_of(tmp_path, text)["data"]
 
 
 def test_held_out_fractions_must_leave_something(tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_secure_mode_needs_clients_to_hide_among(tmp_path: Path) -> None:
     assert load_settings(written(tmp_path, SECURE)).sums_only
     few = SECURE.replace('train = "train.jsonl"', 'clients = {a = "a.jsonl", b = "b.jsonl"}')
     (fault,) = faults_of(tmp_path, few).values()
-    assert "2 clients are fewer than privacy.min_survivors, 3" in fault
+    assert "2 clients, fewer than privacy.min_survivors, 3" in fault
 
 
 def test_more_than_half_of_a_sums_clients_must_last_whatever_the_settings() -> None:

@@ -1,17 +1,22 @@
 """Settings of a run: frozen, checked together, with all faults reported at once.
 
-:class:`Method` travels to the clients and decides the numbers. :class:`Coordination` says how the coordinator drives the run.
-:class:`RunSettings` holds both, and where the model and the data lie. A config file is TOML; ``preset`` names a shipped file
-whose sections it starts from (``paper`` is the paper's variant).
+:class:`Method` decides the numbers and is sent to the clients. :class:`Coordination` says how the coordinator drives the run.
+:class:`RunSettings` has both, and the model and data. A config file is TOML; ``preset`` names a shipped file to start from
+(``paper`` is the paper's variant).
 """
 
-from ifedicl.settings.config import TOGETHER, DataSettings, ModelSettings, RunSettings, SplitSettings
-from ifedicl.settings.contradictions import check_coordination, noise_contradictions
-from ifedicl.settings.coordination import Coordination
+from ifedicl.settings.config import (
+    TOGETHER,
+    Coordination,
+    DataSettings,
+    ModelSettings,
+    RunSettings,
+    SplitSettings,
+    check_coordination,
+)
 from ifedicl.settings.earlier import method_of
-from ifedicl.settings.method import Method
-from ifedicl.settings.paths import anchored, anchored_model
-from ifedicl.settings.presets import changed, load_preset, load_settings, presets
+from ifedicl.settings.method import Method, noise_contradictions
+from ifedicl.settings.presets import anchored, anchored_model, changed, load_preset, load_settings, presets
 from ifedicl.settings.sections import (
     CalibrationSettings,
     HoldoutSettings,

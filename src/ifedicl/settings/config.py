@@ -1,4 +1,4 @@
-"""A whole config file: a method, how the run is driven, and where the model and the data lie on this machine."""
+"""A whole config file: the method, coordination, and this machine's model and data."""
 
 from __future__ import annotations
 
@@ -7,14 +7,36 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ifedicl.settings.contradictions import check_coordination
-from ifedicl.settings.coordination import Coordination
 from ifedicl.settings.method import Method
 from ifedicl.settings.validation import Section
 from ifedicl.task import Task
 
 TOGETHER = "all clients"
-"""How the coordinator knows the one client that a sum seems to come from; no client's name."""
+"""The name under which the coordinator keeps sums; no client has it."""
+
+
+class Coordination(Section):
+    """How the coordinator drives a run: deadline, minimum number of replies, early stop.
+
+    It is not sent to clients and not part of any digest, so a run can be resumed with a longer deadline or fewer clients.
+    """
+
+    deadline_seconds: float = Field(default=3600.0, gt=0.0, description="longest wait for a step; above 0")
+    min_clients: int = Field(default=1, ge=1, description="minimum number of usable replies in a step; 1 or more")
+    patience: int = Field(default=0, ge=0, description="evaluations without improvement before the run stops; 0: no early stop")
+
+
+def check_coordination(method: Method, coordination: Coordination) -> None:
+    """Check how a run is driven against its method.
+
+    Raises:
+        ValueError: they contradict each other.
+    """
+    if method.sums_only and coordination.min_clients > 1:
+        raise ValueError(
+            "coordination.min_clients must be 1 where the coordinator sees sums only, because a sum is one reply. "
+            "privacy.min_survivors takes its place"
+        )
 
 
 class ModelSettings(Section):
@@ -24,51 +46,51 @@ class ModelSettings(Section):
     revision: str | None = Field(default=None, description="a branch, tag or commit of the hub id")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description='"float32", "bfloat16" or "float16" to compute in; "auto": bfloat16 where the processor has units for it',
+        description='"float32", "bfloat16" or "float16"; "auto": bfloat16 if the processor has units for it',
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description='"auto", "cpu", "cuda" or "cuda:N"')
     max_prompt_tokens: int | None = Field(
-        default=None, ge=8, description="cut longer prompts (in the text, never in the template); default: the model's window"
+        default=None, ge=8, description="longest prompt; longer texts are cut, the template never; default: the model's window"
     )
     writes: Mapping[str, str] | None = Field(
         default=None,
-        description='for a family that ifedicl does not know: layers, attention and mlp, as in {layers = "model.layers", '
+        description='layers, attention and mlp of a family that ifedicl does not know, as in {layers = "model.layers", '
         'attention = "self_attn.o_proj", mlp = "mlp.down_proj"}',
     )
 
 
 class SplitSettings(Section):
-    """Simulated clients: one file dealt out."""
+    """Simulated clients: one file, split among them."""
 
     clients: int = Field(default=10, ge=1, description="how many simulated clients; 1 or more")
-    alpha: float = Field(default=0.5, gt=0.0, description="Dirichlet concentration, positive; small is uneven")
-    pool: int | None = Field(default=None, ge=2, description="draw so many examples first; default: all of them")
+    alpha: float = Field(default=0.5, gt=0.0, description="Dirichlet concentration, positive; small: uneven")
+    pool: int | None = Field(default=None, ge=2, description="number of examples to draw first; default: all of them")
 
 
 class DataSettings(Section):
-    """Where the labelled text lies."""
+    """The files of labelled text."""
 
     clients: Mapping[str, str] | None = Field(
         default=None, description='one file a client, as in {"clinic-a" = "a.jsonl", "clinic-b" = "b.csv"}'
     )
-    train: str | None = Field(default=None, description="one file, dealt to simulated clients by [data.split]")
+    train: str | None = Field(default=None, description="one file, split among simulated clients by [data.split]")
     split: SplitSettings = Field(default_factory=SplitSettings)
     public: str | None = Field(
         default=None,
-        description='texts that are no one\'s data, the same file at every client; privacy.mode "private" needs it',
+        description='texts that belong to no client, the same file at every client; privacy.mode "private" needs it',
     )
-    test: str | None = Field(default=None, description="a file read once, at the end, for the report")
+    test: str | None = Field(default=None, description="a file that is read once, at the end, for the report")
     text_column: str = Field(default="text", description="the column that holds the text")
     label_column: str = Field(default="label", description="the column that holds the label")
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:
         if (self.clients is None) == (self.train is None):
-            raise ValueError("give either clients (one file each) or train (one file, dealt out), not both and not neither")
+            raise ValueError("give exactly one of clients (a file for each) and train (one file, split among them)")
         if self.clients is not None and not self.clients:
             raise ValueError("clients is empty; name at least one client and its file")
         if self.clients is not None and TOGETHER in self.clients:
-            raise ValueError(f'a client may not be called "{TOGETHER}", the name under which sums are kept; give it another')
+            raise ValueError(f'clients: "{TOGETHER}" is the name of sums; give the client another name')
         return self
 
 
@@ -84,25 +106,25 @@ class RunSettings(Method):
     @model_validator(mode="after")
     def _has_public_text(self) -> Self:
         if self.promises_noise and self.data.public is None:
-            raise ValueError('privacy.mode "private" takes its vectors from public text; name a file of it as data.public')
+            raise ValueError('privacy.mode "private" computes its vectors from public text; name a file of it in data.public')
         return self
 
     @model_validator(mode="after")
-    def _has_clients_to_hide_among(self) -> Self:
+    def _has_enough_clients(self) -> Self:
         clients = self.data.split.clients if self.data.clients is None else len(self.data.clients)
         if self.privacy is not None and self.sums_only and clients < self.privacy.min_survivors:
             raise ValueError(
-                f"{clients} clients are fewer than privacy.min_survivors, {self.privacy.min_survivors}: no sum would ever be "
+                f"data has {clients} clients, fewer than privacy.min_survivors, {self.privacy.min_survivors}: no sum would be "
                 "revealed. Name more clients in [data]"
             )
         return self
 
     @model_validator(mode="after")
-    def _counts_a_sum_once(self) -> Self:
+    def _is_coordinated(self) -> Self:
         check_coordination(self, self.coordination)
         return self
 
     @property
     def method(self) -> Method:
-        """The part that travels to the clients."""
+        """The part that is sent to the clients."""
         return Method(**{name: getattr(self, name) for name in Method.model_fields})

@@ -1,4 +1,4 @@
-"""Settings as an adapter of an earlier version states them."""
+"""Reads the settings that an adapter of an earlier version states."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _RENAMED: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("privacy", "min_clients"): ("privacy", "min_survivors"),
     ("privacy", "drop_out"): ("privacy", "dropout"),
 }
-"""Settings of earlier versions that have another name now, with their sections."""
+"""Settings of earlier versions, and their present paths."""
 
 
 def method_of(provenance: Mapping[str, Any]) -> Method:
     """The method that an adapter's provenance states.
 
-    Settings that have another name now are read under it. Settings that no longer exist are left out: the numbers that they
-    decided are in the adapter.
+    Renamed settings are read under their present names. Removed settings are left out: the adapter has the numbers that they
+    decided.
 
     Raises:
-        KeyError: it states none.
+        KeyError: it states no method.
         ConfigError: the settings are wrong.
     """
     return validated(Method, _known(Method, _renamed(provenance["method"])), "provenance")
@@ -35,10 +35,10 @@ def method_of(provenance: Mapping[str, Any]) -> Method:
 def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     result = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
     for (section, name), path in _RENAMED.items():
-        own = result.get(section)
-        if isinstance(own, dict) and name in own:
-            place = result.setdefault(path[0], {}) if len(path) > 1 else result
-            place.setdefault(path[-1], own[name])
+        earlier = result.get(section)
+        if isinstance(earlier, dict) and name in earlier:
+            target = result.setdefault(path[0], {}) if len(path) > 1 else result
+            target.setdefault(path[-1], earlier[name])
     return result
 
 

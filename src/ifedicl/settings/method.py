@@ -1,19 +1,173 @@
-"""What travels to the clients and decides the numbers."""
+"""What travels to the clients and decides the numbers, and which of its settings contradict each other."""
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ifedicl.settings.contradictions import check_method
-from ifedicl.settings.method_fields import MethodFields
+from ifedicl.settings.sections import (
+    CalibrationSettings,
+    HoldoutSettings,
+    InjectionSettings,
+    NoiseSettings,
+    PrivacySettings,
+    ReadoutSettings,
+    RobustSettings,
+    RoundSettings,
+    ServerSettings,
+    SubspaceSettings,
+    VectorSettings,
+)
+from ifedicl.settings.validation import Section
 
 
-class Method(MethodFields):
-    """Everything that decides the numbers, as it travels to the clients. Its sections go together."""
+class Method(Section):
+    """All settings that decide the numbers, checked against each other. It travels to the clients."""
+
+    seed: int = Field(default=0, ge=0, description="a whole number, 0 or more; the same seed gives the same adapter")
+    weighting: Literal["uniform", "examples"] = Field(
+        default="uniform",
+        description='weights of the clients\' vectors and coefficients: "uniform": all the same (paper Eq. 3 and 7); '
+        '"examples": by number of examples',
+    )
+    holdout: HoldoutSettings = Field(default_factory=HoldoutSettings)
+    vectors: VectorSettings = Field(default_factory=VectorSettings)
+    injection: InjectionSettings = Field(default_factory=InjectionSettings)
+    calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
+    rounds: RoundSettings = Field(default_factory=RoundSettings)
+    subspace: SubspaceSettings | None = Field(default=None, description="a section [subspace]; without it, scalars only")
+    readout: ReadoutSettings | None = Field(default=None, description="a section [readout]; without it, label words decide")
+    server: ServerSettings | None = Field(default=None, description="a section [server]; without it, the mean of the clients")
+    robust: RobustSettings | None = Field(default=None, description="a section [robust]; without it, every client is trusted")
+    privacy: PrivacySettings | None = Field(default=None, description="a section [privacy]; without it, the mode is open")
+
+    @field_validator("subspace", "readout", "server", mode="before")
+    @classmethod
+    def _removed(cls, value: Any) -> Any:
+        """``readout = false`` removes a preset's section."""
+        return None if value is False else value
 
     @model_validator(mode="after")
-    def _goes_together(self) -> Self:
-        check_method(self)
+    def _is_consistent(self) -> Self:
+        _check_robust(self)
+        _check_sums(self)
+        noise = None if self.privacy is None else self.privacy.noise
+        if self.privacy and noise and (wrong := noise_contradictions(noise, self, self.privacy.min_survivors)):
+            raise ValueError(f'privacy.mode "private" would guarantee nothing: {"; ".join(wrong)}')
+        if self.takes_gradients and self.rounds.client_fraction < 1:
+            raise ValueError(
+                'server.update "gradient" draws examples, not clients, and must not depend on which client holds them; '
+                "leave rounds.client_fraction at 1"
+            )
+        if self.readout is not None and self.holdout.selection == 0:
+            raise ValueError("[readout] is chosen on held-out examples; set holdout.selection above 0, for instance to 0.2")
         return self
+
+    @property
+    def rank(self) -> int:
+        """Of the subspace; 0 without one."""
+        return 0 if self.subspace is None else self.subspace.rank
+
+    def pooled_layer(self, layers: int) -> int | None:
+        """The layer, 1 to ``layers``, whose input the readout averages over the text; None: it does not.
+
+        It is never below the lowest injected layer, because the inputs of those layers are not kept.
+        """
+        if self.readout is None or self.readout.pooled_depth == 0:
+            return None
+        return max(1, round(self.readout.pooled_depth * layers), self.injection.active_layers(layers).start)
+
+    @property
+    def promises_noise(self) -> bool:
+        """Whether noise hides each example in the sums."""
+        return self.privacy is not None and self.privacy.noise is not None
+
+    @property
+    def sums_only(self) -> bool:
+        """Whether the coordinator sees sums over clients, and no single client's replies."""
+        return self.privacy is not None and self.privacy.is_secure
+
+    @property
+    def vectors_add_up(self) -> bool:
+        """Whether the coordinator needs only the sum of the clients' context vectors."""
+        return self.weighting == "examples" and self.robust is None
+
+    @property
+    def takes_gradients(self) -> bool:
+        """Whether clients send gradient sums and take no local steps."""
+        return self.server is not None and self.server.update == "gradient"
+
+    @property
+    def classes_apart(self) -> bool:
+        """Whether clients send context vectors by class."""
+        return self.vectors.balance == "class" or self.subspace is not None
+
+    def groups(self, classes: int) -> int:
+        """The number of sums of writes that a client sends, for a task with ``classes`` labels."""
+        return classes if self.classes_apart else 1
+
+
+def noise_contradictions(noise: NoiseSettings, method: Method, survivors: int) -> list[str]:
+    """The settings that make the noise's privacy guarantee empty; none: the guarantee holds.
+
+    Args:
+        noise: the guarantee.
+        method: the run's settings.
+        survivors: minimum number of clients in a revealed sum.
+    """
+    server = method.server
+    return _true_ones(
+        {
+            f"noise.colluders {noise.colluders} must be fewer than the {survivors} clients of a sum, or no noise is left to "
+            "hide an example": noise.colluders >= survivors,
+            'server.update must be "gradient": local steps are not clipped by example': not method.takes_gradients,
+            'server.optimizer must be "adam": gradients are sent in units of their usual size': (
+                server is None or server.optimizer != "adam"
+            ),
+            "[readout] must be left out (readout = false if a preset has it): its sums have no noise": (
+                method.readout is not None
+            ),
+            "holdout.selection and holdout.gate must be 0: evaluations of held-out examples have no noise": (
+                method.holdout.selection + method.holdout.gate > 0
+            ),
+            'rounds.select_by must be "last", because there are no evaluations': method.rounds.select_by != "last",
+        }
+    )
+
+
+def _true_ones(sentences: Mapping[str, bool]) -> list[str]:
+    return [sentence for sentence, is_true in sentences.items() if is_true]
+
+
+def _check_robust(method: Method) -> None:
+    if method.robust is None:
+        return
+    trusting = {
+        'weighting "examples"': method.weighting == "examples",
+        'server.update "gradient"': method.takes_gradients,
+        "[readout]": method.readout is not None,
+        "rounds.client_fraction below 1": method.rounds.client_fraction < 1,
+        "a privacy.mode that shows sums only": method.sums_only,
+    }
+    if wrong := _true_ones(trusting):
+        raise ValueError(
+            f"[robust] does not go with {', '.join(wrong)}: with these, one client's sums or number of examples can decide, or "
+            "most of the asked clients can be liars. Leave out one of the two; readout = false removes a preset's readout"
+        )
+
+
+def _check_sums(method: Method) -> None:
+    if method.privacy is None or not method.sums_only:
+        return
+    wrong = _true_ones(
+        {
+            'weighting must be "examples", because a sum counts every example the same': method.weighting != "examples",
+            "rounds.client_fraction must be 1, because sums over different clients can be subtracted": (
+                method.rounds.client_fraction < 1
+            ),
+        }
+    )
+    if wrong:
+        raise ValueError(f'privacy.mode "{method.privacy.mode}" shows the coordinator sums only: {"; ".join(wrong)}')

@@ -1,4 +1,4 @@
-"""Config files and shipped settings files."""
+"""Reads config files and presets (shipped settings files)."""
 
 from __future__ import annotations
 
@@ -8,32 +8,41 @@ from pathlib import Path
 from typing import Any
 
 from ifedicl.errors import ConfigError, Fault
-from ifedicl.settings.config import RunSettings
+from ifedicl.rows import HUB_PREFIX
+from ifedicl.settings.config import ModelSettings, RunSettings
 from ifedicl.settings.method import Method
-from ifedicl.settings.paths import anchored, anchored_model
 from ifedicl.settings.validation import read_toml, toml_of, validated
 
 
-def load_settings(path: str | Path) -> RunSettings:
-    """Read a config file.
+def anchored(source: str, folder: Path) -> str:
+    """``source`` as a path relative to the settings file's ``folder``; an id of the hub is unchanged."""
+    return source if source.startswith(HUB_PREFIX) else str(folder / Path(source).expanduser())
 
-    Relative paths of files within it are taken from its own folder.
+
+def anchored_model(model: ModelSettings, folder: Path) -> ModelSettings:
+    """The model in the settings file's ``folder`` if it exists there; otherwise unchanged, for instance an id of the hub."""
+    local = folder / Path(model.source).expanduser()
+    return model.model_copy(update={"source": str(local)}) if local.exists() else model
+
+
+def load_settings(path: str | Path) -> RunSettings:
+    """Read a config file; its paths are relative to its own folder.
 
     Raises:
-        ConfigError: it is absent, not TOML, or wrong; every fault is in the message.
+        ConfigError: it is absent, not TOML, or wrong; the message has every fault.
     """
     path = Path(path)
     values = _with_preset(read_toml(path, "ifedicl init"), str(path))
     settings = validated(RunSettings, values, str(path))
     try:
         return _in_folder(settings, path.resolve().parent)
-    except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user, a NUL
-        fault = Fault("model or data", "a path that cannot be", "paths of files", f"{error}. Correct the path.")
+    except (OSError, RuntimeError, ValueError) as error:  # a name that is too long, an unknown user, a NUL
+        fault = Fault("model or data", "a path that is impossible", "paths of files", f"{error}. Correct the path.")
         raise ConfigError(str(path), [fault]) from error
 
 
 def load_preset(name: str) -> Method:
-    """A shipped settings file as a :class:`Method`.
+    """The method of a preset.
 
     Raises:
         ConfigError: there is no such preset.
@@ -42,16 +51,16 @@ def load_preset(name: str) -> Method:
 
 
 def changed(method: Method, sections: Mapping[str, Any], source: str) -> Method:
-    """``method`` with some fields of some sections replaced, as a config file would give them.
+    """``method`` with fields of some sections replaced, as in a config file; ``source`` names them in an error.
 
     Raises:
-        ConfigError: they do not fit; ``source`` names them in the message.
+        ConfigError: a field is wrong.
     """
     return validated(Method, _merged(method.model_dump(exclude_none=True), sections), source)
 
 
 def presets() -> tuple[str, ...]:
-    """Names of the shipped settings files."""
+    """The names of the presets."""
     folder = resources.files("ifedicl") / "presets"
     return tuple(sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml")))
 
@@ -72,8 +81,8 @@ def _with_preset(values: dict[str, Any], source: str) -> dict[str, Any]:
 def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
-        below = result.get(key)
-        result[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        section = result.get(key)
+        result[key] = _merged(section, value) if isinstance(section, dict) and isinstance(value, dict) else value
     return result
 
 

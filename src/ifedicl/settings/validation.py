@@ -1,4 +1,4 @@
-"""From any values to settings, with every fault named: field, what was received, what is allowed, the remedy."""
+"""Validates settings and reports every fault: field, received value, allowed values, remedy."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ _SHOWN_CHARACTERS = 80
 
 
 class Section(BaseModel):
-    """Settings that belong together: frozen, and no name is taken that does not exist."""
+    """Settings that belong together: frozen, and unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def _stands_as_what_it_is(cls, value: Any, info: ValidationInfo) -> Any:
-        """Nothing is taken for something else: ``true`` is not 1, ``"3"`` not 3, ``"no"`` not false."""
+    def _is_not_converted(cls, value: Any, info: ValidationInfo) -> Any:
+        """No type is converted: ``true`` is not 1, ``"3"`` is not 3, ``"no"`` is not false."""
         assert info.field_name is not None
-        if (complaint := _misfit(cls.model_fields[info.field_name].annotation, value)) is not None:
-            raise ValueError(complaint)
+        if (remedy := _conversion_remedy(cls.model_fields[info.field_name].annotation, value)) is not None:
+            raise ValueError(remedy)
         return value
 
 
-def _misfit(annotation: Any, value: object) -> str | None:
-    """What to do about a value that pydantic would take for a number, or for true or false, and is not; None: it is none."""
+def _conversion_remedy(annotation: Any, value: object) -> str | None:
+    """The remedy for a value that pydantic would convert to a number or a bool; None: it would convert nothing."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _misfit(inner[0], value)
+        return _conversion_remedy(inner[0], value)
     if origin in (Union, UnionType):
-        return None if type(value) in inner else next(filter(None, (_misfit(own, value) for own in inner)), None)
+        return None if type(value) in inner else next(filter(None, (_conversion_remedy(item, value) for item in inner)), None)
     if isinstance(value, list | tuple) and inner:
-        return next(filter(None, (_misfit(inner[0], item) for item in value)), None)
+        return next(filter(None, (_conversion_remedy(inner[0], item) for item in value)), None)
     if annotation in (int, float) and isinstance(value, bool | str):
-        return "write a number, without quotes" if isinstance(value, str) else "write a number; true and false are none"
+        return "write a number, without quotes" if isinstance(value, str) else "write a number, not true or false"
     if annotation is bool and not isinstance(value, bool):
         return "write true or false, without quotes"
     return None
 
 
 def validated(model: type[M], values: Mapping[str, Any], source: str) -> M:
-    """Build ``model`` from ``values``, with every fault named.
+    """Build ``model`` from ``values``; an error reports every fault.
 
     Raises:
         ConfigError: at least one field is wrong.
@@ -63,21 +63,17 @@ def validated(model: type[M], values: Mapping[str, Any], source: str) -> M:
 
 
 def toml_of(file: Traversable) -> dict[str, Any]:
-    """What a TOML file holds; some editors begin UTF-8 with a byte order mark.
+    """The content of a TOML file; a byte order mark is allowed.
 
     Raises:
         OSError: it cannot be read.
-        ValueError, RecursionError: it is not TOML, not UTF-8, or holds a number of thousands of digits or too deep nesting.
+        ValueError, RecursionError: it is not TOML or not UTF-8, or has a number of thousands of digits or is nested too deeply.
     """
     return tomllib.loads(file.read_text(encoding="utf-8-sig"))
 
 
 def read_toml(path: Path, command: str) -> dict[str, Any]:
-    """What a TOML file holds.
-
-    Args:
-        path: the file.
-        command: writes a fresh one.
+    """The content of a TOML file; ``command`` writes a new one.
 
     Raises:
         ConfigError: it is absent or not TOML.
@@ -87,17 +83,17 @@ def read_toml(path: Path, command: str) -> dict[str, Any]:
     except OSError as error:
         fault = Fault("file", str(path), "a readable TOML file", f"{error.strerror}. Write one with: {command}")
     except (ValueError, RecursionError) as error:
-        fault = Fault("file", str(path), "TOML in UTF-8", f"{error}. Compare with a fresh one: {command}")
+        fault = Fault("file", str(path), "TOML in UTF-8", f"{error}. Compare it with a new one: {command}")
     raise ConfigError(str(path), [fault])
 
 
 def _roots(errors: Sequence[Any]) -> list[Any]:
-    """Errors without those that only follow: a list is "too short" when something in it is wrong."""
-    places = [error["loc"] for error in errors]
+    """Errors without those that another error causes: a list is "too short" when an item of it is wrong."""
+    locations = [error["loc"] for error in errors]
     return [
         error
         for error in errors
-        if not any(place != error["loc"] and place[: len(error["loc"])] == error["loc"] for place in places)
+        if not any(location != error["loc"] and location[: len(error["loc"])] == error["loc"] for location in locations)
     ]
 
 
@@ -114,8 +110,8 @@ def _fault(model: type[BaseModel], error: Mapping[str, Any]) -> Fault:
         return Fault(field, "a name that does not exist", ", ".join(known), remedy)
     described = section.model_fields[name].description if name else None
     message = str(error["msg"]).removeprefix("Value error, ")
-    if described is None and error["type"] == "value_error":  # the message says which, and begins with the name of one
-        return Fault(field, received, "settings that go together", f"{message}.")
+    if described is None and error["type"] == "value_error":  # the message names the settings
+        return Fault(field, received, "settings that do not contradict each other", f"{message}.")
     remedy = "Add it." if missing else f"{message[0].upper()}{message[1:]}."
     if described is None and (inner := section_in(section.model_fields[name].annotation) if name else section):
         described = f"a section [{field}] with {', '.join(inner.model_fields)}"
@@ -123,20 +119,20 @@ def _fault(model: type[BaseModel], error: Mapping[str, Any]) -> Fault:
 
 
 def _section_of(model: type[BaseModel], location: list[str]) -> tuple[type[BaseModel], str | None]:
-    """The section that ``location`` ends in, and the last of its fields on the way; sections may stand in lists and tables."""
+    """The innermost section on the way to ``location``, and its field there; sections may be in lists and tables."""
     name = None
-    for place, part in enumerate(location):
-        if part not in model.model_fields:  # a place in a list, a key of a table, or a name that does not exist
+    for depth, part in enumerate(location, start=1):
+        if part not in model.model_fields:  # an index of a list, a key of a table, or an unknown name
             continue
         name = part
         inner = section_in(model.model_fields[part].annotation)
-        if inner is not None and place + 1 < len(location):
+        if inner is not None and depth < len(location):
             model, name = inner, None
     return model, name
 
 
 def section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field of this type holds; None: it holds a plain value."""
+    """The section in a field of this type; None: the field has a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(filter(None, map(section_in, get_args(annotation))), None)
@@ -145,6 +141,6 @@ def section_in(annotation: Any) -> type[BaseModel] | None:
 def _shown(value: object) -> str:
     try:
         text = repr(value)
-    except ValueError:  # Python prints no number of thousands of digits
-        text = "a number of too many digits"
+    except ValueError:  # Python does not print a number of thousands of digits
+        text = "a number with too many digits"
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
