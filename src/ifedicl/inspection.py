@@ -1,4 +1,4 @@
-"""What a file is and what a run would send, told before anything is sent."""
+"""Shows what a file contains and what a run would send, before anything is sent."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
     """Facts about an adapter folder, a config file or a data file, as JSON.
 
     Raises:
-        IfediclError: as reading it raises.
+        IfediclError: it cannot be read.
     """
     if path.is_dir():
         return inspect_adapter(path)
@@ -63,10 +63,7 @@ def inspect_adapter(path: Path) -> dict[str, Any]:
 
 
 def inspect_config(path: Path) -> dict[str, Any]:
-    """What a run of this config would do, and every byte that would cross, from messages of the true shapes.
-
-    The model is loaded, since its shape decides the bytes.
-    """
+    """What a run of this config would do, and the bytes of each message. They depend on the model, so it is loaded."""
     settings = load_settings(path)
     clients = runs.client_examples(settings)
     holdout = settings.holdout
@@ -93,48 +90,43 @@ def inspect_config(path: Path) -> dict[str, Any]:
 
 
 def for_owners(settings: RunSettings, fingerprint: str) -> dict[str, str]:
-    """What an owner on its own machine allows, or does not, in its ``client.toml``."""
+    """What an owner must allow in its ``client.toml`` for this run."""
     return {
         "allow.tasks": settings.task.digest,
         "allow.models": fingerprint,
         "policy": "write one with `ifedicl policy init --config CONFIG`; `ifedicl policy check client.toml --config CONFIG` "
-        "tells what it lets out. `ifedicl run` plays all clients on this machine, without policies; each keeps a ledger",
+        "shows what it allows. `ifedicl run` runs all clients on this machine, without policies; each has a ledger",
     }
 
 
 def what_leaves(method: Method) -> list[str]:
-    """In words, all that a client of this run sends; of sums, what goes into them."""
+    """All that a client of this run sends, in words; for sums, what goes into them."""
     masked = (
-        "of all that follows, sums over clients only: its own numbers leave masked, with fresh public keys, sealed shares and "
-        "one share of each other client. Readable of itself are the numbers' layout, its dtype, and a code where it stays out"
+        "everything below goes into sums over clients: each client sends its numbers masked, with fresh public keys, sealed "
+        "shares and one share of each other client. Only the layout, the dtype, and a code if it takes no part can be read"
     )
     return [
         *([masked] if method.sums_only else []),
-        *(_noisily(method) if method.promises_noise else _plainly(method)),
-        "with every reply: how many entries its ledger has, and the digest of the last",
-        "when something fails or is refused: one code of a fixed list, never a text",
+        *(_sent_with_noise(method) if method.promises_noise else _sent_without_noise(method)),
+        "with every reply: the number of entries in its ledger, and the digest of the last one",
+        "after a failure or a refusal: one code of a fixed list, never a text",
     ]
 
 
-def _noisily(method: Method) -> list[str]:
-    """Where noise hides each example."""
+def _sent_with_noise(method: Method) -> list[str]:
     return [
-        "once: vectors of public text, the same from every client; a sealed note to itself of how far it has come",
-        f"each of {method.rounds.rounds} rounds, with its share of noise: the clipped gradients of the training examples "
-        "that it draws, summed",
+        "once: vectors of public text, the same from every client; its own progress, sealed so that only it can read it",
+        f"each of {method.rounds.rounds} rounds, with its share of noise: the sum of the clipped gradients of the training "
+        "examples that it draws",
     ]
 
 
-def _plainly(method: Method) -> list[str]:
-    """Where nothing is changed of it."""
+def _sent_without_noise(method: Method) -> list[str]:
     number = "and their number"
     if method.classes_apart:
         number = "by class, and the number of each"
-    readout = (
-        ["once, after the rounds: sums of products of hidden states and labels over its training examples"]
-        if method.readout
-        else []
-    )
+    products = "once, after the rounds: sums of products of hidden states and labels over its training examples"
+    readout = [products] if method.readout else []
     moved = (
         "each round: the gradient of the loss summed over the training examples that it draws, their number, their summed loss"
         if method.takes_gradients
@@ -142,26 +134,22 @@ def _plainly(method: Method) -> list[str]:
     )
     compared = (
         "once, at the end: on the gate examples, how many the adapter and the raw model get right, sums of their losses and of "
-        "squared differences, on how many they disagree, how many are of each label and how often each is answered"
+        "squared differences, on how many they disagree, how many have each label and how often each label is predicted"
     )
+    lowest = method.injection.from_depth
+    above = "" if lowest == 0 else f" above {lowest:g} of its depth"
     return [
-        f"once, and of added examples alone with --more-rounds: the mean of what {_written(method)} write at one "
-        f"token over its training examples, {number}; a keyed digest of which examples they were; the dtype it computes in",
+        f"once, and for added examples again with --more-rounds: the mean over its training examples of what the model's layers"
+        f"{above} write at one token, {number}; a keyed digest of the examples; the dtype it computes in",
         moved,
-        "each evaluation: number of held-out examples, how many were right, the sum of their losses",
+        "each evaluation: the number of held-out examples, how many were right, the sum of their losses",
         *readout,
         *([compared] if method.holdout.gate > 0 else []),
     ]
 
 
-def _written(method: Method) -> str:
-    """Whose writes are sent."""
-    lowest = method.injection.from_depth
-    return "the model's layers" if lowest == 0 else f"the model's layers above {lowest:g} of its depth"
-
-
 def expected_bytes(settings: RunSettings, model: ModelShape, clients: Sequence[str]) -> dict[str, int]:
-    """Bytes of each step for one client, from encoding one of each message with the shapes that this run has."""
+    """Bytes of each step for one client, from one encoded sample of each message in the shapes of this run."""
     method = settings.method
     counts = SampleCounts(np.full(method.groups(len(settings.task.labels)), 50), selection=100, gate=100)
     steps = sample_exchange(Assignment(settings.task, method, model), counts)
@@ -181,16 +169,16 @@ def _size(message: Request | Reply) -> int:
 
 
 def inspect_data(path: Path) -> dict[str, Any]:
-    """Rows, labels and lengths of a data file; no text is shown."""
+    """Rows, labels and lengths of a data file, without texts."""
     rows = [row for _, row in rows_of(path)]
     if not rows:
-        raise DataError(f"{path}: no rows; give a file with at least one labelled text")
+        raise DataError(f"{path}: no rows. Give a file with at least one labelled text")
     columns = columns_of(rows[0])
     facts: dict[str, Any] = {"kind": "data", "rows": len(rows), "columns": columns}
     if missing := [name for name in ("text", "label") if name not in columns]:
         facts["note"] = (
-            f"no column named {' or '.join(missing)}; name yours with text_column and label_column in a config, or check "
-            "that the first line is a header"
+            f"no column named {' or '.join(missing)}; name the columns with text_column and label_column in a config, or "
+            "check that the first line is a header"
         )
     if "label" in columns:
         facts["labels"] = dict(Counter(str(row.get("label"))[:SHOWN_LABEL] for row in rows).most_common())

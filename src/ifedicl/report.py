@@ -1,4 +1,4 @@
-"""What a run did, as tables in a terminal and as one HTML file that opens without a network."""
+"""The report of a run: tables in a terminal, and one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -28,14 +28,7 @@ from ifedicl.settings.describe import mode_of
 
 @dataclass(frozen=True)
 class Figures:
-    """One way to label the test text, measured.
-
-    Attributes:
-        name: for people.
-        evaluation: on everyone's test text.
-        by_client: accuracy on each client's part of it.
-        seconds: what it took to get there.
-    """
+    """The test results of one way to label text: on all test text, and each client's accuracy; ``seconds`` is its cost."""
 
     name: str
     evaluation: Evaluation
@@ -45,16 +38,16 @@ class Figures:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a report shows.
+    """The content of a report.
 
     Attributes:
         title: of the page.
-        adapter: what came out.
+        adapter: the run's result.
         outcome: rounds, choice, gate and traffic.
-        clients: each one's examples.
+        clients: each client's examples.
         rows: the ways to label the test text, the federation last; may be empty.
-        verdicts: sentences on which differences are real.
-        samples: sentences of our own and what the saved adapter says of them.
+        verdicts: sentences on statistically significant differences.
+        samples: example sentences and the saved adapter's predictions.
         seconds: of the whole run.
     """
 
@@ -74,22 +67,19 @@ def percent(fraction: float) -> str:
 
 
 def kilobytes(count: float) -> str:
-    """Bytes as KB of 1,024."""
+    """Bytes in KB of 1,024."""
     return f"{count / 1024:,.1f} KB"
 
 
 @dataclass(frozen=True)
 class ClientTraffic:
-    """What one client sent and received.
+    """What one client sent (up) and received (down).
 
     Attributes:
-        client: its name.
-        setup_down: bytes to it before, between and after the rounds: the task, the vectors, a readout's sums.
-        setup_up: bytes from it likewise.
-        round_down: mean bytes to it in a round, evaluations included.
-        round_up: mean bytes from it in a round.
-        seconds: of its work in all.
-        failures: replies that could not be used, by code.
+        setup_down: bytes outside the rounds: the task, the vectors, a readout's sums; ``setup_up`` is the same upwards.
+        round_down: mean bytes in a round, with evaluations; ``round_up`` is the same upwards.
+        seconds: of all its work.
+        failures: unusable replies, by code.
     """
 
     client: str
@@ -102,19 +92,18 @@ class ClientTraffic:
 
 
 _STEPS_OF_A_ROUND = {"update", "gradient", "evaluate"}
-_SUMS_OF_A_READOUT = "statistics"
 
 
 def traffic_by_client(traffic: Sequence[Traffic], rounds: int) -> list[ClientTraffic]:
-    """Sum the exchanges of each client; updates and evaluations count as rounds, all else as set-up: a readout's trial, too."""
+    """Sum the exchanges of each client: updates and evaluations as rounds, all others, a readout's trial too, as set-up."""
     table = []
     for client in dict.fromkeys(item.client for item in traffic):
-        own = [item for item in traffic if item.client == client]
+        exchanges = [item for item in traffic if item.client == client]
         setup, rest = list[Traffic](), list[Traffic]()
-        trial = False  # of readouts: every evaluation behind their sums, until something else is asked
-        for item in own:
-            trial = item.step == _SUMS_OF_A_READOUT or (trial and item.step in {"evaluate", "context"})
-            (rest if item.step in _STEPS_OF_A_ROUND and not trial else setup).append(item)
+        is_trial = False  # of a readout: the evaluations after its sums, up to the next other step
+        for item in exchanges:
+            is_trial = item.step == "statistics" or (is_trial and item.step in {"evaluate", "context"})
+            (rest if item.step in _STEPS_OF_A_ROUND and not is_trial else setup).append(item)
         table.append(
             ClientTraffic(
                 client=client,
@@ -122,21 +111,16 @@ def traffic_by_client(traffic: Sequence[Traffic], rounds: int) -> list[ClientTra
                 setup_up=sum(item.bytes_up for item in setup),
                 round_down=sum(item.bytes_down for item in rest) / max(rounds, 1),
                 round_up=sum(item.bytes_up for item in rest) / max(rounds, 1),
-                seconds=sum(item.seconds for item in own),
-                # Who was started again asks for the vectors again: nothing failed.
-                failures=Counter(item.failure for item in own if item.failure and item.failure != FailureCode.NO_CONTEXT),
+                seconds=sum(item.seconds for item in exchanges),
+                # A client that was restarted asks for the vectors again; that is no failure.
+                failures=Counter(item.failure for item in exchanges if item.failure and item.failure != FailureCode.NO_CONTEXT),
             )
         )
     return table
 
 
 def print_report(report: Report, console: Console) -> None:
-    """The report as tables.
-
-    Args:
-        report: what to print.
-        console: one without markup, since labels and tasks are anybody's words.
-    """
+    """Print the report as tables. ``console`` must not interpret markup, because labels and tasks may contain brackets."""
     for table in _tables(report):
         console.print(table)
     for sentence in (*gate_sentences(report.outcome), *report.verdicts, mode_sentence(report)):
@@ -148,12 +132,12 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def mode_sentence(report: Report) -> str:
-    """Who saw what."""
+    """A sentence on who saw what."""
     return f"Privacy mode {mode_of(method_of(report.adapter.provenance))}."
 
 
 def gate_sentences(outcome: Outcome) -> list[str]:
-    """What the gate decided, in a sentence; nothing where there was none."""
+    """The gate's decision, as a sentence; empty without a gate."""
     gate = outcome.gate
     if gate is None:
         return []
@@ -168,18 +152,18 @@ def gate_sentences(outcome: Outcome) -> list[str]:
 
 
 def evaluation_tables(adapter: Evaluation, zero_shot: Evaluation) -> list[Table]:
-    """Both ways to label a file beside each other, and the adapter's confusion."""
+    """Zero-shot and the adapter compared, and the adapter's confusion matrix."""
     figures = Table("", "accuracy", "95% interval", "macro-F1", "loss", title=f"{len(adapter.truth)} examples")
     for name, evaluation in (("zero-shot", zero_shot), ("adapter", adapter)):
         figures.add_row(name, *_figures(evaluation), f"{evaluation.loss:.3f}")
-    confusion = Table("true label", *adapter.labels, title="What the adapter said (columns)")
+    confusion = Table("true label", *adapter.labels, title="The adapter's predictions (columns)")
     for label, row in zip(adapter.labels, adapter.confusion, strict=True):
         confusion.add_row(label, *map(str, row))
     return [figures, confusion]
 
 
 def write_report(report: Report, path: Path) -> None:
-    """The report as one HTML file with its pictures inside; where matplotlib is not installed, without pictures.
+    """Write the report as one HTML file; its pictures are inside, or left out without matplotlib.
 
     Raises:
         StorageError: it cannot be written.
@@ -198,7 +182,7 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def _pictures(report: Report) -> list[tuple[str, str]]:
-    """Titles and SVG."""
+    """Titles and SVGs."""
     pictures = [
         ("Held-out examples of all clients, round by round", _rounds_picture(report.outcome)),
         ("Calibrated coefficients", _coefficients_picture(report.adapter)),
@@ -209,14 +193,14 @@ def _pictures(report: Report) -> list[tuple[str, str]]:
 
 
 def _tables(report: Report) -> list[Table]:
-    """All that have something to show, in the order of the story."""
+    """All tables that have rows, in the order of the report."""
     makers = (_clients_table, _rounds_table, _figures_table, _by_client_table, _traffic_table)
     return [table for table in (make(report) for make in makers) if table.row_count]
 
 
 def _clients_table(report: Report) -> Table:
     labels = report.adapter.task.labels
-    table = Table("client", *labels, "examples", title="What each client holds")
+    table = Table("client", *labels, "examples", title="Examples of each client")
     for name, examples in report.clients.items():
         counts = Counter(example.label for example in examples)
         table.add_row(name, *(str(counts[label]) for label in labels), str(len(examples)))
@@ -244,9 +228,9 @@ def _rounds_table(report: Report) -> Table:
 
 
 def _clients_in(traffic: Sequence[Traffic], record: RoundRecord) -> int:
-    """How many clients had a part in a round; in secure mode the record itself knows only of all together."""
-    moving = {"update", "gradient"}
-    return len({item.client for item in traffic if item.round == record.round - 1 and item.step in moving and not item.failure})
+    """The number of clients whose reply counted in a round; in secure mode the record names only all of them together."""
+    steps = {"update", "gradient"}
+    return len({item.client for item in traffic if item.round == record.round - 1 and item.step in steps and not item.failure})
 
 
 def _figures_table(report: Report) -> Table:
@@ -257,7 +241,7 @@ def _figures_table(report: Report) -> Table:
 
 
 def _figures(evaluation: Evaluation) -> tuple[str, str, str]:
-    """Accuracy, its interval and macro-F1, for a table."""
+    """Accuracy, its interval and macro-F1, as cells."""
     low, high = evaluation.interval
     return percent(evaluation.accuracy), f"{percent(low)} to {percent(high)}", percent(evaluation.macro_f1)
 
@@ -271,7 +255,7 @@ def _by_client_table(report: Report) -> Table:
 
 
 def _traffic_table(report: Report) -> Table:
-    table = Table("client", "once up", "once down", "a round up", "a round down", "seconds", "failures", title="What crossed")
+    table = Table("client", "once up", "once down", "a round up", "a round down", "seconds", "failures", title="Traffic")
     for row in traffic_by_client(report.outcome.state.traffic, len(report.outcome.state.history)):
         table.add_row(
             row.client,
@@ -286,7 +270,7 @@ def _traffic_table(report: Report) -> Table:
 
 
 def _plain(table: Table) -> dict[str, object]:
-    """A table's cells, for the page."""
+    """A table's cells, for the template."""
     columns = [[str(cell) for cell in column.cells] for column in table.columns]
     return {
         "title": table.title,
@@ -336,7 +320,7 @@ def _coefficients_picture(adapter: Adapter) -> str:
     for axes, (name, values, centre) in zip(figure.subplots(2, 1, sharex=True), shown, strict=True):
         deviation = (values - centre).T  # (2, L)
         bound = float(np.abs(deviation).max()) or 1.0
-        edges = (layers.start - 0.5, layers.stop - 0.5, len(WRITES) - 0.5, -0.5)  # the model's own numbers of its layers
+        edges = (layers.start - 0.5, layers.stop - 0.5, len(WRITES) - 0.5, -0.5)  # the model's layer numbers
         image = axes.imshow(deviation, cmap="RdBu_r", vmin=-bound, vmax=bound, aspect="auto", extent=edges)
         axes.set_yticks(range(len(WRITES)), WRITES)
         axes.set_title(name, fontsize=9, loc="left")

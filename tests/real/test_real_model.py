@@ -98,12 +98,12 @@ def test_ten_label_words_in_one_row_say_what_one_sequence_a_path_says(real_backb
 def test_the_demo_learns_and_tells_everything(told: tuple[Path, str]) -> None:
     folder, printed = told
     for part in (
-        "What each client holds",
+        "Examples of each client",
         "zero-shot",
         "tweets alone",
         "the federation",
         "95% interval",
-        "What crossed",
+        "Traffic",
         "paired p",
     ):
         assert part in printed, part

@@ -266,7 +266,7 @@ def test_the_command_audits_a_data_file(tmp_path: Path, llama_folder: Path, caps
         (["nothing.toml"], "no such file"),
         (["config.toml", "--client", "nobody"], "--client"),
         (["config.toml", "--model", "elsewhere"], "--model"),
-        (["few.jsonl"], "need 20"),
+        (["few.jsonl"], "allowed: 20 or more"),
     ],
 )
 def test_what_cannot_be_audited_is_refused_with_a_remedy(

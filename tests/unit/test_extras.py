@@ -64,7 +64,7 @@ def test_a_report_without_matplotlib_has_its_tables_and_says_how_to_get_pictures
     run = federate(simulate(backbone, tiny.TASK, examples), model, tiny.TASK, method)
     report.write_report(report.Report("mood", run.adapter, run.outcome, examples, (), (), (), 1.0), tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
-    assert "What each client holds" in page
+    assert "Examples of each client" in page
     assert ("<svg" in page) == installed
     assert ("pip install 'ifedicl[pictures]'" in page) != installed
 
