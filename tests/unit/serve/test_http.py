@@ -296,7 +296,7 @@ def test_a_server_of_nothing_says_what_to_give(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(SystemExit) as stop:
         cli.main(["serve"])
     assert stop.value.code == 2
-    assert "Give the folder that `ifedicl run`" in capsys.readouterr().err
+    assert "Give a folder that `ifedicl run`" in capsys.readouterr().err
 
 
 def test_without_the_extra_the_command_names_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
