@@ -126,7 +126,7 @@ def test_signatures_compare_the_same_layers_and_are_told_apart_by_scope(four: Ba
     # The layers below, which are not sent, count as the reference does; each layer has directions of its own.
     np.testing.assert_allclose(half, signature(Context(only_there), centre), atol=1e-6)
     assert abs(float(half @ signature(Context(vectors[:2]), centre))) < 0.5
-    with pytest.raises(ValueError, match="not of one model"):
+    with pytest.raises(ValueError, match="the reference has"):
         signature(Context(vectors, first_layer=2), centre)
 
     def key(injection: dict[str, Any]) -> TaskKey:
