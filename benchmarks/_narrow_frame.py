@@ -57,19 +57,19 @@ class NarrowFrame:
         layers, writes, width = self.centre.shape
         return int(layers * writes * (width if self.basis is None else self.basis.shape[2]))
 
-    def measured(self, vectors: npt.NDArray[np.floating]) -> Array64:
+    def to_rows(self, vectors: npt.NDArray[np.floating]) -> Array64:
         """``(N, D)`` of ``(N, L, 2, d)``."""
         if self.basis is None:
-            return self.wide.measured(vectors)
+            return self.wide.to_rows(vectors)
         inside = np.einsum("nlwd,lwrd->nlwr", vectors - self.centre, self.basis, optimize=True)
         scaled = inside / np.maximum(self.sizes, np.finfo(np.float32).tiny)[..., None]
         rows: Array64 = scaled.reshape(len(vectors), -1).astype(np.float64)
         return rows
 
-    def restored(self, measured: npt.NDArray[np.floating]) -> Array32:
+    def to_vector(self, measured: npt.NDArray[np.floating]) -> Array32:
         """``(L, 2, d)``: the vector that has the ``(D,)`` coordinates; what the frame does not hold is the public centre's."""
         if self.basis is None:
-            return self.wide.restored(measured)
+            return self.wide.to_vector(measured)
         layers, writes, _ = self.centre.shape
         inside = measured.reshape(layers, writes, -1) * self.sizes[..., None]
         vector: Array32 = (self.centre + np.einsum("lwr,lwrd->lwd", inside, self.basis)).astype(np.float32)

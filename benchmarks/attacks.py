@@ -14,7 +14,7 @@ import numpy as np
 from _victims import cast, demo_backbone, parser, private_set, public_examples
 from ifedicl import files
 from ifedicl.audit.markdown import summary
-from ifedicl.audit.suite import Evidence, attacked, first_gradients
+from ifedicl.audit.suite import Evidence, first_gradients, run_attacks
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
@@ -30,7 +30,7 @@ def main() -> None:
         start = time.perf_counter()
         known = cast(chosen, name, "label")
         evidence = Evidence(known.private, known.public, *gradients(chosen, name, known.public.vectors.mean(axis=0)))
-        tables = attacked(evidence, demo_backbone("bfloat16"), trials=chosen.trials, seed=chosen.seed)
+        tables = run_attacks(evidence, demo_backbone("bfloat16"), trials=chosen.trials, seed=chosen.seed)
         facts = {
             "set": name,
             "examples": len(known.private),

@@ -2,7 +2,7 @@
 
 The rounds send clipped per-example gradients of the coefficients, summed; the server takes Adam steps. The context vector is
 the clients' own mean (only without a bound on ε), a mean measured in a public frame of few directions, or that of public text.
-All of it is played in one process: each client clips, rounds and adds its own noise share, and only the sum is used. Also
+All of it runs in one process: each client clips, rounds and adds its own noise share, and only the sum is used. Also
 printed: how much of a noisy mean is still the mean, by how it is sent. Test rows are read once, at the end of each run.
 """
 
@@ -135,10 +135,10 @@ class Stage:
             return Context(self.known.private.vectors.mean(axis=0), self.basis)
         if plan.vectors == "public":
             return Context(frame.centre, self.basis)
-        rows = frame.measured(self.known.private.vectors)
-        bound = Bound(median_norm(frame.measured(self.known.public.vectors)), frame.size)
+        rows = frame.to_rows(self.known.private.vectors)
+        bound = Bound(median_norm(frame.to_rows(self.known.public.vectors)), frame.size)
         total = self.summed(rows, bound, variance, "vectors")
-        return Context(frame.restored(total / len(rows)), self.basis)
+        return Context(frame.to_vector(total / len(rows)), self.basis)
 
     def summed(self, rows: np.ndarray, bound: Bound, multiplier: float, kind: str) -> np.ndarray:
         """``(D,)``: what the server learns: each client's clipped sum and noise share, added up."""
@@ -195,12 +195,12 @@ def fidelity(known: Cast, draw: np.random.Generator) -> list[dict[str, object]]:
     rows = []
     for rank in (0, 16, 4, 1):
         frame = NarrowFrame.of(known.public.vectors, rank, np.random.default_rng(0))
-        private, clip = frame.measured(known.private.vectors), median_norm(frame.measured(known.public.vectors))
+        private, clip = frame.to_rows(known.private.vectors), median_norm(frame.to_rows(known.public.vectors))
         for budget in (1.0, 4.0, 8.0, math.inf):
             defence = Defence() if math.isinf(budget) else Defence.of(budget, clip, frame.size)
-            kept = defence.kept(private)
-            released = defence.released(kept, draw) / len(private)
-            ours = (frame.restored(released) - frame.centre) / frame.sizes[..., None]
+            kept = defence.clipped(private)
+            released = defence.noisy_sum(kept, draw) / len(private)
+            ours = (frame.to_vector(released) - frame.centre) / frame.sizes[..., None]
             wanted = (truth - frame.centre) / frame.sizes[..., None]
             noise = released - kept.mean(axis=0)
             rows.append(

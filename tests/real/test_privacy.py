@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ifedicl import Backbone, ModelSettings, cli, federate, simulate
-from ifedicl.audit.suite import Evidence, attacked
+from ifedicl.audit.suite import Evidence, run_attacks
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.data import Example
 from ifedicl.demo.fetch import demo_model, demo_places
@@ -22,7 +22,7 @@ def test_a_single_texts_vector_gives_it_away_and_noise_hides_it(real_backbone: B
     places = demo_places(pool=48, test=3, seed=0)
     own, public = places["shop reviews"].pool[:40], places["tweets"].pool[:40]
     evidence = Evidence.of(Scorer(real_backbone, TASK), own, public, Method(), updates=10)
-    tables = attacked(evidence, real_backbone, trials=200, seed=0, epsilons=(1.0,))
+    tables = run_attacks(evidence, real_backbone, trials=200, seed=0, epsilons=(1.0,))
     outside = {(row["examples"], row["epsilon"]): row["auc"] for row in tables["membership"] if row["attacker"] == "outsider"}
     assert outside[1, None] > 0.99
     assert outside[1, 1.0] < 0.7

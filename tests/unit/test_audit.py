@@ -14,14 +14,14 @@ from scipy import stats
 from _narrow_frame import NarrowFrame
 from ifedicl import cli
 from ifedicl.audit.defence import DELTA, Defence, budgets
-from ifedicl.audit.differencing import differenced
-from ifedicl.audit.guessing import Game, judged, one_run, one_run_epsilon
+from ifedicl.audit.differencing import attack_difference
+from ifedicl.audit.guessing import Game, game_of, one_run, one_run_epsilon
 from ifedicl.audit.markdown import page, summary
-from ifedicl.audit.membership import Outsider, insider, played
+from ifedicl.audit.membership import Outsider, insider, play_membership
 from ifedicl.audit.mix import Span, class_means, mix_attack
-from ifedicl.audit.suite import Evidence, attacked
+from ifedicl.audit.suite import Evidence, run_attacks
 from ifedicl.audit.victims import Victims, rare_words
-from ifedicl.audit.words import Inverter, best_layer, lens, nearest, recovered
+from ifedicl.audit.words import Inverter, best_layer, lens, nearest_word, recover_words
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from tests.support import tiny
@@ -41,12 +41,12 @@ def test_a_measured_vector_comes_back_as_far_as_the_frame_reaches(rank: int) -> 
     numbers = draw()
     public = numbers.standard_normal((50, 3, 2, 8)) * np.array([1.0, 30.0])[:, None] + 5
     frame = NarrowFrame.of(public, rank, numbers)
-    inside = frame.restored(frame.measured(public[:1])[0])
-    np.testing.assert_allclose(frame.measured(inside[None]), frame.measured(public[:1]), atol=1e-4)
+    inside = frame.to_vector(frame.to_rows(public[:1])[0])
+    np.testing.assert_allclose(frame.to_rows(inside[None]), frame.to_rows(public[:1]), atol=1e-4)
     assert frame.size == 3 * 2 * (rank or 8)
     assert rank or np.allclose(inside, public[0], atol=1e-4)
     # A write thirty times as large weighs no more.
-    norms = np.linalg.norm(frame.measured(public).reshape(50, 3, 2, -1), axis=-1).mean(axis=(0, 1))
+    norms = np.linalg.norm(frame.to_rows(public).reshape(50, 3, 2, -1), axis=-1).mean(axis=(0, 1))
     assert norms[0] == pytest.approx(norms[1], rel=0.2)
 
 
@@ -54,14 +54,14 @@ def test_a_measured_vector_comes_back_as_far_as_the_frame_reaches(rank: int) -> 
 
 
 def test_scores_without_a_difference_prove_nothing() -> None:
-    game = judged(draw().standard_normal(2000), np.random.default_rng(8).standard_normal(2000), DELTA)
+    game = game_of(draw().standard_normal(2000), np.random.default_rng(8).standard_normal(2000), DELTA)
     assert game.auc == pytest.approx(0.5, abs=0.03)
     assert game.bound < 0.35
 
 
 def test_the_auc_is_that_of_all_pairs() -> None:
     inside, outside = draw().standard_normal(40) + 1, np.random.default_rng(8).standard_normal(30)
-    assert judged(inside, outside, DELTA).auc == pytest.approx((inside[:, None] > outside).mean())
+    assert game_of(inside, outside, DELTA).auc == pytest.approx((inside[:, None] > outside).mean())
 
 
 @pytest.mark.parametrize("epsilon", [1.0, 3.0])
@@ -69,11 +69,11 @@ def test_the_bound_of_an_exact_mechanism_is_below_its_epsilon_and_near_it(epsilo
     # Randomised response: says the truth with probability e^ε / (1 + e^ε).
     truth = 1 / (1 + math.exp(-epsilon))
     inside, outside = (draw().random(20_000) < truth) * 1.0, (np.random.default_rng(8).random(20_000) > truth) * 1.0
-    assert 0.8 * epsilon < judged(inside, outside, 0.0).bound <= epsilon
+    assert 0.8 * epsilon < game_of(inside, outside, 0.0).bound <= epsilon
 
 
 def test_perfect_guesses_prove_as_much_as_their_number_can() -> None:
-    game = judged(np.ones(1000), np.zeros(1000), 0.0)
+    game = game_of(np.ones(1000), np.zeros(1000), 0.0)
     # Clopper-Pearson of 500 right of 500: both rates are bounded by 1 - 0.025^(1/500).
     worst = 1 - 0.025 ** (1 / 500)
     assert game.bound == pytest.approx(math.log((1 - worst) / worst), rel=1e-6)
@@ -103,8 +103,8 @@ def test_one_run_of_a_private_mechanism_proves_no_more_than_its_epsilon() -> Non
 
 
 def _inside(defence: Defence, trials: int) -> Game:
-    kept = defence.kept(ROWS)
-    return played(kept, 8, defence, insider(kept), trials=trials, draw=draw())
+    kept = defence.clipped(ROWS)
+    return play_membership(kept, 8, defence, insider(kept), trials=trials, draw=draw())
 
 
 def test_an_insider_wins_without_noise_and_loses_most_with_it() -> None:
@@ -121,8 +121,8 @@ def test_too_little_noise_is_caught() -> None:
 
 
 def test_an_outsider_tells_less_the_more_examples_there_are() -> None:
-    bare, outsider = Defence().kept(ROWS), Outsider(ROWS[:60])
-    aucs = [played(bare, n, Defence(), outsider.filters(bare, n), trials=600, draw=draw()).auc for n in (1, 8, 64)]
+    bare, outsider = Defence().clipped(ROWS), Outsider(ROWS[:60])
+    aucs = [play_membership(bare, n, Defence(), outsider.filters(bare, n), trials=600, draw=draw()).auc for n in (1, 8, 64)]
     assert aucs[0] > 0.99
     assert aucs[0] > aucs[1] > aucs[2] > 0.5
 
@@ -149,10 +149,10 @@ def test_a_mix_is_guessed_from_one_client_and_hidden_by_ten() -> None:
 
 def test_an_example_that_was_added_alone_is_named_unless_there_is_noise() -> None:
     centre = np.zeros(40)
-    bare = differenced(ROWS, centre, 32, 1, Defence(), trials=30, draw=draw())
+    bare = attack_difference(ROWS, centre, 32, 1, Defence(), trials=30, draw=draw())
     assert bare.named == 1.0
     assert bare.cosine > 0.99
-    hidden = differenced(ROWS, centre, 32, 1, Defence.of(1.0, 3.0, 40), trials=30, draw=draw())
+    hidden = attack_difference(ROWS, centre, 32, 1, Defence.of(1.0, 3.0, 40), trials=30, draw=draw())
     assert hidden.named < 0.4
 
 
@@ -177,16 +177,16 @@ def test_planted_words_come_back_from_one_text_and_less_from_many(backbone: Back
     def attack(name: str) -> Any:
         if name == "inverter":
             return Inverter(backbone, candidates, public, np.ones((backbone.layers, 2), dtype=np.float32))
-        form, _ = best_layer(lambda layer, below: nearest(backbone, candidates, centre, layer, below), public, candidates)
+        form, _ = best_layer(lambda layer, below: nearest_word(backbone, candidates, centre, layer, below), public, candidates)
         assert form[0] == 2
-        return nearest(backbone, candidates, centre, *form)
+        return nearest_word(backbone, candidates, centre, *form)
 
     for name in ("nearest", "inverter"):
         attacker = attack(name)
-        one = recovered(attacker, private.vectors, private.tokens, candidates, 1)
+        one = recover_words(attacker, private.vectors, private.tokens, candidates, 1)
         means = private.vectors.reshape(5, 10, *centre.shape).mean(axis=1)
         unions = [frozenset().union(*private.tokens[10 * group : 10 * group + 10]) for group in range(5)]
-        many = recovered(attacker, means, unions, candidates, 10)
+        many = recover_words(attacker, means, unions, candidates, 10)
         assert one.recall > 0.5, name
         assert one.baseline < 0.1, name
         assert many.recall - many.baseline < one.recall - one.baseline, name
@@ -210,7 +210,7 @@ def tables(request: pytest.FixtureRequest) -> dict[str, Any]:
     scorer = Scorer(backbone, tiny.TASK)
     rows = tiny.examples(70)
     evidence = Evidence.of(scorer, rows[:35], rows[35:], tiny.method(), updates=20)
-    return attacked(evidence, backbone, trials=100, seed=0, epsilons=(1.0, 8.0))
+    return run_attacks(evidence, backbone, trials=100, seed=0, epsilons=(1.0, 8.0))
 
 
 def test_every_attack_is_tried_with_and_without_every_defence(tables: dict[str, Any]) -> None:
@@ -231,13 +231,13 @@ def test_the_page_says_it_in_words_and_shows_no_text(tables: dict[str, Any]) -> 
 def test_an_audit_repeats(tables: dict[str, Any], backbone: Backbone) -> None:
     scorer, rows = Scorer(backbone, tiny.TASK), tiny.examples(70)
     evidence = Evidence.of(scorer, rows[:35], rows[35:], tiny.method(), updates=20)
-    assert attacked(evidence, backbone, trials=100, seed=0, epsilons=(1.0, 8.0)) == tables
+    assert run_attacks(evidence, backbone, trials=100, seed=0, epsilons=(1.0, 8.0)) == tables
 
 
 def test_the_noise_of_a_defence_is_what_the_accountant_asks_for() -> None:
     bare, noisy = budgets([1.0], ROWS)
     assert bare.is_none
-    sums = np.stack([noisy.released(noisy.kept(ROWS), np.random.default_rng(seed)) for seed in range(200)])
+    sums = np.stack([noisy.noisy_sum(noisy.clipped(ROWS), np.random.default_rng(seed)) for seed in range(200)])
     expected = noisy.multiplier * noisy.clip
     assert sums.std(axis=0).mean() == pytest.approx(expected, rel=0.05)
 

@@ -24,7 +24,7 @@ def served(monkeypatch: pytest.MonkeyPatch, answer: Callable[[Path], subprocess.
         commands.append(command)
         return answer(Path(command[command.index("--dest") + 1]))
 
-    monkeypatch.setattr(fetch, "_piped", pip)
+    monkeypatch.setattr(fetch, "_run_pip", pip)
     return commands
 
 

@@ -1,1 +1,1 @@
-"""Attacks on what a client would send, run by its owner on its own text before anything is sent."""
+"""Attacks on the messages of a client. The owner runs them on its own text before the client sends anything."""

@@ -1,4 +1,4 @@
-"""What stands between an attacker and a sum of vectors: nothing, or clip and noise. Secure sums make ``n`` larger, no more."""
+"""Defences of a sum of vectors: none, or clipping and noise. A secure sum only makes the number of examples larger."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ DELTA = 1e-5
 
 @dataclass(frozen=True)
 class Defence:
-    """How a sum over examples leaves.
+    """Clipping and noise of a sum over examples.
 
     Attributes:
-        epsilon: of one release at δ = 1e-5; infinite: no noise.
-        clip: L2 bound of each example; infinite: none.
-        multiplier: standard deviation of the noise over the sensitivity.
+        epsilon: ε at δ = 1e-5; infinite: no noise.
+        clip: L2 bound of each example; infinite: no clipping.
+        multiplier: standard deviation of the noise divided by the sensitivity.
     """
 
     epsilon: float = math.inf
@@ -34,13 +34,13 @@ class Defence:
 
     @classmethod
     def of(cls, epsilon: float, clip: float, size: int, times: int = 1) -> Self:
-        """With as much noise as a budget asks for.
+        """The least noise for a budget.
 
         Args:
-            epsilon: for all releases together.
-            clip: of each example.
+            epsilon: budget of all releases together.
+            clip: L2 bound of each example.
             size: numbers in a release.
-            times: how many releases.
+            times: number of releases.
         """
         bound = Bound(clip, size)
 
@@ -51,31 +51,29 @@ class Defence:
 
     @property
     def is_none(self) -> bool:
-        """Whether sums leave as they are."""
+        """Whether sums have neither clipping nor noise."""
         return math.isinf(self.epsilon)
 
-    def kept(self, rows: npt.NDArray[np.floating]) -> Array32:
-        """``(N, D)``: what of each example goes into a sum."""
+    def clipped(self, rows: npt.NDArray[np.floating]) -> Array32:
+        """``(N, D)``: each example as it enters a sum."""
         if self.is_none:
             return rows.astype(np.float32)
         bound = Bound(self.clip, rows.shape[1])
-        kept: Array32 = (bound.rounded(rows) * bound.step).astype(np.float32)
-        return kept
+        return np.asarray(bound.rounded(rows) * bound.step, dtype=np.float32)
 
-    def released(self, kept: Array32, draw: np.random.Generator) -> Array64:
-        """``(D,)``: the sum over ``(N, D)`` rows of :meth:`kept`, as it leaves."""
-        total: Array64 = kept.sum(axis=0).astype(np.float64)
-        return total if self.is_none else total + self.noise(kept.shape[1], draw)
+    def noisy_sum(self, clipped: Array32, draw: np.random.Generator) -> Array64:
+        """``(D,)``: the sum over ``(N, D)`` rows of :meth:`clipped`, with noise."""
+        total: Array64 = clipped.sum(axis=0).astype(np.float64)
+        return total if self.is_none else total + self.noise(clipped.shape[1], draw)
 
     def noise(self, size: int, draw: np.random.Generator) -> Array64:
-        """``(D,)``: what is added."""
+        """``(D,)`` noise of one sum."""
         bound = Bound(self.clip, size)
-        noise: Array64 = skellam(size, (self.multiplier * bound.sensitivity) ** 2, draw) * np.float64(bound.step)
-        return noise
+        return np.asarray(skellam(size, (self.multiplier * bound.sensitivity) ** 2, draw) * np.float64(bound.step))
 
 
 def median_norm(rows: npt.NDArray[np.floating]) -> float:
-    """The clip that we take: of public text, so that it costs nothing."""
+    """The clip: the median norm of public rows, which costs no budget."""
     return float(np.median(np.linalg.norm(rows, axis=1)))
 
 

@@ -1,4 +1,4 @@
-"""Attack 4: what does a second version of a client's vectors say about the examples added between the two?"""
+"""Attack 4: what do two versions of a client's vectors reveal about the examples that were added between them?"""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ifedicl.audit.defence import Defence
 
 @dataclass(frozen=True)
 class Differenced:
-    """How much of the added examples two versions show.
+    """What two versions reveal about the added examples.
 
     Attributes:
-        examples: in the first version.
-        added: in the second, more.
-        cosine: mean, between the difference and the sum of what was added.
-        named: share of the trials in which an added example is picked out of all candidates.
-        chance: the same of who picks at random.
-        trials: how many pairs of versions.
+        examples: examples in the first version.
+        added: additional examples in the second version.
+        cosine: mean cosine between the difference and the sum of the added examples.
+        named: share of trials in which the attacker picks an added example out of all candidates.
+        chance: the same share for a random pick.
+        trials: pairs of versions.
     """
 
     examples: int
@@ -31,7 +31,7 @@ class Differenced:
     trials: int
 
 
-def differenced(
+def attack_difference(
     rows: npt.NDArray[np.floating],
     centre: npt.NDArray[np.floating],
     examples: int,
@@ -41,27 +41,20 @@ def differenced(
     trials: int,
     draw: np.random.Generator,
 ) -> Differenced:
-    """Subtract pairs of versions, as they leave: means in float32 and how many examples they are of.
+    """Subtract pairs of versions as sent: float32 means and their numbers of examples.
 
-    Args:
-        rows: ``(N, D)`` of the owner's examples; all of them are candidates.
-        centre: ``(D,)``: public text's mean, taken off before rows are compared.
-        examples: in the first version.
-        added: in the second, more.
-        defence: how both versions leave.
-        trials: how many pairs.
-        draw: of examples and noise.
+    All ``(N, D)`` rows are candidates; ``centre`` is the ``(D,)`` mean of public text, subtracted before rows are compared.
     """
     centred = rows - centre
     directions = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-30)
-    kept = defence.kept(rows)
+    clipped = defence.clipped(rows)
     cosines, named = [], []
     for _ in range(trials):
-        places = draw.choice(len(rows), size=examples + added, replace=False)
-        old, new = places[:examples], places[examples:]
-        first = (defence.released(kept[old], draw) / examples).astype(np.float32)
-        second = (defence.released(kept[places], draw) / len(places)).astype(np.float32)
-        found = second.astype(np.float64) * len(places) - first.astype(np.float64) * examples - added * centre
+        both = draw.choice(len(rows), size=examples + added, replace=False)
+        old, new = both[:examples], both[examples:]
+        first = (defence.noisy_sum(clipped[old], draw) / examples).astype(np.float32)
+        second = (defence.noisy_sum(clipped[both], draw) / len(both)).astype(np.float32)
+        found = second.astype(np.float64) * len(both) - first.astype(np.float64) * examples - added * centre
         truth = centred[new].sum(axis=0)
         cosines.append(found @ truth / max(float(np.linalg.norm(found) * np.linalg.norm(truth)), 1e-30))
         named.append(int(np.argmax(directions @ found)) in new)

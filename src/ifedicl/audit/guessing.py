@@ -1,4 +1,4 @@
-"""What a game of guesses proves: AUC, and lower bounds of ε that hold with 95% confidence."""
+"""Success of an attacker: AUC, and lower bounds of ε that hold with 95% confidence."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _LOW_RATE = 0.01
 
 @dataclass(frozen=True)
 class Game:
-    """How well an attacker tells two worlds apart.
+    """How well an attacker distinguishes sums with an example from sums without it.
 
     Attributes:
-        trials: how often it was asked.
-        auc: probability that it scores a world with the example above one without; 0.5 is guessing.
-        caught: share of the worlds with the example that it names while it is wrong in 1% of those without.
-        bound: the mechanism's ε is at least this, with 95% confidence, whatever was promised; 0: nothing is proven.
+        trials: number of sums.
+        auc: probability that a sum with the example scores above one without it; 0.5 is guessing.
+        caught: true positive rate at 1% false positives.
+        bound: lower bound of the mechanism's ε with 95% confidence; 0 proves nothing.
     """
 
     trials: int
@@ -30,15 +30,10 @@ class Game:
     bound: float
 
 
-def judged(inside: npt.NDArray[np.floating], outside: npt.NDArray[np.floating], delta: float) -> Game:
-    """From the attacker's scores in worlds with and without the example; higher means "it is there".
+def game_of(inside: npt.NDArray[np.floating], outside: npt.NDArray[np.floating], delta: float) -> Game:
+    """The game with ``(N,)`` scores of sums with the example (``inside``) and without it (``outside``).
 
-    The threshold is chosen on the first half of the trials, and the bound computed on the other: it is not its own judge.
-
-    Args:
-        inside: ``(N,)`` scores.
-        outside: ``(N,)`` scores.
-        delta: δ of the promise.
+    The first half of the trials chooses the threshold, the second half gives the bound: they are independent.
     """
     ranks = stats.rankdata(np.concatenate([inside, outside]))[: len(inside)].sum()
     auc = (ranks - len(inside) * (len(inside) + 1) / 2) / (len(inside) * len(outside))
@@ -52,13 +47,12 @@ def judged(inside: npt.NDArray[np.floating], outside: npt.NDArray[np.floating], 
 
 
 def _bound(inside: npt.NDArray[np.floating], outside: npt.NDArray[np.floating], threshold: float, delta: float) -> float:
-    """Clopper-Pearson: (ε, δ) promises ``TPR ≤ e^ε FPR + δ`` and ``TNR ≤ e^ε FNR + δ``."""
-    named, wrongly = int((inside >= threshold).sum()), int((outside >= threshold).sum())
-    bounds = [
-        _log_ratio(_lower(named, len(inside)) - delta, _upper(wrongly, len(outside))),
-        _log_ratio(_lower(len(outside) - wrongly, len(outside)) - delta, _upper(len(inside) - named, len(inside))),
-    ]
-    return max(bounds)
+    """Clopper-Pearson: (ε, δ)-DP implies ``TPR ≤ e^ε FPR + δ`` and ``TNR ≤ e^ε FNR + δ``."""
+    true, false = int((inside >= threshold).sum()), int((outside >= threshold).sum())
+    return max(
+        _log_ratio(_lower(true, len(inside)) - delta, _upper(false, len(outside))),
+        _log_ratio(_lower(len(outside) - false, len(outside)) - delta, _upper(len(inside) - true, len(inside))),
+    )
 
 
 def _log_ratio(above: float, below: float) -> float:
@@ -66,7 +60,7 @@ def _log_ratio(above: float, below: float) -> float:
 
 
 def _lower(successes: int, trials: int) -> float:
-    """Both rates are bounded at once, so each takes half of what may go wrong."""
+    """Lower bound of a rate. Two rates are bounded at once, so each gets half of the error probability."""
     return 0.0 if successes == 0 else float(stats.beta.ppf((1 - _CONFIDENCE) / 2, successes, trials - successes + 1))
 
 
@@ -75,16 +69,16 @@ def _upper(successes: int, trials: int) -> float:
 
 
 def one_run_epsilon(canaries: int, guesses: int, right: int, delta: float, *, doubt: float = 1 - _CONFIDENCE) -> float:
-    """A lower bound of ε from a single run in which each canary was put in by a coin.
+    """A lower bound of ε from a single run that includes each canary with probability 1/2.
 
     Steinke, Nasr and Jagielski 2023, theorem 5.2 and its appendix D.
 
     Args:
-        canaries: ``m``, each in or out by its own fair coin.
-        guesses: ``r``, on how many the attacker spoke out.
-        right: ``v``, how many of these it had right.
-        delta: δ of the promise.
-        doubt: probability with which the bound may be wrong.
+        canaries: ``m``, all canaries.
+        guesses: ``r``, canaries for which the attacker guesses.
+        right: ``v``, correct guesses.
+        delta: δ of the guarantee.
+        doubt: error probability of the bound.
     """
 
     def p_value(epsilon: float) -> float:
@@ -106,15 +100,10 @@ def one_run_epsilon(canaries: int, guesses: int, right: int, delta: float, *, do
 
 
 def one_run(scores: npt.NDArray[np.floating], present: npt.NDArray[np.bool_], delta: float) -> float:
-    """:func:`one_run_epsilon` of an attacker that calls its highest scores in and its lowest out.
+    """Lower bound of ε from the ``(m,)`` scores of the canaries and whether each is ``present``.
 
-    Args:
-        scores: ``(m,)`` of the canaries.
-        present: ``(m,)``: which were in.
-        delta: δ of the promise.
-
-    Returns:
-        The best bound over several numbers of guesses, each computed with its share of the 5% that may go wrong.
+    The attacker guesses that the highest scores are present and the lowest absent. The result is the best
+    :func:`one_run_epsilon` over several numbers of guesses, each with its share of the 5% error probability.
     """
     order = np.argsort(scores)
     numbers = sorted({max(1, int(len(scores) * share)) for share in (0.05, 0.15, 0.5)})

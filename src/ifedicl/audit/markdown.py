@@ -1,4 +1,4 @@
-"""Writes the audit as Markdown: sentences and figures, and no text of the owner."""
+"""Writes the audit as Markdown: sentences and figures, without any text of the owner."""
 
 from __future__ import annotations
 
@@ -22,13 +22,7 @@ def summary(tables: Tables) -> list[str]:
 
 
 def page(title: str, facts: Mapping[str, Any], tables: Tables) -> str:
-    """A Markdown page.
-
-    Args:
-        title: its first line.
-        facts: what was audited, for the second.
-        tables: of :func:`ifedicl.audit.suite.attacked`.
-    """
+    """A Markdown page from the tables of :func:`ifedicl.audit.suite.run_attacks`; ``facts`` describe the audited data."""
     parts = [f"# {title}", ", ".join(f"{name} {value}" for name, value in facts.items()) + "."]
     parts += [f"- {sentence}" for sentence in summary(tables)]
     parts.append(_CAUTION)
@@ -38,7 +32,7 @@ def page(title: str, facts: Mapping[str, Any], tables: Tables) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """A Markdown table; the columns are the first row's."""
+    """A Markdown table with the columns of the first row."""
     header = [_COLUMNS.get(name, name) for name in rows[0]]
     lines = [header, ["---"] * len(header), *([_shown(value) for value in row.values()] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -89,54 +83,49 @@ def _strictest(rows: Sequence[Row]) -> list[Row]:
 
 
 def _best(rows: Sequence[Row], key: Callable[[Row], float]) -> list[Row]:
-    """For each number of examples, the attack that succeeds most."""
+    """The most successful attack for each number of examples."""
     sizes = sorted({int(row["examples"]) for row in rows})
     return [max((row for row in rows if row["examples"] == size), key=key) for size in sizes]
 
 
-def _words(rows: Sequence[Row]) -> list[str]:
-    def lift(row: Row) -> float:
-        return float(row["recall"]) - float(row["baseline"])
+def _with_noise(row: Row) -> str:
+    return "without noise" if row["epsilon"] is None else f"with noise for ε = {row['epsilon']:g}"
 
+
+def _words(rows: Sequence[Row]) -> list[str]:
     return [
         f"With {_examples(row)}, {row['recall']:.0%} of their rare words come back ({row['attacker']}); the same guess gets "
         f"{row['baseline']:.0%} of other texts' words right."
-        for row in _best(_plain(rows), lift)
+        for row in _best(_plain(rows), lambda row: float(row["recall"]) - float(row["baseline"]))
     ]
 
 
 def _membership(rows: Sequence[Row]) -> list[str]:
     outside = [row for row in rows if row["attacker"] == "outsider"]
-    sentences = [
+    return [
         f"An attacker who knows a text and sees the mean of {_examples(row)} without noise finds out whether it is there in "
         f"{row['auc']:.0%} of pairs (50% is guessing)."
         for row in _best(_plain(outside), lambda row: float(row["auc"]))
-    ]
-    sentences += [
+    ] + [
         f"With noise for ε = {row['epsilon']:g} that falls to {row['auc']:.0%} with {_examples(row)}."
         for row in _strictest(outside)[:1]
     ]
-    return sentences
 
 
 def _updates(rows: Sequence[Row]) -> list[str]:
     return [
-        f"From the sum of {row['canaries']} updates, {row['right']:.0%} of the examples are guessed right"
-        + (
-            " without noise."
-            if row["epsilon"] is None
-            else f" with noise for ε = {row['epsilon']:g} over {row['rounds']} rounds."
-        )
+        f"From the sum of {row['canaries']} updates, {row['right']:.0%} of the examples are guessed right {_with_noise(row)}"
+        + ("." if row["epsilon"] is None else f" over {row['rounds']} rounds.")
         for row in [*_plain(rows)[:1], *_strictest(rows)[-1:]]
     ]
 
 
 def _mix(rows: Sequence[Row]) -> list[str]:
-    alone = [row for row in _plain(rows) if row["clients"] == 1]
     return [
         f"From {row['of']} of {_examples(row)} the mix of classes is guessed to {row['error']:.0%} (a blind guess is off by "
         f"{row['blind']:.0%})."
-        for row in alone
+        for row in _plain(rows)
+        if row["clients"] == 1
     ]
 
 
@@ -144,8 +133,7 @@ def _differencing(rows: Sequence[Row]) -> list[str]:
     single = [row for row in rows if row["added"] == 1]
     return [
         f"If one example was added to {row['examples']}, the difference of the two replies identifies it in "
-        f"{row['named']:.0%} of trials"
-        + (" without noise." if row["epsilon"] is None else f" with noise for ε = {row['epsilon']:g}.")
+        f"{row['named']:.0%} of trials {_with_noise(row)}."
         for row in [*_plain(single)[-1:], *_strictest(single)[-1:]]
     ]
 

@@ -1,4 +1,4 @@
-"""What the attacks work on: single vectors of the owner's text and of public text, and the words that are to come back."""
+"""The data of the attacks: one vector for each private and each public text, and the words that attackers look for."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from ifedicl.extract import example_writes
 from ifedicl.settings import Method
 
 _LETTERS = 4
-"""Fewest in a token that counts as a word."""
+"""Minimum letters of a token that counts as a word."""
 _SPACES = ("\u0120", "\u2581")
-"""How byte-level and sentence-piece vocabularies write the space before a word."""
+"""The space before a word in byte-level and in sentence-piece vocabularies."""
 _RARE = 0.01
-"""Share of public texts in which a rare word occurs at most."""
+"""Maximum share of public texts that contain a rare word."""
 
 
 @dataclass(frozen=True)
 class Victims:
-    """Texts as an attacker would love to have them.
+    """Texts, each with its vector, tokens and label.
 
     Attributes:
-        vectors: ``(N, L, 2, d)`` float32: what each text alone would send as its context vector, of the injected layers.
-        tokens: of each text, the set of its tokens.
+        vectors: ``(N, L, 2, d)`` float32: context vector of each single text, for the injected layers.
+        tokens: the set of tokens of each text.
         labels: ``(N,)``: positions in the task.
-        first_layer: the model's layer that the vectors begin at.
+        first_layer: the model's layer of the first vector.
     """
 
     vectors: Array32
@@ -47,7 +47,7 @@ class Victims:
         method: Method,
         on_progress: Callable[[int], None] = lambda _done: None,
     ) -> Victims:
-        """One forward pass each."""
+        """Compute the vectors; one forward pass for each example."""
         encoded, backbone = scorer.encoded(examples), scorer.backbone
         prompts, labels = encoded.prompts, encoded.labels
         layers = method.injection.active_layers(backbone.layers)
@@ -58,18 +58,16 @@ class Victims:
         return cls(vectors, tuple(map(frozenset, prompts.tokens)), np.array(labels, dtype=np.int64), layers.start)
 
     def take(self, rows: npt.ArrayLike) -> Victims:
-        """Some of them, by position."""
-        places = np.asarray(rows)
-        return Victims(
-            self.vectors[places], tuple(self.tokens[int(row)] for row in places), self.labels[places], self.first_layer
-        )
+        """The texts at these positions."""
+        rows = np.asarray(rows)
+        return Victims(self.vectors[rows], tuple(self.tokens[int(row)] for row in rows), self.labels[rows], self.first_layer)
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 def word_tokens(backbone: Backbone) -> npt.NDArray[np.bool_]:
-    """``(V,)``: tokens that begin a word, of four letters or more."""
+    """``(V,)``: tokens that begin a word and have four letters or more."""
     size = backbone.model.get_input_embeddings().weight.shape[0]
     pieces = backbone.tokenizer.convert_ids_to_tokens(range(min(size, len(backbone.tokenizer))))
     words = np.zeros(size, dtype=np.bool_)
@@ -80,13 +78,7 @@ def word_tokens(backbone: Backbone) -> npt.NDArray[np.bool_]:
 
 
 def rare_words(words: npt.NDArray[np.bool_], public: Victims, template: frozenset[int]) -> npt.NDArray[np.bool_]:
-    """``(V,)``: words that few public texts hold, and the prompt around them never does.
-
-    Args:
-        words: of :func:`word_tokens`.
-        public: texts to count in.
-        template: tokens that every prompt holds.
-    """
+    """``(V,)``: the ``words`` (of :func:`word_tokens`) that few public texts contain and the template does not."""
     counts = np.zeros(len(words))
     for tokens in public.tokens:
         counts[list(tokens)] += 1

@@ -46,7 +46,7 @@ def audit(
     """
     from ifedicl import files
     from ifedicl.audit.markdown import page, summary
-    from ifedicl.audit.suite import Evidence, attacked
+    from ifedicl.audit.suite import Evidence, run_attacks
     from ifedicl.backbone.load import load_backbone
     from ifedicl.backbone.scoring import Scorer
     from ifedicl.data import draw_pool
@@ -64,7 +64,7 @@ def audit(
     with counted("vectors and updates", total) as advance:
         evidence = Evidence.of(scorer, own, known, method, updates=updates, on_progress=advance)
     with waiting("attacking"):
-        tables = attacked(evidence, backbone, trials=trials, seed=seed)
+        tables = run_attacks(evidence, backbone, trials=trials, seed=seed)
     facts: dict[str, Any] = {
         "audited": name,
         "examples": len(own),

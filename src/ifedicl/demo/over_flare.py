@@ -1,6 +1,6 @@
-"""The demo as separate machines would run it: one server and four sites, each a process, over mutual TLS on loopback.
+"""The demo over FLARE: one server and four sites as separate processes, with mutual TLS on loopback.
 
-At the end the same federation is run by the local engine with the same seed, and the two are compared.
+At the end the local engine runs the same federation with the same seed, and the results are compared.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from ifedicl.settings import Method, ModelSettings, load_preset
 _RUN = "demo"
 _COORDINATOR = "coordinator@example.org"
 LARGEST_SUM, LARGEST_LOG = 1e-4, 1e-2
-"""What may differ between two engines: relative, of sums; nats, of label log-probabilities."""
+"""Allowed differences between two engines: relative for sums, in nats for label log-probabilities."""
 _PATIENCE = 120.0  # seconds for all sites to connect
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The federation of processes against the local engine, same seed and data.
+    """FLARE against the local engine, with the same seed and data.
 
     Attributes:
         seconds: from provisioning to the adapter.
@@ -56,30 +56,25 @@ class Comparison:
 
     @property
     def is_equal(self) -> bool:
-        """But for rounding."""
+        """Whether the differences are within rounding."""
         return self.largest_sum <= LARGEST_SUM and self.largest_log <= LARGEST_LOG
 
 
 def play(folder: Path, console: Console, *, seed: int = 0) -> Comparison:
-    """Provision, start, run and compare.
-
-    Args:
-        folder: where kits, logs and adapter go; it must be new.
-        console: told what happens.
-        seed: of the whole run.
+    """Provision, start, run and compare. ``folder`` must be new; kits, logs and the adapter are written there.
 
     Raises:
-        DownloadError: model or text could not be fetched.
-        FederationError: the job did not end well.
+        DownloadError: model or text cannot be downloaded.
+        FederationError: the job fails.
     """
     from ifedicl.flare.kits import provision
 
     places = {name.replace(" ", "-"): place for name, place in demo_places(pool=POOL, test=TEST, seed=seed).items()}
     model = ModelSettings(source=str(demo_model()), device="cpu")
     method = load_preset("demo").model_copy(update={"seed": seed})
-    job = _job(places, model, method)  # converts the model, the first time
+    job = _job(places, model, method)  # the first run converts the model
     start = time.perf_counter()
-    console.print("start-up kits: one server, four sites, one console, of an authority made for this demo")
+    console.print("start-up kits: one server, four sites, one console; the certificate authority is for this demo only")
     project = Project(name="demo", server=_address(), sites=tuple(places), coordinator=_COORDINATOR)
     kits = provision(project, folder / "kits")
     for name, place in places.items():
@@ -89,8 +84,8 @@ def play(folder: Path, console: Console, *, seed: int = 0) -> Comparison:
         _run(kits["console"], folder / "job", tuple(places), console)
     seconds = time.perf_counter() - start
     run = RunFolder(kits["server"] / RUNS / _RUN)
-    console.print(f"the adapter is there after {seconds:.0f} seconds: {run.adapter}", highlight=False)
-    console.print("the same by the local engine, with the same seed", highlight=False)
+    console.print(f"the adapter is ready after {seconds:.0f} seconds: {run.adapter}", highlight=False)
+    console.print("the local engine runs the same federation with the same seed", highlight=False)
     return _compared(run, job, places, seconds)
 
 
@@ -118,7 +113,7 @@ def _address() -> ServerAddress:
 
 
 def _write_site(kit: Path, place: Place, job: JobSettings) -> None:
-    """A data owner's part: its file, and what may leave."""
+    """The files of a data owner: its sentences and its policy."""
     rows = "".join(json.dumps({"text": row.text, "label": row.label}) + "\n" for row in place.pool)
     files.write_text(kit / "sentences.jsonl", rows)
     files.write_text(
@@ -141,11 +136,10 @@ readout_sums = true
 
 @contextmanager
 def _started(kits: Mapping[str, Path], folder: Path) -> Iterator[None]:
-    """All parties but the console, one thread each; what they print goes to a file each."""
-    parties = [name for name in kits if name != "console"]
+    """Start all parties but the console, with one thread each; each one's output goes to a file."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with ExitStack() as stack:
-        for name in parties:
+        for name in [name for name in kits if name != "console"]:
             out = stack.enter_context((folder / f"{name}.out").open("wb"))
             command = [sys.executable, "-m", "ifedicl.cli", "flare", "start", str(kits[name])]
             process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
@@ -167,7 +161,9 @@ def _run(kit: Path, job: Path, sites: Sequence[str], console: Console) -> None:
             pass  # the server is still starting
         time.sleep(1.0)
     else:
-        raise FederationError(f"not all of {', '.join(sites)} connected in {_PATIENCE:.0f} seconds; see the .out files")
+        raise FederationError(
+            f"sites: not all of {', '.join(sites)} connected within {_PATIENCE:.0f} seconds. See the .out files."
+        )
     console.print("all four sites are connected; the job is signed and sent")
     with connected(kit) as opened:
         opened.submit(job)
@@ -176,21 +172,22 @@ def _run(kit: Path, job: Path, sites: Sequence[str], console: Console) -> None:
 
 
 def _compared(run: RunFolder, job: JobSettings, places: Mapping[str, Place], seconds: float) -> Comparison:
-    torch.set_num_threads(1)  # as every site had
+    torch.set_num_threads(1)  # as at every site
     backbone = load_backbone(job.model)
     clients = runs.simulate(backbone, job.task, {name: place.pool for name, place in places.items()}, seed=job.method.seed)
     local = runs.federate(clients, job.model, job.task, job.method)
     remote = checkpoint.load(run.checkpoint)
     assert remote is not None
     sums = [
-        float(np.max(np.abs(own.sums - remote.client_vectors[name].sums) / np.maximum(np.abs(own.sums), 1e-6)))
-        for name, own in local.outcome.state.client_vectors.items()
+        float(np.max(np.abs(vectors.sums - remote.client_vectors[name].sums) / np.maximum(np.abs(vectors.sums), 1e-6)))
+        for name, vectors in local.outcome.state.client_vectors.items()
     ]
     texts = [row.text for place in places.values() for row in place.test]
-    # What the rounds found, whatever the gate says of it: two shut gates would be equal for nothing.
-    learnt = ((Adapter.load(run.adapter), remote), (local.adapter, local.outcome.state))
-    both = [replace(adapter, coefficients=state.best, readout=state.readout) for adapter, state in learnt]
+    # The best round is compared, without the gate: two adapters with a closed gate are always equal.
+    pairs = ((Adapter.load(run.adapter), remote), (local.adapter, local.outcome.state))
+    adapters = [replace(adapter, coefficients=state.best, readout=state.readout) for adapter, state in pairs]
     logs = [
-        np.log([list(item.probabilities.values()) for item in adapter.classifier(backbone).classify(texts)]) for adapter in both
+        np.log([list(item.probabilities.values()) for item in adapter.classifier(backbone).classify(texts)])
+        for adapter in adapters
     ]
     return Comparison(seconds, max(sums), float(np.max(np.abs(logs[0] - logs[1]))))

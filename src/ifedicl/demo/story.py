@@ -1,4 +1,4 @@
-"""The demo: four organisations, each alone and then together, on a real model and real text."""
+"""The demo: four organisations, each alone and then in a federation, with a real model and real text."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ifedicl.settings import Method, ModelSettings, load_preset
 from ifedicl.task import Task
 
 TASK = Task(name="sentiment of a sentence", labels=LABELS, template="Text: {text}\nSentiment:")
-# Ours, not out of the data.
+# Written for the demo; the data do not contain them.
 SENTENCES = (
     "The nurse called me back within minutes and explained everything kindly.",
     "The form has four pages and is printed on both sides.",
@@ -39,19 +39,19 @@ _LEVEL = 0.05
 def tell(
     folder: Path, console: Console, *, seed: int = 0, method: Method | None = None, pool: int = POOL, test: int = TEST
 ) -> Report:
-    """Run the demo, print it and write ``report.html``.
+    """Run the demo, print its results and write adapter, metrics and ``report.html`` to ``folder``.
 
     Args:
-        folder: where adapter, metrics and report go.
-        console: where tables are printed.
-        seed: of the whole run.
-        method: the settings; None: those of ``demo.toml``.
-        pool: sentences that each place's client holds.
+        folder: the run folder.
+        console: for tables.
+        seed: seed of the whole run.
+        method: the settings; default: those of ``demo.toml``.
+        pool: sentences of each place's client.
         test: sentences of each place that no client sees.
 
     Raises:
-        DownloadError: model or text could not be fetched.
-        StorageError: a file could not be written.
+        DownloadError: model or text cannot be downloaded.
+        StorageError: a file cannot be written.
     """
     with waiting("fetching model and text (95 MB, once)"):
         places = demo_places(pool=pool, test=test, seed=seed)
@@ -62,20 +62,20 @@ def tell(
     start = time.perf_counter()
     examples = {name: place.pool for name, place in places.items()}
     clients = runs.simulate(backbone, TASK, examples, seed=seed)
-    stage = _Stage(backbone, model, method, places)
+    act = _Acts(backbone, model, method, places)
 
-    rows = [stage.measured("zero-shot", runs.zero_shot_adapter(backbone, model, TASK), 0.0)]
+    rows = [act.measure("zero-shot", runs.zero_shot_adapter(backbone, model, TASK), 0.0)]
     for client in clients:
-        alone, seconds = stage.federated(f"{client.name} alone", [client])
-        # Its own few gate examples could prove nothing, and the raw model would stand in its place: shown is what it learnt.
-        learnt = replace(alone.adapter, coefficients=alone.outcome.state.best, readout=alone.outcome.state.readout)
-        rows.append(stage.measured(f"{client.name} alone", learnt, seconds))
-    kept = RunFolder(folder)
-    journal = kept.journal(TASK, examples)
-    together, seconds = stage.federated("the federation", clients, journal, kept.ledgers)
-    together.adapter.save(kept.adapter)
-    saved = Adapter.load(kept.adapter)
-    rows.append(stage.measured("the federation", saved, seconds))
+        alone, seconds = act.federate(f"{client.name} alone", [client])
+        # One client's few gate examples would keep the gate closed, and the result would be zero-shot. Shown is the best round.
+        best = replace(alone.adapter, coefficients=alone.outcome.state.best, readout=alone.outcome.state.readout)
+        rows.append(act.measure(f"{client.name} alone", best, seconds))
+    run = RunFolder(folder)
+    journal = run.journal(TASK, examples)
+    together, seconds = act.federate("the federation", clients, journal, run.ledgers)
+    together.adapter.save(run.adapter)
+    saved = Adapter.load(run.adapter)
+    rows.append(act.measure("the federation", saved, seconds))
     tests = {"zero-shot": rows[0].evaluation, "adapter": rows[-1].evaluation}
     journal.finish(together.outcome, tests)
 
@@ -91,20 +91,15 @@ def tell(
         seconds=time.perf_counter() - start,
     )
     print_report(report, console)
-    console.print(f"What left each client, and nothing else (its ledger: {kept.ledgers}):", highlight=False)
+    console.print(f"What left each client, and nothing else (its ledger: {run.ledgers}):", highlight=False)
     for words in what_left(together.outcome.state.traffic, method):
         console.print(f"  {words}", highlight=False)
-    write_report(report, kept.report)
+    write_report(report, run.report)
     return report
 
 
 def what_left(traffic: Sequence[Traffic], method: Method) -> list[str]:
-    """In words and in bytes, all that a client sent.
-
-    Args:
-        traffic: every exchange of the run.
-        method: its settings.
-    """
+    """Everything that a client sent in a run with this traffic, in words and in bytes."""
     clients = len({item.client for item in traffic})
     sent: dict[str, int] = {}
     for item in traffic:
@@ -114,10 +109,9 @@ def what_left(traffic: Sequence[Traffic], method: Method) -> list[str]:
 
 
 def verdicts(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Whether the federation beats zero-shot and the mean of the clients alone, in words, by a paired test.
+    """Sentences: does the federation beat zero-shot, and the mean of the clients alone, by a paired test?
 
-    Args:
-        evaluations: zero-shot first, then each client alone, the federation last.
+    ``evaluations`` are zero-shot first, then each client alone, the federation last.
     """
     zero_shot, *alone, together = evaluations
     against = (("zero-shot", zero_shot.hits), ("the mean of the clients alone", mean_hits(alone)))
@@ -132,44 +126,40 @@ def _verdict(name: str, together: np.ndarray, other: np.ndarray) -> str:
     return f"The federation does NOT beat {name}: {figures}."
 
 
-class _Stage:
-    """What all acts of the demo share."""
+class _Acts:
+    """Runs the parts of the demo on one model and the same test text."""
 
     def __init__(self, backbone: Backbone, model: ModelSettings, method: Method, places: Mapping[str, Place]) -> None:
         self._backbone = backbone
         self._model = model
         self._method = method
         self._test = [example for place in places.values() for example in place.test]
-        self._spans = {name: len(place.test) for name, place in places.items()}
-        self._raw: Evaluation | None = None
+        self._sizes = {name: len(place.test) for name, place in places.items()}
+        self._zero_shot: Evaluation | None = None
 
-    def federated(
+    def federate(
         self,
         name: str,
         clients: Sequence[Client],
         watching: Callable[[Event], None] = ignore,
         ledgers: Path | None = None,
     ) -> tuple[runs.Federated, float]:
-        """A finished federation and its seconds."""
+        """Run a federation; returns it and its seconds."""
         start = time.perf_counter()
         with federation_bars(name, self._method.rounds.rounds) as bars:
             options = runs.RunOptions(observer=each(watching, bars))
             result = runs.federate(clients, self._model, TASK, self._method, ledgers=ledgers, options=options)
         return result, time.perf_counter() - start
 
-    def measured(self, name: str, adapter: Adapter, seconds: float) -> Figures:
-        """An adapter on everyone's test text; where its gate stayed shut it is the raw model, which is read once."""
-        raw = not adapter.coefficients.active.any()
-        evaluation = self._raw if raw and self._raw is not None else self._evaluated(name, adapter)
-        if raw:
-            self._raw = evaluation
-        return Figures(name, evaluation, self._by_place(evaluation), seconds)
-
-    def _evaluated(self, name: str, adapter: Adapter) -> Evaluation:
-        with counted(f"{name}: test text", len(self._test)) as advance:
-            return adapter.classifier(self._backbone).evaluate(self._test, on_progress=advance)
-
-    def _by_place(self, evaluation: Evaluation) -> dict[str, float]:
-        bounds = np.cumsum(list(self._spans.values()))[:-1]
-        parts = np.split(evaluation.hits, bounds)
-        return {name: float(part.mean()) for name, part in zip(self._spans, parts, strict=True)}
+    def measure(self, name: str, adapter: Adapter, seconds: float) -> Figures:
+        """Evaluate an adapter on all test text. An adapter with a closed gate is zero-shot, which is evaluated once."""
+        is_zero_shot = not adapter.coefficients.active.any()
+        evaluation = self._zero_shot if is_zero_shot else None
+        if evaluation is None:
+            with counted(f"{name}: test text", len(self._test)) as advance:
+                evaluation = adapter.classifier(self._backbone).evaluate(self._test, on_progress=advance)
+        if is_zero_shot:
+            self._zero_shot = evaluation
+        parts = np.split(evaluation.hits, np.cumsum(list(self._sizes.values()))[:-1])
+        by_place = {place: float(part.mean()) for place, part in zip(self._sizes, parts, strict=True)}
+        return Figures(name, evaluation, by_place, seconds)

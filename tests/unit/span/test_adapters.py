@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from ifedicl import report, runs
 from ifedicl.adapter import Adapter
-from ifedicl.audit.suite import Evidence, attacked
+from ifedicl.audit.suite import Evidence, run_attacks
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.multi_adapter import Asked, mixed_log_probabilities
@@ -185,7 +185,7 @@ def test_an_audit_attacks_what_would_be_sent(four: Backbone) -> None:
     whole = Evidence.of(scorer, rows[:35], rows[35:], method({}), updates=20)
     np.testing.assert_array_equal(half.private.vectors, whole.private.vectors[:, 2:])
     assert half.private_updates.shape == (20, 2 * 2 * 2)
-    tables = attacked(half, four, trials=20, seed=0, epsilons=(1.0,))
+    tables = run_attacks(half, four, trials=20, seed=0, epsilons=(1.0,))
     where = {str(row["where"]) for row in tables["words"] if row["attacker"] == "nearest token"}
     assert where <= {f"layer {layer}{below}" for layer in (3, 4) for below in ("", " and all below")}
 
