@@ -13,6 +13,7 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.data import Example
 from ifedicl.federation.assignment import Assignment
+from ifedicl.federation.checkpoint import load
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.engine import Engine
@@ -106,19 +107,21 @@ def test_a_run_that_was_killed_goes_on_to_the_same_adapter(backbone: Backbone, t
 def test_a_resumed_secure_run_tells_each_client_the_head_in_its_checkpoint(backbone: Backbone, tmp_path: Path) -> None:
     method = tiny.method(**WEIGHTED, privacy=RULES.model_dump())
     assignment = Assignment(tiny.TASK, method, ModelShape(backbone.fingerprint, backbone.layers, backbone.width))
+    file = tmp_path / "checkpoint" / "state.safetensors"
 
     def go_on(more_rounds: int) -> Outcome:
         engine = LocalEngine(simulated_endpoints(real(backbone), assignment, tmp_path / "ledgers", ()))
-        file = tmp_path / "checkpoint" / "state.safetensors"
         return run(backbone, SecureEngine(engine, RULES), checkpoint_file=file, more_rounds=more_rounds)
 
-    heads = go_on(0).state.heads
+    last = go_on(0).state.heads
+    stored = load(file)  # the exchanges after the last round came after it
+    assert stored is not None
     again = go_on(1).state
-    assert set(heads) == set(again.heads) == set(HANDS)
-    for name, head in heads.items():
+    assert set(stored.heads) == set(again.heads) == set(HANDS)
+    for name, head in stored.heads.items():
         entries, _ = read(tmp_path / "ledgers" / f"{name}.jsonl")
         assert entries[head.entries - 1].head == head
-        first = next(entry for entry in entries[head.entries :] if entry.event == REPLY)
+        first = next(entry for entry in entries[last[name].entries :] if entry.event == REPLY)
         assert first.facts["held"] == head.entries
     assert "ledger" not in {item.failure for item in again.traffic}
 
