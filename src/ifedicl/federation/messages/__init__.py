@@ -1,7 +1,7 @@
 """What crosses between coordinator and clients: requests and replies, and their bytes.
 
-A message is a safetensors frame: raw little-endian arrays behind a JSON header. On the wire it is in an envelope, which also
-carries a ledger's head. Everything else that leaves a client is a field of a reply; there is no other way out.
+A message is a safetensors frame: raw little-endian arrays after a JSON header. On the wire an envelope adds a ledger's head.
+Everything else that leaves a client is a field of a reply.
 """
 
 from ifedicl.federation.messages.codec import Reply, Request, StepRequest, decode_reply, decode_request, encode

@@ -1,4 +1,4 @@
-"""Which messages there are, and their bytes."""
+"""All kinds of messages, and their bytes."""
 
 from __future__ import annotations
 
@@ -6,41 +6,30 @@ from collections.abc import Mapping
 from typing import TypeAlias, TypeVar, get_args
 
 from ifedicl.errors import MessageError
+from ifedicl.federation.messages import replies, requests
 from ifedicl.federation.messages.frames import pack, unpack
-from ifedicl.federation.messages.replies import (
-    CompareReply,
-    ContextReply,
-    EvaluateReply,
-    Failure,
-    GradientReply,
-    StatisticsReply,
-    UpdateReply,
-    VectorsReply,
-)
-from ifedicl.federation.messages.requests import (
-    CompareRequest,
-    ContextRequest,
-    EvaluateRequest,
-    GradientRequest,
-    StatisticsRequest,
-    UpdateRequest,
-    VectorsRequest,
-)
+from ifedicl.federation.messages.replies import Failure
 from ifedicl.federation.messages.secure_sum import SumReply, SumRequest
 
 StepRequest: TypeAlias = (
-    VectorsRequest | ContextRequest | UpdateRequest | GradientRequest | EvaluateRequest | StatisticsRequest | CompareRequest
+    requests.VectorsRequest
+    | requests.ContextRequest
+    | requests.UpdateRequest
+    | requests.GradientRequest
+    | requests.EvaluateRequest
+    | requests.StatisticsRequest
+    | requests.CompareRequest
 )
-"""What a coordinator asks; the rest of the requests carry one of these through a secure sum."""
+"""The plain requests of a coordinator. The other requests carry one of these through a secure sum."""
 Request: TypeAlias = StepRequest | SumRequest
 Reply: TypeAlias = (
-    VectorsReply
-    | ContextReply
-    | UpdateReply
-    | GradientReply
-    | EvaluateReply
-    | StatisticsReply
-    | CompareReply
+    replies.VectorsReply
+    | replies.ContextReply
+    | replies.UpdateReply
+    | replies.GradientReply
+    | replies.EvaluateReply
+    | replies.StatisticsReply
+    | replies.CompareReply
     | SumReply
     | Failure
 )
@@ -60,7 +49,7 @@ def decode_request(data: bytes) -> Request:
     """The request that :func:`encode` made.
 
     Raises:
-        MessageError: torn, not a request, or with fields that do not fit it.
+        MessageError: the bytes are torn, not a request, or have wrong fields.
     """
     return _decoded(data, _REQUESTS)
 
@@ -69,7 +58,7 @@ def decode_reply(data: bytes) -> Reply:
     """The reply that :func:`encode` made.
 
     Raises:
-        MessageError: torn, not a reply, or with fields that do not fit it.
+        MessageError: the bytes are torn, not a reply, or have wrong fields.
     """
     return _decoded(data, _REPLIES)
 
@@ -77,7 +66,7 @@ def decode_reply(data: bytes) -> Reply:
 def _decoded(data: bytes, kinds: Mapping[str, type[_AnyMessage]]) -> _AnyMessage:
     kind, header, arrays = unpack(data)
     if kind not in kinds:
-        raise MessageError(f"a message of kind {kind!r}; allowed: {', '.join(kinds)}. Both sides need the same ifedicl version")
+        raise MessageError(f"kind: received {kind!r}; allowed: {', '.join(kinds)}. Both sides need the same ifedicl version")
     try:
         return kinds[kind].from_wire(header, arrays)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:

@@ -1,4 +1,4 @@
-"""What crosses the wire: the bytes of one message, packed once, and beside them a head of the client's ledger."""
+"""What crosses the wire: the bytes of one message, packed once, and a head of the client's ledger."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ifedicl.ledger.receipts import Receipt
 
 _MAGIC = b"IFCL"
 _VERSION = 2
-"""1 had the head within the message."""
+"""Version 1 had the head inside the message."""
 _START = struct.Struct("<4sBB")
 """Magic bytes, version, and whether a head follows."""
 _HEAD = struct.Struct("<Q32s")
@@ -27,7 +27,6 @@ class Frame:
     """One message as bytes. They are packed once: the same bytes are hashed, counted, recorded and sent."""
 
     def __init__(self, data: bytes) -> None:
-        """Hold the bytes; nothing is read yet."""
         self.data = data
 
     @classmethod
@@ -37,7 +36,7 @@ class Frame:
 
     @cached_property
     def request(self) -> Request:
-        """The request that the bytes hold. It is read once, however many clients share the frame.
+        """The request in the bytes. It is decoded once, even if many clients share the frame.
 
         Raises:
             MessageError: the bytes are torn, not a request, or have fields that do not fit it.
@@ -46,7 +45,7 @@ class Frame:
 
     @cached_property
     def reply(self) -> Reply:
-        """The reply that the bytes hold.
+        """The reply in the bytes.
 
         Raises:
             MessageError: the bytes are torn, not a reply, or have fields that do not fit it.
@@ -60,7 +59,7 @@ class Frame:
 
     @property
     def shapes(self) -> dict[str, list[int]]:
-        """The arrays' shapes by name, of a frame that was packed here."""
+        """The arrays' shapes by name, in a frame that was packed here."""
         (length,) = struct.unpack_from("<Q", self.data)
         header = json.loads(self.data[8 : 8 + length])
         return {name: value["shape"] for name, value in header.items() if name != "__metadata__"}
@@ -68,11 +67,11 @@ class Frame:
 
 @dataclass(frozen=True)
 class Envelope:
-    """A frame, and what travels beside it.
+    """A frame, and a head of the client's ledger.
 
     Attributes:
-        head: of a reply: the head of the client's ledger, this reply included. Of a request: the head of that ledger that the
-            coordinator knows. None where the client keeps no ledger.
+        head: of a reply: the ledger's head, with this reply in it. Of a request: the head that the coordinator knows. None: the
+            client has no ledger.
         frame: the message.
     """
 
@@ -86,10 +85,10 @@ class Envelope:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """What :meth:`to_bytes` made. The frame's own content is not read yet.
+        """The envelope in bytes from :meth:`to_bytes`. The frame is not decoded yet.
 
         Raises:
-            MessageError: no envelope, one of another version, or a torn one.
+            MessageError: the bytes are torn, no envelope, or one of another version.
         """
         if len(data) < _START.size:
             raise MessageError(f"{len(data)} bytes that are not a whole envelope")
@@ -111,17 +110,17 @@ class Envelope:
         return cls(head, Frame(data[_START.size + _HEAD.size :]))
 
     def to_bytes(self) -> bytes:
-        """All that crosses."""
+        """The bytes on the wire."""
         start = _START.pack(_MAGIC, _VERSION, self.head is not None)
         head = b"" if self.head is None else _HEAD.pack(self.head.entries, bytes.fromhex(self.head.digest))
         return start + head + self.frame.data
 
     @property
     def size(self) -> int:
-        """How many bytes cross. It does not depend on which head there is, only on whether there is one."""
+        """The number of bytes on the wire. It depends on whether there is a head, not on the head itself."""
         return _START.size + (_HEAD.size if self.head else 0) + len(self.frame.data)
 
     @property
     def receipt(self) -> Receipt | None:
-        """Of a reply that arrived: what shows later that it was in the client's ledger; None where there is no ledger."""
+        """Of a reply: proof that the client's ledger has it; None: there is no ledger."""
         return None if self.head is None else Receipt(self.head, self.frame.digest)

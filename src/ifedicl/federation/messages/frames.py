@@ -1,4 +1,4 @@
-"""Frames and fields: how any message becomes bytes, and how little is believed of bytes that arrive."""
+"""Packs any message into a safetensors frame, and checks the fields of frames that arrive."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def pack(kind: str, header: Header, arrays: Arrays) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[str, Header, Arrays]:
-    """What :func:`pack` was given.
+    """Kind, header and arrays of a frame.
 
     Raises:
-        MessageError: not such a frame, or a torn one.
+        MessageError: the bytes are torn or no frame.
     """
     try:
         arrays: Arrays = load_arrays(data)
@@ -43,10 +43,10 @@ def unpack(data: bytes) -> tuple[str, Header, Arrays]:
 
 
 def exact_fields(header: Header, **types: type) -> dict[str, Any]:
-    """The fields of a header, exactly these and each of exactly its type: the other side may send anything.
+    """The fields of a header: exactly these names and types, because the other side may send anything.
 
     Raises:
-        TypeError: one is missing, of another type, or too many.
+        TypeError: a field is missing, unknown, or of another type.
     """
     if set(header) != set(types):
         raise TypeError(f"fields {', '.join(sorted(header))}; allowed: {', '.join(sorted(types))}")
@@ -57,10 +57,10 @@ def exact_fields(header: Header, **types: type) -> dict[str, Any]:
 
 
 def coefficients_of(arrays: Arrays) -> Coefficients:
-    """Of exactly the arrays that there may be.
+    """Coefficients from arrays.
 
     Raises:
-        KeyError, TypeError, ValueError: they are not.
+        KeyError, TypeError, ValueError: an array is missing, unknown, or of another shape or dtype.
     """
     coefficients = Coefficients.from_wire(arrays)
     if extra := set(arrays) - set(coefficients.arrays):

@@ -1,4 +1,4 @@
-"""What a client may answer. Everything that leaves it is a field of a reply in this file, or, masked, of one in secure.py."""
+"""The replies of a client. All that leaves it is a field here or, masked, in :mod:`ifedicl.federation.messages.secure_sum`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _TALLY: Mapping[str, type] = {"examples": int, "correct": int, "loss_sum": float
 
 
 class FailureCode(StrEnum):
-    """Why there is no usable reply. Codes only: an error's text could carry a client's text to the server."""
+    """Why there is no usable reply. Only codes leave: an error's text could quote a client's text."""
 
     NO_EXAMPLES = "no_examples"
     """The client holds no example for this request."""
     NO_CONTEXT = "no_context"
-    """The client does not know the global vectors (it was restarted): send them again."""
+    """The client lacks the global vectors, for instance after a restart: send them again."""
     WRONG_MODEL = "wrong_model"
     """The client's model has another fingerprint."""
     BAD_TASK = "bad_task"
@@ -34,45 +34,44 @@ class FailureCode(StrEnum):
     BAD_REQUEST = "bad_request"
     """The request does not fit the client's model: wrong shapes, or numbers that are not finite."""
     NOT_FINITE = "not_finite"
-    """The client's own result holds NaN or infinity; it was kept back."""
+    """The client's result holds NaN or infinity and does not leave."""
     INTERNAL = "internal"
-    """Anything else; the reason is in the client's own log."""
+    """Any other error; the client's own log has the reason."""
     REFUSED = "refused"
-    """The owner's policy does not let this leave."""
+    """The owner's policy does not allow this reply."""
     TOO_FEW = "too_few"
-    """Too few examples stand behind it for the owner, or too few of them are new; more of them may help."""
+    """Too few examples, or too few new ones, stand behind the reply; more examples may help."""
     SPENT = "spent"
-    """The owner's policy, or its privacy budget, lets no more leave in this job."""
+    """A limit of the owner's policy, or the privacy budget, is reached."""
     LEDGER = "ledger"
     """The client's ledger cannot be written, or is not the one that the coordinator knows."""
     CHANGED = "changed"
-    """Examples that were summed before are not the same any more; two sums could be subtracted."""
+    """Examples of an earlier sum have changed; the difference of two sums could be one example's."""
     OTHER_MODE = "other_mode"
-    """The client does not answer in this privacy mode, or asks for stricter rules."""
+    """The client does not answer in this privacy mode, or requires stricter rules."""
     PROTOCOL = "protocol"
-    """A step of the secure sum did not verify, came out of order or twice, or the client's numbers do not fit it."""
+    """A step of the secure sum did not verify or came out of order, or the client's numbers do not fit it."""
     LATE = "late"
-    """The reply came after the deadline. Said by the engine."""
+    """The reply came after the deadline (from the engine)."""
     LOST = "lost"
-    """The client could not be reached. Said by the engine."""
+    """The client could not be reached (from the engine)."""
     BAD_REPLY = "bad_reply"
-    """The reply was not a message, or did not fit the request. Said by the coordinator."""
+    """The reply was not a message, or did not fit the request (from the coordinator)."""
 
     @property
     def is_final(self) -> bool:
-        """Whether the client would say the same if it were asked again: its owner's rules or its examples say no."""
+        """Whether the client would send the same code again, because of its owner's rules or its examples."""
         return self in {FailureCode.REFUSED, FailureCode.TOO_FEW, FailureCode.NO_EXAMPLES, FailureCode.SPENT}
 
 
 @dataclass(frozen=True)
 class VectorsReply:
-    """Sums and counts of the new examples.
+    """Means and counts of the new examples.
 
     Attributes:
-        vectors: means and counts on the wire, in the dtype that the settings ask for.
-        cursor: opaque to the coordinator; comes back with the next vectors request.
-        replaces: whether these vectors replace earlier ones, because the earlier examples changed, or add to them.
-        dtype: the dtype the client's model computes in.
+        cursor: opaque to the coordinator, which sends it with the next vectors request.
+        replaces: True: earlier examples changed, and these vectors replace earlier ones. False: they add to them.
+        dtype: the dtype that the client's model computes in.
         wire_dtype: of the means on the wire.
     """
 
@@ -111,13 +110,7 @@ class ContextReply:
 
 @dataclass(frozen=True)
 class UpdateReply:
-    """The client's coefficients.
-
-    Attributes:
-        coefficients: after its local steps.
-        examples: how many examples it trains on.
-        loss: mean training loss over the local steps, in nats.
-    """
+    """The client's coefficients after its local steps, its training examples, and its mean training loss in nats."""
 
     kind: ClassVar[str] = "update_reply"
     coefficients: Coefficients
@@ -134,11 +127,7 @@ class UpdateReply:
 
 @dataclass(frozen=True)
 class GradientReply:
-    """A sum over examples, in float32 so that sums of many clients are exact; of no examples it is zero.
-
-    Attributes:
-        sums: gradient, number of examples and loss.
-    """
+    """A gradient sum in float32, so that sums of many clients are exact; zero if there are no examples."""
 
     kind: ClassVar[str] = "gradient_reply"
     sums: GradientSum
@@ -153,11 +142,7 @@ class GradientReply:
 
 @dataclass(frozen=True)
 class EvaluateReply:
-    """Counts and sums, never text.
-
-    Attributes:
-        tallies: one for each candidate of the request.
-    """
+    """One tally for each candidate of the request: counts and sums, never text."""
 
     kind: ClassVar[str] = "evaluate_reply"
     tallies: tuple[Tally, ...]
@@ -173,7 +158,7 @@ class EvaluateReply:
 
 @dataclass(frozen=True)
 class StatisticsReply:
-    """Sums of products of features and labels; their number of examples."""
+    """Sums of products of features and labels, and their number of examples."""
 
     kind: ClassVar[str] = "statistics_reply"
     sums: ReadoutSums

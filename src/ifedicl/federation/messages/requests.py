@@ -1,4 +1,4 @@
-"""What the coordinator may ask of a client."""
+"""The requests of a coordinator. ``context_id`` names the :class:`ContextRequest` that came before."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _TASK_FIELDS: Mapping[str, type] = {"task": dict, "method": dict, "fingerprint":
 
 @dataclass(frozen=True)
 class VectorsRequest:
-    """Stage 1: vectorise the examples that are not behind ``cursor`` yet.
+    """Stage 1: vectorise the examples that ``cursor`` does not cover.
 
     Attributes:
         task: the question.
         method: the settings.
-        fingerprint: of the model that everyone must use.
-        cursor: what the client's last vectors reply gave; empty at first.
+        fingerprint: of the model that all clients must use.
+        cursor: from the client's last vectors reply; empty at first.
     """
 
     kind: ClassVar[str] = "vectors"
@@ -48,12 +48,7 @@ class VectorsRequest:
 
 @dataclass(frozen=True)
 class ContextRequest:
-    """Stage 2a: the global vectors, and the basis where there is one. A restarted client needs nothing but this to go on.
-
-    Attributes:
-        context: what the coefficients weigh.
-        context_id: names this task, method and context in the requests that follow.
-    """
+    """Stage 2a: the global vectors and, with a subspace, the basis. A restarted client needs only this request to go on."""
 
     kind: ClassVar[str] = "context"
     task: Task
@@ -78,10 +73,9 @@ class UpdateRequest:
     """Stage 2b: calibrate these coefficients on the client's own examples.
 
     Attributes:
-        context_id: of the :class:`ContextRequest` that went before.
-        round: 0 for the first round of all.
+        round: completed rounds.
         phase_start: the round at which the present learning-rate schedule began.
-        phase_rounds: how many rounds it has.
+        phase_rounds: its number of rounds.
         coefficients: the global ones.
     """
 
@@ -104,13 +98,7 @@ class UpdateRequest:
 
 @dataclass(frozen=True)
 class GradientRequest:
-    """Stage 2b with exact aggregation: sum the gradient over those of the client's examples that this round draws.
-
-    Attributes:
-        context_id: of the :class:`ContextRequest` that went before.
-        round: 0 for the first round of all.
-        coefficients: the global ones.
-    """
+    """Stage 2b with exact aggregation: sum the gradient over the client's examples that this round draws."""
 
     kind: ClassVar[str] = "gradient"
     context_id: str
@@ -130,11 +118,10 @@ class EvaluateRequest:
     """Score held-out examples with these coefficients.
 
     Attributes:
-        context_id: of the :class:`ContextRequest` that went before.
-        role: which held-out part.
+        role: the held-out part.
         coefficients: the ones to score; identity is zero-shot.
-        readouts: other ways to read the labels off than by the label words, from the same pass.
-        temperatures: each readout is tried at each of them.
+        readouts: score these too, from the same pass.
+        temperatures: score each readout at each of them.
     """
 
     kind: ClassVar[str] = "evaluate"
@@ -146,7 +133,7 @@ class EvaluateRequest:
 
     @property
     def candidates(self) -> list[Readout | None]:
-        """All that are tried, one answer for each: the label words (None), then readout by readout."""
+        """The readouts to score, one tally each: the label words (None), then each readout at each temperature."""
         return [None, *(readout.sharpened(temperature) for readout in self.readouts for temperature in self.temperatures)]
 
     def to_wire(self) -> tuple[Header, Arrays]:
@@ -175,12 +162,7 @@ class EvaluateRequest:
 
 @dataclass(frozen=True)
 class StatisticsRequest:
-    """Sum what a readout is made of over the client's training examples.
-
-    Attributes:
-        context_id: of the :class:`ContextRequest` that went before.
-        coefficients: of the adapted model.
-    """
+    """Sum the statistics of a readout over the client's training examples, in the model with these coefficients."""
 
     kind: ClassVar[str] = "statistics"
     context_id: str
@@ -199,9 +181,8 @@ class CompareRequest:
     """Compare an adapter with the raw model on the gate examples.
 
     Attributes:
-        context_id: of the :class:`ContextRequest` that went before.
-        coefficients: the adapter's.
-        readout: the adapter's; None: the label words.
+        coefficients: of the adapter.
+        readout: of the adapter; None: the label words.
     """
 
     kind: ClassVar[str] = "compare"
@@ -211,7 +192,7 @@ class CompareRequest:
 
     @property
     def readouts(self) -> tuple[Readout, ...]:
-        """None or one, as those of an :class:`EvaluateRequest`."""
+        """The readout, as in an :class:`EvaluateRequest`."""
         return () if self.readout is None else (self.readout,)
 
     def to_wire(self) -> tuple[Header, Arrays]:
@@ -243,9 +224,4 @@ def _with_task(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _layer(value: Any) -> int | None:
-    """A layer, or none.
-
-    Raises:
-        TypeError: something else.
-    """
     return None if value is None else operator.index(value)

@@ -1,6 +1,6 @@
-"""The four exchanges of a secure sum. What a client answers here is a key, a sealed share, a masked number or a share.
+"""The four exchanges of a secure sum: keys, sealed shares, masked numbers, shares.
 
-Clients are named by their position in the roster, from 0.
+``session`` names a sum and is never used twice. Positions are those of clients in the roster, from 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ifedicl.federation.messages.frames import Arrays, Header, exact_fields
 from ifedicl.settings import PrivacySettings
 
 Layout: TypeAlias = Mapping[str, tuple[int, ...]]
-"""Names and shapes of the arrays that a reply's numbers are, in order."""
+"""Names and shapes of a reply's arrays, in order."""
 _KEY_SIZE, _SIGNATURE_SIZE = 32, 64
 
 
@@ -26,9 +26,8 @@ class BeginRequest:
     """Compute a reply, keep it, and advertise keys for this sum.
 
     Attributes:
-        session: names the sum; never used before.
         rules: of the sum.
-        request: the bytes of what is asked, the same for all.
+        request: the bytes of the plain request, the same for all clients.
         cursor: of a vectors request, this client's own; else empty.
     """
 
@@ -51,13 +50,12 @@ class BeginRequest:
 
 @dataclass(frozen=True)
 class BeginReply:
-    """The reply is ready, and nothing of it has left.
+    """The reply is ready; nothing of it has left.
 
     Attributes:
-        session: of the request.
         mask_key: X25519.
         channel_key: X25519.
-        signature: Ed25519 of both.
+        signature: Ed25519, of both keys.
         layout: of the numbers to come.
         dtype: of the client's model.
         cursor: of a vectors reply, sealed; else empty.
@@ -86,12 +84,9 @@ class BeginReply:
 
 @dataclass(frozen=True)
 class DealRequest:
-    """Deal shares of your secrets to these clients.
+    """Deal shares of your secrets to the clients of this roster.
 
-    Attributes:
-        session: of the sum.
-        names: the roster, in order.
-        keys: of each: mask key, channel key and signature.
+    ``keys`` holds the mask key, channel key and signature of each client in ``names``.
     """
 
     kind: ClassVar[str] = "sum_deal"
@@ -100,7 +95,7 @@ class DealRequest:
     keys: tuple[tuple[bytes, bytes, bytes], ...]
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        return {"session": self.session, "names": list(self.names)}, {"keys": _rows([b"".join(own) for own in self.keys])}
+        return {"session": self.session, "names": list(self.names)}, {"keys": _rows([b"".join(keys) for keys in self.keys])}
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
@@ -113,13 +108,7 @@ class DealRequest:
 
 @dataclass(frozen=True)
 class DealReply:
-    """Sealed shares.
-
-    Attributes:
-        session: of the sum.
-        sealed: for each other client of the roster, in order.
-        commitment: to the client's own secret.
-    """
+    """Sealed shares, for each other client of the roster in order, and a commitment to the client's own secret."""
 
     kind: ClassVar[str] = "sum_deal_reply"
     session: str
@@ -137,13 +126,7 @@ class DealReply:
 
 @dataclass(frozen=True)
 class MaskRequest:
-    """Send your numbers, masked.
-
-    Attributes:
-        session: of the sum.
-        senders: positions of the other clients who dealt.
-        sealed: what each of them dealt to this client.
-    """
+    """Send your masked numbers. ``sealed`` holds what each other client, at ``senders``, dealt to this one."""
 
     kind: ClassVar[str] = "sum_mask"
     session: str
@@ -161,12 +144,7 @@ class MaskRequest:
 
 @dataclass(frozen=True)
 class MaskReply:
-    """Numbers that say nothing without those of the others.
-
-    Attributes:
-        session: of the sum.
-        masked: ``(count, bits / 8)`` uint8: integers modulo ``2^bits``.
-    """
+    """Masked numbers, ``(count, bits / 8)`` uint8: integers modulo ``2^bits``."""
 
     kind: ClassVar[str] = "sum_mask_reply"
     session: str
@@ -182,12 +160,7 @@ class MaskReply:
 
 @dataclass(frozen=True)
 class RevealRequest:
-    """Give one share of each client that dealt.
-
-    Attributes:
-        session: of the sum.
-        survivors: positions of those whose masked numbers arrived.
-    """
+    """Reveal one share of each client that dealt. The survivors are those whose masked numbers arrived."""
 
     kind: ClassVar[str] = "sum_reveal"
     session: str
@@ -204,12 +177,7 @@ class RevealRequest:
 
 @dataclass(frozen=True)
 class RevealReply:
-    """Shares.
-
-    Attributes:
-        session: of the sum.
-        shares: of each client that dealt, in order: of a survivor's own secret, of a lost one's mask key.
-    """
+    """One share of each client that dealt, in order: of a survivor's own secret, or of a lost client's mask key."""
 
     kind: ClassVar[str] = "sum_reveal_reply"
     session: str
@@ -232,7 +200,7 @@ def _row(data: bytes) -> npt.NDArray[np.uint8]:
 
 
 def _rows(items: Sequence[bytes]) -> npt.NDArray[np.uint8]:
-    """``(count, size)`` of strings of equal size."""
+    """``(count, size)`` uint8, from strings of equal size."""
     return _row(b"".join(items)).reshape(len(items), -1 if items else 0)
 
 

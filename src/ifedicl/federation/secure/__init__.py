@@ -1,4 +1,4 @@
-"""Secure sums over any engine: a layer around each client, and an engine around the one that carries the messages."""
+"""Secure sums over any engine: a layer around each client, and an engine around the engine that carries messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ifedicl.settings import Method, PrivacySettings
 
 @contextmanager
 def named_missing_packages(privacy: PrivacySettings) -> Iterator[None]:
-    """Around an import of this room's modules: a missing package is told as what to do about it.
+    """Around an import of this room's modules: turns a missing package into an error with its remedy.
 
     Raises:
         ConfigError: a package that the mode needs is not installed.
@@ -21,12 +21,12 @@ def named_missing_packages(privacy: PrivacySettings) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         remedy = f"The package {error.name} is not installed: pip install 'ifedicl[privacy]'"
-        fault = Fault("privacy.mode", privacy.mode, "a mode whose packages are here", remedy)
+        fault = Fault("privacy.mode", privacy.mode, "a mode whose packages are installed", remedy)
         raise ConfigError("settings", [fault]) from error
 
 
 def summing_engine(engine: Engine, method: Method) -> Engine:
-    """The engine in the mode that a run's settings name: as it is, or showing the coordinator sums over all clients.
+    """The engine in the method's privacy mode: as it is, or one that shows the coordinator only sums over all clients.
 
     Raises:
         ConfigError: a package that the mode needs is not installed.

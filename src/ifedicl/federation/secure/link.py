@@ -1,4 +1,4 @@
-"""What one secure sum costs each client, and who failed at it: many exchanges through one engine, counted together."""
+"""The exchanges of one secure sum: their costs and failures, by client."""
 
 from __future__ import annotations
 
@@ -18,15 +18,10 @@ _COSTS = ("bytes_down", "bytes_up", "seconds", "carrier_bytes")
 
 
 class Link:
-    """To all clients, for the length of one sum."""
+    """Carries the messages of one sum over an engine."""
 
     def __init__(self, engine: Engine, deadline: float) -> None:
-        """Nothing is sent yet.
-
-        Args:
-            engine: carries the messages.
-            deadline: seconds for each exchange.
-        """
+        """Take the engine, and the deadline of each exchange in seconds."""
         self._engine = engine
         self._deadline = deadline
         self._costs: dict[str, Delivery] = {}
@@ -34,7 +29,7 @@ class Link:
 
     @property
     def costs(self) -> tuple[Delivery, ...]:
-        """So far, one delivery a client; its reply is the last one."""
+        """One delivery a client: the sums of its costs so far, and its last reply."""
         return tuple(self._costs[name] for name in self._engine.clients() if name in self._costs)
 
     def ask(
@@ -44,7 +39,7 @@ class Link:
         usable: Callable[[R], bool],
         heads: Mapping[str, Head] = _NO_HEADS,
     ) -> dict[str, R]:
-        """One request to each client named; usable replies in the order of the requests. The others' codes are kept."""
+        """The usable replies, in the order of the requests. ``failures`` keeps the codes of the other clients."""
         replies: dict[str, R] = {}
         for delivery in self._engine.exchange(requests, self._deadline, heads):
             reply = delivery.reply

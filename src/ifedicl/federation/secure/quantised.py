@@ -40,7 +40,7 @@ def flat(parts: Parts) -> Array64:
 
 
 def shaped(numbers: Array64, layout: messages.Layout) -> dict[str, Array64]:
-    """The inverse of :func:`flat`."""
+    """The parts of :func:`flat`."""
     ends = np.cumsum([math.prod(shape) for shape in layout.values()])[:-1]
     return {name: part.reshape(layout[name]) for name, part in zip(layout, np.split(numbers, ends), strict=True)}
 

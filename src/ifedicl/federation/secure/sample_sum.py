@@ -1,4 +1,4 @@
-"""The messages of one secure sum, as :mod:`ifedicl.federation.sample_exchange` makes those of a step. Nothing is sent."""
+"""Sample messages of one secure sum, made from those of :mod:`ifedicl.federation.sample_exchange`. Nothing is sent."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ from ifedicl.settings import PrivacySettings
 def sample_sum(
     request: messages.StepRequest, reply: Reply, clients: Sequence[str], rules: PrivacySettings
 ) -> tuple[list[Request], list[Reply]]:
-    """All messages to one client and from it, for one step in which no client is lost.
-
-    The context is not summed: it goes as it is.
+    """All messages to one client and from it, for one step without dropout. A context is not summed and stays as it is.
 
     Args:
         request: of the step.
-        reply: one client's; what goes into the sum.
-        clients: names of all.
+        reply: of one client; it goes into the sum.
+        clients: names of all clients.
         rules: of the sum.
     """
     if isinstance(request, messages.ContextRequest):

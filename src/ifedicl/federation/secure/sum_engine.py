@@ -1,4 +1,4 @@
-"""An engine around another that shows the coordinator one client, which stands for the sum over all."""
+"""An engine around another one. It shows the coordinator one client, which stands for the sum over all clients."""
 
 from __future__ import annotations
 
@@ -28,36 +28,31 @@ from ifedicl.secagg.party import SEALED_SIZE
 from ifedicl.secagg.roster import Advert, Roster, binding_of
 from ifedicl.settings import TOGETHER, PrivacySettings
 
-R = TypeVar("R", messages.DealReply, messages.MaskReply, messages.RevealReply)
+R = TypeVar("R")
 
 _log = logging.getLogger(__name__)
 
 
 class SecureEngine:
-    """Each request of the coordinator becomes one secure sum over the clients of the inner engine, in four exchanges."""
+    """Turns each request of the coordinator into one secure sum over the inner engine's clients, in four exchanges."""
 
     def __init__(self, inner: Engine, rules: PrivacySettings) -> None:
-        """Nothing is sent yet.
-
-        Args:
-            inner: reaches the clients' :class:`~ifedicl.federation.secure.sum_client.SecureClient`.
-            rules: of the sums.
-        """
+        """Take the engine that reaches the clients' secure layers, and the rules of the sums."""
         self._inner = inner
         self._rules = rules
-        self._forgetful: tuple[str, ...] = ()  # who lacks the global vectors; none: all get them
-        self._installed: tuple[str, ...] = ()  # who was sent them just now
+        self._forgetful: tuple[str, ...] = ()  # clients without the global vectors; empty: send them to all
+        self._installed: tuple[str, ...] = ()  # clients that received them last
 
     def clients(self) -> tuple[str, ...]:
-        """The one that stands for all."""
+        """One name, which stands for all clients."""
         return (TOGETHER,)
 
     def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
-        """One delivery: the total as a reply, and in its parts what it cost each client. The deadline is of each exchange.
+        """Yield one delivery: the total as a reply, and the cost to each client as its parts. Each exchange has the deadline.
 
         Raises:
-            TooFewClientsError: fewer clients than the threshold lasted to the end; nothing was revealed.
-            SecureSumError: what came does not unmask.
+            TooFewClientsError: fewer survivors than the threshold; nothing was revealed.
+            SecureSumError: the replies cannot be unmasked.
         """
         (asked,) = requests.values()
         start, link = time.perf_counter(), Link(self._inner, deadline)
@@ -66,20 +61,20 @@ class SecureEngine:
         yield Delivery(TOGETHER, reply, down, up, time.perf_counter() - start, parts=link.costs)
 
     def _install(self, asked: messages.ContextRequest, link: Link) -> Reply:
-        """The global vectors, to those who lack them; nothing of a client's comes back."""
+        """Send the global vectors to the clients that lack them."""
         self._installed, self._forgetful = self._forgetful or self._inner.clients(), ()
         replies = link.ask(dict.fromkeys(self._installed, asked), messages.ContextReply, is_usable_context)
         return next(iter(replies.values()), Failure(FailureCode.LOST))
 
     def _summed(self, asked: Request, link: Link, heads: Mapping[str, Head]) -> Reply:
-        # Step 1: everyone computes its reply, keeps it, and advertises keys; who does not is not on the roster
+        # Step 1: each client computes and keeps its reply, and advertises keys; the others are not on the roster
         session, summed, cursors = secrets.token_hex(16), SUMS[type(asked)], _cursors(asked)
         content = messages.encode(replace(asked, cursor="") if isinstance(asked, messages.VectorsRequest) else asked)
         begin = messages.BeginRequest(session, self._rules, content)
-        # Clients without a cursor get the very same object, which engines pack once.
+        # Clients without a cursor get one shared object, which engines pack once.
         to_each = {name: replace(begin, cursor=cursors[name]) if cursors.get(name) else begin for name in self._inner.clients()}
         ready = link.ask(to_each, messages.BeginReply, lambda reply: reply.session == session, heads)
-        ready = _alike(ready, link)
+        ready = _with_usual_layout(ready, link)
         if code := self._not_ready(asked, ready, link):
             return Failure(code)
         adverts = {name: Advert(reply.mask_key, reply.channel_key, reply.signature) for name, reply in ready.items()}
@@ -103,18 +98,17 @@ class SecureEngine:
         return reply
 
     def _not_ready(self, asked: Request, ready: Mapping[str, messages.BeginReply], link: Link) -> FailureCode | None:
-        """What to tell the coordinator in place of a sum; None: enough clients are ready for one.
+        """The code in place of a sum; None: enough clients are ready.
 
         Raises:
-            TooFewClientsError: they are not, and that is neither for want of examples or the owners' limits alone, nor for a
-                readout that owners forbid.
+            TooFewClientsError: too few are, and no single code explains it.
         """
         forgetful = {name for name, code in link.failures.items() if code is FailureCode.NO_CONTEXT} - set(self._installed)
         self._installed, self._forgetful = (), tuple(name for name in self._inner.clients() if name in forgetful)
         if forgetful:
             return FailureCode.NO_CONTEXT
         if changed := [name for name, code in link.failures.items() if code is FailureCode.CHANGED]:
-            _log.warning("earlier examples of %s changed: what they gave before stays in the sums", ", ".join(changed))
+            _log.warning("earlier examples of %s changed; their earlier vectors stay in the sums", ", ".join(changed))
         if len(ready) >= self._rules.min_survivors:
             return None
         codes = set(link.failures.values())
@@ -123,14 +117,14 @@ class SecureEngine:
         if codes == {FailureCode.SPENT}:
             return FailureCode.SPENT
         if isinstance(asked, messages.VectorsRequest) and asked.cursor:
-            return FailureCode.TOO_FEW  # of those who have anything new: the sums stay as they are
+            return FailureCode.TOO_FEW  # too few clients have new examples: the sums stay as they are
         if isinstance(asked, messages.StatisticsRequest) and all(code.is_final for code in codes):
-            return FailureCode.REFUSED  # a run can do without a readout
+            return FailureCode.REFUSED  # a run works without a readout
         raise _too_few(asked.kind, "have something to add", ready, self._rules.min_survivors, link)
 
 
 class _SumSteps:
-    """The later steps of one sum."""
+    """Steps 2 to 4 of one sum."""
 
     def __init__(self, session: str, roster: Roster, link: Link, step: str) -> None:
         self._session = session
@@ -139,11 +133,9 @@ class _SumSteps:
         self._step = step
 
     def deal(self) -> dict[str, messages.DealReply]:
-        """Step 2: shares of everyone's secrets for everyone, sealed."""
-        names, keys = (
-            self._roster.names,
-            tuple((own.mask_key, own.channel_key, own.signature) for own in self._roster.adverts.values()),
-        )
+        """Step 2: each client deals sealed shares of its secrets to the others."""
+        names, adverts = self._roster.names, self._roster.adverts.values()
+        keys = tuple((advert.mask_key, advert.channel_key, advert.signature) for advert in adverts)
         request, others = messages.DealRequest(self._session, names, keys), len(names) - 1
 
         def usable(reply: messages.DealReply) -> bool:
@@ -154,12 +146,12 @@ class _SumSteps:
         return self._enough(dealt, "dealt shares")
 
     def mask(self, dealt: Mapping[str, messages.DealReply], grid: FixedPoint, count: int) -> dict[str, Integers]:
-        """Step 3: the numbers, masked."""
+        """Step 3: each client's masked numbers, integers ``(count,)``."""
         sealed = {name: dict(zip(self._others(name), reply.sealed, strict=True)) for name, reply in dealt.items()}
         requests = {
             name: messages.MaskRequest(
                 self._session,
-                tuple(self._place(sender) for sender in dealt if sender != name),
+                tuple(self._position(sender) for sender in dealt if sender != name),
                 tuple(sealed[sender][name] for sender in dealt if sender != name),
             )
             for name in dealt
@@ -173,8 +165,8 @@ class _SumSteps:
         return {name: grid.unpacked(reply.masked) for name, reply in self._enough(masked, "sent masked numbers").items()}
 
     def reveal(self, dealt: Mapping[str, messages.DealReply], masked: Mapping[str, Integers]) -> dict[str, dict[str, bytes]]:
-        """Step 4: of each client that dealt, shares of one of its two secrets."""
-        request = messages.RevealRequest(self._session, tuple(map(self._place, masked)))
+        """Step 4: from each survivor, its shares of one of two secrets of each client that dealt."""
+        request = messages.RevealRequest(self._session, tuple(map(self._position, masked)))
         revealed = self._link.ask(
             dict.fromkeys(masked, request),
             messages.RevealReply,
@@ -191,7 +183,7 @@ class _SumSteps:
     def _others(self, name: str) -> list[str]:
         return [other for other in self._roster.names if other != name]
 
-    def _place(self, name: str) -> int:
+    def _position(self, name: str) -> int:
         return self._roster.positions[name] - 1
 
 
@@ -199,12 +191,12 @@ def _too_few(step: str, what: str, replies: Mapping[str, object], needed: int, l
     reasons = ", ".join(f"{name}: {code.value}" for name, code in link.failures.items())
     return TooFewClientsError(
         f"secure sum of {step}: {len(replies)} clients {what}, {needed} are needed by privacy.min_survivors and "
-        f"privacy.dropout ({reasons}). Nothing was revealed, and what was done before is kept: resume when they are back"
+        f"privacy.dropout ({reasons}). Nothing was revealed, and earlier rounds are kept: resume when they are back"
     )
 
 
-def _alike(ready: Mapping[str, messages.BeginReply], link: Link) -> dict[str, messages.BeginReply]:
-    """Those whose numbers are laid out as most are; others cannot be summed with them."""
+def _with_usual_layout(ready: Mapping[str, messages.BeginReply], link: Link) -> dict[str, messages.BeginReply]:
+    """The clients with the most common layout; the others cannot be summed with them."""
     layouts = Counter(json.dumps(reply.layout) for reply in ready.values())
     usual = layouts.most_common(1)[0][0] if layouts else ""
     for name, reply in ready.items():
@@ -214,6 +206,6 @@ def _alike(ready: Mapping[str, messages.BeginReply], link: Link) -> dict[str, me
 
 
 def _cursors(asked: Request) -> dict[str, str]:
-    """Each client's own, out of what the coordinator keeps as one."""
+    """Each client's cursor, from the coordinator's one cursor."""
     known = asked.cursor if isinstance(asked, messages.VectorsRequest) else ""
     return {str(name): str(cursor) for name, cursor in json.loads(known or "{}").items()}
