@@ -20,7 +20,7 @@ from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.data import Example
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
-from ifedicl.federation.results import adapter_of
+from ifedicl.federation.driver import adapter_of
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.federation.state import State
 from ifedicl.settings import load_settings

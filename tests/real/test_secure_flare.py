@@ -12,7 +12,7 @@ from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.data import Example
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
-from ifedicl.federation.results import adapter_of
+from ifedicl.federation.driver import adapter_of
 from ifedicl.federation.secure import summing_engine
 from ifedicl.federation.secure.sum_client import identity_of
 from ifedicl.ledger.ledger import REPLY, SUMMED, read

@@ -17,8 +17,7 @@ from ifedicl.dp.accountant import epsilon
 from ifedicl.errors import ConfigError
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
-from ifedicl.federation.dp_client import DPClient
-from ifedicl.federation.dp_sums import DPSums
+from ifedicl.federation.dp_client import DPClient, DPSums
 from ifedicl.federation.messages import (
     BeginRequest,
     CompareRequest,

@@ -1,4 +1,4 @@
-"""What a run is of: the task, the settings and the model that coordinator and clients agree on."""
+"""The task, settings and model that coordinator and clients agree on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ifedicl.task import Task
 
 
 def run_digest(task: Task, method: Method, fingerprint: str) -> str:
-    """Names a run: coordinator and clients make it of the same things."""
+    """The digest that identifies a run, the same at coordinator and clients."""
     content = [task.digest, method.model_dump(mode="json"), fingerprint]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -29,22 +29,22 @@ class Assignment:
 
     @cached_property
     def digest(self) -> str:
-        """Names the run: a checkpoint belongs to one."""
+        """The digest that identifies the run."""
         return run_digest(self.task, self.method, self.model.fingerprint)
 
     @property
     def layers(self) -> range:
-        """The injected ones: all that vectors, basis and coefficients are of."""
+        """The injected layers."""
         return self.method.injection.active_layers(self.model.layers)
 
     @property
     def form(self) -> Form:
-        """Which coefficients are calibrated."""
+        """The shape of the coefficients."""
         return Form(len(self.layers), self.method.rank)
 
     @property
     def identity(self) -> Coefficients:
-        """Coefficients that change nothing: the raw model."""
+        """Coefficients of the raw model."""
         return Coefficients.identity(self.form)
 
     @property

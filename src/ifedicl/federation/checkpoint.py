@@ -1,4 +1,4 @@
-"""The coordinator's state in one file, which is whole or absent."""
+"""Keeps the coordinator's state in one file, which is written atomically."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ifedicl.ledger.entries import Head
 from ifedicl.metrics import Tally
 
 RUN_FORMAT = 2
-"""The run format. Format 1, whose checkpoints state no number, has settings in its digest that no longer exist."""
+"""The run format. Checkpoints of format 1 have no number; their digest holds settings that no longer exist."""
 _KIND = "checkpoint"
 _HEADER = (
     "run",
@@ -36,20 +36,20 @@ _HEADER = (
     "dtypes",
     "readout_round",
 )
-"""Fields of a state that are JSON as they are."""
+"""Fields of a state that are plain JSON."""
 
 
 class Memory:
     """The state of a run, and the file that keeps it."""
 
     def __init__(self, state: State, path: Path | None) -> None:
-        """Begin with ``state``; nothing is written yet. Without a path nothing ever is."""
+        """Begin with ``state``. Without a path nothing is ever written."""
         self.state = state
         self._path = path
 
     @property
     def heads_file(self) -> Path | None:
-        """Where the heads of the clients' ledgers are written down, beside the checkpoint."""
+        """The file of the ledgers' heads, beside the checkpoint."""
         return self._path and self._path.with_name("heads.jsonl")
 
     def note(self, state: State) -> None:
@@ -67,22 +67,18 @@ class Memory:
             save(state, self._path)
 
     def recall(self) -> bool:
-        """Go on from the file, where there is one of this run.
+        """Go on from the file, if there is one of this run; return whether there is.
 
         Raises:
             StorageError: the file is torn.
-            ConfigError: the run is another one, or has another format.
+            ConfigError: the file is of another run or format.
         """
         stored = load(self._path) if self._path else None
         if stored is None:
             return False
         if stored.run != self.state.run:
-            fault = Fault(
-                "checkpoint",
-                f"one of run {stored.run[:12]}",
-                f"run {self.state.run[:12]}",
-                "Task, method or model were changed since. Restore them, or start again in another folder.",
-            )
+            remedy = "Task, method or model have changed. Restore them, or start again in another folder."
+            fault = Fault("checkpoint", f"one of run {stored.run[:12]}", f"run {self.state.run[:12]}", remedy)
             raise ConfigError(str(self._path), [fault])
         self.state = stored
         return True
@@ -148,23 +144,14 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
 
     context, counts, steps = within("context"), within("counts"), header["moments"]
     return State(
-        run=header["run"],
-        round=header["round"],
-        phase_start=header["phase_start"],
-        phase_rounds=header["phase_rounds"],
+        **{name: header[name] for name in _HEADER},
         coefficients=Coefficients.of(within("coefficients")),
         best=Coefficients.of(within("best")),
-        best_round=header["best_round"],
-        stale=header["stale"],
-        vectors_due=header["vectors_due"],
         client_vectors={name: ContextVectors(means, counts[name]) for name, means in within("means").items()},
-        cursors=header["cursors"],
-        dtypes=header["dtypes"],
         heads={name: Head(**own) for name, own in header["heads"].items()},
         context=Context(**context, first_layer=header["first_layer"]) if context else None,
         moments=None if steps is None else Moments(steps, within("first"), within("second")),
         readout=Readout(arrays["readout"], header["pooled_layer"]) if "readout" in arrays else None,
-        readout_round=header["readout_round"],
         zero_shot=header["zero_shot"] and Tally(**header["zero_shot"]),
         history=tuple(map(_record, header["history"])),
         traffic=tuple(Traffic(**item) for item in header["traffic"]),

@@ -1,4 +1,4 @@
-"""A data owner's side of the federation. What it answers is all that leaves it."""
+"""A data owner's client. Its replies are all that leaves it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role
 from ifedicl.errors import BudgetSpentError, DataError, IfediclError, TaskError
 from ifedicl.federation import messages
-from ifedicl.federation.client_task import ClientTask, ExampleSums, PlainSums
+from ifedicl.federation.client_task import ClientTask, ExampleSums
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.settings import Method
 from ifedicl.task import Task
@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class _RefusalError(Exception):
-    """Ends a request with a code."""
+    """Ends a request with a failure code."""
 
     def __init__(self, code: FailureCode) -> None:
         super().__init__(code)
@@ -38,25 +38,25 @@ class _RefusalError(Exception):
 
 
 class Client:
-    """One data owner: its examples, and the frozen model that all share.
+    """One data owner: its examples, and the frozen model that all clients share.
 
-    Between requests it keeps nothing that it could not be sent again or compute again, so it may be restarted at any time.
+    Its state can be sent or computed again, so it may restart at any time.
     """
 
     def __init__(
         self, name: str, examples: Sequence[Example], backbone: Backbone, *, secret: bytes, sums: ExampleSums | None = None
     ) -> None:
-        """Hold ``examples``; nothing is computed yet.
+        """Take the owner's examples.
 
         Args:
-            name: how the coordinator knows this client.
+            name: of the client in the federation.
             examples: its labelled text.
             backbone: the frozen model; simulated clients share one.
-            secret: keys the cursors, so that they tell the coordinator nothing about the examples. The same after a restart.
-            sums: how examples are summed; None: as they are, without a DP guarantee.
+            secret: keys the cursors, so that they reveal nothing about the examples; the same after a restart.
+            sums: sums the examples; None: without a DP guarantee.
         """
         self.name = name
-        self._sums = sums or PlainSums()
+        self._sums = sums or ExampleSums()
         self.examples = tuple(examples)
         self.backbone = backbone
         self._secret = secret
@@ -73,7 +73,7 @@ class Client:
         }
 
     def handle(self, request: Request, /) -> Reply:
-        """Answer one request. Never raises: what goes wrong becomes a :class:`Failure` with a code and no text."""
+        """Answer one request. Never raises: an error becomes a :class:`Failure` with a code and no text."""
         handler = self._handlers.get(type(request))
         if handler is None:
             return Failure(FailureCode.OTHER_MODE)
@@ -92,7 +92,7 @@ class Client:
             return Failure(FailureCode.INTERNAL)
 
     def with_sums(self, sums: ExampleSums) -> Self:
-        """The same owner and examples, summed in another way."""
+        """The same client with other sums."""
         return type(self)(self.name, self.examples, self.backbone, secret=self._secret, sums=sums)
 
     @property
@@ -102,11 +102,11 @@ class Client:
 
     @property
     def dtype(self) -> str:
-        """What its model computes in."""
+        """The dtype that its model computes in."""
         return self.backbone.dtype
 
     def count(self, role: Role) -> int:
-        """How many examples of the present task have a role; 0 before there is a task."""
+        """The number of examples of the present task with this role; 0 before there is a task."""
         return 0 if self._task is None else len(self._task.roles[role])
 
     def secret_for(self, purpose: str) -> bytes:
@@ -114,7 +114,7 @@ class Client:
         return key_for(self._secret, purpose)
 
     def prepare(self, task: Task, method: Method) -> None:
-        """Encode all examples for a task, before anything is asked: the owner hears in words what replies only code.
+        """Encode all examples for a task before the first request, so that the owner gets errors with text.
 
         Raises:
             TaskError: the model cannot score the task.
@@ -133,10 +133,7 @@ class Client:
         return self._cursor(self._task.train_keys) if self._task else ""
 
     def examples_behind(self, cursor: str) -> npt.NDArray[np.int64]:
-        """``(C,)``: how many training examples of the present task, of each class, stand behind ``cursor``.
-
-        All 0 where they are not the same any more.
-        """
+        """``(C,)``: the training examples of the present task that ``cursor`` covers, by class; all 0 if they have changed."""
         if self._task is None:
             return np.zeros(1, dtype=np.int64)
         return self._task.counts(self._known(cursor, self._task.train_keys))
@@ -148,16 +145,8 @@ class Client:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
         known = self._known(request.cursor, keys)
         vectors, wire_dtype = own.vectors(known), request.method.vectors.wire_dtype
-        return self._checked(
-            messages.VectorsReply(
-                vectors=vectors,
-                cursor=self._cursor(keys),
-                replaces=known == 0,
-                dtype=self.backbone.dtype,
-                wire_dtype=wire_dtype,
-            ),
-            vectors.is_finite and _fits(vectors, wire_dtype),
-        )
+        reply = messages.VectorsReply(vectors, self._cursor(keys), known == 0, self.backbone.dtype, wire_dtype)
+        return self._checked(reply, vectors.is_finite and _fits(vectors, wire_dtype))
 
     def _install(self, request: messages.ContextRequest) -> Reply:
         own, context = self._task_for(request.task, request.method, request.fingerprint), request.context
@@ -227,7 +216,7 @@ class Client:
         if fingerprint != self.backbone.fingerprint:
             raise _RefusalError(FailureCode.WRONG_MODEL)
         if method.promises_noise and self._sums.spent_epsilon is None:
-            _log.error("client %s refuses a task that promises noise: nothing here clips and adds it", self.name)
+            _log.error("client %s refuses a task with noise: it does not clip and add noise", self.name)
             raise _RefusalError(FailureCode.OTHER_MODE)
         try:
             return self._task_of(task, method)
@@ -237,7 +226,7 @@ class Client:
 
     def _task_of(self, task: Task, method: Method) -> ClientTask:
         if self._task is None or (self._task.task, self._task.method) != (task, method):
-            self._context = None  # vectors of one task mean nothing to another
+            self._context = None  # vectors of one task do not fit another
             scorer = Scorer(self.backbone, task, first_layer=method.injection.active_layers(self.backbone.layers).start)
             self._task = ClientTask(task, method, scorer, self.examples, self._sums)
         return self._task
@@ -251,12 +240,12 @@ class Client:
         return self._task, self._context[1]
 
     def _cursor(self, keys: Sequence[str]) -> str:
-        """How many examples were vectorised, and a keyed digest of which."""
+        """The number of vectorised examples, and a keyed digest of them."""
         digest = hmac.digest(self._secret, "\x1f".join(keys).encode(), hashlib.sha256)[:16]
         return f"{len(keys)}:{digest.hex()}"
 
     def _known(self, cursor: str, keys: Sequence[str]) -> int:
-        """How many of the first examples ``cursor`` vouches for; 0 where they are not the same any more."""
+        """How many of the first examples ``cursor`` covers; 0 if they have changed."""
         count = int(cursor.partition(":")[0] or 0)
         same = 0 < count <= len(keys) and hmac.compare_digest(cursor, self._cursor(keys[:count]))
         return count if same else 0
@@ -267,11 +256,11 @@ class Client:
 
 
 def key_for(secret: bytes, purpose: str) -> bytes:
-    """A key of 32 bytes for one purpose, out of a client's secret."""
+    """A key of 32 bytes for one purpose, from a client's secret."""
     return hmac.digest(secret, purpose.encode(), hashlib.sha256)
 
 
 def _fits(vectors: ContextVectors, wire_dtype: str) -> bool:
-    """Whether no mean overflows in the dtype that it travels in."""
+    """Whether no mean overflows in the dtype of the wire."""
     with np.errstate(over="ignore"):
         return bool(np.isfinite(vectors.means.astype(wire_dtype)).all())

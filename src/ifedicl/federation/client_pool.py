@@ -1,4 +1,4 @@
-"""One request to each client: who answered what one can believe, and what it cost."""
+"""Sends one request to each client, and notes usable replies, failures and costs."""
 
 from __future__ import annotations
 
@@ -26,19 +26,14 @@ R = TypeVar("R", bound=Reply)
 
 @dataclass(frozen=True)
 class Participation:
-    """Who answered.
-
-    Attributes:
-        names: of the clients whose replies were usable, in client order.
-        failures: the other clients' codes.
-    """
+    """The clients with usable replies, in client order, and the codes of the others."""
 
     names: tuple[str, ...]
     failures: Mapping[str, FailureCode]
 
     @property
     def reasons(self) -> str:
-        """Who failed with which code, for people."""
+        """The failures as text."""
         return ", ".join(f"{name}: {code.value}" for name, code in self.failures.items())
 
 
@@ -53,14 +48,14 @@ class ClientPool:
         coordination: Coordination,
         observer: Callable[[Event], None],
     ) -> None:
-        """Prepare; nothing is sent yet.
+        """Take what an exchange needs.
 
         Args:
-            engine: reaches them.
-            assignment: what they are asked about.
-            coordination: how long they are waited for, and how few are enough.
-            memory: knows the global vectors, and keeps what each exchange cost.
-            observer: told of each step and delivery.
+            engine: reaches the clients.
+            assignment: task, method and model.
+            memory: holds the global vectors, and keeps the cost of each exchange.
+            coordination: deadline and minimum clients.
+            observer: called with each step and delivery.
         """
         self._engine = engine
         self._assignment = assignment
@@ -71,7 +66,7 @@ class ClientPool:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all clients, in an order that stays."""
+        """The names of all clients, in a fixed order."""
         return self._engine.clients()
 
     @property
@@ -82,7 +77,7 @@ class ClientPool:
         return hashlib.sha256((self._assignment.digest + context.digest).encode()).hexdigest()[:16]
 
     def install(self, names: Iterable[str]) -> None:
-        """Send the global vectors (stage 2a). Who does not take them will say so when asked for more."""
+        """Send the global vectors (stage 2a). A client that lacks them replies so to the next request."""
         context, task, method = self._memory.state.context, self._assignment.task, self._assignment.method
         assert context is not None
         request = messages.ContextRequest(task, method, self._assignment.model.fingerprint, context, self.context_id)
@@ -91,19 +86,19 @@ class ClientPool:
     def ask(
         self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]
     ) -> tuple[dict[str, R], Participation]:
-        """Usable replies in client order. Where a sum is enough, :meth:`total` needs the memory of one reply only."""
+        """The usable replies, in client order. :meth:`total` needs less memory where a sum is enough."""
         replies: dict[str, R] = {}
         answers = self.collect(requests, expected, usable, replies.__setitem__)
         return {name: replies[name] for name in answers.names}, answers
 
     def ask_all(self, request: Request, expected: type[R], usable: Callable[[R], bool]) -> tuple[dict[str, R], Participation]:
-        """One request to all, as :meth:`ask`."""
+        """The usable replies of all clients to one request."""
         return self.ask(dict.fromkeys(self.names, request), expected, usable)
 
     def total(
         self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]
     ) -> tuple[R | None, Participation]:
-        """The usable replies as one, of everybody's examples; None where there is no example."""
+        """The sum of the usable replies; None if they count no example."""
         total = Total(expected)
         answers = self.collect(requests, expected, usable, lambda _, reply: total.add(reply))
         return total.reply, answers
@@ -111,15 +106,15 @@ class ClientPool:
     def collect(
         self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool], take: Callable[[str, R], None]
     ) -> Participation:
-        """Hand each usable reply on as it comes, in any order.
+        """Pass each usable reply to ``take`` as it comes, in any order.
 
-        A client that lost the global vectors is sent them and asked again.
+        A client that lost the global vectors receives them and the request again.
 
         Args:
             requests: by client.
             expected: kind of the replies.
-            usable: whether one can believe a reply.
-            take: given a client's name and its reply, once for each client at most.
+            usable: whether a reply is valid.
+            take: called with a client's name and its reply, at most once for each client.
         """
         names, failures = self._exchange(requests, expected, usable, take)
         forgetful = [name for name, code in failures.items() if code is FailureCode.NO_CONTEXT]
@@ -131,23 +126,23 @@ class ClientPool:
         return Participation(tuple(name for name in self.names if name in names), failures)
 
     def are_enough(self, answers: Participation) -> bool:
-        """Whether a step counts with these."""
+        """Whether there are ``coordination.min_clients``."""
         return len(answers.names) >= self._coordination.min_clients
 
     def require(self, answers: Participation, step: str) -> None:
-        """Go on only with enough of them.
+        """Check that there are enough.
 
         Raises:
-            LimitsReachedError: fewer than ``coordination.min_clients``, and for the owners' limits alone.
-            TooFewClientsError: fewer than that for any other reason.
+            LimitsReachedError: there are fewer than ``coordination.min_clients``, only because of the owners' limits.
+            TooFewClientsError: there are fewer for any other reason.
         """
         if self.are_enough(answers):
             return
         is_spent = set(answers.failures.values()) == {FailureCode.SPENT}
         raise (LimitsReachedError if is_spent else TooFewClientsError)(
             f"round {self._memory.state.round + 1}, {step}: {len(answers.names)} of {len(self.names)} clients gave a usable "
-            f"reply, coordination.min_clients asks for {self._coordination.min_clients} ({answers.reasons}). What was done is "
-            "kept: resume when they are back, or with a lower coordination.min_clients"
+            f"reply, coordination.min_clients asks for {self._coordination.min_clients} ({answers.reasons}). Earlier rounds "
+            "are kept: resume when they are back, or with a lower coordination.min_clients"
         )
 
     def _exchange(
@@ -160,7 +155,7 @@ class ClientPool:
         traffic = list(state.traffic)
         received: list[Received] = []
         heads = state.heads
-        # The context, by far the largest request, is the same bytes for all: no head of one client's ledger goes with it.
+        # The context is by far the largest request. Without a head it is the same bytes for all clients.
         known = {} if expected is messages.ContextReply else state.heads
         for delivery in self._engine.exchange(requests, self._coordination.deadline_seconds, known):
             reply = delivery.reply
@@ -169,7 +164,7 @@ class ClientPool:
                 answered.add(delivery.client)
             else:
                 failures[delivery.client] = reply.code if isinstance(reply, Failure) else FailureCode.BAD_REPLY
-            for part in delivery.parts or (delivery,):  # of a sum, what each client had to do with it
+            for part in delivery.parts or (delivery,):  # of a sum: the cost to each client
                 code = part.reply.code if isinstance(part.reply, Failure) else failures.get(part.client)
                 traffic.append(_traffic(part, step, state.round, code))
                 self._observer(Delivered(traffic[-1]))
@@ -185,7 +180,7 @@ class ClientPool:
 def advanced_heads(heads: Mapping[str, Head], delivery: Delivery) -> Mapping[str, Head]:
     """The known heads of the clients' ledgers after this delivery.
 
-    The head of another ledger does not replace the known one: the client says that it is another, or it has no more lines.
+    The head of another ledger does not replace the known one: the client sends code ``ledger``, or the head has no more lines.
     """
     if delivery.receipt is None:
         return heads

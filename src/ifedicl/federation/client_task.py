@@ -1,11 +1,10 @@
-"""What a task makes of one owner's examples: encoded once, vectors and figures of the raw model kept."""
+"""One owner's examples in one task: encoded once, with cached vectors and raw-model readings."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,38 +27,16 @@ from ifedicl.task import Task
 _log = logging.getLogger(__name__)
 
 
-class ExampleSums(Protocol):
-    """How one owner's examples become the sums that leave it."""
+class ExampleSums:
+    """Sums of an owner's examples as they are: no clipping, no noise, no DP guarantee."""
 
     @property
     def spent_epsilon(self) -> float | None:
         """The ε of all sums so far, for one example; None: there is no DP guarantee."""
-        ...
+        return None
 
     def vectors(self, scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method) -> ContextVectors:
         """As :func:`ifedicl.extract.context_vectors`."""
-        ...
-
-    def gradient(
-        self,
-        scorer: Scorer,
-        examples: EncodedExamples,
-        context: Context,
-        coefficients: Coefficients,
-        method: Method,
-        rows: Sequence[int],
-    ) -> GradientSum:
-        """As :func:`ifedicl.calibrate.gradient_sum`."""
-        ...
-
-
-class PlainSums:
-    """Sums of the examples as they are: no clipping, no noise, no DP guarantee."""
-
-    spent_epsilon = None
-
-    def vectors(self, scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method) -> ContextVectors:
-        """Means and counts."""
         return context_vectors(scorer, prompts, labels, method)
 
     def gradient(
@@ -71,12 +48,12 @@ class PlainSums:
         method: Method,
         rows: Sequence[int],
     ) -> GradientSum:
-        """Of the examples at ``rows``."""
+        """As :func:`ifedicl.calibrate.gradient_sum`."""
         return gradient_sum(scorer, examples, context, coefficients, method, rows)
 
 
 class ClientTask:
-    """One task under one method, on one owner's examples: each is encoded once, and nothing is computed twice."""
+    """One owner's examples under one task and method. Each is encoded once; nothing is computed twice."""
 
     def __init__(self, task: Task, method: Method, scorer: Scorer, examples: Sequence[Example], sums: ExampleSums) -> None:
         self.sums = sums
@@ -90,7 +67,7 @@ class ClientTask:
         self._zero_shot: dict[Role, Reading] = {}
 
     def part(self, role: Role) -> EncodedExamples:
-        """One role's examples.
+        """The encoded examples of one role.
 
         Raises:
             DataError: a text has no tokens.
@@ -102,7 +79,7 @@ class ClientTask:
         return self._parts[role]
 
     def vectors(self, known: int) -> ContextVectors:
-        """Of all training examples but the first ``known``; kept, as a coordinator that lost them asks again."""
+        """The vectors of all training examples after the first ``known``; cached for a coordinator that lost them."""
         if self._summed is None or self._summed[0] != known:
             part = self.part(Role.TRAIN)
             rows = part.prompts.tokens[known:], part.labels[known:]
@@ -114,25 +91,25 @@ class ClientTask:
     def tallies(
         self, role: Role, context: Context, coefficients: Coefficients, readouts: Sequence[Readout | None]
     ) -> tuple[Tally, ...]:
-        """Figures of an adapter on one role's examples, for each readout."""
+        """An adapter's tally on one role's examples, for each readout."""
         reading, labels = self._reading(role, context, coefficients), self.part(role).labels
         return tuple(Tally.of(reading.log_probabilities(readout), labels) for readout in readouts)
 
     def comparison(self, context: Context, coefficients: Coefficients, readout: Readout | None) -> Comparison:
-        """The adapter and the raw model on the gate examples."""
+        """Compares the adapter with the raw model on the gate examples."""
         identity = Coefficients.identity(coefficients.form)
         adapted, raw = (self._reading(Role.GATE, context, values) for values in (coefficients, identity))
         return Comparison.of(adapted.log_probabilities(readout), raw.logs, self.part(Role.GATE).labels)
 
     def readout_sums(self, context: Context, coefficients: Coefficients) -> ReadoutSums:
-        """Of the training examples, as the adapted model sees them."""
+        """The readout sums of the training examples, in the adapted model."""
         reading, labels = self._reading(Role.TRAIN, context, coefficients), self.part(Role.TRAIN).labels
         matrix = projection(reading.states.shape[1], self.scorer.backbone.width, self.method.seed)
         states = reading.states if matrix is None else reading.states @ matrix
         return ReadoutSums.of(features(states, reading.logs), np.asarray(labels), len(self.task.labels))
 
     def _reading(self, role: Role, context: Context, coefficients: Coefficients) -> Reading:
-        """The raw model's are kept."""
+        """Readings of one role's examples; those of the raw model are cached."""
         if role in self._zero_shot and coefficients.is_identity:
             return self._zero_shot[role]
         layer = self.method.pooled_layer(self.scorer.backbone.layers)
@@ -143,10 +120,10 @@ class ClientTask:
         return reading
 
     def counts(self, first: int) -> npt.NDArray[np.int64]:
-        """``(C,)``: how many of the first ``first`` training examples are of each class."""
+        """``(C,)``: the first ``first`` training examples by class."""
         return np.bincount(self.part(Role.TRAIN).labels[:first], minlength=len(self.task.labels))
 
     @cached_property
     def train_keys(self) -> tuple[str, ...]:
-        """What tells the training examples apart, in their order."""
+        """A key of each training example, in order."""
         return tuple(row.key for row in self.roles[Role.TRAIN])

@@ -1,17 +1,20 @@
-"""Drives one run over an engine to its adapter. Simulations and FLARE jobs share it."""
+"""Drives one run over an engine to its adapter, for simulations and FLARE jobs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.coordinator import Coordinator, Outcome, Starter
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.events import Event, ignore
-from ifedicl.settings import Coordination, ModelSettings
+from ifedicl.metrics import Comparison
+from ifedicl.settings import Coordination, Method, ModelSettings
+from ifedicl.task import Task
 
 if TYPE_CHECKING:
     from ifedicl.adapter import Adapter
@@ -19,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is driven, beside the settings that travel to the clients.
+    """The options of a run that do not travel to the clients.
 
     Attributes:
-        coordination: deadline, fewest replies and patience.
-        checkpoint: a file that is written after each step; None: the run cannot be resumed.
-        resume: go on from the checkpoint, where there is one.
-        more_rounds: after a finished run, take in the examples that were added and calibrate this many rounds more.
+        coordination: deadline, minimum clients and patience.
+        checkpoint: its file, written after each step; None: the run cannot resume.
+        resume: go on from the checkpoint, if there is one.
+        more_rounds: after a finished run, add new examples and calibrate for this many more rounds.
         observer: called with each event of the run.
         starter: gives a warm start, as :class:`Coordinator` says; None: the cold one.
     """
@@ -40,12 +43,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Federated:
-    """A finished federation in memory.
-
-    Attributes:
-        adapter: ready to be saved.
-        outcome: rounds, choice, gate and traffic.
-    """
+    """A finished run: its adapter, and its outcome with rounds, choice, gate and traffic."""
 
     adapter: Adapter
     outcome: Outcome
@@ -59,14 +57,14 @@ def drive(
     *,
     spent: Callable[[], Mapping[str, Any]] = dict,
 ) -> Federated:
-    """Run all stages, or what is left of them, and make the adapter.
+    """Run all stages, or the rest of them, and make the adapter.
 
     Args:
-        engine: reaches the clients, in the mode that the method names.
-        assignment: what they are asked.
-        model: how their model was named, for the adapter.
-        options: how the run goes.
-        spent: called after the last round; tells what the clients spent of their privacy budgets.
+        engine: reaches the clients, in the privacy mode of the method.
+        assignment: task, method and model.
+        model: the source of the model, for the adapter.
+        options: of the run.
+        spent: called after the last round; returns the spent privacy budgets.
 
     Raises:
         IfediclError: as :meth:`Coordinator.run` raises it.
@@ -83,8 +81,48 @@ def drive(
         starter=options.starter,
     )
     outcome = coordinator.run(resume=options.resume, more_rounds=options.more_rounds)
-    # Adapters import transformers, which takes seconds. A FLARE server need not wait for it before its first round.
-    from ifedicl.federation.results import adapter_of
-
     adapter = adapter_of(outcome, task, method, model, shape.fingerprint, len(engine.clients()), spent())
     return Federated(adapter, outcome)
+
+
+def adapter_of(
+    outcome: Outcome,
+    task: Task,
+    method: Method,
+    model: ModelSettings,
+    fingerprint: str,
+    clients: int,
+    spent: Mapping[str, Any] = MappingProxyType({}),
+) -> Adapter:
+    """The adapter that a run ended with. ``spent`` is what its provenance says of privacy budgets."""
+    # Adapters import transformers, which takes seconds. A FLARE server need not wait for it before its first round.
+    from ifedicl.adapter import Adapter
+
+    return Adapter(
+        task=task,
+        context=outcome.context,
+        readout=outcome.readout,
+        coefficients=outcome.coefficients,
+        model=model,
+        fingerprint=fingerprint,
+        provenance=_provenance(outcome, method, clients) | dict(spent),
+    )
+
+
+def _provenance(outcome: Outcome, method: Method, clients: int) -> dict[str, Any]:
+    state = outcome.state
+    return {
+        "method": method.model_dump(mode="json"),
+        "rounds": state.round,
+        "chosen_round": outcome.chosen_round,
+        "clients": clients,
+        "examples_vectorised": sum(vectors.examples for vectors in state.client_vectors.values()),
+        "dtypes": sorted(set(state.dtypes.values())),
+        "gate": None if outcome.gate is None else _gate_facts(outcome.gate),
+    }
+
+
+def _gate_facts(gate: Comparison) -> dict[str, Any]:
+    adapter, raw = gate.adapter, gate.zero_shot
+    figures = {"examples": adapter.examples, "accuracy": adapter.accuracy, "zero_shot_accuracy": raw.accuracy}
+    return {"open": gate.is_open} | (figures if adapter.examples else {})

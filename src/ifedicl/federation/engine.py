@@ -1,4 +1,4 @@
-"""What the coordinator needs of whatever carries its messages."""
+"""The protocol of an engine, which carries the coordinator's messages."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ifedicl.ledger.receipts import Receipt
 
 @dataclass(frozen=True)
 class Delivery:
-    """One client's answer, and what it cost.
+    """One client's reply, and its cost.
 
     Attributes:
         client: its name.
-        reply: the reply; a ``Failure`` where there is none.
-        bytes_down: of the request as it crossed.
-        bytes_up: of the reply as it crossed; 0 where none came.
+        reply: a ``Failure`` if none came.
+        bytes_down: of the request on the wire.
+        bytes_up: of the reply on the wire; 0 if none came.
         seconds: from request to reply.
-        parts: where it stands for several clients, what it cost each of them; their replies are kept for their failures alone.
-        carrier_bytes: what the carrier added to both, where it can tell.
-        receipt: the ledger's head and the digest of the frame as it arrived; None where no ledger stands behind the reply.
+        parts: of a sum over clients: the cost to each, whose reply is kept for its failure alone.
+        carrier_bytes: bytes that the carrier added to both messages, if known.
+        receipt: the ledger's head and the digest of the frame as it arrived; None: the client has no ledger.
     """
 
     client: str
@@ -40,15 +40,15 @@ class Engine(Protocol):
     """Carries requests to clients and their replies back."""
 
     def clients(self) -> tuple[str, ...]:
-        """Names of all clients, in an order that stays."""
+        """The names of all clients, in a fixed order."""
         ...
 
     def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
-        """Send one request to each client named and yield a delivery for each, in any order, as they come.
+        """Send one request to each client and yield one delivery for each, in any order.
 
         Args:
             requests: by client.
             deadline: seconds from now after which a missing reply is a ``Failure`` with code ``late``.
-            heads: by client, the known head of its ledger; it travels beside the request.
+            heads: by client, the known head of its ledger, which travels with the request.
         """
         ...

@@ -1,4 +1,4 @@
-"""What a coordinator tells whoever watches it."""
+"""The events of a run, for its observers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ifedicl.federation.state import RoundRecord, State, Traffic
 
 @dataclass(frozen=True)
 class Begun:
-    """Nothing is sent yet; a resumed run goes on from this state, a new one from none."""
+    """The run begins, from this state or, if new, from none."""
 
     state: State | None
 
 
 @dataclass(frozen=True)
 class StepStarted:
-    """Requests of one kind are on their way."""
+    """Requests of one kind are sent."""
 
     step: str
     round: int
@@ -27,7 +27,7 @@ class StepStarted:
 
 @dataclass(frozen=True)
 class Delivered:
-    """One client has answered, or failed to."""
+    """One client has replied or failed."""
 
     traffic: Traffic
 
@@ -44,11 +44,11 @@ Event: TypeAlias = Begun | StepStarted | Delivered | RoundDone
 
 
 def ignore(event: Event) -> None:
-    """The observer of those who do not watch."""
+    """An observer that does nothing."""
 
 
 def each(*observers: Callable[[Event], None]) -> Callable[[Event], None]:
-    """One observer that tells all of these, in order."""
+    """One observer that calls all of these, in order."""
 
     def observe(event: Event) -> None:
         for observer in observers:

@@ -1,8 +1,7 @@
-"""The narrow protocol of a client's end: each layer handles what comes, and asks the layer within.
+"""The protocol of the layers of a client's endpoint. Each layer calls the next inner one.
 
-A client's end is built of layers, one around the other. The inner ones answer a request with a reply: the client, and its
-differential privacy. The ones around them answer with a :class:`Disclosure`: the owner's policy, the secure sum. The outermost
-layer is an :data:`Endpoint`: it takes and gives envelopes.
+The inner layers return a reply: the client, and its differential privacy. The layers around them return a :class:`Disclosure`:
+the owner's policy, the secure sum. The outermost layer is an :data:`Endpoint`, from envelope to envelope.
 """
 
 from __future__ import annotations
@@ -18,27 +17,27 @@ A = TypeVar("A", covariant=True)
 
 
 class Handler(Protocol[Q, A]):
-    """One layer of a client's end."""
+    """One layer of a client's endpoint."""
 
     @property
     def name(self) -> str:
-        """How the coordinator knows the client."""
+        """The client's name in the federation."""
         ...
 
     def handle(self, request: Q, /) -> A:
-        """Answer one request. Never raises: what goes wrong becomes a ``Failure``."""
+        """Answer one request. Never raises: an error becomes a ``Failure``."""
         ...
 
 
 @dataclass(frozen=True)
 class Disclosure:
-    """A reply on its way out, and what the ledger's line says beside it.
+    """A reply, and facts for the ledger's line.
 
     Attributes:
-        reply: what leaves.
-        run: digest of the run that it belongs to; empty where that is not known.
-        examples: which training examples its sums are of; None of other replies.
-        epsilon: the ε of all that left in this run, for one example; None: there is no DP guarantee.
+        reply: it leaves, or goes into a sum.
+        run: digest of its run; empty if unknown.
+        examples: the training examples in its sums; None for other replies.
+        epsilon: the ε of all replies of this run, for one example; None: there is no DP guarantee.
     """
 
     reply: Reply
@@ -48,8 +47,8 @@ class Disclosure:
 
 
 Replier: TypeAlias = Handler[Request, Reply]
-"""Answers plain requests: a client, or what stands directly around it."""
+"""Answers plain requests: a client, or a layer directly around it."""
 Discloser: TypeAlias = Handler[Request, Disclosure]
-"""A layer that knows what its replies tell."""
+"""A layer that knows the facts of its replies."""
 Endpoint: TypeAlias = Handler[Envelope, Envelope]
-"""A client's whole end: all that an engine needs of a client."""
+"""A client as an engine reaches it."""

@@ -1,7 +1,7 @@
-"""``metrics.jsonl``: what a run did, one JSON object a line, appended while it runs.
+"""``metrics.jsonl``: the journal of a run, one JSON object a line.
 
-Whoever watches reads the end of the file. Where a run begins, is resumed and ends, the file is written anew from what is
-certain by then, so that a line that a crash tore, or that tells of work to be done again, does not stay.
+Lines are appended while the run goes on. When it begins, resumes or ends, the file is rewritten from the state. This removes
+torn lines, and lines about work that is repeated.
 """
 
 from __future__ import annotations
@@ -27,18 +27,12 @@ class Journal:
     """Writes the file of one run; call it with the coordinator's events."""
 
     def __init__(self, path: Path, task: Task, clients: Iterable[str]) -> None:
-        """Write nothing yet.
-
-        Args:
-            path: of the file.
-            task: what is asked.
-            clients: names of all who may take part.
-        """
+        """Take the path, the task and the names of all clients; write nothing yet."""
         self._path = path
         self._first: Line = {"event": "run", "task": task.name, "labels": list(task.labels), "clients": list(clients)}
 
     def __call__(self, event: Event) -> None:
-        """Append one event; where the run begins, start the file anew, as it was then.
+        """Append one event; when the run begins, rewrite the file from its state.
 
         Raises:
             StorageError: it cannot be written.
@@ -49,11 +43,11 @@ class Journal:
             self._append(_line(event))
 
     def finish(self, outcome: Outcome, tests: Mapping[str, Evaluation | None] = MappingProxyType({})) -> None:
-        """Write the whole file once more, from the last state, with what came out.
+        """Rewrite the whole file from the last state, with the result.
 
         Args:
             outcome: of the run.
-            tests: figures on text that nothing was chosen by; None for those that were not measured.
+            tests: figures on test data, which chose nothing; None for those that were not measured.
 
         Raises:
             StorageError: it cannot be written.
@@ -62,7 +56,9 @@ class Journal:
         passed = gate and {"open": gate.is_open, "adapter": asdict(gate.adapter), "raw": asdict(gate.zero_shot)}
         lines = [*_lines(outcome.state), {"event": "finished", "chosen_round": outcome.chosen_round, "gate": passed}]
         measured = {name: evaluation for name, evaluation in tests.items() if evaluation is not None}
-        self._write([*lines, *({"event": "test", "name": name, **own.summary()} for name, own in measured.items())])
+        self._write(
+            [*lines, *({"event": "test", "name": name, **evaluation.summary()} for name, evaluation in measured.items())]
+        )
 
     def _write(self, lines: Iterable[Line]) -> None:
         files.write_text(self._path, "".join(json.dumps(line) + "\n" for line in (self._first, *lines)))
@@ -84,11 +80,11 @@ def _round(record: RoundRecord) -> Line:
 
 
 def _lines(state: State) -> list[Line]:
-    """In the order in which it happened: exchanges of round ``n`` come before the record that ends it."""
-    told: list[tuple[int, int, Line]] = [(item.round, 0, {"event": "exchange", **asdict(item)}) for item in state.traffic]
-    told += [
+    """The lines in order of time: the exchanges of round ``n`` come before its record."""
+    lines: list[tuple[int, int, Line]] = [(item.round, 0, {"event": "exchange", **asdict(item)}) for item in state.traffic]
+    lines += [
         (record.round - 1, 1, {"event": "round", **_round(record), "rounds": state.last_round}) for record in state.history
     ]
     if state.zero_shot is not None:
-        told.append((-1, 0, {"event": "zero_shot", "held_out": asdict(state.zero_shot)}))
-    return [line for _, _, line in sorted(told, key=lambda item: item[:2])]
+        lines.append((-1, 0, {"event": "zero_shot", "held_out": asdict(state.zero_shot)}))
+    return [line for _, _, line in sorted(lines, key=lambda item: item[:2])]

@@ -16,10 +16,10 @@ from ifedicl.ledger.entries import Head
 
 
 class LocalEngine:
-    """Runs simulated clients. Messages are packed and read as on a network, so their bytes are real."""
+    """Runs simulated clients. Messages are packed and unpacked as on a network, so byte counts are real."""
 
     def __init__(self, clients: Sequence[Endpoint]) -> None:
-        """Hold the clients, in order.
+        """Take the clients, in order.
 
         Raises:
             ValueError: two clients have the same name.
@@ -33,11 +33,11 @@ class LocalEngine:
         return tuple(self._clients)
 
     def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
-        """One client after another; each has the whole deadline, as it would on a machine of its own."""
+        """Ask one client after another; each has the whole deadline, as on its own machine."""
         sent: Request | None = None
         for name, request in requests.items():
             start = time.perf_counter()
-            if request is not sent:  # one request object sent to many is packed once, read once, and held once
+            if request is not sent:  # a request object for many clients is packed and decoded once
                 sent, frame = request, Frame.of(request)
             down = Envelope(heads.get(name), frame)
             up = self._clients[name].handle(down).to_bytes()

@@ -1,4 +1,4 @@
-"""The folder of one run: where its files lie, who may write there, and how it is filled."""
+"""The folder of one run: its files, checks before a run, and their writers."""
 
 from __future__ import annotations
 
@@ -19,11 +19,7 @@ METRICS = "metrics.jsonl"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run.
-
-    Attributes:
-        path: of the folder; it need not exist yet.
-    """
+    """The folder of one run. It need not exist yet."""
 
     path: Path
 
@@ -59,14 +55,14 @@ class RunFolder:
 
     @property
     def has_begun(self) -> bool:
-        """Whether a run has done anything here; it may have died before its first checkpoint."""
+        """Whether a run has begun here; it may have stopped before its first checkpoint."""
         return self.is_resumable or self.metrics.exists()
 
     def check(self, *, resume: bool, more_rounds: int) -> None:
-        """Refuse to start over a run that is there, and to go on with one that is not.
+        """Check that a new run overwrites none, and that a resume finds one.
 
         Raises:
-            ConfigError: either.
+            ConfigError: it is not so.
         """
         if resume and not self.has_begun:
             remedy = "Name the run's folder with --out, or leave --resume out to begin one."

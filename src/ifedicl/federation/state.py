@@ -1,4 +1,4 @@
-"""What a coordinator knows after each round."""
+"""The state of a coordinator."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ from ifedicl.settings import TOGETHER
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What one step cost one client.
+    """The cost of one step for one client.
 
     Attributes:
-        client: its name.
         step: kind of the request.
-        round: completed rounds when it was sent.
+        round: completed rounds at that time.
         bytes_down: to the client.
         bytes_up: from the client.
         seconds: from request to reply.
-        failure: code, where there was no usable reply.
-        carrier_bytes: what the carrier added to both messages, where it can tell.
+        failure: the code, if there was no usable reply.
+        carrier_bytes: bytes that the carrier added to both messages, if known.
     """
 
     client: str
@@ -42,13 +41,13 @@ class Traffic:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What is known of one round.
+    """One round.
 
     Attributes:
         round: number of completed rounds; 0 is the state before the first.
-        clients: who gave a usable update.
+        clients: those with a usable update.
         train_loss: mean over those clients, weighted as their coefficients are; None for round 0.
-        by_client: on each client's selection examples; empty where this round was not evaluated.
+        by_client: on each client's selection examples; empty if this round was not evaluated.
     """
 
     round: int
@@ -58,38 +57,38 @@ class RoundRecord:
 
     @property
     def held_out(self) -> Tally | None:
-        """On all clients' selection examples; None where this round was not evaluated."""
+        """On all clients' selection examples; None if this round was not evaluated."""
         return sum(self.by_client.values(), Tally()) if self.by_client else None
 
     @property
     def worst(self) -> str | None:
-        """The client whose selection examples fare worst by accuracy, equal ones by loss; None where no single one is known."""
+        """The client with the lowest accuracy, then the highest loss, on its selection examples; None in secure mode."""
         single = [name for name in self.by_client if name != TOGETHER]
         return min(single, key=lambda name: (self.by_client[name].accuracy, -self.by_client[name].loss), default=None)
 
 
 @dataclass(frozen=True)
 class State:
-    """All that a coordinator needs to go on as if it had never stopped.
+    """All that a coordinator needs to resume.
 
     Attributes:
         run: digest of task, method and model: a checkpoint belongs to one run.
         round: completed rounds.
         phase_start: the round at which the present schedule began.
-        phase_rounds: how many rounds it has.
+        phase_rounds: its number of rounds.
         coefficients: after ``round`` rounds.
         best_round: the round chosen so far; None before the first evaluation.
         best: its coefficients.
         stale: evaluations since the best one.
-        vectors_due: whether stage 1 is still to be done for the present phase.
-        client_vectors: means and counts of each client, or of all together where their sum is all that is needed.
-        cursors: what each client's vectors reply gave.
-        dtypes: what each client's model computes in.
-        heads: of each client's ledger, as its last reply told; of those that keep one.
+        vectors_due: whether stage 1 of the present phase is still to do.
+        client_vectors: means and counts of each client, or of all together if their sum is enough.
+        cursors: from each client's last vectors reply.
+        dtypes: that each client's model computes in.
+        heads: of the clients' ledgers, from their last replies.
         context: global vectors and basis; None before stage 2a.
-        moments: of the server's optimizer; None where it only averages.
-        readout: of the best round; None before it is made, and where the label words do better.
-        readout_round: the best round when it was made.
+        moments: of the server's optimizer; None if it only averages.
+        readout: of the best round; None before it is fitted, or if the label words do better.
+        readout_round: the best round when it was fitted.
         zero_shot: the raw model on the selection examples.
         history: one record a round.
         traffic: every exchange.
@@ -123,7 +122,7 @@ class State:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the present schedule has run out."""
+        """Whether the present schedule is at its end."""
         return self.round >= self.last_round
 
     def ended(self) -> State:

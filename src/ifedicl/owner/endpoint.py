@@ -112,8 +112,7 @@ def _masking_layer(
     """The client, and its layers up to the one that masks."""
     rules = privacy.rules
     with named_missing_packages(rules):
-        from ifedicl.federation.dp_client import DPClient
-        from ifedicl.federation.dp_sums import DPSums
+        from ifedicl.federation.dp_client import DPClient, DPSums
         from ifedicl.federation.secure.quantised import GRADIENT_STEP
         from ifedicl.federation.secure.sum_client import SecureClient, identity_of
     noise = None

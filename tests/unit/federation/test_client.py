@@ -20,7 +20,7 @@ from ifedicl.extract import context_vectors
 from ifedicl.federation import client as client_module
 from ifedicl.federation import client_task as job_module
 from ifedicl.federation.client import Client
-from ifedicl.federation.client_task import PlainSums
+from ifedicl.federation.client_task import ExampleSums
 from ifedicl.federation.messages import (
     Envelope,
     Failure,
@@ -69,7 +69,7 @@ def test_no_text_is_in_any_reply_of_a_whole_run(backbone: Backbone, monkeypatch:
 
 @pytest.mark.parametrize(
     ("module", "function", "step"),
-    [(PlainSums, "vectors", "vectors"), (client_module, "calibrate", "update"), (job_module, "applied", "evaluate")],
+    [(ExampleSums, "vectors", "vectors"), (client_module, "calibrate", "update"), (job_module, "applied", "evaluate")],
 )
 def test_an_exception_within_a_client_leaves_it_as_a_code_only(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch, module: ModuleType | type, function: str, step: str
@@ -124,7 +124,7 @@ def test_a_client_in_a_second_federation_computes_neither_its_vectors_nor_zero_s
             raw.append("again")
         return hooks.applied(model, context, coefficients)
 
-    monkeypatch.setattr(PlainSums, "vectors", staticmethod(counted))
+    monkeypatch.setattr(ExampleSums, "vectors", staticmethod(counted))
     monkeypatch.setattr(job_module, "applied", applied)
     again = run_with(engine_of(clients[:1]), method, shape_of(backbone))
     np.testing.assert_array_equal(again.coefficients.scales, alone.coefficients.scales)

@@ -106,7 +106,7 @@ def test_an_exception_that_quotes_a_row_reaches_neither_reply_nor_ledger(
 def test_an_exception_in_a_real_client_that_quotes_its_row_does_not_leak(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ifedicl.federation.client_task import PlainSums
+    from ifedicl.federation.client_task import ExampleSums
 
     rows = (*tiny.examples(9), Example(ROW, "good"))
     inner = Client("clinic", rows, backbone, secret=b"own")
@@ -115,7 +115,7 @@ def test_an_exception_in_a_real_client_that_quotes_its_row_does_not_leak(
     def quoting(*arguments: Any) -> None:
         raise ValueError(f"cannot work with {[row.text for row in rows]}")
 
-    monkeypatch.setattr(PlainSums, "vectors", quoting)
+    monkeypatch.setattr(ExampleSums, "vectors", quoting)
     reply = guard.handle(VectorsRequest(tiny.TASK, METHOD, backbone.fingerprint, ""))
     assert reply == Failure(FailureCode.INTERNAL)
     written = (tmp_path / "ledger.jsonl").read_bytes() + encode(reply)
