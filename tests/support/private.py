@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ifedicl.federation.dp_sums import DPSums
-
 from ifedicl.backbone.load import Backbone
 from ifedicl.federation.client import Client
-from ifedicl.federation.dp_client import DPClient
+from ifedicl.federation.dp_client import DPClient, DPSums
 from ifedicl.federation.messages import (
     Reply,
     Request,
