@@ -1,4 +1,4 @@
-"""What stands between the carrier and a site's client: bytes in, bytes out, and never an exception."""
+"""Connects the transport with a site's client: bytes in, bytes out, never an exception."""
 
 from __future__ import annotations
 
@@ -12,22 +12,18 @@ _log = logging.getLogger(__name__)
 
 
 def answer(endpoint: Endpoint | None, wire: object) -> bytes:
-    """The reply to ``wire``, as bytes.
+    """The reply to ``wire``, as bytes. ``endpoint`` is None if the client could not be opened; ``wire`` may be anything.
 
-    Never raises: an error's text could carry the owner's text, so it stays in the owner's own log and a code goes out.
-
-    Args:
-        endpoint: None where the client could not be opened.
-        wire: what the carrier brought; it may be anything.
+    Never raises: an error's text could quote the owner's text, so it stays in the owner's log, and only a code is sent.
     """
     try:
         if not isinstance(wire, bytes):
             return _failure(FailureCode.BAD_REQUEST)
         envelope = Envelope.from_bytes(wire)
-        _ = envelope.frame.request  # whether it is one, before anyone is asked
+        _ = envelope.frame.request  # raises if it is not a request
         return _failure(FailureCode.INTERNAL) if endpoint is None else endpoint.handle(envelope).to_bytes()
     except MessageError as error:
-        _log.error("not a request of ours: %s", error)
+        _log.error("received bytes that are not a request of ifedicl: %s", error)
         return _failure(FailureCode.BAD_REQUEST)
     except Exception:
         _log.exception("a request could not be answered")

@@ -1,4 +1,4 @@
-"""The coordinator's console: submits jobs and looks at them, over FLARE's admin connection."""
+"""The coordinator's console: submits jobs and shows their status, over FLARE's admin connection."""
 
 from __future__ import annotations
 
@@ -19,19 +19,12 @@ from ifedicl.errors import FederationError
 from ifedicl.flare.kits import check_kit, party_of
 from ifedicl.flare.names import STATUS
 
-_OVER, _DONE = "FINISHED", "FINISHED:COMPLETED"
-_LOOK = 1.0  # seconds between two looks at a job
+_POLL_SECONDS = 1.0  # between two questions for a job's status
 
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A job as the server knows it.
-
-    Attributes:
-        id: FLARE's.
-        name: of the run.
-        state: ``SUBMITTED``, ``RUNNING``, ``FINISHED:COMPLETED`` and others of FLARE.
-    """
+    """A job on the server: FLARE's id, the run's name, and FLARE's state, such as ``RUNNING`` or ``FINISHED:COMPLETED``."""
 
     id: str
     name: str
@@ -39,13 +32,13 @@ class JobRecord:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will happen."""
-        return self.state.startswith(_OVER) or self.state in {"FAILED_TO_RUN", "ABANDONED"}
+        """Whether the job has ended."""
+        return self.state.startswith("FINISHED") or self.state in {"FAILED_TO_RUN", "ABANDONED"}
 
     @property
     def is_done(self) -> bool:
-        """Whether it ended well."""
-        return self.state == _DONE
+        """Whether the job ended without an error."""
+        return self.state == "FINISHED:COMPLETED"
 
 
 class Console:
@@ -71,31 +64,30 @@ class Console:
         """
         found = next((job for job in self.jobs() if name in (None, job.name)), None)
         if found is None:
-            raise FederationError(
-                f"the server knows no job{'' if name is None else f' {name!r}'}; send one: ifedicl flare submit"
-            )
+            named = "" if name is None else f" {name!r}"
+            raise FederationError(f"the server has no job{named}; send one: ifedicl flare submit")
         return found
 
     def again(self, job: JobRecord) -> JobRecord:
-        """The same job, as it stands now."""
+        """The job with its current state."""
         return next(item for item in self.jobs() if item.id == job.id)
 
     def submit(self, folder: Path) -> str:
-        """Send a job folder, signed with the console's key; FLARE's id of it."""
+        """Send a job folder, signed with the console's key, and return FLARE's id of the job."""
         return str(self._session.submit_job(str(folder.resolve())))
 
     def status(self, job: JobRecord) -> dict[str, Any] | None:
-        """What a running job says of itself; None where it does not run (yet, or any more)."""
+        """The status of a running job; None if it does not run."""
         try:
             return dict(self._session.do_app_command(job.id, STATUS, None))
-        except (JobNotRunning, InternalError, NoReply):  # the last two while it is still starting
+        except (JobNotRunning, InternalError, NoReply):  # the last two while it starts
             return None
 
     def rounds(self, job: JobRecord) -> Iterator[dict[str, Any]]:
         """The status of a job at each new round, until the job is over.
 
         Raises:
-            FederationError: it did not end well.
+            FederationError: it ended with an error.
         """
         shown = -1
         while not job.is_over:
@@ -103,10 +95,10 @@ class Console:
             if facts is not None and facts["round"] > shown:
                 shown = facts["round"]
                 yield facts
-            time.sleep(_LOOK)
+            time.sleep(_POLL_SECONDS)
             job = self.again(job)
         if not job.is_done:
-            raise FederationError(f"run {job.name} ended as {job.state}. The server's log says why: ifedicl flare logs KIT")
+            raise FederationError(f"run {job.name} ended as {job.state}. The server's log has more: ifedicl flare logs KIT")
 
     def stop(self, job: JobRecord) -> None:
         """Abort a job; its checkpoint stays."""
@@ -115,10 +107,10 @@ class Console:
 
 @contextmanager
 def connected(kit: Path) -> Iterator[Console]:
-    """A console for the kit of the coordinator.
+    """A console that uses the coordinator's kit.
 
     Raises:
-        FederationError: it is another party's kit, or the server does not answer.
+        FederationError: ``kit`` is another party's, or the server does not answer.
     """
     check_kit(kit)
     party, name = party_of(kit)
@@ -126,7 +118,7 @@ def connected(kit: Path) -> Iterator[Console]:
         raise FederationError(f"{kit} is the kit of a {party}; the console needs the one named after the coordinator's address")
     logging.getLogger("nvflare").setLevel(logging.CRITICAL)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # FLARE prints as it goes
+        with contextlib.redirect_stdout(io.StringIO()):  # FLARE prints
             session = new_secure_session(name, str(kit.resolve()), timeout=15.0)
     except NoConnection as error:
         raise FederationError(f"the server does not answer ({error}). Is it started, and are its ports open?") from error

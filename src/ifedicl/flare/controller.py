@@ -24,31 +24,25 @@ from ifedicl.flare.transport import SiteReply, TransportEngine
 from ifedicl.settings import validated
 
 _log = logging.getLogger(__name__)
-_LOOK = 2.0  # seconds between two looks at who has come back
+_SYNC_SECONDS = 2.0  # between two updates of the connected sites
 
 
 class RoundsController(Controller):  # type: ignore[misc]
     """Runs one job over the sites that FLARE has connected."""
 
     def __init__(self, job: Mapping[str, Any], resume: bool = False) -> None:
-        """Take the job's settings as they stand in its folder; they are checked when it starts.
-
-        Args:
-            job: of :class:`JobSettings`.
-            resume: go on from the run's checkpoint.
-        """
+        """Take the values of a :class:`JobSettings`, which are checked when the job starts; ``resume``: from the checkpoint."""
         super().__init__(task_check_period=0.05)
         self.job = job
         self.resume = resume
 
     def start_controller(self, fl_ctx: FLContext) -> None:
-        """Nothing to prepare."""
+        pass
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
-        """Nothing is held."""
+        pass
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """Run the rounds to their end, or say why not."""
         folder = Path(fl_ctx.get_engine().get_workspace().get_root_dir()) / RUNS
         try:
             job = validated(JobSettings, self.job, "job")
@@ -62,50 +56,45 @@ class RoundsController(Controller):  # type: ignore[misc]
     def process_result_of_unknown_task(
         self, client: FlareClient, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
     ) -> None:
-        """A reply that came after its deadline: its step is over."""
-        _log.info("a reply of %s came too late and is left aside", client.name)
+        _log.info("a reply of %s came after the deadline of its step and is ignored", client.name)
 
 
 class _FlareTransport:
-    """FLARE's tasks as a transport."""
+    """A :class:`~ifedicl.flare.transport.Transport` that sends FLARE tasks."""
 
     def __init__(self, controller: RoundsController, fl_ctx: FLContext, abort_signal: Signal) -> None:
         self._controller = controller
         self._context = fl_ctx
         self._abort_signal = abort_signal
-        self._looked = time.monotonic()
+        self._synced = time.monotonic()
 
     def send(self, wire: bytes, names: Sequence[str], inbox: Callable[[SiteReply], None]) -> Callable[[], None]:
-        """A FLARE task for these sites."""
         data = Shareable()
         data[PAYLOAD] = wire
         extra_down = len(data.to_bytes()) - len(wire)
 
         def received(client_task: ClientTask, fl_ctx: FLContext) -> None:
             result = client_task.result
-            reply = result.get(PAYLOAD)
-            reply = reply if isinstance(reply, bytes) else None
-            extra_up = len(result.to_bytes()) - len(reply or b"")
-            inbox(SiteReply(client_task.client.name, reply, extra_down, extra_up))
+            payload = result.get(PAYLOAD)
+            reply = payload if isinstance(payload, bytes) else None
+            inbox(SiteReply(client_task.client.name, reply, extra_down, len(result.to_bytes()) - len(reply or b"")))
 
         task = Task(TASK, data, result_received_cb=received)
-        # All of them must answer before FLARE ends the task by itself: we end it at the deadline.
+        # FLARE ends the task by itself only when all have answered: the engine ends it at the deadline.
         self._controller.broadcast(task, self._context, targets=list(names), min_responses=len(names))
         return lambda: self._controller.cancel_task(task)
 
     def is_lost(self, name: str) -> bool:
-        """Not among the job's sites, or not heard of any more."""
-        self._look_again()
+        self._sync_sites()
         connected = {client.name for client in self._context.get_engine().get_clients()}
         return name not in connected or self._controller.get_client_disconnect_time(name) is not None
 
     def is_stopped(self) -> bool:
-        """Somebody aborted the job."""
         return bool(self._abort_signal.triggered)
 
-    def _look_again(self) -> None:
-        """A site that came back has a new token, which only the main process knows: see :class:`Readmission`."""
+    def _sync_sites(self) -> None:
+        """Update the connected sites. Only the main process knows the new token of a site that came back (`Readmission`)."""
         now = time.monotonic()
-        if now - self._looked > _LOOK:
-            self._looked = now
+        if now - self._synced > _SYNC_SECONDS:
+            self._synced = now
             self._context.get_engine().sync_clients_from_main_process()

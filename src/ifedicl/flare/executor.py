@@ -1,4 +1,4 @@
-"""The site's side of a FLARE job: one client and its model, opened once and kept for the whole job."""
+"""The site's side of a FLARE job: one client and its model, loaded once for the whole job."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class SiteExecutor(Executor):  # type: ignore[misc]
-    """Hands each message to the site's client. Nothing that a job says decides which file is read or which model is loaded."""
+    """Passes each message to the site's client. No field of a job decides which file is read or which model is loaded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,12 +30,10 @@ class SiteExecutor(Executor):  # type: ignore[misc]
         self._headers: dict[str, Any] = {}
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Open the client when the job starts, before anything is asked."""
         if event_type == EventType.START_RUN:
             self._open(Path(fl_ctx.get_engine().get_workspace().get_root_dir()), fl_ctx.get_identity_name())
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
-        """One message of ours, and its reply."""
         self._headers = dict(shareable[ReservedHeaderKey.HEADERS])
         reply = Shareable()
         reply[PAYLOAD] = answer(self._endpoint, shareable.get(PAYLOAD))
@@ -44,17 +42,17 @@ class SiteExecutor(Executor):  # type: ignore[misc]
     def _open(self, folder: Path, name: str) -> None:
         start = time.perf_counter()
         try:
-            self._endpoint = open_site(folder / CLIENT_FILE, name, overhead=self._added)
+            self._endpoint = open_site(folder / CLIENT_FILE, name, overhead=self._overhead)
         except Exception:
-            # FLARE would carry the text to the server. The owner finds it here; the server hears a code.
+            # FLARE would send the error's text to the server. It stays in the owner's log, and the server receives a code.
             _log.exception("the client of %s could not be opened; every request will be refused", name)
             return
         _log.info("model loaded, client %s is open after %.1f seconds", name, time.perf_counter() - start)
 
-    def _added(self, frame: int) -> int:
-        """Bytes that FLARE adds to a reply of so many: for the ledger, which is written before FLARE fills in its headers.
+    def _overhead(self, frame: int) -> int:
+        """Bytes that FLARE adds to a reply of ``frame`` bytes, for the ledger, which is written before FLARE adds its headers.
 
-        They are taken to be as large as those of the request, which name the same job, task and party.
+        The headers of the request are used in their place: they name the same job, task and party.
         """
         message = Shareable()
         message[PAYLOAD], message[ReservedHeaderKey.HEADERS] = bytes(frame), self._headers

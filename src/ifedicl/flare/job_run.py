@@ -16,23 +16,16 @@ from ifedicl.flare.jobs import JobSettings
 
 
 def run_job(engine: Engine, job: JobSettings, path: Path, *, resume: bool, observer: Callable[[Event], None]) -> None:
-    """Run all rounds, or what is left of them, and save the adapter.
-
-    Args:
-        engine: reaches the sites.
-        job: its settings.
-        path: folder of the run.
-        resume: go on from the checkpoint.
-        observer: called with each event of the run.
+    """Run all rounds in the folder ``path``, or with ``resume`` the rounds after its checkpoint, and save the adapter.
 
     Raises:
-        ConfigError: the run is there and no resume was asked for, or the privacy mode needs a package that is not installed.
+        ConfigError: the folder has a run and ``resume`` is not set, or the privacy mode needs a package that is not installed.
         FederationError: too few sites gave a usable reply, or the job was stopped.
-        StorageError: the disk refuses.
+        StorageError: a file cannot be written.
     """
     folder = RunFolder(path)
     if folder.is_resumable and not resume:
-        remedy = "Go on with: ifedicl flare resume. Or give the job another name."
+        remedy = "Continue it with: ifedicl flare resume. Or give the job another name."
         raise ConfigError("job", [Fault("name", repr(job.name), "a name that no run on the server has", remedy)])
     keeper = folder.settings_keeper("job.json", json.dumps(job.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
     options = RunOptions(coordination=job.coordination, resume=resume, observer=each(keeper, observer))

@@ -1,4 +1,4 @@
-"""Start-up kits: keys, certificates of the project's own authority, and addresses; one folder for each party."""
+"""Start-up kits: a folder for each party with its key, a certificate of the project's authority, and addresses."""
 
 from __future__ import annotations
 
@@ -21,61 +21,50 @@ from ifedicl.flare.participants import Project
 
 _SIGNATURES = "signature.json"
 _OTHER_WAYS = ("start.sh", "sub_start.sh", "stop_fl.sh", "fl_admin.sh", "system_info.ipynb", "readme.txt")
-"""FLARE's own scripts: they would start it under other rules than ours."""
+"""FLARE's own scripts: they would start it with other rules than ours."""
 
 
-class _Quiet:
-    """FLARE's provisioner reports to this; only what went wrong is kept."""
+class _ProblemLog:
+    """The log that FLARE's provisioner writes to; keeps warnings and errors only."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
+        self.warning = self.error = self.problems.append
 
     def info(self, message: str) -> None:
-        """Not shown."""
+        pass
 
-    def debug(self, message: str) -> None:
-        """Not shown."""
-
-    def warning(self, message: str) -> None:
-        """Kept."""
-        self.problems.append(message)
-
-    def error(self, message: str) -> None:
-        """Kept."""
-        self.problems.append(message)
+    debug = info
 
 
 def provision(project: Project, out: Path) -> Mapping[str, Path]:
     """Make a kit for the server, for each site and for the coordinator's console.
 
-    The authority's key stays in ``out``; who has it can make a certificate in anybody's name. A second call in the same folder
-    gives those who were there before the same certificates again, so that sites can be added.
-
-    Args:
-        project: who takes part.
-        out: a folder of the coordinator's own.
+    The authority's key stays in ``out``, the coordinator's folder; with it one can make a certificate in any party's name. A
+    second call with the same folder gives earlier parties the same certificates, so sites can be added.
 
     Returns:
-        The kit's folder of each party, by name; the server's is ``server``.
+        The folder of each party's kit, by name; ``server`` and ``console`` are the names of two.
 
     Raises:
-        ConfigError: the authority in ``out`` is another one.
-        StorageError: it cannot be written.
+        ConfigError: ``out`` belongs to another project.
+        StorageError: a file cannot be written.
     """
     with disk_faults_named(out):
         out.mkdir(parents=True, exist_ok=True)
         out.chmod(0o700)
-        log = _Quiet()
-        builders = [WorkspaceBuilder(), _static_files(), CertBuilder(root_valid_days=project.valid_days)]
-        context = Provisioner(str(out), builders).provision(_described(project), logger=log)
+        log = _ProblemLog()
+        static = StaticFileBuilder(config_folder="config", scheme="grpc", require_signed_jobs=True)
+        builders = [WorkspaceBuilder(), static, CertBuilder(root_valid_days=project.valid_days)]
+        context = Provisioner(str(out), builders).provision(_flare_project(project), logger=log)
         if context.get(CtxKey.BUILD_ERROR):
-            remedy = "Start in a folder of its own with --out, or restore what was changed in the project file."
+            remedy = "Give another folder with --out, or restore the project file."
             raise ConfigError("provision", [Fault("project", "; ".join(log.problems), "a project that fits --out", remedy)])
-        made = Path(context.get(CtxKey.CURRENT_PROD_DIR))
-        kits = {"server": made / project.server.host} | {site: made / site for site in project.sites}
-        kits["console"] = made / project.coordinator
+        parties = Path(context.get(CtxKey.CURRENT_PROD_DIR))
+        kits = {"server": parties / project.server.host} | {site: parties / site for site in project.sites}
+        kits["console"] = parties / project.coordinator
         for kit in kits.values():
-            _finished(kit, context.get(CtxKey.ROOT_PRI_KEY))
+            _finish(kit, context.get(CtxKey.ROOT_PRI_KEY))
     return kits
 
 
@@ -83,38 +72,31 @@ def check_kit(kit: Path) -> None:
     """Refuse a kit that was changed since it was made.
 
     Raises:
-        FederationError: a file of its ``startup`` folder is not as it was signed.
+        FederationError: ``kit`` is not a kit, or a file in its ``startup`` folder differs from the signed one.
     """
     startup = kit / "startup"
     if not (startup / _SIGNATURES).is_file():
-        raise FederationError(f"{kit} is no start-up kit of ours: there is no startup/{_SIGNATURES}. Name the folder of a kit")
+        raise FederationError(f"{kit} is no start-up kit of ours: startup/{_SIGNATURES} is missing. Name the folder of a kit")
     if not verify_folder_signature(str(startup), str(startup / "rootCA.pem"), single_signer=True, signature_file=_SIGNATURES):
-        raise FederationError(
-            f"{kit} was changed since it was made: a file in startup/ is not as it was signed. Fetch it again"
-        )
+        raise FederationError(f"{kit} was changed: a file in startup/ differs from the signed one. Get the kit again")
 
 
-def _described(project: Project) -> FlareProject:
-    described = FlareProject(project.name, "", props={"api_version": 3})
-    server = project.server
+def _flare_project(project: Project) -> FlareProject:
+    flare_project, server = FlareProject(project.name, "", props={"api_version": 3}), project.server
     ports = {"fed_learn_port": server.port, "admin_port": server.admin_port, "default_host": server.host}
-    described.set_server(server.host, _organisation(project.name), props=ports)
+    flare_project.set_server(server.host, _organisation(project.name), props=ports)
     for site in project.sites:
-        described.add_client(site, _organisation(site), props={"allow_log_streaming": False})
-    described.add_admin(project.coordinator, _organisation(project.name), props={"role": "project_admin"})
-    return described
+        flare_project.add_client(site, _organisation(site), props={"allow_log_streaming": False})
+    flare_project.add_admin(project.coordinator, _organisation(project.name), props={"role": "project_admin"})
+    return flare_project
 
 
 def _organisation(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _static_files() -> StaticFileBuilder:
-    return StaticFileBuilder(config_folder="config", scheme="grpc", require_signed_jobs=True)
-
-
-def _finished(kit: Path, key: object) -> None:
-    """Without FLARE's own scripts, readable by its owner alone, and signed."""
+def _finish(kit: Path, key: object) -> None:
+    """Remove FLARE's own scripts, let only the owner read the kit, and sign it."""
     for path in (kit / folder / name for folder in (".", "startup") for name in _OTHER_WAYS):
         path.unlink(missing_ok=True)
     for folder, _, _ in os.walk(kit):

@@ -1,4 +1,4 @@
-"""The log of one party, out of its own kit. Imports nothing of FLARE."""
+"""The log of one party, from its kit. Does not import FLARE."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ def last_lines(kit: Path, count: int) -> list[str]:
     Raises:
         StorageError: there is none, or it cannot be read.
     """
-    own = kit / _LOG
     jobs = sorted(kit.glob(f"*/{_LOG}"), key=lambda path: path.stat().st_mtime)
-    found = [path for path in (own, *jobs[-1:]) if path.is_file()]
-    if not found:
-        raise StorageError(f"there is no log in {kit}: start its party first, or name another kit")
+    logs = [path for path in (kit / _LOG, *jobs[-1:]) if path.is_file()]
+    if not logs:
+        raise StorageError(f"{kit}: has no log; start its party first, or name another kit")
     lines: list[str] = []
-    for path in found:
+    for path in logs:
         try:
             lines += [f"== {path.relative_to(kit)}", *path.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]]
         except OSError as error:
-            raise StorageError(f"cannot read {path}: {error.strerror}") from error
+            raise StorageError(f"{path}: cannot be read: {error.strerror}") from error
     return lines

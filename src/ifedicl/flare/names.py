@@ -1,13 +1,13 @@
-"""Names that both sides and the console agree on. Imports nothing of FLARE."""
+"""Names that server, sites and console share. Does not import FLARE."""
 
 from __future__ import annotations
 
 TASK = "ifedicl"
-"""The one kind of FLARE task: a message of ours, as bytes."""
+"""The only kind of FLARE task: a message of ifedicl, as bytes."""
 PAYLOAD = "message"
-"""The field of a FLARE message that holds our bytes."""
+"""The field of a FLARE message that holds these bytes."""
 STATUS = "ifedicl.status"
-"""What the console asks a running job."""
+"""The command by which the console asks a running job for its status."""
 
 _ROOM = "ifedicl.flare"
 EXECUTOR = f"{_ROOM}.executor.SiteExecutor"
@@ -18,3 +18,5 @@ CLIENT_FILE = "client.toml"
 """The owner's file, in the site's kit folder."""
 RUNS = "runs"
 """Folder of all runs, in the server's kit folder."""
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
+"""Of projects, sites and runs."""

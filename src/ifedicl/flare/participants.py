@@ -1,4 +1,4 @@
-"""The project file: who takes part, and where the server is reached."""
+"""The project file: the parties, and the server's address."""
 
 from __future__ import annotations
 
@@ -9,31 +9,30 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from ifedicl.errors import ConfigError, Fault
+from ifedicl.flare.names import NAME_PATTERN
 from ifedicl.settings import Section, toml_of, validated
 
-_SITE = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"
 Port = Annotated[int, Field(ge=1024, le=65535)]
-_RESERVED = "server"
 
 
 class ServerAddress(Section):
-    """Where sites reach the server. It is the only party that listens."""
+    """The address at which sites reach the server, the only party that listens."""
 
     host: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]*$", description="the server's DNS name, as sites resolve it")
     port: Port = Field(default=8002, description="for sites, 1024 to 65535")
     admin_port: Port = Field(default=8003, description="for the coordinator's console, 1024 to 65535")
 
     @model_validator(mode="after")
-    def _are_two(self) -> Self:
+    def _check_ports(self) -> Self:
         if self.port == self.admin_port:
-            raise ValueError("port and admin_port are the same; give two")
+            raise ValueError("port and admin_port are the same; give two different ones")
         return self
 
 
 class Project(Section):
-    """Everyone who gets a start-up kit."""
+    """The parties that get a start-up kit."""
 
-    name: str = Field(pattern=_SITE, description="letters, digits, - and _")
+    name: str = Field(pattern=NAME_PATTERN, description="letters, digits, - and _")
     server: ServerAddress
     sites: tuple[str, ...] = Field(min_length=1, description='names of sites: letters, digits, - and _; not "server"')
     coordinator: str = Field(
@@ -43,10 +42,10 @@ class Project(Section):
     valid_days: int = Field(default=360, ge=1, le=3650, description="how long the project's own authority is valid, in days")
 
     @model_validator(mode="after")
-    def _are_names(self) -> Self:
-        wrong = [site for site in self.sites if not re.fullmatch(_SITE, site) or site.lower() == _RESERVED]
+    def _check_sites(self) -> Self:
+        wrong = [site for site in self.sites if not re.fullmatch(NAME_PATTERN, site) or site.lower() == "server"]
         if wrong:
-            raise ValueError(f"no names of sites: {', '.join(wrong)}; letters, digits, - and _")
+            raise ValueError(f"these are no names of sites: {', '.join(wrong)}; allowed: letters, digits, - and _")
         if len({site.lower() for site in self.sites}) < len(self.sites):
             raise ValueError("two sites have the same name")
         return self

@@ -1,4 +1,4 @@
-"""Takes a site that comes back into the job that runs: FLARE alone leaves it out until the next one."""
+"""Returns a site that reconnects to the running job: FLARE alone leaves it out until the next job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class Readmission(FLComponent):  # type: ignore[misc]
-    """A component of the server's main process. A site that registers again has a new token; the job must hear of it."""
+    """A component of the server's main process. A site that registers again has a new token, which the job must know."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,13 +26,12 @@ class Readmission(FLComponent):  # type: ignore[misc]
         self._tried: set[tuple[str, str]] = set()
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Look at every sign of life of a site."""
         if event_type == EventType.CLIENT_HEARTBEAT_PROCESSED:
             engine = fl_ctx.get_engine()
             for job_id, job in list(engine.job_runner.running_jobs.items()):
-                self._look(engine, job_id, job)
+                self._check_sites(engine, job_id, job)
 
-    def _look(self, engine: object, job_id: str, job: Job) -> None:
+    def _check_sites(self, engine: object, job_id: str, job: Job) -> None:
         process = engine.run_processes.get(job_id)  # type: ignore[attr-defined]
         if process is None:
             return
@@ -43,16 +42,17 @@ class Readmission(FLComponent):  # type: ignore[misc]
                 if client.name not in sites or token in participants or (job_id, token) in self._tried:
                     continue
                 self._tried.add((job_id, token))
-            # Not in the thread of the site's own heartbeat, which waits for our answer.
+            # In a thread: the site's heartbeat waits for this method to return.
             threading.Thread(target=self._readmit, args=(engine, job, client), daemon=True).start()
 
     def _readmit(self, engine: object, job: Job, client: Client) -> None:
         """Send the site the job, tell the job of the site's new token, and start the site's side."""
-        runner, (app, _) = engine.job_runner, _app_of(job, client.name)  # type: ignore[attr-defined]
+        app = next(name for name, sites in job.get_deployment().items() if client.name in sites)
         dispatch = {client.name: DispatchInfo(app_name=app, resource_requirements={}, token=None)}
         try:
             with engine.new_context() as fl_ctx:  # type: ignore[attr-defined]
-                message = runner._make_deploy_message(job, job.get_application(app, fl_ctx), app, fl_ctx)  # noqa: SLF001
+                make_message = engine.job_runner._make_deploy_message  # type: ignore[attr-defined]  # noqa: SLF001
+                message = make_message(job, job.get_application(app, fl_ctx), app, fl_ctx)
                 engine.server.admin_server.send_requests_and_get_reply_dict({client.token: message}, timeout_secs=_PATIENCE)  # type: ignore[attr-defined]
                 participants = engine.run_processes[job.job_id][RunProcessKey.PARTICIPANTS]  # type: ignore[attr-defined]
                 for token in [token for token, known in participants.items() if known.name == client.name]:
@@ -61,8 +61,4 @@ class Readmission(FLComponent):  # type: ignore[misc]
                 engine.start_client_job(job, dispatch, fl_ctx)  # type: ignore[attr-defined]
             _log.info("site %s is back in job %s", client.name, job.job_id)
         except Exception:
-            _log.exception("site %s could not be taken back into job %s", client.name, job.job_id)
-
-
-def _app_of(job: Job, site: str) -> tuple[str, list[str]]:
-    return next((app, sites) for app, sites in job.get_deployment().items() if site in sites)
+            _log.exception("site %s could not return to job %s", client.name, job.job_id)

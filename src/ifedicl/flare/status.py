@@ -1,4 +1,4 @@
-"""What `ifedicl flare status` shows of a running job."""
+"""The facts that `ifedicl flare status` shows about a running job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ifedicl.flare.jobs import JobSettings
 
 
 class Board:
-    """Follows a run; read from another thread."""
+    """Collects the facts of a run from its events. Any thread may read them."""
 
     def __init__(self, job: JobSettings) -> None:
         self._lock = threading.Lock()
@@ -20,16 +20,16 @@ class Board:
         self._started = time.time()
         self._step = "starting"
         self._asked = 0
-        self._heard: list[str] = []
+        self._answered: list[str] = []
         self._last: dict[str, Traffic] = {}
-        self._bytes: dict[str, list[int]] = {site: [0, 0, 0] for site in job.sites}
+        self._bytes = dict.fromkeys(job.sites, (0, 0, 0))  # received by a site, sent by it, added by the transport
         self._rounds: list[RoundRecord] = []
 
     def observe(self, event: Event) -> None:
         """An observer of the coordinator."""
         with self._lock:
             if isinstance(event, StepStarted):
-                self._step, self._asked, self._heard = event.step, event.clients, []
+                self._step, self._asked, self._answered = event.step, event.clients, []
             elif isinstance(event, Delivered):
                 self._deliver(event.traffic)
             elif isinstance(event, RoundDone):
@@ -37,7 +37,7 @@ class Board:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """As JSON: no array, no single example's figure."""
+        """The facts, for JSON: no array, no figure of a single example."""
         with self._lock:
             last = self._rounds[-1] if self._rounds else None
             held_out = last and last.held_out
@@ -51,25 +51,22 @@ class Board:
                 "held_out_accuracy": held_out and held_out.accuracy,
                 "step": self._step,
                 "asked": self._asked,
-                "answered": list(self._heard),
+                "answered": list(self._answered),
                 "sites": {site: self._site(site) for site in self._job.sites},
             }
 
     def _deliver(self, traffic: Traffic) -> None:
-        own = self._bytes[traffic.client]
-        own[0] += traffic.bytes_down
-        own[1] += traffic.bytes_up
-        own[2] += traffic.carrier_bytes
+        down, up, carrier = self._bytes[traffic.client]
+        self._bytes[traffic.client] = (down + traffic.bytes_down, up + traffic.bytes_up, carrier + traffic.carrier_bytes)
         self._last[traffic.client] = traffic
         if traffic.failure is None:
-            self._heard.append(traffic.client)
+            self._answered.append(traffic.client)
 
     def _site(self, name: str) -> dict[str, Any]:
         last = self._last.get(name)
         down, up, carrier = self._bytes[name]
-        answer = "nothing yet" if last is None else (last.failure or "answered")
         return {
-            "last": answer,
+            "last": "nothing yet" if last is None else (last.failure or "answered"),
             "seconds": last and round(last.seconds, 3),
             "bytes_down": down,
             "bytes_up": up,

@@ -1,4 +1,4 @@
-"""Our messages over a transport that delivers bytes: grouping, deadlines, and what becomes of replies that do not come."""
+"""Messages over a transport that delivers bytes: requests are grouped, deadlines kept, missing replies become failures."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from ifedicl.ledger.entries import Head
 from ifedicl.ledger.receipts import Receipt
 
 _log = logging.getLogger(__name__)
-_LOOK = 0.25  # seconds between looks at who is lost
+_POLL_SECONDS = 0.25  # between two checks which sites are connected
 
 
 @dataclass(frozen=True)
 class SiteReply:
-    """What the transport has brought from one site.
+    """One site's reply as the transport delivers it.
 
     Attributes:
-        client: the site's name, as its certificate says it.
-        wire: the bytes of its reply; None where the carrier itself says that there is none.
-        extra_down: bytes that the carrier added to the request.
+        client: the site's name, from its certificate.
+        wire: the bytes of the reply; None if the transport reports that there is no reply.
+        extra_down: bytes that the transport added to the request.
         extra_up: bytes that it added to the reply.
     """
 
@@ -37,13 +37,13 @@ class SiteReply:
 
 
 class Transport(Protocol):
-    """What carries bytes to sites and back."""
+    """Carries bytes to sites and back."""
 
     def send(self, wire: bytes, names: Sequence[str], inbox: Callable[[SiteReply], None]) -> Callable[[], None]:
         """Send to each site; ``inbox`` is called once for each that answers, from any thread.
 
         Returns:
-            Takes back what was not fetched or answered yet.
+            A function that cancels what is not answered yet.
         """
         ...
 
@@ -52,7 +52,7 @@ class Transport(Protocol):
         ...
 
     def is_stopped(self) -> bool:
-        """Whether the job was told to stop."""
+        """Whether the job was aborted."""
         ...
 
 
@@ -69,13 +69,12 @@ class TransportEngine:
         return self._clients
 
     def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
-        """Send to all at once and yield what comes as it comes.
+        """Send to all sites at once, and yield replies as they arrive.
 
-        Who has not answered by the deadline is late, or lost where it is not connected any more. A site that comes back in
-        time answers as if nothing had happened.
+        A site without a reply at the deadline is late, or lost if it is not connected. A site that reconnects can answer.
 
         Raises:
-            FederationError: the job was told to stop.
+            FederationError: the job was aborted.
         """
         start = time.monotonic()
         arrived: queue.SimpleQueue[SiteReply] = queue.SimpleQueue()
@@ -95,29 +94,28 @@ class TransportEngine:
                     return
                 down = sizes.pop(site_reply.client, None)
                 if down is not None:
-                    extra = site_reply.extra_down + site_reply.extra_up
-                    wire = site_reply.wire or b""
-                    reply, receipt = _read(site_reply.client, wire)
-                    yield Delivery(site_reply.client, reply, down, len(wire), seconds, carrier_bytes=extra, receipt=receipt)
+                    client, wire, extra = site_reply.client, site_reply.wire or b"", site_reply.extra_down + site_reply.extra_up
+                    reply, receipt = _read(client, wire)
+                    yield Delivery(client, reply, down, len(wire), seconds, carrier_bytes=extra, receipt=receipt)
         finally:
             for cancel in cancels:
                 cancel()
 
     def _next(self, arrived: queue.SimpleQueue[SiteReply], until: float, waiting: Mapping[str, int]) -> SiteReply | None:
-        """The next reply; None at the deadline, and as soon as nobody is connected who could still answer."""
+        """The next reply; None at the deadline, or when no site that could still answer is connected."""
         while True:
             try:
-                return arrived.get(timeout=max(0.0, min(_LOOK, until - time.monotonic())))
+                return arrived.get(timeout=max(0.0, min(_POLL_SECONDS, until - time.monotonic())))
             except queue.Empty:
                 if self._transport.is_stopped():
-                    raise FederationError("the job was stopped; what was done is kept: ifedicl flare resume") from None
+                    raise FederationError("the job was stopped; continue with: ifedicl flare resume") from None
                 if time.monotonic() >= until or all(map(self._transport.is_lost, waiting)):
                     return None
 
 
 def _grouped(requests: Mapping[str, Request], heads: Mapping[str, Head]) -> Iterator[tuple[bytes, list[str]]]:
-    """Each different envelope once, as bytes, with the names of those who get it. Each request is packed once."""
-    frames = {id(request): Frame.of(request) for request in {id(own): own for own in requests.values()}.values()}
+    """Each different envelope once, as bytes, with the sites that get it. Each request is packed once."""
+    frames = {key: Frame.of(request) for key, request in {id(request): request for request in requests.values()}.items()}
     groups: dict[tuple[int, Head | None], list[str]] = {}
     for name, request in requests.items():
         groups.setdefault((id(request), heads.get(name)), []).append(name)
@@ -126,7 +124,7 @@ def _grouped(requests: Mapping[str, Request], heads: Mapping[str, Head]) -> Iter
 
 
 def _read(client: str, wire: bytes) -> tuple[Reply, Receipt | None]:
-    """A site may send anything, or nothing."""
+    """The reply and its receipt. A site may send anything, or nothing."""
     try:
         envelope = Envelope.from_bytes(wire)
         return envelope.frame.reply, envelope.receipt
