@@ -1,4 +1,4 @@
-"""A whole run on this machine: settings and a folder in, an adapter and its figures out. Killed at any moment, it resumes."""
+"""A whole run on this machine: from settings and a folder to an adapter and its figures. A killed run can be resumed."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class RunResult:
     """A finished run.
 
     Attributes:
-        federated: the adapter and how it came to be; None where it came out of the task cache.
-        clients: examples of each client; none where nothing was read.
-        zero_shot: the raw model on the test file; None where the config names none.
-        test: the adapter on the test file, likewise.
-        answer: what the task cache had; None where none was named.
+        federated: the adapter and the outcome of the federation; None if the adapter is from the task cache.
+        clients: examples of each client; none if the adapter is from the task cache.
+        zero_shot: figures of the raw model on the test file; None without a test file.
+        test: figures of the adapter on the test file; None without a test file.
+        answer: the task cache's answer; None without a task cache.
     """
 
     federated: Federated | None
@@ -47,12 +47,12 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Cache:
-    """Which task cache a run asks.
+    """The task cache of a run.
 
     Attributes:
         url: as :func:`ifedicl.store.open_store` takes it.
-        federation: id; nothing is found across it.
-        recalibrate: calibrate even where the answer is stored.
+        federation: id of the federation; adapters of other federations are not found.
+        recalibrate: calibrate even if an adapter is stored.
     """
 
     url: str
@@ -73,44 +73,41 @@ def run(
 
     Args:
         settings: the config.
-        folder: where checkpoint, metrics, adapter and the clients' ledgers go.
-        resume: go on from the folder's checkpoint.
-        more_rounds: after a finished run, vectorise examples added since and calibrate so many rounds more.
+        folder: for checkpoint, metrics, adapter and the clients' ledgers.
+        resume: continue from the folder's checkpoint.
+        more_rounds: after a finished run: vectorise new examples and calibrate for this number of further rounds.
         observer: called with each event of the run.
-        cache: a task cache that is looked up first and takes what is calibrated; None: no cache.
+        cache: a task cache that may have the adapter, and stores a new one; None: no cache.
 
     Raises:
-        ConfigError: the folder holds another run, and neither ``resume`` nor ``more_rounds`` was asked for; or none, and one of
-            them was.
-        IfediclError: as the parts raise it.
+        ConfigError: the folder has a run, and neither ``resume`` nor ``more_rounds`` is given; or it has none, and one is.
+        IfediclError: any other error of the run.
     """
     run_folder = RunFolder(folder)
     run_folder.check(resume=resume, more_rounds=more_rounds)
     options = RunOptions(settings.coordination, resume=resume, more_rounds=more_rounds, observer=observer)
     backbone = lru_cache(lambda: load_backbone(settings.model))  # once, and only if it is needed
     if cache is None:
-        return _calibrated(settings, run_folder, backbone, options)
-    return _cached(settings, run_folder, backbone, options, cache)
+        return _calibrate(settings, run_folder, backbone, options)
+    return _look_up_or_calibrate(settings, run_folder, backbone, options, cache)
 
 
-def _cached(
+def _look_up_or_calibrate(
     settings: RunSettings, folder: RunFolder, backbone: Callable[[], Backbone], options: RunOptions, cache: Cache
 ) -> RunResult:
-    """Out of the task cache, or into it."""
+    """Take the adapter from the task cache, or calibrate one and store it."""
     key = TaskKey.of(cache.federation, fingerprint(settings.model), settings.task, settings.method)
+    results: list[RunResult] = []
 
     def centre() -> Array32:
         return reference(backbone(), settings.vectors.read_position)
 
+    def calibrate(starter: Starter) -> Federated:
+        results.append(_calibrate(settings, folder, backbone, replace(options, starter=starter)))
+        assert results[-1].federated is not None
+        return results[-1].federated
+
     with closing(open_store(cache.url)) as store:
-        results: list[RunResult] = []
-
-        def calibrate(starter: Starter) -> Federated:
-            results.append(_calibrated(settings, folder, backbone, replace(options, starter=starter)))
-            federated = results[-1].federated
-            assert federated is not None
-            return federated
-
         answer, federated = requests.request(store, key, settings.method, calibrate, centre, recalibrate=cache.recalibrate)
     if federated is not None:
         return replace(results[-1], answer=answer)
@@ -118,17 +115,17 @@ def _cached(
     return RunResult(None, {}, None, None, answer)
 
 
-def _calibrated(settings: RunSettings, folder: RunFolder, load: Callable[[], Backbone], options: RunOptions) -> RunResult:
+def _calibrate(settings: RunSettings, folder: RunFolder, load: Callable[[], Backbone], options: RunOptions) -> RunResult:
     examples, test, public = client_examples(settings), test_examples(settings), public_examples(settings)
     backbone = load()
     model, task, method = settings.model, settings.task, settings.method
     clients = simulate(backbone, task, examples, seed=settings.seed)
     journal = folder.journal(task, examples)
-    federated = folder.carry_out(
-        lambda options: federate(clients, model, task, method, ledgers=folder.ledgers, public=public, options=options),
-        options,
-        journal,
-    )
+
+    def work(options: RunOptions) -> Federated:
+        return federate(clients, model, task, method, ledgers=folder.ledgers, public=public, options=options)
+
+    federated = folder.carry_out(work, options, journal)
     zero_shot = evaluation = None
     if test:
         zero_shot = zero_shot_adapter(backbone, model, task).classifier(backbone).evaluate(test)

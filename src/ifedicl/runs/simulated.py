@@ -1,4 +1,4 @@
-"""Clients of one process, over one shared model, and federations of them."""
+"""Clients in one process that share one model, and federations of them."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from ifedicl.runs.client_data import check_classes
 from ifedicl.settings import Method, ModelSettings
 from ifedicl.task import Task
 
-_USUAL = RunOptions()
+_DEFAULTS = RunOptions()
 
 
 def simulate(backbone: Backbone, task: Task, examples: Mapping[str, Sequence[Example]], *, seed: int = 0) -> tuple[Client, ...]:
-    """Clients in this process, all over one shared model. They may take part in any number of federations.
+    """Clients in this process that share one model. They may take part in any number of federations.
 
     Args:
-        backbone: the frozen model, loaded.
-        task: what they will be asked.
-        examples: each one's labelled text, in the order in which their replies are aggregated.
+        backbone: the frozen model.
+        task: the task whose labels the examples have.
+        examples: each client's, in the order in which the clients' replies are aggregated.
         seed: of the run.
 
     Raises:
-        DataError: all clients together hold one class only or nothing, or a label that the task does not have.
+        DataError: there is no example, only one class, or a label that the task does not have.
     """
     check_classes(task, examples)
     return tuple(
-        Client(name, own, backbone, secret=seeds.derive(seed, "secret", name).to_bytes(8, "little"))
-        for name, own in examples.items()
+        Client(name, rows, backbone, secret=seeds.derive(seed, "secret", name).to_bytes(8, "little"))
+        for name, rows in examples.items()
     )
 
 
@@ -57,19 +57,19 @@ def federate(
     engine: Callable[[Sequence[Endpoint]], Engine] = LocalEngine,
     ledgers: Path | None = None,
     public: Sequence[Example] = (),
-    options: RunOptions = _USUAL,
+    options: RunOptions = _DEFAULTS,
 ) -> Federated:
     """Run the federation of simulated clients.
 
     Args:
         clients: one or more, in the order in which their replies are aggregated.
-        model: how their model was named, for the adapter.
-        task: what is asked.
-        method: the settings.
-        engine: what carries the messages.
-        ledgers: a folder for each client's ledger of what left it; None: none is kept. A privacy budget counts what the ledgers
-            say of earlier tries of this run.
-        public: texts that are no client's; where noise is promised, vectors come from them.
+        model: source and settings of the clients' model, for the adapter.
+        task: the task to learn.
+        method: the settings of the method.
+        engine: carries the messages.
+        ledgers: a folder for the clients' ledgers of their uploads; None: no ledger. A privacy budget includes the uploads of
+            earlier attempts of this run.
+        public: examples of no client; in private mode the vectors come from them.
         options: deadline, checkpoint, observer and more.
 
     Raises:
@@ -87,7 +87,7 @@ def federate(
 
 
 def zero_shot_adapter(backbone: Backbone, model: ModelSettings, task: Task) -> Adapter:
-    """The raw model in the form of an adapter that changes nothing."""
+    """An adapter that changes nothing: the raw model."""
     return Adapter(
         task=task,
         context=Context(np.zeros((backbone.layers, len(WRITES), backbone.width), dtype=np.float32)),
