@@ -1,7 +1,7 @@
-"""A federation without a model: clients whose loss is known in closed form, to ask about the server's logic alone.
+"""A federation without a model: each client's loss has a closed form, so only the server's logic is measured.
 
-A client's loss is the mean squared distance of the coefficients from where its examples would have them, and of the global
-vectors from what the layers write, as far as λ injects them. Whole runs of it take milliseconds.
+A client's loss is the mean squared distance of the coefficients from its own optimum, and of the global vectors from the
+layers' writes, weighted by λ. A whole run takes milliseconds.
 """
 
 from __future__ import annotations
@@ -60,25 +60,25 @@ class Landscape:
         self._context = self._writes
 
     def clients(self) -> tuple[str, ...]:
-        """All ten."""
+        """Names of all ten."""
         return NAMES
 
     def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
-        """At once."""
+        """All replies at once."""
         assert deadline > 0
         assert not heads
         for name, request in requests.items():
             yield Delivery(name, self.answer(name, request), 1, 1, 0.0)
 
     def loss(self, name: str, coefficients: Coefficients, vectors: Array64 | None = None) -> float:
-        """Of one client, by the given global vectors or those it was sent."""
+        """Loss of one client with the given global vectors, or with those that it received."""
         used = self._context if vectors is None else vectors
         distance = float(((coefficients.scales - self._goals[name]) ** 2).mean())
         injected = float(((coefficients.scales[..., 0] ** 2)[..., None] * (used - self._writes) ** 2).mean())
         return min(distance + injected, _LARGEST)
 
     def answer(self, name: str, request: Request) -> Reply:
-        """The truth."""
+        """The honest reply."""
         if isinstance(request, VectorsRequest):
             means = self._vectors[name][None].astype(np.float32)
             vectors = ContextVectors.from_wire(means, np.array([_EXAMPLES]))

@@ -1,4 +1,4 @@
-"""Clients that lie, to measure what an aggregation withstands: they see what the honest say before they speak, and collude."""
+"""Clients that lie, to measure which lies an aggregation withstands. They see the honest replies first, and collude."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def _thousandfold(honest: Numbers, before: Numbers) -> Numbers:
 
 
 def _edge(honest: Numbers, before: Numbers) -> Numbers:
-    """Of every number the honest one that goes furthest the wrong way: a trimmed mean cannot tell it from an honest one."""
+    """For every number, the honest value furthest in the wrong direction: a trimmed mean cannot recognise it."""
     lie: Numbers = np.where(honest.mean(axis=0) > before, honest.min(axis=0), honest.max(axis=0))
     return lie
 
 
 def _long(honest: Numbers, before: Numbers) -> Numbers:
-    """The wrong way, as far as the median client goes: a bound on lengths does not shorten it."""
+    """The wrong direction, with the median client's length: a bound on lengths does not shorten it."""
     change = honest.mean(axis=0) - before
     lengths = np.linalg.norm((honest - before).reshape(len(honest), -1), axis=1)
     lie: Numbers = before - change * (float(np.median(lengths)) / max(float(np.linalg.norm(change)), 1e-12))
@@ -95,11 +95,11 @@ class Colluding:
         self._praise = praise
 
     def clients(self) -> tuple[str, ...]:
-        """All of them."""
+        """Names of all clients."""
         return self._engine.clients()
 
     def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
-        """The honest answer first: the liars hear them."""
+        """Honest clients reply first: the liars see their replies."""
         deliveries = list(self._engine.exchange(requests, deadline, heads))
         honest = [delivery.reply for delivery in deliveries if delivery.client not in self._liars]
         for delivery in deliveries:
@@ -126,7 +126,7 @@ class Colluding:
 
 
 def _lied_vectors(lie: Lie, heard: Sequence[VectorsReply]) -> ContextVectors:
-    """Of every group that an honest client holds, as if the liar held as many of it as they do on average."""
+    """Lies for every group of the honest clients, with their mean number of examples."""
     shape = heard[0].vectors.means.shape
     means, counts = np.zeros(shape, dtype=np.float32), np.zeros(shape[0], dtype=np.int64)
     for group in range(shape[0]):

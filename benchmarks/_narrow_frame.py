@@ -1,4 +1,4 @@
-"""A public frame of few directions: a full-width vector drowns in the noise that hides one example, a few numbers do not."""
+"""A public frame of few directions: the noise that hides one example exceeds a full-width vector, but not a few numbers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class NarrowFrame:
 
     @property
     def size(self) -> int:
-        """``D``: numbers of a measured vector."""
+        """``D``: numbers of a row."""
         layers, writes, width = self.centre.shape
         return int(layers * writes * (width if self.basis is None else self.basis.shape[2]))
 
@@ -67,7 +67,7 @@ class NarrowFrame:
         return rows
 
     def to_vector(self, measured: npt.NDArray[np.floating]) -> Array32:
-        """``(L, 2, d)``: the vector that has the ``(D,)`` coordinates; what the frame does not hold is the public centre's."""
+        """``(L, 2, d)``: the vector of a ``(D,)`` row; outside the frame it equals the public centre."""
         if self.basis is None:
             return self.wide.to_vector(measured)
         layers, writes, _ = self.centre.shape

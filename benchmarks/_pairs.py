@@ -1,7 +1,7 @@
 """What all benchmarks share: arguments, made-up text, interleaved pairs, their spread, and how they are printed.
 
-Two sides are measured in turn, A B B A A B …, and compared pair by pair: a machine that slows down for a while slows both, one
-that keeps slowing down favours neither, and the spread of the ratios says how far to trust their median.
+Two sides are measured in turn, A B B A A B …, and compared pair by pair. A machine that becomes slower affects both sides, and
+the spread of the ratios shows how reliable their median is.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _VOCABULARY = (
 
 @dataclass(frozen=True)
 class Claim:
-    """A ratio of two sides, and what it is claimed to be.
+    """A ratio of two sides, and its claimed bounds.
 
     Attributes:
         ratio: the two sides, as "first / second".
@@ -72,7 +72,7 @@ class Claim:
 
     @property
     def bound(self) -> str:
-        """The claim in signs."""
+        """The claim as a formula."""
         bounds = {"≥": self.at_least, "≤": self.at_most}
         return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None) or "for information"
 
@@ -83,7 +83,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Spread:
-    """Of one figure over all pairs."""
+    """Spread of one figure over all pairs."""
 
     minimum: float
     median: float
@@ -201,7 +201,7 @@ def parser(docstring: str | None, *, pairs: int = 20, examples: int = 32) -> arg
 
 
 def use_threads(arguments: argparse.Namespace) -> None:
-    """Give torch as many threads as asked for."""
+    """Set torch's number of threads."""
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
 
@@ -300,7 +300,7 @@ def report(title: str, arguments: argparse.Namespace, comparisons: Sequence[Comp
 
 
 def machine() -> dict[str, object]:
-    """What the figures depend on."""
+    """Processor, threads and versions: the figures depend on these."""
     return {"cpu": _cpu(), "cores": _cores(), "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
@@ -321,7 +321,7 @@ def _cpu_names() -> Iterator[str]:
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""Single vectors of private and public text, computed once and kept: attacks and defences are then tried in seconds."""
+"""Single vectors of private and public text, computed once and cached, so that attacks and defences take seconds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ifedicl.task import Task
 
 @dataclass(frozen=True)
 class Cast:
-    """Who attacks whom.
+    """The attacked client and the attackers' public text.
 
     Attributes:
         private: the client's text.
@@ -71,7 +71,7 @@ def public_examples(task: Task, count: int, seed: int) -> tuple[Example, ...]:
 
 
 def cast(arguments: argparse.Namespace, name: str, position: Literal["label", "prompt"]) -> Cast:
-    """Vectors of one data set in float32, from the cache where they are there."""
+    """Vectors of one data set in float32, from the cache if they exist there."""
     data, private = private_set(arguments, name)
     public = public_examples(data.task, arguments.public, arguments.seed)
     method = Method(vectors=VectorSettings(read_position=position))

@@ -1,4 +1,4 @@
-"""What each part of our default brings, on the development sets.
+"""Accuracy that each part of the default adds, on the development sets.
 
 Reads finished cells of the `dev` plan, runs nothing. One thing is changed at a time from the shipped settings file `subspace`;
 accuracy is on 300 rows of each development set's test file, which no reported figure is of. Bytes and seconds are of one client
@@ -44,7 +44,7 @@ Cells: TypeAlias = Mapping[str, Mapping[str, Record]]
 
 
 def cells(plan: Plan, records: Sequence[Record]) -> Cells:
-    """Those of the plan that are finished."""
+    """Finished cells of the plan."""
     wanted, table = set(plan.cells()), dict[str, dict[str, Record]]()
     for record in records:
         if record.cell in wanted:
@@ -53,7 +53,7 @@ def cells(plan: Plan, records: Sequence[Record]) -> Cells:
 
 
 def table(plan: Plan, records: Sequence[Record]) -> Iterator[str]:
-    """Lines of Markdown, one a variant, beside ours."""
+    """Lines of Markdown: one for each variant, compared with the default."""
     found, sets = cells(plan, records), tuple(plan.sets)
     yield f"| | changed | {' | '.join(sets)} | mean | from ours | KiB | seconds |"
     yield f"|---|---|{'---:|' * (len(sets) + 4)}"

@@ -1,4 +1,4 @@
-"""How far do attacks come, with and without the defences? Those of `ifedicl audit`, on real text and more of it.
+"""Success of the attacks of `ifedicl audit` with and without defences, on more real text.
 
 The attackers learn from the demo's sentences, never from the data sets. Vectors are read at the label word, the paper's place.
 """
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def gradients(arguments: argparse.Namespace, name: str, centre: Array32) -> tuple[Array32, Array32]:
-    """Of the first private and the first public texts, in the first round."""
+    """Gradients of the first private and the first public texts in the first round."""
     file = arguments.cache / f"{name}-updates-{arguments.updates}-{arguments.seed}-bfloat16.npz"
     if not file.exists():
         data, private = private_set(arguments, name)

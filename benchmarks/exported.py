@@ -1,6 +1,6 @@
 """Claim: an exported checkpoint runs at no less than 0.95 of the plain model's speed.
 
-First side: the plain model. Second side: the checkpoint that `ifedicl export` wrote, with λ and β at every write of every
+First side: the plain model. Second side: the checkpoint of `ifedicl export`, with λ and β at every write of every
 layer folded in (a Llama gets biases for it). Both label the same prompts without any hook.
 """
 

@@ -1,4 +1,4 @@
-"""What the cells of the `cpu` plan say to the goals that we set ourselves before it was run.
+"""The goals that were set before the `cpu` plan ran, against its cells.
 
 Reads finished cells, runs nothing. Figures are means over data sets of the mean over seeds, of the seeds that all compared
 methods have; a goal counts as reached only where no cell of the plan is missing for it.
@@ -54,7 +54,7 @@ class Goal:
 
     @property
     def verdict(self) -> str:
-        """In a word, and what is missing."""
+        """Verdict in a word, and the missing cells."""
         if not any(self.seeds.values()):
             return "no cells yet"
         word = "reached" if self.holds else "MISSED"
@@ -62,7 +62,7 @@ class Goal:
 
 
 def goals(plan: Plan, records: Sequence[Record]) -> Iterator[Goal]:
-    """All of them, in the order in which they were set."""
+    """All goals, in the order in which they were set."""
     sets = tuple(plan.sets)
     split = tuple(dict.fromkeys(cell.set for cell in plan.cells() if cell.alpha == UNEVEN))
     wanted = len({cell.seed for cell in plan.cells() if cell.seed is not None})

@@ -1,7 +1,7 @@
 """Two of ten clients lie: which lie defeats which aggregation, and what is the gate's part in it?
 
-The demo's model and sentences, dealt unevenly to ten clients. The liars see what the honest say before they speak, know the
-aggregation and collude; beside, they claim a million held-out examples on which the adapter is right. Every cell is one run and
+The demo's model and sentences, dealt unevenly to ten clients. The liars see the honest replies first, know the
+aggregation and collude; they also claim a million held-out examples on which the adapter is right. Every cell is one run and
 the demo's test sentences: an adapter is sunk where it is worse there than zero-shot by more than the 95% half-width of the
 paired difference of losses. Finished cells are not run again.
 """

@@ -1,6 +1,6 @@
 """Claim: a simulated federation of 100 clients needs no more than 1.05 times the memory of one with a single client.
 
-Each side is a process of its own that loads the model and runs one round; measured is its peak resident memory. Simulated
+Each side is a separate process that loads the model and runs one round; measured is its peak resident memory. Simulated
 clients share one frozen model, so each adds only its text and its context vectors. All hold the same few sentences: among 100
 clients' own there would be longer ones, and the longest pass would decide the peak, not the number of clients. The peak at the
 time when the model was loaded is given too; a run has to pass it, or the ratio says nothing.
@@ -43,7 +43,7 @@ def main() -> None:
         print(json.dumps(_federation(arguments)))
         return
     arguments.model = model_settings(arguments).source  # children download nothing
-    _child(arguments, clients=1)  # a GGUF file is converted at the first run, which takes memory of its own
+    _child(arguments, clients=1)  # a GGUF file is converted at the first run, which needs additional memory
     loaded: list[float] = []
 
     def peak_of(clients: int) -> float:
@@ -64,7 +64,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _child(arguments: argparse.Namespace, clients: int) -> Peak:
-    """Run a federation in a process of its own.
+    """Run a federation in a separate process.
 
     A child starts with its parent's peak (``ru_maxrss`` outlives ``exec``), which stays below: the parent loads no model.
     """
@@ -85,7 +85,7 @@ def _federation(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def _peak() -> float:
-    """Of this process until now, in MiB."""
+    """Peak resident memory of this process until now, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT / _MIB
 
 

@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def batched_vectors(setup: Bench) -> Array64:
-    """``(L, 2, d)``, ours."""
+    """``(L, 2, d)``, as ifedicl computes it."""
     return context_vectors(setup.scorer, setup.prompts.tokens, setup.labels, setup.method).mean()
 
 

@@ -114,7 +114,7 @@ def hits(evaluation: Evaluation) -> str:
 
 
 def commit() -> str:
-    """The commit that the settings stand in, marked where the sources differ from it."""
+    """The commit of the settings, marked if the sources have changes."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *words]

@@ -1,9 +1,9 @@
-"""What reaching a held-out accuracy costs a client: IFed-ICL against FedAvg-LoRA.
+"""Cost of a client until a held-out accuracy is reached: IFed-ICL against FedAvg-LoRA.
 
 Both train on the same clients, batches and number of passes (``ifedicl.bench``) and are evaluated on held-out client examples
 after every round. Counted are a client's processor seconds and the bytes of its messages, up and down, until the accuracy is
 first reached; stage 1 is included. LoRA's learning rate is the best of three on the first seed, whose search is not counted.
-A seed in which one of them never gets there has no ratio and is named.
+A seed in which one of them never reaches it has no ratio and is listed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ONCE = frozenset({"vectors", "context"})  # stages before the first round
 
 @dataclass(frozen=True)
 class Cost:
-    """Until the accuracy was reached.
+    """Cost until the accuracy is reached.
 
     Attributes:
         rounds: completed.
@@ -86,7 +86,7 @@ def _plan(arguments: argparse.Namespace, source: str) -> Plan:
 
 
 def _until(measured: Measured, accuracy: float) -> Cost | None:
-    """Costs up to the first round that reaches ``accuracy``: what comes once in full, what comes each round by its share."""
+    """Costs up to the first round that reaches ``accuracy``: one-time costs in full, costs of rounds by their share."""
     reached = next((point.round for point in measured.curve if point.round > 0 and point.accuracy >= accuracy), None)
     if reached is None:
         return None

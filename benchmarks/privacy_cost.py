@@ -1,9 +1,9 @@
-"""What do the defences cost in accuracy? Ten clients, secure sums with distributed noise, ε = 1, 4, 8 and infinity.
+"""Accuracy with the defences. Ten clients, secure sums with distributed noise, ε = 1, 4, 8 and infinity.
 
 The rounds send clipped per-example gradients of the coefficients, summed; the server takes Adam steps. The context vector is
 the clients' own mean (only without a bound on ε), a mean measured in a public frame of few directions, or that of public text.
 All of it runs in one process: each client clips, rounds and adds its own noise share, and only the sum is used. Also
-printed: how much of a noisy mean is still the mean, by how it is sent. Test rows are read once, at the end of each run.
+printed: how similar a noisy mean is to the mean, by how it is sent. Test rows are read once, at the end of each run.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Stage:
         return result
 
     def weights(self, context: Context) -> dict[str, np.ndarray]:
-        """Public text's gradients say how large each number is; clipped with these, none drowns the others."""
+        """Weights by the size of public text's gradients: with them, clipping treats all coefficients alike."""
         weights = {}
         for name, array in self.gradients(context, self.start, public=True).items():
             sizes = np.sqrt(np.square(array).mean(axis=0))
@@ -115,7 +115,7 @@ class Stage:
     def moved(
         self, coefficients: Coefficients, total: np.ndarray, moments: Moments, rate: float
     ) -> tuple[Coefficients, Moments]:
-        """One Adam step of the server along a mean of weighted gradients, in which the noise is alike everywhere."""
+        """One Adam step of the server along a mean of weighted gradients; the noise of all numbers is equal."""
         ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes.values()])[:-1]
         direction = {name: np.zeros_like(array) for name, array in self.start.arrays.items()}
         for (name, shape), part in zip(self.shapes.items(), np.split(total, ends), strict=True):
@@ -123,14 +123,14 @@ class Stage:
         return stepped(coefficients, direction, moments, "adam", rate=rate, momentum=0.9)
 
     def evaluate(self, context: Context, coefficients: Coefficients) -> Evaluation:
-        """On the test rows."""
+        """Evaluate on the test rows."""
         task = self.scorer.task
         with applied(self.scorer.backbone, context, coefficients):
             logs = self.scorer.log_probabilities(self.scorer.encoded(self.test).prompts)
         return Evaluation.of(task.labels, logs, [task.index(row.label) for row in self.test])
 
     def vectors(self, plan: Plan, variance: float, frame: NarrowFrame) -> Context:
-        """The global vector, as the plan lets it leave."""
+        """The global vector, as the plan sends it."""
         if plan.vectors == "own":
             return Context(self.known.private.vectors.mean(axis=0), self.basis)
         if plan.vectors == "public":
@@ -141,7 +141,7 @@ class Stage:
         return Context(frame.to_vector(total / len(rows)), self.basis)
 
     def summed(self, rows: np.ndarray, bound: Bound, multiplier: float, kind: str) -> np.ndarray:
-        """``(D,)``: what the server learns: each client's clipped sum and noise share, added up."""
+        """``(D,)``: what the server receives: the sum of all clients' clipped sums and noise shares."""
         variance = (multiplier * bound.sensitivity) ** 2
         shares = [Shares({kind: variance}, CROWD) for _ in self.hands]
         total = sum(bound.sum(rows[hand]) + share(kind, bound.size) for hand, share in zip(self.hands, shares, strict=True))

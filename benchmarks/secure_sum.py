@@ -53,7 +53,7 @@ class MadeUp:
     dtype = "float32"
 
     def handle(self, _request: Request) -> Reply:
-        """The reply, whatever is asked."""
+        """The same reply to every request."""
         return self.reply
 
     def count(self, _role: Role) -> int:
@@ -66,7 +66,7 @@ class MadeUp:
 
 
 class Timed:
-    """A door that counts processor seconds."""
+    """An endpoint that counts processor seconds."""
 
     def __init__(self, door: SecureClient) -> None:
         self._door = door
@@ -86,7 +86,7 @@ class Timed:
 
 
 class Losing:
-    """An engine that loses some clients before they send their numbers: the dear moment, as their masks must be taken off."""
+    """An engine that loses some clients before they send their numbers, so that the server must remove their masks."""
 
     def __init__(self, inner: Engine, lost: Sequence[str]) -> None:
         self._inner = inner
@@ -160,7 +160,7 @@ def measured(count: int, request: Request, reply: Reply, repeats: int) -> dict[s
 
 
 def timed(engine: SecureEngine, doors: Sequence[Timed], request: Request) -> tuple[Delivery, float, float]:
-    """What came, and processor seconds: of all clients together, and of the rest."""
+    """The result, and processor seconds: of all clients together, and of the rest."""
     before, start = sum(door.seconds for door in doors), time.process_time()
     (delivery,) = engine.exchange({TOGETHER: request}, 60.0, {})
     took, clients = time.process_time() - start, sum(door.seconds for door in doors) - before

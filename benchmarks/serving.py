@@ -1,7 +1,7 @@
 """Claim: 32 clients that ask at once, one text a request, are served at no less than 0.85 of the speed of labelling in batches.
 
 First side: ``Classifier.log_probabilities`` of all texts, in this process. Second side: the same texts by `ifedicl serve`, in
-a process of its own on loopback, asked by 32 clients, each of which waits for its answer before it asks again. Both sides have
+a separate process on loopback, asked by 32 clients, each of which waits for its answer before it asks again. Both sides have
 equally many threads. The adapter has λ and β at every write of every layer. Also given: the seconds that a client waits.
 """
 
@@ -62,7 +62,7 @@ def _parsed() -> argparse.Namespace:
 
 @contextmanager
 def _server(adapter: Adapter, folder: Path, arguments: argparse.Namespace) -> Iterator[int]:
-    """The port of a server that runs as long as the block."""
+    """The port of a server that runs within the block."""
     adapter.save(folder / "adapter")
     log = folder / "log"
     threads = {"OMP_NUM_THREADS": str(arguments.threads or torch.get_num_threads())}

@@ -1,6 +1,6 @@
 """The task cache's two back ends: seconds of a nearest search among many signatures, of an exact hit and of a write.
 
-Interleaved: each search runs on one and then on the other. PostgreSQL is one of our own, started for this and reached through a
+Interleaved: each search runs on one and then on the other. A PostgreSQL server is started for this and reached through a
 socket (`pip install 'ifedicl[dev]'`). Also printed: how often HNSW's nearest is the exact one. The signatures are
 random, the hardest case for an approximate index.
 """

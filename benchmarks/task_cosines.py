@@ -1,4 +1,4 @@
-"""When are two tasks near? Cosines of signatures of real tasks: what the threshold of a near hit is chosen on.
+"""Cosines between signatures of real tasks, from which the threshold of a near hit is chosen.
 
 Of every data set two disjoint draws of training rows are vectorised, as two groups of clients might hold them. Prints each set
 against its own other draw, and every pair of sets (mean over draws). No label is calibrated and no test row read.

@@ -188,9 +188,7 @@ class _Attacks:
     def mix(self) -> list[Row]:
         """Attack 3 on vectors and on updates, of one client and of a secure sum of ten clients."""
         private, public = self._evidence.private, self._evidence.public
-        updates, public_updates = (
-            self._scaled(rows) for rows in (self._evidence.private_updates, self._evidence.public_updates)
-        )
+        updates, public_updates = self._scaled(self._evidence.private_updates), self._scaled(self._evidence.public_updates)
         kinds: Mapping[str, tuple[Any, Any, list[Defence]]] = {
             "vectors": (self._rows, self._public, self._defences),
             "updates": (updates, public_updates, budgets(self._epsilons, public_updates)),

@@ -78,6 +78,8 @@ def _each_set(plan: Plan, records: Sequence[Record], alpha: float | None, draw: 
     by_method = {name: by_set(records, plan, name, alpha) for name in plan.methods}
     for axes, name in zip(panels, plan.sets, strict=False):
         draw(axes, {method: table[name] for method, table in by_method.items() if name in table})
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=7)
         axes.set_title(name, fontsize=10, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[len(plan.sets) :]:
@@ -95,7 +97,6 @@ def _rounds(axes: Axes, table: _Table) -> None:
             axes.plot(*zip(*points, strict=True), color=_colour(index), marker="o", markersize=3, label=label)
     axes.set_xlabel("round")
     axes.set_ylabel("held-out accuracy")
-    _legend(axes)
 
 
 def _against_alone(axes: Axes, table: _Table) -> None:
@@ -107,7 +108,6 @@ def _against_alone(axes: Axes, table: _Table) -> None:
     seeds = [record.cell.seed for record in table.get(PAPER_FORM, [])]
     axes.set_xticks(range(len(seeds)), [f"seed {seed}" for seed in seeds])
     axes.set_ylabel("accuracy")
-    _legend(axes)
 
 
 def _against(cost: Callable[[Record], float], name: str, axes: Axes, table: _Table) -> None:
@@ -120,12 +120,6 @@ def _against(cost: Callable[[Record], float], name: str, axes: Axes, table: _Tab
     axes.set_xscale("log")
     axes.set_xlabel(name)
     axes.set_ylabel("accuracy")
-    _legend(axes)
-
-
-def _legend(axes: Axes) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=7)
 
 
 def _colour(index: int) -> str:

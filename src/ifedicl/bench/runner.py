@@ -92,8 +92,8 @@ def run_plan(plan: Plan, folder: Path, watcher: Watcher | None = None) -> list[R
         backbone, model = load(cell.model)
         _check_model(cell.model, backbone, progress.finished, folder)
         watcher.started(cell, progress)
-        same = (item for item in progress.finished if _without_split(item.cell) == _without_split(cell))
-        choices = next((item.choices for item in same), {})
+        unsplit = {"seed": cell.seed, "alpha": cell.alpha}
+        choices = next((done.choices for done in progress.finished if done.cell.model_copy(update=unsplit) == cell), {})
         data = data_sets(cell.set)
         setup = make_setup(plan, cell, data, backbone, model, choices=choices, on_progress=watcher.progressed)
         record = _run_cell(plan, cell, data, setup)
@@ -171,10 +171,6 @@ def _check_model(name: str, backbone: Backbone, finished: Sequence[Record], fold
             "Give the new model another name in the plan, or another folder with --out.",
         )
         raise ConfigError(str(folder / RESULTS), [fault])
-
-
-def _without_split(cell: Cell) -> tuple[str, str, str]:
-    return cell.model, cell.set, cell.method
 
 
 def _run_cell(plan: Plan, cell: Cell, data: DataSet, setup: Setup) -> Record:

@@ -31,7 +31,7 @@ from ifedicl.federation.run_folder import RunFolder
 from ifedicl.flare.jobs import JobSettings, write_job
 from ifedicl.flare.names import CLIENT_FILE, RUNS
 from ifedicl.flare.participants import Project, ServerAddress
-from ifedicl.settings import Method, ModelSettings, load_preset
+from ifedicl.settings import ModelSettings, load_preset
 
 _RUN = "demo"
 _COORDINATOR = "coordinator@example.org"
@@ -71,8 +71,17 @@ def play(folder: Path, console: Console, *, seed: int = 0) -> Comparison:
 
     places = {name.replace(" ", "-"): place for name, place in demo_places(pool=POOL, test=TEST, seed=seed).items()}
     model = ModelSettings(source=str(demo_model()), device="cpu")
-    method = load_preset("demo").model_copy(update={"seed": seed})
-    job = _job(places, model, method)  # the first run converts the model
+    shape = shape_of(model)  # the first run converts the model
+    job = JobSettings(
+        name=_RUN,
+        sites=tuple(places),
+        task=TASK,
+        method=load_preset("demo").model_copy(update={"seed": seed}),
+        model=model,
+        fingerprint=shape.fingerprint,
+        layers=shape.layers,
+        width=shape.width,
+    )
     start = time.perf_counter()
     console.print("start-up kits: one server, four sites, one console; the certificate authority is for this demo only")
     project = Project(name="demo", server=_address(), sites=tuple(places), coordinator=_COORDINATOR)
@@ -87,20 +96,6 @@ def play(folder: Path, console: Console, *, seed: int = 0) -> Comparison:
     console.print(f"the adapter is ready after {seconds:.0f} seconds: {run.adapter}", highlight=False)
     console.print("the local engine runs the same federation with the same seed", highlight=False)
     return _compared(run, job, places, seconds)
-
-
-def _job(places: Mapping[str, Place], model: ModelSettings, method: Method) -> JobSettings:
-    shape = shape_of(model)
-    return JobSettings(
-        name=_RUN,
-        sites=tuple(places),
-        task=TASK,
-        method=method,
-        model=model,
-        fingerprint=shape.fingerprint,
-        layers=shape.layers,
-        width=shape.width,
-    )
 
 
 def _address() -> ServerAddress:

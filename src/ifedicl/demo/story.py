@@ -114,16 +114,13 @@ def verdicts(evaluations: Sequence[Evaluation]) -> list[str]:
     ``evaluations`` are zero-shot first, then each client alone, the federation last.
     """
     zero_shot, *alone, together = evaluations
-    against = (("zero-shot", zero_shot.hits), ("the mean of the clients alone", mean_hits(alone)))
-    return [_verdict(name, together.hits, hits) for name, hits in against]
-
-
-def _verdict(name: str, together: np.ndarray, other: np.ndarray) -> str:
-    difference, p = float(together.mean() - other.mean()), paired_p(together, other)
-    figures = f"{100 * difference:+.1f} points on {len(together)} test sentences, paired p = {p:.4f}"
-    if p < _LEVEL and difference > 0:
-        return f"The federation beats {name}: {figures}."
-    return f"The federation does NOT beat {name}: {figures}."
+    sentences = []
+    for name, hits in (("zero-shot", zero_shot.hits), ("the mean of the clients alone", mean_hits(alone))):
+        difference, p = float(together.hits.mean() - hits.mean()), paired_p(together.hits, hits)
+        verb = "beats" if p < _LEVEL and difference > 0 else "does NOT beat"
+        figures = f"{100 * difference:+.1f} points on {len(hits)} test sentences, paired p = {p:.4f}"
+        sentences.append(f"The federation {verb} {name}: {figures}.")
+    return sentences
 
 
 class _Acts:
