@@ -1,4 +1,4 @@
-"""Stage 2b at a client: examples, vectors and coefficients to better coefficients (paper Eq. 6)."""
+"""Stage 2b at a client: improves the coefficients on the client's examples (paper Eq. 6)."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _LOSSES: Mapping[str, Callable[[Scorer, Sequence[Tokens], Sequence[int]], Tensor
 
 @dataclass(frozen=True)
 class ClientRound:
-    """One client's part in one round: it seeds every random draw and gives the place in the schedule.
+    """A client and a round: they seed every random draw and give the position in the schedule.
 
     Attributes:
         client: the client's name.
-        round: 0 for the first round of all.
+        round: number of the round, from 0.
         phase_start: the round at which the present schedule began.
-        phase_rounds: how many rounds the present schedule has.
+        phase_rounds: the number of rounds of the present schedule.
     """
 
     client: str
@@ -47,12 +47,7 @@ class ClientRound:
 
 @dataclass(frozen=True)
 class LocalUpdate:
-    """What a client's local steps gave.
-
-    Attributes:
-        coefficients: after its local steps.
-        loss: mean training loss over its local steps, in nats.
-    """
+    """A client's coefficients after its local steps, and the mean training loss over these steps in nats."""
 
     coefficients: Coefficients
     loss: float
@@ -62,37 +57,30 @@ class Objective:
     """The loss of one client's examples as a function of the coefficients (paper Eq. 6)."""
 
     def __init__(self, scorer: Scorer, examples: EncodedExamples, context: ContextTensors, method: Method) -> None:
-        """Compute nothing yet.
-
-        Args:
-            scorer: model and task.
-            examples: the client's ``N`` training examples.
-            context: global vectors and basis, on the model's device.
-            method: the run's settings.
-        """
+        """Compute nothing yet; ``context`` is on the model's device."""
         self._scorer = scorer
         self._prompts = examples.prompts.tokens
         self._labels = examples.labels
         self._context = context
         self._losses = _LOSSES[method.calibration.loss]
-        # An adapter from before, which an owner takes further, may hold layers that are not injected.
+        # An older adapter that an owner calibrates further may hold layers that are not injected.
         layers = method.injection.active_layers(scorer.backbone.layers)
         self._active = np.array([[layer in layers] * len(WRITES) for layer in context.layers])
 
     def backward(self, values: Mapping[str, Tensor], rows: Sequence[int], *, scale: float) -> float:
-        """Add the gradient of ``scale`` times the summed loss of some examples to the tensors behind ``values``.
+        """Add the gradient of ``scale`` times the summed loss of some examples to the leaves of ``values``.
 
         Args:
             values: as :attr:`Coefficients.arrays`: ``scales`` on the CPU, the others on the model's device.
-            rows: positions of the examples; they run in as many passes as memory asks for.
-            scale: of the loss.
+            rows: positions of the examples; memory decides the number of passes.
+            scale: factor of the loss.
 
         Returns:
             ``scale`` times the summed loss, in nats.
         """
         total = 0.0
-        for part in self._scorer.batches([self._prompts[row] for row in rows]):
-            total += self.pass_backward(values, [rows[place] for place in part], scale=scale)
+        for batch in self._scorer.batches([self._prompts[row] for row in rows]):
+            total += self.pass_backward(values, [rows[index] for index in batch], scale=scale)
         return total
 
     def pass_backward(
@@ -104,14 +92,8 @@ class Objective:
         watcher: Watcher | None = None,
     ) -> float:
         """As :meth:`backward`, in one pass; ``watcher`` as in :func:`injected`."""
-        with injected(
-            self._scorer.backbone,
-            self._context,
-            values["scales"],
-            self._active,
-            core=values.get("core"),
-            watcher=watcher,
-        ):
+        backbone, core = self._scorer.backbone, values.get("core")
+        with injected(backbone, self._context, values["scales"], self._active, core=core, watcher=watcher):
             losses = self._losses(self._scorer, [self._prompts[row] for row in rows], [self._labels[row] for row in rows])
         share = losses.sum() * scale
         share.backward()  # type: ignore[no-untyped-call]
@@ -121,18 +103,10 @@ class Objective:
 def calibrate(
     scorer: Scorer, examples: EncodedExamples, context: Context, coefficients: Coefficients, method: Method, turn: ClientRound
 ) -> LocalUpdate:
-    """Take ``local_steps`` optimizer steps on the client's own examples.
+    """Take ``local_steps`` optimizer steps from the global ``coefficients`` on the client's training examples.
 
-    The optimizer starts afresh each round and works on what differs from identity: weight decay pulls λ and Γ to 0 and β to 1.
-    Which examples a step sees derives from seed, client and step alone, and walks through all of them before any comes again.
-
-    Args:
-        scorer: model and task.
-        examples: the client's ``N`` training examples.
-        context: global vectors and basis.
-        coefficients: the global coefficients of this round.
-        method: the run's settings.
-        turn: client and round.
+    The optimizer starts without state in each round and works on deviations from identity: weight decay pulls λ and Γ to 0 and
+    β to 1. The examples of a step follow from seed, client and step alone; all examples are used before one is used again.
     """
     settings = method.calibration
     objective = Objective(scorer, examples, context.on(scorer.backbone.device), method)
@@ -152,10 +126,7 @@ def calibrate(
 def gradient_sum(
     scorer: Scorer, examples: EncodedExamples, context: Context, coefficients: Coefficients, method: Method, rows: Sequence[int]
 ) -> GradientSum:
-    """The gradient of the summed loss of the examples ``rows``; zeros of no examples.
-
-    Other arguments: as :func:`calibrate`.
-    """
+    """The gradient of the summed loss of the examples ``rows``; zeros for no examples."""
     objective = Objective(scorer, examples, context.on(scorer.backbone.device), method)
     point = _Point.at(coefficients, scorer.backbone.device)
     loss = objective.backward(point.values, rows, scale=1.0) if rows else 0.0
@@ -169,67 +140,60 @@ def gradient_sum(
 def example_gradients(
     scorer: Scorer, examples: EncodedExamples, context: Context, coefficients: Coefficients, method: Method, rows: Sequence[int]
 ) -> Iterator[tuple[list[int], dict[str, Array32]]]:
-    """Each example's own gradient, in the passes that the sum of them takes: the injection tells them apart.
+    """The gradient of each example, in as many passes as their sum needs.
 
     A row's gradient of λ is ``Σ_t g_t·v``, of β ``Σ_t g_t·y_t``, of Γ ``Σ_t (U g_t)(U y_t)ᵀ``, with ``g`` the gradient after
-    the injection and ``y`` the write before it. It stays with its owner, who clips and sums it.
-
-    Args: as :func:`gradient_sum`.
+    the injection and ``y`` the write before it. These gradients stay with the owner, who clips and sums them.
 
     Yields:
         Positions of ``B`` of the examples, and by array name their gradients, each shaped ``(B, *coefficients)``.
     """
     tensors = context.on(scorer.backbone.device)
     objective = Objective(scorer, examples, tensors, method)
-    for part in scorer.batches([examples.prompts.tokens[row] for row in rows]):
-        own = [rows[place] for place in part]
+    for batch in scorer.batches([examples.prompts.tokens[row] for row in rows]):
+        part = [rows[index] for index in batch]
         point = _Point.at(coefficients, scorer.backbone.device)
         found = {
-            name: torch.zeros(len(own), *shape, device=tensors.vectors.device)
+            name: torch.zeros(len(part), *shape, device=tensors.vectors.device)
             for name, shape in coefficients.form.shapes.items()
         }
-        objective.pass_backward(point.values, own, watcher=_row_gradients(found, tensors))
-        yield own, {name: array.cpu().numpy() for name, array in found.items()}
+        objective.pass_backward(point.values, part, watcher=_row_gradients(found, tensors))
+        yield part, {name: array.cpu().numpy() for name, array in found.items()}
 
 
 def _row_gradients(found: Mapping[str, Tensor], context: ContextTensors) -> Watcher:
-    """Fills ``found``: array name to ``(B, ...)``. A pass holds the same number of rows for each example, one after another."""
+    """A watcher that fills ``found``, ``(B, ...)`` by array name. Each example has the same number of adjacent rows."""
     examples = len(found["scales"])
 
     def watch(layer: int, write: int, before: Tensor, gradient: Tensor) -> None:
         width = before.shape[-1]
         after = gradient.detach().reshape(examples, -1, width).float()  # (B, R * T, d)
-        own = before.reshape(examples, -1, width).float()
+        writes = before.reshape(examples, -1, width).float()
         found["scales"][:, layer, write, CONTEXT] = after.sum(dim=1) @ context.vectors[layer, write]
-        found["scales"][:, layer, write, ACTIVATION] = (after * own).sum(dim=(1, 2))
+        found["scales"][:, layer, write, ACTIVATION] = (after * writes).sum(dim=(1, 2))
         if context.basis is not None:
             basis = context.basis[layer, write]
-            found["core"][:, layer, write] = (after @ basis.T).transpose(1, 2) @ (own @ basis.T)
+            found["core"][:, layer, write] = (after @ basis.T).transpose(1, 2) @ (writes @ basis.T)
 
     return watch
 
 
 def drawn(keys: Sequence[str], round_number: int, method: Method) -> list[int]:
-    """Positions of the examples that take part in a round: each by its own hash, so it does not matter who holds it."""
+    """Positions of the examples that take part in a round. Each is drawn by its hash, whichever client holds it."""
     assert method.server is not None
     return [row for row, key in enumerate(keys) if seeds.unit(method.seed, "draw", round_number, key) < method.server.draw]
 
 
 @dataclass(frozen=True)
 class _Point:
-    """Coefficients as tensors that gradients flow into, centred at identity.
-
-    Attributes:
-        identity: where nothing is changed.
-        deviations: from there; the leaves.
-    """
+    """Coefficients as differentiable tensors: ``identity`` plus ``deviations``, which are the leaves."""
 
     identity: Mapping[str, Tensor]
     deviations: Mapping[str, Tensor]
 
     @classmethod
     def at(cls, coefficients: Coefficients, device: torch.device) -> Self:
-        """A λ or β is read by the CPU, a matrix where the model runs."""
+        """λ and β on the CPU, matrices on ``device``."""
 
         def tensors(arrays: Mapping[str, Array32]) -> dict[str, Tensor]:
             return {name: torch.from_numpy(array).to("cpu" if name == "scales" else device) for name, array in arrays.items()}
@@ -240,26 +204,24 @@ class _Point:
 
     @property
     def values(self) -> dict[str, Tensor]:
-        """What the model is changed by; differentiable."""
+        """The coefficients as differentiable tensors."""
         return {name: self.identity[name] + deviation for name, deviation in self.deviations.items()}
 
     @property
     def coefficients(self) -> Coefficients:
-        """As they stand."""
+        """The present coefficients."""
         return Coefficients.of({name: value.detach().cpu().numpy() for name, value in self.values.items()})
 
 
 def batch_of(step: int, examples: int, batch_size: int, seed: int, client: str) -> list[int]:
     """Positions of the examples in a client's step number ``step``, counted over the whole run.
 
-    Steps walk through one seeded permutation after another; no state is needed to know where they are.
+    Steps go through one seeded permutation after another, so no state is needed.
     """
     size = min(batch_size, examples)
-    places = range(step * size, (step + 1) * size)
-    orders = {
-        epoch: seeds.generator(seed, "batch", client, epoch).permutation(examples) for epoch in {p // examples for p in places}
-    }
-    return [int(orders[place // examples][place % examples]) for place in places]
+    turns = [divmod(turn, examples) for turn in range(step * size, (step + 1) * size)]
+    orders = {epoch: seeds.generator(seed, "batch", client, epoch).permutation(examples) for epoch, _ in turns}
+    return [int(orders[epoch][index]) for epoch, index in turns]
 
 
 def _set_rate(optimizer: Optimizer, settings: CalibrationSettings, turn: ClientRound, local_step: int) -> None:

@@ -26,7 +26,7 @@ def context_vectors(scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[
         method: the read position, and which examples are summed together.
 
     Returns:
-        Sums and counts of ``method.groups`` groups. The LM head is never run.
+        Means and counts of ``method.groups`` groups. The LM head is never run.
     """
     backbone = scorer.backbone
     size = method.groups(len(scorer.encoder.tree.words))
@@ -43,12 +43,10 @@ def context_vectors(scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[
 def example_writes(
     scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method
 ) -> Iterator[tuple[list[int], Array64]]:
-    """What each demonstration alone would send: it stays with its owner.
-
-    Args: as :func:`context_vectors`.
+    """The writes of each demonstration, as summed by :func:`context_vectors`. They stay with the owner.
 
     Yields:
-        Positions of ``B`` demonstrations and their ``(B, L, 2, d)`` writes, batch after batch.
+        For each batch the positions of ``B`` demonstrations and their ``(B, L, 2, d)`` writes.
     """
     backbone, words = scorer.backbone, scorer.encoder.tree.words
     if method.vectors.read_position == "label":
@@ -65,5 +63,5 @@ def example_writes(
 
 
 def groups_of(labels: Sequence[int], method: Method) -> npt.NDArray[np.int64]:
-    """``(N,)``: the group of each example: its class, or 0 where all classes are summed together."""
+    """``(N,)``: the group of each example: its class, or 0 if all classes are summed together."""
     return np.asarray(labels, dtype=np.int64) if method.classes_apart else np.zeros(len(labels), dtype=np.int64)

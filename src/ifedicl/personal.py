@@ -1,7 +1,7 @@
-"""One owner's own coefficients on top of the federation's: they never leave, and stay only where they help.
+"""Personal coefficients: an owner calibrates the federation's adapter further on its own examples.
 
-A federation's adapter is the best for all its clients together; a client whose text differs may go a few steps further on its
-own examples. Nothing is sent, so nothing is asked of anyone.
+The federation's adapter suits all its clients together; a client with different text may profit from a few more steps. Nothing
+is sent. The personal coefficients are used only if they are better.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from ifedicl.metrics import Comparison
 from ifedicl.settings import Method, changed, method_of
 
 _STEPS_AT_ONCE = 4
-_FEWEST_HELD_OUT = 2  # a paired bound needs a spread
+_FEWEST_HELD_OUT = 2  # the paired bound needs a variance
 
 
 @dataclass(frozen=True)
 class Personal:
-    """What personal steps came to.
+    """The result of :func:`personalise`.
 
     Attributes:
-        adapter: with personal coefficients, or the federation's own where they are no better.
-        comparison: the personal adapter against the federation's (in place of zero-shot) on examples that were not trained on.
-        trained: examples that were.
+        adapter: the adapter with personal coefficients, or the federation's if they are not better.
+        comparison: the personal adapter against the federation's (in place of zero-shot) on held-out examples.
+        trained: the number of training examples.
     """
 
     adapter: Adapter
@@ -55,29 +55,29 @@ def personalise(
 ) -> Personal:
     """Calibrate an adapter's coefficients further on one owner's examples.
 
-    Context vectors, basis and readout stay the federation's. Optimizer, rate, batch and injected layers are those of the
-    federation, as the adapter tells them.
+    Context vectors, basis and readout do not change. Optimizer, learning rate, batch size and injected layers are those in the
+    adapter's provenance.
 
     Args:
-        adapter: of a federation.
-        examples: the owner's, labelled with the adapter's labels.
+        adapter: a federation's adapter.
+        examples: the owner's examples, labelled with the adapter's labels.
         backbone: the adapter's model.
         steps: optimizer steps; rounded up to a multiple of 4.
-        held_out: fraction of the examples that is not trained on and decides, in (0, 1).
+        held_out: fraction of the examples that is held out and decides, in (0, 1).
         seed: of the split and the batches.
         on_progress: called with the number of steps just done.
 
     Raises:
-        DataError: too few examples to train on some and decide by others.
+        DataError: too few examples for training or for the decision.
         FingerprintError: the adapter was made with another model.
     """
-    adapter.classifier(backbone)  # they belong together
+    adapter.classifier(backbone)  # refuses another model
     roles = split_roles(examples, selection=held_out, gate=0.0, seed=seed)
     train, decide = roles[Role.TRAIN], roles[Role.SELECTION]
     if not train or len(decide) < _FEWEST_HELD_OUT:
         raise DataError(
-            f"{len(examples)} examples are {len(train)} to train on and {len(decide)} to decide by; give more, at least 1 and "
-            f"{_FEWEST_HELD_OUT} are needed"
+            f"examples: received {len(examples)}, {len(train)} to train on and {len(decide)} held out; allowed: at least 1 and "
+            f"{_FEWEST_HELD_OUT}. Give more examples"
         )
     sections = {"seed": seed, "calibration": {"local_steps": _STEPS_AT_ONCE}}
     stated = method_of(adapter.provenance) if "method" in adapter.provenance else Method()
@@ -90,10 +90,10 @@ def personalise(
         coefficients = calibrate(scorer, encoded, adapter.context, coefficients, method, turn).coefficients
         if on_progress is not None:
             on_progress(_STEPS_AT_ONCE)
-    own = replace(adapter, coefficients=coefficients)
+    personal = replace(adapter, coefficients=coefficients)
     texts, truth = [row.text for row in decide], [adapter.task.index(row.label) for row in decide]
-    ours, theirs = (candidate.classifier(backbone).log_probabilities(texts) for candidate in (own, adapter))
-    comparison = Comparison.of(ours, theirs, truth)
+    logs = (candidate.classifier(backbone).log_probabilities(texts) for candidate in (personal, adapter))
+    comparison = Comparison.of(*logs, truth)
     facts = {"examples": len(train), "steps": rounds * _STEPS_AT_ONCE, "held_out": asdict(comparison)}
-    chosen = replace(own, provenance={**adapter.provenance, "personal": facts}) if comparison.is_better else adapter
+    chosen = replace(personal, provenance={**adapter.provenance, "personal": facts}) if comparison.is_better else adapter
     return Personal(chosen, comparison, len(train))

@@ -1,4 +1,4 @@
-"""An adapter as transformers' text-classification pipelines are called: texts in, ``[{"label", "score"}]`` out."""
+"""An adapter with the interface of a transformers text-classification pipeline: texts in, ``[{"label", "score"}]`` out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Pipeline:
 
         Args:
             inputs: one text or several.
-            top_k: left out: the best label of each text. A number: so many labels of each text, best first; None: all.
+            top_k: left out: the best label of each text; a number: this many labels of each text, best first; None: all.
 
         Raises:
             DataError: a text has no tokens.
@@ -50,16 +50,16 @@ class Pipeline:
 
 
 def pipeline(adapter: str | Path | Adapter, *, model: str | None = None, backbone: Backbone | None = None) -> Pipeline:
-    """Put an adapter on its model, ready to be called.
+    """A :class:`Pipeline` of an adapter on its model.
 
     Args:
-        adapter: its folder, or the adapter.
-        model: where the model lies here, if not where the adapter says.
-        backbone: the model, where it is loaded already.
+        adapter: the adapter or its folder.
+        model: the model's source on this machine, if it differs from the adapter's.
+        backbone: the loaded model.
 
     Raises:
-        AdapterError: the folder is no adapter.
-        BackboneError: the model cannot be loaded, or is another.
+        AdapterError: the folder is not an adapter.
+        BackboneError: the model cannot be loaded, or is another model.
     """
     loaded = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
     return Pipeline(loaded.with_model_source(model).classifier(backbone))

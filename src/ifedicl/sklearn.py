@@ -19,15 +19,15 @@ from ifedicl.personal import personalise
 
 
 class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Labels texts by a federation's adapter; ``X`` is a sequence of strings.
+    """Labels texts with a federation's adapter; ``X`` is a sequence of strings.
 
-    The adapter is calibrated already. With ``steps=0`` ``fit`` learns nothing: it loads the model and checks the labels. With
-    steps, ``fit`` takes the adapter further on ``X`` and ``y`` (:func:`ifedicl.personalise`), and keeps that where it is better
-    on a held-out part of them.
+    The adapter is already calibrated. With ``steps=0`` ``fit`` learns nothing: it loads the model and checks the labels. With
+    more steps ``fit`` calibrates the adapter further on ``X`` and ``y`` (:func:`ifedicl.personalise`), and uses the result if
+    it is better on a held-out part of them.
 
     Attributes:
         classes_: ``(C,)`` labels, sorted.
-        adapter_: the one that predicts.
+        adapter_: the adapter that predicts.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Load nothing yet.
 
         Args:
-            adapter: its folder, or the adapter.
-            model: where the model lies here, if not where the adapter says.
-            backbone: the model, loaded; clones share it. Left out, each ``fit`` loads it.
-            steps: of calibration in ``fit``.
-            held_out: the fraction of ``X`` that decides whether those steps are kept.
-            seed: of that split and of the batches.
+            adapter: the adapter or its folder.
+            model: the model's source on this machine, if it differs from the adapter's.
+            backbone: the loaded model; clones share it. None: each ``fit`` loads it.
+            steps: calibration steps in ``fit``.
+            held_out: the fraction of ``X`` that decides whether the result of these steps is used.
+            seed: of the split and of the batches.
         """
         self.adapter = adapter
         self.model = model
@@ -58,11 +58,11 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.seed = seed
 
     def fit(self, X: Sequence[str], y: Sequence[str]) -> Self:  # noqa: N803
-        """Put the adapter on its model; with ``steps``, take it further.
+        """Load the model; with ``steps``, calibrate the adapter further.
 
         Raises:
-            DataError: a label that the task does not have, or ``X`` holds something else than texts.
-            BackboneError: the model cannot be loaded, or is another.
+            DataError: the task does not have a label, or ``X`` does not hold texts only.
+            BackboneError: the model cannot be loaded, or is another model.
         """
         adapter = self.adapter if isinstance(self.adapter, Adapter) else Adapter.load(self.adapter)
         loaded = adapter.with_model_source(self.model)
@@ -94,8 +94,8 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Sequence[str]) -> npt.NDArray[np.str_]:  # noqa: N803
         """``(N,)`` labels."""
-        places = self.predict_proba(X).argmax(axis=1)
-        labels: npt.NDArray[np.str_] = self.classes_[places]
+        positions = self.predict_proba(X).argmax(axis=1)
+        labels: npt.NDArray[np.str_] = self.classes_[positions]
         return labels
 
     def __sklearn_tags__(self) -> Any:
@@ -109,5 +109,5 @@ def _texts(X: Sequence[str]) -> list[str]:  # noqa: N803
     texts = list(X)
     for number, text in enumerate(texts, start=1):
         if not isinstance(text, str):
-            raise DataError(f"X: number {number} is of type {type(text).__name__}; give a sequence of texts (one string each)")
+            raise DataError(f"X: received a {type(text).__name__} as number {number}; allowed: a sequence of strings")
     return texts

@@ -227,7 +227,7 @@ def test_where_nothing_branches_there_is_no_mask(backbone: Backbone, task: Task)
 
 
 def test_rows_of_both_kinds_make_no_pass_together() -> None:
-    with pytest.raises(AssertionError, match="passes of their own"):
+    with pytest.raises(AssertionError, match="need separate passes"):
         branches_of([Row((1, 2, 3)), Row((1, 2, 3), (-1, -1))], torch.device("cpu"))
 
 

@@ -73,7 +73,7 @@ def test_the_widest_noise_that_is_drawn_is_as_wide_as_it_says() -> None:
     drawn = skellam(100_000, 2.0**44, np.random.default_rng(2))
     assert drawn.var() == pytest.approx(2.0**44, rel=0.02)
     assert stats.kstest(drawn, stats.norm(0, 2.0**22).cdf).pvalue > 1e-4
-    with pytest.raises(ValueError, match="not in 0 to"):
+    with pytest.raises(ValueError, match="allowed: 0 to"):
         skellam(1, 2.0**56, np.random.default_rng(2))
 
 
@@ -107,7 +107,7 @@ def test_noise_is_enough_without_the_shares_that_colluders_tell() -> None:
 
 @pytest.mark.parametrize(("survivors", "colluders"), [(3, 3), (1, 2), (0, 0), (3, -1)])
 def test_a_crowd_without_an_unknown_share_is_refused(survivors: int, colluders: int) -> None:
-    with pytest.raises(ValueError, match="leave no one"):
+    with pytest.raises(ValueError, match="fewer than the"):
         Crowd(survivors, colluders)
 
 

@@ -54,7 +54,7 @@ def test_every_family_is_stored_or_refused_with_the_way_that_is_left(tmp_path: P
     for case, (family, _) in tiny.FAMILY_CASES.items():
         if family in refused or case == "mistral-sliding":
             backbone = tiny.family_backbone(case)
-            with pytest.raises(BackboneError, match="beside the model"):
+            with pytest.raises(BackboneError, match="with the model"):
                 tiny.drawn_adapter(backbone, rank=0).export(tmp_path / case, backbone)
             assert not (tmp_path / case).exists()
 
@@ -175,7 +175,7 @@ def test_the_card_carries_licence_naming_and_figures(licensed: Path, tmp_path: P
 
 def test_a_base_model_without_a_licence_is_said_to_have_none(backbone: Backbone, llama_folder: Path, tmp_path: Path) -> None:
     tiny.drawn_adapter(backbone, source=str(llama_folder)).export(tmp_path / "out", backbone)
-    assert "not named where it lies; look it up" in (tmp_path / "out" / "README.md").read_text()
+    assert "not named there; look it up" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_pushing_shows_the_terms_and_asks_first(licensed: Path, hub: type[FakeHub], tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_what_it_cannot_use_is_named(adapter: Adapter, backbone: Backbone) -> No
         estimator.predict(TEXTS)
     with pytest.raises(DataError, match="'great' is not in the task"):
         estimator.fit(TEXTS, ["great"] * len(TEXTS))
-    with pytest.raises(DataError, match="X: number 1 is of type ndarray"):
+    with pytest.raises(DataError, match="X: received a ndarray as number 1"):
         estimator.fit(np.zeros((3, 2)), LABELS[:3])  # type: ignore[arg-type]
 
 

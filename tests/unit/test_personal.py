@@ -57,7 +57,7 @@ def test_it_repeats(adapter: Adapter, backbone: Backbone) -> None:
 
 
 def test_too_few_examples_are_refused(adapter: Adapter, backbone: Backbone) -> None:
-    with pytest.raises(DataError, match="give more"):
+    with pytest.raises(DataError, match="Give more"):
         personalise(adapter, ONE_SIDED[:2], backbone)
 
 

@@ -342,14 +342,14 @@ def test_two_label_words_with_the_same_first_token_are_not(backbone: Backbone) -
 
 def test_a_template_that_ends_in_a_space_is_an_error_where_the_space_belongs_to_the_word(backbone: Backbone) -> None:
     task = Task(name="t", labels=("good", "bad"), template="Text: {text}\nMood: ", separator="")
-    with pytest.raises(TaskError, match="label word 'good' has no tokens of its own") as caught:
+    with pytest.raises(TaskError, match=r"task\.label_words: 'good' has no separate tokens") as caught:
         Encoder(backbone, task)
     assert "End the template without a space" in str(caught.value)
 
 
 def test_a_label_word_that_vanishes_in_the_tokenizer_is_an_error(backbone: Backbone) -> None:
     blind = _with_tokenizer(backbone, normalizer=normalizers.Replace("x", ""))
-    with pytest.raises(TaskError, match="label word 'x' has no tokens of its own"):
+    with pytest.raises(TaskError, match=r"task\.label_words: 'x' has no separate tokens"):
         Encoder(blind, Task(name="t", labels=("good", "x"), template="{text}:", separator=""))
 
 

@@ -39,12 +39,7 @@ _ON_HUB = [f"{folder}{name}" for folder in ("", f"{_BESIDE}/") for name in (TENS
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the adapter says of one text.
-
-    Attributes:
-        label: the most probable label.
-        probabilities: of every label, in the task's order; they sum to 1.
-    """
+    """The most probable label of a text, and the probabilities of all labels in the task's order; they sum to 1."""
 
     label: str
     probabilities: Mapping[str, float]
@@ -55,13 +50,13 @@ class Adapter(Content):
     """A task, the global context and the calibrated coefficients, for one frozen model.
 
     Attributes:
-        task: what is asked.
+        task: labels, label words and prompt.
         context: global vectors and basis.
-        coefficients: the chosen ones.
-        readout: reads the labels off; None: the label words do.
-        model: how the model was named and loaded.
-        fingerprint: of that model.
-        provenance: how it came to be, as JSON: rounds, clients, counts, settings. No times: equal runs give equal files.
+        coefficients: the coefficients of the chosen round.
+        readout: scores the labels; None: the label words score them.
+        model: source and loading settings of the model.
+        fingerprint: the model's fingerprint.
+        provenance: rounds, clients, counts and settings, as JSON. It holds no times: equal runs give equal files.
     """
 
     def save(self, folder: str | Path) -> None:
@@ -100,14 +95,14 @@ class Adapter(Content):
         return cls.unpacked(header, data, source=str(folder))
 
     def save_pretrained(self, folder: str | Path, *, repo_id: str | None = None, public: bool = False) -> None:
-        """Write the adapter as :meth:`save` does, and send it to the hub where ``repo_id`` is given.
+        """Write the adapter as :meth:`save` does, and upload it to the hub if ``repo_id`` is given.
 
-        The card on the hub also states the base model's licence. Whoever pushes must be logged in (`hf auth login`).
+        The card on the hub also states the base model's licence. Uploads need a login (`hf auth login`).
 
         Args:
-            folder: made whole or not at all.
-            repo_id: ``ORGANISATION/NAME``; None: nothing is sent.
-            public: for everybody, where the repository is new; otherwise for its owners.
+            folder: appears whole or not at all.
+            repo_id: ``ORGANISATION/NAME``; None: nothing is uploaded.
+            public: whether a new repository can be seen by everyone.
 
         Raises:
             ConfigError: the base model's licence does not allow the name.
@@ -129,15 +124,15 @@ class Adapter(Content):
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> Adapter:
         """Read an adapter from a folder or from the hub. Its model is not loaded yet.
 
-        Only the adapter's own files (safetensors, JSON, Markdown) are downloaded. Of an exported checkpoint these are the
-        files under ``ifedicl/``.
+        Only the adapter's files (safetensors, JSON, Markdown) are downloaded; those of an exported checkpoint are under
+        ``ifedicl/``.
 
         Args:
             name: a folder, or a hub id.
             revision: a branch, tag or commit of the hub id.
 
         Raises:
-            AdapterError: there is no such folder or hub id, or it holds no whole adapter.
+            AdapterError: there is no such folder or hub id, or the adapter is incomplete.
             DownloadError: the hub cannot be reached.
         """
         folder = Path(name).expanduser()
@@ -153,32 +148,27 @@ class Adapter(Content):
         return cls.load(folder / _BESIDE if is_checkpoint else folder)
 
     def header_and_tensors(self) -> tuple[dict[str, Any], bytes]:
-        """The contents of the folder's two files: a header that is JSON, with the digest of the tensors, and the tensors."""
+        """The contents of the folder's two files: a JSON header with the digest of the tensors, and the tensors."""
         return pack(self)
 
     @classmethod
     def unpacked(cls, header: Any, data: bytes, *, source: str) -> Adapter:
         """From :meth:`header_and_tensors`.
 
-        Args:
-            header: parsed JSON.
-            data: the tensors.
-            source: where they come from, for messages.
-
         Raises:
-            AdapterError: torn, of another format version, or with a field of another type.
+            AdapterError: torn, of another format version, or with a field of another type; ``source`` names the adapter.
         """
         return unpack(cls, header, data, source)
 
     def with_model_source(self, source: str | None) -> Adapter:
-        """The same adapter with its model at another place; with None, as it is."""
+        """The adapter with another source of the model; with None the adapter itself."""
         return self if source is None else replace(self, model=self.model.model_copy(update={"source": source}))
 
     def classifier(self, backbone: Backbone | None = None) -> Classifier:
         """Put the adapter on its model.
 
         Args:
-            backbone: the model, where it is loaded already; left out: it is loaded from ``self.model``.
+            backbone: the loaded model; None: it is loaded from ``self.model``.
 
         Raises:
             FingerprintError: it is another model than the adapter was made with.
@@ -194,33 +184,33 @@ class Adapter(Content):
             DataError: a text has no tokens.
             FingerprintError: it is another model than the adapter was made with.
         """
-        return self._kept.classify(texts)
+        return self._classifier.classify(texts)
 
     def release(self) -> None:
-        """Let go of the model that :meth:`classify` keeps. Its memory is free once nothing else holds the model."""
-        self.__dict__.pop("_kept", None)
+        """Drop the model that :meth:`classify` keeps. Its memory is free once nothing else refers to the model."""
+        self.__dict__.pop("_classifier", None)
 
     @cached_property
-    def _kept(self) -> Classifier:
+    def _classifier(self) -> Classifier:
         return self.classifier()
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy in another process loads the model itself.
-        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
+        return {name: value for name, value in self.__dict__.items() if name != "_classifier"}
 
     def export(self, folder: str | Path, backbone: Backbone | None = None, *, dtype: str = "float32") -> None:
-        """Fold the adapter into an ordinary checkpoint, which any server runs at the price of the plain model.
+        """Fold the adapter into an ordinary checkpoint, which any server runs at the cost of the plain model.
 
-        The folder holds model, tokenizer, a model card, the base model's licence where it has one, and under ``ifedicl/`` this
-        adapter: label words and readout are no part of a checkpoint.
+        The folder holds model, tokenizer, a model card, the base model's licence if it has one, and under ``ifedicl/`` this
+        adapter: label words and readout are not part of the checkpoint.
 
         Args:
-            folder: made whole or not at all; an earlier export there is replaced.
-            backbone: the model, where it is loaded already.
+            folder: appears whole or not at all; an earlier export there is replaced.
+            backbone: the loaded model; None: it is loaded from ``self.model``.
             dtype: of the stored weights: ``float32``, ``bfloat16`` or ``float16``.
 
         Raises:
-            BackboneError: the family cannot store it; the adapter stays of use beside the model.
+            BackboneError: the family cannot store the adapter's biases.
             StorageError: as :meth:`save`.
         """
         folder, backbone = Path(folder), self.classifier(backbone).backbone
@@ -241,23 +231,23 @@ class Classifier:
     """An adapter on its model, ready for any number of texts."""
 
     def __init__(self, adapter: Adapter, backbone: Backbone) -> None:
-        """Check that adapter and model belong together.
+        """Check that the adapter was made with this model.
 
         Raises:
-            FingerprintError: they do not.
-            AdapterError: it tells of layers that the model does not have.
+            FingerprintError: it was made with another model.
+            AdapterError: it names layers that the model does not have.
         """
         if backbone.fingerprint != adapter.fingerprint:
             raise FingerprintError(
                 f"the adapter was made with {adapter.model.source} (fingerprint {adapter.fingerprint[:12]}…), not with "
-                f"{backbone.source} ({backbone.fingerprint[:12]}…). Its vectors mean nothing to another model, tokenizer or "
-                "quantisation: load the same one, or calibrate an adapter for this one"
+                f"{backbone.source} ({backbone.fingerprint[:12]}…). Its vectors do not fit another model, tokenizer or "
+                "quantisation. Load the same model, or calibrate an adapter for this one"
             )
         readout = adapter.readout
         fits = readout is None or readout.fits(len(adapter.task.labels), backbone.width, backbone.layers)
         if adapter.context.layers.stop > backbone.layers or not fits:
             raise AdapterError(
-                f"the adapter {adapter.task.name!r} tells of layers beyond the model's {backbone.layers}: its {HEADER} was "
+                f"the adapter {adapter.task.name!r} names layers beyond the model's {backbone.layers}: its {HEADER} was "
                 "changed. Copy the adapter again"
             )
         self.adapter = adapter
@@ -265,7 +255,7 @@ class Classifier:
         self._scorer = Scorer(backbone, adapter.task)
 
     def placed(self) -> tuple[Placed, Placed]:
-        """The adapter, and the raw model asked the same, for shared passes (:mod:`~ifedicl.backbone.multi_adapter`)."""
+        """The adapter and the raw model with its task, for shared passes (:mod:`~ifedicl.backbone.multi_adapter`)."""
         adapter = self.adapter
         injection = Injection.of(adapter.context, adapter.coefficients, self.backbone.device)
         return Placed(self._scorer, injection, adapter.readout), Placed(self._scorer)
@@ -277,7 +267,7 @@ class Classifier:
             DataError: a text has no tokens.
         """
         if isinstance(texts, str):
-            raise DataError("texts is a single string; give a list of texts: classify([text])")
+            raise DataError("texts: received a single string; allowed: a list of texts. Call classify([text])")
         prompts = self._scorer.encoder.prompts(texts)
         if prompts.truncated:
             _log.warning("%d of %d texts were cut to fit the model's window", prompts.truncated, len(texts))
@@ -297,7 +287,7 @@ class Classifier:
         ]
 
     def evaluate(self, examples: Sequence[Example], *, on_progress: Callable[[int], None] | None = None) -> Evaluation:
-        """Predictions against the truth.
+        """Label examples and compare with their labels.
 
         Raises:
             DataError: a text has no tokens.

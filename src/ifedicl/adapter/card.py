@@ -1,4 +1,4 @@
-"""The model card of an adapter, in Markdown."""
+"""Model cards of adapters and exported checkpoints, in Markdown."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ifedicl.backbone.licence import Terms
 _EXPORTED = """
 ## This checkpoint
 
-The adapter is folded into the weights, stored as {dtype}: an ordinary checkpoint, of another family's name where its own has no
-place for biases. Ask it with the prompt above and compare the probabilities of the label words. A readout is not in it; it
-stands, with the adapter itself, in `ifedicl/`.
+The adapter is folded into the weights, stored as {dtype}. This is an ordinary checkpoint; where the model's family stores no
+biases, it has the name of another family. Use the prompt above and compare the probabilities of the label words. A readout is
+not part of it; it is in `ifedicl/`, with the adapter.
 """
 _TERMS = """
 ## Terms
@@ -25,7 +25,7 @@ _TERMS = """
 
 
 def card(content: Content) -> str:
-    """The card that lies in an adapter's folder."""
+    """The card in an adapter's folder."""
     task, layers, width = content.task, content.context.layers, content.context.vectors.shape[2]
     where = f", from layer {layers.start} on (the lowest is 0)" if layers.start else ""
     provenance = json.dumps(dict(content.provenance), indent=2, ensure_ascii=False)
@@ -39,12 +39,12 @@ def card(content: Content) -> str:
         f"- coefficients: {content.coefficients.count} calibrated"
         f"{', and a readout of hidden states' if content.readout else ''}\n"
         f"{_figures(content)}"
-        "- limits: it answers among its labels only, and is as good as the clients' examples; measure it on your own "
+        "- limits: it chooses among its labels only, and is as good as the clients' examples; measure it on your own "
         "text before you rely on it\n"
         "- licence: the base model's terms apply to its use\n\n"
         "```python\nfrom ifedicl import Adapter\n\n"
         'Adapter.load("this/folder").classify(["a text"])\n```\n\n'
-        f"How it came to be:\n\n```json\n{provenance}\n```\n"
+        f"Provenance:\n\n```json\n{provenance}\n```\n"
     )
 
 
@@ -54,19 +54,13 @@ def adapter_hub_card(content: Content, terms: Terms) -> str:
 
 
 def checkpoint_card(content: Content, terms: Terms, dtype: str) -> str:
-    """The card of an exported checkpoint.
-
-    Args:
-        content: the adapter that is folded in.
-        terms: of the base model.
-        dtype: of the stored weights.
-    """
+    """The card of an exported checkpoint whose weights are stored as ``dtype``."""
     body = card(content) + _EXPORTED.format(dtype=dtype) + _terms(terms)
     return _front_matter(content, terms, "transformers", "text-generation") + body
 
 
 def _terms(terms: Terms) -> str:
-    return _TERMS.format(terms=terms.described())
+    return _TERMS.format(terms=terms.markdown())
 
 
 def _front_matter(content: Content, terms: Terms, library: str, pipeline: str) -> str:
@@ -82,11 +76,11 @@ def _front_matter(content: Content, terms: Terms, library: str, pipeline: str) -
 
 
 def _figures(content: Content) -> str:
-    """A line on how good it is, where that is known."""
+    """A line with the gate's figures, if there are any."""
     gate = content.provenance.get("gate") or {}
     if "examples" not in gate:
         return ""
     return (
-        f"- figures: {gate['accuracy']:.1%} of {gate['examples']} held-out examples of the clients right, "
-        f"{gate['zero_shot_accuracy']:.1%} by the raw model; nothing was chosen by these examples\n"
+        f"- figures: accuracy {gate['accuracy']:.1%} on {gate['examples']} held-out examples of the clients, "
+        f"{gate['zero_shot_accuracy']:.1%} for the raw model; these examples were used for no choice\n"
     )

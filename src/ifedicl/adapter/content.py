@@ -1,4 +1,4 @@
-"""What an adapter holds."""
+"""The fields of an adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The two files of an adapter's folder: a JSON header with the digest of the tensors, and the tensors. No pickle."""
+"""The format of an adapter's folder: a JSON header with the digest of the tensors, and the tensors. No pickle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ifedicl.version import __version__
 
 FORMAT_VERSION = 1
 UPPER_FORMAT_VERSION = 2
-"""Of an adapter that begins above the model's first layer and states where. Readers of format 1 would put it at the first."""
+"""The format of an adapter whose first layer is not the model's first; readers of format 1 would use the wrong layers."""
 TENSORS, HEADER, CARD = "adapter.safetensors", "adapter.json", "README.md"
 
 C = TypeVar("C", bound=Content)
@@ -33,7 +33,7 @@ class _ReadoutHeader(BaseModel):
 
 
 class _Header(BaseModel):
-    """What stands beside the tensors. Every field is checked: the file may come from somebody else."""
+    """The JSON header. Every field is checked: the file may come from another party."""
 
     task: Task
     model: ModelSettings
@@ -60,13 +60,7 @@ def pack(content: Content) -> tuple[dict[str, Any], bytes]:
 
 
 def unpack(kind: type[C], header: Any, data: bytes, source: str) -> C:
-    """Make ``kind`` from what :func:`pack` returned.
-
-    Args:
-        kind: the class to make.
-        header: parsed JSON.
-        data: the tensors.
-        source: where they come from, for messages.
+    """An object of class ``kind`` from what :func:`pack` returned; ``source`` names the adapter in messages.
 
     Raises:
         AdapterError: torn, of another format version, or with a field of another type.
@@ -107,14 +101,14 @@ def unpack(kind: type[C], header: Any, data: bytes, source: str) -> C:
 
 
 def _beginning(first_layer: int) -> dict[str, int]:
-    """The header's first fields: the format, and the layer that the tensors begin at."""
+    """The header's first fields: the format version and, if it is not the model's first, the first layer."""
     if first_layer:
         return {"format_version": UPPER_FORMAT_VERSION, "first_layer": first_layer}
     return {"format_version": FORMAT_VERSION}
 
 
 def _tensors(content: Content) -> dict[str, Array32]:
-    """By the names of the format."""
+    """The tensors by their names in the format."""
     named = {
         "vectors.mean": content.context.vectors,
         "subspace.basis": content.context.basis,
@@ -122,5 +116,5 @@ def _tensors(content: Content) -> dict[str, Array32]:
         "subspace.core": content.coefficients.core,
         "readout.weights": None if content.readout is None else content.readout.weights,
     }
-    # safetensors writes memory as it lies, whatever its strides say.
+    # safetensors ignores strides.
     return {name: np.ascontiguousarray(array) for name, array in named.items() if array is not None}

@@ -1,3 +1,1 @@
-"""The frozen model: loading it, finding its writes, reading and changing them, scoring label words. The only room that
-imports transformers.
-"""
+"""The frozen model: loading, reading and changing its writes, scoring label words. Only this room uses transformers."""

@@ -1,4 +1,4 @@
-"""Text to tokens: prompts that fit the window, and label words as the token sequences that follow them."""
+"""Text to tokens: prompts that fit the window, and the token sequences of the label words."""
 
 from __future__ import annotations
 
@@ -12,18 +12,13 @@ from ifedicl.task import TEXT_FIELD, Task
 
 Tokens: TypeAlias = tuple[int, ...]
 
-# Two texts that end differently: label words must be cut into the same tokens behind both.
+# Two texts with different endings: label words must have the same tokens behind both.
 _PROBES = ("a", "It was 5 o'clock!")
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Encoded texts.
-
-    Attributes:
-        tokens: one prompt a text.
-        truncated: how many texts were cut to fit the window.
-    """
+    """Encoded texts, one prompt each; ``truncated`` counts those cut to fit the window."""
 
     tokens: tuple[Tokens, ...]
     truncated: int
@@ -31,12 +26,7 @@ class Prompts:
 
 @dataclass(frozen=True)
 class EncodedExamples:
-    """Labelled texts, encoded.
-
-    Attributes:
-        prompts: of the ``N`` texts.
-        labels: the ``N`` labels' positions in the task.
-    """
+    """``N`` encoded texts and the positions of their labels in the task."""
 
     prompts: Prompts
     labels: tuple[int, ...]
@@ -44,16 +34,11 @@ class EncodedExamples:
 
 @dataclass(frozen=True)
 class LabelTree:
-    """The label words' tokens as a tree, so that tokens they share are run once.
+    """The tokens of the label words as a tree, so that shared tokens are run once.
 
     A *node* is a sequence of tokens after which at least one more token of a label word is read; the root is ``()``. A
-    *path* is a node that is no beginning of another: running prompt + path visits all nodes on the way. With label words of
+    *path* is a node that no other node begins with: running prompt + path visits all nodes on the way. With label words of
     one token each there is one node and one path, both empty.
-
-    Attributes:
-        words: the tokens of each label word.
-        nodes: all nodes.
-        paths: the paths.
     """
 
     words: tuple[Tokens, ...]
@@ -80,24 +65,25 @@ class Encoder:
         """Tokenise the template and the label words.
 
         Raises:
-            TaskError: the template leaves no room for text, a label word has no tokens of its own behind the prompt, two label
-                words have the same tokens, or the model has no chat turn although the task asks for one.
+            TaskError: the template leaves no room for text, a label word has no separate tokens behind the prompt, two label
+                words have the same tokens, or the model has no chat template although the task asks for a chat turn.
         """
         self._tokenizer = backbone.tokenizer
         self._task = task
         if task.turn == "chat" and not self._tokenizer.chat_template:
             raise TaskError(f"task.turn is 'chat', but {backbone.source} has no chat template; use turn = 'raw'")
         self.tree = LabelTree.of(self._label_words())
-        self._limit = backbone.context_window - max(map(len, self.tree.words))
+        longest = max(map(len, self.tree.words))
+        self._limit = backbone.context_window - longest
         self._empty = self._tokens(self._rendered(""))
         if len(self._empty) >= self._limit:
             raise TaskError(
-                f"the template takes {len(self._empty)} tokens and the longest label word {max(map(len, self.tree.words))}, "
-                f"of a window of {backbone.context_window}; nothing is left for text. Shorten task.template"
+                f"task.template: it takes {len(self._empty)} tokens and the longest label word {longest}, of a window of "
+                f"{backbone.context_window}; nothing is left for text. Shorten task.template"
             )
 
     def prompts(self, texts: Sequence[str]) -> Prompts:
-        """Encode texts; too long ones are cut at their end, never the template.
+        """Encode texts; a text that is too long is cut at its end, the template never.
 
         Raises:
             DataError: a text adds no token to the template.
@@ -115,18 +101,18 @@ class Encoder:
         return Prompts(tuple(encoded), truncated)
 
     def text_span(self, prompt: Tokens) -> range:
-        """Where the text stands in an encoded prompt: the tokens between those that the bare template begins and ends with.
+        """The positions of the text's tokens in an encoded prompt: those between the template's first and last tokens.
 
-        The first token of all is left out where others remain: models use it as a resting place, and its state says nothing.
+        The prompt's first token is left out if others remain: models use it as an attention sink, and its state says nothing.
         """
         most = min(len(prompt) - 1, len(self._empty))
-        before = _shared(prompt, self._empty, most)
-        after = _shared(prompt[::-1], self._empty[::-1], most - before)
+        before = shared_length(prompt, self._empty, most)
+        after = shared_length(prompt[::-1], self._empty[::-1], most - before)
         end = len(prompt) - after
         return range(min(max(before, 1), end - 1), end)
 
     def _cut(self, text: str) -> Tokens:
-        """The longest beginning of ``text`` whose prompt fits, by bisection: right for every tokenizer."""
+        """The prompt of the longest beginning of ``text`` that fits, by bisection: correct for every tokenizer."""
         fits, too_long = 0, len(text)
         while too_long - fits > 1:
             middle = (fits + too_long) // 2
@@ -145,12 +131,14 @@ class Encoder:
                 raise self._no_boundary(word)
             if tokens in words:
                 twin = self._task.label_words[words.index(tokens)]
-                raise TaskError(f"label words {twin!r} and {word!r} have the same tokens {tokens}; choose words that differ")
+                raise TaskError(
+                    f"task.label_words: {twin!r} and {word!r} have the same tokens {tokens}. Choose words that differ"
+                )
             words.append(tokens)
         return tuple(words)
 
     def _ending(self, probe: str, word: str) -> Tokens:
-        """The tokens that ``word`` adds to a prompt, from tokenising both together."""
+        """The tokens that ``word`` adds to a prompt if both are tokenised together."""
         prompt = self._rendered(probe)
         alone, joint = self._tokens(prompt), self._tokens(prompt + self._task.separator + word)
         if joint[: len(alone)] != alone:
@@ -159,9 +147,9 @@ class Encoder:
 
     def _no_boundary(self, word: str) -> TaskError:
         return TaskError(
-            f"label word {word!r} has no tokens of its own behind the template {self._task.template!r} with separator "
-            f"{self._task.separator!r}: the tokenizer joins them. End the template without a space (after {TEXT_FIELD}, for "
-            "instance ':'), and let the separator be ' '"
+            f"task.label_words: {word!r} has no separate tokens behind the template {self._task.template!r} with separator "
+            f"{self._task.separator!r}: the tokenizer joins them. End the template without a space (for instance with ':' "
+            f"after {TEXT_FIELD}), and set the separator to ' '"
         )
 
     def _rendered(self, text: str) -> str:
@@ -175,11 +163,11 @@ class Encoder:
         return tuple(self._batch([prompt])[0])
 
     def _batch(self, prompts: list[str]) -> list[list[int]]:
-        # A chat turn brings its own special tokens.
+        # A chat template adds the special tokens itself.
         tokens: list[list[int]] = self._tokenizer(prompts, add_special_tokens=self._task.turn == "raw")["input_ids"]
         return tokens
 
 
-def _shared(first: Tokens, second: Tokens, most: int) -> int:
-    """With how many equal tokens, ``most`` at most, both begin."""
+def shared_length(first: Tokens, second: Tokens, most: int) -> int:
+    """The length of the beginning that both share, at most ``most`` tokens."""
     return next((place for place in range(most) if first[place] != second[place]), most)

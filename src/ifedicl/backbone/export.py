@@ -1,7 +1,7 @@
-"""An adapter folded into an ordinary checkpoint: any server runs it at the price of the plain model.
+"""Folds an adapter into an ordinary checkpoint, which any server runs at the cost of the plain model.
 
-The injection is affine in each write, so a projection takes it in exactly, given that the family can store a bias there. Which
-families can is a table; the others keep the adapter beside the model.
+The injection is affine in each write, so a projection can include it exactly if the family stores a bias there. A table says
+which families do; for others the adapter stays a separate folder.
 """
 
 from __future__ import annotations
@@ -23,23 +23,19 @@ from ifedicl.core.subspace import Context
 from ifedicl.errors import BackboneError
 
 
-def _unchanged(config: Any) -> Any:
-    return config
-
-
 def _as_llama(config: Any) -> Any:
-    """The same computation as a Llama, which can store biases.
+    """The configuration of a Llama with the same computation; a Llama can store biases.
 
     Raises:
-        BackboneError: some layer looks back through a sliding window, which a Llama does not.
+        BackboneError: some layer has a sliding window, which a Llama does not have.
     """
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None) or ()
     slides = "sliding_attention" in kinds or (not kinds and window is not None)
     if slides and window is not None and window < config.max_position_embeddings:
         raise BackboneError(
-            f"a {config.model_type} whose layers look back {window} tokens cannot be stored as a Llama, and a "
-            f"{config.model_type} stores no biases: keep the adapter beside the model (Adapter.load, ifedicl classify)"
+            f"export: a {config.model_type} with a sliding window of {window} tokens cannot be stored as a Llama, and a "
+            f"{config.model_type} stores no biases. Use the adapter with the model: Adapter.load, ifedicl classify"
         )
     names = set(LlamaConfig().to_dict()) - {"model_type", "architectures", "transformers_version", "attention_bias", "mlp_bias"}
     return LlamaConfig(**{name: value for name, value in config.to_dict().items() if name in names})
@@ -51,11 +47,11 @@ class Storage:
 
     Attributes:
         switches: fields of its configuration that give all projections biases.
-        turned: the configuration it is stored under.
+        converted: gives the configuration under which it is stored.
     """
 
     switches: Mapping[str, bool] = field(default_factory=dict)
-    turned: Callable[[Any], Any] = _unchanged
+    converted: Callable[[Any], Any] = lambda config: config
 
 
 _LLAMA = {"attention_bias": True, "mlp_bias": True}
@@ -71,28 +67,25 @@ STORAGE: Mapping[str, Storage] = {
     "bloom": Storage(),
     "falcon": Storage({"bias": True}),
 }
-"""By ``config.model_type``; families that are not here have no place for a bias, or normalise after the projection."""
+"""By ``config.model_type``. Other families have no place for a bias, or normalise after the projection."""
 
 
 def export_folded(backbone: Backbone, context: Context, coefficients: Coefficients, folder: Path, *, dtype: str) -> None:
-    """Write model and tokenizer with the injection folded in.
+    """Write model and tokenizer with the injection folded in; ``backbone`` itself does not change.
 
     Args:
-        backbone: the model; it is left as it was.
+        backbone: the model.
         context: global vectors and basis.
-        coefficients: what is folded in.
-        folder: exists; what it holds is overwritten where names are equal.
-        dtype: of the stored weights: ``float32``, ``bfloat16`` or ``float16``. Folding is computed in float32, and is as exact
-            as the dtype it is stored in.
+        coefficients: the coefficients to fold in.
+        folder: an existing folder; files of the same names are overwritten.
+        dtype: of the stored weights: ``float32``, ``bfloat16`` or ``float16``. Folding is computed in float32.
 
     Raises:
-        BackboneError: the family cannot store it.
+        BackboneError: the family cannot store the folded weights.
     """
     model = backbone.model
-    storage = _storage(model.config.model_type)
-    config = _configured(model.config, storage)
     with torch.device("meta"):  # no memory for weights that are replaced at once
-        exported = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
+        exported = AutoModelForCausalLM.from_config(_stored_config(model.config), dtype=DTYPES[dtype])
     exported.load_state_dict(_weights(backbone, context, coefficients, exported, DTYPES[dtype]), assign=True)
     exported.tie_weights()
     exported.generation_config = model.generation_config
@@ -101,34 +94,30 @@ def export_folded(backbone: Backbone, context: Context, coefficients: Coefficien
         backbone.tokenizer.save_pretrained(folder)
 
 
-def _storage(model_type: str) -> Storage:
-    if model_type not in STORAGE:
+def _stored_config(config: Any) -> PreTrainedConfig:
+    if (storage := STORAGE.get(config.model_type)) is None:
         raise BackboneError(
-            f"a {model_type} checkpoint has no place for what the adapter adds; those of {', '.join(STORAGE)} have. Keep the "
-            "adapter beside the model: Adapter.load(folder).classify(texts), or ifedicl classify"
+            f"export: received a {config.model_type} model, whose checkpoints cannot store the adapter's biases; allowed: "
+            f"{', '.join(STORAGE)}. Use the adapter with the model: Adapter.load(folder).classify(texts), or ifedicl classify"
         )
-    return STORAGE[model_type]
-
-
-def _configured(config: Any, storage: Storage) -> PreTrainedConfig:
-    turned = storage.turned(type(config).from_dict(config.to_dict()))
+    stored = storage.converted(type(config).from_dict(config.to_dict()))
     for name, value in storage.switches.items():
-        setattr(turned, name, value)
-    if hasattr(turned, "quantization_config"):
-        del turned.quantization_config  # the weights are plain by now
-    return turned
+        setattr(stored, name, value)
+    if hasattr(stored, "quantization_config"):
+        del stored.quantization_config  # the loaded weights are no longer quantised
+    return stored
 
 
 def _weights(
     backbone: Backbone, context: Context, coefficients: Coefficients, exported: nn.Module, dtype: torch.dtype
 ) -> dict[str, Tensor]:
     """All weights of the exported model, by name."""
-    own: dict[str, Tensor] = {name: tensor.to("cpu") for name, tensor in backbone.model.state_dict().items()}
-    # Biases that the family can store and this model lacks; of another missing weight load_state_dict complains.
-    own |= {
+    weights: dict[str, Tensor] = {name: tensor.to("cpu") for name, tensor in backbone.model.state_dict().items()}
+    # Biases that this model lacks; load_state_dict refuses any other missing weight.
+    weights |= {
         name: torch.zeros(tensor.shape)
         for name, tensor in exported.state_dict().items()
-        if name not in own and name.endswith(".bias")
+        if name not in weights and name.endswith(".bias")
     }
     names = {id(module): name for name, module in backbone.model.named_modules()}
     for row, layer in enumerate(context.layers):
@@ -136,17 +125,17 @@ def _weights(
             if not coefficients.active[row, write]:
                 continue
             path = names[id(module)]
-            turned = isinstance(module, Conv1D)  # stored as (n, d)
-            weight, bias = own[f"{path}.weight"], own[f"{path}.bias"]
+            is_transposed = isinstance(module, Conv1D)  # stored as (n, d)
+            weight = weights[f"{path}.weight"]
             folded, shift = fold(
-                weight.T if turned else weight,
-                bias,
+                weight.T if is_transposed else weight,
+                weights[f"{path}.bias"],
                 torch.from_numpy(context.vectors[row, write]),
                 float(coefficients.scales[row, write, CONTEXT]),
                 float(coefficients.scales[row, write, ACTIVATION]),
                 None if context.basis is None else torch.from_numpy(context.basis[row, write]),
                 None if coefficients.core is None else torch.from_numpy(coefficients.core[row, write]),
             )
-            own[f"{path}.weight"] = (folded.T if turned else folded).contiguous()
-            own[f"{path}.bias"] = shift
-    return {name: tensor.to(dtype) for name, tensor in own.items()}
+            weights[f"{path}.weight"] = (folded.T if is_transposed else folded).contiguous()
+            weights[f"{path}.bias"] = shift
+    return {name: tensor.to(dtype) for name, tensor in weights.items()}

@@ -1,8 +1,8 @@
-"""Where each model family writes attention and MLP output to the residual stream.
+"""The modules with which each model family writes attention and MLP output to the residual stream.
 
 A *write* is what is added to the residual stream, so the module named here is the last one before the addition: the output
-projection, or the norm behind it where the family normalises after the projection (Gemma 2 and 3, OLMo 2). Its output is a
-plain tensor in all families. A new family is one line, checked by ``tests/unit/test_families.py`` against a slow oracle.
+projection, or the norm behind it if the family normalises after the projection (Gemma 2 and 3, OLMo 2). Its output is a plain
+tensor in all families. A new family is one line, checked by ``tests/unit/test_families.py`` against a slow oracle.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ class Writes:
 
     Attributes:
         layers: path of the list of layers, from the model *without* its LM head.
-        attention: path within a layer of the module that yields the attention write.
-        mlp: path within a layer of the module that yields the MLP write.
-        branches: whether the family attends by a mask and by positions of our own, and by nothing else, so that a row may
-            branch (``backbone/tree_attention.py``). Not so where nobody has looked: a family that a user names.
+        attention, mlp: paths within a layer of the modules that give the two writes.
+        branches: whether attention depends on the given mask and positions alone, so that a row may branch
+            (``backbone/tree_attention.py``). False for a family that a user names, since nobody has checked it.
     """
 
     layers: str
@@ -37,16 +36,15 @@ _LLAMA = Writes("layers", "self_attn.o_proj", "mlp.down_proj", branches=True)
 _POST_NORM = Writes("layers", "post_attention_layernorm", "post_feedforward_layernorm", branches=True)
 
 FAMILIES: Mapping[str, Writes] = {
-    "llama": _LLAMA,  # SmolLM, TinyLlama and Llama 1 to 3 alike
+    "llama": _LLAMA,  # SmolLM, TinyLlama and Llama 1 to 3
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "gemma": _LLAMA,
     "gemma2": _POST_NORM,
     "gemma3_text": _POST_NORM,
-    "gemma3": Writes(
-        "language_model.layers", _POST_NORM.attention, _POST_NORM.mlp, branches=True
-    ),  # with a vision tower beside it
+    # with a vision tower
+    "gemma3": Writes("language_model.layers", _POST_NORM.attention, _POST_NORM.mlp, branches=True),
     "olmo2": _POST_NORM,
     "phi3": _LLAMA,
     "starcoder2": Writes("layers", "self_attn.o_proj", "mlp.c_proj", branches=True),
@@ -55,7 +53,7 @@ FAMILIES: Mapping[str, Writes] = {
     "gpt2": Writes("h", "attn.c_proj", "mlp.c_proj", branches=True),
     "gptj": Writes("h", "attn.out_proj", "mlp.fc_out", branches=True),
     "gpt_neox": Writes("layers", "attention.dense", "mlp.dense_4h_to_h", branches=True),  # Pythia
-    # Both add the residual inside their modules, so the projection is the last place where the write stands alone.
+    # Both add the residual inside their modules, so the projection is the last module whose output is the write alone.
     "bloom": Writes("h", "self_attention.dense", "mlp.dense_4h_to_h"),  # takes no positions: ALiBi
     "falcon": Writes("h", "self_attention.dense", "mlp.dense_4h_to_h", branches=True),
 }
@@ -63,22 +61,22 @@ FAMILIES: Mapping[str, Writes] = {
 
 
 def writes_of(model_type: str, override: Mapping[str, str] | None) -> Writes:
-    """The table's entry, or the user's own.
+    """The user's override, or the table's entry.
 
     Raises:
-        UnknownFamilyError: neither knows this model type.
-        BackboneError: the override lacks a path or has one too many.
+        UnknownFamilyError: there is neither.
+        BackboneError: the override lacks a path or has an unknown one.
     """
     if override is not None:
         if set(override) != {"layers", "attention", "mlp"}:
             raise BackboneError(
-                f"model.writes holds {', '.join(sorted(override))}; it must hold exactly layers, attention and mlp"
+                f"model.writes: received {', '.join(sorted(override))}; allowed: exactly layers, attention and mlp"
             )
         return Writes(override["layers"], override["attention"], override["mlp"])
     if model_type not in FAMILIES:
         raise UnknownFamilyError(
-            f"model type {model_type!r} is not in the table of writes; known: {', '.join(sorted(FAMILIES))}. "
-            "Name the modules whose outputs are added to the residual stream, in the config: "
+            f"model.source: model type {model_type!r} is not in the table of writes; allowed: {', '.join(sorted(FAMILIES))}. "
+            "For another one, name the modules whose outputs are added to the residual stream in the config: "
             '[model] writes = {layers = "layers", attention = "self_attn.o_proj", mlp = "mlp.down_proj"} '
             "(paths from the model without its LM head), and check them with: ifedicl inspect config.toml"
         )
@@ -89,22 +87,21 @@ def layer_modules(body: nn.Module, writes: Writes) -> tuple[nn.Module, ...]:
     """The ``L`` layers.
 
     Raises:
-        BackboneError: their path leads nowhere in this model.
+        BackboneError: the model has no module at the path.
     """
     return tuple(_at(body, writes.layers, "the model").children())
 
 
 def write_modules(body: nn.Module, writes: Writes) -> tuple[tuple[nn.Module, nn.Module], ...]:
-    """The modules of every layer, ``L`` pairs of (attention, MLP).
+    """The ``L`` pairs of (attention, MLP) modules whose outputs are the writes.
 
     Raises:
-        BackboneError: a path leads nowhere in this model.
+        BackboneError: a layer has no module at the path.
     """
-    pairs = []
-    for number, layer in enumerate(layer_modules(body, writes)):
-        where = f"layer {number}"
-        pairs.append((_at(layer, writes.attention, where), _at(layer, writes.mlp, where)))
-    return tuple(pairs)
+    return tuple(
+        (_at(layer, writes.attention, f"layer {number}"), _at(layer, writes.mlp, f"layer {number}"))
+        for number, layer in enumerate(layer_modules(body, writes))
+    )
 
 
 def _at(module: nn.Module, path: str, where: str) -> nn.Module:
@@ -112,4 +109,4 @@ def _at(module: nn.Module, path: str, where: str) -> nn.Module:
         return module.get_submodule(path)
     except AttributeError:
         children = ", ".join(name for name, _ in module.named_children())
-        raise BackboneError(f"{where} has no module {path!r}; it has {children}. Correct model.writes") from None
+        raise BackboneError(f"model.writes: {where} has no module {path!r}; it has {children}. Correct the path") from None

@@ -1,4 +1,4 @@
-"""Which model is this? A digest of stored weights and tokenizer, so that different models' vectors are never averaged."""
+"""The fingerprint of a model: a digest of stored weights and tokenizer. Vectors of different models are never averaged."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import mmap
 import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -26,7 +27,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.t
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor as it lies in a safetensors file, without loading it."""
+    """One tensor's entry in a safetensors file; ``start`` and ``end`` are offsets in bytes from the start of the file."""
 
     file: Path
     name: str
@@ -37,12 +38,12 @@ class StoredTensor:
 
     @property
     def elements(self) -> int:
-        """How many numbers it holds."""
+        """The number of elements."""
         return prod(self.shape)
 
 
 def stored_tensors(folder: Path) -> tuple[StoredTensor, ...]:
-    """Every tensor of a folder's safetensors files, by name.
+    """Every tensor of a folder's safetensors files, sorted by name.
 
     Raises:
         BackboneError: a file is torn.
@@ -52,9 +53,9 @@ def stored_tensors(folder: Path) -> tuple[StoredTensor, ...]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that transformers loads: those of the index, or ``model.safetensors``, or all there are.
+    """The files that transformers loads: those of the index, or ``model.safetensors``, or all safetensors files.
 
-    Some repositories carry a second copy of the weights under another name.
+    Some repositories hold a second copy of the weights under another name.
     """
     index = _json(folder / "model.safetensors.index.json").get("weight_map")
     if isinstance(index, dict):
@@ -64,9 +65,9 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def fingerprint_of(folder: Path) -> str:
-    """Hex SHA-256 of a folder's tensors (names, dtypes, shapes, bytes), tokenizer and what its config says of the numbers.
+    """Hex SHA-256 of a folder's tensors (names, dtypes, shapes, bytes), tokenizer and the config fields that change results.
 
-    How the tensors are spread over files does not count. The result is remembered by path, size and time of the files.
+    The distribution of tensors over files does not count. The result is cached by path, size and time of the files.
     """
     weights = [file for file in weight_files(folder) if file.is_file()]
     tokenizer = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
@@ -83,22 +84,19 @@ def fingerprint_of(folder: Path) -> str:
         return digest.hexdigest()
 
     configs = [folder / name for name in ("config.json", "tokenizer_config.json") if (folder / name).is_file()]
-    return remembered([*weights, *tokenizer, *configs], compute)
+    return cached_digest([*weights, *tokenizer, *configs], compute)
 
 
-def remembered(sources: list[Path], compute: Callable[[], str]) -> str:
-    """``compute()``, or what it gave when these files last had these sizes and times."""
+def cached_digest(sources: list[Path], compute: Callable[[], str]) -> str:
+    """``compute()``, or its cached result for the same paths, sizes and times of these files."""
     stats = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in sources]
     key = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
     note = user_cache_path("ifedicl") / "fingerprints" / key
     if note.is_file():
         return note.read_text()
     value = compute()
-    try:
+    with suppress(StorageError):  # the cache only saves time; if it is not writable, the digest is computed again
         files.write_text(note, value)
-    except StorageError:
-        # Remembering only saves time; without a writable cache it is computed again.
-        return value
     return value
 
 
@@ -108,7 +106,7 @@ def _content_digest(tensor: StoredTensor) -> str:
 
 
 def _header(file: Path) -> list[StoredTensor]:
-    """Read the header of a safetensors file: 8 bytes of length, JSON, then the bytes that its offsets count from."""
+    """Read the header of a safetensors file: 8 bytes of length, then JSON; its offsets count from the end of the header."""
     try:
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
@@ -129,15 +127,15 @@ def _header(file: Path) -> list[StoredTensor]:
 
 
 def _settings_of(folder: Path) -> str:
-    """What config.json and tokenizer_config.json say that changes the numbers; names and versions do not."""
+    """The fields of config.json and tokenizer_config.json that change results, as JSON."""
     config, tokenizer = (_json(folder / name) for name in ("config.json", "tokenizer_config.json"))
-    kept = {key: value for key, value in config.items() if key not in _VOLATILE}
-    return json.dumps([kept, {key: tokenizer.get(key) for key in _TOKENIZER_SETTINGS}], sort_keys=True)
+    lasting = {key: value for key, value in config.items() if key not in _VOLATILE}
+    return json.dumps([lasting, {key: tokenizer.get(key) for key in _TOKENIZER_SETTINGS}], sort_keys=True)
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError:
-        value = {}  # whoever loads the model says what is wrong with it
+        value = {}  # loading the model reports what is wrong with the file
     return value if isinstance(value, dict) else {}

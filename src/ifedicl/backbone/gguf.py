@@ -1,4 +1,4 @@
-"""GGUF files: converted to safetensors once, kept in the user's cache, known by the digest of the GGUF file itself."""
+"""GGUF files: converted to safetensors once and cached under the digest of the GGUF file."""
 
 from __future__ import annotations
 
@@ -14,46 +14,44 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ifedicl import files
-from ifedicl.backbone.fingerprint import remembered
+from ifedicl.backbone.fingerprint import cached_digest
 from ifedicl.backbone.preflight import check_memory, refuse_missing
 from ifedicl.errors import BackboneError, StorageError
 
 
 def fingerprint_of(file: Path) -> str:
-    """Hex SHA-256 of the file: it holds weights and tokenizer, and its quantisation is part of the model."""
-    return remembered([file], lambda: files.sha256_of(file))
+    """Hex SHA-256 of the file, which holds weights and tokenizer; its quantisation is part of the model."""
+    return cached_digest([file], lambda: files.sha256_of(file))
 
 
-def converted(file: Path, cache: Path | None = None) -> Path:
-    """The folder with this GGUF file's weights as float32 safetensors, made at the first call.
+def converted_folder(file: Path, cache: Path | None = None) -> Path:
+    """The folder with this GGUF file's weights as float32 safetensors; the first call writes it.
 
-    Float32 holds every dequantised weight exactly; half precision would not.
+    Float32 holds every dequantised weight exactly; half precision does not.
 
     Raises:
-        BackboneError: the file is absent, torn, or of an architecture that transformers cannot read from GGUF; or a package is
-            missing.
+        BackboneError: the file is absent or torn, transformers cannot read its architecture from GGUF, or a package is missing.
         StorageError: the cache cannot be written.
     """
     if not file.is_file():
-        raise BackboneError(f"{file}: there is no such GGUF file; check model.source")
+        raise BackboneError(f"{file}: there is no such GGUF file. Check model.source")
     folder = (cache or user_cache_path("ifedicl")) / "gguf" / fingerprint_of(file)
     if folder.is_dir():
         return folder
     elements = _elements(file)
     check_memory(elements, torch.float32, torch.device("cpu"), str(file))
-    place = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    location = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     try:
-        # The converter draws a bar that no setting switches off; callers show that they wait in their own way.
+        # The converter draws a progress bar that no setting switches off; callers show their own.
         with redirect_stderr(io.StringIO()):
-            model, info = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32, output_loading_info=True)
-            tokenizer = AutoTokenizer.from_pretrained(**place)
-    except Exception as error:
-        # Torn files end in struct, numpy and tokenizer errors alike.
+            model, info = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32, output_loading_info=True)
+            tokenizer = AutoTokenizer.from_pretrained(**location)
+    except Exception as error:  # torn files raise struct, numpy and tokenizer errors
         raise BackboneError(
             f"{file}: cannot be read as GGUF ({error}); it may be torn, or of an unknown architecture"
         ) from error
     refuse_missing(info["missing_keys"], str(file))
-    # The loader leaves its mark on modules that are ordinary by now, and saving would refuse them for it.
+    # The loader marks the model as quantised, which it no longer is; saving would refuse it.
     model.hf_quantizer = None
     del model.quantization_method, model.is_quantized, model.config.quantization_config
     with files.new_folder(folder, mark="config.json") as temporary:
@@ -69,12 +67,11 @@ def converted(file: Path, cache: Path | None = None) -> Path:
 
 
 def _elements(file: Path) -> int:
-    """How many numbers the file's tensors hold, from its header alone."""
+    """The number of elements of the file's tensors, from its header alone."""
     _require_packages(file)
     try:
         return sum(int(tensor.n_elements) for tensor in _reader(file).tensors)
-    except Exception as error:
-        # Torn files end in struct, numpy and index errors alike.
+    except Exception as error:  # torn files raise struct, numpy and index errors
         raise BackboneError(f"{file}: cannot be read as GGUF ({error}); it may be torn. Download it again") from error
 
 
@@ -96,7 +93,7 @@ def _reader(file: Path) -> Any:
 
 
 def _require_packages(file: Path) -> None:
-    """The extra ``gguf``: its reader, and accelerate, through which transformers loads what it reads."""
+    """Check that the extra ``gguf`` is installed: the reader, and accelerate, which transformers needs to load the file."""
     if missing := [name for name in ("accelerate", "gguf") if find_spec(name) is None]:
         raise BackboneError(
             f"{file}: GGUF files need packages that are not installed ({', '.join(missing)}): pip install 'ifedicl[gguf]'"

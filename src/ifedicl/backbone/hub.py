@@ -10,26 +10,22 @@ from ifedicl.errors import DownloadError
 
 
 class Api(Protocol):
-    """What is used of ``huggingface_hub.HfApi``."""
+    """The part of ``huggingface_hub.HfApi`` that is used."""
 
-    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> object:
-        """Make a repository."""
-        ...
+    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> object: ...
 
-    def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> object:
-        """Send a folder."""
-        ...
+    def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> object: ...
 
 
 def push(folder: Path, name: str, *, public: bool, api: Api, message: str) -> None:
-    """Send a folder to the hub; what is there under that name gets a new commit.
+    """Upload a folder to the hub as a commit.
 
     Args:
-        folder: the files to send.
+        folder: the files.
         name: ``ORGANISATION/NAME``.
-        public: for everybody, where the repository is new; otherwise for its owners.
-        api: the hub's.
-        message: of the commit.
+        public: whether a new repository can be seen by everyone.
+        api: the hub's interface.
+        message: the commit message.
 
     Raises:
         DownloadError: the hub cannot be reached, or refuses.
@@ -37,21 +33,20 @@ def push(folder: Path, name: str, *, public: bool, api: Api, message: str) -> No
     try:
         api.create_repo(name, private=not public, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=str(folder), commit_message=message)
-    except Exception as error:
-        # The hub client lets errors of several network libraries through; all mean the same to the user.
+    except Exception as error:  # the hub client raises errors of several network libraries
         raise DownloadError(
-            f"{name}: the hub did not take the folder ({type(error).__name__}: {error}). It lies whole in {folder}. Log in "
+            f"{name}: the hub did not accept the folder ({type(error).__name__}: {error}). It is complete in {folder}. Log in "
             "with `hf auth login` and a token that may write, and run the same command again"
         ) from error
 
 
 def download(name: str, revision: str | None, patterns: Sequence[str], *, instead: str) -> Path | None:
-    """The folder with a repository's files, downloaded where need be; None where the hub has no such repository or revision.
+    """The folder with a repository's files, downloaded if necessary; None if the hub has no such repository or revision.
 
     Args:
-        name: of the repository.
+        name: the repository.
         revision: a branch, tag or commit; None: the default.
-        patterns: which files are wanted.
+        patterns: the files to download.
         instead: what a user without a network can do, for the message.
 
     Raises:
@@ -66,9 +61,8 @@ def download(name: str, revision: str | None, patterns: Sequence[str], *, instea
         )
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError):
         return None
-    except Exception as error:
-        # The hub client lets errors of several network libraries through; all mean the same to the user.
+    except Exception as error:  # the hub client raises errors of several network libraries
         raise DownloadError(
-            f"{name}: the download failed ({type(error).__name__}: {error}). What arrived is kept: run the same command "
-            f"again to go on. Without a network, {instead}"
+            f"{name}: the download failed ({type(error).__name__}: {error}). The downloaded part is kept: run the same command "
+            f"again to continue. Without a network, {instead}"
         ) from error

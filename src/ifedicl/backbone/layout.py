@@ -1,8 +1,8 @@
-"""What is run as one row of a forward pass, and how the label words stand behind a prompt in it.
+"""The rows of a forward pass: how the label words follow a prompt.
 
-Label words of several tokens form a tree. Behind the prompt its nodes stand one after the other, each seeing the prompt and its
-own ancestors only, at the position that it has in its own sequence: one row a prompt gives what one sequence for each path
-gives. Where a model cannot branch (:func:`~ifedicl.backbone.tree_attention.branch_limit`) those sequences are run.
+Label words of several tokens form a tree. Its nodes follow the prompt one after another. Each attends to the prompt and its
+ancestors only, at the position that it has in its sequence: one row for each prompt gives what one row for each path gives.
+Models that cannot branch (:func:`~ifedicl.backbone.tree_attention.branch_limit`) run one row for each path.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from ifedicl.backbone.tree_attention import Branches
 
 @dataclass(frozen=True)
 class Row:
-    """Tokens one after the other, and perhaps branches at their end. Equal rows give equal states.
+    """A sequence of tokens, possibly with branches at its end. Equal rows give equal states.
 
     Attributes:
-        tokens: all of them.
-        parents: for each of the last ``len(parents)`` tokens, the branches, which one it follows: its place among them, always
-            an earlier one, or -1 for the last token before all branches.
+        tokens: all tokens.
+        parents: the last ``len(parents)`` tokens are branches. For each, the index of the earlier branch that it follows, or -1
+            if it follows the last token before the branches.
     """
 
     tokens: Tokens
     parents: tuple[int, ...] = ()
 
     def behind(self, prompt: Tokens) -> Row:
-        """The same with a prompt before it."""
+        """The row with a prompt before it."""
         return Row(prompt + self.tokens, self.parents)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a tree of label words stands behind each prompt, and where its nodes are read.
+    """How a tree of label words follows each prompt, and where its nodes are read.
 
     Attributes:
-        tails: what stands behind the prompt, for each row that is run for it.
-        reads: for each node the tail, and how many tokens behind the prompt's last one.
+        tails: what follows the prompt in each of its ``R`` rows.
+        reads: for each node its tail, and the number of tokens behind the prompt's last token.
     """
 
     tails: tuple[Row, ...]
@@ -53,13 +53,13 @@ class Layout:
 
     @classmethod
     def by_paths(cls, tree: LabelTree) -> Layout:
-        """A row for each path: right for every model."""
-        on = [next(i for i, path in enumerate(tree.paths) if path[: len(node)] == node) for node in tree.nodes]
-        return cls(tuple(map(Row, tree.paths)), tuple((path, len(node)) for path, node in zip(on, tree.nodes, strict=True)))
+        """A row for each path: correct for every model."""
+        reads = ((next(i for i, path in enumerate(tree.paths) if path[: len(n)] == n), len(n)) for n in tree.nodes)
+        return cls(tuple(map(Row, tree.paths)), tuple(reads))
 
     @classmethod
     def branching(cls, tree: LabelTree) -> Layout:
-        """One row that branches; a tree of a single path has nothing to branch."""
+        """One row that branches, unless the tree has a single path."""
         if len(tree.paths) == 1:
             return cls.by_paths(tree)
         fed = [node for node in sorted(tree.nodes) if node]  # a node's parent comes before it
@@ -69,19 +69,19 @@ class Layout:
 
     @property
     def branches(self) -> bool:
-        """Whether its rows branch. A pass holds rows of one kind."""
+        """Whether its rows branch. The rows of one pass must agree in this."""
         return any(tail.parents for tail in self.tails)
 
     def width(self, prompt: Tokens) -> int:
-        """Tokens of the longest row that is run for a prompt."""
+        """The number of tokens of a prompt's longest row."""
         return len(prompt) + max(len(tail.tokens) for tail in self.tails)
 
     def rows(self, prompts: Sequence[Tokens]) -> list[Row]:
-        """What is run for ``B`` prompts: ``B·R`` rows, those of one prompt together."""
+        """The ``B·R`` rows of ``B`` prompts, those of one prompt together."""
         return [tail.behind(prompt) for prompt in prompts for tail in self.tails]
 
     def spread(self, spans: Sequence[Span | None]) -> list[Span | None]:
-        """From one for each prompt to one for each of its ``R`` rows: the first one's is enough."""
+        """The spans of ``B`` prompts as spans of their ``B·R`` rows: only the first row of each prompt is read."""
         return [None if number else span for span in spans for number in range(len(self.tails))]
 
     def read(self, states: Tensor, prompts: Sequence[Tokens]) -> Tensor:
@@ -101,33 +101,33 @@ def right_padded(sequences: Sequence[Tokens], device: torch.device) -> Tensor:
 
 
 def branches_of(rows: Sequence[Row], device: torch.device) -> Branches | None:
-    """Which tokens follow which in ``B`` right-padded rows, which all branch; None where none does.
+    """Which tokens follow which in ``B`` right-padded rows that all branch; None if no row branches.
 
-    Rows of both kinds are not mixed: those that do not branch may be longer than a sliding window, which a mask would hide.
+    Rows of both kinds are not mixed: rows that do not branch may be longer than a sliding window, which the mask ignores.
     """
     if not any(row.parents for row in rows):
         return None
-    assert all(row.parents for row in rows), "rows that branch and rows that do not make passes of their own"
+    assert all(row.parents for row in rows), "rows that branch and rows that do not need separate passes"
     width = max(len(row.tokens) for row in rows)
-    grown = {parents: _grown(parents) for parents in {row.parents for row in rows}}
+    ancestors = {parents: _ancestors(parents) for parents in {row.parents for row in rows}}
     positions = np.zeros((len(rows), width), dtype=np.int64)  # of padding 0: a position that every model has
     seen = np.tril(np.ones((len(rows), width, width), dtype=np.bool_))
     for number, row in enumerate(rows):
-        depths, lines = grown[row.parents]
+        among = ancestors[row.parents]
         begin, end = len(row.tokens) - len(row.parents), len(row.tokens)
         positions[number, :begin] = np.arange(begin)
-        positions[number, begin:end] = begin + depths
-        seen[number, begin:end, begin:end] = lines
+        positions[number, begin:end] = begin + among.sum(axis=1) - 1
+        seen[number, begin:end, begin:end] = among
     return Branches(torch.from_numpy(positions).to(device), torch.from_numpy(seen).to(device))
 
 
-def _grown(parents: tuple[int, ...]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """``(n,)`` how many branches stand before each in its own sequence, and ``(n, n)`` which these are, itself included."""
-    lines = np.eye(len(parents), dtype=np.bool_)
-    for place, parent in enumerate(parents):
+def _ancestors(parents: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """``(n, n)``: for each branch, which branches are its ancestors; it is one of them itself."""
+    ancestors = np.eye(len(parents), dtype=np.bool_)
+    for branch, parent in enumerate(parents):
         if parent >= 0:
-            lines[place] |= lines[parent]
-    return lines.sum(axis=1) - 1, lines
+            ancestors[branch] |= ancestors[parent]
+    return ancestors
 
 
 def states_of(backbone: Backbone, rows: Sequence[Row], prefix: Prefix | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the base model's owner asks of whoever passes on a model made from it: licence, notices, names."""
+"""The base model's terms for derived models: licence, notices, names."""
 
 from __future__ import annotations
 
@@ -18,12 +18,7 @@ _NOTICES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "ACCEPTABLE_USE")
 
 @dataclass(frozen=True)
 class Naming:
-    """What a licence asks of names and cards.
-
-    Attributes:
-        beginning: of the name, compared without regard to case.
-        words: that the card shows.
-    """
+    """What a licence requires: the beginning of the name (case does not matter) and words on the card."""
 
     beginning: str
     words: str
@@ -37,15 +32,15 @@ NAMING: Mapping[str, Naming] = {
     "llama3.3": _LLAMA,
     "llama4": _LLAMA,
 }
-"""By the licence's id on the hub; of licences that are not here no such terms are known to us. They are no legal advice."""
+"""By the licence's id on the hub. We know no such terms of other licences. This is no legal advice."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """The base model's terms, as far as they lie beside it.
+    """The terms that are stored with the base model.
 
     Attributes:
-        licence: its id, ``apache-2.0`` for instance; None where nothing names one.
+        licence: its id, for instance ``apache-2.0``; None if none is named.
         files: licence texts and notices.
     """
 
@@ -54,18 +49,18 @@ class Terms:
 
     @property
     def naming(self) -> Naming | None:
-        """What names must look like; None where the licence asks nothing that we know of."""
+        """What the licence requires of names; None if we know no such term."""
         return NAMING.get(self.licence or "")
 
-    def described(self) -> str:
-        """In Markdown, for a card and for whoever is about to publish."""
-        held = ", ".join(f"`{file.name}`" for file in self.files)
+    def markdown(self) -> str:
+        """A list in Markdown, for model cards and for the person who publishes."""
+        names = ", ".join(f"`{file.name}`" for file in self.files)
         lines = [
-            f"- licence of the base model: {self.licence or 'not named where it lies; look it up before you pass this on'}"
+            f"- licence of the base model: {self.licence or 'not named there; look it up before you publish'}",
+            f"- licence texts and notices, included here: {names}"
+            if names
+            else "- the base model has no licence text or notice",
         ]
-        lines.append(
-            f"- its texts, carried along: {held}" if held else "- no licence text or notice lies beside the base model"
-        )
         if self.naming is not None:
             lines.append(
                 f"- {self.naming.words}. A model made from it must have a name that begins with {self.naming.beginning!r}"
@@ -76,16 +71,16 @@ class Terms:
         """Refuse a name that the licence does not allow.
 
         Raises:
-            ConfigError: it must begin otherwise.
+            ConfigError: the name must have another beginning.
         """
-        naming, own = self.naming, name.rpartition("/")[2]
-        if naming is not None and not own.lower().startswith(naming.beginning.lower()):
-            allowed = f"a name that begins with {naming.beginning!r}, as the licence {self.licence} asks"
+        naming = self.naming
+        if naming is not None and not name.rpartition("/")[2].lower().startswith(naming.beginning.lower()):
+            allowed = f"a name that begins with {naming.beginning!r}, as the licence {self.licence} requires"
             raise ConfigError("export", [Fault("hub", repr(name), allowed, "Choose such a name.")])
 
 
 def terms_of(settings: ModelSettings) -> Terms:
-    """Read the terms off the folder, the GGUF file or the hub's files that a model was loaded from; nothing is downloaded."""
+    """Read the terms from the folder, the GGUF file or the downloaded hub files of a model; nothing is downloaded."""
     source = Path(settings.source).expanduser()
     if source.is_file():
         return Terms(gguf.licence_of(source), _notices(source.parent))
@@ -110,5 +105,5 @@ def _card_licence(card: Path) -> str | None:
     try:
         licence = (metadata_load(card) or {}).get("license")
     except ValueError:
-        return None  # a README without, or with other, metadata
+        return None  # a README without metadata of this form
     return licence if isinstance(licence, str) else None

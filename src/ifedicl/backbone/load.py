@@ -1,4 +1,4 @@
-"""A hub id, a folder or a GGUF file becomes a :class:`Backbone`: never remote code, never pickled weights."""
+"""Loads a :class:`Backbone` from a hub id, a folder or a GGUF file: never remote code, never pickled weights."""
 
 from __future__ import annotations
 
@@ -26,24 +26,19 @@ from ifedicl.errors import BackboneError, UnsafeWeightsError
 from ifedicl.settings import ModelSettings
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""What a model computes in or is stored in, by name."""
+"""The dtypes that a model computes or is stored in, by name."""
 
-_SHORT = 256  # tokens of a row: beyond, attention's parts are hardly faster and keep many times as much
+_SHORT = 256  # tokens of a row: for longer rows unfused attention is hardly faster and needs much more memory
 _BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16")
-# What a hub repository may give us: weights without code, and the tokenizer's files.
+# The files that are downloaded from a hub repository: weights without code, and the tokenizer's files.
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "vocab*"]
 _HUB_FILES += ["merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model"]
-_HUB_FILES += ["LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "ACCEPTABLE_USE*", "README.md"]  # an export carries them along
+_HUB_FILES += ["LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "ACCEPTABLE_USE*", "README.md"]  # copied by an export
 
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """The beginning that prompts share, as the model remembers it.
-
-    Attributes:
-        length: its number of tokens.
-        cache: keys and values of every layer, for one row.
-    """
+    """The beginning that prompts share: its number of tokens, and keys and values of every layer for one row."""
 
     length: int
     cache: Any
@@ -51,18 +46,18 @@ class Prefix:
 
 @dataclass(frozen=True, eq=False)
 class Backbone:
-    """A frozen causal language model, shared by everyone in this process.
+    """A frozen causal language model, shared within this process.
 
     Attributes:
-        model: in evaluation mode, no parameter asks for a gradient.
-        tokenizer: the model's own.
+        model: in evaluation mode; no parameter requires a gradient.
+        tokenizer: the model's tokenizer.
         blocks: the ``L`` layers.
-        writes: per layer the modules that yield the attention and the MLP write.
-        source: where it came from, as the user named it.
-        fingerprint: hex SHA-256 of stored weights and tokenizer; equal means the same model.
+        writes: for each layer the modules that give the attention and the MLP write.
+        source: as the user named it.
+        fingerprint: hex SHA-256 of stored weights and tokenizer; equal for equal models.
         dtype: the dtype it computes in, by name; not part of the fingerprint.
         context_window: most tokens in a sequence.
-        branch_limit: most tokens in a sequence along which a row may branch; 0: this model's rows never may.
+        branch_limit: most tokens in a sequence of a row that branches; 0: rows never branch.
     """
 
     model: Any
@@ -76,7 +71,7 @@ class Backbone:
     branch_limit: int
 
     def __deepcopy__(self, memo: object) -> Backbone:
-        """Itself: it never changes, and a copy would take its memory twice (scikit-learn's ``clone`` copies parameters)."""
+        """The model itself: it never changes, and a copy takes memory (scikit-learn's ``clone`` copies parameters)."""
         return self
 
     @property
@@ -91,12 +86,12 @@ class Backbone:
 
     @property
     def shape(self) -> ModelShape:
-        """What a coordinator must know of it."""
+        """Fingerprint and size."""
         return ModelShape(self.fingerprint, self.layers, self.width)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         device: torch.device = self.model.device
         return device
 
@@ -104,10 +99,10 @@ class Backbone:
         """Last hidden states, after the final norm, without the LM head.
 
         Args:
-            tokens: ``(B, T)`` int64, right-padded with any token. No mask is needed: attention is causal, so nothing to the
-                left of the padding sees it.
-            prefix: what stands before every row, run already.
-            branches: which tokens follow which; None: one after the other. Within :attr:`branch_limit`.
+            tokens: ``(B, T)`` int64, right-padded with any token. No mask is needed: attention is causal, so no token before
+                the padding attends to it.
+            prefix: the beginning of every row, already run.
+            branches: which tokens follow which, within :attr:`branch_limit`; None: one after another.
 
         Returns:
             ``(B, T, d)``.
@@ -116,39 +111,31 @@ class Backbone:
         if prefix is not None:
             cache = copy.deepcopy(prefix.cache)  # the model appends to it
             cache.batch_repeat_interleave(len(tokens))
-        told = {} if branches is None else branches.arguments(0 if prefix is None else prefix.length, self.model.dtype)
+        attention = {} if branches is None else branches.arguments(0 if prefix is None else prefix.length, self.model.dtype)
         with self._attention(tokens.shape[1]):
             states: Tensor = self.model.base_model(
-                input_ids=tokens, past_key_values=cache, use_cache=cache is not None, **told
+                input_ids=tokens, past_key_values=cache, use_cache=cache is not None, **attention
             )[0]
         return states
 
     def _attention(self, width: int) -> AbstractContextManager[None]:
-        """Torch's fused attention is the faster one forwards, but on a CPU in half precision several times slower backwards.
+        """Torch's fused attention is faster forwards, but on a CPU in half precision several times slower backwards.
 
-        Its parts keep numbers with the square of the rows' width for that, so they take its place in short rows only. The
-        choice holds for the whole process while it lasts: one thread steps at a time.
+        Unfused attention needs memory with the square of the width, so it is used for short rows only. The choice applies to
+        the whole process while it lasts: one thread steps at a time.
         """
         is_half = self.device.type == "cpu" and self.model.dtype != torch.float32
-        by_parts = is_half and torch.is_grad_enabled() and width <= _SHORT
-        return sdpa_kernel(SDPBackend.MATH) if by_parts else nullcontext()
+        is_unfused = is_half and torch.is_grad_enabled() and width <= _SHORT
+        return sdpa_kernel(SDPBackend.MATH) if is_unfused else nullcontext()
 
     @torch.inference_mode()
     def prefix(self, tokens: Sequence[int]) -> Prefix:
-        """Run a beginning that many prompts share. It holds for the injections under which it was run."""
+        """Run a beginning that many prompts share. It is valid for the injections under which it is run."""
         row = torch.tensor([list(tokens)], device=self.device)
         return Prefix(len(tokens), self.model.base_model(input_ids=row, use_cache=True).past_key_values)
 
     def logits(self, states: Tensor, words: Tensor | None = None) -> Tensor:
-        """The LM head, on given states only.
-
-        Args:
-            states: ``(..., d)`` rows of :meth:`hidden_states`.
-            words: ``(W,)`` token ids; left out: the whole vocabulary.
-
-        Returns:
-            ``(..., W)`` or ``(..., V)`` float32.
-        """
+        """``(..., W)`` float32: the LM head on ``(..., d)`` states for ``(W,)`` token ids; without these ``(..., V)``."""
         head = self.model.get_output_embeddings()
         weight, bias = head.weight, getattr(head, "bias", None)
         if words is not None:
@@ -159,14 +146,10 @@ class Backbone:
 
 
 def load_backbone(settings: ModelSettings, *, cache: Path | None = None) -> Backbone:
-    """Load the frozen model that ``settings`` name.
-
-    Args:
-        settings: source, dtype and device.
-        cache: where converted GGUF files are kept; left out: the user's cache folder.
+    """Load the frozen model that ``settings`` name; ``cache`` is for converted GGUF files (None: the user's cache folder).
 
     Raises:
-        BackboneError: it cannot be loaded, and why: unknown family, pickled weights, too little memory, not found.
+        BackboneError: it cannot be loaded: unknown family, pickled weights, too little memory, not found.
         DownloadError: the hub cannot be reached or the download was cut short.
         StorageError: the cache cannot be written.
     """
@@ -183,7 +166,7 @@ def load_backbone(settings: ModelSettings, *, cache: Path | None = None) -> Back
 
 
 def fingerprint(settings: ModelSettings) -> str:
-    """Which model ``settings`` name, without loading it; remembered by path, size and time of its files.
+    """The fingerprint of the model that ``settings`` name, without loading it; cached by path, size and time of its files.
 
     Raises:
         BackboneError: there is no such model.
@@ -197,17 +180,17 @@ def shape_of(settings: ModelSettings) -> ModelShape:
 
     Raises: as :func:`fingerprint`.
     """
-    folder, mark = _weights_and_fingerprint(settings)
+    folder, fingerprint = _weights_and_fingerprint(settings)
     text = _config(folder, settings.source).get_text_config()
-    return ModelShape(mark, int(text.num_hidden_layers), int(text.hidden_size))
+    return ModelShape(fingerprint, int(text.num_hidden_layers), int(text.hidden_size))
 
 
 def _weights_and_fingerprint(settings: ModelSettings, cache: Path | None = None) -> tuple[Path, str]:
-    """The folder with the weights, made or downloaded where need be, and the model's fingerprint."""
+    """The folder with the weights, converted or downloaded if necessary, and the model's fingerprint."""
     original = Path(settings.source).expanduser()
     if original.suffix.lower() == ".gguf":
         with quiet_transformers():
-            return gguf.converted(original, cache), gguf.fingerprint_of(original)
+            return gguf.converted_folder(original, cache), gguf.fingerprint_of(original)
     folder = original if original.is_dir() else _downloaded(settings)
     return folder, fingerprint_of(folder)
 
@@ -216,7 +199,7 @@ def wrap(model: Any, tokenizer: Any, writes: Writes, settings: ModelSettings, fi
     """Freeze a loaded model and find its writes.
 
     Raises:
-        BackboneError: the model computes in a way that hooks cannot follow, or a path of ``writes`` leads nowhere.
+        BackboneError: hooks cannot follow the model's computation, or the model has no module at a path of ``writes``.
     """
     text_config = model.config.get_text_config()
     if getattr(text_config, "slow_but_exact", False) and getattr(text_config, "pretraining_tp", 1) > 1:
@@ -246,8 +229,8 @@ def wrap(model: Any, tokenizer: Any, writes: Writes, settings: ModelSettings, fi
 def _window(text_config: Any) -> int:
     """Most tokens in a sequence.
 
-    Some rotary embeddings change for the whole batch when one of its sequences is longer than the model was first trained for.
-    There, what a row gives would depend on its neighbours; sequences stay below that length.
+    Some rotary embeddings change for the whole batch if one sequence is longer than the original training length. A row's
+    result would depend on the other rows; so sequences stay below that length.
     """
     window = int(getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "seq_length", None) or 2048)
     rope = getattr(text_config, "rope_parameters", None) or {}
@@ -259,13 +242,13 @@ def _window(text_config: Any) -> int:
 
 @torch.inference_mode()
 def _check_head(backbone: Backbone) -> None:
-    """A family out of the table may do more between states and logits than a matrix, a bias and a cap."""
+    """Refuse a family outside the table that does more between states and logits than a matrix, a bias and a cap."""
     tokens = torch.arange(4, device=backbone.device).unsqueeze(0)
     theirs = backbone.model(input_ids=tokens).logits.float()
     if not torch.allclose(backbone.logits(backbone.hidden_states(tokens)), theirs, rtol=0.05, atol=0.05):
         raise BackboneError(
-            f"{backbone.source}: its LM head does more than ifedicl reproduces (it scales its logits, for instance), so label "
-            "probabilities would be wrong. This family needs code of its own in backbone/load.py"
+            f"{backbone.source}: its LM head does more than ifedicl reproduces (for instance, it scales its logits), so label "
+            "probabilities would be wrong. This family needs an extension of backbone/load.py"
         )
 
 
@@ -284,20 +267,18 @@ def _downloaded(settings: ModelSettings) -> Path:
 def _config(folder: Path, source: str) -> Any:
     if not any(folder.glob("*.safetensors")):
         pickled = [file.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(kind)]
-        held = f"only pickled weights ({', '.join(sorted(pickled))})" if pickled else "no weights"
+        content = f"only pickled weights ({', '.join(sorted(pickled))})" if pickled else "no weights"
         raise UnsafeWeightsError(
-            f"{source} holds {held}; safetensors or GGUF are loaded, pickles never, since they can run code. "
-            "Use a revision with safetensors, or convert it in a place that you trust"
+            f"model.source: {source} holds {content}; allowed: safetensors or GGUF. Pickles can run code. "
+            "Use a revision with safetensors, or convert it on a machine that you trust"
         )
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:
-        # Checks of config fields raise types of their own.
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # checks of config fields raise many types
         raise BackboneError(
-            f"{source}: its config.json cannot be used ({error}). Models that need code of their own are never run; "
-            "choose a model that transformers knows"
+            f"{source}: its config.json cannot be used ({error}). Remote code is never run. Choose a model that transformers "
+            "knows"
         ) from error
-    return config
 
 
 def _model(folder: Path, dtype: torch.dtype, source: str) -> Any:
@@ -311,7 +292,9 @@ def _model(folder: Path, dtype: torch.dtype, source: str) -> Any:
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise BackboneError(f"{source}: its weights cannot be loaded ({error}); they may be torn. Download it again") from error
+        raise BackboneError(
+            f"{source}: its weights cannot be loaded ({error}); they may be torn. Download the model again"
+        ) from error
     refuse_missing(info["missing_keys"], source)
     return model
 
@@ -319,8 +302,7 @@ def _model(folder: Path, dtype: torch.dtype, source: str) -> Any:
 def _tokenizer(folder: Path, source: str) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:
-        # The tokenizer libraries raise a dozen unrelated types, a bare Exception among them.
+    except Exception as error:  # the tokenizer libraries raise many types, a bare Exception among them
         raise BackboneError(
             f"{source}: its tokenizer cannot be loaded ({error}); it may be torn or absent. Download the model again"
         ) from error
@@ -330,12 +312,14 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise BackboneError(f"model.device {name!r}: this torch sees no GPU; use 'cpu' or 'auto', or install a CUDA build")
+        raise BackboneError(
+            f"model.device: received {name!r}, but torch finds no GPU; allowed: 'cpu' or 'auto'. Or install a CUDA build"
+        )
     return torch.device(name)
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype by name; "auto" takes bfloat16 only where the processor multiplies it faster than float32."""
+    """The dtype by name; "auto" is bfloat16 only if the processor multiplies it faster than float32."""
     if name != "auto":
         return DTYPES[name]
     if device.type == "cuda":
@@ -346,7 +330,7 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Loading bars and advice of transformers belong to no one's script; what the user set before is put back."""
+    """Hide the loading bars and advice of transformers; the user's settings are restored afterwards."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""What is known of a model without its weights."""
+"""Identity and size of a model, without its weights."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Identity and size of a model.
-
-    Attributes:
-        fingerprint: hex SHA-256 of stored weights and tokenizer: everyone must use the same model.
-        layers: ``L``.
-        width: ``d``.
-    """
+    """Fingerprint (hex SHA-256 of stored weights and tokenizer), number of layers ``L`` and width ``d`` of a model."""
 
     fingerprint: str
     layers: int

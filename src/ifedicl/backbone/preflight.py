@@ -1,4 +1,4 @@
-"""Whether a model fits, said before anything is loaded, and whether it is whole."""
+"""Checks that a model fits into memory, before it is loaded, and that it is complete."""
 
 from __future__ import annotations
 
@@ -9,39 +9,34 @@ import torch
 
 from ifedicl.errors import BackboneError, NotEnoughMemoryError
 
-_WORKING_MEMORY = 1.15  # weights, and room for one batch of activations
+_WORKING_MEMORY = 1.15  # weights and the activations of one batch
 _MIB = 1 << 20
 
 
 def check_memory(elements: int, dtype: torch.dtype, device: torch.device, source: str) -> None:
-    """Refuse a model that would not fit.
-
-    Args:
-        elements: how many numbers its weights are.
-        dtype: each of them, once loaded.
-        device: where they go.
-        source: the model's name, for the message.
+    """Refuse a model of ``elements`` weights that does not fit on ``device`` in ``dtype``; ``source`` names it in the message.
 
     Raises:
-        NotEnoughMemoryError: with what it needs and what is free.
+        NotEnoughMemoryError: the model needs more memory than is free.
     """
     needed = int(elements * dtype.itemsize * _WORKING_MEMORY)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if needed > free:
         raise NotEnoughMemoryError(
-            f"{source} needs about {needed // _MIB:,} MiB in {str(dtype).removeprefix('torch.')}, and {free // _MIB:,} MiB are "
-            f"free on {device.type}. Use model.dtype = 'bfloat16', a smaller model, or a machine with more memory"
+            f"model.source: {source} needs about {needed // _MIB:,} MiB in {str(dtype).removeprefix('torch.')}; "
+            f"{free // _MIB:,} MiB are free on {device.type}. Use model.dtype = 'bfloat16', a smaller model, or a machine with "
+            "more memory"
         )
 
 
 def refuse_missing(names: Collection[str], source: str) -> None:
-    """Refuse a model that lacks tensors: transformers would fill them with random numbers.
+    """Refuse a model that lacks tensors: transformers fills them with random numbers.
 
     Raises:
         BackboneError: ``names`` is not empty.
     """
     if names:
         raise BackboneError(
-            f"{source} lacks {len(names)} of the model's tensors, {min(names)} among them; its files or its config are not "
-            "whole. Download it again"
+            f"model.source: {source} lacks {len(names)} tensors, for instance {min(names)}; its files or its config are "
+            "incomplete. Download the model again"
         )

@@ -1,4 +1,4 @@
-"""Label log-probabilities of prompts: batches by length, right-padded, the LM head only where a label is read."""
+"""Label log-probabilities of prompts: batches by length, right-padded; the LM head runs only where a label is read."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ifedicl.backbone.encoding import EncodedExamples, Encoder, Prompts, Tokens
+from ifedicl.backbone.encoding import EncodedExamples, Encoder, Prompts, Tokens, shared_length
 from ifedicl.backbone.layer_cache import UpperLayers
 from ifedicl.backbone.layout import Layout, Row, states_of
 from ifedicl.backbone.load import Backbone, Prefix
-from ifedicl.backbone.pooling import Span, pooled
+from ifedicl.backbone.pooling import Span, text_means
 from ifedicl.backbone.tree_attention import WIDEST
 from ifedicl.core.readout import Readout, hidden_count
 from ifedicl.data import Example
@@ -28,9 +28,9 @@ class PassBudget:
     """How prompts are grouped into forward passes.
 
     Attributes:
-        tokens: most in one pass, padding included. More on a CPU only adds padding; a GPU wants to be filled.
-        overhead: what a pass costs whatever its size (weights are read, modules called), in tokens of its own price.
-        remembered: most tokens whose keys and values are held at once, where prompts share a beginning that is run once.
+        tokens: most tokens in one pass, padding included. More only adds padding on a CPU; a GPU is faster if it is full.
+        overhead: the fixed cost of a pass (weights are read, modules called), in tokens.
+        remembered: most tokens whose keys and values are in memory at once, if prompts share a beginning.
     """
 
     tokens: int
@@ -42,16 +42,14 @@ _BUDGETS = {
     "cpu": PassBudget(tokens=512, overhead=80, remembered=8_192),
     "cuda": PassBudget(tokens=16_384, overhead=2_048, remembered=65_536),
 }
-_MOST_READ = 512  # states read against the whole vocabulary at once: 256 MiB of 128,000 tokens
-_FEWEST_SHARED = 32  # tokens: a shorter beginning is cheaper run again than copied to every row
+_MOST_READ = 512  # states whose logits over the whole vocabulary are computed at once: 256 MiB for 128,000 tokens
+_FEWEST_SHARED = 32  # tokens: running a shorter beginning again is cheaper than copying its cache to every row
 
 
 def length_batches(lengths: Sequence[int], budget: PassBudget) -> list[list[int]]:
-    """Positions in groups of similar length, longest first: the groups that cost least, padding and overhead together.
+    """Positions in groups of similar length, longest first: the groups with the least cost of padding and overhead.
 
-    Args:
-        lengths: tokens of each sequence, 1 or more.
-        budget: a sequence longer than its tokens is a group of its own.
+    A sequence of more than ``budget.tokens`` tokens is a group by itself.
     """
     order = sorted(range(len(lengths)), key=lambda position: (-lengths[position], position))
     widths = np.array([lengths[position] for position in order], dtype=np.int64)
@@ -74,11 +72,11 @@ def length_batches(lengths: Sequence[int], budget: PassBudget) -> list[list[int]
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model says of prompts.
+    """What a model gives for prompts.
 
     Attributes:
-        states: ``(N, d)`` float32, the last hidden state at each prompt's last token, which predicts the label word. Where the
-            mean state of the text's tokens was asked for, it stands behind: ``(N, 2d)``.
+        states: ``(N, d)`` float32, the last hidden state at each prompt's last token, which predicts the label word; with a
+            pooled layer ``(N, 2d)``, the mean state of the text's tokens behind it.
         logs: ``(N, C)`` float32, ``log P(label | prompt)`` among the labels by their words.
     """
 
@@ -86,7 +84,7 @@ class Reading:
     logs: npt.NDArray[np.float32]
 
     def log_probabilities(self, readout: Readout | None) -> npt.NDArray[np.float32]:
-        """``(N, C)`` among the labels, by a readout; None: by the label words."""
+        """``(N, C)`` log-probabilities among the labels, by a readout; None: by the label words."""
         return self.logs if readout is None else readout.log_probabilities(self.states, self.logs)
 
 
@@ -123,26 +121,16 @@ class Scorer:
         return EncodedExamples(prompts, tuple(self.task.index(example.label) for example in examples))
 
     def label_scores(self, prompts: Sequence[Tokens], prefix: Prefix | None = None) -> Tensor:
-        """``log P(label word | prompt)`` up to a constant of each row.
+        """``(B, C)`` float32: ``log P(label word | prompt)`` up to a constant in each row.
 
-        Args:
-            prompts: ``B`` encoded prompts; with a ``prefix``, what follows it.
-            prefix: the beginning of all of them, run already.
-
-        Returns:
-            ``(B, C)`` float32. A softmax over ``C`` gives the probabilities among the labels.
+        A softmax over ``C`` gives the probabilities among the labels. With a ``prefix``, the ``B`` prompts are what follows it.
         """
         return self._read(prompts, prefix)[1]
 
     def word_losses(self, prompts: Sequence[Tokens], labels: Sequence[int]) -> Tensor:
-        """``-log P(label word | prompt)`` over the whole vocabulary (paper Eq. 6).
+        """``(B,)`` float32: ``-log P(label word | prompt)`` over the whole vocabulary in nats (paper Eq. 6).
 
-        Args:
-            prompts: ``B`` encoded prompts.
-            labels: the ``B`` labels' positions in the task.
-
-        Returns:
-            ``(B,)`` float32, in nats; per token where the task normalises lengths.
+        It is divided by the number of tokens if the task normalises lengths. ``labels`` are positions in the task.
         """
         words = [self._tree.words[label] for label in labels]
         states = self._states([Row(prompt + word[:-1]) for prompt, word in zip(prompts, words, strict=True)], None)  # (B, T, d)
@@ -155,27 +143,17 @@ class Scorer:
         return totals / self._lengths(words, totals) if self.task.normalise_length else totals
 
     def label_losses(self, prompts: Sequence[Tokens], labels: Sequence[int]) -> Tensor:
-        """``-log P(label | prompt)`` among the labels.
-
-        Args and returns: as :meth:`word_losses`.
-        """
+        """``(B,)`` float32: ``-log P(label | prompt)`` among the labels, in nats."""
         scores = self.label_scores(prompts)
         return functional.cross_entropy(scores, torch.tensor(labels, device=scores.device), reduction="none")
 
     def log_probabilities(
         self, prompts: Prompts, *, readout: Readout | None = None, on_progress: Callable[[int], None] | None = None
     ) -> npt.NDArray[np.float32]:
-        """``log P(label | prompt)`` among the labels, for any number of prompts.
+        """``(N, C)``: ``log P(label | prompt)`` among the labels, for any number of prompts.
 
-        A long beginning that all of them share (demonstrations, instructions) is run once.
-
-        Args:
-            prompts: ``N`` encoded prompts.
-            readout: reads the labels off; without one, the label words' own probabilities are taken.
-            on_progress: called with the number of prompts just done.
-
-        Returns:
-            ``(N, C)``, rows in the order given; each row's exponentials sum to 1.
+        A long beginning that all prompts share (demonstrations, instructions) is run once. Without a readout labels are scored
+        by their words. ``on_progress`` is called with the number of prompts just done.
         """
         result = np.empty((len(prompts.tokens), len(self.task.labels)), dtype=np.float32)
         pooled_layer = None if readout is None else readout.pooled_layer
@@ -184,17 +162,15 @@ class Scorer:
         return result
 
     def read(self, prompts: Prompts, pooled_layer: int | None = None) -> Reading:
-        """Hidden states and label words' log-probabilities of any number of prompts, from one pass.
+        """Hidden states and log-probabilities of the label words, for any number of prompts.
 
-        Args:
-            prompts: ``N`` encoded prompts.
-            pooled_layer: also read the text's mean state where it enters this layer, 1 to ``L``.
+        With a ``pooled_layer`` (1 to ``L``) the text's mean state at its input is read too.
         """
         hidden = hidden_count(self.backbone.width, pooled_layer)
         states = np.empty((len(prompts.tokens), hidden), dtype=np.float32)
         logs = np.empty((len(prompts.tokens), len(self.task.labels)), dtype=np.float32)
-        for batch, own_states, own_logs in self._readings(prompts, pooled_layer, None):
-            states[batch], logs[batch] = own_states.float().cpu().numpy(), own_logs
+        for batch, of_batch, batch_logs in self._readings(prompts, pooled_layer, None):
+            states[batch], logs[batch] = of_batch.float().cpu().numpy(), batch_logs
         return Reading(states, logs)
 
     @torch.inference_mode()
@@ -202,17 +178,12 @@ class Scorer:
         """``(N, d)``: the last hidden state at each prompt's last token, which predicts the label word."""
         result = np.empty((len(prompts.tokens), self.backbone.width), dtype=np.float32)
         for batch in length_batches([len(tokens) for tokens in prompts.tokens], self.budget):
-            own = [prompts.tokens[position] for position in batch]
-            result[batch] = _last(self._states([Row(prompt) for prompt in own], None), own).float().cpu().numpy()
+            tokens = [prompts.tokens[position] for position in batch]
+            result[batch] = _last(self._states([Row(prompt) for prompt in tokens], None), tokens).float().cpu().numpy()
         return result
 
     def batches(self, prompts: Sequence[Tokens], prefix: Prefix | None = None) -> list[list[int]]:
-        """Positions of ``prompts`` in groups that each make one forward pass.
-
-        Args:
-            prompts: encoded prompts; with a ``prefix``, what follows it.
-            prefix: the beginning of all of them, whose keys and values every row of a pass holds.
-        """
+        """Positions of ``prompts`` in groups, one for each forward pass; with a ``prefix``, prompts are what follows it."""
         before, share = prefix.length if prefix else 0, self.budget.tokens / self.budget.remembered
         sizes = []
         for tokens in prompts:
@@ -222,11 +193,9 @@ class Scorer:
         return length_batches(sizes, self.budget)
 
     def layout(self, prompts: Sequence[Tokens], before: int = 0) -> Layout:
-        """How the label words stand behind prompts of one pass: in branches, if the model can along the longest of them.
+        """How the label words follow the prompts of one pass: in branches, if the model can branch at their length.
 
-        Args:
-            prompts: one or more.
-            before: tokens of what stands before all of them.
+        ``before`` tokens stand before all prompts.
         """
         prompt = max(prompts, key=len)
         longest, widest = (before + layout.width(prompt) for layout in (self._by_paths, self._branching))
@@ -234,12 +203,15 @@ class Scorer:
         return self._branching if fits else self._by_paths
 
     def _without_prefix(self, prompts: Sequence[Tokens], most: int | None) -> tuple[Prefix | None, Sequence[Tokens]]:
-        """The beginning that all prompts share, of ``most`` tokens, run, where it is worth it; and what follows it in each."""
-        if len(prompts) < 2 or self._upper is not None:  # kept states are of whole sequences
+        """The beginning of at most ``most`` tokens that all prompts share, already run, and what follows it in each prompt.
+
+        A beginning that is too short to be worth it is None.
+        """
+        if len(prompts) < 2 or self._upper is not None:  # the layer cache holds whole sequences
             return None, prompts
         first, last = min(prompts), max(prompts)
         longest = min([*(len(prompt) - 1 for prompt in prompts), *([] if most is None else [most])])
-        shared = next((place for place in range(longest) if first[place] != last[place]), longest)
+        shared = shared_length(first, last, longest)
         if shared < _FEWEST_SHARED:
             return None, prompts
         return self.backbone.prefix(first[:shared]), [prompt[shared:] for prompt in prompts]
@@ -248,47 +220,41 @@ class Scorer:
     def _readings(
         self, prompts: Prompts, pooled_layer: int | None, on_progress: Callable[[int], None] | None
     ) -> Iterator[tuple[list[int], Tensor, npt.NDArray[np.float32]]]:
-        """Positions, ``(B, d)`` or ``(B, 2d)`` states and ``(B, C)`` log-probabilities of batch after batch."""
+        """For each batch: positions, ``(B, d)`` or ``(B, 2d)`` states and ``(B, C)`` log-probabilities."""
         spans = self.spans(prompts.tokens, pooled_layer)
         text_begins = None if pooled_layer is None else min((span.first for span in spans if span), default=0)
         prefix, rests = self._without_prefix(prompts.tokens, text_begins)
         for batch in self.batches(rests, prefix):
-            own = [_moved(spans[position], prefix) for position in batch]
-            states, scores = self._read([rests[position] for position in batch], prefix, own)
+            of_batch = [_behind(spans[position], prefix) for position in batch]
+            states, scores = self._read([rests[position] for position in batch], prefix, of_batch)
             yield batch, states, scores.log_softmax(dim=-1).cpu().numpy()
             if on_progress is not None:
                 on_progress(len(batch))
 
     def spans(self, prompts: Sequence[Tokens], pooled_layer: int | None) -> list[Span | None]:
-        """Where the text of each prompt is read on its way; None everywhere without a layer."""
+        """The span of each prompt's text at ``pooled_layer``; without a layer None for each prompt."""
         if pooled_layer is None:
             return [None] * len(prompts)
         texts = [self.encoder.text_span(prompt) for prompt in prompts]
         return [Span(pooled_layer, text.start, text.stop) for text in texts]
 
     def scored(self, states: Tensor, prompts: Sequence[Tokens], layout: Layout) -> tuple[Tensor, Tensor]:
-        """What the model says of prompts, from a pass over the rows of their layout.
+        """``(B, d)`` states that predict the first token of the label word, and ``(B, C)`` label scores.
 
-        Args:
-            states: ``(B·R, T, d)`` last hidden states.
-            prompts: ``B`` of them.
-            layout: of the label words behind them.
-
-        Returns:
-            ``(B, d)`` states that predict the first token of the label word, and ``(B, C)`` label scores.
+        ``states`` are the ``(B·R, T, d)`` last hidden states of the rows that ``layout`` makes of the ``B`` prompts.
         """
         last = _last(states[:: len(layout.tails)], prompts)
         if not self._tree.is_flat:
             return last, self._tree_scores(layout.read(states, prompts))
-        # One token each: the vocabulary's normaliser is the same for all, so only their own logits are needed.
+        # One token each: the normaliser over the vocabulary is the same for all, so only these logits are needed.
         return last, self.backbone.logits(last, self._first_tokens)
 
     def _read(
         self, prompts: Sequence[Tokens], prefix: Prefix | None, spans: Sequence[Span | None] = ()
     ) -> tuple[Tensor, Tensor]:
-        """``(B, d)`` states that predict the first token of the label word, with spans ``(B, 2d)``; ``(B, C)`` label scores."""
+        """``(B, d)`` states that predict the first token of the label word (with spans ``(B, 2d)``); ``(B, C)`` scores."""
         layout = self.layout(prompts, prefix.length if prefix else 0)
-        with pooled(self.backbone, layout.spread(spans)) as caught:
+        with text_means(self.backbone, layout.spread(spans)) as caught:
             states, scores = self.scored(self._states(layout.rows(prompts), prefix), prompts, layout)
         return with_text(states, list(caught.values())), scores
 
@@ -299,7 +265,7 @@ class Scorer:
         return self._upper.hidden_states(rows)
 
     def _tree_scores(self, read: Tensor) -> Tensor:
-        """``(B, C)`` from the states ``(B, N, d)`` at the tree's nodes."""
+        """``(B, C)`` scores from the states ``(B, N, d)`` at the nodes of the tree."""
         parts = torch.split(read, max(1, _MOST_READ // len(self._tree.nodes)))
         scores = torch.cat([self._word_scores(part) for part in parts])
         return scores / self._lengths(self._tree.words, scores) if self.task.normalise_length else scores
@@ -326,12 +292,12 @@ def _last(states: Tensor, prompts: Sequence[Tokens]) -> Tensor:
 
 
 def with_text(states: Tensor, text: Sequence[Tensor]) -> Tensor:
-    """``(B, d)`` states with the ``B`` text means behind them, ``(B, 2d)`` float32; without any, as they are."""
+    """``(B, d)`` states with the ``B`` text means behind them, ``(B, 2d)`` float32; without text means the states."""
     return torch.cat([states.float(), torch.stack(list(text))], dim=1) if text else states
 
 
-def _moved(span: Span | None, prefix: Prefix | None) -> Span | None:
-    """The same tokens, counted from behind the prefix."""
+def _behind(span: Span | None, prefix: Prefix | None) -> Span | None:
+    """The span, counted from the end of the prefix."""
     if span is None or prefix is None:
         return span
     return Span(span.layer, span.first - prefix.length, span.end - prefix.length)

@@ -1,4 +1,4 @@
-"""Rows whose tokens do not all follow each other: what such a row tells the model, and which models do as they are told."""
+"""Rows that branch: the mask and positions that the model gets, and which models respect them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 from ifedicl.backbone.families import Writes
 
 _MASKED_ATTENTION = ("eager", "sdpa")
-"""What adds a mask of our own to its scores as it is; flash attention drops it."""
+"""The implementations that add a given mask to the attention scores; flash attention ignores it."""
 
 WIDEST = 8_192
-"""Tokens of a row that branches: its mask grows with their square, to 256 MiB of float32 for so many."""
+"""Most tokens of a row that branches: its mask grows with their square, here to 256 MiB of float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,34 +22,29 @@ class Branches:
     """Which tokens of each row follow which.
 
     Attributes:
-        positions: ``(B, T)`` int64: how many tokens stand before each one in its own sequence, from where the pass begins.
-        seen: ``(B, T, T)`` bool: whether a token (second) sees another of its row (third). Each sees itself.
+        positions: ``(B, T)`` int64: how many tokens precede each token in its sequence, from the start of the pass.
+        seen: ``(B, T, T)`` bool: whether a token (second axis) attends to another of its row (third axis), itself included.
     """
 
     positions: Tensor
     seen: Tensor
 
     def arguments(self, before: int, dtype: torch.dtype) -> dict[str, Tensor]:
-        """What a model is called with.
-
-        Args:
-            before: tokens that all rows have in common and that are run already; everyone sees them.
-            dtype: the model's.
-        """
+        """The model's arguments, for ``before`` tokens of a prefix that every token attends to and a model of ``dtype``."""
         seen = torch.nn.functional.pad(self.seen, (before, 0), value=True)
-        # A mask of four dimensions is passed to every layer unchanged; of numbers, since eager attention adds it.
+        # A mask of four dimensions reaches every layer unchanged. It holds numbers, since eager attention adds it.
         mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
         return {"attention_mask": mask.unsqueeze(1), "position_ids": self.positions + before}
 
 
 def branch_limit(writes: Writes, config: Any, window: int) -> int:
-    """The longest sequence, in tokens, along which a row may branch; 0 where a model's rows never may.
+    """The longest sequence, in tokens, of a row that branches; 0 if the model's rows never branch.
 
-    A mask of our own takes the place of the model's, sliding window included, so it is right only as long as that window holds
-    the whole sequence. ALiBi measures distances by the place in the row, whatever positions it is told.
+    The given mask replaces that of the model, sliding window included, so it is correct only while that window holds the whole
+    sequence. ALiBi measures distances by the index in the row and ignores the given positions.
 
     Args:
-        writes: the family's line of the table.
+        writes: the family's entry in the table.
         config: the model's text configuration.
         window: most tokens in a sequence.
     """

@@ -50,7 +50,7 @@ def export(
     if loaded.readout is not None:
         console.print("the readout is not in the checkpoint: score label words, or use the adapter itself", highlight=False)
     if hub is not None:
-        _push(out, hub, terms_of(loaded.model).described(), public=public, agreed=yes)
+        _push(out, hub, terms_of(loaded.model).markdown(), public=public, agreed=yes)
 
 
 def _push(folder: Path, name: str, terms: str, *, public: bool, agreed: bool) -> None:

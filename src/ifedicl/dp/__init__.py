@@ -1,1 +1,1 @@
-"""Differential privacy: bounding what one example changes, noise, and what releases cost. No federation."""
+"""Differential privacy: clipping, noise and the privacy cost of releases. No federation."""

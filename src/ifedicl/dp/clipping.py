@@ -1,7 +1,7 @@
-"""Bounding what one example can change: clip, then rounding to a grid, with the rounding inside the sensitivity.
+"""Clipping, then rounding to a grid: bounds what one example changes. The sensitivity includes the rounding.
 
-Neighbours are sets of examples that differ by one example more or less. Each example is clipped and rounded on its own, so
-what one more of them adds to a sum is bounded, and sums of grid points are exact in every order and at every client.
+Neighbouring sets of examples differ by one example more or less. Each example is clipped and rounded separately, so what it
+adds to a sum is bounded, and sums of grid points are exact in every order and at every client.
 """
 
 from __future__ import annotations
@@ -18,39 +18,34 @@ from ifedicl.core.vectors import Array64
 
 Steps: TypeAlias = npt.NDArray[np.int64]
 _FINENESS = 2**13
-"""Least number of steps that a clip is long: the sum of a thousand examples stays below 2^24 steps, exact in float32."""
+"""The smallest number of steps in a clip: the sum of a thousand examples stays below 2^24 steps, exact in float32."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """What one example may add to a sum.
-
-    Attributes:
-        clip: largest L2 norm, in the unit of the numbers.
-        size: ``D``, how many numbers there are.
-    """
+    """The bound on what one example adds to a sum: the largest L2 norm ``clip`` of its ``D`` = ``size`` numbers."""
 
     clip: float
     size: int
 
     @property
     def step(self) -> float:
-        """Of the grid: a power of two, which any finer fixed-point step divides."""
+        """The step of the grid: a power of two, so a multiple of any finer fixed-point step."""
         return float(2.0 ** math.floor(math.log2(self.clip / _FINENESS)))
 
     @property
     def sensitivity(self) -> float:
-        """L2, in steps: rounding moves a clipped point by half a step in each coordinate at most."""
+        """L2 sensitivity in steps: rounding moves a clipped point by at most half a step in each coordinate."""
         return self.clip / self.step + math.sqrt(self.size) / 2
 
     def rounded(self, rows: npt.NDArray[np.floating]) -> Steps:
-        """``(N, D)`` in steps: each row clipped and rounded; an example that is not finite counts as 0.
+        """``(N, D)`` in steps: each row clipped and rounded; a row that is not finite becomes 0.
 
         Raises:
             ValueError: the rows have another size.
         """
         if rows.shape[1:] != (self.size,):
-            raise ValueError(f"rows {rows.shape} are not (N, {self.size})")
+            raise ValueError(f"rows: received {rows.shape}; allowed: (N, {self.size})")
         return np.rint(clipped(rows, self.clip) / self.step).astype(np.int64)
 
     def sum(self, rows: npt.NDArray[np.floating]) -> Steps:
@@ -60,7 +55,7 @@ class Bound:
 
 
 def clipped(rows: npt.NDArray[np.floating], clip: float) -> Array64:
-    """``(N, D)``: each row scaled down to an L2 norm of ``clip`` where it is longer; zeros where it is not finite."""
+    """``(N, D)``: each row scaled down to an L2 norm of ``clip`` if it is longer; zeros if it is not finite."""
     exact = rows.astype(np.float64)
     exact[~np.isfinite(exact).all(axis=1)] = 0.0
     norms = np.linalg.norm(exact, axis=1, keepdims=True)
@@ -73,8 +68,8 @@ def joint(arrays: Mapping[str, npt.NDArray[np.floating]], weights: Mapping[str, 
 
     Args:
         arrays: by name, each ``(N, ...)``.
-        weights: by the same names, each of the shape of one example's array: what the numbers are multiplied with, so that none
-            drowns the others. Public, and never 0 where a number matters.
+        weights: public factors of the numbers, by name, each of the shape of one example's array, so that no array dominates
+            the norm; not 0 for numbers that matter.
     """
     parts = [(array * weights[name]).reshape(len(array), -1) for name, array in arrays.items()]
     return np.concatenate(parts, axis=1, dtype=np.float64)

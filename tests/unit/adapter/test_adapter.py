@@ -134,7 +134,7 @@ def test_classify_loads_the_model_once_and_again_only_after_release(saved: Path,
 def test_release_frees_the_model(saved: Path) -> None:
     adapter = Adapter.load(saved)
     adapter.classify(TEXTS[:1])
-    model = weakref.ref(adapter._kept.backbone.model)
+    model = weakref.ref(adapter._classifier.backbone.model)
     adapter.release()
     gc.collect()
     assert model() is None
@@ -144,7 +144,7 @@ def test_a_changed_copy_and_a_pickled_one_keep_no_model(saved: Path, loads: list
     adapter = Adapter.load(saved)
     adapter.classify(TEXTS[:1])
     moved = adapter.with_model_source(str(tmp_path / "elsewhere"))
-    assert "_kept" not in vars(moved)
+    assert "_classifier" not in vars(moved)
     assert len(pickle.dumps(adapter)) < 100_000
     again = pickle.loads(pickle.dumps(adapter))  # noqa: S301 - our own bytes
     assert again.classify(TEXTS[:1]) == adapter.classify(TEXTS[:1])
@@ -218,5 +218,5 @@ def test_the_version_that_wrote_an_adapter_stands_in_its_header(saved: Path) -> 
 
 
 def test_a_single_string_is_no_list_of_texts(adapter: Adapter, backbone: Backbone) -> None:
-    with pytest.raises(DataError, match="give a list"):
+    with pytest.raises(DataError, match="a list of texts"):
         adapter.classifier(backbone).classify("smoke")
