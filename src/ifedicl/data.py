@@ -1,4 +1,4 @@
-"""Labelled text: taking it from rows, and splitting it in ways that can be repeated. Knows no model and no torch."""
+"""Labelled text: reads it from rows and splits it in repeatable ways. It knows no model and no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from ifedicl import seeds
 from ifedicl.errors import DataError
-from ifedicl.rows import columns_of, decoded, described, has_lone_surrogate, is_text, rows_of
+from ifedicl.rows import columns_of, decoded, has_lone_surrogate, is_text, kind_of, rows_of
 from ifedicl.task import Task
 
 _SHOWN_FAULTS = 5
@@ -29,7 +29,7 @@ class Example:
 
     @property
     def key(self) -> str:
-        """Hex SHA-256 of text and label: names the example without showing it. It stays with its owner."""
+        """Hex SHA-256 of text and label: it names the example without its content. It stays with the owner."""
         return hashlib.sha256(f"{self.label}\x1f{self.text}".encode()).hexdigest()
 
 
@@ -44,13 +44,13 @@ class Role(StrEnum):
 def split_roles(examples: Sequence[Example], *, selection: float, gate: float, seed: int) -> dict[Role, tuple[Example, ...]]:
     """Divide a client's examples by a seeded hash of each example.
 
-    The hash decides alone, so an example keeps its role when others are added later.
+    The hash alone decides, so an example keeps its role when others are added later.
 
     Args:
         examples: the client's examples, in file order.
-        selection: fraction that chooses the round, never trained on.
+        selection: fraction that chooses the round and is never trained on.
         gate: fraction that decides whether the adapter may replace zero-shot, used for nothing else.
-        seed: of the run.
+        seed: the run's seed.
     """
     roles: dict[Role, list[Example]] = {role: [] for role in Role}
     for example in examples:
@@ -77,8 +77,8 @@ def dirichlet_split(
     """
     if len(examples) < clients * at_least:
         raise DataError(
-            f"{len(examples)} examples cannot be dealt to {clients} clients with at least {at_least} each; "
-            "use fewer clients or more examples"
+            f"examples: received {len(examples)} for {clients} clients; allowed: at least {at_least} for each. "
+            "Use fewer clients or more examples"
         )
     by_label: dict[str, list[int]] = {}
     for position, example in enumerate(examples):
@@ -94,13 +94,13 @@ def dirichlet_split(
         if min(map(len, hands)) >= at_least:
             return tuple(tuple(examples[position] for position in sorted(hand)) for hand in hands)
     raise DataError(
-        f"no Dirichlet({alpha:g}) split of {len(examples)} examples gave each of {clients} clients {at_least} examples "
-        "in 10,000 draws; use fewer clients, more examples or a larger alpha"
+        f"alpha: no Dirichlet({alpha:g}) split of {len(examples)} examples gave each of {clients} clients {at_least} examples "
+        "in 10,000 draws. Use fewer clients, more examples or a larger alpha"
     )
 
 
 def draw_pool(examples: Sequence[Example], size: int, seed: int) -> tuple[Example, ...]:
-    """``size`` examples drawn without replacement, in file order; all of them where there are no more."""
+    """``size`` examples drawn without replacement, in file order; all examples if there are no more."""
     if size >= len(examples):
         return tuple(examples)
     chosen = seeds.generator(seed, "pool").choice(len(examples), size=size, replace=False)
@@ -124,10 +124,10 @@ def read_examples(source: str | Path, task: Task, *, text: str = "text", label: 
 
 
 def read_labelled(source: str | Path, *, text: str = "text", label: str = "label") -> tuple[Example, ...]:
-    """:func:`read_examples` for an owner that is told the task later: any label may occur.
+    """:func:`read_examples` for an owner that learns the task later: any label may occur.
 
     Raises:
-        DataError: likewise.
+        DataError: as :func:`read_examples`, except for unknown labels.
     """
     return _read(source, None, text, label)
 
@@ -146,12 +146,12 @@ def _read(source: str | Path, task: Task | None, text: str, label: str) -> tuple
         more = f"\n  and {len(faults) - _SHOWN_FAULTS} more" if len(faults) > _SHOWN_FAULTS else ""
         raise DataError(f"{source}: {len(faults)} faulty rows\n  {shown}{more}")
     if not examples:
-        raise DataError(f"{source}: no rows; give a file with at least one labelled text")
+        raise DataError(f"{source}: received no rows; allowed: at least one labelled text")
     return tuple(examples)
 
 
 def read_texts(source: str | Path, *, text: str = "text") -> tuple[str, ...]:
-    """Read texts without labels: a ``.txt`` file holds one a line, other formats as in :func:`read_examples`.
+    """Read texts without labels: a ``.txt`` file holds one in each line; other formats as in :func:`read_examples`.
 
     Raises:
         DataError: the file is absent, torn or empty, or the column is missing.
@@ -161,7 +161,7 @@ def read_texts(source: str | Path, *, text: str = "text") -> tuple[str, ...]:
     else:
         texts = tuple(_text_of(source, line, row, text) for line, row in rows_of(source))
     if not texts:
-        raise DataError(f"{source}: no texts in it; give a file with at least one")
+        raise DataError(f"{source}: received no texts; allowed: at least one")
     return texts
 
 
@@ -191,16 +191,16 @@ def _fault_of(row: Mapping[str, Any], task: Task | None, text: str, label: str) 
 
 
 def _no_text(row: Mapping[str, Any], column: str) -> str | None:
-    """What is wrong with a cell that cannot be taken as text; None where it can."""
+    """What is wrong with a cell that is not text; None if it is text."""
     cell = row[column]
     if not is_text(cell):
         return (
-            f"column {column!r}: received {described(cell)}; allowed: text, or a number. Write it as text, in quotes, or "
+            f"column {column!r}: received {kind_of(cell)}; allowed: text, or a number. Write it as text, in quotes, or "
             "remove the row"
         )
     if has_lone_surrogate(str(cell)):
         return (
-            f"column {column!r}: received a lone surrogate (half of a cut emoji, for instance); allowed: whole Unicode. "
+            f"column {column!r}: received an unpaired surrogate (for instance of a cut emoji); allowed: valid Unicode. "
             "Repair or remove the row"
         )
     return None

@@ -8,27 +8,27 @@
     ├── DataError                   a data file or its rows are wrong          exit 3
     ├── BackboneError               the model cannot be used                   exit 4
     │   ├── UnknownFamilyError      no entry in the table of writes
-    │   ├── UnsafeWeightsError      only pickled weights, or remote code asked for
-    │   ├── NotEnoughMemoryError    it would not fit, found before loading
+    │   ├── UnsafeWeightsError      only pickled weights, or remote code is required
+    │   ├── NotEnoughMemoryError    the model does not fit; found before loading
     │   └── FingerprintError        not the model that the adapter or federation was made with
     ├── AdapterError                an adapter folder is torn or of another format  exit 5
     ├── StorageError                no space, no permission, a torn checkpoint      exit 6
-    │   └── LedgerError             a ledger was changed, or is not the one that is known
+    │   └── LedgerError             a ledger was changed, or is not the known one
     ├── DownloadError               a download failed or was cut short              exit 7
-    │   └── ChecksumError           it arrived, but is not what was published
-    ├── FederationError             the rounds cannot go on                         exit 8
+    │   └── ChecksumError           the file is not the published one
+    ├── FederationError             the rounds cannot continue                      exit 8
     │   ├── TooFewClientsError      fewer usable replies than ``min_clients``
-    │   │   └── LimitsReachedError  the owners' limits let no more leave
+    │   │   └── LimitsReachedError  the owners' limits are reached
     │   ├── BudgetSpentError        an owner's privacy budget is used up
     │   ├── SecureSumError          a step of the secure sum that is out of order, changed or replayed
-    │   └── MessageError            bytes that are not one of our messages
-    └── ServeError                  the server cannot start, or not answer          exit 9
-        ├── BusyError               as much waits as may wait
+    │   └── MessageError            bytes that are not a message of this format
+    └── ServeError                  the server cannot start or cannot answer        exit 9
+        ├── BusyError               the queue is full
         ├── UnknownRunError         there is no run of that name
-        └── StoppedError            it takes no more requests
+        └── StoppedError            the server accepts no more requests
 
-Each message says what is wrong, what was received, what is allowed and what to do. ``exit_code`` is what the command line
-exits with.
+Each message names the field or file, what was received, what is allowed and the remedy. ``exit_code`` is the exit code of the
+command line.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class Fault:
 
     Attributes:
         field: dotted name as the user wrote it, for instance ``calibration.batch_size``.
-        received: what stood there, already as text.
-        allowed: what may stand there.
-        remedy: what to do about it.
+        received: the received value, as text.
+        allowed: which values are allowed.
+        remedy: what to do.
     """
 
     field: str
@@ -77,7 +77,7 @@ class ConfigError(IfediclError):
 
 
 class TaskError(IfediclError):
-    """The task cannot be used, alone or with this tokenizer."""
+    """The task is invalid, or cannot be used with this tokenizer."""
 
     exit_code = 2
 
@@ -103,15 +103,15 @@ class UnsafeWeightsError(BackboneError):
 
 
 class NotEnoughMemoryError(BackboneError):
-    """The model would not fit. Raised before anything is loaded."""
+    """The model does not fit into memory. Raised before anything is loaded."""
 
 
 class FingerprintError(BackboneError):
-    """Another model than the one that the vectors were taken from."""
+    """The model is not the one that the vectors belong to."""
 
 
 class AdapterError(IfediclError):
-    """An adapter folder is missing something, torn, or of another format version."""
+    """An adapter folder is incomplete, torn, or of another format version."""
 
     exit_code = 5
 
@@ -123,7 +123,7 @@ class StorageError(IfediclError):
 
 
 class LedgerError(StorageError):
-    """A ledger's lines do not follow from each other, or it is not the ledger that the other side knows."""
+    """A ledger's chain is broken, or it is not the ledger that the other side knows."""
 
 
 class DownloadError(IfediclError):
@@ -133,25 +133,25 @@ class DownloadError(IfediclError):
 
 
 class ChecksumError(DownloadError):
-    """A file is not the one that was published under its name."""
+    """A file is not the published file of that name."""
 
 
 class FederationError(IfediclError):
-    """The coordinator cannot go on."""
+    """The coordinator cannot continue."""
 
     exit_code = 8
 
 
 class TooFewClientsError(FederationError):
-    """Fewer clients gave a usable reply than the settings ask for."""
+    """Fewer clients gave a usable reply than the settings require."""
 
 
 class LimitsReachedError(TooFewClientsError):
-    """Too few, and all the others say that their owners' limits are reached: they would say so for ever."""
+    """Too few clients, since the owners' limits of all others are reached: waiting does not help."""
 
 
 class BudgetSpentError(FederationError):
-    """What was asked would cost more privacy than the owner's budget has left."""
+    """The request costs more privacy than is left in the owner's budget."""
 
 
 class SecureSumError(FederationError):
@@ -159,7 +159,7 @@ class SecureSumError(FederationError):
 
 
 class MessageError(FederationError):
-    """Bytes that are not a message of this format, or arrays that do not fit it."""
+    """Bytes that are not a message of this format, or arrays that do not fit the message."""
 
 
 class ServeError(IfediclError):
@@ -169,12 +169,12 @@ class ServeError(IfediclError):
 
 
 class BusyError(ServeError):
-    """As much waits as may wait."""
+    """The server's queue is full."""
 
 
 class UnknownRunError(ServeError):
-    """There is no run of that name below the server's folder."""
+    """There is no run of that name in the server's folder."""
 
 
 class StoppedError(ServeError):
-    """The server takes no more requests."""
+    """The server accepts no more requests."""

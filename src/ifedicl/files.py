@@ -1,7 +1,7 @@
-"""Files that are whole or absent: atomic writes, and disk faults in words.
+"""Atomic writes, and disk faults as errors with a remedy.
 
-A reader never sees a half-written file: bytes go to a temporary neighbour, are flushed to the disk, and take the name in
-one step.
+A reader never sees a half-written file: bytes are written to a temporary file in the same folder, flushed to the disk, and
+renamed in one step.
 """
 
 from __future__ import annotations
@@ -31,28 +31,23 @@ def disk_faults_named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "the disk is full or the quota is used up. Free some space; what was written before is whole."
+            remedy = "the disk is full or the quota is used up. Free some space. Earlier files are intact."
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             remedy = "no permission to write there. Choose a folder of your own, or change its permissions."
         else:
-            remedy = f"{os.strerror(error.errno) if error.errno else error}. What was written before is whole."
+            remedy = f"{os.strerror(error.errno) if error.errno else error}. Earlier files are intact."
         raise StorageError(f"cannot write {path}: {remedy}") from error
 
 
 def write_bytes(path: Path, data: bytes, *, private: bool = False) -> None:
-    """Write ``data`` to ``path`` atomically and durably; parents are made.
-
-    Args:
-        path: the file.
-        data: all of it.
-        private: for its owner alone, whatever the umask says.
+    """Write ``data`` to ``path`` atomically and durably; parent folders are created. Others cannot read a ``private`` file.
 
     Raises:
-        StorageError: no space, no permission, or another disk fault. An older file of that name is untouched.
+        StorageError: no space, no permission, or another disk fault. An older file of that name does not change.
     """
     with disk_faults_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not tempfile's, whose files are for their owner alone: an adapter is served by another user than the one who made it.
+        # Not tempfile, whose files only their owner can read: another user than the one who wrote an adapter may serve it.
         temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
         mode = 0o600 if private else 0o666
         try:
@@ -72,7 +67,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Add ``text`` to the end of ``path``, for readers who follow it; after a crash the last line may be torn.
+    """Append ``text`` to ``path``; after a crash the last line may be torn.
 
     Raises:
         StorageError: no space, no permission, or another disk fault.
@@ -84,19 +79,20 @@ def append_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """:func:`write_bytes` of indented JSON; NaN is refused, as JSON has none."""
+    """:func:`write_bytes` of indented JSON; NaN is refused, since JSON has none."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def append(path: Path, data: bytes, *, at: int) -> None:
-    """Add ``data`` to a file that ends at ``at``, durably. If the machine dies meanwhile, a part of it may stand there.
+    """Append ``data`` durably to a file of ``at`` bytes. If the machine crashes meanwhile, a part may be written.
 
     Raises:
-        StorageError: it does not end there: somebody else has written to it; or a disk fault, after which it ends at ``at``.
+        StorageError: the file has another size, since another process has written to it; or a disk fault, after which it has
+            ``at`` bytes.
     """
     with disk_faults_named(path), path.open("r+b", buffering=0) as file:
         if (size := file.seek(0, os.SEEK_END)) != at:
-            raise StorageError(f"cannot write {path}: it has {size} bytes and not {at}. Somebody else has written to it")
+            raise StorageError(f"cannot write {path}: it has {size} bytes, not {at}. Another process has written to it")
         try:
             _write_all(file, data)
             os.fsync(file.fileno())
@@ -106,34 +102,33 @@ def append(path: Path, data: bytes, *, at: int) -> None:
 
 
 def _write_all(file: FileIO, data: bytes) -> None:
-    """Into a file without a buffer: what a full disk refuses would be written from that later, when the file is closed."""
+    """Write to an unbuffered file: a buffer would write what a full disk refused later, when the file is closed."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
 
 
 def whole_lines(data: bytes) -> tuple[list[bytes], bytes]:
-    """The lines of a file that is only ever appended to, without newlines; and what stands behind the last newline."""
+    """The lines of a file that is only appended to, without newlines, and the bytes behind the last newline."""
     *lines, torn = data.split(b"\n")
     return lines, torn
 
 
 @contextmanager
 def new_folder(path: Path, *, mark: str) -> Iterator[Path]:
-    """A folder that appears under its name only when the block has ended well.
+    """A folder that appears under its name only if the block succeeds.
 
-    Yields a temporary neighbour to fill. On success it replaces ``path`` (an older one is moved aside first and removed
-    after); on failure nothing is left behind.
+    Yields a temporary folder beside it to fill. On success it replaces ``path``; on failure nothing is left.
 
     Args:
         path: the folder.
-        mark: a file that every such folder holds; what has no such file is somebody else's and is left alone.
+        mark: a file that every such folder holds; a folder without it is never replaced.
 
     Raises:
-        StorageError: something else stands there; no space, no permission, or another disk fault.
+        StorageError: ``path`` is something else; no space, no permission, or another disk fault.
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir()) and not (path / mark).is_file()):
-        raise StorageError(f"cannot write {path}: something else stands there (it holds no {mark}). Choose another folder")
+        raise StorageError(f"cannot write {path}: it is something else (it holds no {mark}). Choose another folder")
     with disk_faults_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))

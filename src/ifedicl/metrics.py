@@ -1,4 +1,4 @@
-"""Figures of a classifier, and whether two of them differ by more than luck. No torch."""
+"""Figures of a classifier, and tests whether two classifiers differ by more than chance. No torch."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import numpy.typing as npt
 from scipy import stats
 
 _ONE_SIDED = 0.95
-_NO_CHANCE = 0.99  # of answers dealt at random: labels that mean nothing open one gate in a hundred, and cost it dearly
+_NO_CHANCE = 0.99  # of random answers: meaningless labels open one gate in a hundred
 _RESAMPLES = 9_999
 _BATCH_NUMBERS = 4_000_000  # resampled numbers held at once: 32 MB
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Counts and sums over examples: all that a client tells of its held-out text.
+    """Counts and sums over examples: what a client sends about its held-out text.
 
     Attributes:
-        examples: how many.
-        correct: how many of them got their own label.
+        examples: number of examples.
+        correct: how many were labelled correctly.
         loss_sum: sum of ``-log P(label | prompt)`` among the labels, in nats.
     """
 
@@ -43,25 +43,25 @@ class Tally:
 
     @property
     def accuracy(self) -> float:
-        """Fraction correct; NaN where there are no examples."""
+        """Fraction correct; NaN without examples."""
         return self.correct / self.examples if self.examples else float("nan")
 
     @property
     def loss(self) -> float:
-        """Mean loss in nats; NaN where there are no examples."""
+        """Mean loss in nats; NaN without examples."""
         return self.loss_sum / self.examples if self.examples else float("nan")
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An adapter and the raw model on the same held-out examples, in sums: what the gate looks at.
+    """Sums that compare an adapter with the raw model on the same held-out examples; the gate decides by them.
 
     Attributes:
-        adapter: its figures.
-        zero_shot: the raw model's.
+        adapter: the adapter's figures.
+        zero_shot: the raw model's figures.
         squared_gains: sum of squares of each example's loss by the raw model minus its loss by the adapter.
         disagreements: on how many examples exactly one of them is right.
-        truth: ``(C,)`` how many examples there are of each label; empty of no examples.
+        truth: ``(C,)`` number of examples of each label; empty without examples.
         answers: ``(C,)`` how often the adapter answers each label.
     """
 
@@ -95,20 +95,20 @@ class Comparison:
 
     @property
     def is_open(self) -> bool:
-        """Whether the adapter may be used: it is better than the raw model, and its answers have to do with the labels.
+        """Whether the adapter may be used: it is better than the raw model, and its answers depend on the labels.
 
-        The second catches examples whose labels mean nothing. There a model that has learnt to doubt everything has a lower
-        loss than one that is sure, on held-out examples as well, since their labels mean nothing either.
+        The second condition catches meaningless labels: with these a model that has learnt to be unsure has a lower loss than
+        a confident one, on held-out examples too.
         """
         return self.is_better and self.beats_chance
 
     @property
     def beats_chance(self) -> bool:
-        """Whether more answers are right than if they were dealt to the examples at random, one-sided at 1%.
+        """Whether more answers are right than for a random permutation of the answers, one-sided at 1%.
 
         That is Cohen's kappa above 0, by its permutation distribution: with ``n_c`` examples of each label and ``m_c`` answers,
-        a random deal has ``Σ n_c m_c / n`` right on average. Who always answers the same is right as often as chance. Mean and
-        variance are those of the deals, the tail is a normal curve's: of eight examples, all right, it says 0.4% for 1.4%.
+        ``Σ n_c m_c / n`` are right on average. Constant answers are right as often as chance. Mean and variance are exact, the
+        tail is normal: for eight examples, all right, p is 0.4% instead of 1.4%.
         """
         count = self.adapter.examples
         if count < 2:
@@ -124,7 +124,7 @@ class Comparison:
         """Whether the adapter is better than the raw model on these examples.
 
         Its loss must be lower by a paired one-sided 95% bound (or equal on every example), and its accuracy not lower by more
-        than one standard error of the paired difference: a lower loss alone can come from doubting everything.
+        than one standard error of the paired difference: a lower loss alone can come from a model that is less confident.
         """
         count = self.adapter.examples
         if count < 2:
@@ -147,7 +147,7 @@ def _lower_bound(mean: float, squares: float, count: int) -> float:
 
 
 def _standard_error(mean: float, squares: float, count: int) -> float:
-    """Of the mean of ``count`` numbers whose squares sum to ``squares``."""
+    """Standard error of the mean of ``count`` numbers whose squares sum to ``squares``."""
     return math.sqrt(max(0.0, squares - count * mean**2) / (count * (count - 1)))
 
 

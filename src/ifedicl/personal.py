@@ -92,8 +92,8 @@ def personalise(
             on_progress(_STEPS_AT_ONCE)
     personal = replace(adapter, coefficients=coefficients)
     texts, truth = [row.text for row in decide], [adapter.task.index(row.label) for row in decide]
-    logs = (candidate.classifier(backbone).log_probabilities(texts) for candidate in (personal, adapter))
-    comparison = Comparison.of(*logs, truth)
+    ours, theirs = (candidate.classifier(backbone).log_probabilities(texts) for candidate in (personal, adapter))
+    comparison = Comparison.of(ours, theirs, truth)
     facts = {"examples": len(train), "steps": rounds * _STEPS_AT_ONCE, "held_out": asdict(comparison)}
     chosen = replace(personal, provenance={**adapter.provenance, "personal": facts}) if comparison.is_better else adapter
     return Personal(chosen, comparison, len(train))

@@ -1,4 +1,4 @@
-"""Pictures as SVG that stands within a page: text stays text, and equal pictures are equal bytes. They need matplotlib."""
+"""Figures as SVG within an HTML page: text stays text, and equal figures give equal bytes. They need matplotlib."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def svg(figure: Figure) -> str:
     import matplotlib as mpl
 
     buffer = io.StringIO()
-    # A fixed salt keeps the names of equal pictures' parts equal.
+    # A fixed salt gives equal figures equal element ids.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ifedicl", "font.family": "sans-serif"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight", transparent=True)
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]

@@ -1,9 +1,10 @@
-"""Progress for people who wait: bars on standard error, nothing at all where that is not a terminal."""
+"""Progress bars on standard error; nothing is drawn if it is not a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -24,7 +25,7 @@ STEPS: Mapping[str, str] = {
 
 @contextmanager
 def bars() -> Iterator[Progress]:
-    """A rich progress display that is silent where standard error is not a terminal."""
+    """A rich progress display that draws nothing if standard error is not a terminal."""
     console = Console(stderr=True, markup=False)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -33,7 +34,7 @@ def bars() -> Iterator[Progress]:
 
 @contextmanager
 def waiting(name: str) -> Iterator[None]:
-    """A spinner while something of unknown length goes on."""
+    """A spinner for work of unknown length."""
     console = Console(stderr=True, markup=False)
     if not console.is_terminal:
         yield
@@ -62,14 +63,9 @@ def federation_bars(name: str, rounds: int) -> Iterator[Callable[[Event], None]]
 
 @contextmanager
 def counted(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar for ``total`` things; call what it yields with the number just done."""
+    """A bar for ``total`` items; call the yielded function with the number just done."""
     with bars() as progress:
-        task = progress.add_task(name, total=total)
-
-        def advance(done: int) -> None:
-            progress.advance(task, done)
-
-        yield advance
+        yield partial(progress.advance, progress.add_task(name, total=total))
 
 
 def _described(name: str, event: RoundDone) -> str:

@@ -1,6 +1,6 @@
-"""Every random draw derives from a seed and a path of names, never from what was drawn before.
+"""Every random draw derives from a seed and a path of names, never from earlier draws.
 
-So a run can be repeated and resumed bit for bit, and clients that answer in another order draw the same numbers.
+So a run can be repeated and resumed bit for bit, and the order of the clients' replies changes no draw.
 """
 
 from __future__ import annotations
@@ -23,5 +23,5 @@ def generator(seed: int, *path: str | int) -> Generator:
 
 
 def unit(seed: int, *path: str | int) -> float:
-    """A number in [0, 1) for ``path``: the same wherever and whenever it is asked for."""
+    """A number in [0, 1) for ``path``, the same on every machine and at any time."""
     return derive(seed, *path) / 2**63

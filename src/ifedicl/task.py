@@ -1,4 +1,4 @@
-"""The task: what is asked of a text, and which words are the answers. Knows no model and no torch."""
+"""The task: the prompt, the labels and the label words. It knows no model and no torch."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ifedicl.errors import DataError
 
 TEXT_FIELD = "{text}"
 SHOWN_LABEL = 40
-"""Characters of a label that a message shows: in a file with other columns it may be a text."""
+"""Most characters of a label in a message: if the file has other columns it may be a text."""
 
 
 class Task(BaseModel):
-    """What every client asks the frozen model, word for word.
+    """The prompt and answers that every client uses with the frozen model.
 
-    Two parties that share a digest ask exactly the same question, so their context vectors may be averaged.
+    Parties with the same digest use exactly the same prompt, so their context vectors can be averaged.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -83,12 +83,12 @@ class Task(BaseModel):
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of everything that shapes the prompt and the answers; the name does not count."""
+        """Hex SHA-256 of everything that changes the prompt or the answers; the name does not count."""
         content = json.dumps(self.model_dump(exclude={"name"}), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def prompt(self, text: str) -> str:
-        """The template with ``text`` in its place. Braces within the text mean nothing."""
+        """The template with ``text`` inserted. Braces within the text have no meaning."""
         head, tail = self.template.split(TEXT_FIELD)
         return head + text + tail
 
@@ -103,7 +103,7 @@ class Task(BaseModel):
         return self.labels.index(label)
 
     def unknown(self, label: str) -> str:
-        """What to say of a label that the task does not have."""
+        """The message about a label that the task does not have."""
         near = difflib.get_close_matches(label.strip().lower(), self.labels, n=1)
         hint = f". Did you mean {near[0]!r}?" if near else ""
         allowed = ", ".join(map(repr, self.labels))

@@ -90,7 +90,7 @@ def test_the_folder_carries_card_licence_tokenizer_and_the_adapter_with_its_read
     beside = Adapter.load(tmp_path / "out" / "ifedicl")
     assert beside.readout is not None
     adapter.export(tmp_path / "out", backbone)  # an earlier export may be replaced
-    with pytest.raises(StorageError, match="something else stands there"):
+    with pytest.raises(StorageError, match="it is something else"):
         adapter.export(base, backbone)
 
 

@@ -274,7 +274,7 @@ def test_a_line_is_flushed_to_the_disk_before_append_returns(tmp_path: Path, mon
 def test_a_second_writer_is_found_at_its_first_line(tmp_path: Path) -> None:
     first, second = (Ledger(tmp_path / "ledger.jsonl", "clinic") for _ in range(2))
     first.append(REPLY, facts(0))
-    with pytest.raises(StorageError, match="Somebody else has written"):
+    with pytest.raises(StorageError, match="Another process has written"):
         second.append(REPLY, facts(1))
     assert len(read(tmp_path / "ledger.jsonl")[0]) == 2
 
@@ -361,6 +361,6 @@ def test_what_a_full_disk_refuses_is_not_written_after_all(tmp_path: Path, monke
 def test_appending_checks_where_the_file_ends(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     files.append(tmp_path / "file", b"def", at=3)
-    with pytest.raises(StorageError, match="6 bytes and not 3"):
+    with pytest.raises(StorageError, match="6 bytes, not 3"):
         files.append(tmp_path / "file", b"ghi", at=3)
     assert (tmp_path / "file").read_bytes() == b"abcdef"

@@ -81,6 +81,6 @@ def _figures(content: Content) -> str:
     if "examples" not in gate:
         return ""
     return (
-        f"- figures: accuracy {gate['accuracy']:.1%} on {gate['examples']} held-out examples of the clients, "
-        f"{gate['zero_shot_accuracy']:.1%} for the raw model; these examples were used for no choice\n"
+        f"- figures: {gate['accuracy']:.1%} of {gate['examples']} held-out examples of the clients are right, "
+        f"{gate['zero_shot_accuracy']:.1%} by the raw model; these examples were used for no choice\n"
     )

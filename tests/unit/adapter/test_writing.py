@@ -105,7 +105,7 @@ def test_somebody_elses_folder_is_left_alone(adapter: Adapter, tmp_path: Path) -
     (folder / "thesis.tex").write_text("years of work")
     file.write_text("a note")
     for place in (folder, file):
-        with pytest.raises(StorageError, match="something else stands there"):
+        with pytest.raises(StorageError, match="it is something else"):
             adapter.save(place)
     assert (folder / "thesis.tex").read_text() == "years of work"
     assert file.read_text() == "a note"

@@ -137,9 +137,9 @@ def test_half_a_surrogate_pair_is_an_error(tmp_path: Path) -> None:
         ('["Lovelace"]', "a list"),
         ('{"a": "Lovelace"}', "an object"),
         ("true", "true or false"),
-        ("NaN", "nan, which is no number"),
-        ("-Infinity", "-inf, which is no number"),
-        ('"\\ud83d Lovelace"', "a lone surrogate"),
+        ("NaN", "nan, which is not a number"),
+        ("-Infinity", "-inf, which is not a number"),
+        ('"\\ud83d Lovelace"', "an unpaired surrogate"),
     ],
 )
 def test_a_cell_that_is_no_text_is_an_error_in_either_column_and_never_its_words(
@@ -180,7 +180,7 @@ def test_json_that_python_will_not_read_is_named_with_its_line(tmp_path: Path) -
 @pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.tsv", "\t")])
 def test_two_columns_of_one_name_are_an_error(tmp_path: Path, name: str, delimiter: str) -> None:
     message = _faulty(tmp_path / name, "text,label,text\nLovelace,good,other\n".replace(",", delimiter))
-    assert "line 1: received the column 'text' more than once; allowed: a name of its own for each column" in message
+    assert "line 1: received the column 'text' more than once; allowed: a distinct name for each column" in message
     (tmp_path / name).write_text("text,label,,\nx,good,,\n".replace(",", delimiter))
     assert read_examples(tmp_path / name, TASK) == (Example("x", "good"),)
 
@@ -208,7 +208,7 @@ def test_a_torn_parquet_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv"])
 def test_a_file_without_rows_is_an_error(tmp_path: Path, name: str) -> None:
     for content in ("", "\n\n", "" if name.endswith("jsonl") else "text\tlabel\n" if name.endswith("tsv") else "text,label\n"):
-        assert "no rows; give a file with at least one labelled text" in _faulty(tmp_path / name, content)
+        assert "received no rows; allowed: at least one labelled text" in _faulty(tmp_path / name, content)
 
 
 def test_a_parquet_file_without_rows_is_an_error(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_lines_are_counted_as_an_editor_counts_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.xlsx", "a.json", "a", "a.txt"])
 def test_a_file_of_another_kind_is_an_error_that_names_the_kinds(tmp_path: Path, name: str) -> None:
     message = _faulty(tmp_path / name, "x")
-    assert f"files ending in '{Path(name).suffix}' are not read; allowed: .csv, .jsonl, .parquet, .tsv" in message
+    assert f"received a file ending in '{Path(name).suffix}'; allowed: .csv, .jsonl, .parquet, .tsv" in message
 
 
 def test_a_file_that_is_absent_is_an_error(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_texts_of_a_missing_column_or_an_empty_file_are_errors(tmp_path: Path) -
     with pytest.raises(DataError, match="line 2: no column 'text'; it has 'note'"):
         read_texts(tmp_path / "a.csv")
     (tmp_path / "a.txt").write_text("\n \n")
-    with pytest.raises(DataError, match="no texts in it"):
+    with pytest.raises(DataError, match="received no texts"):
         read_texts(tmp_path / "a.txt")
 
 

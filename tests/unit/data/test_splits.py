@@ -73,7 +73,7 @@ def test_small_alpha_is_more_uneven_than_large() -> None:
 
 
 def test_too_few_examples_for_the_clients_is_an_error() -> None:
-    with pytest.raises(DataError, match="5 examples cannot be dealt to 3 clients with at least 2 each"):
+    with pytest.raises(DataError, match="examples: received 5 for 3 clients; allowed: at least 2 for each"):
         dirichlet_split(tiny.examples(5), clients=3, alpha=1.0, seed=0)
 
 
