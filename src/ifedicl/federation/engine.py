@@ -41,7 +41,6 @@ class Engine(Protocol):
 
     def clients(self) -> tuple[str, ...]:
         """The names of all clients, in a fixed order."""
-        ...
 
     def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
         """Send one request to each client and yield one delivery for each, in any order.
@@ -51,4 +50,3 @@ class Engine(Protocol):
             deadline: seconds from now after which a missing reply is a ``Failure`` with code ``late``.
             heads: by client, the known head of its ledger, which travels with the request.
         """
-        ...

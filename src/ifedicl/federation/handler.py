@@ -22,11 +22,9 @@ class Handler(Protocol[Q, A]):
     @property
     def name(self) -> str:
         """The client's name in the federation."""
-        ...
 
     def handle(self, request: Q, /) -> A:
         """Answer one request. Never raises: an error becomes a ``Failure``."""
-        ...
 
 
 @dataclass(frozen=True)
