@@ -26,7 +26,7 @@ def test_a_secure_run_from_config_to_report(
     facts = json.loads(capsys.readouterr().out)
     assert facts["mode"].startswith("secure: the coordinator sees sums over at least 3 clients")
 
-    assert facts["leaves_a_client"][0].startswith("of all that follows, sums over clients only")
+    assert facts["leaves_a_client"][0].startswith("everything below goes into sums over clients")
 
     assert run("run", str(config), "--out", str(folder)) == 0
     printed = capsys.readouterr().out
