@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 
 def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of each file in the folder."""
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 

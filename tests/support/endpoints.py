@@ -22,6 +22,7 @@ class Unguarded:
         self.name = client.name
 
     def handle(self, request: Request, /) -> Disclosure:
+        """The client's reply, disclosed."""
         return Disclosure(self.client.handle(request))
 
 
@@ -61,8 +62,10 @@ class Asked:
         self.name = endpoint.name
 
     def handle(self, request: Request, head: Head | None = None) -> Reply:
+        """The reply to a request that states ``head``."""
         return self.ask(request, head).frame.reply
 
     def ask(self, request: Request, head: Head | None = None) -> Envelope:
+        """The envelope of the reply."""
         self.last = Envelope.from_bytes(self.endpoint.handle(Envelope.of(request, head)).to_bytes())
         return self.last

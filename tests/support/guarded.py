@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from ifedicl.owner.policy import Policy, open_policy
 from ifedicl.settings import Method, validated
 from tests.support import tiny
 from tests.support.endpoints import Asked
+from tests.support.scripted import ScriptedClient
 
 LAYERS, WIDTH = 2, 4
 MODEL = "f" * 64
@@ -58,40 +59,14 @@ def rules(**sections: Any) -> Policy:
     return validated(Policy, {name: {**base[name], **sections.get(name, {})} for name in base}, "test")
 
 
-class Scripted:
-    """A client that answers by a rule and vouches for the first examples of any cursor ``N:...`` up to its own number."""
-
-    name = "clinic"
-    spent_epsilon = None
-
-    def __init__(self, answer: Callable[[Request], Reply] | None = None) -> None:
-        self.answer = answer or usual
-        self.asked: list[Request] = []
-        self.examples = 20
-        self.seconds: Sequence[int] = range(1, 1000, 2)  # which examples are of the second class
-        self.mark = "x"
-
-    def handle(self, request: Request) -> Reply:
-        self.asked.append(request)
-        return self.answer(request)
-
-    @property
-    def cursor(self) -> str:
-        return f"{self.examples}:{self.mark}"
-
-    def examples_behind(self, cursor: str) -> Any:
-        count = int(cursor.partition(":")[0])
-        known = count if count <= self.examples and cursor.endswith(self.mark) else 0
-        second = len([place for place in self.seconds if place < known])
-        return np.array([known - second, second])
-
-
 def vectors(counts: tuple[int, ...] = (20,), *, cursor: str = "20:x", replaces: bool = True) -> VectorsReply:
+    """Vectors of ones, for the examples of each class."""
     means = np.ones((len(counts), LAYERS, 2, WIDTH), dtype=np.float32)
     return VectorsReply(ContextVectors.from_wire(means, np.array(counts)), cursor, replaces, "float32", "float32")
 
 
 def usual(request: Request) -> Reply:
+    """A reply that fits the request."""
     answers: dict[type[Request], Reply] = {
         VectorsRequest: vectors(),
         ContextRequest: ContextReply(),
@@ -109,6 +84,7 @@ GRADIENTS = tiny.method(server={"update": "gradient"})
 
 
 def asks(method: Method = METHOD) -> dict[str, Request]:
+    """One request of each kind."""
     return {
         "vectors": VectorsRequest(tiny.TASK, method, MODEL, ""),
         "context": ContextRequest(tiny.TASK, method, MODEL, ONE, "c"),
@@ -120,19 +96,27 @@ def asks(method: Method = METHOD) -> dict[str, Request]:
     }
 
 
+def scripted_client(rule: Callable[[Request], Reply | None] = lambda request: None) -> ScriptedClient:
+    """A client that answers by ``rule``, or with a reply that fits the request."""
+    return ScriptedClient("clinic", usual, rule)
+
+
 def guarded(
-    folder: Path, policy: Policy | None = None, answer: Callable[[Request], Reply] | None = None, **options: Any
-) -> tuple[Asked, Scripted]:
-    client: Any = Scripted(answer)
+    folder: Path, policy: Policy | None = None, rule: Callable[[Request], Reply | None] = lambda request: None, **options: Any
+) -> tuple[Asked, ScriptedClient]:
+    """A scripted client behind a policy and a ledger in ``folder``, and the client itself."""
+    client: Any = scripted_client(rule)
     record = LedgerRecord(Ledger(folder / "ledger.jsonl", client.name), **options)
     return Asked(build_endpoint(client, policy or rules(), record, None, {})), client
 
 
 def code(reply: Reply) -> FailureCode | None:
+    """The code of a failure; ``None`` for any other reply."""
     return reply.code if isinstance(reply, Failure) else None
 
 
 def installed(guard: Asked, method: Method = METHOD) -> dict[str, Request]:
+    """One request of each kind, after the client has its context."""
     requests = asks(method)
     guard.handle(requests["context"])
     return requests

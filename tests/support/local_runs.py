@@ -28,10 +28,12 @@ SHORT = tiny.method(rounds={"rounds": 2, "select_by": "last"})
 
 
 def real(backbone: Backbone, hands: Mapping[str, tuple[Example, ...]] = HANDS) -> list[Client]:
+    """One client for each name, on this model."""
     return [Client(name, examples, backbone, secret=name.encode()) for name, examples in hands.items()]
 
 
 def shape_of(backbone: Backbone) -> ModelShape:
+    """The shape of this model."""
     return ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
 
 
@@ -43,6 +45,7 @@ def run_real(
     engine: Any = None,
     **options: Any,
 ) -> Outcome:
+    """A whole run of real clients."""
     return run_with(engine or engine_of(real(backbone, hands)), method, shape_of(backbone), **options)
 
 
@@ -57,6 +60,7 @@ def run_with(
     more_rounds: int = 0,
     **coordination: Any,
 ) -> Outcome:
+    """A whole run over an engine."""
     coordinator = Coordinator(
         engine,
         tiny.TASK,
@@ -70,6 +74,7 @@ def run_with(
 
 
 def assert_same_result(first: Outcome, second: Outcome) -> None:
+    """Two runs chose the same round and the same numbers."""
     assert first.context.digest == second.context.digest
     assert first.coefficients.arrays.keys() == second.coefficients.arrays.keys()
     for name, array in first.coefficients.arrays.items():
@@ -79,6 +84,7 @@ def assert_same_result(first: Outcome, second: Outcome) -> None:
 
 
 def failures(outcome: Outcome) -> list[tuple[str, str, str]]:
+    """(client, step, code) of each exchange that failed."""
     return [(item.client, item.step, item.failure) for item in outcome.state.traffic if item.failure]
 
 
@@ -109,4 +115,5 @@ MORE: Hands = {name: (*hand, *tiny.examples(7, seed=50 + place)) for place, (nam
 
 
 def training_rows(hands: Mapping[str, tuple[Example, ...]]) -> int:
+    """The number of training examples of all clients."""
     return sum(len(split_roles(hand, selection=0.25, gate=0.0, seed=0)[Role.TRAIN]) for hand in hands.values())

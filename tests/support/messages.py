@@ -73,4 +73,5 @@ REPLIES: list[Reply] = [
 
 
 def kind_of(message: Request | Reply) -> str:
+    """A test's id for a message."""
     return message.kind if not isinstance(message, Failure) else f"failure-{message.code}"

@@ -1,4 +1,4 @@
-"""Methods that a promise of noise allows."""
+"""Methods and clients under differential privacy."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ from typing import Any
 from ifedicl.backbone.load import Backbone
 from ifedicl.federation.client import Client
 from ifedicl.federation.dp_client import DPClient, DPSums
-from ifedicl.federation.messages import (
-    Reply,
-    Request,
-)
 from ifedicl.settings import Method, NoiseSettings
 from tests.support import tiny
 
@@ -41,20 +37,13 @@ STEP = 2.0**-24
 PUBLIC = tiny.examples(8, seed=9)
 
 
-class Ward:
-    """One client and its promise."""
-
-    def __init__(
-        self, name: str, backbone: Backbone, rows: Any, settings: NoiseSettings, run: Method, survivors: int = 3
-    ) -> None:
-        self.private = DPSums(settings, survivors, run, PUBLIC, step=STEP)
-        self.layer = DPClient(Client(name, rows, backbone, secret=name.encode()), self.private)
-        self.name, self.client, self._answer = name, self.layer.client, self.layer.handle
-
-    def handle(self, request: Request) -> Reply:
-        return self._answer(request)
-
-
-def wards(backbone: Backbone, settings: NoiseSettings, run: Method, count: int = 3) -> list[Ward]:
+def private_clients(backbone: Backbone, settings: NoiseSettings, run: Method, count: int = 3) -> list[DPClient]:
+    """Clients of five examples each, with a budget for three survivors."""
     rows = tiny.examples(5 * count)
-    return [Ward(f"ward-{n}", backbone, rows[5 * n : 5 * n + 5], settings, run) for n in range(count)]
+    return [
+        DPClient(
+            Client(f"ward-{n}", rows[5 * n : 5 * n + 5], backbone, secret=f"ward-{n}".encode()),
+            DPSums(settings, 3, run, PUBLIC, step=STEP),
+        )
+        for n in range(count)
+    ]

@@ -107,15 +107,19 @@ class Federation:
 
     @property
     def console(self) -> Path:
+        """The console's kit."""
         return self.kits["console"]
 
     def run_folder(self, run: str) -> Path:
+        """A run's folder at the server."""
         return self.kits["server"] / "runs" / run
 
     def state(self, run: str) -> State | None:
+        """The coordinator's state at its last checkpoint."""
         return load(self.run_folder(run) / "checkpoint" / "state.safetensors")
 
     def client_file(self, site: str, text: str) -> None:
+        """Write a site's ``client.toml``."""
         (self.kits[site] / "client.toml").write_text(text)
 
     def start(self, *names: str) -> None:
@@ -209,6 +213,7 @@ class Relay:
         self._cut = False
 
     def close(self) -> None:
+        """Cut all connections and stop listening."""
         self.cut()
         self._listener.close()
 

@@ -1,12 +1,13 @@
-"""An engine whose clients answer by a rule: λ counts the rounds, so a rule can tell what it is asked about."""
+"""A client and an engine that answer by a rule, and replies for them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
@@ -34,7 +35,7 @@ from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
 from tests.support import tiny
 
-# Scripted clients: λ counts the rounds, so a rule can tell what it is asked about
+# λ counts the rounds, so a rule can read the round from a request's coefficients
 
 LAYERS, WIDTH = 2, 4
 SHAPE = ModelShape("f" * 64, LAYERS, WIDTH)
@@ -42,28 +43,84 @@ ONE_GROUP = (1, LAYERS, 2, WIDTH)
 
 
 def scripted_method(**sections: Any) -> Method:
+    """A method whose λ begins at 0; sections override."""
     sections = {"injection": {"context_scale": 0.0}, "calibration": {}, **sections}
     return tiny.method(**sections)
 
 
 def round_of(coefficients: Coefficients) -> int:
+    """The round that λ counts."""
     return round(float(coefficients.scales[0, 0, CONTEXT]))
 
 
 def scales(context: float, activation: float = 1.0, layers: int = LAYERS) -> Coefficients:
+    """Coefficients with the same two scales everywhere, shape (layers, 2, 2)."""
     values = np.empty((layers, 2, 2), dtype=np.float32)
     values[..., CONTEXT], values[..., ACTIVATION] = context, activation
     return Coefficients(values)
 
 
 def vectors_reply(value: float = 1.0, count: int = 4, shape: tuple[int, ...] = ONE_GROUP) -> VectorsReply:
+    """Vectors of one value, for ``count`` examples a class; ``shape`` is (classes, layers, 2, width)."""
     means = np.full(shape, value, dtype=np.float32)
     return VectorsReply(ContextVectors.from_wire(means, np.full(shape[0], count)), f"{count}:x", True, "float32", "float32")
 
 
 @dataclass
-class Scripted:
-    """An engine whose clients answer by a rule; ``None`` from a rule means the usual answer."""
+class ScriptedClient:
+    """A client that answers by ``rule``, or by ``usual`` where the rule gives ``None``.
+
+    It knows the first examples of any cursor ``N:mark`` up to its own number.
+
+    Attributes:
+        usual: gives the usual reply; the first one to each kind of request is kept in ``given``.
+        seconds: which examples are of the second class.
+        asked: all requests so far.
+    """
+
+    name: str
+    usual: Callable[[Request], Reply]
+    rule: Callable[[Request], Reply | None] = lambda request: None
+    examples: int = 20
+    mark: str = "x"
+    seconds: Sequence[int] = range(1, 1000, 2)
+    dtype: str = "float32"
+    given: dict[str, Reply] = field(default_factory=dict)
+    asked: list[Request] = field(default_factory=list)
+    spent_epsilon: None = None
+
+    def handle(self, request: Request) -> Reply:
+        """The reply of the rule, or the usual one."""
+        self.asked.append(request)
+        reply = self.rule(request)
+        if reply is None:
+            reply = self.given.setdefault(request.kind, self.usual(request))
+        return reply
+
+    @property
+    def cursor(self) -> str:
+        """The number of examples and the mark."""
+        return f"{self.examples}:{self.mark}"
+
+    def examples_behind(self, cursor: str) -> npt.NDArray[np.int64]:
+        """The examples of each class behind a cursor; none if the cursor is not this client's."""
+        count = int(cursor.partition(":")[0])
+        known = count if count <= self.examples and cursor.endswith(self.mark) else 0
+        second = len([place for place in self.seconds if place < known])
+        return np.array([known - second, second])
+
+    def count(self, role: Role) -> int:
+        """The number of examples, whatever the role."""
+        return self.examples
+
+    def secret_for(self, purpose: str) -> bytes:
+        """A secret of 32 bytes that follows from name and purpose."""
+        return (self.name + purpose).encode().ljust(32)[:32]
+
+
+@dataclass
+class ScriptedEngine:
+    """An engine whose clients answer by a rule; where the rule gives ``None``, they give the usual reply."""
 
     names: tuple[str, ...] = ("a", "b", "c")
     vectors: Callable[[str, VectorsRequest], Reply | None] = lambda name, request: None
@@ -73,14 +130,17 @@ class Scripted:
     asked: list[tuple[str, Request]] = field(default_factory=list)
 
     def clients(self) -> tuple[str, ...]:
+        """The names, in order."""
         return self.names
 
     def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
+        """One delivery for each request, in order."""
         for name, request in requests.items():
             self.asked.append((name, request))
             yield Delivery(name, self.answer(name, request), 10, 20, 0.5)
 
     def answer(self, name: str, request: Request) -> Reply:
+        """The reply of the rule for this kind of request, or the usual one."""
         if isinstance(request, VectorsRequest):
             return self.vectors(name, request) or vectors_reply()
         if isinstance(request, ContextRequest):
@@ -93,6 +153,7 @@ class Scripted:
         return self.evaluate(name, request) or EvaluateReply((Tally(4, 2, 3.0),))
 
     def asked_for(self, kind: type[Request]) -> list[tuple[str, Any]]:
+        """The clients that got this kind of request, with the requests."""
         return [(name, request) for name, request in self.asked if isinstance(request, kind)]
 
 

@@ -1,9 +1,8 @@
-"""Clients behind secure doors whose replies are given, and an engine that records what crosses."""
+"""Clients of a secure sum whose replies are drawn, or given by a rule."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,11 +38,11 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.federation.secure.sum_client import identity_of
 from ifedicl.federation.secure.sum_engine import SecureEngine
-from ifedicl.ledger.entries import Head
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import TOGETHER, PrivacySettings
 from tests.support import tiny
 from tests.support.endpoints import engine_over, secure_layer
+from tests.support.scripted import ScriptedClient
 
 REPEATABLE = settings(deadline=None, derandomize=True, max_examples=12)
 RULES = PrivacySettings(mode="secure", dropout=0.4, min_examples=2)
@@ -67,6 +66,8 @@ REQUESTS: dict[str, Request] = {
 def drawn_reply(request: Request, draw: np.random.Generator) -> Reply:
     """What some client might answer."""
     count = int(draw.integers(2, 50))
+    if isinstance(request, ContextRequest):
+        return ContextReply()
     if isinstance(request, VectorsRequest):
         counts = draw.multinomial(count, [0.5, 0.5])
         return VectorsReply(
@@ -89,59 +90,21 @@ def drawn_reply(request: Request, draw: np.random.Generator) -> Reply:
     return CompareReply(Comparison(Tally(count, 2, 3.5), Tally(count, 1, 4.25), 0.75, 1, truth, truth[::-1]))
 
 
-@dataclass
-class Fixed:
-    """A client whose replies are given: by a rule, or drawn and then always the same."""
-
-    name: str
-    rule: Callable[[Request], Reply | None] = lambda request: None
-    training: int = 50
-    given: dict[str, Reply] = field(default_factory=dict)
-    dtype: str = "float32"
-
-    def handle(self, request: Request) -> Reply:
-        if isinstance(request, ContextRequest):
-            return ContextReply()
-        reply = self.rule(request)
-        if reply is None:
-            seed = [ord(letter) for letter in self.name]
-            reply = self.given.setdefault(request.kind, drawn_reply(request, np.random.default_rng(seed)))
-        return reply
-
-    def count(self, role: Role) -> int:
-        return self.training
-
-    def secret_for(self, purpose: str) -> bytes:
-        return (self.name + purpose).encode().ljust(32)[:32]
-
-
-class Recording:
-    """An engine around another that keeps what crosses, and may change or lose it."""
-
-    def __init__(
-        self, inner: Engine, change: Callable[[str, Request, Reply], Reply] = lambda name, request, reply: reply
-    ) -> None:
-        self.inner, self.change = inner, change
-        self.crossed: list[tuple[str, Request, Reply]] = []
-
-    def clients(self) -> tuple[str, ...]:
-        return self.inner.clients()
-
-    def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
-        for delivery in self.inner.exchange(requests, deadline, heads):
-            reply = self.change(delivery.client, requests[delivery.client], delivery.reply)
-            self.crossed.append((delivery.client, requests[delivery.client], reply))
-            yield replace(delivery, reply=reply)
-
-    def asked(self, kind: type[Request]) -> list[str]:
-        return [name for name, request, _ in self.crossed if isinstance(request, kind)]
+def drawn_client(
+    name: str, rule: Callable[[Request], Reply | None] = lambda request: None, examples: int = 50
+) -> ScriptedClient:
+    """A client that answers by ``rule``, or with a reply that its name alone decides."""
+    seed = [ord(letter) for letter in name]
+    return ScriptedClient(name, lambda request: drawn_reply(request, np.random.default_rng(seed)), rule, examples)
 
 
 def fixed(count: int, **options: Any) -> list[Any]:
-    return [Fixed(f"c{number}", **options) for number in range(count)]
+    """``count`` clients whose replies are drawn; ``options`` are those of :func:`drawn_client`."""
+    return [drawn_client(f"c{number}", **options) for number in range(count)]
 
 
 def failing(code: FailureCode) -> Callable[[Request], Reply]:
+    """A rule that fails with this code."""
     return lambda request: Failure(code)
 
 
@@ -152,6 +115,7 @@ def behind(clients: Sequence[Any], rules: PrivacySettings = RULES, **options: An
 
 
 def summed(inner: Engine, request: Request, rules: PrivacySettings = RULES) -> Delivery:
+    """What the secure engine delivers for one request."""
     (delivery,) = SecureEngine(inner, rules).exchange({TOGETHER: request}, 60.0, {})
     return delivery
 

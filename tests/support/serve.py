@@ -39,6 +39,7 @@ class Held:
         monkeypatch.setattr(worker_module, "mixed_log_probabilities", held)
 
     def let_go(self) -> None:
+        """Let all passes go on."""
         self._go.set()
 
 

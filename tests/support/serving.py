@@ -34,10 +34,12 @@ class Running:
 
     @property
     def port(self) -> int:
+        """The port that it listens on."""
         return int(self.url.rstrip("/").rpartition(":")[2])
 
     @property
     def log(self) -> str:
+        """What it has written so far."""
         return self.log_file.read_text()
 
     @property

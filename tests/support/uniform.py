@@ -11,6 +11,6 @@ NEVER = 1e-6
 
 
 def uniform_p(data: bytes) -> float:
-    """p of a chi-square test that all byte values are equally likely."""
+    """The p-value of a chi-square test that all byte values are equally likely."""
     counts = Counter(data)
     return float(stats.chisquare([counts[value] for value in range(256)]).pvalue)

@@ -8,7 +8,6 @@ import tomllib
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,6 +24,7 @@ from ifedicl.settings import load_settings
 from tests.support import tiny
 from tests.support.command_line import printed, run
 from tests.support.endpoints import Asked
+from tests.support.engines import RecordingEngine
 from tests.support.guarded import client_of
 from tests.support.run_folders import write_run
 
@@ -157,16 +157,11 @@ def test_what_check_foretells_is_what_the_door_then_does(
     foretold = preview(load_client_settings(client), load_settings(config))["would_leave"]
     site, settings = open_site(client, "north"), load_settings(config)
     shape = ModelShape(client_of(site).backbone.fingerprint, 3, 32)
-    requested: list[str] = []
-
-    class Watching(LocalEngine):
-        def exchange(self, requests: Any, deadline: float, heads: Any) -> Any:
-            requested.extend(request.kind for request in requests.values())
-            return super().exchange(requests, deadline, heads)
-
+    engine = RecordingEngine(LocalEngine([site]))
     with suppress(FederationError):  # of a single client, whose refusal ends the run
-        Coordinator(Watching([site]), settings.task, settings.method, shape).run()
+        Coordinator(engine, settings.task, settings.method, shape).run()
     answers = [entry.facts for entry in read(client.parent / "ledger.jsonl")[0] if entry.event == REPLY]
+    requested = [request.kind for _, request, _ in engine.crossed]
     assert len(answers) == len(requested)
     for kind, facts in zip(requested, answers, strict=True):
         if kind in foretold and facts.get("code") != "no_context":

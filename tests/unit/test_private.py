@@ -18,6 +18,7 @@ from ifedicl.errors import ConfigError
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.dp_client import DPClient, DPSums
+from ifedicl.federation.handler import Replier
 from ifedicl.federation.messages import (
     BeginRequest,
     CompareRequest,
@@ -44,10 +45,10 @@ from ifedicl.owner.recorder import Recorder
 from ifedicl.settings import Method, NoiseSettings
 from tests.support import tiny
 from tests.support.endpoints import Asked, engine_of, secure_layer
-from tests.support.private import PUBLIC, STEP, Ward, method, private_method, wards
+from tests.support.private import PUBLIC, STEP, method, private_clients, private_method
 
 
-def ready(ward: Ward, backbone: Backbone, run: Method) -> GradientRequest:
+def ready(ward: Replier, backbone: Backbone, run: Method) -> GradientRequest:
     """Stage 1 and the global vectors; the request for the first round."""
     reply = ward.handle(VectorsRequest(tiny.TASK, run, backbone.fingerprint, ""))
     assert isinstance(reply, VectorsReply)
@@ -57,10 +58,10 @@ def ready(ward: Ward, backbone: Backbone, run: Method) -> GradientRequest:
     context = Context(reply.vectors.mean().astype(np.float32), first_layer=layers.start)
     ward.handle(ContextRequest(tiny.TASK, run, backbone.fingerprint, context, "c"))
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
-    return GradientRequest("c", 0, Coordinator(engine_of([ward.client]), tiny.TASK, run, shape)._state.coefficients)
+    return GradientRequest("c", 0, Coordinator(engine_of([ward]), tiny.TASK, run, shape)._state.coefficients)
 
 
-def asked(ward: Ward, request: GradientRequest) -> GradientSum:
+def asked(ward: Replier, request: GradientRequest) -> GradientSum:
     reply = ward.handle(request)
     assert isinstance(reply, GradientReply), reply
     return reply.sums
@@ -69,7 +70,7 @@ def asked(ward: Ward, request: GradientRequest) -> GradientSum:
 def test_vectors_are_those_of_public_text_whoever_is_asked(backbone: Backbone) -> None:
     run = method()
     replies = []
-    for ward in wards(backbone, NoiseSettings(), run):
+    for ward in private_clients(backbone, NoiseSettings(), run):
         reply = ward.handle(VectorsRequest(tiny.TASK, run, backbone.fingerprint, ""))
         assert isinstance(reply, VectorsReply)
         replies.append(reply)
@@ -80,11 +81,11 @@ def test_vectors_are_those_of_public_text_whoever_is_asked(backbone: Backbone) -
 
 def test_a_gradient_sum_is_that_of_clipped_examples_and_says_nothing_else(backbone: Backbone) -> None:
     run = method()
-    ward = wards(backbone, NoiseSettings(clip=0.3), run)[0]
+    ward = private_clients(backbone, NoiseSettings(clip=0.3), run)[0]
     request = ready(ward, backbone, run)
     sums = asked(ward, request)
     assert (sums.examples, sums.loss) == (0, 0.0)
-    promise = ward.private._latest
+    promise = ward._sums._latest
     assert promise is not None
     job, context = ward.client._in_context("c", request.coefficients)
     part, total = job.part(Role.TRAIN), np.zeros(len(job.layers) * 4)
@@ -103,24 +104,24 @@ def test_a_gradient_sum_is_that_of_clipped_examples_and_says_nothing_else(backbo
 
 def test_noise_is_on_what_depends_on_examples_and_only_there(backbone: Backbone) -> None:
     run = method()
-    ward = wards(backbone, NoiseSettings(), run)[0]
+    ward = private_clients(backbone, NoiseSettings(), run)[0]
     asked(ward, ready(ward, backbone, run))
     layers = len(run.injection.active_layers(backbone.layers))
-    noise = ward.private.noise("gradient", 2 + layers * 4)
+    noise = ward.noise("gradient", 2 + layers * 4)
     assert not noise[:2].any()
     assert np.count_nonzero(noise[2:]) > 0.7 * (noise.size - 2)
-    assert not ward.private.noise("vectors", 10).any()
-    assert not np.array_equal(noise, ward.private.noise("gradient", len(noise)))
+    assert not ward.noise("vectors", 10).any()
+    assert not np.array_equal(noise, ward.noise("gradient", len(noise)))
 
 
 def test_the_noise_of_the_fewest_survivors_is_what_the_promise_asks_for(backbone: Backbone) -> None:
     run, settings = method(), NoiseSettings(epsilon=2.0, colluders=1)
-    ward = wards(backbone, settings, run)[0]
+    ward = private_clients(backbone, settings, run)[0]
     asked(ward, ready(ward, backbone, run))
-    promise = ward.private._latest
+    promise = ward._sums._latest
     assert promise is not None
     size = 2 + promise.bound.size
-    drawn = np.stack([ward.private.noise("gradient", size)[2:] for _ in range(800)])
+    drawn = np.stack([ward.noise("gradient", size)[2:] for _ in range(800)])
     noise = drawn * STEP / promise.bound.step
     # Three survivors of whom one colludes: two shares are the whole.
     assert 2 * noise.var() == pytest.approx(promise.release.variance, rel=0.06)
@@ -129,30 +130,28 @@ def test_the_noise_of_the_fewest_survivors_is_what_the_promise_asks_for(backbone
 
 def test_the_budget_ends_a_client_after_the_rounds_that_were_promised(backbone: Backbone) -> None:
     run = method()
-    ward = wards(backbone, NoiseSettings(epsilon=1.0), run)[0]
+    ward = private_clients(backbone, NoiseSettings(epsilon=1.0), run)[0]
     request = ready(ward, backbone, run)
     for _ in range(3):
         asked(ward, request)
-    assert 0.99 < ward.private.budget.spent_epsilon <= 1.0
+    assert 0.99 < ward._sums.budget.spent_epsilon <= 1.0
     reply = ward.handle(request)
     assert isinstance(reply, Failure)
-    assert len(ward.private.budget.spent) == 3
+    assert len(ward._sums.budget.spent) == 3
 
 
 def test_a_budget_that_an_earlier_run_spent_is_not_there_again(backbone: Backbone) -> None:
     run = method()
-    first = wards(backbone, NoiseSettings(epsilon=1.0), run)[0]
+    first = private_clients(backbone, NoiseSettings(epsilon=1.0), run)[0]
     asked(first, ready(first, backbone, run))
     again = DPSums(NoiseSettings(epsilon=1.0), 3, run, PUBLIC, step=STEP, spent_rounds=3)
-    layer = DPClient(Client("ward", tiny.examples(5), backbone, secret=b"w"), again)
-    ward = first
-    ward.private, ward.client, ward._answer = again, layer.client, layer.handle
+    ward = DPClient(Client("ward", tiny.examples(5), backbone, secret=b"w"), again)
     assert isinstance(ward.handle(ready(ward, backbone, run)), Failure)
 
 
 def test_what_no_noise_is_planned_for_is_refused(backbone: Backbone) -> None:
     run = method()
-    ward = wards(backbone, NoiseSettings(), run)[0]
+    ward = private_clients(backbone, NoiseSettings(), run)[0]
     start: Coefficients = ready(ward, backbone, run).coefficients
     requests: list[Request] = [
         UpdateRequest("c", 0, 0, 3, start),
@@ -164,7 +163,7 @@ def test_what_no_noise_is_planned_for_is_refused(backbone: Backbone) -> None:
     for request in requests:
         assert ward.handle(request) == Failure(FailureCode.BAD_REQUEST)
     with pytest.raises(KeyError):
-        wards(backbone, NoiseSettings(), run)[0].private.noise("gradient", 10)
+        private_clients(backbone, NoiseSettings(), run)[0].noise("gradient", 10)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +186,7 @@ def test_settings_that_guarantee_nothing_are_refused(run: Method, settings: Nois
 def test_a_federation_runs_on_what_private_clients_send(backbone: Backbone, rank: int) -> None:
     subspace = {"subspace": {"rank": rank}} if rank else {}
     run = method(**subspace)
-    clients = wards(backbone, NoiseSettings(), run)
+    clients = private_clients(backbone, NoiseSettings(), run)
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
     outcome = Coordinator(engine_of(clients), tiny.TASK, run, shape).run()
     assert outcome.chosen_round == 3
@@ -198,11 +197,11 @@ def test_a_federation_runs_on_what_private_clients_send(backbone: Backbone, rank
 def test_an_owners_limit_of_epsilon_stops_its_client(backbone: Backbone, tmp_path: Path) -> None:
     run, policy = method(), open_policy()
     limited = policy.model_copy(update={"most": policy.most.model_copy(update={"epsilon": 1.5})})
-    ward = wards(backbone, NoiseSettings(epsilon=2.0), run)[0]
+    ward = private_clients(backbone, NoiseSettings(epsilon=2.0), run)[0]
     ledger = CountedLedger(Ledger(tmp_path / "ledger.jsonl", ward.name))
-    ward._answer = Asked(Recorder(Guard(ward.layer, limited, ledger.history), ledger, limited.most)).handle
-    request = ready(ward, backbone, run)
-    answers = [ward.handle(request) for _ in range(3)]
+    guarded = Asked(Recorder(Guard(ward, limited, ledger.history), ledger, limited.most))
+    request = ready(guarded, backbone, run)
+    answers = [guarded.handle(request) for _ in range(3)]
     assert isinstance(answers[0], GradientReply)
     assert [reply.code for reply in answers if isinstance(reply, Failure)] == [FailureCode.SPENT] * 2
     # Without a promise nothing leaves at all.
@@ -215,9 +214,9 @@ def test_an_owners_limit_of_epsilon_stops_its_client(backbone: Backbone, tmp_pat
 
 def test_a_clip_that_the_sum_cannot_resolve_lets_nothing_out(backbone: Backbone) -> None:
     run = method()
-    ward = wards(backbone, NoiseSettings(clip=1e-6), run)[0]
+    ward = private_clients(backbone, NoiseSettings(clip=1e-6), run)[0]
     assert ward.handle(ready(ward, backbone, run)) == Failure(FailureCode.INTERNAL)
-    assert not ward.private.budget.spent
+    assert not ward._sums.budget.spent
 
 
 def test_a_client_that_cannot_keep_the_promise_refuses_the_task(backbone: Backbone) -> None:
@@ -232,12 +231,12 @@ def test_a_client_that_cannot_keep_the_promise_refuses_the_task(backbone: Backbo
 
 
 def test_an_owner_asks_for_its_own_noise_or_more(backbone: Backbone) -> None:
-    ward = wards(backbone, NoiseSettings(), method())[0]
+    ward = private_clients(backbone, NoiseSettings(), method())[0]
     own = private_method(privacy={"noise": {"epsilon": 1.0}}).privacy
     asked = private_method().privacy  # of ε 2
     assert own is not None
     assert asked is not None
-    masking = secure_layer(ward.client, {ward.name: identity_of(ward.client).public}, own, ward.layer, ward.layer)
+    masking = secure_layer(ward.client, {ward.name: identity_of(ward.client).public}, own, ward, ward)
     request = VectorsRequest(tiny.TASK, private_method(), backbone.fingerprint, "")
     for rules in (asked, own.model_copy(update={"mode": "secure", "noise": None})):
         assert masking.handle(BeginRequest(rules.mode.ljust(32, "0"), rules, encode(request))).reply == Failure(

@@ -22,6 +22,7 @@ from ifedicl.settings import Method, ModelSettings, load_settings
 from ifedicl.settings.describe import mode_of
 from tests.support import tiny
 from tests.support.private import PUBLIC, private_method
+from tests.support.stopping import StopError, stop_when
 
 
 def run_of(backbone: Backbone, run: Method, folder: Path, **options: Any) -> runs.Federated:
@@ -70,15 +71,11 @@ def test_a_private_run_that_was_killed_within_a_round_ends_with_the_rounds_that_
 ) -> None:
     """The gradients of the round that was lost are spent, so the last round of three cannot be had."""
 
-    class Killed(Exception):  # noqa: N818
-        pass
+    def is_gradient(event: Event) -> bool:
+        return isinstance(event, Delivered) and (event.traffic.step, event.traffic.round) == ("gradient", 1)
 
-    def kill(event: Event) -> None:
-        if isinstance(event, Delivered) and (event.traffic.step, event.traffic.round) == ("gradient", 1):
-            raise Killed
-
-    with pytest.raises(Killed):
-        run_of(backbone, private_method(), tmp_path, observer=kill)
+    with pytest.raises(StopError):
+        run_of(backbone, private_method(), tmp_path, observer=stop_when(is_gradient))
     federated = run_of(backbone, private_method(), tmp_path, resume=True)
     assert federated.outcome.chosen_round == federated.outcome.state.round == 2
     assert 1.99 < federated.adapter.provenance["privacy"]["epsilon"] <= 2.0

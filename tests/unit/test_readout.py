@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +21,6 @@ from ifedicl.data import Role
 from ifedicl.errors import AdapterError, ConfigError
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
-from ifedicl.federation.engine import Delivery
 from ifedicl.federation.messages import (
     ContextReply,
     ContextRequest,
@@ -30,6 +28,7 @@ from ifedicl.federation.messages import (
     EvaluateRequest,
     Failure,
     FailureCode,
+    Reply,
     Request,
     StatisticsReply,
     StatisticsRequest,
@@ -38,7 +37,7 @@ from ifedicl.federation.reply_sums import Total
 from ifedicl.settings import ModelSettings
 from tests.support import tiny
 from tests.support.endpoints import engine_of
-from tests.support.engines import Between
+from tests.support.engines import RecordingEngine
 from tests.support.local_runs import assert_same_result, real, run_real, shape_of
 
 STATES, LABELS = np.random.default_rng(1).normal(size=(60, 7)), np.random.default_rng(2).integers(0, 3, size=60)
@@ -210,13 +209,11 @@ def test_the_readout_is_the_same_whoever_holds_the_examples(backbone: Backbone) 
 def test_where_no_owner_lets_its_sums_out_the_label_words_are_read(
     backbone: Backbone, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(deliveries: list[Delivery], requests: Mapping[str, Request]) -> list[Delivery]:
-        asked = next(iter(requests.values()))
-        refused = Failure(FailureCode.REFUSED)
-        return [replace(own, reply=refused) for own in deliveries] if isinstance(asked, StatisticsRequest) else deliveries
+    def refuse(name: str, request: Request, reply: Reply) -> Reply:
+        return Failure(FailureCode.REFUSED) if isinstance(request, StatisticsRequest) else reply
 
     method = tiny.method(rounds={"rounds": 2}, readout={})
-    outcome = run_real(backbone, method, engine=Between(engine_of(real(backbone)), refuse))
+    outcome = run_real(backbone, method, engine=RecordingEngine(engine_of(real(backbone)), refuse))
     assert outcome.readout is None
     assert outcome.state.round == 2
     assert "(a: refused, b: refused, c: refused): the label words are read" in caplog.text

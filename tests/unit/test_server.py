@@ -21,12 +21,11 @@ from ifedicl.core.subspace import Context
 from ifedicl.data import Role, split_roles
 from ifedicl.errors import ConfigError
 from ifedicl.federation.coordinator import Coordinator, Outcome
-from ifedicl.federation.engine import Delivery
-from ifedicl.federation.messages import Failure, FailureCode, GradientReply, GradientRequest
+from ifedicl.federation.messages import Failure, FailureCode, GradientReply, GradientRequest, Reply, Request
 from ifedicl.federation.reply_sums import Total
 from tests.support import tiny
 from tests.support.endpoints import engine_of
-from tests.support.engines import Between
+from tests.support.engines import RecordingEngine
 from tests.support.local_runs import HANDS, Hands, assert_same_result, failures, real, run_real, shape_of
 from tests.support.stopping import StopError, stop_after
 
@@ -155,11 +154,10 @@ def test_a_run_that_is_stopped_goes_on_with_the_same_moments(backbone: Backbone,
 
 
 def test_a_client_that_is_away_only_leaves_its_examples_out(backbone: Backbone) -> None:
-    def away(deliveries: list[Delivery], requests: Any) -> list[Delivery]:
-        lost = [item for item in deliveries if item.client == "b" and isinstance(requests["b"], GradientRequest)]
-        return [Delivery(item.client, Failure(FailureCode.LATE), 1, 0, 0.1) if item in lost else item for item in deliveries]
+    def away(name: str, request: Request, reply: Reply) -> Reply:
+        return Failure(FailureCode.LATE) if name == "b" and isinstance(request, GradientRequest) else reply
 
-    outcome: Outcome = run_real(backbone, _gradient_method(), engine=Between(engine_of(real(backbone)), away))
+    outcome: Outcome = run_real(backbone, _gradient_method(), engine=RecordingEngine(engine_of(real(backbone)), away))
     assert {name for name, _, _ in failures(outcome)} == {"b"}
     assert outcome.state.history[-1].clients == ("a", "c")
 
@@ -174,15 +172,10 @@ def test_a_client_that_is_away_only_leaves_its_examples_out(backbone: Backbone) 
     ],
 )
 def test_a_gradient_that_makes_no_sense_is_left_out(backbone: Backbone, bad: Any) -> None:
-    def lie(deliveries: list[Delivery], _requests: Any) -> list[Delivery]:
-        return [
-            Delivery(item.client, GradientReply(bad(item.reply.sums)), 1, 1, 0.1)
-            if isinstance(item.reply, GradientReply) and item.client == "b"
-            else item
-            for item in deliveries
-        ]
+    def lie(name: str, request: Request, reply: Reply) -> Reply:
+        return GradientReply(bad(reply.sums)) if name == "b" and isinstance(reply, GradientReply) else reply
 
-    outcome = run_real(backbone, _gradient_method(), engine=Between(engine_of(real(backbone)), lie))
+    outcome = run_real(backbone, _gradient_method(), engine=RecordingEngine(engine_of(real(backbone)), lie))
     assert {(name, code) for name, _, code in failures(outcome)} == {("b", "bad_reply")}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from itertools import permutations
@@ -17,20 +16,17 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.exact_sums import OrderlessSum
-from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example
 from ifedicl.errors import TooFewClientsError
 from ifedicl.federation.checkpoint import load, save
-from ifedicl.federation.engine import Delivery
-from ifedicl.federation.messages import ContextReply, ContextRequest, Reply, Request, UpdateReply, VectorsReply, VectorsRequest
+from ifedicl.federation.messages import UpdateReply, VectorsRequest
 from ifedicl.federation.reply_sums import Total
-from ifedicl.ledger.entries import Head
 from ifedicl.settings import TOGETHER
 from tests.support import tiny
 from tests.support.endpoints import engine_of
-from tests.support.engines import Between
+from tests.support.engines import RecordingEngine
 from tests.support.local_runs import HANDS, MORE, assert_same_result, counting, real, run_real, run_with, training_rows
-from tests.support.scripted import SHAPE, Scripted, scripted_method, vectors_reply
+from tests.support.scripted import SHAPE, ScriptedEngine, scales, scripted_method, vectors_reply
 
 # Examples weigh alike, so a sum of vectors is enough.
 SUMMED: dict[str, Any] = {"weighting": "examples", "vectors": {"balance": "class"}}
@@ -80,7 +76,7 @@ def test_averaged_coefficients_by_hand() -> None:
 @pytest.mark.parametrize("sections", [{}, {"readout": {}, "holdout": {"selection": 0.25}}, {"subspace": {"rank": 2}}])
 def test_the_order_in_which_clients_answer_does_not_matter_to_any_sum(backbone: Backbone, sections: dict[str, object]) -> None:
     method = tiny.method(rounds={"rounds": 2}, **SUMMED, **sections)
-    backwards = Between(engine_of(real(backbone)), lambda deliveries, _: deliveries[::-1])
+    backwards = RecordingEngine(engine_of(real(backbone)), backwards=True)
     first, second = run_real(backbone, method, engine=backwards), run_real(backbone, method)
     assert_same_result(first, second)
     if second.readout is not None:
@@ -124,7 +120,7 @@ def test_what_a_client_gave_before_its_examples_changed_stays_in_a_sum(
 
 def test_a_client_that_says_it_changed_moves_nothing_and_costs_the_others_nothing(tmp_path: Path) -> None:
     file, method = tmp_path / "state", scripted_method(rounds={"rounds": 1}, weighting="examples")
-    engine = Scripted(vectors=lambda name, request: vectors_reply(2.0 if name == "b" else 1.0))  # replaces, each time
+    engine = ScriptedEngine(vectors=lambda name, request: vectors_reply(2.0 if name == "b" else 1.0))  # replaces, each time
     run_with(engine, method, SHAPE, checkpoint=file)
     outcome = run_with(engine, method, SHAPE, checkpoint=file, more_rounds=1)
     assert len(engine.asked_for(VectorsRequest)) == 2 * 3
@@ -132,7 +128,9 @@ def test_a_client_that_says_it_changed_moves_nothing_and_costs_the_others_nothin
 
 
 def test_a_reply_of_no_example_is_not_one_of_the_clients_that_a_run_needs() -> None:
-    engine = Scripted(vectors=lambda name, request: None if name == "a" else replace(vectors_reply(1.0, 0), replaces=False))
+    engine = ScriptedEngine(
+        vectors=lambda name, request: None if name == "a" else replace(vectors_reply(1.0, 0), replaces=False)
+    )
     method = scripted_method(rounds={"rounds": 1}, weighting="examples")
     with pytest.raises(TooFewClientsError):
         run_with(engine, method, SHAPE, min_clients=2)
@@ -151,38 +149,21 @@ def test_vectors_that_an_older_version_kept_by_client_become_one_sum(backbone: B
     assert outcome.state.client_vectors[TOGETHER].examples == training_rows(MORE)
 
 
-class Many:
-    """Clients without number, whose vectors are made when they are asked for."""
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def clients(self) -> tuple[str, ...]:
-        return tuple(f"client-{number}" for number in range(self.count))
-
-    def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
-        for name, request in requests.items():
-            yield Delivery(name, self._reply(request), 1, 1, 0.0)
-
-    @staticmethod
-    def _reply(request: Request) -> Reply:
-        if isinstance(request, VectorsRequest):
-            means = np.ones((1, LAYERS, 2, WIDTH), dtype=np.float32)
-            return VectorsReply(ContextVectors(means, np.array([8])), "8:00", True, "float32", "float32")
-        if isinstance(request, ContextRequest):
-            return ContextReply()
-        return UpdateReply(Coefficients(np.ones((LAYERS, 2, 2), dtype=np.float32)), 8, 0.5)
-
-
 LAYERS, WIDTH = 12, 512
 
 
 def peak(clients: int, weighting: str) -> int:
-    """Bytes that a coordinator of so many clients held at most."""
+    """The most bytes that a coordinator of this many clients holds."""
     method = tiny.method(holdout={"selection": 0.0}, weighting=weighting, rounds={"rounds": 1})
+    update = UpdateReply(scales(1.0, layers=LAYERS), 8, 0.5)
+    engine = ScriptedEngine(
+        tuple(f"client-{number}" for number in range(clients)),
+        vectors=lambda name, request: vectors_reply(1.0, 8, (1, LAYERS, 2, WIDTH)),
+        update=lambda name, request: update,
+    )
     tracemalloc.start()
     try:
-        run_with(Many(clients), method, ModelShape("0" * 64, LAYERS, WIDTH))
+        run_with(engine, method, ModelShape("0" * 64, LAYERS, WIDTH))
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import TooFewClientsError
 from ifedicl.federation import client_task as job_module
 from ifedicl.federation.client import Client
-from ifedicl.federation.engine import Delivery
 from ifedicl.federation.messages import (
     ContextReply,
     ContextRequest,
@@ -34,9 +32,19 @@ from ifedicl.metrics import Tally
 from ifedicl.task import Task
 from tests.support import tiny
 from tests.support.endpoints import engine_of
-from tests.support.engines import Between
+from tests.support.engines import RecordingEngine
 from tests.support.local_runs import HANDS, NAN, SHORT, assert_same_result, counting, failures, real, run_real, run_with
-from tests.support.scripted import COURSE, LAYERS, SHAPE, WIDTH, Scripted, held_out, scales, scripted_method, vectors_reply
+from tests.support.scripted import (
+    COURSE,
+    LAYERS,
+    SHAPE,
+    WIDTH,
+    ScriptedEngine,
+    held_out,
+    scales,
+    scripted_method,
+    vectors_reply,
+)
 
 BAD_UPDATES: dict[str, tuple[Reply, str]] = {
     **{code.value: (Failure(code), code.value) for code in FailureCode if code is not FailureCode.NO_CONTEXT},
@@ -57,7 +65,7 @@ BAD_UPDATES: dict[str, tuple[Reply, str]] = {
 
 @pytest.mark.parametrize(("reply", "code"), BAD_UPDATES.values(), ids=BAD_UPDATES)
 def test_a_client_whose_update_fails_is_left_out_and_its_code_recorded(reply: Reply, code: str) -> None:
-    engine = Scripted(update=lambda name, request: reply if name == "b" and request.round == 1 else None)
+    engine = ScriptedEngine(update=lambda name, request: reply if name == "b" and request.round == 1 else None)
     outcome = run_with(engine, scripted_method(weighting="examples", rounds={"rounds": 3}), SHAPE, min_clients=2)
     assert failures(outcome) == [("b", "update", code)]
     assert [record.clients for record in outcome.state.history] == [("a", "b", "c"), ("a", "c"), ("a", "b", "c")]
@@ -81,7 +89,7 @@ BAD_VECTORS: dict[str, tuple[Reply, str]] = {
 
 @pytest.mark.parametrize(("reply", "code"), BAD_VECTORS.values(), ids=BAD_VECTORS)
 def test_a_client_whose_vectors_fail_is_left_out_and_its_code_recorded(reply: Reply, code: str) -> None:
-    engine = Scripted(vectors=lambda name, request: reply if name == "b" else None)
+    engine = ScriptedEngine(vectors=lambda name, request: reply if name == "b" else None)
     outcome = run_with(engine, scripted_method(rounds={"rounds": 1}), SHAPE, min_clients=2)
     assert failures(outcome) == [("b", "vectors", code)]
     np.testing.assert_array_equal(outcome.context.vectors, np.ones((LAYERS, 2, WIDTH)))
@@ -104,20 +112,20 @@ BAD_TALLIES: dict[str, tuple[Reply, str]] = {
 
 @pytest.mark.parametrize(("reply", "code"), BAD_TALLIES.values(), ids=BAD_TALLIES)
 def test_a_tally_that_makes_no_sense_is_left_out_and_its_code_recorded(reply: Reply, code: str) -> None:
-    engine = Scripted(evaluate=lambda name, request: reply if name == "b" else None)
+    engine = ScriptedEngine(evaluate=lambda name, request: reply if name == "b" else None)
     outcome = run_with(engine, scripted_method(rounds={"rounds": 1}), SHAPE)
     assert failures(outcome) == [("b", "evaluate", code)] * 2
     assert outcome.state.zero_shot == Tally(8, 4, 6.0)
 
 
 def test_a_client_that_asks_for_vectors_before_there_are_any_is_left_out() -> None:
-    engine = Scripted(vectors=lambda name, request: Failure(FailureCode.NO_CONTEXT) if name == "b" else None)
+    engine = ScriptedEngine(vectors=lambda name, request: Failure(FailureCode.NO_CONTEXT) if name == "b" else None)
     outcome = run_with(engine, scripted_method(rounds={"rounds": 1}), SHAPE)
     assert outcome.state.history[0].clients
 
 
 def test_a_client_that_never_keeps_the_vectors_is_left_out_after_one_more_try() -> None:
-    engine = Scripted(update=lambda name, request: Failure(FailureCode.NO_CONTEXT) if name == "b" else None)
+    engine = ScriptedEngine(update=lambda name, request: Failure(FailureCode.NO_CONTEXT) if name == "b" else None)
     outcome = run_with(engine, scripted_method(rounds={"rounds": 1}), SHAPE, min_clients=2)
     assert failures(outcome) == [("b", "update", "no_context")] * 2
     assert outcome.state.history[0].clients == ("a", "c")
@@ -195,23 +203,19 @@ def test_below_the_minimum_the_codes_are_named(step: str) -> None:
     codes = {"a": FailureCode.NO_EXAMPLES, "b": FailureCode.LOST}
     rule: dict[str, Any] = {step: lambda name, request: Failure(codes[name]) if name in codes else None}
     with pytest.raises(TooFewClientsError, match=rf"round 1, {step}: 1 of 3 .*asks for 2 \(a: no_examples, b: lost\).*resume"):
-        run_with(Scripted(**rule), scripted_method(rounds={"rounds": 2}), SHAPE, min_clients=2)
+        run_with(ScriptedEngine(**rule), scripted_method(rounds={"rounds": 2}), SHAPE, min_clients=2)
 
 
 def test_below_the_minimum_the_run_can_be_resumed_when_the_clients_are_back(backbone: Backbone, tmp_path: Path) -> None:
     method = tiny.method(rounds={"rounds": 3})
     file = tmp_path / "state.safetensors"
 
-    def lose_b(deliveries: list[Delivery], requests: Mapping[str, Request]) -> list[Delivery]:
-        request = requests[deliveries[0].client]
-        away = isinstance(request, UpdateRequest) and request.round == 2
-        return [
-            replace(delivery, reply=Failure(FailureCode.LOST)) if away and delivery.client == "b" else delivery
-            for delivery in deliveries
-        ]
+    def lose_b(name: str, request: Request, reply: Reply) -> Reply:
+        away = name == "b" and isinstance(request, UpdateRequest) and request.round == 2
+        return Failure(FailureCode.LOST) if away else reply
 
     with pytest.raises(TooFewClientsError, match=r"round 3, update: 2 of 3.*b: lost"):
-        run_real(backbone, method, engine=Between(engine_of(real(backbone)), lose_b), checkpoint=file, min_clients=3)
+        run_real(backbone, method, engine=RecordingEngine(engine_of(real(backbone)), lose_b), checkpoint=file, min_clients=3)
     rows: list[int] = []
     resumed = run_real(backbone, method, engine=engine_of(counting(backbone, rows)), checkpoint=file, resume=True)
     assert rows == [], "stage 1 was not done again"
@@ -221,8 +225,8 @@ def test_below_the_minimum_the_run_can_be_resumed_when_the_clients_are_back(back
 def test_a_run_that_lacks_clients_goes_on_with_fewer_of_them(tmp_path: Path) -> None:
     file, method = tmp_path / "state.safetensors", scripted_method(rounds={"rounds": 3})
 
-    def without_b() -> Scripted:
-        return Scripted(
+    def without_b() -> ScriptedEngine:
+        return ScriptedEngine(
             update=lambda name, request: Failure(FailureCode.LOST) if name == "b" and request.round > 0 else None,
             evaluate=held_out(*COURSE),
         )
@@ -239,9 +243,9 @@ def test_a_run_that_lacks_clients_goes_on_with_fewer_of_them(tmp_path: Path) -> 
 def test_below_the_minimum_in_stage_1_the_vectors_that_came_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "state.safetensors"
     method = scripted_method(rounds={"rounds": 1})
-    away = Scripted(vectors=lambda name, request: Failure(FailureCode.LOST) if name == "b" else None)
+    away = ScriptedEngine(vectors=lambda name, request: Failure(FailureCode.LOST) if name == "b" else None)
     with pytest.raises(TooFewClientsError):
         run_with(away, method, SHAPE, checkpoint=file, min_clients=3)
-    back = Scripted()
+    back = ScriptedEngine()
     run_with(back, method, SHAPE, checkpoint=file, resume=True, min_clients=3)
     assert {name: request.cursor for name, request in back.asked_for(VectorsRequest)} == {"a": "4:x", "b": "", "c": "4:x"}

@@ -24,7 +24,7 @@ from ifedicl.federation.messages import (
 from ifedicl.metrics import Comparison, Tally
 from tests.support import tiny
 from tests.support.local_runs import real, run_real, run_with
-from tests.support.scripted import LAYERS, SHAPE, Scripted, compared, scales, scripted_method
+from tests.support.scripted import LAYERS, SHAPE, ScriptedEngine, compared, scales, scripted_method
 
 USUAL = compared(0.25, examples=4).comparison
 
@@ -60,7 +60,7 @@ def changed(**fields: Any) -> CompareReply:
     ],
 )
 def test_the_gate_falls_back_to_zero_shot_where_the_adapter_is_worse(reply: CompareReply, is_open: bool) -> None:
-    engine = Scripted(compare=lambda name, request: reply)
+    engine = ScriptedEngine(compare=lambda name, request: reply)
     outcome = run_with(engine, scripted_method(rounds={"rounds": 2}, holdout={"gate": 0.2}), SHAPE)
     assert outcome.gate is not None
     assert outcome.gate.adapter.examples == 3 * 20
@@ -71,7 +71,7 @@ def test_the_gate_falls_back_to_zero_shot_where_the_adapter_is_worse(reply: Comp
 
 
 def test_the_gate_of_one_example_stays_shut() -> None:
-    engine = Scripted(
+    engine = ScriptedEngine(
         compare=lambda name, request: compared(1.0, examples=1, known=1) if name == "a" else Failure(FailureCode.LATE)
     )
     outcome = run_with(engine, scripted_method(rounds={"rounds": 1}, holdout={"gate": 0.2}), SHAPE)
@@ -99,7 +99,7 @@ def test_the_gate_on_real_clients_compares_with_the_raw_model(backbone: Backbone
 
 
 def test_without_gate_settings_nothing_is_asked_of_the_gate_examples() -> None:
-    engine = Scripted()
+    engine = ScriptedEngine()
     assert run_with(engine, scripted_method(rounds={"rounds": 1}), SHAPE).gate is None
     assert not engine.asked_for(CompareRequest)
     assert all(request.role is Role.SELECTION for _, request in engine.asked_for(EvaluateRequest))
@@ -133,6 +133,6 @@ def test_without_gate_settings_nothing_is_asked_of_the_gate_examples() -> None:
     ],
 )
 def test_a_gate_that_no_client_could_answer_does_not_open(reply: Reply) -> None:
-    engine = Scripted(compare=lambda name, request: reply)
+    engine = ScriptedEngine(compare=lambda name, request: reply)
     outcome = run_with(engine, scripted_method(rounds={"rounds": 1}, holdout={"gate": 0.2}), SHAPE)
     np.testing.assert_array_equal(outcome.coefficients.scales, Coefficients.identity(Form(LAYERS)).scales)

@@ -18,7 +18,7 @@ from ifedicl.federation.state import State
 from tests.support import tiny
 from tests.support.endpoints import engine_of
 from tests.support.local_runs import HANDS, MORE, assert_same_result, counting, run_real, run_with, training_rows
-from tests.support.scripted import SHAPE, Scripted, held_out, round_of, scripted_method, vectors_reply
+from tests.support.scripted import SHAPE, ScriptedEngine, held_out, round_of, scripted_method, vectors_reply
 
 
 def test_only_added_examples_are_vectorised_and_calibration_goes_on(backbone: Backbone, tmp_path: Path) -> None:
@@ -77,8 +77,8 @@ def test_more_rounds_stopped_at_any_moment_and_resumed_end_the_same(
 
 def test_more_rounds_start_from_the_best_round_and_a_schedule_of_their_own(tmp_path: Path) -> None:
     file, method = tmp_path / "state.safetensors", scripted_method(rounds={"rounds": 2})
-    run_with(Scripted(evaluate=held_out((5, 3.0), (5, 4.0))), method, SHAPE, checkpoint=file)
-    engine = Scripted(evaluate=held_out((5, 3.0), (5, 4.0), (5, 5.0), (5, 6.0)))
+    run_with(ScriptedEngine(evaluate=held_out((5, 3.0), (5, 4.0))), method, SHAPE, checkpoint=file)
+    engine = ScriptedEngine(evaluate=held_out((5, 3.0), (5, 4.0), (5, 5.0), (5, 6.0)))
     outcome = run_with(engine, method, SHAPE, checkpoint=file, more_rounds=3)
     requests = [request for _, request in engine.asked_for(UpdateRequest)][::3]
     assert [(request.round, request.phase_start, request.phase_rounds) for request in requests] == [
@@ -93,9 +93,9 @@ def test_more_rounds_start_from_the_best_round_and_a_schedule_of_their_own(tmp_p
 
 def test_after_new_vectors_earlier_rounds_are_no_candidates(tmp_path: Path) -> None:
     file, method = tmp_path / "state.safetensors", scripted_method(rounds={"rounds": 2})
-    run_with(Scripted(evaluate=held_out((5, 3.0), (5, 4.0))), method, SHAPE, checkpoint=file)
+    run_with(ScriptedEngine(evaluate=held_out((5, 3.0), (5, 4.0))), method, SHAPE, checkpoint=file)
     course = held_out((5, 3.0), (5, 4.0), (5, 5.0), (5, 6.0))
-    engine = Scripted(evaluate=course, vectors=lambda name, request: vectors_reply(2.0))
+    engine = ScriptedEngine(evaluate=course, vectors=lambda name, request: vectors_reply(2.0))
     assert run_with(engine, method, SHAPE, checkpoint=file, more_rounds=3).chosen_round == 3
 
 

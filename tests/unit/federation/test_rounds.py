@@ -15,9 +15,9 @@ from ifedicl.extract import context_vectors
 from ifedicl.federation.messages import EvaluateRequest, UpdateReply, UpdateRequest
 from tests.support import tiny
 from tests.support.endpoints import engine_of
-from tests.support.engines import Between
+from tests.support.engines import RecordingEngine
 from tests.support.local_runs import HANDS, assert_same_result, real, run_real, run_with
-from tests.support.scripted import SHAPE, Scripted, scales, scripted_method, vectors_reply
+from tests.support.scripted import SHAPE, ScriptedEngine, scales, scripted_method, vectors_reply
 
 # The method
 
@@ -64,7 +64,7 @@ def test_the_same_seed_gives_the_same_result_and_another_seed_another(backbone: 
 
 
 def test_the_order_in_which_clients_answer_does_not_matter(backbone: Backbone) -> None:
-    engine = Between(engine_of(real(backbone)), lambda deliveries, requests: deliveries[::-1])
+    engine = RecordingEngine(engine_of(real(backbone)), backwards=True)
     method = tiny.method(rounds={"rounds": 2})
     assert_same_result(run_real(backbone, method, engine=engine), run_real(backbone, method))
 
@@ -100,7 +100,7 @@ def test_coefficients_are_weighted_as_the_settings_say(weighting: str, expected:
         "b": UpdateReply(scales(1.0), 2, 0.5),
         "c": UpdateReply(scales(4.0), 9, 0.5),
     }
-    engine = Scripted(update=lambda name, request: replies[name])
+    engine = ScriptedEngine(update=lambda name, request: replies[name])
     outcome = run_with(engine, scripted_method(rounds={"rounds": 1}, weighting=weighting), SHAPE)
     np.testing.assert_allclose(outcome.state.coefficients.scales[..., CONTEXT], expected)
 
@@ -108,7 +108,7 @@ def test_coefficients_are_weighted_as_the_settings_say(weighting: str, expected:
 @pytest.mark.parametrize(("weighting", "expected"), [("uniform", 2.0), ("examples", 3.25)])
 def test_vectors_are_weighted_as_the_settings_say(weighting: str, expected: float) -> None:
     replies = {"a": vectors_reply(1.0, 1), "b": vectors_reply(1.0, 2), "c": vectors_reply(4.0, 9)}
-    engine = Scripted(vectors=lambda name, request: replies[name])
+    engine = ScriptedEngine(vectors=lambda name, request: replies[name])
     outcome = run_with(engine, scripted_method(rounds={"rounds": 1}, weighting=weighting), SHAPE)
     np.testing.assert_allclose(outcome.context.vectors, expected)
 
@@ -143,7 +143,7 @@ def test_half_precision_on_the_wire_gives_everyone_the_same_numbers(backbone: Ba
 
 @pytest.mark.parametrize(("fraction", "at_least", "size"), [(1.0, 1, 6), (0.5, 1, 3), (0.01, 1, 1), (0.01, 4, 4), (0.5, 6, 6)])
 def test_the_cohort_is_the_fraction_but_never_below_the_minimum(fraction: float, at_least: int, size: int) -> None:
-    engine = Scripted(tuple("abcdef"))
+    engine = ScriptedEngine(tuple("abcdef"))
     rounds = {"rounds": 4, "client_fraction": fraction}
     outcome = run_with(engine, scripted_method(rounds=rounds), SHAPE, min_clients=at_least)
     assert [len(set(record.clients)) for record in outcome.state.history] == [size] * 4
@@ -153,7 +153,7 @@ def test_the_cohort_is_the_fraction_but_never_below_the_minimum(fraction: float,
 def test_cohorts_are_drawn_by_the_seed_and_the_round() -> None:
     def cohorts(seed: int) -> list[tuple[str, ...]]:
         method = scripted_method(rounds={"rounds": 8, "client_fraction": 0.34}, seed=seed)
-        return [record.clients for record in run_with(Scripted(tuple("abcdef")), method, SHAPE).state.history]
+        return [record.clients for record in run_with(ScriptedEngine(tuple("abcdef")), method, SHAPE).state.history]
 
     assert cohorts(3) == cohorts(3) != cohorts(4)
     assert len(set(cohorts(3))) > 2
@@ -161,7 +161,7 @@ def test_cohorts_are_drawn_by_the_seed_and_the_round() -> None:
 
 
 def test_only_the_cohort_calibrates_but_all_clients_evaluate() -> None:
-    engine = Scripted(tuple("abcd"))
+    engine = ScriptedEngine(tuple("abcd"))
     outcome = run_with(engine, scripted_method(rounds={"rounds": 3, "client_fraction": 0.5}), SHAPE)
     asked = [name for name, _ in engine.asked_for(UpdateRequest)]
     assert asked == [name for record in outcome.state.history for name in record.clients]

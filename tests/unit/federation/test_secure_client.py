@@ -38,7 +38,8 @@ from ifedicl.federation.secure.sum_engine import SecureEngine
 from ifedicl.settings import TOGETHER, NoiseSettings, PrivacySettings
 from tests.support import tiny
 from tests.support.endpoints import secure_layer
-from tests.support.secure import CONTEXT, LAYERS, REQUESTS, RULES, VECTORS, WIDTH, Fixed, Recording, behind, fixed, summed
+from tests.support.engines import RecordingEngine
+from tests.support.secure import CONTEXT, LAYERS, REQUESTS, RULES, VECTORS, WIDTH, behind, drawn_client, fixed, summed
 
 # What a client refuses
 
@@ -49,7 +50,7 @@ def door(rules: PrivacySettings = RULES, **options: Any) -> SecureClient:
 
 
 def fixed_of(door: SecureClient) -> Any:
-    """The :class:`Fixed` one behind it."""
+    """The scripted client behind it."""
     return door._client
 
 
@@ -97,7 +98,7 @@ def test_a_roster_of_too_few_is_refused() -> None:
 
 
 def test_replayed_messages_of_this_and_of_earlier_sums_are_refused() -> None:
-    engine = Recording(behind(fixed(4)))
+    engine = RecordingEngine(behind(fixed(4)))
     secure = SecureEngine(engine, RULES)
     for _ in range(2):
         list(secure.exchange({TOGETHER: REQUESTS["update"]}, 60.0, {}))
@@ -115,7 +116,7 @@ def test_masked_numbers_are_asked_for_once() -> None:
             twice.extend(delivery.reply for delivery in engine.inner.exchange({name: request}, 60.0, {}))
         return reply
 
-    engine = Recording(behind(fixed(5)), change)
+    engine = RecordingEngine(behind(fixed(5)), change)
     delivery = summed(engine, REQUESTS["update"])  # c0 has left the sum: it is lost before it reveals
     assert twice == [Failure(FailureCode.PROTOCOL)]
     assert [part.client for part in delivery.parts if isinstance(part.reply, Failure)] == ["c0"]
@@ -134,11 +135,11 @@ def test_bent_messages_end_in_a_refusal_or_an_abort_and_never_in_a_wrong_total(k
         return replace(reply, shares=tuple(bytes([share[0] ^ 1]) + share[1:] for share in reply.shares))
 
     with pytest.raises((TooFewClientsError, SecureSumError)):
-        summed(Recording(behind(fixed(4)), change), REQUESTS["update"])
+        summed(RecordingEngine(behind(fixed(4)), change), REQUESTS["update"])
 
 
 def test_replies_of_another_session_are_not_taken() -> None:
-    engine = Recording(behind(fixed(5)), lambda name, request, reply: reply)
+    engine = RecordingEngine(behind(fixed(5)), lambda name, request, reply: reply)
     summed(engine, REQUESTS["update"])
     old = {(name, type(reply)): reply for name, _, reply in engine.crossed}
     engine.change = lambda name, request, reply: old[name, type(reply)] if name == "c4" else reply
@@ -159,8 +160,8 @@ def vectors_of(count: int, *, replaces: bool = False) -> Callable[[Request], Rep
 
 @pytest.mark.parametrize("kind", ["vectors", "update", "gradient", "statistics"])
 def test_a_client_with_too_few_training_examples_gives_nothing_made_from_them(kind: str) -> None:
-    assert door(training=1).handle(begin(request=REQUESTS[kind])).reply == Failure(FailureCode.TOO_FEW)
-    assert isinstance(door(training=2).handle(begin(request=REQUESTS[kind])).reply, BeginReply)
+    assert door(examples=1).handle(begin(request=REQUESTS[kind])).reply == Failure(FailureCode.TOO_FEW)
+    assert isinstance(door(examples=2).handle(begin(request=REQUESTS[kind])).reply, BeginReply)
 
 
 def test_a_single_added_example_is_held_back_until_there_are_more() -> None:
@@ -201,7 +202,7 @@ def test_a_client_keeps_back_an_update_that_is_too_long_and_numbers_that_do_not_
     reply = door(rule=lambda request: UpdateReply(far, 5, 0.5)).handle(begin()).reply
     assert reply == Failure(FailureCode.PROTOCOL)
     huge = [
-        Fixed(f"h{number}", rule=lambda request: GradientReply(GradientSum({"scales": far.scales * 1e6}, 5, 0.5)))
+        drawn_client(f"h{number}", rule=lambda request: GradientReply(GradientSum({"scales": far.scales * 1e6}, 5, 0.5)))
         for number in range(1)
     ]
     delivery = summed(behind([*fixed(4), *huge]), REQUESTS["gradient"])

@@ -27,7 +27,8 @@ from ifedicl.owner.recorder import Unrecorded
 from ifedicl.settings import TOGETHER, PrivacySettings
 from tests.support import tiny
 from tests.support.endpoints import engine_of, engine_over, secure_layer
-from tests.support.secure import RULES, Recording, behind
+from tests.support.engines import RecordingEngine
+from tests.support.secure import RULES, behind
 from tests.support.stopping import StopError, stop_after
 
 # Whole runs
@@ -136,7 +137,7 @@ def test_a_restarted_client_is_sent_the_vectors_again_and_nobody_else_is(backbon
             local._clients[name] = Unrecorded(secure_layer(fresh, pins, RULES))
         return reply
 
-    engine = Recording(local, change)
+    engine = RecordingEngine(local, change)
     outcome = run(backbone, SecureEngine(engine, RULES))
     assert engine.asked(ContextRequest) == [*HANDS, "b"]
     assert {item.failure for item in outcome.state.traffic} == {None, "no_context"}

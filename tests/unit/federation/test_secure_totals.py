@@ -51,7 +51,8 @@ from ifedicl.ledger.entries import Head
 from ifedicl.ledger.receipts import Receipt
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import TOGETHER
-from tests.support.secure import REPEATABLE, REQUESTS, RULES, VECTORS, Fixed, Recording, behind, failing, fixed, lose, summed
+from tests.support.engines import RecordingEngine
+from tests.support.secure import REPEATABLE, REQUESTS, RULES, VECTORS, behind, drawn_client, failing, fixed, lose, summed
 from tests.support.uniform import NEVER, uniform_p
 
 # Ledgers
@@ -61,7 +62,7 @@ def test_a_ledger_in_anothers_place_is_never_believed() -> None:
     """The client is told the head that is known of it, sum after sum, until its ledger has that again."""
     own, other, told = Head(5, "a" * 64), Head(1, "b" * 64), list[Head | None]()
 
-    class Ledgers(Recording):
+    class Ledgers(RecordingEngine):
         def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
             for delivery in super().exchange(requests, deadline, heads):
                 if delivery.client != "c0":
@@ -137,7 +138,7 @@ def test_any_drop_outs_up_to_the_threshold_leave_the_total_of_the_others(data: s
     lost = {f"c{number}": data.draw(turn) for number in gone}
     clients = fixed(count)
 
-    delivery = summed(Recording(behind(clients), lose(lost)), REQUESTS["update"])
+    delivery = summed(RecordingEngine(behind(clients), lose(lost)), REQUESTS["update"])
 
     in_it = [client for client in clients if lost.get(client.name) not in (DealRequest, MaskRequest)]
     assert_same_sums("update", delivery.reply, together([client.given["update"] for client in in_it]), count)
@@ -147,7 +148,7 @@ def test_any_drop_outs_up_to_the_threshold_leave_the_total_of_the_others(data: s
 @pytest.mark.parametrize("at", [BeginRequest, DealRequest, MaskRequest, RevealRequest])
 def test_beyond_the_threshold_the_sum_is_given_up_and_says_why(at: type[Request]) -> None:
     lost = dict.fromkeys(["c0", "c1", "c2"], at)  # of 5, with a threshold of 3
-    engine = Recording(behind(fixed(5)), lose(lost))
+    engine = RecordingEngine(behind(fixed(5)), lose(lost))
     with pytest.raises(
         TooFewClientsError, match=r"2 clients .*3 are needed.*c0: lost, c1: lost, c2: lost.*Nothing was revealed"
     ):
@@ -163,7 +164,7 @@ def test_who_is_missing_from_the_start_is_not_missed_later() -> None:
         "c5": DealRequest,
     }
     clients = fixed(10)
-    delivery = summed(Recording(behind(clients), lose(lost)), REQUESTS["gradient"])
+    delivery = summed(RecordingEngine(behind(clients), lose(lost)), REQUESTS["gradient"])
     assert_same_sums("gradient", delivery.reply, together([client.given["gradient"] for client in clients[6:]]), 10)
 
 
@@ -173,14 +174,14 @@ def test_nobody_with_examples_is_no_failure_of_the_sum() -> None:
 
 
 def test_too_few_with_examples_is_one() -> None:
-    clients = [*fixed(2), *(Fixed(name, rule=failing(FailureCode.NO_EXAMPLES)) for name in "xyz")]
+    clients = [*fixed(2), *(drawn_client(name, rule=failing(FailureCode.NO_EXAMPLES)) for name in "xyz")]
     with pytest.raises(TooFewClientsError, match="2 clients have something to add, 3 are needed"):
         summed(behind(clients), REQUESTS["compare"])
 
 
 def test_a_readout_that_owners_forbid_is_no_failure_of_the_run() -> None:
     codes = (FailureCode.REFUSED, FailureCode.TOO_FEW)
-    forbidding = [Fixed(code.value, rule=failing(code)) for code in codes]
+    forbidding = [drawn_client(code.value, rule=failing(code)) for code in codes]
     delivery = summed(behind([*fixed(2), *forbidding]), REQUESTS["statistics"])
     assert delivery.reply == Failure(FailureCode.REFUSED)
     with pytest.raises(TooFewClientsError):  # a round cannot be done without
@@ -188,7 +189,7 @@ def test_a_readout_that_owners_forbid_is_no_failure_of_the_run() -> None:
 
 
 def test_a_client_with_another_layout_is_left_out() -> None:
-    odd = Fixed("odd", rule=lambda request: EvaluateReply((Tally(5, 1, 1.0),)))
+    odd = drawn_client("odd", rule=lambda request: EvaluateReply((Tally(5, 1, 1.0),)))
     clients = [*fixed(4), odd]
     delivery = summed(behind(clients), REQUESTS["evaluate"])
     assert_same_sums("evaluate", delivery.reply, together([client.given["evaluate"] for client in clients[:4]]), 4)
@@ -215,7 +216,7 @@ def test_noise_is_added_before_masking_and_lands_in_the_total() -> None:
 
 @pytest.mark.parametrize("kind", REQUESTS)
 def test_only_keys_shares_and_masked_numbers_cross(kind: str) -> None:
-    engine = Recording(behind(fixed(4)))
+    engine = RecordingEngine(behind(fixed(4)))
     summed(engine, REQUESTS[kind])
     assert [type(reply) for name, _, reply in engine.crossed if name == "c0"] == [BeginReply, DealReply, MaskReply, RevealReply]
     begin = next(reply for name, _, reply in engine.crossed if name == "c0" and isinstance(reply, BeginReply))
@@ -231,7 +232,7 @@ def test_recorded_traffic_of_one_client_and_its_difference_over_two_rounds_is_un
     same = StatisticsReply(ReadoutSums.of(np.ones((40, 200)), np.zeros(40, dtype=np.int64), 2))
     masked: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
     for _ in range(2):
-        engine = Recording(behind(fixed(4, rule=lambda request: same)))
+        engine = RecordingEngine(behind(fixed(4, rule=lambda request: same)))
         summed(engine, REQUESTS["statistics"])
         masked += [reply.masked for name, _, reply in engine.crossed if name == "c2" and isinstance(reply, MaskReply)]
     first, second = masked
@@ -251,7 +252,7 @@ def test_a_cursor_tells_nothing_and_comes_back_as_it_was() -> None:
         asked.append(request.cursor)
         return None
 
-    clients = [Fixed("few", training=3, rule=rule), Fixed("many", training=9_999_999), *fixed(2)]
+    clients = [drawn_client("few", examples=3, rule=rule), drawn_client("many", examples=9_999_999), *fixed(2)]
     engine = behind(clients)
     reply = summed(engine, VECTORS).reply
     assert isinstance(reply, VectorsReply)
@@ -267,7 +268,7 @@ def test_a_cursor_tells_nothing_and_comes_back_as_it_was() -> None:
 
 
 def test_what_it_costs_each_client_is_in_the_parts() -> None:
-    inner = Recording(behind(fixed(4)))
+    inner = RecordingEngine(behind(fixed(4)))
     delivery = summed(inner, REQUESTS["update"])
     assert [part.client for part in delivery.parts] == ["c0", "c1", "c2", "c3"]
     sent = sum(Envelope.of(reply).size for name, _, reply in inner.crossed if name == "c0")

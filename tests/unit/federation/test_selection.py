@@ -13,12 +13,12 @@ from ifedicl.federation.messages import ContextRequest, EvaluateReply, EvaluateR
 from ifedicl.federation.state import RoundRecord
 from ifedicl.metrics import Tally
 from tests.support.local_runs import run_with
-from tests.support.scripted import COURSE, LAYERS, SHAPE, Scripted, held_out, round_of, scripted_method, vectors_reply
+from tests.support.scripted import COURSE, LAYERS, SHAPE, ScriptedEngine, held_out, round_of, scripted_method, vectors_reply
 
 
 @pytest.mark.parametrize(("by", "chosen"), [("loss", 3), ("accuracy", 4), ("last", 5)])
 def test_the_round_is_chosen_as_the_settings_say(by: str, chosen: int) -> None:
-    engine = Scripted(evaluate=held_out(*COURSE))
+    engine = ScriptedEngine(evaluate=held_out(*COURSE))
     outcome = run_with(engine, scripted_method(rounds={"rounds": 5, "select_by": by}), SHAPE)
     assert outcome.chosen_round == chosen == round_of(outcome.coefficients)
     assert round_of(outcome.state.coefficients) == 5
@@ -29,7 +29,7 @@ def test_each_round_says_which_client_fares_worst() -> None:
     def evaluate(name: str, request: EvaluateRequest) -> Reply | None:
         return EvaluateReply((Tally(10, {"a": 7, "b": 4, "c": 4}[name], {"a": 9.0, "b": 6.0, "c": 7.0}[name]),))
 
-    outcome = run_with(Scripted(evaluate=evaluate), scripted_method(rounds={"rounds": 2}), SHAPE)
+    outcome = run_with(ScriptedEngine(evaluate=evaluate), scripted_method(rounds={"rounds": 2}), SHAPE)
     record = outcome.state.history[-1]
     assert record.worst == "c"  # as many right as "b", at a higher loss
     assert record.held_out == Tally(30, 15, 22.0)
@@ -37,13 +37,13 @@ def test_each_round_says_which_client_fares_worst() -> None:
 
 
 def test_an_equal_round_does_not_replace_an_earlier_one() -> None:
-    engine = Scripted(evaluate=held_out((5, 4.0), (5, 4.0), (5, 4.0)))
+    engine = ScriptedEngine(evaluate=held_out((5, 4.0), (5, 4.0), (5, 4.0)))
     assert run_with(engine, scripted_method(rounds={"rounds": 3}), SHAPE).chosen_round == 1
 
 
 @pytest.mark.parametrize(("every", "evaluated"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (3, [3, 5]), (9, [5])])
 def test_rounds_are_evaluated_as_often_as_asked_and_the_last_one_always(every: int, evaluated: list[int]) -> None:
-    engine = Scripted(evaluate=held_out(*COURSE))
+    engine = ScriptedEngine(evaluate=held_out(*COURSE))
     outcome = run_with(engine, scripted_method(rounds={"rounds": 5, "evaluate_every": every}), SHAPE)
     assert [record.round for record in outcome.state.history if record.held_out is not None] == evaluated
     best = min(evaluated, key=lambda number: COURSE[number - 1][1])
@@ -52,27 +52,27 @@ def test_rounds_are_evaluated_as_often_as_asked_and_the_last_one_always(every: i
 
 @pytest.mark.parametrize(("patience", "last"), [(0, 5), (1, 2), (2, 5), (9, 5)])
 def test_rounds_stop_when_the_patience_is_over(patience: int, last: int) -> None:
-    engine = Scripted(evaluate=held_out(*COURSE))
+    engine = ScriptedEngine(evaluate=held_out(*COURSE))
     outcome = run_with(engine, scripted_method(rounds={"rounds": 5}), SHAPE, patience=patience)
     assert [record.round for record in outcome.state.history] == list(range(1, last + 1))
     assert outcome.chosen_round == (1 if last == 2 else 3)
 
 
 def test_without_held_out_examples_the_last_round_is_chosen() -> None:
-    engine = Scripted(evaluate=lambda name, request: Failure(FailureCode.NO_EXAMPLES))
+    engine = ScriptedEngine(evaluate=lambda name, request: Failure(FailureCode.NO_EXAMPLES))
     outcome = run_with(engine, scripted_method(rounds={"rounds": 3}), SHAPE)
     assert outcome.chosen_round == 3
     assert outcome.state.zero_shot is None
 
 
 def test_settings_that_hold_nothing_out_ask_no_client_for_held_out_figures() -> None:
-    engine = Scripted(evaluate=lambda name, request: pytest.fail("asked for figures that no client can have"))
+    engine = ScriptedEngine(evaluate=lambda name, request: pytest.fail("asked for figures that no client can have"))
     outcome = run_with(engine, scripted_method(holdout={"selection": 0.0}, rounds={"rounds": 2}), SHAPE)
     assert outcome.chosen_round == 2
 
 
 def test_zero_shot_is_measured_with_the_identity() -> None:
-    engine = Scripted(evaluate=held_out(*COURSE))
+    engine = ScriptedEngine(evaluate=held_out(*COURSE))
     outcome = run_with(engine, scripted_method(rounds={"rounds": 5}), SHAPE)
     assert outcome.state.zero_shot == Tally(10, 5, 7.0)
     first = engine.asked_for(EvaluateRequest)[0][1]
@@ -81,11 +81,11 @@ def test_zero_shot_is_measured_with_the_identity() -> None:
 
 def test_vectors_too_large_for_the_wire_are_not_handed_out(tmp_path: Path) -> None:
     file, method = tmp_path / "state", scripted_method(vectors={"wire_dtype": "float16"})
-    engine = Scripted(vectors=lambda name, request: vectors_reply(1e5))
+    engine = ScriptedEngine(vectors=lambda name, request: vectors_reply(1e5))
     with pytest.raises(FederationError, match="wire_dtype"):
         run_with(engine, method, SHAPE, checkpoint=file)
     assert not engine.asked_for(ContextRequest)
-    assert run_with(Scripted(), method, SHAPE, checkpoint=file, resume=True).chosen_round > 0, "nothing is poisoned"
+    assert run_with(ScriptedEngine(), method, SHAPE, checkpoint=file, resume=True).chosen_round > 0, "nothing is poisoned"
 
 
 def test_rounds_are_compared_on_the_clients_that_both_of_them_have() -> None:
@@ -99,6 +99,6 @@ def test_rounds_are_compared_on_the_clients_that_both_of_them_have() -> None:
 
     def best_after(rounds: int) -> int:
         method = scripted_method(rounds={"rounds": rounds, "select_by": "loss"}, holdout={"selection": 0.25, "gate": 0.0})
-        return run_with(Scripted(names=("a", "b"), evaluate=evaluate), method, SHAPE).chosen_round
+        return run_with(ScriptedEngine(names=("a", "b"), evaluate=evaluate), method, SHAPE).chosen_round
 
     assert [best_after(rounds) for rounds in (1, 2, 3)] == [1, 1, 3]

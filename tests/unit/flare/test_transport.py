@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,8 @@ from ifedicl.flare.transport import SiteReply, TransportEngine
 from ifedicl.settings import Coordination
 from tests.support import tiny
 from tests.support.endpoints import bare, engine_of
-from tests.support.flare import SITES, job
+from tests.support.flare import SITES, ScriptedTransport, job
+from tests.support.scripted import ScriptedClient
 
 
 def wire_of(message: Request | Reply) -> bytes:
@@ -46,39 +46,6 @@ def wire_of(message: Request | Reply) -> bytes:
 
 def reply_of(wire: bytes) -> Reply:
     return Envelope.from_bytes(wire).frame.reply
-
-
-class ScriptedTransport:
-    """Clients of this process behind a transport; ``spoil`` may change, hold back or delay what one of them answers."""
-
-    def __init__(self, doors: Mapping[str, Client], spoil: Callable[[str, Request, bytes], bytes | None]) -> None:
-        self.doors = doors
-        self.spoil = spoil
-        self.lost: set[str] = set()
-        self.stopped = False
-        self.cancelled = 0
-        self._turn = threading.Lock()  # they share one model here
-
-    def send(self, wire: bytes, names: Sequence[str], inbox: Callable[[SiteReply], None]) -> Callable[[], None]:
-        def work() -> None:
-            for name in names:
-                with self._turn:
-                    up = self.spoil(name, Envelope.from_bytes(wire).frame.request, answer(bare(self.doors[name]), wire))
-                if up is not None:
-                    inbox(SiteReply(name, up, 100, 200))
-
-        threading.Thread(target=work).start()
-
-        def cancel() -> None:
-            self.cancelled += 1
-
-        return cancel
-
-    def is_lost(self, name: str) -> bool:
-        return name in self.lost
-
-    def is_stopped(self) -> bool:
-        return self.stopped
 
 
 def honest(name: str, request: Request, up: bytes) -> bytes | None:
@@ -262,16 +229,13 @@ def test_the_board_tells_who_answered_and_what_it_cost(backbone: Backbone, tmp_p
 # The site's door
 
 
-class Raising:
-    name = "x"
-
-    def handle(self, request: Request) -> Reply:
-        raise RuntimeError("the row of patient 4711")
+def raises(request: Request) -> Reply:
+    raise RuntimeError("the row of patient 4711")
 
 
 def test_whatever_a_site_raises_becomes_a_code_without_text(caplog: pytest.LogCaptureFixture) -> None:
     wire = wire_of(UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32))))
-    up = answer(bare(Raising()), wire)
+    up = answer(bare(ScriptedClient("x", raises)), wire)
     assert reply_of(up) == Failure(FailureCode.INTERNAL)
     assert b"4711" not in up
     assert "4711" in caplog.text  # the owner's own log
@@ -279,7 +243,7 @@ def test_whatever_a_site_raises_becomes_a_code_without_text(caplog: pytest.LogCa
 
 @pytest.mark.parametrize("wire", [None, "text", b"", b"\xff" * 100, wire_of(Failure(FailureCode.LATE))])
 def test_what_is_no_request_is_refused_with_a_code(wire: object) -> None:
-    assert reply_of(answer(bare(Raising()), wire)) == Failure(FailureCode.BAD_REQUEST)
+    assert reply_of(answer(bare(ScriptedClient("x", raises)), wire)) == Failure(FailureCode.BAD_REQUEST)
 
 
 def test_a_site_whose_client_could_not_be_opened_answers_with_a_code() -> None:

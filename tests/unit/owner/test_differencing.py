@@ -26,7 +26,6 @@ from tests.support.guarded import (
     MODEL,
     QUICK,
     READOUT,
-    Scripted,
     asks,
     code,
     guarded,
@@ -34,15 +33,16 @@ from tests.support.guarded import (
     usual,
     vectors,
 )
+from tests.support.scripted import ScriptedClient
 
 # Differencing
 
 
-def grown(guard: Asked, client: Scripted, total: int, *, cursor: str = "", changed: bool = False) -> FailureCode | None:
+def grown(guard: Asked, client: ScriptedClient, total: int, *, cursor: str = "", changed: bool = False) -> FailureCode | None:
     """Ask for vectors of ``total`` examples, all of them or those behind a cursor."""
     client.examples, client.mark = total, "y" if changed else "x"
     known = int(cursor.partition(":")[0] or 0)
-    client.answer = lambda request: vectors((total - known,), cursor=client.cursor, replaces=known == 0)
+    client.rule = lambda request: vectors((total - known,), cursor=client.cursor, replaces=known == 0)
     return code(guard.handle(VectorsRequest(tiny.TASK, METHOD, MODEL, cursor)))
 
 
@@ -100,7 +100,7 @@ def test_the_coordinator_hashes_what_arrived_and_not_what_it_made_of_it(tmp_path
     reply = StatisticsReply(ReadoutSums.of(rows, draw.integers(0, 2, 30), 2))
     arrived = decode_reply(encode(reply))
     assert encode(arrived) != encode(reply)
-    guard, _ = guarded(tmp_path, answer=lambda request: reply if request.kind == "statistics" else usual(request))
+    guard, _ = guarded(tmp_path, rule=lambda request: reply if request.kind == "statistics" else usual(request))
     engine = LocalEngine([guard.endpoint])
     list(engine.exchange({"clinic": asks(READOUT)["context"]}, 60.0, {}))
     (delivery,) = engine.exchange({"clinic": asks(READOUT)["statistics"]}, 60.0, {})
@@ -121,7 +121,7 @@ def test_no_class_differs_from_an_earlier_answer_by_fewer_than_a_group(
 ) -> None:
     """Ten examples are new; of the second class none, one alone, or four."""
     guard, client = guarded(tmp_path, rules(least={"new_examples": 8, "group": 4}))
-    client.answer = lambda request: answer if request.kind == asked else usual(request)
+    client.rule = lambda request: answer if request.kind == asked else usual(request)
     client.seconds = (*range(10), *second)
     for examples, wanted in ((20, None), (30, expected)):
         client.examples = examples
@@ -157,9 +157,9 @@ def test_another_draw_of_the_same_examples_is_refused(tmp_path: Path) -> None:
 
 def test_a_context_that_a_client_could_not_take_may_be_sent_again(tmp_path: Path) -> None:
     guard, client = guarded(tmp_path)
-    client.answer = lambda request: Failure(FailureCode.INTERNAL)
+    client.rule = lambda request: Failure(FailureCode.INTERNAL)
     guard.handle(asks()["context"])
     assert code(guard.handle(asks()["update"])) is FailureCode.NO_CONTEXT
-    client.answer = usual
+    client.rule = usual
     assert code(guard.handle(asks()["context"])) is None
     assert code(guard.handle(asks()["update"])) is None

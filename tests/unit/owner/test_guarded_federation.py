@@ -28,7 +28,8 @@ from ifedicl.owner.policy import Policy, open_policy
 from ifedicl.owner.recorder import Recorder, SumRecorder
 from tests.support import tiny
 from tests.support.endpoints import Asked, engine_of
-from tests.support.guarded import METHOD, Scripted, asks, code, guarded, rules, usual
+from tests.support.guarded import METHOD, asks, code, guarded, rules, scripted_client, usual
+from tests.support.scripted import ScriptedClient
 
 # Within secure sums
 
@@ -49,8 +50,8 @@ class Masking:
         )
 
 
-def summed(folder: Path, policy: Policy) -> tuple[Asked, Scripted]:
-    client = Scripted()
+def summed(folder: Path, policy: Policy) -> tuple[Asked, ScriptedClient]:
+    client = scripted_client()
     ledger = CountedLedger(Ledger(folder / "ledger.jsonl", client.name))
     plain = SumRecorder(Guard(client, policy, ledger.history), ledger)
     return Asked(Recorder(Masking(plain), ledger, policy.most)), client
@@ -94,7 +95,7 @@ def test_an_exception_that_quotes_a_row_reaches_neither_reply_nor_ledger(
     def broken(request: Request) -> Reply:
         raise error(ROW)
 
-    guard, _ = guarded(tmp_path, answer=broken)
+    guard, _ = guarded(tmp_path, rule=broken)
     caplog.set_level(logging.DEBUG)
     replies = [guard.handle(request) for request in [*asks().values(), *asks().values()]]
     assert ROW in caplog.text  # in the owner's own log, where it is looked for
