@@ -105,13 +105,13 @@ def test_a_reply_with_a_changed_byte_is_refused_or_decoded_but_nothing_else(repl
 
 @pytest.mark.parametrize("reply", REPLIES[:5], ids=kind_of)
 def test_a_reply_is_not_accepted_as_a_request(reply: Reply) -> None:
-    with pytest.raises(MessageError, match=r"kind .*allowed: vectors, context, update, gradient, evaluate"):
+    with pytest.raises(MessageError, match=r"kind: .*allowed: vectors, context, update, gradient, evaluate"):
         decode_request(encode(reply))
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=kind_of)
 def test_a_request_is_not_accepted_as_a_reply(request_: Request) -> None:
-    with pytest.raises(MessageError, match=r"kind .*allowed: vectors_reply, context_reply"):
+    with pytest.raises(MessageError, match=r"kind: .*allowed: vectors_reply, context_reply"):
         decode_reply(encode(request_))
 
 

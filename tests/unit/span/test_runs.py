@@ -171,7 +171,8 @@ def test_the_bytes_that_are_told_are_the_bytes_that_are_sent(four: Backbone) -> 
     reply = real(four)[0].handle(VectorsRequest(tiny.TASK, settings.method, four.fingerprint, ""))
     assert abs(told["vectors_reply_up"] - len(encode(reply))) < 130  # the head of a ledger
     assert all_told["vectors_reply_up"] - told["vectors_reply_up"] == 2 * 2 * 2 * four.width * 4
-    assert all_told["update_reply_up"] - told["update_reply_up"] == 2 * 2 * (2 * 4 + 4 * 2)
+    more = all_told["update_reply_up"] - told["update_reply_up"]
+    assert more - 2 * 2 * (2 * 4 + 4 * 2) in (0, 8)  # offsets in the frame's header get longer, and it is padded to 8 bytes
     assert any("layers above 0.5 of its depth" in line for line in what_leaves(settings.method))
 
 
