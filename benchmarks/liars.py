@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests.support.endpoints import engine_of
 
 from _liars import LIES, Colluding, Lie
 from ifedicl import files, runs
@@ -24,6 +23,7 @@ from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.data import Example, dirichlet_split
 from ifedicl.demo.fetch import demo_model, demo_places
 from ifedicl.demo.story import TASK
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.settings import Method, ModelSettings, changed, load_preset
 
 CLIENTS, LIARS = 10, ("client-04", "client-09")
@@ -98,7 +98,7 @@ def cell(
     honest = updates is None and vectors is None
 
     def engine(owners: Sequence[Any]) -> Any:
-        return engine_of(owners) if honest else Colluding(engine_of(owners), LIARS, updates=updates, vectors=vectors)
+        return LocalEngine(owners) if honest else Colluding(LocalEngine(owners), LIARS, updates=updates, vectors=vectors)
 
     federated = runs.federate(clients, model, TASK, method, engine=engine)
     outcome = federated.outcome

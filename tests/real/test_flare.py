@@ -244,7 +244,7 @@ def test_a_kit_that_was_changed_does_not_start(story: Story) -> None:
     file.write_text(file.read_text().replace("localhost", "elsewhere"))
     done = cli("flare", "start", kit, check=False)
     assert done.returncode == 8
-    assert "was changed since it was made" in done.stderr
+    assert "was changed: a file in startup/ differs" in done.stderr
 
 
 def unzipped(content: bytes) -> bytes:

@@ -179,7 +179,7 @@ def test_new_versions_of_a_folder_and_a_store_are_served_without_a_restart_and_a
 
     tiny.drawn_adapter(backbone, seed=1, source=source).save(folder)
     with serving(tmp_path, *arguments) as first:
-        with pytest.raises(ServeError, match=r"Address already in use. Choose another with --port"):
+        with pytest.raises(ServeError, match=r"Address already in use. Choose another port"):
             bound("127.0.0.1", first.port)
         before = answer(first)
         tiny.drawn_adapter(backbone, seed=2, source=source).save(folder)

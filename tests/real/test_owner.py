@@ -17,10 +17,10 @@ from _liars import LIES, Colluding
 from ifedicl import Backbone, ModelSettings, load_preset, runs
 from ifedicl.demo.fetch import demo_places
 from ifedicl.demo.story import TASK
+from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.ledger.entries import Head
 from ifedicl.ledger.ledger import Ledger, read
 from ifedicl.settings import changed
-from tests.support.endpoints import engine_of
 
 KILLS = 8
 
@@ -72,7 +72,7 @@ def test_two_of_ten_liars_sink_a_mean_and_not_a_median(real_backbone: Backbone, 
         }
         method = changed(load_preset("demo"), {**short, **sections}, "test")
         clients = runs.simulate(real_backbone, TASK, held)
-        lying = lambda owners: Colluding(engine_of(owners), LIARS, updates=LIES["flipped, a thousandfold"])  # noqa: E731
+        lying = lambda owners: Colluding(LocalEngine(owners), LIARS, updates=LIES["flipped, a thousandfold"])  # noqa: E731
         return loss(runs.federate(clients, model, TASK, method, engine=lying).adapter)
 
     raw = loss(runs.zero_shot_adapter(real_backbone, model, TASK))

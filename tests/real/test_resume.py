@@ -123,7 +123,7 @@ def test_a_checkpoint_of_another_run_is_refused_with_a_remedy(settings: RunSetti
         values["task"]["template"] = "Note: {text}\nFeeling:"
     else:
         values["model"]["source"] = str(tiny.save_model(tmp_path / "other", num_hidden_layers=2))
-    with pytest.raises(ConfigError, match=r"checkpoint: received one of run .*were changed since\. Restore them"):
+    with pytest.raises(ConfigError, match=r"checkpoint: received one of run .*have changed\. Restore them"):
         runs.run(RunSettings.model_validate(values), tmp_path / "run", resume=True)
     assert RunFolder(tmp_path / "run").checkpoint.read_bytes() == before
 

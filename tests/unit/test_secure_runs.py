@@ -46,6 +46,8 @@ def test_a_secure_run_from_config_to_report(
             most = 120 if (step, way) == ("vectors", "down") else 24  # no ledger's head is known at first
             assert max(abs(size - expected[f"{step}_sum_{way}"]) for size in sent) <= most, (step, way)
 
+    header = json.loads((folder / "adapter" / "adapter.json").read_text())
+    assert header["provenance"]["clients"] == len(FOUR), "the real ones, not the one that stands for their sum"
     saved = checkpoint.load(RunFolder(folder).checkpoint)
     assert saved is not None
     assert set(saved.client_vectors) == {TOGETHER}

@@ -12,6 +12,7 @@ from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.coordinator import Coordinator, Outcome, Starter
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.events import Event, ignore
+from ifedicl.federation.secure import summing_engine
 from ifedicl.metrics import Comparison
 from ifedicl.settings import Coordination, Method, ModelSettings
 from ifedicl.task import Task
@@ -60,18 +61,18 @@ def drive(
     """Run all stages, or the rest of them, and make the adapter.
 
     Args:
-        engine: reaches the clients, in the privacy mode of the method.
+        engine: reaches the clients. In a mode that shows sums only, the coordinator gets it wrapped.
         assignment: task, method and model.
         model: the source of the model, for the adapter.
         options: of the run.
         spent: called after the last round; returns the spent privacy budgets.
 
     Raises:
-        IfediclError: as :meth:`Coordinator.run` raises it.
+        IfediclError: as :meth:`Coordinator.run` raises it, or a package that the privacy mode needs is not installed.
     """
     task, method, shape = assignment.task, assignment.method, assignment.model
     coordinator = Coordinator(
-        engine,
+        summing_engine(engine, method),
         task,
         method,
         shape,

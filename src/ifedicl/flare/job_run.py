@@ -11,7 +11,6 @@ from ifedicl.federation.driver import RunOptions, drive
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.events import Event, each
 from ifedicl.federation.run_folder import RunFolder
-from ifedicl.federation.secure import summing_engine
 from ifedicl.flare.jobs import JobSettings
 
 
@@ -29,6 +28,6 @@ def run_job(engine: Engine, job: JobSettings, path: Path, *, resume: bool, obser
         raise ConfigError("job", [Fault("name", repr(job.name), "a name that no run on the server has", remedy)])
     keeper = folder.settings_keeper("job.json", json.dumps(job.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
     options = RunOptions(coordination=job.coordination, resume=resume, observer=each(keeper, observer))
-    summed, journal = summing_engine(engine, job.method), folder.journal(job.task, job.sites)
-    federated = folder.carry_out(lambda options: drive(summed, job.assignment, job.model, options), options, journal)
+    journal = folder.journal(job.task, job.sites)
+    federated = folder.carry_out(lambda options: drive(engine, job.assignment, job.model, options), options, journal)
     journal.finish(federated.outcome)

@@ -20,7 +20,6 @@ from ifedicl.federation.driver import Federated, RunOptions, drive
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.handler import Endpoint
 from ifedicl.federation.local_engine import LocalEngine
-from ifedicl.federation.secure import summing_engine
 from ifedicl.owner.endpoint import simulated_endpoints, spent_privacy
 from ifedicl.runs.client_data import check_classes
 from ifedicl.settings import Method, ModelSettings
@@ -82,8 +81,7 @@ def federate(
     endpoints = simulated_endpoints(clients, assignment, ledgers, public)
     for endpoint in endpoints:
         endpoint.client.prepare(task, method)
-    carrier = summing_engine(engine(endpoints), method)
-    return drive(carrier, assignment, model, options, spent=lambda: spent_privacy(endpoints, method))
+    return drive(engine(endpoints), assignment, model, options, spent=lambda: spent_privacy(endpoints, method))
 
 
 def zero_shot_adapter(backbone: Backbone, model: ModelSettings, task: Task) -> Adapter:
