@@ -42,12 +42,14 @@ def preview(settings: ClientSettings, run: RunSettings | None) -> dict[str, Any]
     examples = read_labelled(data.file, text=data.text_column, label=data.label_column)
     model = _fingerprint(settings)
     labels = dict(Counter(example.label for example in examples).most_common())
+    ledger = Path(settings.ledger.file)
+    history = History.of(read(ledger)[0]) if ledger.exists() else History()
     facts: dict[str, Any] = {
         "data": {"file": data.file, "examples": len(examples), "labels": labels},
         "model": {"source": settings.model.source, "fingerprint": model, "allowed": settings.allow.model(model)},
         "policy": settings.policy.model_dump(mode="json"),
         "sums": settings.sums and settings.sums.model_dump(mode="json"),
-        "left_so_far": _ledger_facts(Path(settings.ledger.file)),
+        "left_so_far": _ledger_facts(ledger, history),
     }
     if run is None:
         return facts
@@ -63,15 +65,15 @@ def preview(settings: ClientSettings, run: RunSettings | None) -> dict[str, Any]
             "rows_with_other_labels": len(examples) - len(usable),
         },
         "run": run_digest(task, run.method, model),
-        "would_leave": _would_leave(settings, run, model, usable),
+        "would_leave": _would_leave(settings.policy, history, run, model, usable),
     }
 
 
-def _would_leave(settings: ClientSettings, run: RunSettings, model: str, examples: Sequence[Example]) -> dict[str, Any]:
+def _would_leave(policy: Policy, history: History, run: RunSettings, model: str, examples: Sequence[Example]) -> dict[str, Any]:
     """By step, whether the policy allows its reply."""
     task, method = run.task, run.method
     try:
-        check_assignment(settings.policy, task, method, model)
+        check_assignment(policy, task, method, model)
     except RefusalError as refusal:
         return {"everything": _refused(refusal)}
     roles = split_roles(examples, selection=method.holdout.selection, gate=method.holdout.gate, seed=method.seed)
@@ -81,8 +83,8 @@ def _would_leave(settings: ClientSettings, run: RunSettings, model: str, example
     # The rules count examples. The size of the model makes no difference.
     assignment = Assignment(task, method, ModelShape(model, layers=1, width=1))
     steps = sample_exchange(assignment, SampleCounts(counts, len(selection), len(gate)))
-    spent = _history(Path(settings.ledger.file)).spent(assignment.digest)
-    return {name: _verdict(settings.policy, method, spent, *step) for name, step in steps.items() if name not in _NOT_ASKED}
+    spent = history.spent(assignment.digest)
+    return {name: _verdict(policy, method, spent, *step) for name, step in steps.items() if name not in _NOT_ASKED}
 
 
 def _verdict(policy: Policy, method: Method, spent: Spent, request: Request, reply: Reply) -> dict[str, Any]:
@@ -105,12 +107,7 @@ def _fingerprint(settings: ClientSettings) -> str:
         return f"unknown: {error}"
 
 
-def _history(path: Path) -> History:
-    return History.of(read(path)[0]) if path.exists() else History()
-
-
-def _ledger_facts(path: Path) -> dict[str, Any]:
+def _ledger_facts(path: Path, history: History) -> dict[str, Any]:
     """Rounds and bytes of each job in the ledger."""
-    history = _history(path)
     spent = {run: history.spent(run) for run in sorted(history.jobs)}
     return {"ledger": str(path), "jobs": {run: {"rounds": job.rounds, "bytes": job.bytes} for run, job in spent.items()}}
