@@ -16,7 +16,7 @@ from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.data import split_roles
 from ifedicl.errors import DataError
 from ifedicl.federation.assignment import Assignment
-from ifedicl.federation.messages import ContextRequest, DealRequest, Envelope, MaskRequest, Reply, Request, RevealRequest
+from ifedicl.federation.messages import HEADLESS, Envelope, Reply, Request
 from ifedicl.federation.sample_exchange import SampleCounts, sample_exchange
 from ifedicl.federation.secure import named_missing_packages
 from ifedicl.ledger.entries import Head
@@ -26,8 +26,6 @@ from ifedicl.settings.describe import mode_of
 from ifedicl.task import SHOWN_LABEL
 
 _HEAD = Head(100, "0" * 64)
-_WITHOUT_HEAD = (ContextRequest, DealRequest, MaskRequest, RevealRequest)
-"""The context is one for all clients, and of a secure sum the first request alone says how far the client's ledger has come."""
 
 
 def inspect_path(path: Path) -> dict[str, Any]:
@@ -165,7 +163,7 @@ def expected_bytes(settings: RunSettings, model: ModelShape, clients: Sequence[s
 
 
 def _size(message: Request | Reply) -> int:
-    return Envelope.of(message, None if isinstance(message, _WITHOUT_HEAD) else _HEAD).size
+    return Envelope.of(message, None if isinstance(message, HEADLESS) else _HEAD).size
 
 
 def inspect_data(path: Path) -> dict[str, Any]:

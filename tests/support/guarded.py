@@ -36,7 +36,7 @@ from ifedicl.federation.messages import (
     VectorsReply,
     VectorsRequest,
 )
-from ifedicl.ledger.ledger import Ledger
+from ifedicl.ledger.usage import CountedLedger
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.owner.endpoint import ClientEndpoint, LedgerRecord, build_endpoint
 from ifedicl.owner.policy import Policy, open_policy
@@ -106,7 +106,7 @@ def guarded(
 ) -> tuple[Asked, ScriptedClient]:
     """A scripted client behind a policy and a ledger in ``folder``, and the client itself."""
     client: Any = scripted_client(rule)
-    record = LedgerRecord(Ledger(folder / "ledger.jsonl", client.name), **options)
+    record = LedgerRecord(CountedLedger(folder / "ledger.jsonl", client.name), **options)
     return Asked(build_endpoint(client, policy or rules(), record, None, {})), client
 
 

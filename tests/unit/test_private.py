@@ -36,7 +36,6 @@ from ifedicl.federation.messages import (
     encode,
 )
 from ifedicl.federation.secure.sum_client import identity_of
-from ifedicl.ledger.ledger import Ledger
 from ifedicl.ledger.usage import CountedLedger
 from ifedicl.owner.endpoint import LedgerRecord, build_endpoint
 from ifedicl.owner.guard import Guard
@@ -198,7 +197,7 @@ def test_an_owners_limit_of_epsilon_stops_its_client(backbone: Backbone, tmp_pat
     run, policy = method(), open_policy()
     limited = policy.model_copy(update={"most": policy.most.model_copy(update={"epsilon": 1.5})})
     ward = private_clients(backbone, NoiseSettings(epsilon=2.0), run)[0]
-    ledger = CountedLedger(Ledger(tmp_path / "ledger.jsonl", ward.name))
+    ledger = CountedLedger(tmp_path / "ledger.jsonl", ward.name)
     guarded = Asked(Recorder(Guard(ward, limited, ledger.history), ledger, limited.most))
     request = ready(guarded, backbone, run)
     answers = [guarded.handle(request) for _ in range(3)]
@@ -206,7 +205,7 @@ def test_an_owners_limit_of_epsilon_stops_its_client(backbone: Backbone, tmp_pat
     assert [reply.code for reply in answers if isinstance(reply, Failure)] == [FailureCode.SPENT] * 2
     # Without a promise nothing leaves at all.
     plain = Client("plain", tiny.examples(5), backbone, secret=b"p")
-    open_guard = Asked(build_endpoint(plain, limited, LedgerRecord(Ledger(tmp_path / "plain.jsonl", "plain")), None, {}))
+    open_guard = Asked(build_endpoint(plain, limited, LedgerRecord(CountedLedger(tmp_path / "plain.jsonl", "plain")), None, {}))
     reply = open_guard.handle(VectorsRequest(tiny.TASK, run, backbone.fingerprint, ""))
     assert isinstance(reply, Failure)
     assert reply.code is FailureCode.REFUSED

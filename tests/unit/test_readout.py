@@ -216,7 +216,7 @@ def test_where_no_owner_lets_its_sums_out_the_label_words_are_read(
     outcome = run_real(backbone, method, engine=RecordingEngine(engine_of(real(backbone)), refuse))
     assert outcome.readout is None
     assert outcome.state.round == 2
-    assert "(a: refused, b: refused, c: refused): the label words are read" in caplog.text
+    assert "(a: refused, b: refused, c: refused): the label words are used" in caplog.text
     plain = run_real(backbone, tiny.method(rounds={"rounds": 2}))
     np.testing.assert_array_equal(outcome.coefficients.scales, plain.coefficients.scales)
 

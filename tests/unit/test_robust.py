@@ -325,5 +325,5 @@ def test_where_no_class_can_be_out_voted_the_run_says_so() -> None:
 
     method = method_of({"liars": 0.45})
     method = method.model_copy(update={"vectors": method.vectors.model_copy(update={"balance": "class"})})
-    with pytest.raises(FederationError, match="no class is held by as many clients"):
+    with pytest.raises(FederationError, match="no class has examples at enough of the 10 clients"):
         run(Apart(), method)

@@ -113,7 +113,7 @@ def test_what_a_client_gave_before_its_examples_changed_stays_in_a_sum(
     first = run_real(backbone, method, checkpoint=file)
     changed = {**HANDS, "b": tuple(Example(f"{example.text} indeed", example.label) for example in HANDS["b"])}
     outcome = run_real(backbone, method, engine=engine_of(counting(backbone, rows, changed)), checkpoint=file, more_rounds=1)
-    assert "earlier examples of b changed" in caplog.text
+    assert "client b changed earlier examples" in caplog.text
     np.testing.assert_array_equal(outcome.context.vectors, first.context.vectors)
     assert outcome.state.cursors["b"] != first.state.cursors["b"]  # what is added from now on follows
 

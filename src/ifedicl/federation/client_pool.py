@@ -148,15 +148,15 @@ class ClientPool:
     def _exchange(
         self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool], take: Callable[[str, R], None]
     ) -> tuple[set[str], dict[str, FailureCode]]:
-        step, state = next(iter(requests.values())).kind, self._memory.state
+        request, state = next(iter(requests.values())), self._memory.state
+        step = request.kind
         self._observer(StepStarted(step, state.round, len(requests)))
         answered: set[str] = set()
         failures: dict[str, FailureCode] = {}
         traffic = list(state.traffic)
         received: list[Received] = []
         heads = state.heads
-        # The context is by far the largest request. Without a head it is the same bytes for all clients.
-        known = {} if expected is messages.ContextReply else state.heads
+        known = {} if isinstance(request, messages.HEADLESS) else state.heads
         for delivery in self._engine.exchange(requests, self._coordination.deadline_seconds, known):
             reply = delivery.reply
             if isinstance(reply, expected) and usable(reply):

@@ -1,4 +1,4 @@
-"""What the coordinator believes of a reply, and how it compares rounds. A client may send anything."""
+"""Checks replies before the coordinator uses them, and ranks rounds. A client may send anything."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from ifedicl.federation.assignment import Assignment
 from ifedicl.metrics import Tally
 
 _MOST_EXAMPLES = 2**31
-_LARGEST_MEAN = 1e30  # far beyond any that a model writes, and many of them still sum to a float32
-_LARGEST_GRADIENT = 1e15  # of a sum: far beyond any, and the squares that Adam keeps are still float32
-_LARGEST_COEFFICIENT = 6e4  # what float16, in which Γ travels, still holds
-_LARGEST_LOSS = 1e6  # nats, of one example: far beyond any that a model gives
+# Far above what a model gives, and low enough for what follows: sums of means and squares of gradients must fit float32.
+_LARGEST_MEAN = 1e30
+_LARGEST_GRADIENT = 1e15
+_LARGEST_COEFFICIENT = 6e4  # Γ is sent as float16
+_LARGEST_LOSS = 1e6  # nats, for one example
 
 
 @dataclass(frozen=True)
-class Checks:
-    """Whether replies fit a run."""
+class ReplyChecks:
+    """Checks whether replies fit a run."""
 
     assignment: Assignment
 
     def is_usable_vectors(self, reply: messages.VectorsReply) -> bool:
-        """Of the run's shape, finite, and of at least one example unless they only add to earlier ones."""
+        """Whether they have the run's shape, are finite, and have an example unless they add to earlier vectors."""
         vectors = reply.vectors
         shape = (
             self.assignment.method.groups(len(self.assignment.task.labels)),
@@ -41,20 +42,20 @@ class Checks:
         return fits and _at_most(_LARGEST_MEAN, vectors.means) and (vectors.examples > 0 or not reply.replaces)
 
     def is_usable_update(self, reply: messages.UpdateReply) -> bool:
-        """Of the run's shape, finite on the wire too, and trained on something."""
+        """Whether it has the run's shape, is finite on the wire too, and has at least one example."""
         coefficients = reply.coefficients
         fits = coefficients.form == self.assignment.form and can_travel(coefficients)
         return fits and 0 < reply.examples <= _MOST_EXAMPLES and 0 <= reply.loss <= _LARGEST_LOSS
 
     def is_usable_gradient(self, reply: messages.GradientReply) -> bool:
-        """Of the run's shape and finite; of any number of examples, none included."""
+        """Whether it has the run's shape and is finite. It may have no examples."""
         sums = reply.sums
         fits = {name: array.shape for name, array in sums.arrays.items()} == self.assignment.form.shapes and sums.is_finite
         fits = fits and _at_most(_LARGEST_GRADIENT, *sums.arrays.values())
         return fits and 0 <= sums.examples <= _MOST_EXAMPLES and 0 <= sums.loss <= sums.examples * _LARGEST_LOSS
 
     def is_usable_statistics(self, reply: messages.StatisticsReply) -> bool:
-        """Of the run's shape, finite, and of at least one example."""
+        """Whether they have the run's shape, are finite, and have at least one example."""
         assignment = self.assignment
         classes, model = len(assignment.task.labels), assignment.model
         hidden = hidden_count(model.width, assignment.method.pooled_layer(model.layers))
@@ -63,56 +64,54 @@ class Checks:
         return fits and 0 < reply.sums.examples <= _MOST_EXAMPLES
 
     def is_usable_comparison(self, reply: messages.CompareReply) -> bool:
-        """Two tallies of the same examples, and sums that can be theirs."""
+        """Whether both tallies are of the same examples, and the other sums are possible for them."""
         comparison = reply.comparison
         count, squares = comparison.adapter.examples, comparison.squared_gains
         counts = comparison.truth, comparison.answers
-        both = (comparison.adapter, comparison.zero_shot)
         difference = abs(comparison.adapter.correct - comparison.zero_shot.correct)
         return (
             comparison.zero_shot.examples == count
-            and all(_can_be(tally) for tally in both)
+            and _is_possible(comparison.adapter)
+            and _is_possible(comparison.zero_shot)
             and difference <= comparison.disagreements <= count
             and 0 <= squares <= count * _LARGEST_LOSS**2
-            and all(len(own) == len(self.assignment.task.labels) and min(own) >= 0 and sum(own) == count for own in counts)
+            and all(len(row) == len(self.assignment.task.labels) and min(row) >= 0 and sum(row) == count for row in counts)
             and comparison.adapter.correct <= sum(map(min, *counts))
         )
 
 
 def can_travel(coefficients: Coefficients) -> bool:
-    """Whether they are numbers, and small enough for the wire."""
+    """Whether they are finite, and small enough for the wire."""
     return coefficients.is_finite and _at_most(_LARGEST_COEFFICIENT, *coefficients.arrays.values())
 
 
 def _at_most(bound: float, *arrays: npt.NDArray[np.floating]) -> bool:
-    """Whether no number is larger than ``bound``, either way."""
+    """Whether no absolute value exceeds ``bound``."""
     return all(float(np.abs(array).max(initial=0.0)) <= bound for array in arrays)
 
 
 def is_usable_context(_reply: messages.ContextReply) -> bool:
-    """There is nothing in it that could be wrong."""
+    """True: the reply has no fields."""
     return True
 
 
-def is_usable_evaluation(reply: messages.EvaluateReply, answers: int) -> bool:
-    """As many tallies as were asked for, of equally many examples, with counts that can be and a finite loss."""
+def is_usable_evaluation(reply: messages.EvaluateReply, count: int) -> bool:
+    """Whether it has the right number of tallies, all possible and of the same number of examples."""
     tallies = reply.tallies
-    return (
-        len(tallies) == answers and len({tally.examples for tally in tallies}) == 1 and all(_can_be(tally) for tally in tallies)
-    )
+    return len(tallies) == count and len({tally.examples for tally in tallies}) == 1 and all(map(_is_possible, tallies))
 
 
-def _can_be(tally: Tally) -> bool:
-    """Counts that fit each other, and a loss that log-probabilities can have."""
+def _is_possible(tally: Tally) -> bool:
+    """Whether the counts fit each other, and log-probabilities can have this loss."""
     fits = 0 <= tally.correct <= tally.examples and 0 < tally.examples <= _MOST_EXAMPLES
     return fits and 0 <= tally.loss_sum <= tally.examples * _LARGEST_LOSS
 
 
 def rank(tally: Tally, by: str) -> tuple[float, ...]:
-    """Smaller is better; equal accuracies are told apart by the loss."""
+    """A smaller rank is better; with equal accuracies, the loss decides."""
     return (-tally.accuracy, tally.loss) if by == "accuracy" else (tally.loss,)
 
 
 def tally_of_all(tallies: Mapping[str, Tally]) -> Tally | None:
-    """Of all clients together; None where there are none."""
+    """The sum over clients; None without clients."""
     return sum(tallies.values(), Tally()) if tallies else None

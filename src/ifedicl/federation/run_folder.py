@@ -1,4 +1,4 @@
-"""The folder of one run: its files, checks before a run, and their writers."""
+"""The folder of one run: paths, checks before a run, and writers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ifedicl.federation.journal import Journal
 from ifedicl.task import Task
 
 METRICS = "metrics.jsonl"
-"""By its journal a folder is known to be a run's."""
+"""The journal. A folder with this file belongs to a run."""
 
 
 @dataclass(frozen=True)
@@ -35,34 +35,34 @@ class RunFolder:
 
     @property
     def ledgers(self) -> Path:
-        """A ledger for each simulated client."""
+        """The folder of the simulated clients' ledgers."""
         return self.path / "ledgers"
 
     @property
     def adapter(self) -> Path:
-        """The adapter's folder, at the end."""
+        """The adapter's folder, written at the end."""
         return self.path / "adapter"
 
     @property
     def report(self) -> Path:
-        """The report, at the end."""
+        """The report, written at the end."""
         return self.path / "report.html"
 
     @property
     def is_resumable(self) -> bool:
-        """Whether a checkpoint is there."""
+        """Whether there is a checkpoint."""
         return self.checkpoint.exists()
 
     @property
     def has_begun(self) -> bool:
-        """Whether a run has begun here; it may have stopped before its first checkpoint."""
+        """Whether a run has begun here, even if it stopped before its first checkpoint."""
         return self.is_resumable or self.metrics.exists()
 
     def check(self, *, resume: bool, more_rounds: int) -> None:
-        """Check that a new run overwrites none, and that a resume finds one.
+        """Check that a new run overwrites no other, and that a resume finds its run.
 
         Raises:
-            ConfigError: it is not so.
+            ConfigError: it overwrites one, or finds none.
         """
         if resume and not self.has_begun:
             remedy = "Name the run's folder with --out, or leave --resume out to begin one."
@@ -75,14 +75,10 @@ class RunFolder:
             raise ConfigError("run", [Fault("out", str(self.path), "the folder of a finished run", remedy)])
 
     def settings_keeper(self, name: str, text: str) -> Callable[[Event], None]:
-        """An observer that keeps the settings of a run beside its figures, once the run begins.
+        """An observer that writes the settings of a new run to the file ``name``, once the run begins.
 
-        A resume leaves the file as it is. A try that fails before it begins writes nothing, so that no settings lie beside the
-        figures of another run. A file of that name that lies there without a run is not ours and stays.
-
-        Args:
-            name: of the file.
-            text: its content.
+        A resume does not change the file, nor does a run that fails before it begins: the settings in a folder are those of its
+        journal. If there is a file of that name but no run, it is not ours and stays.
         """
         is_ours = self.has_begun or not (self.path / name).exists()
 
@@ -93,13 +89,13 @@ class RunFolder:
         return observe
 
     def journal(self, task: Task, clients: Iterable[str]) -> Journal:
-        """The journal of a run in this folder, as :class:`Journal` is made."""
+        """The journal of a run in this folder."""
         return Journal(self.metrics, task, clients)
 
     def carry_out(self, run: Callable[[RunOptions], Federated], options: RunOptions, journal: Journal) -> Federated:
-        """A run with its checkpoint, its journal and, at the end, its adapter in this folder.
+        """Run with checkpoint and journal in this folder, and save the adapter here.
 
-        The journal's last lines are left to the caller, who may measure the adapter first: :meth:`Journal.finish`.
+        The caller writes the journal's last lines, :meth:`Journal.finish`, after it has measured the adapter.
 
         Args:
             run: runs the federation.
@@ -107,7 +103,7 @@ class RunFolder:
             journal: from :meth:`journal`.
 
         Raises:
-            StorageError: the disk refuses.
+            StorageError: a file cannot be written.
             IfediclError: as ``run`` raises it.
         """
         federated = run(replace(options, checkpoint=self.checkpoint, observer=each(journal, options.observer)))

@@ -1,6 +1,6 @@
-"""One request and one reply of every step of a run: the run's shapes, made-up numbers. Nothing is sent.
+"""One sample request and reply of each step of a run: real shapes, invented numbers. Nothing is sent.
 
-``ifedicl inspect`` counts their bytes, and ``ifedicl policy check`` asks a policy about them.
+``ifedicl inspect`` counts their bytes. ``ifedicl policy check`` applies a policy to them.
 """
 
 from __future__ import annotations
@@ -29,13 +29,7 @@ _LOSS = 0.123456789
 
 @dataclass(frozen=True)
 class SampleCounts:
-    """How many examples stand behind the replies.
-
-    Attributes:
-        groups: ``(G,)`` training examples of each group whose sums are apart.
-        selection: held-out examples that choose a round.
-        gate: held-out examples of the gate.
-    """
+    """The number of examples behind each reply; ``groups`` is ``(G,)``, training examples by group."""
 
     groups: npt.NDArray[np.int64]
     selection: int
@@ -43,17 +37,12 @@ class SampleCounts:
 
     @property
     def train(self) -> int:
-        """Of all groups."""
+        """Training examples of all groups."""
         return int(self.groups.sum())
 
 
 def sample_exchange(assignment: Assignment, counts: SampleCounts) -> dict[str, Exchange]:
-    """One request and its reply, by step, in the order of a run. The steps are those that the method asks for.
-
-    Args:
-        assignment: task, method and the model's shape.
-        counts: how many examples stand behind each reply.
-    """
+    """The request and reply of each step that the method needs, in the order of a run."""
     holdout, coefficients = assignment.method.holdout, assignment.identity
     steps = _vectors(assignment, counts) | _round(assignment, counts)
     if holdout.selection > 0:
@@ -83,7 +72,7 @@ def _vectors(assignment: Assignment, counts: SampleCounts) -> dict[str, Exchange
 
 
 def _round(assignment: Assignment, counts: SampleCounts) -> dict[str, Exchange]:
-    """One round, evaluations apart."""
+    """One round without its evaluation."""
     coefficients, server = assignment.identity, assignment.method.server
     if server is not None and assignment.method.takes_gradients:
         sums = GradientSum(coefficients.arrays, round(server.draw * counts.train), _LOSS)
@@ -93,7 +82,7 @@ def _round(assignment: Assignment, counts: SampleCounts) -> dict[str, Exchange]:
 
 
 def _readout(assignment: Assignment, counts: SampleCounts) -> dict[str, Exchange]:
-    """What a readout adds, once: its sums, and the trial of its candidates."""
+    """The two steps of a readout: its sums, and the evaluation of its candidates."""
     method, model, coefficients = assignment.method, assignment.model, assignment.identity
     assert method.readout is not None
     classes, layer = len(assignment.task.labels), method.pooled_layer(model.layers)

@@ -1,4 +1,4 @@
-"""What the clients' held-out examples decide: which round, which readout, and whether the adapter is used at all."""
+"""Chooses the round and the readout, and opens or closes the gate, by the clients' held-out examples."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.client_pool import ClientPool
 from ifedicl.federation.messages import FailureCode
-from ifedicl.federation.reply_validation import Checks, is_usable_evaluation, rank, tally_of_all
+from ifedicl.federation.reply_validation import ReplyChecks, is_usable_evaluation, rank, tally_of_all
 from ifedicl.metrics import Comparison, Tally
 
 _log = logging.getLogger(__name__)
 
 
-class HeldOut:
-    """The clients' held-out examples: a selection part, and a gate part that chooses nothing else."""
+class Selection:
+    """Chooses on the clients' selection examples, and compares with the raw model on their gate examples."""
 
     def __init__(self, clients: ClientPool, assignment: Assignment, memory: Memory) -> None:
-        """Prepare; nothing is asked yet."""
+        """Prepare; nothing is sent yet."""
         self._clients = clients
         self._assignment = assignment
         self._memory = memory
-        self._checks = Checks(assignment)
+        self._checks = ReplyChecks(assignment)
 
     def measure_zero_shot(self) -> None:
-        """The raw model on the selection examples, once for each context."""
+        """Evaluate the raw model on the selection examples, once for each context."""
         if self._memory.state.zero_shot is None and self._assignment.method.holdout.selection > 0:
             zero_shot = tally_of_all(self.evaluate(self._assignment.identity))
             self._memory.keep(replace(self._memory.state, zero_shot=zero_shot))
 
     def evaluate(self, coefficients: Coefficients) -> dict[str, Tally]:
-        """Counts and sums on its selection examples of each client whose word counts."""
-        replies = self._tried(messages.EvaluateRequest(self._clients.context_id, Role.SELECTION, coefficients))
+        """The tallies on the selection examples of each trusted client."""
+        replies = self._evaluations(messages.EvaluateRequest(self._clients.context_id, Role.SELECTION, coefficients))
         tallies, by = {name: reply.tallies[0] for name, reply in replies.items()}, self._assignment.method.rounds.select_by
         scores = {name: rank(tally, by) for name, tally in tallies.items()}
-        believed = self._trusted_names(scores, {name: tally.examples for name, tally in tallies.items()})
-        return {name: tallies[name] for name in believed}
+        trusted = self._trusted_names(scores, {name: tally.examples for name, tally in tallies.items()})
+        return {name: tallies[name] for name in trusted}
 
     def fit_readout(self) -> None:
-        """Once for each best round: sums of all clients to candidates, and the best of them on the selection examples.
+        """Fit candidates from the sums of all clients and keep the best on the selection examples, once for each best round.
 
-        The label words stay where no candidate does better, and where too few owners let their sums out.
+        The label words stay if no candidate is better, or if too few owners allow their sums to leave.
 
         Raises:
-            TooFewClientsError: fewer clients than ``coordination.min_clients`` gave sums, and another time more might.
+            TooFewClientsError: fewer clients than ``coordination.min_clients`` gave sums, but more may after a resume.
         """
         state, method = self._memory.state, self._assignment.method
         if method.readout is None or state.readout_round == state.best_round:
@@ -61,24 +61,23 @@ class HeldOut:
         total, answers = self._clients.total(requests, messages.StatisticsReply, self._checks.is_usable_statistics)
         is_final = all(code.is_final for code in answers.failures.values())
         if is_final and not self._clients.are_enough(answers):
-            told = "too few clients give sums for a readout, now or later (%s): the label words are read"
-            _log.warning(told, answers.reasons)
+            _log.warning("too few clients allow sums for a readout (%s): the label words are used", answers.reasons)
             self._memory.keep(replace(self._memory.state, readout=None, readout_round=state.best_round))
             return
         self._clients.require(answers, "statistics")
-        assert total is not None  # usable ones are of an example at least
+        assert total is not None  # each usable reply has at least one example
         model = self._assignment.model
         layer = method.pooled_layer(model.layers)
         directions = projection(hidden_count(model.width, layer), model.width, method.seed)
         readouts = total.sums.solve(directions, layer)
         trial = messages.EvaluateRequest(self._clients.context_id, Role.SELECTION, state.best, tuple(readouts), TEMPERATURES)
-        figures = zip(*(reply.tallies for reply in self._tried(trial).values()), strict=True)
-        ranks = [rank(sum(tallies, Tally()), method.rounds.select_by) for tallies in figures]  # none if no client answered
+        figures = zip(*(reply.tallies for reply in self._evaluations(trial).values()), strict=True)
+        ranks = [rank(sum(tallies, Tally()), method.rounds.select_by) for tallies in figures]  # empty if no client replied
         best = trial.candidates[ranks.index(min(ranks))] if ranks else None
         self._memory.keep(replace(self._memory.state, readout=best, readout_round=state.best_round))
 
     def compare(self) -> Comparison | None:
-        """The chosen adapter and the raw model on the gate examples; None where there is no gate or nobody holds any."""
+        """The chosen adapter and the raw model on the gate examples; None without a gate or without gate examples."""
         if self._assignment.method.holdout.gate == 0:
             return None
         state = self._memory.state
@@ -86,16 +85,16 @@ class HeldOut:
         replies, answers = self._clients.ask_all(request, messages.CompareReply, self._checks.is_usable_comparison)
         if not replies and set(answers.failures.values()) <= {FailureCode.NO_EXAMPLES}:
             return None
-        own = {name: reply.comparison for name, reply in replies.items()}
-        gains = {name: (item.zero_shot.loss - item.adapter.loss,) for name, item in own.items()}
-        believed = self._trusted_names(gains, {name: item.adapter.examples for name, item in own.items()})
-        return sum((own[name] for name in believed), Comparison())
+        compared = {name: reply.comparison for name, reply in replies.items()}
+        gains = {name: (item.zero_shot.loss - item.adapter.loss,) for name, item in compared.items()}
+        trusted = self._trusted_names(gains, {name: item.adapter.examples for name, item in compared.items()})
+        return sum((compared[name] for name in trusted), Comparison())
 
     def _trusted_names(self, scores: Mapping[str, tuple[float, ...]], examples: Mapping[str, int]) -> list[str]:
-        """All clients, in their order; with [robust], those in the middle."""
+        """All clients, in order; with [robust], those with middle scores."""
         robust = self._assignment.method.robust
         return list(scores) if robust is None else trusted_clients(scores, examples, Trust(robust.liars))
 
-    def _tried(self, request: messages.EvaluateRequest) -> dict[str, messages.EvaluateReply]:
-        answers = len(request.candidates)
-        return self._clients.ask_all(request, messages.EvaluateReply, lambda reply: is_usable_evaluation(reply, answers))[0]
+    def _evaluations(self, request: messages.EvaluateRequest) -> dict[str, messages.EvaluateReply]:
+        count = len(request.candidates)
+        return self._clients.ask_all(request, messages.EvaluateReply, lambda reply: is_usable_evaluation(reply, count))[0]

@@ -1,4 +1,4 @@
-"""One round of stage 2b: where the clients' examples take the coefficients (paper Eq. 6-7)."""
+"""One round of stage 2b: new coefficients from the clients' examples (paper Eq. 6-7)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from ifedicl.core.vectors import Array32
 from ifedicl.federation.client_pool import ClientPool, Participation
 from ifedicl.federation.messages import GradientReply, GradientRequest, Request, UpdateReply, UpdateRequest
 from ifedicl.federation.reply_sums import Total
-from ifedicl.federation.reply_validation import Checks
+from ifedicl.federation.reply_validation import ReplyChecks
 from ifedicl.federation.state import State
 from ifedicl.settings import RobustSettings, ServerSettings
 
 
 @dataclass(frozen=True)
-class Move:
-    """Where a round takes the coefficients.
+class RoundUpdate:
+    """The result of a round.
 
     Attributes:
         coefficients: the new ones.
-        moments: what the server's optimizer remembers; None where it only averages.
-        clients: who had a part in it.
-        loss: mean training loss in nats; None of no examples.
+        moments: of the server's optimizer; None if it only averages.
+        clients: those with a usable reply.
+        loss: mean training loss in nats; None if there were no examples.
     """
 
     coefficients: Coefficients
@@ -37,8 +37,8 @@ class Move:
     loss: float | None
 
 
-def along_updates(clients: ClientPool, cohort: Sequence[str], state: State, checks: Checks) -> Move:
-    """The mean of the clients' own coefficients, or a step of the server's optimizer in its direction.
+def averaged_update(clients: ClientPool, cohort: Sequence[str], state: State, checks: ReplyChecks) -> RoundUpdate:
+    """The mean of the clients' coefficients, or a step of the server's optimizer towards it.
 
     Raises:
         TooFewClientsError: fewer usable updates than ``coordination.min_clients``.
@@ -49,19 +49,19 @@ def along_updates(clients: ClientPool, cohort: Sequence[str], state: State, chec
     if method.robust is None:
         mean, answers = _mean(clients, requests, checks)
     else:
-        mean, answers = _agreed(clients, requests, checks, state.coefficients, method.robust)
+        mean, answers = _robust_mean(clients, requests, checks, state.coefficients, method.robust)
     if method.server is None:
-        return Move(mean.coefficients, None, answers.names, mean.loss)
+        return RoundUpdate(mean.coefficients, None, answers.names, mean.loss)
     back = {name: array - mean.coefficients.arrays[name] for name, array in state.coefficients.arrays.items()}
-    return Move(*_step(state, back, method.server), answers.names, mean.loss)
+    return RoundUpdate(*_step(state, back, method.server), answers.names, mean.loss)
 
 
-def _mean(clients: ClientPool, requests: Mapping[str, Request], checks: Checks) -> tuple[UpdateReply, Participation]:
-    """``Λ = Σ w_k Λ_k / Σ w_k`` (paper Eq. 7): in a total of replies ``w_k = n_k``; where each says one example, 1."""
-    total, alike = Total(UpdateReply), checks.assignment.method.weighting == "uniform"
+def _mean(clients: ClientPool, requests: Mapping[str, Request], checks: ReplyChecks) -> tuple[UpdateReply, Participation]:
+    """``Λ = Σ w_k Λ_k / Σ w_k`` (paper Eq. 7). A total weights by examples; uniform weights count one example each."""
+    total, uniform = Total(UpdateReply), checks.assignment.method.weighting == "uniform"
 
     def take(_name: str, reply: UpdateReply) -> None:
-        total.add(replace(reply, examples=1) if alike else reply)
+        total.add(replace(reply, examples=1) if uniform else reply)
 
     answers = clients.collect(requests, UpdateReply, checks.is_usable_update, take)
     clients.require(answers, "update")
@@ -70,10 +70,10 @@ def _mean(clients: ClientPool, requests: Mapping[str, Request], checks: Checks) 
     return mean, answers
 
 
-def _agreed(
-    clients: ClientPool, requests: Mapping[str, Request], checks: Checks, before: Coefficients, robust: RobustSettings
+def _robust_mean(
+    clients: ClientPool, requests: Mapping[str, Request], checks: ReplyChecks, before: Coefficients, robust: RobustSettings
 ) -> tuple[UpdateReply, Participation]:
-    """What a minority of liars cannot steer."""
+    """An aggregate that a minority of lying clients cannot steer."""
     replies, answers = clients.ask(requests, UpdateReply, checks.is_usable_update)
     clients.require(answers, "update")
     updates, trust = [reply.coefficients for reply in replies.values()], Trust(robust.liars)
@@ -81,10 +81,10 @@ def _agreed(
     return UpdateReply(robust_coefficients(before, updates, robust.rule, trust), len(updates), loss), answers
 
 
-def along_gradient(clients: ClientPool, cohort: Sequence[str], state: State, checks: Checks) -> Move:
-    """A step of the server's optimizer on the gradient of this round's examples: the same whoever holds them.
+def gradient_update(clients: ClientPool, cohort: Sequence[str], state: State, checks: ReplyChecks) -> RoundUpdate:
+    """A step of the server's optimizer on the gradient of this round's examples, the same for any split over clients.
 
-    The sum is divided by how many examples a round draws on average, not by how many it drew: a fixed number.
+    The sum is divided by the expected number of drawn examples, which is the same in each round, not by the actual number.
 
     Raises:
         TooFewClientsError: fewer usable sums than ``coordination.min_clients``.
@@ -100,7 +100,7 @@ def along_gradient(clients: ClientPool, cohort: Sequence[str], state: State, che
     expected = server.draw * sum(vectors.examples for vectors in state.client_vectors.values())
     gradient = {name: array / np.float32(expected) for name, array in sums.arrays.items()}
     loss = sums.loss / sums.examples if sums.examples else None
-    return Move(*_step(state, gradient, server, method.calibration.weight_decay), answers.names, loss)
+    return RoundUpdate(*_step(state, gradient, server, method.calibration.weight_decay), answers.names, loss)
 
 
 def _step(

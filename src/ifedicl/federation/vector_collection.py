@@ -1,4 +1,4 @@
-"""Stage 1 at the server: the clients' context vectors, with those of later examples added to earlier ones."""
+"""Stage 1 at the server: collects the clients' context vectors, and adds those of later examples to earlier ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.client_pool import ClientPool, Participation
 from ifedicl.federation.messages import VectorsReply, VectorsRequest
 from ifedicl.federation.reply_sums import Total
-from ifedicl.federation.reply_validation import Checks
+from ifedicl.federation.reply_validation import ReplyChecks
 from ifedicl.settings import TOGETHER
 
 _log = logging.getLogger(__name__)
@@ -20,85 +20,79 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Collected:
-    """What is known of the clients' vectors while they answer; fields as those of the checkpoint's state."""
+    """The replies so far, in the fields of the checkpoint's state."""
 
     client_vectors: dict[str, ContextVectors]
     cursors: dict[str, str]
     dtypes: dict[str, str]
 
     def note(self, name: str, reply: VectorsReply) -> None:
-        """Where the client is now, and what its model computes in."""
+        """Note the client's cursor and dtype."""
         self.cursors[name], self.dtypes[name] = reply.cursor, reply.dtype
 
 
 class VectorCollection:
-    """Asks all clients for vectors of examples that they have not vectorised yet."""
+    """Asks all clients for the vectors of examples that they have not vectorised yet."""
 
     def __init__(self, clients: ClientPool, assignment: Assignment, memory: Memory) -> None:
-        """Prepare; nothing is asked yet."""
+        """Prepare; nothing is sent yet."""
         self._clients = clients
         self._assignment = assignment
         self._memory = memory
-        self._checks = Checks(assignment)
+        self._checks = ReplyChecks(assignment)
 
     def vectors(self) -> list[ContextVectors]:
-        """All clients' vectors, in client order; where their sum is all that is needed, the sum.
+        """All clients' vectors, in client order; their sum alone if the method needs no more.
 
-        A sum takes the memory of one client's vectors, however many clients there are.
+        A sum takes the memory of one client's vectors, for any number of clients.
 
         Raises:
-            TooFewClientsError: fewer clients than ``coordination.min_clients`` ever gave any.
+            TooFewClientsError: fewer clients than ``coordination.min_clients`` have sent vectors, now or earlier.
             StorageError: the checkpoint cannot be written.
         """
         state = self._memory.state
         collected = _Collected(dict(state.client_vectors), dict(state.cursors), dict(state.dtypes))
-        answers = (self._add_up if self._assignment.method.vectors_add_up else self._hold_each)(collected)
-        self._memory.keep(
-            replace(
-                self._memory.state,
-                client_vectors=collected.client_vectors,
-                cursors=collected.cursors,
-                dtypes=collected.dtypes,
-            )
-        )
+        adds_up = self._assignment.method.vectors_add_up
+        answers = (self._collect_sum if adds_up else self._collect_each)(collected)
+        self._memory.keep(replace(self._memory.state, **vars(collected)))
         usable = {name: vectors for name, vectors in collected.client_vectors.items() if vectors.examples > 0}
-        givers = collected.cursors if self._assignment.method.vectors_add_up and usable else usable
-        self._clients.require(
-            Participation(tuple(name for name in self._clients.names if name in givers), answers.failures), "vectors"
-        )
+        senders = collected.cursors if adds_up and usable else usable
+        participants = tuple(name for name in self._clients.names if name in senders)
+        self._clients.require(Participation(participants, answers.failures), "vectors")
         if len(set(collected.dtypes.values())) > 1:
             mix = ", ".join(f"{name}: {dtype}" for name, dtype in collected.dtypes.items())
-            _log.warning("clients compute in different dtypes (%s); their vectors differ a little for that alone", mix)
+            _log.warning("clients compute in different dtypes (%s), so their vectors differ a little", mix)
         order = dict.fromkeys((TOGETHER, *self._clients.names))
         return [usable[name] for name in order if name in usable]
 
-    def _hold_each(self, collected: _Collected) -> Participation:
-        """What each client gives in place of its earlier vectors, or on top of them."""
-        held = collected.client_vectors
+    def _collect_each(self, collected: _Collected) -> Participation:
+        """Replace each client's earlier vectors, or add to them."""
+        known = collected.client_vectors
 
         def take(name: str, reply: VectorsReply) -> None:
-            held[name] = reply.vectors if reply.replaces or name not in held else held[name].combine(reply.vectors)
+            known[name] = reply.vectors if reply.replaces or name not in known else known[name].combine(reply.vectors)
             collected.note(name, reply)
 
         return self._ask(collected.cursors, take)
 
-    def _add_up(self, collected: _Collected) -> Participation:
-        """What each client gives on top of the sum. A sum cannot give back what it took: where a client's earlier examples
-        changed, what it gave for them stays, as in secure mode, and only what is added from now on follows.
+    def _collect_sum(self, collected: _Collected) -> Participation:
+        """Add each client's vectors to the sum.
+
+        A sum only grows: if a client's earlier examples change, their old vectors stay in it, as in secure mode.
         """
         known, total, added = dict(collected.cursors), Total(VectorsReply), 0
-        for vectors in collected.client_vectors.values():  # one sum; a run that an older version began has several parts
+        for vectors in collected.client_vectors.values():  # one sum; several in a run of an older version
             total.add(VectorsReply(vectors, "", replaces=True, dtype="", wire_dtype="float32"))
 
         def take(name: str, reply: VectorsReply) -> None:
             nonlocal added
             if reply.replaces and name in known:
-                _log.warning("earlier examples of %s changed: what it gave for them before stays in the sums", name)
+                _log.warning("client %s changed earlier examples: their old vectors stay in the sum", name)
             elif reply.vectors.examples:
                 total.add(reply)
                 added += reply.vectors.examples
             elif name not in known:
-                return  # it has given nothing yet
+                return  # it has sent no vectors yet
             collected.note(name, reply)
 
         answers = self._ask(known, take)
@@ -108,7 +102,7 @@ class VectorCollection:
 
     def _ask(self, cursors: Mapping[str, str], take: Callable[[str, VectorsReply], None]) -> Participation:
         task, method, model = self._assignment.task, self._assignment.method, self._assignment.model
-        # Those who are told the same get the very same object, which engines encode once.
-        asked = {cursor: VectorsRequest(task, method, model.fingerprint, cursor) for cursor in {"", *cursors.values()}}
-        requests = {name: asked[cursors.get(name, "")] for name in self._clients.names}
+        # Clients with the same cursor share one request object, which engines encode once.
+        by_cursor = {cursor: VectorsRequest(task, method, model.fingerprint, cursor) for cursor in {"", *cursors.values()}}
+        requests = {name: by_cursor[cursors.get(name, "")] for name in self._clients.names}
         return self._clients.collect(requests, VectorsReply, self._checks.is_usable_vectors, take)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from ifedicl.ledger.entries import Entry, Head
@@ -91,24 +92,16 @@ class History:
         return frozenset(self._spent)
 
 
-class CountedLedger:
-    """A ledger and its history, which counts each line as it is written."""
+class CountedLedger(Ledger):
+    """A ledger that counts each line in its history as it is written."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self.history = History.of(ledger)
-
-    @property
-    def head(self) -> Head:
-        """The head at the last entry."""
-        return self._ledger.head
-
-    def knows(self, head: Head) -> bool:
-        """As :meth:`Ledger.knows`."""
-        return self._ledger.knows(head)
+    def __init__(self, path: Path, owner: str) -> None:
+        """Open the file, or make one, as :class:`Ledger` does, and count its lines."""
+        super().__init__(path, owner)
+        self.history = History.of(self)
 
     def append(self, event: str, facts: Mapping[str, Any]) -> Head:
-        """As :meth:`Ledger.append`; the line is counted too."""
-        head = self._ledger.append(event, facts)
+        """Write one line as :meth:`Ledger.append` does, and count it."""
+        head = super().append(event, facts)
         self.history.note(facts)
         return head

@@ -23,7 +23,6 @@ from ifedicl.federation.client import Client
 from ifedicl.federation.handler import Discloser, Endpoint
 from ifedicl.federation.messages import Envelope
 from ifedicl.federation.secure import named_missing_packages
-from ifedicl.ledger.ledger import Ledger
 from ifedicl.ledger.usage import CountedLedger, History
 from ifedicl.owner.guard import Guard
 from ifedicl.owner.policy import Policy, open_policy
@@ -38,7 +37,7 @@ _PUBLIC_TEXTS = 64
 class LedgerRecord:
     """The ledger of an owner, and a function from a message's size to the bytes that the engine adds."""
 
-    ledger: Ledger
+    ledger: CountedLedger
     overhead: Callable[[int], int] = no_bytes
 
 
@@ -89,7 +88,7 @@ def build_endpoint(
     Raises:
         ConfigError: a package that the privacy needs is not installed, or the settings give no DP guarantee.
     """
-    ledger = None if record is None else CountedLedger(record.ledger)
+    ledger = None if record is None else record.ledger
     history = History() if ledger is None else ledger.history
     layer: Discloser
     if privacy is None:
@@ -155,7 +154,7 @@ def simulated_endpoints(
         peers = {client.name: identity_of(client).public for client in clients}
 
     def record(name: str) -> LedgerRecord | None:
-        return None if ledgers is None else LedgerRecord(Ledger(ledgers / f"{quote(name, safe=' ')}.jsonl", name))
+        return None if ledgers is None else LedgerRecord(CountedLedger(ledgers / f"{quote(name, safe=' ')}.jsonl", name))
 
     return tuple(build_endpoint(client, open_policy(), record(client.name), privacy, peers) for client in clients)
 

@@ -20,7 +20,7 @@ Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64}|any)$")]
 
 
 class AllowSettings(Section):
-    """Which tasks and models are allowed, and which kinds of replies may leave."""
+    """The tasks, models and kinds of replies that are allowed."""
 
     tasks: tuple[Digest, ...] = Field(
         default=(),
@@ -48,7 +48,7 @@ class AllowSettings(Section):
 
 
 class LeastSettings(Section):
-    """How many examples must stand behind a reply."""
+    """Minimum numbers of examples behind a reply."""
 
     examples: int = Field(default=8, ge=1, description="minimum training examples behind a reply; 1: no check")
     new_examples: int = Field(default=8, ge=1, description="minimum examples between two sums of one task; 1: no check")
@@ -57,7 +57,7 @@ class LeastSettings(Section):
 
 
 class MostSettings(Section):
-    """How much may leave. The ledger counts what has left, so a restart forgets nothing."""
+    """Limits of what may leave. The ledger counts it, so a restart resets no limit."""
 
     rounds: int = Field(default=200, ge=0, description="maximum updates and gradient sums in one job; 0: no limit")
     bytes_up: int = Field(default=50_000_000, ge=0, description="maximum bytes in one job, with the engine's own; 0: no limit")
@@ -101,7 +101,7 @@ class LedgerSettings(Section):
 
 
 class ClientSettings(Policy):
-    """A whole ``client.toml``."""
+    """All sections of a ``client.toml``."""
 
     data: SiteDataSettings
     model: ModelSettings
@@ -110,7 +110,7 @@ class ClientSettings(Policy):
 
     @property
     def sum_rules(self) -> PrivacySettings | None:
-        """The owner's rules of a secure sum; None: it answers in open mode."""
+        """The owner's rules of a secure sum; None: the client replies in open mode."""
         if self.sums is None:
             return None
         sums, least = self.sums, self.least.examples
@@ -133,16 +133,16 @@ def open_policy() -> Policy:
 
 
 def load_client_settings(path: Path) -> ClientSettings:
-    """Read a ``client.toml``. Relative paths in it start at its own folder.
+    """Read a ``client.toml``. Relative paths in it start at its folder.
 
     Raises:
-        ConfigError: it is absent, not TOML, or wrong; the message lists every fault.
+        ConfigError: the file is missing, not TOML, or has wrong settings; the message lists every fault.
     """
     settings = validated(ClientSettings, read_toml(path, "ifedicl policy init"), str(path))
     try:
         return _in_folder(settings, path.resolve().parent)
-    except (OSError, RuntimeError, ValueError) as error:  # too long a name, no such user, a NUL
-        fault = Fault("data, model or ledger", "an impossible path", "paths of files", f"{error}. Correct the path.")
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, an unknown user, a NUL byte
+        fault = Fault("data, model or ledger", "an invalid path", "paths of files", f"{error}. Correct the path.")
         raise ConfigError(str(path), [fault]) from error
 
 

@@ -12,7 +12,7 @@ from ifedicl.data import read_labelled
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.federation.client import Client
 from ifedicl.federation.secure import named_missing_packages
-from ifedicl.ledger.ledger import Ledger
+from ifedicl.ledger.usage import CountedLedger
 from ifedicl.owner.endpoint import ClientEndpoint, LedgerRecord, Privacy, build_endpoint
 from ifedicl.owner.policy import load_client_settings
 from ifedicl.owner.recorder import no_bytes
@@ -34,7 +34,7 @@ def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = no_byte
     """
     settings = load_client_settings(path)
     data = settings.data
-    ledger = Ledger(Path(settings.ledger.file), name)
+    ledger = CountedLedger(Path(settings.ledger.file), name)
     examples = read_labelled(data.file, text=data.text_column, label=data.label_column)
     client = Client(name, examples, load_backbone(settings.model), secret=_secret(Path(settings.ledger.secret)))
     privacy = None if settings.sum_rules is None else Privacy(settings.sum_rules)

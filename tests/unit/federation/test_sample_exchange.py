@@ -10,7 +10,7 @@ import pytest
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.messages import EvaluateReply, EvaluateRequest, decode_reply, decode_request, encode
-from ifedicl.federation.reply_validation import Checks, is_usable_evaluation
+from ifedicl.federation.reply_validation import ReplyChecks, is_usable_evaluation
 from ifedicl.federation.sample_exchange import SampleCounts, sample_exchange
 from tests.support import tiny
 
@@ -33,7 +33,7 @@ def test_the_coordinator_would_take_every_sample_reply(sections: dict[str, Any],
     groups = np.full(assignment.method.groups(len(tiny.TASK.labels)), 6)
     exchange = sample_exchange(assignment, SampleCounts(groups, selection=9, gate=7))
     assert set(exchange) == steps
-    checks = Checks(assignment)
+    checks = ReplyChecks(assignment)
     usable: dict[str, Any] = {
         "vectors": checks.is_usable_vectors,
         "update": checks.is_usable_update,

@@ -20,7 +20,7 @@ from ifedicl.federation.handler import Discloser, Disclosure
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import ContextReply, Failure, FailureCode, Reply, Request, VectorsRequest, encode
 from ifedicl.ledger.entries import Head
-from ifedicl.ledger.ledger import REPLY, SUMMED, Ledger, read
+from ifedicl.ledger.ledger import REPLY, SUMMED, read
 from ifedicl.ledger.usage import CountedLedger
 from ifedicl.owner.endpoint import LedgerRecord, build_endpoint
 from ifedicl.owner.guard import Guard
@@ -52,7 +52,7 @@ class Masking:
 
 def summed(folder: Path, policy: Policy) -> tuple[Asked, ScriptedClient]:
     client = scripted_client()
-    ledger = CountedLedger(Ledger(folder / "ledger.jsonl", client.name))
+    ledger = CountedLedger(folder / "ledger.jsonl", client.name)
     plain = SumRecorder(Guard(client, policy, ledger.history), ledger)
     return Asked(Recorder(Masking(plain), ledger, policy.most)), client
 
@@ -111,7 +111,7 @@ def test_an_exception_in_a_real_client_that_quotes_its_row_does_not_leak(
 
     rows = (*tiny.examples(9), Example(ROW, "good"))
     inner = Client("clinic", rows, backbone, secret=b"own")
-    guard = Asked(build_endpoint(inner, rules(), LedgerRecord(Ledger(tmp_path / "ledger.jsonl", "clinic")), None, {}))
+    guard = Asked(build_endpoint(inner, rules(), LedgerRecord(CountedLedger(tmp_path / "ledger.jsonl", "clinic")), None, {}))
 
     def quoting(*arguments: Any) -> None:
         raise ValueError(f"cannot work with {[row.text for row in rows]}")
@@ -134,7 +134,7 @@ def federated(backbone: Backbone, folder: Path, policies: dict[str, Policy], **o
         build_endpoint(
             Client(name, own, backbone, secret=name.encode()),
             policies.get(name, open_policy()),
-            LedgerRecord(Ledger(folder / f"{name}.jsonl", name)),
+            LedgerRecord(CountedLedger(folder / f"{name}.jsonl", name)),
             None,
             {},
         )

@@ -37,7 +37,7 @@ from ifedicl.federation.messages import (
     VectorsRequest,
     encode,
 )
-from ifedicl.federation.reply_validation import Checks
+from ifedicl.federation.reply_validation import ReplyChecks
 from ifedicl.inspection import expected_bytes, what_leaves
 from ifedicl.settings import Method, RunSettings
 from tests.support import tiny
@@ -180,7 +180,7 @@ def test_the_bytes_that_are_told_are_the_bytes_that_are_sent(four: Backbone) -> 
 def test_the_coordinator_takes_the_injected_layers_and_no_others(
     injection: dict[str, Any], layers: range, four: Backbone
 ) -> None:
-    checks = Checks(Assignment(tiny.TASK, method(injection), shape_of(four)))
+    checks = ReplyChecks(Assignment(tiny.TASK, method(injection), shape_of(four)))
     for held in range(1, LAYERS + 2):
         means = np.ones((2, held, 2, four.width), dtype=np.float32)
         values = Coefficients.identity(Form(held, 2))
@@ -192,7 +192,7 @@ def test_the_coordinator_takes_the_injected_layers_and_no_others(
 
 
 def test_the_coordinator_takes_no_coefficients_that_the_wire_cannot_hold(four: Backbone) -> None:
-    checks = Checks(Assignment(tiny.TASK, method({}), shape_of(four)))
+    checks = ReplyChecks(Assignment(tiny.TASK, method({}), shape_of(four)))
     values = Coefficients.identity(Form(LAYERS, 2))
     assert values.core is not None
     assert checks.is_usable_update(UpdateReply(values, 3, 1.0))

@@ -4,7 +4,7 @@ A message is a safetensors frame: raw little-endian arrays after a JSON header. 
 Everything else that leaves a client is a field of a reply.
 """
 
-from ifedicl.federation.messages.codec import Reply, Request, StepRequest, decode_reply, decode_request, encode
+from ifedicl.federation.messages.codec import HEADLESS, Reply, Request, StepRequest, decode_reply, decode_request, encode
 from ifedicl.federation.messages.envelope import Envelope, Frame
 from ifedicl.federation.messages.frames import Arrays, Header, pack, unpack
 from ifedicl.federation.messages.replies import (
@@ -41,6 +41,7 @@ from ifedicl.federation.messages.secure_sum import (
 )
 
 __all__ = [
+    "HEADLESS",
     "Arrays",
     "BeginReply",
     "BeginRequest",

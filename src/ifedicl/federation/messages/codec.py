@@ -9,7 +9,7 @@ from ifedicl.errors import MessageError
 from ifedicl.federation.messages import replies, requests
 from ifedicl.federation.messages.frames import pack, unpack
 from ifedicl.federation.messages.replies import Failure
-from ifedicl.federation.messages.secure_sum import SumReply, SumRequest
+from ifedicl.federation.messages.secure_sum import DealRequest, MaskRequest, RevealRequest, SumReply, SumRequest
 
 StepRequest: TypeAlias = (
     requests.VectorsRequest
@@ -22,6 +22,8 @@ StepRequest: TypeAlias = (
 )
 """The plain requests of a coordinator. The other requests carry one of these through a secure sum."""
 Request: TypeAlias = StepRequest | SumRequest
+HEADLESS = requests.ContextRequest, DealRequest, MaskRequest, RevealRequest
+"""Requests without a ledger's head: a context is the same bytes for all clients; a secure sum has it in its first request."""
 Reply: TypeAlias = (
     replies.VectorsReply
     | replies.ContextReply
