@@ -1,4 +1,4 @@
-"""``ifedicl audit``: attacks on what a client would send, before anything is sent."""
+"""``ifedicl audit``: attacks on what a client would send. Nothing is sent."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def audit(
     ] = None,
     model: Annotated[str | None, typer.Option(help="With a data file: a hub id, folder or .gguf. Default: the demo's.")] = None,
     public: Annotated[
-        Path | None, typer.Option(help="Other people's text, which attackers learn from. Default: the demo's sentences.")
+        Path | None, typer.Option(help="A file of public text that the attacker learns from. Default: the demo's sentences.")
     ] = None,
     examples: Annotated[int, typer.Option(min=_MIN_TEXTS, help="Maximum number of the client's texts.")] = 200,
     public_examples: Annotated[int, typer.Option(min=_MIN_TEXTS, help="Maximum number of public texts.")] = 300,
     updates: Annotated[int, typer.Option(min=2, help="Number of texts whose updates are attacked too; the slowest part.")] = 60,
     trials: Annotated[int, typer.Option(min=100, help="Trials of each membership game.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of draws and noise.")] = 0,
-    out: Annotated[Path, typer.Option(help="The report to write, in plain words.")] = Path("audit.md"),
+    out: Annotated[Path, typer.Option(help="The report's file.")] = Path("audit.md"),
     as_json: Json = False,
 ) -> None:
     """Attack what a client would send, on its own text and on this machine; nothing is sent.
 
-    Measures which words can be recovered from its vectors, whether an attacker can tell that an example was used, how closely
-    the mix of classes is guessed, and what a second version reveals: without a defence, and with noise for several ε. The
+    Measures which words can be recovered from its vectors, whether an attacker can detect that an example was used, how closely
+    the class proportions are guessed, and what a second version reveals: without a defence, and with noise for several ε. The
     report contains no text.
     """
     from ifedicl import files
@@ -52,22 +52,22 @@ def audit(
     from ifedicl.data import draw_pool
     from ifedicl.progress import LOADING, counted, waiting
 
-    task, method, settings, name, own = _audited(path, client, model)
-    own = draw_pool(own, examples, seed)
-    if len(own) < _MIN_TEXTS:
-        raise DataError(f"{name}: received {len(own)} examples; allowed: {_MIN_TEXTS} or more. Audit a larger client")
+    task, method, settings, name, texts = _audited(path, client, model)
+    texts = draw_pool(texts, examples, seed)
+    if len(texts) < _MIN_TEXTS:
+        raise DataError(f"{name}: received {len(texts)} examples; allowed: {_MIN_TEXTS} or more. Audit a larger client")
     known = _public(public, task, public_examples, seed)
     with waiting(LOADING):
         backbone = load_backbone(settings)
     scorer = Scorer(backbone, task)
-    total = len(own) + len(known) + min(updates, len(own)) + min(updates, len(known))
+    total = len(texts) + len(known) + min(updates, len(texts)) + min(updates, len(known))
     with counted("vectors and updates", total) as advance:
-        evidence = Evidence.of(scorer, own, known, method, updates=updates, on_progress=advance)
+        evidence = Evidence.of(scorer, texts, known, method, updates=updates, on_progress=advance)
     with waiting("attacking"):
         tables = run_attacks(evidence, backbone, trials=trials, seed=seed)
     facts: dict[str, Any] = {
         "audited": name,
-        "examples": len(own),
+        "examples": len(texts),
         "public texts": len(known),
         "model": Path(settings.source).name,
         "layers": evidence.public.vectors.shape[1],
@@ -109,7 +109,7 @@ def _client_of_config(
     from ifedicl.settings import load_settings
 
     if model is not None:
-        raise ConfigError("audit", [Fault("--model", model, "no model where a config names one", "Leave it out.")])
+        raise ConfigError("audit", [Fault("--model", model, "no --model with a config, which names one", "Leave it out.")])
     settings = load_settings(path)
     clients = runs.client_examples(settings)
     name = client or next(iter(clients))
@@ -119,7 +119,7 @@ def _client_of_config(
 
 
 def _public(path: Path | None, task: Task, count: int, seed: int) -> tuple[Example, ...]:
-    """Public texts with random labels: an attacker knows the label words, but no true labels."""
+    """Public texts with random labels: the attacker knows the label words, but no true labels."""
     from ifedicl import seeds
     from ifedicl.data import Example, read_texts
     from ifedicl.demo.fetch import demo_places
@@ -130,6 +130,6 @@ def _public(path: Path | None, task: Task, count: int, seed: int) -> tuple[Examp
         pools = [place.pool for place in demo_places(pool=count, test=3, seed=0).values()]
         texts = [example.text for row in zip(*pools, strict=False) for example in row]
     if len(texts) < _MIN_TEXTS:
-        raise DataError(f"{path}: received {len(texts)} public texts; allowed: {_MIN_TEXTS} or more. Give more")
+        raise DataError(f"{path}: received {len(texts)} public texts; allowed: {_MIN_TEXTS} or more. Give a larger file")
     order = seeds.generator(seed, "public labels").permutation(len(texts))[:count]
     return tuple(Example(texts[int(row)], task.labels[number % len(task.labels)]) for number, row in enumerate(order))

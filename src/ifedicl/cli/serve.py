@@ -121,7 +121,7 @@ def _print_start(url: str, catalog: Catalog) -> None:
 
 
 def _check_open(host: str, keys: Path | None, *, allowed: bool) -> None:
-    """Require keys, or ``allowed``, on an address that other machines reach."""
+    """Refuse an address that other machines reach, unless there are keys or requests without a key are ``allowed``."""
     from ifedicl.serve.hosts import is_loopback
 
     if is_loopback(host) or keys is not None or allowed:

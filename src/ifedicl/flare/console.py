@@ -19,7 +19,7 @@ from ifedicl.errors import FederationError
 from ifedicl.flare.kits import check_kit, party_of
 from ifedicl.flare.names import STATUS
 
-_POLL_SECONDS = 1.0  # between two questions for a job's status
+_POLL_SECONDS = 1.0  # between two polls of a job's status
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Console:
         self._session = session
 
     def sites(self) -> list[str]:
-        """Names of the sites that are connected."""
+        """Names of the connected sites."""
         return sorted(client.name for client in self._session.get_connected_client_list())
 
     def jobs(self) -> list[JobRecord]:
@@ -77,10 +77,10 @@ class Console:
         return str(self._session.submit_job(str(folder.resolve())))
 
     def status(self, job: JobRecord) -> dict[str, Any] | None:
-        """The status of a running job; None if it does not run."""
+        """The status of a job; None if it is not running."""
         try:
             return dict(self._session.do_app_command(job.id, STATUS, None))
-        except (JobNotRunning, InternalError, NoReply):  # the last two while it starts
+        except (JobNotRunning, InternalError, NoReply):  # a job that starts gives the last two
             return None
 
     def rounds(self, job: JobRecord) -> Iterator[dict[str, Any]]:
@@ -110,18 +110,20 @@ def connected(kit: Path) -> Iterator[Console]:
     """A console that uses the coordinator's kit.
 
     Raises:
-        FederationError: ``kit`` is another party's, or the server does not answer.
+        FederationError: ``kit`` is not the console's, or the server does not answer.
     """
     check_kit(kit)
     party, name = party_of(kit)
     if party != "console":
-        raise FederationError(f"{kit} is the kit of a {party}; the console needs the one named after the coordinator's address")
+        raise FederationError(f"{kit} is a {party}'s kit; the console needs the kit named after the coordinator's address")
     logging.getLogger("nvflare").setLevel(logging.CRITICAL)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # FLARE prints
+        with contextlib.redirect_stdout(io.StringIO()):  # FLARE prints to standard output
             session = new_secure_session(name, str(kit.resolve()), timeout=15.0)
     except NoConnection as error:
-        raise FederationError(f"the server does not answer ({error}). Is it started, and are its ports open?") from error
+        raise FederationError(
+            f"the server does not answer ({error}). Check that it runs and that its ports are open"
+        ) from error
     try:
         yield Console(session)
     finally:

@@ -1,4 +1,4 @@
-"""The server's side of a FLARE job: a thin controller that drives the coordinator. It loads no model."""
+"""The server's side of a FLARE job: runs the coordinator. It loads no model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RoundsController(Controller):  # type: ignore[misc]
     """Runs one job over the sites that FLARE has connected."""
 
     def __init__(self, job: Mapping[str, Any], resume: bool = False) -> None:
-        """Take the values of a :class:`JobSettings`, which are checked when the job starts; ``resume``: from the checkpoint."""
+        """Take the values of a `JobSettings`, checked when the job starts; with ``resume``, go on from the checkpoint."""
         super().__init__(task_check_period=0.05)
         self.job = job
         self.resume = resume
@@ -56,7 +56,7 @@ class RoundsController(Controller):  # type: ignore[misc]
     def process_result_of_unknown_task(
         self, client: FlareClient, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
     ) -> None:
-        _log.info("a reply of %s came after the deadline of its step and is ignored", client.name)
+        _log.info("client %s: a reply arrived after the deadline of its step and is ignored", client.name)
 
 
 class _FlareTransport:
@@ -80,7 +80,7 @@ class _FlareTransport:
             inbox(SiteReply(client_task.client.name, reply, extra_down, len(result.to_bytes()) - len(reply or b"")))
 
         task = Task(TASK, data, result_received_cb=received)
-        # FLARE ends the task by itself only when all have answered: the engine ends it at the deadline.
+        # FLARE ends the task only when all sites have answered. The engine cancels it at the deadline.
         self._controller.broadcast(task, self._context, targets=list(names), min_responses=len(names))
         return lambda: self._controller.cancel_task(task)
 

@@ -45,14 +45,14 @@ class SiteExecutor(Executor):  # type: ignore[misc]
             self._endpoint = open_site(folder / CLIENT_FILE, name, overhead=self._overhead)
         except Exception:
             # FLARE would send the error's text to the server. It stays in the owner's log, and the server receives a code.
-            _log.exception("the client of %s could not be opened; every request will be refused", name)
+            _log.exception("client %s: could not be opened; every request will be refused", name)
             return
         _log.info("model loaded, client %s is open after %.1f seconds", name, time.perf_counter() - start)
 
     def _overhead(self, frame: int) -> int:
-        """Bytes that FLARE adds to a reply of ``frame`` bytes, for the ledger, which is written before FLARE adds its headers.
+        """Bytes that FLARE adds to a reply of ``frame`` bytes.
 
-        The headers of the request are used in their place: they name the same job, task and party.
+        The ledger states them before FLARE adds its headers. The request's headers, of the same job, task and party, stand in.
         """
         message = Shareable()
         message[PAYLOAD], message[ReservedHeaderKey.HEADERS] = bytes(frame), self._headers

@@ -22,17 +22,17 @@ from ifedicl.task import Task
 _MARK = "meta.json"
 _SERVER_FILE = Path("server") / "config" / "config_fed_server.json"
 INTERVAL = 0.05
-"""Default seconds between an idle site's questions for work."""
+"""Default seconds between an idle site's polls for work."""
 
 
 class JobSettings(Section):
-    """The settings with which the server runs the rounds; it loads no model.
+    """The settings of a run for the server, which loads no model.
 
     Attributes:
         name: of the run, and of its folder on the server.
         sites: in the order in which their replies are aggregated.
-        coordination: stays on the server; a resumed job may bring another one.
-        interval: seconds between an idle site's questions for work.
+        coordination: stays on the server; it may differ in a resumed job.
+        interval: seconds between an idle site's polls for work.
     """
 
     name: str = Field(pattern=NAME_PATTERN, description="letters, digits, - and _; at most 63")
@@ -49,13 +49,13 @@ class JobSettings(Section):
     @model_validator(mode="after")
     def _check_method(self) -> Self:
         if self.method.promises_noise:
-            raise ValueError('privacy.mode "private" is not carried over FLARE yet, only simulated; set "open" or "secure"')
+            raise ValueError('privacy.mode: received "private"; allowed over FLARE: "open" or "secure"')
         check_coordination(self.method, self.coordination)
         return self
 
     @property
     def assignment(self) -> Assignment:
-        """Task and method for the sites, and the model that all of them must use."""
+        """Task, method and model of the run."""
         return Assignment(self.task, self.method, ModelShape(self.fingerprint, self.layers, self.width))
 
 
@@ -63,7 +63,7 @@ def job_settings(settings: RunSettings, sites: Sequence[str], name: str, interva
     """The job of a config. The model's files must be on this machine; they are not loaded.
 
     Raises:
-        ConfigError: a name is not allowed, or given twice.
+        ConfigError: a setting is not allowed.
         BackboneError: the model is not found.
     """
     from ifedicl.backbone.load import shape_of  # transformers takes seconds to import, and the server's job does not need it
@@ -122,20 +122,19 @@ def read_job(folder: Path) -> JobSettings:
     """The settings in a job's folder.
 
     Raises:
-        ConfigError: it is not a job, or another version of ifedicl wrote it: it names other classes, which servers and sites
-            of this version refuse to load.
+        ConfigError: it is not a job, or it names classes of another ifedicl version, which this version refuses to load.
     """
     try:
         workflow = json.loads((folder / _SERVER_FILE).read_text(encoding="utf-8"))["workflows"][0]
         controller, job = workflow["path"], workflow["args"]["job"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        fault = Fault("folder", str(folder), "what `ifedicl flare job` wrote", "Give the folder that was submitted.")
+        fault = Fault("folder", str(folder), "a folder that `ifedicl flare job` wrote", "Give the submitted folder.")
         raise ConfigError("job", [fault]) from error
     if controller != CONTROLLER:
         received, allowed = f"{folder}, which names {controller}", f"a job that names {CONTROLLER}"
         remedy = (
             "Another version of ifedicl wrote this job. Write it again with `ifedicl flare job`, under a name that no run on "
-            "the server has. To finish a run that it began, go back to that version"
+            "the server has. To finish a run of that job, install that version"
         )
         raise ConfigError("job", [Fault("folder", received, allowed, remedy)])
     return validated(JobSettings, job, str(folder))

@@ -21,7 +21,7 @@ from ifedicl.flare.participants import Project
 
 _SIGNATURES = "signature.json"
 _OTHER_WAYS = ("start.sh", "sub_start.sh", "stop_fl.sh", "fl_admin.sh", "system_info.ipynb", "readme.txt")
-"""FLARE's own scripts: they would start it with other rules than ours."""
+"""FLARE's own scripts, which start it without our rules."""
 
 
 class _ProblemLog:
@@ -40,11 +40,11 @@ class _ProblemLog:
 def provision(project: Project, out: Path) -> Mapping[str, Path]:
     """Make a kit for the server, for each site and for the coordinator's console.
 
-    The authority's key stays in ``out``, the coordinator's folder; with it one can make a certificate in any party's name. A
-    second call with the same folder gives earlier parties the same certificates, so sites can be added.
+    The authority's key stays in ``out``, the coordinator's folder. It can sign a certificate in any party's name. A second call
+    with the same folder gives earlier parties the same certificates, so sites can be added.
 
     Returns:
-        The folder of each party's kit, by name; ``server`` and ``console`` are the names of two.
+        The folder of each kit, by the site's name, ``server`` or ``console``.
 
     Raises:
         ConfigError: ``out`` belongs to another project.
@@ -69,14 +69,14 @@ def provision(project: Project, out: Path) -> Mapping[str, Path]:
 
 
 def check_kit(kit: Path) -> None:
-    """Refuse a kit that was changed since it was made.
+    """Check that a kit was not changed since it was made.
 
     Raises:
         FederationError: ``kit`` is not a kit, or a file in its ``startup`` folder differs from the signed one.
     """
     startup = kit / "startup"
     if not (startup / _SIGNATURES).is_file():
-        raise FederationError(f"{kit} is no start-up kit of ours: startup/{_SIGNATURES} is missing. Name the folder of a kit")
+        raise FederationError(f"{kit} is not a start-up kit: startup/{_SIGNATURES} is missing. Name the folder of a kit")
     if not verify_folder_signature(str(startup), str(startup / "rootCA.pem"), single_signer=True, signature_file=_SIGNATURES):
         raise FederationError(f"{kit} was changed: a file in startup/ differs from the signed one. Get the kit again")
 
@@ -108,7 +108,7 @@ def party_of(kit: Path) -> tuple[str, str]:
     """("server", host), ("site", name) or ("console", address) of a kit.
 
     Raises:
-        FederationError: it is no kit.
+        FederationError: it is not a kit.
     """
     startup = kit / "startup"
     if (startup / "fed_server.json").is_file():
@@ -118,4 +118,4 @@ def party_of(kit: Path) -> tuple[str, str]:
         return "site", str(json.loads((startup / "fed_client.json").read_text(encoding="utf-8"))["client"]["fqsn"])
     if (startup / "fed_admin.json").is_file():
         return "console", str(json.loads((startup / "fed_admin.json").read_text(encoding="utf-8"))["admin"]["username"])
-    raise FederationError(f"{kit} is no start-up kit. Name the folder that `ifedicl flare provision` made for you")
+    raise FederationError(f"{kit} is not a start-up kit. Name a folder that `ifedicl flare provision` made")

@@ -13,12 +13,12 @@ def last_lines(kit: Path, count: int) -> list[str]:
     """The last lines of the party's log and of its newest job's.
 
     Raises:
-        StorageError: there is none, or it cannot be read.
+        StorageError: there is no log, or it cannot be read.
     """
     jobs = sorted(kit.glob(f"*/{_LOG}"), key=lambda path: path.stat().st_mtime)
     logs = [path for path in (kit / _LOG, *jobs[-1:]) if path.is_file()]
     if not logs:
-        raise StorageError(f"{kit}: has no log; start its party first, or name another kit")
+        raise StorageError(f"{kit}: there is no log. Start the kit's party first, or name another kit")
     lines: list[str] = []
     for path in logs:
         try:

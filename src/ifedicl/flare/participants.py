@@ -25,7 +25,7 @@ class ServerAddress(Section):
     @model_validator(mode="after")
     def _check_ports(self) -> Self:
         if self.port == self.admin_port:
-            raise ValueError("port and admin_port are the same; give two different ones")
+            raise ValueError(f"admin_port: received {self.port}, the same as port; give two different ports")
         return self
 
 
@@ -39,15 +39,17 @@ class Project(Section):
         pattern=r"^[A-Za-z0-9._%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}$",
         description="the coordinator's e-mail address; the name on the console's certificate",
     )
-    valid_days: int = Field(default=360, ge=1, le=3650, description="how long the project's own authority is valid, in days")
+    valid_days: int = Field(
+        default=360, ge=1, le=3650, description="days for which the project's authority is valid, 1 to 3650"
+    )
 
     @model_validator(mode="after")
     def _check_sites(self) -> Self:
         wrong = [site for site in self.sites if not re.fullmatch(NAME_PATTERN, site) or site.lower() == "server"]
         if wrong:
-            raise ValueError(f"these are no names of sites: {', '.join(wrong)}; allowed: letters, digits, - and _")
+            raise ValueError(f'sites: received {", ".join(wrong)}; allowed: letters, digits, - and _, and not "server"')
         if len({site.lower() for site in self.sites}) < len(self.sites):
-            raise ValueError("two sites have the same name")
+            raise ValueError("sites: two have the same name; upper and lower case count as the same")
         return self
 
 
@@ -55,7 +57,7 @@ def load_project(path: Path) -> Project:
     """Read a project file.
 
     Raises:
-        ConfigError: it is absent, not TOML, or wrong; every fault is in the message.
+        ConfigError: the file is missing, not TOML, or has wrong settings; the message lists every fault.
     """
     try:
         values = toml_of(path)

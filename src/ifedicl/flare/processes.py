@@ -1,4 +1,4 @@
-"""The process of a server or of a site: FLARE with our rules and its files in the kit's folder."""
+"""The process of a server or of a site: FLARE with our rules and all files in the kit's folder."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ifedicl.flare.site_policy import write_server_rules, write_site_rules
 
 _GET_TASK = "NVFLARE_GET_TASK_TIMEOUT"
 _PATIENCE = {
-    "NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "15",  # of the server, after a site's sign of life is missing
-    _GET_TASK: "30",  # of a site that asks for work; FLARE's default of 300 is too long after a short network failure
+    "NVFLARE_DEAD_CLIENT_GRACE_PERIOD": "15",  # after a missing heartbeat of a site
+    _GET_TASK: "30",  # for an answer to a site's poll; FLARE's default, 300, is too long after a short network failure
     "NVFLARE_SUBMIT_TASK_RESULT_TIMEOUT": "60",
 }
 """In seconds; values in the environment take precedence."""
@@ -35,7 +35,7 @@ def command(kit: Path) -> tuple[list[str], dict[str, str]]:
     kit = kit.resolve()
     check_kit(kit)
     party, name = party_of(kit)
-    temporary = kit / "temporary"  # so that nothing is written to /tmp
+    temporary = kit / "temporary"  # not /tmp: all files stay in the kit
     temporary.mkdir(exist_ok=True)
     environment = {**_PATIENCE, **os.environ, "TMPDIR": str(temporary)}
     settings = ["config_folder=config"]
@@ -44,12 +44,12 @@ def command(kit: Path) -> tuple[list[str], dict[str, str]]:
         role, module = "server", "server.server_train"
     elif party == "site":
         if not (kit / CLIENT_FILE).is_file():
-            raise FederationError(f"{kit / CLIENT_FILE} is missing: it names this site's data and model")
+            raise FederationError(f"{kit / CLIENT_FILE} is missing. Write it: it names this site's data and model")
         write_site_rules(kit, patience=float(environment[_GET_TASK]))
         role, module = "client", "client.client_train"
         settings.append(f"uid={name}")
     else:
-        raise FederationError(f"{kit} is the console's kit; it needs no process. Start the server's and the sites' kits")
+        raise FederationError(f"{kit} is the console's kit, which runs no process. Start the kits of the server and the sites")
     arguments = [sys.executable, "-u", "-m", f"nvflare.private.fed.app.{module}", "-m", str(kit)]
     arguments += ["-s", f"fed_{role}.json", "--set", "secure_train=true", f"org={name}", *settings]
     return arguments, environment

@@ -1,4 +1,4 @@
-"""Returns a site that reconnects to the running job: FLARE alone leaves it out until the next job."""
+"""Brings a site that reconnects back into the running job. FLARE alone leaves it out until the next job."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class Readmission(FLComponent):  # type: ignore[misc]
-    """A component of the server's main process. A site that registers again has a new token, which the job must know."""
+    """A component of the server's main process. It gives the job the new token of a site that registers again."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Readmission(FLComponent):  # type: ignore[misc]
             threading.Thread(target=self._readmit, args=(engine, job, client), daemon=True).start()
 
     def _readmit(self, engine: object, job: Job, client: Client) -> None:
-        """Send the site the job, tell the job of the site's new token, and start the site's side."""
+        """Send the site the job, give the job the site's new token, and start the site's side."""
         app = next(name for name, sites in job.get_deployment().items() if client.name in sites)
         dispatch = {client.name: DispatchInfo(app_name=app, resource_requirements={}, token=None)}
         try:

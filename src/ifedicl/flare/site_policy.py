@@ -19,7 +19,7 @@ _SITE_COMPONENTS = {
     "resource_consumer": f"{_COMMON}.resource_consumers.passthrough_resource_consumer.PassthroughResourceConsumer",
     "process_launcher": f"{_COMMON}.job_launcher.client_process_launcher.ClientProcessJobLauncher",
 }
-_LOST_AFTER = 45  # seconds without a sign of life; a site gives one every 10
+_LOST_AFTER = 45  # seconds without a heartbeat; a site sends one every 10
 
 
 def write_site_rules(kit: Path, *, patience: float) -> None:
@@ -68,7 +68,7 @@ def write_server_rules(kit: Path) -> None:
 
 
 def authorization() -> dict[str, Any]:
-    """The rights of FLARE's roles. No role has a right that is not named."""
+    """The rights of FLARE's roles. A right that is not listed is denied."""
     rights = dict.fromkeys(("submit_job", "manage_job", "app_command", "download_job", "view"), "any")
     rights |= dict.fromkeys(("clone_job", "operate", "shell_commands", "byoc", "server-predeployed-flwr"), "none")
     return {"format_version": "1.0", "permissions": {"project_admin": rights}}

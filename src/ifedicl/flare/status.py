@@ -37,7 +37,7 @@ class Board:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The facts, for JSON: no array, no figure of a single example."""
+        """The facts, for JSON: totals only, no array."""
         with self._lock:
             last = self._rounds[-1] if self._rounds else None
             held_out = last and last.held_out
@@ -66,7 +66,7 @@ class Board:
         last = self._last.get(name)
         down, up, carrier = self._bytes[name]
         return {
-            "last": "nothing yet" if last is None else (last.failure or "answered"),
+            "last": "no reply yet" if last is None else (last.failure or "answered"),
             "seconds": last and round(last.seconds, 3),
             "bytes_down": down,
             "bytes_up": up,

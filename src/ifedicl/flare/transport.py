@@ -40,11 +40,7 @@ class Transport(Protocol):
     """Carries bytes to sites and back."""
 
     def send(self, wire: bytes, names: Sequence[str], inbox: Callable[[SiteReply], None]) -> Callable[[], None]:
-        """Send to each site; ``inbox`` is called once for each that answers, from any thread.
-
-        Returns:
-            A function that cancels what is not answered yet.
-        """
+        """Send to each site; ``inbox`` receives each reply, from any thread. The result cancels unanswered requests."""
         ...
 
     def is_lost(self, name: str) -> bool:
@@ -65,7 +61,7 @@ class TransportEngine:
         self._clients = tuple(clients)
 
     def clients(self) -> tuple[str, ...]:
-        """Names in the order given."""
+        """Names, in order."""
         return self._clients
 
     def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
@@ -102,7 +98,7 @@ class TransportEngine:
                 cancel()
 
     def _next(self, arrived: queue.SimpleQueue[SiteReply], until: float, waiting: Mapping[str, int]) -> SiteReply | None:
-        """The next reply; None at the deadline, or when no site that could still answer is connected."""
+        """The next reply; None at the deadline, or once no site that still has to reply is connected."""
         while True:
             try:
                 return arrived.get(timeout=max(0.0, min(_POLL_SECONDS, until - time.monotonic())))
@@ -114,7 +110,7 @@ class TransportEngine:
 
 
 def _grouped(requests: Mapping[str, Request], heads: Mapping[str, Head]) -> Iterator[tuple[bytes, list[str]]]:
-    """Each different envelope once, as bytes, with the sites that get it. Each request is packed once."""
+    """The bytes of each distinct envelope, and the sites that get it. Each request is packed once."""
     frames = {key: Frame.of(request) for key, request in {id(request): request for request in requests.values()}.items()}
     groups: dict[tuple[int, Head | None], list[str]] = {}
     for name, request in requests.items():
@@ -124,10 +120,10 @@ def _grouped(requests: Mapping[str, Request], heads: Mapping[str, Head]) -> Iter
 
 
 def _read(client: str, wire: bytes) -> tuple[Reply, Receipt | None]:
-    """The reply and its receipt. A site may send anything, or nothing."""
+    """The reply and its receipt; a failure if the bytes are not a reply."""
     try:
         envelope = Envelope.from_bytes(wire)
         return envelope.frame.reply, envelope.receipt
     except MessageError as error:
-        _log.warning("the reply of %s cannot be read: %s", client, error)
+        _log.warning("client %s: its reply cannot be read: %s", client, error)
         return Failure(FailureCode.BAD_REPLY), None

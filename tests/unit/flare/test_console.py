@@ -43,12 +43,12 @@ def test_logs_show_the_last_lines_of_a_partys_own_files(tmp_path: Path, capsys: 
     (tmp_path / "job" / "log.txt").write_text("four\n")
     cli.app(["flare", "logs", str(tmp_path), "--lines", "2"], standalone_mode=False)
     assert capsys.readouterr().out.split("\n") == ["== log.txt", "two", "three", "== job/log.txt", "four", ""]
-    with pytest.raises(StorageError, match="start its party first"):
+    with pytest.raises(StorageError, match="Start the kit's party first"):
         cli.app(["flare", "logs", str(tmp_path / "job" / "none")], standalone_mode=False)
 
 
 def test_a_folder_that_is_no_kit_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FederationError, match="no start-up kit of ours"):
+    with pytest.raises(FederationError, match="not a start-up kit"):
         cli.app(["flare", "start", str(tmp_path)], standalone_mode=False)
 
 

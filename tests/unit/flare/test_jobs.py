@@ -124,7 +124,7 @@ def test_a_job_that_promises_noise_is_refused_as_it_is_not_carried(backbone: Bac
     settings = job(backbone)
     values = settings.model_dump(mode="json")
     values["method"] = changed(settings.method, _PRIVATE, "test").model_dump(mode="json")
-    with pytest.raises(ConfigError, match="not carried over FLARE yet"):
+    with pytest.raises(ConfigError, match="allowed over FLARE"):
         validated(JobSettings, values, "job")
 
 

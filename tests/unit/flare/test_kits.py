@@ -21,11 +21,11 @@ def test_a_project_file_is_read_with_its_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"sites": '["a", "A"]'}, "the same name"),
-        ({"sites": '["../a"]'}, "no names of sites"),
-        ({"sites": '["server"]'}, "no names of sites"),
+        ({"sites": '["a", "A"]'}, "two have the same name"),
+        ({"sites": '["../a"]'}, "sites: received"),
+        ({"sites": '["server"]'}, "sites: received"),
         ({"coordinator": '"me"'}, "e-mail"),
-        ({"valid_days": "0"}, "in days"),
+        ({"valid_days": "0"}, "days for which"),
         ({"colour": "1"}, "a name that does not exist"),
     ],
 )
