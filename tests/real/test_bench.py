@@ -44,7 +44,7 @@ def records_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def run_killed_and_resumed(folder: Path, capsys: pytest.CaptureFixture[str], kill_after: int) -> dict[str, dict[str, Any]]:
-    """Kill the plan in ``folder`` after so many cells, run the rest, and give the records by method."""
+    """Kill the plan in ``folder`` after a number of cells, run the rest, and give the records by method."""
     demo_model()
     demo_texts()
     arguments = ["bench", str(folder / "plan.toml"), "--out", str(folder)]

@@ -124,7 +124,7 @@ def test_nonsense_instead_of_http_is_answered(client: httpx.Client, server: Runn
 
 
 @pytest.mark.soak
-def test_a_thousand_requests_at_once_are_answered_or_told_to_come_again_and_memory_comes_back(
+def test_a_thousand_requests_at_once_are_answered_or_asked_to_retry_and_memory_comes_back(
     client: httpx.Client, server: Running
 ) -> None:
     asyncio.run(_at_once(client, AT_ONCE))  # whatever is allocated once is allocated now
@@ -146,7 +146,7 @@ def test_a_thousand_requests_at_once_are_answered_or_told_to_come_again_and_memo
 
 
 async def _at_once(client: httpx.Client, count: int) -> Counter[int]:
-    """Statuses of so many requests, each on a connection of its own; plain sockets, to be no slower than the server."""
+    """Statuses of ``count`` requests, each on its own connection; plain sockets, so as not to be slower than the server."""
     bodies = [json.dumps({**ASK, "adapter": name}).encode() for name in ("mood", "place")]
     key = client.headers["Authorization"]
     head = f"POST /v1/classify HTTP/1.1\r\nHost: a\r\nConnection: close\r\nAuthorization: {key}\r\n"

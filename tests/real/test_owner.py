@@ -25,9 +25,9 @@ from ifedicl.settings import changed
 KILLS = 8
 
 
-def test_a_ledger_whose_writer_is_killed_again_and_again_loses_no_line_that_it_told_of(tmp_path: Path) -> None:
+def test_a_ledger_whose_writer_is_killed_again_and_again_loses_no_line_that_it_reported(tmp_path: Path) -> None:
     path, draw = tmp_path / "ledger.jsonl", random.Random(0)  # noqa: S311
-    told: list[Head] = []
+    reported: list[Head] = []
     for _ in range(KILLS):
         command = [sys.executable, "-m", "tests.support.appending", str(path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
@@ -36,12 +36,12 @@ def test_a_ledger_whose_writer_is_killed_again_and_again_loses_no_line_that_it_t
             time.sleep(draw.uniform(0.0, 0.05))
             writer.send_signal(signal.SIGKILL)
             lines = [first, *writer.stdout.read().splitlines(keepends=True)]
-        told += [Head(int(line.split()[0]), line.split()[1]) for line in lines if line.endswith("\n")]
+        reported += [Head(int(line.split()[0]), line.split()[1]) for line in lines if line.endswith("\n")]
     ledger = Ledger(path, "clinic")
-    assert all(ledger.knows(head) for head in told)
+    assert all(ledger.knows(head) for head in reported)
     entries, torn = read(path)
     assert torn == b""
-    assert len(entries) >= len(told) >= KILLS
+    assert len(entries) >= len(reported) >= KILLS
 
 
 # Liars
@@ -55,7 +55,7 @@ def test_two_of_ten_liars_sink_a_mean_and_not_a_median(real_backbone: Backbone, 
     places = demo_places(pool=15, test=6, seed=0).values()
     rows = [row for place in places for row in place.pool]
     test = [row for place in places for row in place.test]
-    held = {f"client-{number:02d}": rows[number::10] for number in range(10)}
+    examples = {f"client-{number:02d}": rows[number::10] for number in range(10)}
 
     def loss(adapter: Any) -> float:
         logs = adapter.classifier(real_backbone).log_probabilities([row.text for row in test])
@@ -71,7 +71,7 @@ def test_two_of_ten_liars_sink_a_mean_and_not_a_median(real_backbone: Backbone, 
             "readout": False,  # one would read labels off whatever the liars left
         }
         method = changed(load_preset("demo"), {**short, **sections}, "test")
-        clients = runs.simulate(real_backbone, TASK, held)
+        clients = runs.simulate(real_backbone, TASK, examples)
         lying = lambda owners: Colluding(LocalEngine(owners), LIARS, updates=LIES["flipped, a thousandfold"])  # noqa: E731
         return loss(runs.federate(clients, model, TASK, method, engine=lying).adapter)
 

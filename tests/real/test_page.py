@@ -217,7 +217,7 @@ def test_a_real_run_is_followed_from_its_first_round_to_its_last(watched: Watche
         thread.join()
 
 
-def test_a_resumed_run_is_read_anew(watched: Watched, runs: Path) -> None:
+def test_a_resumed_run_is_read_again(watched: Watched, runs: Path) -> None:
     write(runs / "again", [*beginning(), *one_round(1), *one_round(2)])
     page = watched.at("#runs")
     page.get_by_label("Run", exact=True).select_option("again")

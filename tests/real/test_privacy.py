@@ -46,7 +46,7 @@ def test_the_command_says_it_in_plain_words(tmp_path: Path, capsys: pytest.Captu
 def test_a_private_federation_of_the_real_model_tells_what_it_spent(real_backbone: Backbone) -> None:
     places = demo_places(pool=9, test=3, seed=0)
     public = demo_places(pool=30, test=3, seed=1)["tweets"].pool[:8]
-    held = {name: place.pool for name, place in places.items() if name != "tweets"}
+    pools = {name: place.pool for name, place in places.items() if name != "tweets"}
     method = validated(
         Method,
         {
@@ -61,7 +61,7 @@ def test_a_private_federation_of_the_real_model_tells_what_it_spent(real_backbon
         "test",
     )
     model = ModelSettings(source=str(demo_model()), dtype="float32", device="cpu")
-    federated = federate(simulate(real_backbone, TASK, held), model, TASK, method, public=public)
-    told = federated.adapter.provenance["privacy"]
-    assert 3.9 < told["epsilon"] <= 4.0
+    federated = federate(simulate(real_backbone, TASK, pools), model, TASK, method, public=public)
+    stated = federated.adapter.provenance["privacy"]
+    assert 3.9 < stated["epsilon"] <= 4.0
     assert not federated.adapter.coefficients.is_identity

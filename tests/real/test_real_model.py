@@ -39,7 +39,7 @@ SHORT = {
 
 
 @pytest.fixture(scope="session")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A short demo: its folder and what it printed."""
     folder, printed = tmp_path_factory.mktemp("demo"), io.StringIO()
     method = changed(load_preset("demo"), SHORT, "test")
@@ -55,11 +55,11 @@ def test_the_model_is_the_published_one_and_its_digest_is_its_fingerprint(real_b
 def test_the_places_are_balanced_and_no_test_sentence_is_held_by_a_client() -> None:
     places = demo_places(pool=36, test=24, seed=0)
     assert len(places) == 4
-    held = {example.text for place in places.values() for example in place.pool}
+    client_texts = {example.text for place in places.values() for example in place.pool}
     for place in places.values():
         assert [sum(row.label == label for row in place.pool) for label in story.TASK.labels] == [12, 12, 12]
         assert [sum(row.label == label for row in place.test) for label in story.TASK.labels] == [8, 8, 8]
-        assert not held & {row.text for row in place.test}
+        assert not client_texts & {row.text for row in place.test}
 
 
 def test_label_words_of_several_tokens_score_as_one_sequence_a_label_does(real_backbone: Backbone) -> None:
@@ -95,8 +95,8 @@ def test_ten_label_words_in_one_row_say_what_one_sequence_a_path_says(real_backb
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
-def test_the_demo_learns_and_tells_everything(told: tuple[Path, str]) -> None:
-    folder, printed = told
+def test_the_demo_learns_and_tells_everything(demo_run: tuple[Path, str]) -> None:
+    folder, printed = demo_run
     for part in (
         "Examples of each client",
         "zero-shot",
@@ -114,8 +114,8 @@ def test_the_demo_learns_and_tells_everything(told: tuple[Path, str]) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_the_report_opens_offline_and_shows_no_row_of_the_data(told: tuple[Path, str]) -> None:
-    folder, printed = told
+def test_the_report_opens_offline_and_shows_no_row_of_the_data(demo_run: tuple[Path, str]) -> None:
+    folder, printed = demo_run
     page = (folder / "report.html").read_text()
     assert not re.search(r'(src|href)="https?:', page)
     assert page.count("<svg") == 3
@@ -127,13 +127,13 @@ def test_the_report_opens_offline_and_shows_no_row_of_the_data(told: tuple[Path,
 
 
 @pytest.fixture(scope="module")
-def predicted(told: tuple[Path, str]) -> list[Prediction]:
+def predicted(demo_run: tuple[Path, str]) -> list[Prediction]:
     """What the saved adapter says of the demo's own sentences in this process."""
-    return list(Adapter.load(told[0] / "adapter").classify(story.SENTENCES))
+    return list(Adapter.load(demo_run[0] / "adapter").classify(story.SENTENCES))
 
 
-def test_the_saved_adapter_classifies_from_the_shell(told: tuple[Path, str], predicted: list[Prediction]) -> None:
-    command = [sys.executable, "-m", "ifedicl.cli", "classify", str(told[0] / "adapter"), "--json", *story.SENTENCES]
+def test_the_saved_adapter_classifies_from_the_shell(demo_run: tuple[Path, str], predicted: list[Prediction]) -> None:
+    command = [sys.executable, "-m", "ifedicl.cli", "classify", str(demo_run[0] / "adapter"), "--json", *story.SENTENCES]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.stderr == ""
@@ -141,11 +141,13 @@ def test_the_saved_adapter_classifies_from_the_shell(told: tuple[Path, str], pre
     assert [line["label"] for line in lines] == [prediction.label for prediction in predicted]
 
 
-def test_the_demos_adapter_is_served_as_it_stands(told: tuple[Path, str], predicted: list[Prediction], tmp_path: Path) -> None:
-    with serving(tmp_path, str(told[0] / "adapter")) as running:
+def test_the_demos_adapter_is_served_as_it_stands(
+    demo_run: tuple[Path, str], predicted: list[Prediction], tmp_path: Path
+) -> None:
+    with serving(tmp_path, str(demo_run[0] / "adapter")) as running:
         body = {"texts": list(story.SENTENCES), "zero_shot": True}
         answer = httpx.post(f"{running.url}v1/classify", json=body, timeout=60, trust_env=False).json()
-    assert answer["adapter"]["name"] == told[0].name
+    assert answer["adapter"]["name"] == demo_run[0].name
     assert [item["label"] for item in answer["results"]] == [item.label for item in predicted]
     for own, theirs in zip(answer["results"], predicted, strict=True):
         assert own["probabilities"] == pytest.approx(dict(theirs.probabilities), abs=1e-3)
@@ -165,9 +167,9 @@ def test_the_ten_lines_of_the_python_page_run_as_they_stand(tmp_path: Path) -> N
 
 
 @pytest.fixture(scope="module")
-def drawn(told: tuple[Path, str], real_backbone: Backbone) -> Adapter:
+def drawn(demo_run: tuple[Path, str], real_backbone: Backbone) -> Adapter:
     """The demo's vectors with drawn coefficients and a core of rank 4, no readout: all that a fold writes into weights."""
-    adapter = Adapter.load(told[0] / "adapter")
+    adapter = Adapter.load(demo_run[0] / "adapter")
     draws, shape = np.random.default_rng(0), adapter.context.vectors.shape[:2]
     scales = np.array([0.1, 1.0]) + 0.03 * draws.normal(size=(*shape, 2))
     rows = np.linalg.qr(draws.normal(size=(*shape, real_backbone.width, 4)))[0].swapaxes(2, 3)

@@ -147,7 +147,7 @@ def test_a_full_disk_in_the_middle_of_a_run_loses_only_the_round_it_was_in(
 
 
 def fill_up(patch: pytest.MonkeyPatch, name: str, *, after: int) -> None:
-    """No room any more for files of this name after so many writes of them."""
+    """The disk is full for files of this name after a number of writes."""
     calls, fsync = [0], os.fsync
 
     def full(handle: int) -> None:

@@ -39,15 +39,15 @@ def test_the_real_model_in_secure_mode_gives_the_open_runs_sums_and_learns_as_mu
     for method in (plain, changed(plain, {"privacy": {"mode": "secure", "min_examples": 4}}, "test")):
         clients = runs.simulate(real_backbone, story.TASK, examples)
         outcomes.append(runs.federate(clients, model, story.TASK, method).outcome)
-    plainly, securely = outcomes
+    open_run, secure_run = outcomes
     step = SUMS[VectorsRequest].grid.step
-    assert np.abs(securely.context.vectors - plainly.context.vectors).max() < step
+    assert np.abs(secure_run.context.vectors - open_run.context.vectors).max() < step
     held_out = [outcome.state.history[-1].held_out for outcome in outcomes]
     assert held_out[0] is not None
     assert held_out[1] is not None
     assert held_out[1].examples == held_out[0].examples
     assert held_out[1].loss == pytest.approx(held_out[0].loss, rel=0.05)
-    assert set(securely.state.client_vectors) == {TOGETHER}
+    assert set(secure_run.state.client_vectors) == {TOGETHER}
 
 
 def test_a_secure_run_that_was_killed_ends_with_the_same_adapter_byte_for_byte(tmp_path: Path, llama_folder: Path) -> None:

@@ -82,9 +82,9 @@ def test_the_adapter_of_sums_over_flare_is_the_local_engines_bit_for_bit(
         for site in SITES
     ]
     pins = {client.name: identity_of(client).public for client in clients}
-    doors = [secure_layer(client, pins, settings.privacy) for client in clients]
+    layers = [secure_layer(client, pins, settings.privacy) for client in clients]
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
-    outcome = Coordinator(summing_engine(engine_over(doors), settings.method), settings.task, settings.method, shape).run()
+    outcome = Coordinator(summing_engine(engine_over(layers), settings.method), settings.task, settings.method, shape).run()
     torch.set_num_threads(threads)
     local = adapter_of(outcome, settings.task, settings.method, settings.model, backbone.fingerprint, len(SITES))
     local.save(folder / "local")

@@ -23,8 +23,8 @@ SITES = ("a", "b", "c")
 class ScriptedTransport:
     """Clients of this process behind a transport; ``spoil`` may change, hold back or delay what one of them answers."""
 
-    def __init__(self, doors: Mapping[str, Client], spoil: Callable[[str, Request, bytes], bytes | None]) -> None:
-        self.doors = doors
+    def __init__(self, clients: Mapping[str, Client], spoil: Callable[[str, Request, bytes], bytes | None]) -> None:
+        self.clients = clients
         self.spoil = spoil
         self.lost: set[str] = set()
         self.stopped = False
@@ -37,7 +37,7 @@ class ScriptedTransport:
         def work() -> None:
             for name in names:
                 with self._turn:
-                    up = self.spoil(name, Envelope.from_bytes(wire).frame.request, answer(bare(self.doors[name]), wire))
+                    up = self.spoil(name, Envelope.from_bytes(wire).frame.request, answer(bare(self.clients[name]), wire))
                 if up is not None:
                     inbox(SiteReply(name, up, 100, 200))
 

@@ -26,7 +26,7 @@ from ifedicl.runs import run
 from ifedicl.settings import RunSettings, load_settings
 
 Moment = tuple[int, int, float]
-"""Kill at the n-th event of this round or a later one, after so many seconds more."""
+"""Kill at the n-th event of this round or a later one, after this many more seconds."""
 
 
 def moments(rounds: int, kills: int, draw: random.Random) -> list[Moment]:

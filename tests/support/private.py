@@ -12,7 +12,7 @@ from tests.support import tiny
 
 
 def method(**sections: Any) -> Method:
-    """Gradient sums of whole examples, and nothing held out; sections override."""
+    """Gradient sums of whole examples, no held-out examples; sections override."""
     base: dict[str, dict[str, Any]] = {
         "holdout": {"selection": 0.0},
         "server": {"update": "gradient", "draw": 1.0},

@@ -94,7 +94,7 @@ class Federation:
             self.kits |= {name: kit for name, kit in self.provision("kits", sites, relay, admin).items() if name in sites}
         self.ports = (relay if relayed else port, admin)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._server_began = 0  # where its present life begins in what it printed
+        self._server_began = 0  # length of its output before the last start
 
     def __enter__(self) -> Federation:
         return self
@@ -139,7 +139,7 @@ class Federation:
             self._processes[name] = subprocess.Popen(command, cwd=kit, stdout=out, stderr=out, env=environment)
 
     def printed(self, name: str) -> str:
-        """What a party printed, FLARE's log included."""
+        """The output of a party, with FLARE's log."""
         return (self.folder / f"{name}.out").read_text(errors="replace")
 
     def kill(self, name: str) -> None:
@@ -153,11 +153,11 @@ class Federation:
         process.wait()
 
     def connected(self, *names: str, seconds: float = 60.0) -> None:
-        """Wait until the server, since its last start, has told of these sites; asking it takes a process each time."""
+        """Wait until the server, since its last start, has reported these sites. Each poll would start a process."""
 
         def look() -> bool:
-            told = self.printed("server")[self._server_began :]
-            return all(f"New client {name}@" in told or f"Re-activate the client: {name} " in told for name in names)
+            printed = self.printed("server")[self._server_began :]
+            return all(f"New client {name}@" in printed or f"Re-activate the client: {name} " in printed for name in names)
 
         wait_for(f"{names} connected", look, seconds)
 
@@ -167,7 +167,7 @@ class Federation:
         return json.loads(done.stdout) if done.returncode == 0 else None
 
     def written_by_server(self) -> dict[Path, bytes]:
-        """Every file in the server's kit, and what it printed."""
+        """Every file in the server's kit, and its output."""
         files = [path for path in self.kits["server"].rglob("*") if path.is_file()]
         return {path: path.read_bytes() for path in [*files, self.folder / "server.out"]}
 

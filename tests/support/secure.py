@@ -109,7 +109,7 @@ def failing(code: FailureCode) -> Callable[[Request], Reply]:
 
 
 def behind(clients: Sequence[Any], rules: PrivacySettings = RULES, **options: Any) -> LocalEngine:
-    """A local engine over secure doors."""
+    """A local engine over secure clients."""
     pins = {client.name: identity_of(client).public for client in clients}
     return engine_over([secure_layer(client, pins, rules, **options) for client in clients])
 

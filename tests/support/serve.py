@@ -22,23 +22,23 @@ TEXTS = list(tiny.SENTENCES)
 LIMITS = Limits(texts=8, characters=200, body_bytes=4096, waiting=24, seconds=5.0)
 
 
-class Held:
-    """Passes wait until they are let go; says which rows they were given."""
+class PausedPasses:
+    """Forward passes wait for :meth:`resume`; ``passes`` lists their numbers of rows."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.passes: list[int] = []
         self._go = threading.Event()
         self.begun = threading.Event()
 
-        def held(backbone: Backbone, rows: list[multi_adapter.Asked]) -> Any:
+        def paused(backbone: Backbone, rows: list[multi_adapter.Asked]) -> Any:
             self.begun.set()
             assert self._go.wait(10)
             self.passes.append(len(rows))
             return multi_adapter.mixed_log_probabilities(backbone, rows)
 
-        monkeypatch.setattr(worker_module, "mixed_log_probabilities", held)
+        monkeypatch.setattr(worker_module, "mixed_log_probabilities", paused)
 
-    def let_go(self) -> None:
+    def resume(self) -> None:
         """Let all passes go on."""
         self._go.set()
 

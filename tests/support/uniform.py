@@ -7,7 +7,7 @@ from collections import Counter
 from scipy import stats
 
 NEVER = 1e-6
-"""Keys are drawn anew each time: a test may fail once in a million runs."""
+"""Keys differ each time: a test may fail once in a million runs."""
 
 
 def uniform_p(data: bytes) -> float:

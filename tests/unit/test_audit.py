@@ -81,7 +81,7 @@ def test_perfect_guesses_prove_as_much_as_their_number_can() -> None:
 
 
 def test_one_run_proves_what_the_binomial_law_says() -> None:
-    # Without δ: the largest ε at which so many right guesses have a probability of 5%.
+    # Without δ: the largest ε at which this number of right guesses has a probability of 5%.
     bound = one_run_epsilon(100, 100, 90, 0.0)
     assert stats.binom.sf(89, 100, 1 / (1 + math.exp(-bound))) == pytest.approx(0.05, rel=1e-3)
     assert one_run_epsilon(100, 100, 50, 0.0) == 0.0

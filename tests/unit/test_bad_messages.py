@@ -92,10 +92,10 @@ def test_a_reply_with_a_changed_byte_is_refused_or_decoded_but_nothing_else(repl
     @REPEATABLE
     @given(st.integers(0, len(data) - 1), st.integers(1, 255))
     def check(place: int, change: int) -> None:
-        bent = bytearray(data)
-        bent[place] ^= change
+        damaged = bytearray(data)
+        damaged[place] ^= change
         try:
-            received = decode_reply(bytes(bent))
+            received = decode_reply(bytes(damaged))
         except MessageError:
             return
         assert isinstance(received, get_args(Reply))

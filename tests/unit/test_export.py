@@ -119,7 +119,7 @@ def test_the_licence_is_found_where_the_model_lies_here(tmp_path: Path, monkeypa
 
 
 class FakeHub:
-    """Records what it is asked; refuses where it is told to."""
+    """Records the requests, and refuses if it is set to."""
 
     calls: ClassVar[list[tuple[str, dict[str, Any]]]] = []
     refusal: ClassVar[Exception | None] = None

@@ -114,7 +114,7 @@ def test_an_untouched_ledger_is_found_whole(tmp_path: Path) -> None:
 @given(data=st.data())
 def test_any_changed_byte_is_found_without_the_coordinators_help(data: st.DataObject, lines: list[bytes]) -> None:
     whole = b"".join(lines)
-    place = data.draw(st.integers(0, len(whole) - 2))  # the last newline alone is a torn line, which is told apart
+    place = data.draw(st.integers(0, len(whole) - 2))  # the last newline alone is a torn line, which is another case
     byte = data.draw(st.integers(0, 255))
     assume(whole[place] != byte)
     assert_found(whole[:place] + bytes([byte]) + whole[place + 1 :])
@@ -224,7 +224,7 @@ def test_heads_of_other_clients_are_left_alone(tmp_path: Path) -> None:
 
 @REPEATABLE
 @given(data=st.data())
-def test_a_line_torn_at_any_byte_is_told_and_quoted_at_the_next_start(data: st.DataObject, lines: list[bytes]) -> None:
+def test_a_line_torn_at_any_byte_is_reported_and_quoted_at_the_next_start(data: st.DataObject, lines: list[bytes]) -> None:
     import tempfile
 
     cut = data.draw(st.integers(1, len(lines[-1]) - 1))

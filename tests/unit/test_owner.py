@@ -135,7 +135,7 @@ def test_a_config_with_another_template_gets_nothing(client: Path, config: Path,
 
 
 @pytest.mark.parametrize("case", ["as it is", "few examples", "by class", "gradients", "readout"])
-def test_what_check_foretells_is_what_the_door_then_does(
+def test_what_check_predicts_is_what_the_endpoint_then_does(
     client: Path, config: Path, case: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On the same policy, settings and data: each kind of request leaves or stays as it was foretold."""

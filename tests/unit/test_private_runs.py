@@ -41,15 +41,15 @@ def run_of(backbone: Backbone, run: Method, folder: Path, **options: Any) -> run
 
 def test_a_private_federation_says_what_it_tells_in_adapter_and_ledger(backbone: Backbone, tmp_path: Path) -> None:
     federated = run_of(backbone, private_method(), tmp_path)
-    told = federated.adapter.provenance["privacy"]
-    assert 1.99 < told["epsilon"] <= 2.0
-    assert told["delta"] == 1e-5
+    stated = federated.adapter.provenance["privacy"]
+    assert 1.99 < stated["epsilon"] <= 2.0
+    assert stated["delta"] == 1e-5
     spent = [
         entry.facts["epsilon"] for entry in Ledger(tmp_path / "ledgers" / "ward-0.jsonl", "ward-0") if entry.event == SUMMED
     ]
     assert spent[0] == 0.0  # vectors of public text
     assert spent == sorted(spent)
-    assert spent[-1] == pytest.approx(told["epsilon"], abs=1e-3)
+    assert spent[-1] == pytest.approx(stated["epsilon"], abs=1e-3)
 
 
 def test_the_sum_that_the_coordinator_gets_is_noisy(backbone: Backbone, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The readout: closed form from sums, whoever holds the examples, and through a whole federation."""
+"""The readout: closed form from sums, for any split over clients, and through a whole federation."""
 
 from __future__ import annotations
 

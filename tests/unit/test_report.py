@@ -10,7 +10,7 @@ def exchange(client: str, step: str, number: int, down: int, up: int, failure: s
     return Traffic(client=client, step=step, round=number, bytes_down=down, bytes_up=up, seconds=1.0, failure=failure)
 
 
-def test_what_comes_once_and_what_comes_each_round_are_told_apart() -> None:
+def test_what_comes_once_and_what_comes_each_round_are_shown_apart() -> None:
     traffic = []
     for client in ("a", "b"):
         traffic += [exchange(client, "vectors", 0, 1, 100), exchange(client, "context", 0, 50, 1)]

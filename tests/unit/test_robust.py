@@ -115,20 +115,20 @@ def test_coefficients_are_joined_number_by_number_in_their_own_shapes() -> None:
         np.testing.assert_allclose(bounded.arrays[name], updates[0].arrays[name], atol=1e-6)
 
 
-def held(counts: tuple[int, ...], value: float) -> ContextVectors:
+def vectors_with(counts: tuple[int, ...], value: float) -> ContextVectors:
     return ContextVectors.from_wire(np.full((len(counts), 2, 2, 3), value, dtype=np.float32), np.array(counts))
 
 
 @pytest.mark.parametrize("rule", ["trimmed", "median", "bounded"])
 def test_vectors_are_joined_among_those_that_hold_a_class(rule: Any) -> None:
-    clients = [held((4, 4), 1.0)] * 5 + [held((4, 0), 1.0)] * 3 + [held((4, 4), -1e6)] * 2
+    clients = [vectors_with((4, 4), 1.0)] * 5 + [vectors_with((4, 0), 1.0)] * 3 + [vectors_with((4, 4), -1e6)] * 2
     joined = robust_vectors(clients, rule, Trust(0.2))
     np.testing.assert_array_equal(joined.counts, [1, 1])
     assert np.abs(joined.means - 1).max() < (1e-9 if rule != "bounded" else 1.0)
 
 
 def test_a_class_that_liars_could_be_the_majority_of_is_left_out() -> None:
-    clients = [held((4, 2), 1.0)] * 2 + [held((4, 0), 1.0)] * 6 + [held((4, 4), -9.0)] * 2
+    clients = [vectors_with((4, 2), 1.0)] * 2 + [vectors_with((4, 0), 1.0)] * 6 + [vectors_with((4, 4), -9.0)] * 2
     joined = robust_vectors(clients, "median", Trust(0.2))
     np.testing.assert_array_equal(joined.counts, [1, 0])
 

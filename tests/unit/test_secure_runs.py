@@ -79,7 +79,7 @@ def test_too_few_clients_with_enough_examples_end_the_run_with_what_to_do(
     assert "north: too_few" in said
 
 
-def test_contradictions_are_told_before_anything_is_read(
+def test_contradictions_are_reported_before_anything_is_read(
     tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = run_of_four(tmp_path, llama_folder, '[privacy]\nmode = "secure"\n', weighting="uniform")

@@ -64,10 +64,10 @@ def sites(tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str]
 
 
 def run(sites: dict[str, Path], method: Method = METHOD) -> Any:
-    doors = [open_site(path, name) for name, path in sites.items()]
-    backbone = client_of(doors[0]).backbone
+    endpoints = [open_site(path, name) for name, path in sites.items()]
+    backbone = client_of(endpoints[0]).backbone
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
-    return Coordinator(summing_engine(LocalEngine(doors), method), tiny.TASK, method, shape).run()
+    return Coordinator(summing_engine(LocalEngine(endpoints), method), tiny.TASK, method, shape).run()
 
 
 def test_owners_who_pinned_each_other_run_a_federation_of_sums(sites: dict[str, Path]) -> None:

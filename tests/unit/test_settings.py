@@ -1,4 +1,4 @@
-"""Config files: what is read, and what every mistake is told."""
+"""Config files: what is read, and the error of each mistake."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_missing_section_is_named(tmp_path: Path) -> None:
     assert faults["model"].endswith(". Add it.")
 
 
-def test_a_value_in_place_of_a_section_is_told_what_the_section_holds(tmp_path: Path) -> None:
+def test_a_value_in_place_of_a_section_is_refused_with_the_settings_of_the_section(tmp_path: Path) -> None:
     faults = faults_of(tmp_path, "holdout = 3\n" + GOOD)
     assert "holdout: received 3; allowed: a section [holdout] with selection, gate." in faults["holdout"]
 
@@ -257,7 +257,7 @@ def test_a_method_has_at_most_36_settings() -> None:
 
 
 @pytest.mark.parametrize("name", REMEDIES)
-def test_a_setting_of_an_earlier_version_is_told_what_to_do_instead(name: str, tmp_path: Path) -> None:
+def test_a_setting_of_an_earlier_version_is_refused_with_what_to_do_instead(name: str, tmp_path: Path) -> None:
     section, field = name.split(".")
     path = tmp_path / "old.toml"
     path.write_text((GOOD if section != "sums" else "[sums.peers]\n") + f"[{section}]\n{field} = 1\n")

@@ -23,7 +23,7 @@ def test_bytes_are_those_of_a_mean_client_by_request() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "told"),
+    ("method", "counts"),
     [
         (DEMO, {"coefficients": 1, "gradient": 0, "gate examples": 1, "hidden states": 1}),
         (changed(DEMO, {"holdout": {"gate": 0.0}}, "test"), {"gate examples": 0}),
@@ -32,6 +32,6 @@ def test_bytes_are_those_of_a_mean_client_by_request() -> None:
     ],
     ids=["demo", "no gate", "gradients", "no readout"],
 )
-def test_words_name_what_this_method_sends_and_nothing_that_it_does_not(method: Method, told: dict[str, int]) -> None:
+def test_words_name_what_this_method_sends_and_nothing_that_it_does_not(method: Method, counts: dict[str, int]) -> None:
     words = what_left(TRAFFIC, method)[:-1]
-    assert {phrase: sum(phrase in line for line in words) for phrase in told} == told
+    assert {phrase: sum(phrase in line for line in words) for phrase in counts} == counts

@@ -154,7 +154,7 @@ def test_code_in_a_checkpoint_is_never_run(
     tokenizer = json.loads((model / "tokenizer_config.json").read_text())
     tokenizer["auto_map"] = {"AutoTokenizer": ["own.T", "own.T"]}
     (model / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    monkeypatch.setattr("builtins.input", lambda *args: "y")  # whoever asks is told yes
+    monkeypatch.setattr("builtins.input", lambda *args: "y")  # each prompt gets a yes
     if model_type == "llama":
         assert tiny.load(model).model.__class__.__name__ == "LlamaForCausalLM"
     else:

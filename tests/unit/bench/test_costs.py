@@ -68,9 +68,9 @@ def test_messages_arrive_as_they_were_sent_and_are_counted() -> None:
 def test_peak_memory_sees_what_was_freed_again() -> None:
     with PeakMemory(torch.device("cpu")) as memory:
         for _ in range(3):
-            held = np.ones(20_000_000)  # 153 MiB
-            held += 1
-            del held
+            array = np.ones(20_000_000)  # 153 MiB
+            array += 1
+            del array
     assert 140 < memory.mib < 320
 
 

@@ -189,7 +189,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("ifedicl 0.")
 
 
-def test_a_task_that_the_model_cannot_score_is_told_in_words_and_nothing_is_started(
+def test_a_task_that_the_model_cannot_score_is_refused_in_words_and_nothing_is_started(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config.write_text(config.read_text().replace('name = "mood"', 'name = "mood"\nturn = "chat"'))
@@ -280,7 +280,7 @@ def test_a_refused_run_leaves_the_folder_as_it_was(finished: Path, config: Path)
     assert (finished / "config.toml").read_text() == before
 
 
-def test_an_adapter_can_be_told_where_its_model_lies_here(
+def test_an_adapter_takes_the_place_of_its_model_on_this_machine(
     finished: Path, llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     header = finished / "adapter" / "adapter.json"

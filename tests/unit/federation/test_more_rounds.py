@@ -109,7 +109,7 @@ def test_resuming_a_finished_run_repeats_nothing(backbone: Backbone, tmp_path: P
     assert [type(event) for event in events] == [Begun]
 
 
-def test_changed_examples_are_vectorised_anew(backbone: Backbone, tmp_path: Path) -> None:
+def test_changed_examples_are_vectorised_again(backbone: Backbone, tmp_path: Path) -> None:
     file, method, rows = tmp_path / "state.safetensors", tiny.method(rounds={"rounds": 1}), list[int]()
     run_real(backbone, method, checkpoint=file)
     changed = {**HANDS, "b": tuple(Example(f"{example.text} indeed", example.label) for example in HANDS["b"])}

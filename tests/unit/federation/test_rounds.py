@@ -74,10 +74,10 @@ def test_the_held_out_part_is_neither_vectorised_nor_trained_on(backbone: Backbo
     for name, examples in HANDS.items():
         roles = split_roles(examples, selection=0.25, gate=0.0, seed=0)
         assert outcome.state.client_vectors[name].examples == len(roles[Role.TRAIN]) < len(examples)
-    held = sum(len(split_roles(examples, selection=0.25, gate=0.0, seed=0)[Role.SELECTION]) for examples in HANDS.values())
+    expected = sum(len(split_roles(examples, selection=0.25, gate=0.0, seed=0)[Role.SELECTION]) for examples in HANDS.values())
     record = outcome.state.history[0].held_out
     assert record is not None
-    assert record.examples == held
+    assert record.examples == expected
 
 
 def test_bytes_and_seconds_of_every_exchange_are_counted(backbone: Backbone) -> None:
@@ -121,9 +121,9 @@ def test_clients_without_examples_of_a_class_are_left_out_of_its_mean(backbone: 
     }
     balanced = {"vectors": {"balance": "class"}, "holdout": {"selection": 0.0}, "rounds": {"rounds": 1}}
     outcome = run_real(backbone, tiny.method(**balanced), hands)
-    held = outcome.state.client_vectors
-    assert [list(held[name].counts) for name in hands] == [[3, 3], [4, 0], [0, 4]]
-    means = {name: vectors.means for name, vectors in held.items()}
+    vectors_by_name = outcome.state.client_vectors
+    assert [list(vectors_by_name[name].counts) for name in hands] == [[3, 3], [4, 0], [0, 4]]
+    means = {name: vectors.means for name, vectors in vectors_by_name.items()}
     classes = [(means["mixed"][0] + means["good"][0]) / 2, (means["mixed"][1] + means["bad"][1]) / 2]
     np.testing.assert_allclose(
         outcome.context.vectors, ((classes[0] + classes[1]) / 2).astype(np.float32), rtol=1e-5, atol=1e-8

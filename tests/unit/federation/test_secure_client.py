@@ -44,14 +44,14 @@ from tests.support.secure import CONTEXT, LAYERS, REQUESTS, RULES, VECTORS, WIDT
 # What a client refuses
 
 
-def door(rules: PrivacySettings = RULES, **options: Any) -> SecureClient:
+def secure_client(rules: PrivacySettings = RULES, **options: Any) -> SecureClient:
     clients = fixed(3, **options)
     return secure_layer(clients[0], {client.name: identity_of(client).public for client in clients}, rules)
 
 
-def fixed_of(door: SecureClient) -> Any:
+def fixed_of(layer: SecureClient) -> Any:
     """The scripted client behind it."""
-    return door._client
+    return layer._client
 
 
 def begin(session: str = "s", request: Request = REQUESTS["update"], rules: PrivacySettings = RULES) -> BeginRequest:
@@ -60,8 +60,8 @@ def begin(session: str = "s", request: Request = REQUESTS["update"], rules: Priv
 
 def test_a_secure_client_answers_no_plain_request_and_an_open_one_no_secure_request(backbone: Backbone) -> None:
     for request in REQUESTS.values():
-        assert door().handle(request).reply == Failure(FailureCode.OTHER_MODE)
-    assert isinstance(door().handle(CONTEXT).reply, ContextReply)
+        assert secure_client().handle(request).reply == Failure(FailureCode.OTHER_MODE)
+    assert isinstance(secure_client().handle(CONTEXT).reply, ContextReply)
     plain = Client("a", tiny.examples(6), backbone, secret=b"s")
     assert plain.handle(begin()) == Failure(FailureCode.OTHER_MODE)
 
@@ -70,31 +70,31 @@ def test_a_secure_client_answers_no_plain_request_and_an_open_one_no_secure_requ
     "weaker", [{"min_survivors": 2}, {"dropout": 0.45}, {"mode": "open"}], ids=lambda change: next(iter(change))
 )
 def test_a_client_takes_no_weaker_rules_than_its_own_and_stricter_ones(weaker: dict[str, Any]) -> None:
-    assert door().handle(begin(rules=RULES.model_copy(update=weaker))).reply == Failure(FailureCode.OTHER_MODE)
+    assert secure_client().handle(begin(rules=RULES.model_copy(update=weaker))).reply == Failure(FailureCode.OTHER_MODE)
     stricter = RULES.model_copy(update={"min_survivors": 4, "dropout": 0.0})
-    assert isinstance(door().handle(begin(rules=stricter)).reply, BeginReply)
+    assert isinstance(secure_client().handle(begin(rules=stricter)).reply, BeginReply)
 
 
 def test_a_client_without_noise_to_add_takes_no_part_in_a_run_that_promises_noise() -> None:
     noisy = RULES.model_copy(update={"mode": "private", "noise": NoiseSettings()})
-    assert door().handle(begin(rules=noisy)).reply == Failure(FailureCode.OTHER_MODE)
+    assert secure_client().handle(begin(rules=noisy)).reply == Failure(FailureCode.OTHER_MODE)
 
 
 @pytest.mark.parametrize("inner", [CONTEXT, begin("inner")], ids=["context", "sum"])
 def test_what_cannot_be_summed_is_not_answered_within_a_sum(inner: Request) -> None:
-    assert door().handle(begin(request=inner)).reply == Failure(FailureCode.PROTOCOL)
+    assert secure_client().handle(begin(request=inner)).reply == Failure(FailureCode.PROTOCOL)
 
 
 def test_bytes_that_are_no_request_are_refused() -> None:
-    assert door().handle(BeginRequest("s", RULES, b"torn")).reply == Failure(FailureCode.PROTOCOL)
+    assert secure_client().handle(BeginRequest("s", RULES, b"torn")).reply == Failure(FailureCode.PROTOCOL)
 
 
 def test_a_roster_of_too_few_is_refused() -> None:
     clients = fixed(2)
-    doors = [secure_layer(client, {own.name: identity_of(own).public for own in clients}, RULES) for client in clients]
-    replies = [own.handle(begin()).reply for own in doors]
+    layers = [secure_layer(client, {own.name: identity_of(own).public for own in clients}, RULES) for client in clients]
+    replies = [own.handle(begin()).reply for own in layers]
     keys = tuple((reply.mask_key, reply.channel_key, reply.signature) for reply in replies if isinstance(reply, BeginReply))
-    assert doors[0].handle(DealRequest("s", ("c0", "c1"), keys)).reply == Failure(FailureCode.PROTOCOL)
+    assert layers[0].handle(DealRequest("s", ("c0", "c1"), keys)).reply == Failure(FailureCode.PROTOCOL)
 
 
 def test_replayed_messages_of_this_and_of_earlier_sums_are_refused() -> None:
@@ -123,7 +123,7 @@ def test_masked_numbers_are_asked_for_once() -> None:
 
 
 @pytest.mark.parametrize("kind", [BeginReply, DealReply, RevealReply])
-def test_bent_messages_end_in_a_refusal_or_an_abort_and_never_in_a_wrong_total(kind: type[Reply]) -> None:
+def test_damaged_messages_end_in_a_refusal_or_an_abort_and_never_in_a_wrong_total(kind: type[Reply]) -> None:
     def change(name: str, request: Request, reply: Reply) -> Reply:
         if name != "c1" or not isinstance(reply, kind):
             return reply
@@ -160,12 +160,12 @@ def vectors_of(count: int, *, replaces: bool = False) -> Callable[[Request], Rep
 
 @pytest.mark.parametrize("kind", ["vectors", "update", "gradient", "statistics"])
 def test_a_client_with_too_few_training_examples_gives_nothing_made_from_them(kind: str) -> None:
-    assert door(examples=1).handle(begin(request=REQUESTS[kind])).reply == Failure(FailureCode.TOO_FEW)
-    assert isinstance(door(examples=2).handle(begin(request=REQUESTS[kind])).reply, BeginReply)
+    assert secure_client(examples=1).handle(begin(request=REQUESTS[kind])).reply == Failure(FailureCode.TOO_FEW)
+    assert isinstance(secure_client(examples=2).handle(begin(request=REQUESTS[kind])).reply, BeginReply)
 
 
-def test_a_single_added_example_is_held_back_until_there_are_more() -> None:
-    client = door()
+def test_a_single_added_example_stays_out_until_there_are_more() -> None:
+    client = secure_client()
     first = client.handle(begin("first", VECTORS)).reply
     assert isinstance(first, BeginReply)
     for count, expected in ((1, Failure), (2, BeginReply)):
@@ -175,7 +175,7 @@ def test_a_single_added_example_is_held_back_until_there_are_more() -> None:
 
 
 def test_changed_examples_are_not_summed_again_since_both_sums_could_be_subtracted() -> None:
-    client = door()
+    client = secure_client()
     first = client.handle(begin("first", VECTORS)).reply
     assert isinstance(first, BeginReply)
     fixed_of(client).rule = vectors_of(30, replaces=True)
@@ -194,12 +194,12 @@ def test_a_refresh_for_which_too_few_have_anything_new_adds_nothing() -> None:
 
 
 def test_a_cursor_that_is_not_the_clients_own_is_refused() -> None:
-    assert door().handle(replace(begin(request=VECTORS), cursor="ab" * 92)).reply == Failure(FailureCode.PROTOCOL)
+    assert secure_client().handle(replace(begin(request=VECTORS), cursor="ab" * 92)).reply == Failure(FailureCode.PROTOCOL)
 
 
 def test_a_client_keeps_back_an_update_that_is_too_long_and_numbers_that_do_not_fit() -> None:
     far = Coefficients(np.full((LAYERS, 2, 2), 90.0, dtype=np.float32))
-    reply = door(rule=lambda request: UpdateReply(far, 5, 0.5)).handle(begin()).reply
+    reply = secure_client(rule=lambda request: UpdateReply(far, 5, 0.5)).handle(begin()).reply
     assert reply == Failure(FailureCode.PROTOCOL)
     huge = [
         drawn_client(f"h{number}", rule=lambda request: GradientReply(GradientSum({"scales": far.scales * 1e6}, 5, 0.5)))

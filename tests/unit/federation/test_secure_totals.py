@@ -59,8 +59,8 @@ from tests.support.uniform import NEVER, uniform_p
 
 
 def test_a_ledger_in_anothers_place_is_never_believed() -> None:
-    """The client is told the head that is known of it, sum after sum, until its ledger has that again."""
-    own, other, told = Head(5, "a" * 64), Head(1, "b" * 64), list[Head | None]()
+    """The client gets the known head of its ledger at each sum, until the ledger has it again."""
+    own, other, sent = Head(5, "a" * 64), Head(1, "b" * 64), list[Head | None]()
 
     class Ledgers(RecordingEngine):
         def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
@@ -69,8 +69,8 @@ def test_a_ledger_in_anothers_place_is_never_believed() -> None:
                     yield delivery
                     continue
                 if isinstance(requests["c0"], BeginRequest):
-                    told.append(heads.get("c0"))
-                if len(told) == 1:
+                    sent.append(heads.get("c0"))
+                if len(sent) == 1:
                     yield replace(delivery, receipt=Receipt(own, "0" * 64))
                 else:
                     yield replace(delivery, reply=Failure(FailureCode.LEDGER), receipt=Receipt(other, "0" * 64))
@@ -80,7 +80,7 @@ def test_a_ledger_in_anothers_place_is_never_believed() -> None:
         (delivery,) = engine.exchange({TOGETHER: REQUESTS["update"]}, 60.0, heads)
         for part in delivery.parts:
             heads = dict(advanced_heads(heads, part))
-    assert told == [None, own, own, own]
+    assert sent == [None, own, own, own]
 
 
 # The total

@@ -23,10 +23,10 @@ from tests.support.run_folders import short_run
 
 def test_a_job_holds_settings_and_two_names_of_ours_and_no_code(backbone: Backbone, tmp_path: Path) -> None:
     write_job(job(backbone), tmp_path / "job")
-    held = sorted(str(path.relative_to(tmp_path / "job")) for path in (tmp_path / "job").rglob("*") if path.is_file())
-    assert held == ["meta.json", "server/config/config_fed_server.json", "site/config/config_fed_client.json"]
-    server = json.loads((tmp_path / "job" / held[1]).read_text())
-    site = json.loads((tmp_path / "job" / held[2]).read_text())
+    files = sorted(str(path.relative_to(tmp_path / "job")) for path in (tmp_path / "job").rglob("*") if path.is_file())
+    assert files == ["meta.json", "server/config/config_fed_server.json", "site/config/config_fed_client.json"]
+    server = json.loads((tmp_path / "job" / files[1]).read_text())
+    site = json.loads((tmp_path / "job" / files[2]).read_text())
     assert server["server"]["task_request_interval"] == 0.05
     assert [item["path"] for item in server["workflows"]] == ["ifedicl.flare.controller.RoundsController"]
     assert site["executors"][0]["executor"] == {

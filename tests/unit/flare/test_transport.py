@@ -52,14 +52,14 @@ def honest(name: str, request: Request, up: bytes) -> bytes | None:
     return up
 
 
-def doors(backbone: Backbone) -> dict[str, Client]:
+def clients_of(backbone: Backbone) -> dict[str, Client]:
     return {name: Client(name, tiny.examples(8, seed=seed), backbone, secret=b"s") for seed, name in enumerate(SITES)}
 
 
 def run(backbone: Backbone, folder: Path, spoil: Callable[[str, Request, bytes], bytes | None], **sections: Any) -> Board:
     settings = job(backbone, **sections)
     board = Board(settings)
-    engine = TransportEngine(ScriptedTransport(doors(backbone), spoil), SITES)
+    engine = TransportEngine(ScriptedTransport(clients_of(backbone), spoil), SITES)
     run_job(engine, settings, folder, resume=False, observer=board.observe)
     return board
 
@@ -80,7 +80,7 @@ def test_a_run_over_a_post_is_the_local_engines_run(backbone: Backbone, tmp_path
     settings = job(backbone)
     run(backbone, tmp_path / "run", honest)
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
-    outcome = Coordinator(engine_of(tuple(doors(backbone).values())), settings.task, settings.method, shape).run()
+    outcome = Coordinator(engine_of(tuple(clients_of(backbone).values())), settings.task, settings.method, shape).run()
     from ifedicl.adapter import Adapter
 
     adapter = Adapter.load(tmp_path / "run" / "adapter")
@@ -134,7 +134,7 @@ def test_a_late_site_holds_nobody_up_longer_than_the_deadline(backbone: Backbone
 
 
 def test_a_lost_site_is_not_waited_for(backbone: Backbone) -> None:
-    transport = ScriptedTransport(doors(backbone), lambda name, request, up: None if name == "b" else up)
+    transport = ScriptedTransport(clients_of(backbone), lambda name, request, up: None if name == "b" else up)
     transport.lost = {"b"}
     start = time.monotonic()
     settings = job(backbone)
@@ -147,7 +147,7 @@ def test_a_lost_site_is_not_waited_for(backbone: Backbone) -> None:
 
 
 def test_a_reply_that_comes_twice_or_from_nobody_asked_counts_once(backbone: Backbone) -> None:
-    transport = ScriptedTransport(doors(backbone), honest)
+    transport = ScriptedTransport(clients_of(backbone), honest)
     request = UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32)))
 
     def send(wire: bytes, names: Sequence[str], inbox: Callable[[SiteReply], None]) -> Callable[[], None]:
@@ -162,7 +162,7 @@ def test_a_reply_that_comes_twice_or_from_nobody_asked_counts_once(backbone: Bac
 
 
 def test_a_job_that_is_stopped_ends_at_once_and_what_was_sent_is_taken_back(backbone: Backbone) -> None:
-    transport = ScriptedTransport(doors(backbone), lambda name, request, up: None)
+    transport = ScriptedTransport(clients_of(backbone), lambda name, request, up: None)
     transport.stopped = True
     request = UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32)))
     with pytest.raises(FederationError, match="ifedicl flare resume"):
@@ -179,7 +179,7 @@ def test_too_few_sites_end_the_job_and_a_resume_goes_on(backbone: Backbone, tmp_
         run(backbone, tmp_path / "run", dying, rounds={"rounds": 3}, coordination=Coordination(min_clients=2))
     # How the run is driven is no part of it: the job that goes on may bring another deadline and ask for fewer sites.
     settings = job(backbone, rounds={"rounds": 3}, coordination=Coordination(min_clients=1, deadline_seconds=60.0))
-    engine = TransportEngine(ScriptedTransport(doors(backbone), honest), SITES)
+    engine = TransportEngine(ScriptedTransport(clients_of(backbone), honest), SITES)
     run_job(engine, settings, tmp_path / "run", resume=True, observer=lambda event: None)
     run(backbone, tmp_path / "whole", honest, rounds={"rounds": 3}, coordination=Coordination(min_clients=2))
     for name in ("adapter.safetensors", "adapter.json"):
@@ -205,7 +205,7 @@ def test_a_full_disk_on_the_server_ends_the_job_with_a_remedy_and_a_resume_goes_
         with pytest.raises(StorageError, match="Free some space"):
             run(backbone, tmp_path / "run", honest)
     assert RunFolder(tmp_path / "run").checkpoint.is_file()
-    engine = TransportEngine(ScriptedTransport(doors(backbone), honest), SITES)
+    engine = TransportEngine(ScriptedTransport(clients_of(backbone), honest), SITES)
     run_job(engine, job(backbone), tmp_path / "run", resume=True, observer=lambda event: None)
     assert (tmp_path / "run" / "adapter" / "adapter.json").is_file()
 
@@ -226,7 +226,7 @@ def test_the_board_tells_who_answered_and_what_it_cost(backbone: Backbone, tmp_p
     assert json.loads(json.dumps(facts)) == facts
 
 
-# The site's door
+# The site's endpoint
 
 
 def raises(request: Request) -> Reply:
@@ -253,13 +253,13 @@ def test_a_site_whose_client_could_not_be_opened_answers_with_a_code() -> None:
 
 def test_vectors_that_cross_a_post_are_the_sites_own(backbone: Backbone) -> None:
     """The reply is decoded from bytes, never handed over as an object."""
-    transport = ScriptedTransport(doors(backbone), honest)
+    transport = ScriptedTransport(clients_of(backbone), honest)
     settings = job(backbone)
     from ifedicl.federation.messages import VectorsRequest
 
     request = VectorsRequest(settings.task, settings.method, backbone.fingerprint, "")
     (delivery,) = TransportEngine(transport, ("a",)).exchange({"a": request}, 30.0, {})
-    own = transport.doors["a"].handle(request)
+    own = transport.clients["a"].handle(request)
     assert isinstance(delivery.reply, VectorsReply)
     assert isinstance(own, VectorsReply)
     assert delivery.reply is not own

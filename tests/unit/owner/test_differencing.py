@@ -51,11 +51,11 @@ def grown(guard: Asked, client: ScriptedClient, total: int, *, cursor: str = "",
 def test_no_two_sets_of_vectors_differ_by_fewer_examples_than_the_policy_says(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], whole: list[bool]
 ) -> None:
-    """Asked for anew or for the added examples alone: both could be subtracted."""
+    """All vectors again, or those of the added examples alone: either could be subtracted."""
     guard, client = guarded(tmp_path_factory.mktemp("site"), rules(least={"new_examples": 5}))
     left: list[int] = []
-    for total, anew in zip(sorted(sizes), whole, strict=False):
-        cursor = "" if anew or not left else f"{left[-1]}:x"
+    for total, again in zip(sorted(sizes), whole, strict=False):
+        cursor = "" if again or not left else f"{left[-1]}:x"
         if grown(guard, client, total, cursor=cursor) is None:
             left.append(total)
     different = sorted(set(left))
@@ -130,7 +130,7 @@ def test_no_class_differs_from_an_earlier_answer_by_fewer_than_a_group(
 
 
 @pytest.mark.parametrize(("method", "asked"), [(READOUT, "statistics"), (GRADIENTS, "gradient")])
-def test_sums_of_every_kind_are_held_against_what_left_before(tmp_path: Path, method: Method, asked: str) -> None:
+def test_sums_of_every_kind_are_compared_with_what_left_before(tmp_path: Path, method: Method, asked: str) -> None:
     """Also after a restart, and also where examples were changed."""
     policy = rules(least={"new_examples": 8})
     for examples, mark, expected in (

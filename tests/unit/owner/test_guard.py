@@ -230,8 +230,8 @@ def test_a_request_that_knows_an_earlier_head_is_answered_and_the_ledger_says_wh
     first = guard.ask(asks()["vectors"])
     second = guard.handle(asks()["vectors"], first.head)
     assert code(second) is None
-    held = [entry.facts["held"] for entry in read(tmp_path / "ledger.jsonl")[0][1:]]
-    assert held == [0, 2]
+    known = [entry.facts["held"] for entry in read(tmp_path / "ledger.jsonl")[0][1:]]
+    assert known == [0, 2]
     assert code(guard.handle(asks()["vectors"], first.head)) is None  # a reply got lost on the way
 
 

@@ -181,9 +181,9 @@ def test_the_coordinator_keeps_each_last_head_and_tells_it_with_the_next_request
         entries, _ = read(tmp_path / f"{name}.jsonl")
         assert outcome.state.heads[name] == entries[-1].head
         # Every request but the context's names the entry before: nothing was lost.
-        held = [(entry.facts["kind"], entry.facts["held"]) for entry in entries if entry.event == REPLY]
-        for number, (kind, told) in enumerate(held, start=2):
-            assert told == (0 if kind == "context_reply" or number == 2 else number - 1)
+        heads = [(entry.facts["kind"], entry.facts["held"]) for entry in entries if entry.event == REPLY]
+        for number, (kind, known) in enumerate(heads, start=2):
+            assert known == (0 if kind == "context_reply" or number == 2 else number - 1)
     lines = [json.loads(line) for line in (tmp_path / "checkpoint" / "heads.jsonl").read_text().splitlines()]
     assert len(lines) == len(outcome.state.traffic)
 
@@ -192,7 +192,7 @@ def test_a_resumed_run_tells_the_heads_that_it_had(backbone: Backbone, tmp_path:
     first = federated(backbone, tmp_path, {})
     again = federated(backbone, tmp_path, {}, more_rounds=1)
     assert all(again.state.heads[name].entries > head.entries for name, head in first.state.heads.items())
-    assert {item.failure for item in again.state.traffic} == {None, "no_context"}  # the clients began anew
+    assert {item.failure for item in again.state.traffic} == {None, "no_context"}  # the clients restarted
 
 
 def test_a_site_whose_ledger_was_replaced_gets_no_further(backbone: Backbone, tmp_path: Path) -> None:

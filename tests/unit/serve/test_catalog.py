@@ -69,7 +69,7 @@ def test_faults_in_keys_name_the_remedy(tmp_path: Path) -> None:
         new_key(tmp_path / "keys", "a b")
 
 
-def test_a_folder_is_named_after_its_run_and_taken_in_anew_when_it_is_replaced(backbone: Backbone, tmp_path: Path) -> None:
+def test_a_folder_is_named_after_its_run_and_loaded_again_when_it_is_replaced(backbone: Backbone, tmp_path: Path) -> None:
     folder = tmp_path / "My Run" / "adapter"
     tiny.drawn_adapter(backbone, seed=1).save(folder)
     catalog = catalog_of(backbone, Folder.of(str(folder)), Folder.of(f"other={folder}"))

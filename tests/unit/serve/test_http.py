@@ -18,7 +18,7 @@ from ifedicl.serve.api_keys import Keys, new_key
 from ifedicl.serve.routes import ServerState
 from ifedicl.serve.worker import Worker
 from tests.support import tiny
-from tests.support.serve import LIMITS, TEXTS, Held, asking, catalog_of, fault
+from tests.support.serve import LIMITS, TEXTS, PausedPasses, asking, catalog_of, fault
 
 
 def test_texts_are_labelled_as_the_adapter_labels_them(client: TestClient, backbone: Backbone) -> None:
@@ -72,19 +72,19 @@ def test_no_answer_repeats_what_stood_in_a_wrong_field(client: TestClient) -> No
 def test_a_busy_server_says_when_to_come_back(
     client: TestClient, state: ServerState, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = Held(monkeypatch)
+    model = PausedPasses(monkeypatch)
     placed = state.catalog.get("mood").placed
     waiting = [state.worker.submit([placed], TEXTS) for _ in range(3)]
     answer = client.post("/v1/classify", json={"texts": "a", "adapter": "mood"})
     assert fault(answer)[:2] == (429, "busy")
     assert answer.headers["Retry-After"] == "1"
-    held.let_go()
+    model.resume()
     for future in waiting:
         future.result(10)
     assert client.post("/v1/classify", json={"texts": "a", "adapter": "mood"}).status_code == 200
 
 
-def test_a_request_that_could_never_fit_in_is_told_the_limit_and_not_to_come_again(state: ServerState) -> None:
+def test_a_request_above_the_limit_gets_the_limit_and_no_hint_to_retry(state: ServerState) -> None:
     client = asking(replace(state, limits=replace(LIMITS, texts=24)))
     answer = client.post("/v1/classify", json={"texts": ["a"] * 13, "adapter": "mood", "zero_shot": True})
     assert fault(answer)[:2] == (422, "text")
@@ -100,10 +100,10 @@ def test_a_request_that_could_never_fit_in_is_told_the_limit_and_not_to_come_aga
 
 
 def test_a_request_that_takes_too_long_is_given_up(state: ServerState, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = Held(monkeypatch)
+    model = PausedPasses(monkeypatch)
     short = asking(replace(state, limits=replace(LIMITS, seconds=0.1)))
     assert fault(short.post("/v1/classify", json={"texts": "a", "adapter": "mood"}))[:2] == (503, "slow")
-    held.let_go()
+    model.resume()
     state.worker.call(lambda: None).result(10)
     assert state.worker.waiting == 0
 
@@ -134,7 +134,7 @@ def test_keys_are_asked_for_where_texts_and_figures_are_and_not_for_health(state
     assert client.post("/v1/classify", json={"texts": "a", "adapter": "mood"}, headers=own).status_code == 200
 
 
-def test_while_the_file_of_keys_is_broken_nobody_is_let_in_and_told_why(state: ServerState, tmp_path: Path) -> None:
+def test_while_the_key_file_is_broken_all_requests_are_refused_with_the_reason(state: ServerState, tmp_path: Path) -> None:
     own = {"Authorization": f"Bearer {new_key(tmp_path / 'keys', 'reader')}"}
     keys = Keys(tmp_path / "keys")
     client, good = asking(state, keys), (tmp_path / "keys").read_text()
@@ -245,7 +245,7 @@ def test_a_run_is_read_line_by_line_and_no_other_file_can_be_named(client: TestC
     second = client.get("/v1/runs/one", params=place).json()
     assert second["lines"] == [{"event": "round"}]
     assert second["generation"] == first["generation"]
-    # Written anew, as at the end of a run: the old place means nothing in it.
+    # The file is replaced, as at the end of a run, so the old position is void.
     (run / "new").write_text(
         json.dumps({"event": "run", "task": "another mood"}) + "\n" + json.dumps({"event": "finished"}) + "\n"
     )

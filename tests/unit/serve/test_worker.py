@@ -13,7 +13,7 @@ from ifedicl.errors import BusyError, DataError, ServeError, StoppedError
 from ifedicl.serve import worker as worker_module
 from ifedicl.serve.worker import LabelScores, Worker
 from tests.support import tiny
-from tests.support.serve import TEXTS, Held
+from tests.support.serve import TEXTS, PausedPasses
 
 # The model's thread
 
@@ -32,30 +32,30 @@ def test_requests_of_several_adapters_get_what_each_says_alone(worker: Worker, b
 
 
 def test_whatever_waits_is_mixed_into_one_pass(worker: Worker, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = Held(monkeypatch)
+    model = PausedPasses(monkeypatch)
     adapters = [tiny.drawn_adapter(backbone, seed=seed).classifier(backbone).placed()[0] for seed in (1, 2)]
     first = worker.submit([adapters[0]], TEXTS[:1])
-    assert held.begun.wait(10)
+    assert model.begun.wait(10)
     rest = [worker.submit([adapters[number % 2]], [text]) for number, text in enumerate(TEXTS[1:])]
-    held.let_go()
+    model.resume()
     for future in (first, *rest):
         future.result(10)
-    assert held.passes == [1, len(rest)]
+    assert model.passes == [1, len(rest)]
 
 
 def test_a_long_request_does_not_hold_up_a_short_one(
     worker: Worker, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_module, "_WINDOW", 4)
-    held = Held(monkeypatch)
+    model = PausedPasses(monkeypatch)
     placed = tiny.drawn_adapter(backbone).classifier(backbone).placed()[0]
     worker.submit([placed], TEXTS[:1])
-    assert held.begun.wait(10)
+    assert model.begun.wait(10)
     ended: list[str] = []
     long, short = worker.submit([placed], TEXTS * 2), worker.submit([placed], TEXTS[:1])
     long.add_done_callback(lambda _: ended.append("long"))
     short.add_done_callback(lambda _: ended.append("short"))
-    held.let_go()
+    model.resume()
     long.result(10)
     assert ended == ["short", "long"]
 
@@ -63,12 +63,12 @@ def test_a_long_request_does_not_hold_up_a_short_one(
 def test_more_than_may_wait_is_refused_and_there_is_room_again_after(
     worker: Worker, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = Held(monkeypatch)
+    model = PausedPasses(monkeypatch)
     placed, raw = tiny.drawn_adapter(backbone).classifier(backbone).placed()
     futures = [worker.submit([placed, raw], TEXTS), worker.submit([placed], TEXTS)]  # 16 and 8 rows
     with pytest.raises(BusyError, match="the queue holds 24 texts, 1 more are over its limit of 24"):
         worker.submit([placed], TEXTS[:1])
-    held.let_go()
+    model.resume()
     for future in futures:
         future.result(10)
     assert worker.submit([placed], TEXTS[:1]).result(10).truncated == 0
@@ -78,16 +78,16 @@ def test_more_than_may_wait_is_refused_and_there_is_room_again_after(
 def test_a_request_that_was_given_up_is_not_worked_on_and_frees_its_place(
     worker: Worker, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = Held(monkeypatch)
+    model = PausedPasses(monkeypatch)
     placed = tiny.drawn_adapter(backbone).classifier(backbone).placed()[0]
     first = worker.submit([placed], TEXTS[:1])
-    assert held.begun.wait(10)
+    assert model.begun.wait(10)
     given_up = worker.submit([placed], TEXTS)
     assert given_up.cancel()
-    held.let_go()
+    model.resume()
     first.result(10)
     worker.call(lambda: None).result(10)
-    assert held.passes == [1]
+    assert model.passes == [1]
     assert worker.waiting == 0
 
 

@@ -74,7 +74,7 @@ def test_layers_that_the_model_does_not_have_are_refused(four: Backbone) -> None
 def test_an_adapter_written_before_says_the_same(
     four: Backbone, tmp_path: Path, injection: dict[str, Any], layers: range
 ) -> None:
-    """It held all layers, identity where nothing is injected, and no word of where it begins."""
+    """It had all layers, identity where nothing is injected, and no first layer."""
     half = cut(tiny.drawn_adapter(four, rank=2), layers)
     half = replace(half, provenance={"method": method(injection).model_dump(mode="json")})
     context, coefficients = everywhere(half.context, half.coefficients)
@@ -116,7 +116,7 @@ def test_adapters_of_other_layers_share_a_pass(four: Backbone) -> None:
         np.testing.assert_allclose(own, classifier.log_probabilities(["bread on the table"])[0], atol=1e-5)
 
 
-def test_signatures_compare_the_same_layers_and_are_told_apart_by_scope(four: Backbone) -> None:
+def test_signatures_compare_the_same_layers_and_differ_by_scope(four: Backbone) -> None:
     centre = reference(four, "label")
     assert centre.shape == (LAYERS, 2, four.width)
     vectors = np.random.default_rng(0).normal(size=centre.shape).astype(np.float32)

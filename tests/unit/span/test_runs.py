@@ -161,17 +161,17 @@ def test_half_of_the_layers_are_half_of_the_bytes(four: Backbone) -> None:
         assert half - (whole - 2 * saved[name]) == pytest.approx(saved[name], abs=4)
 
 
-def test_the_bytes_that_are_told_are_the_bytes_that_are_sent(four: Backbone) -> None:
+def test_the_expected_bytes_are_the_bytes_that_are_sent(four: Backbone) -> None:
     sections = {"injection": {"from_depth": 0.5}, "subspace": {"rank": 2}, "holdout": {"selection": 0.25}}
     settings = RunSettings.model_validate(
         {"task": tiny.TASK, "model": {"source": "tiny", "dtype": "float32"}, "data": {"clients": {"a": "a.jsonl"}}, **sections}
     )
     whole = settings.model_copy(update={"injection": method({}).injection})
-    told, all_told = (expected_bytes(each, four.shape, ("a",)) for each in (settings, whole))
+    sizes, whole_sizes = (expected_bytes(each, four.shape, ("a",)) for each in (settings, whole))
     reply = real(four)[0].handle(VectorsRequest(tiny.TASK, settings.method, four.fingerprint, ""))
-    assert abs(told["vectors_reply_up"] - len(encode(reply))) < 130  # the head of a ledger
-    assert all_told["vectors_reply_up"] - told["vectors_reply_up"] == 2 * 2 * 2 * four.width * 4
-    more = all_told["update_reply_up"] - told["update_reply_up"]
+    assert abs(sizes["vectors_reply_up"] - len(encode(reply))) < 130  # the head of a ledger
+    assert whole_sizes["vectors_reply_up"] - sizes["vectors_reply_up"] == 2 * 2 * 2 * four.width * 4
+    more = whole_sizes["update_reply_up"] - sizes["update_reply_up"]
     assert more - 2 * 2 * (2 * 4 + 4 * 2) in (0, 8)  # offsets in the frame's header get longer, and it is padded to 8 bytes
     assert any("layers above 0.5 of its depth" in line for line in what_leaves(settings.method))
 
@@ -181,14 +181,14 @@ def test_the_coordinator_takes_the_injected_layers_and_no_others(
     injection: dict[str, Any], layers: range, four: Backbone
 ) -> None:
     checks = ReplyChecks(Assignment(tiny.TASK, method(injection), shape_of(four)))
-    for held in range(1, LAYERS + 2):
-        means = np.ones((2, held, 2, four.width), dtype=np.float32)
-        values = Coefficients.identity(Form(held, 2))
+    for count in range(1, LAYERS + 2):
+        means = np.ones((2, count, 2, four.width), dtype=np.float32)
+        values = Coefficients.identity(Form(count, 2))
         vectors = VectorsReply(ContextVectors(means, np.ones(2, dtype=np.int64)), "", True, "float32", "float32")
         gradient = GradientReply(gradient_of(values))
-        assert checks.is_usable_vectors(vectors) is (held == len(layers))
-        assert checks.is_usable_update(UpdateReply(values, 3, 1.0)) is (held == len(layers))
-        assert checks.is_usable_gradient(gradient) is (held == len(layers))
+        assert checks.is_usable_vectors(vectors) is (count == len(layers))
+        assert checks.is_usable_update(UpdateReply(values, 3, 1.0)) is (count == len(layers))
+        assert checks.is_usable_gradient(gradient) is (count == len(layers))
 
 
 def test_the_coordinator_takes_no_coefficients_that_the_wire_cannot_hold(four: Backbone) -> None:
@@ -205,8 +205,8 @@ def gradient_of(values: Coefficients) -> Any:
     return GradientSum(values.arrays, 3, 1.0)
 
 
-@pytest.mark.parametrize("held", [range(4), range(1, 3), range(3, 4), range(2)], ids=str)
-def test_a_client_takes_no_context_of_other_layers(four: Backbone, held: range) -> None:
+@pytest.mark.parametrize("received", [range(4), range(1, 3), range(3, 4), range(2)], ids=str)
+def test_a_client_takes_no_context_of_other_layers(four: Backbone, received: range) -> None:
     settings, client = method({"from_depth": 0.5}), real(four)[0]
     assert isinstance(client, Client)
 
@@ -216,9 +216,9 @@ def test_a_client_takes_no_context_of_other_layers(four: Backbone, held: range) 
         return client.handle(ContextRequest(tiny.TASK, settings, four.fingerprint, context, "c"))
 
     assert install(range(2, 4)) == ContextReply()
-    refused = client.handle(UpdateRequest("c", 0, 0, 2, Coefficients.identity(Form(len(held) + (len(held) == 2), 2))))
+    refused = client.handle(UpdateRequest("c", 0, 0, 2, Coefficients.identity(Form(len(received) + (len(received) == 2), 2))))
     assert refused == Failure(FailureCode.BAD_REQUEST)
-    assert install(held) == Failure(FailureCode.BAD_REQUEST)
+    assert install(received) == Failure(FailureCode.BAD_REQUEST)
 
 
 def test_a_context_says_where_it_begins_on_its_way() -> None:
