@@ -37,8 +37,8 @@ FORM = Form(LAYERS)
 SHAPE = ModelShape("f" * 64, LAYERS, WIDTH)
 NAMES = tuple("abcdefghij")
 _EXAMPLES = 10
-_STEP = 0.3  # of the way to a client's own goal, in one round
-_RIGHT = 0.2  # loss below which all examples are right; else half are
+_STEP = 0.3  # the part of the way to a client's goal that one round covers
+_RIGHT = 0.2  # with a lower loss all examples are right, else half
 _LARGEST = 1e5
 
 
@@ -46,10 +46,10 @@ class Landscape:
     """An engine of ten honest clients."""
 
     def __init__(self, *, spread: float = 0.1, seed: int = 1) -> None:
-        """Place the goals.
+        """Draw the goals.
 
         Args:
-            spread: standard deviation of the clients' goals around the common one, which lies 0.5 from identity.
+            spread: standard deviation of the clients' goals around the common goal, whose distance from identity is about 0.5.
             seed: of the draws.
         """
         draw = seeds.generator(seed, "landscape")
@@ -60,7 +60,7 @@ class Landscape:
         self._context = self._writes
 
     def clients(self) -> tuple[str, ...]:
-        """Names of all ten."""
+        """Names of all clients."""
         return NAMES
 
     def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
@@ -71,7 +71,7 @@ class Landscape:
             yield Delivery(name, self.answer(name, request), 1, 1, 0.0)
 
     def loss(self, name: str, coefficients: Coefficients, vectors: Array64 | None = None) -> float:
-        """Loss of one client with the given global vectors, or with those that it received."""
+        """Loss of one client, with its received global vectors unless others are given."""
         used = self._context if vectors is None else vectors
         distance = float(((coefficients.scales - self._goals[name]) ** 2).mean())
         injected = float(((coefficients.scales[..., 0] ** 2)[..., None] * (used - self._writes) ** 2).mean())
@@ -90,14 +90,14 @@ class Landscape:
             moved = request.coefficients.scales + _STEP * (self._goals[name] - request.coefficients.scales)
             return UpdateReply(Coefficients(moved.astype(np.float32)), _EXAMPLES, self.loss(name, request.coefficients))
         assert isinstance(request, EvaluateRequest | CompareRequest)
-        own = _tally(self.loss(name, request.coefficients))
-        return EvaluateReply((own,)) if isinstance(request, EvaluateRequest) else CompareReply(self._comparison(name, own))
+        tally = _tally(self.loss(name, request.coefficients))
+        return EvaluateReply((tally,)) if isinstance(request, EvaluateRequest) else CompareReply(self._comparison(name, tally))
 
-    def _comparison(self, name: str, own: Tally) -> Comparison:
+    def _comparison(self, name: str, tally: Tally) -> Comparison:
         raw, half = _tally(self.loss(name, Coefficients.identity(FORM))), _EXAMPLES // 2
-        answers = (half, half) if own.correct == _EXAMPLES else (_EXAMPLES, 0)
-        gains = _EXAMPLES * (own.loss - raw.loss) ** 2
-        return Comparison(own, raw, gains, abs(own.correct - raw.correct), (half, half), answers)
+        answers = (half, half) if tally.correct == _EXAMPLES else (_EXAMPLES, 0)
+        gains = _EXAMPLES * (tally.loss - raw.loss) ** 2
+        return Comparison(tally, raw, gains, abs(tally.correct - raw.correct), (half, half), answers)
 
 
 def _tally(loss: float) -> Tally:

@@ -1,4 +1,4 @@
-"""Clients that lie, to measure which lies an aggregation withstands. They see the honest replies first, and collude."""
+"""Clients that lie, to measure which lies defeat an aggregation. They see the honest replies first, and collude."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from ifedicl.metrics import Comparison, Tally
 
 Numbers: TypeAlias = npt.NDArray[np.float64]
 Lie: TypeAlias = Callable[[Numbers, Numbers], Numbers]
-"""What all liars say, of ``(K, ...)`` honest numbers and the ``(...)`` that they are changes of."""
+"""The numbers that all liars send, from ``(K, ...)`` honest numbers and the ``(...)`` numbers before the round."""
 
 _MANY = 2**20
-_SURE = 5.0  # nats by which the raw model is said to be worse
+_SURE = 5.0  # nats by which the liars report the raw model as worse
 
 
 def _flipped(honest: Numbers, before: Numbers) -> Numbers:
@@ -46,7 +46,7 @@ def _thousandfold(honest: Numbers, before: Numbers) -> Numbers:
 
 
 def _edge(honest: Numbers, before: Numbers) -> Numbers:
-    """For every number, the honest value furthest in the wrong direction: a trimmed mean cannot recognise it."""
+    """For each number, the honest value farthest in the wrong direction: a trimmed mean cannot detect it."""
     lie: Numbers = np.where(honest.mean(axis=0) > before, honest.min(axis=0), honest.max(axis=0))
     return lie
 
@@ -68,7 +68,7 @@ LIES: Mapping[str, Lie] = {
 
 
 class Colluding:
-    """An engine some of whose clients lie."""
+    """An engine of which some clients lie."""
 
     def __init__(
         self,
@@ -79,13 +79,13 @@ class Colluding:
         vectors: Lie | None = None,
         praise: bool = True,
     ) -> None:
-        """Stand between coordinator and clients.
+        """Wrap an engine of honest clients.
 
         Args:
-            engine: of clients that are all honest.
-            liars: names of those whose replies are replaced.
-            updates: what they say in place of coefficients; None: the truth.
-            vectors: in place of context vectors; likewise.
+            engine: of the honest clients.
+            liars: names of the clients whose replies are replaced.
+            updates: the lie in place of coefficients; None: the honest reply.
+            vectors: the lie in place of context vectors; None: the honest reply.
             praise: whether they claim a million held-out examples on which every adapter is right and the raw model wrong.
         """
         self._engine = engine
@@ -99,51 +99,51 @@ class Colluding:
         return self._engine.clients()
 
     def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
-        """Honest clients reply first: the liars see their replies."""
+        """The replies. The liars see those of the honest clients first."""
         deliveries = list(self._engine.exchange(requests, deadline, heads))
         honest = [delivery.reply for delivery in deliveries if delivery.client not in self._liars]
         for delivery in deliveries:
             lie = self._lie(requests[delivery.client], delivery.reply, honest) if delivery.client in self._liars else None
             yield delivery if lie is None else replace(delivery, reply=lie)
 
-    def _lie(self, request: Request, own: Reply, honest: Sequence[Reply]) -> Reply | None:
-        if isinstance(request, VectorsRequest) and isinstance(own, VectorsReply) and self._vectors:
+    def _lie(self, request: Request, original: Reply, honest: Sequence[Reply]) -> Reply | None:
+        if isinstance(request, VectorsRequest) and isinstance(original, VectorsReply) and self._vectors:
             return replace(
-                own, vectors=_lied_vectors(self._vectors, [reply for reply in honest if isinstance(reply, VectorsReply)])
+                original, vectors=_lied_vectors(self._vectors, [reply for reply in honest if isinstance(reply, VectorsReply)])
             )
         if isinstance(request, UpdateRequest) and self._updates:
-            heard = [reply.coefficients for reply in honest if isinstance(reply, UpdateReply)]
+            honest_replies = [reply.coefficients for reply in honest if isinstance(reply, UpdateReply)]
             before = request.coefficients.arrays
-            said = {
+            lies = {
                 name: self._updates(
-                    np.stack([other.arrays[name] for other in heard]).astype(np.float64), array.astype(np.float64)
+                    np.stack([other.arrays[name] for other in honest_replies]).astype(np.float64), array.astype(np.float64)
                 )
                 for name, array in before.items()
             }
-            lie = Coefficients.of({name: array.astype(np.float32) for name, array in said.items()})
-            return UpdateReply(lie, own.examples if isinstance(own, UpdateReply) else 1, 0.0)
-        return _praise(request, own) if self._praise else None
+            lie = Coefficients.of({name: array.astype(np.float32) for name, array in lies.items()})
+            return UpdateReply(lie, original.examples if isinstance(original, UpdateReply) else 1, 0.0)
+        return _praise(request, original) if self._praise else None
 
 
-def _lied_vectors(lie: Lie, heard: Sequence[VectorsReply]) -> ContextVectors:
-    """Lies for every group of the honest clients, with their mean number of examples."""
-    shape = heard[0].vectors.means.shape
+def _lied_vectors(lie: Lie, honest_replies: Sequence[VectorsReply]) -> ContextVectors:
+    """A lie for each group of the honest clients, with their mean number of examples."""
+    shape = honest_replies[0].vectors.means.shape
     means, counts = np.zeros(shape, dtype=np.float32), np.zeros(shape[0], dtype=np.int64)
     for group in range(shape[0]):
-        holders = [reply.vectors for reply in heard if reply.vectors.counts[group] > 0]
+        holders = [reply.vectors for reply in honest_replies if reply.vectors.counts[group] > 0]
         if holders:
-            said = np.stack([own.means[group] for own in holders]).astype(np.float64)
-            means[group] = lie(said, np.zeros(shape[1:]))
-            counts[group] = max(1, round(float(np.mean([own.counts[group] for own in holders]))))
+            lies = np.stack([vectors.means[group] for vectors in holders]).astype(np.float64)
+            means[group] = lie(lies, np.zeros(shape[1:]))
+            counts[group] = max(1, round(float(np.mean([vectors.counts[group] for vectors in holders]))))
     return ContextVectors(means, counts)
 
 
-def _praise(request: Request, own: Reply) -> Reply | None:
+def _praise(request: Request, original: Reply) -> Reply | None:
     best, worst = Tally(_MANY, _MANY, 0.0), Tally(_MANY, 0, _MANY * _SURE)
     if isinstance(request, EvaluateRequest):
         return EvaluateReply((worst if request.coefficients.is_identity else best,) * len(request.candidates))
-    if isinstance(request, CompareRequest) and isinstance(own, CompareReply):
-        labels = len(own.comparison.truth)
+    if isinstance(request, CompareRequest) and isinstance(original, CompareReply):
+        labels = len(original.comparison.truth)
         counts = tuple(_MANY // labels + (place < _MANY % labels) for place in range(labels))
         return CompareReply(Comparison(best, worst, _MANY * _SURE**2, _MANY, counts, counts))
     return None

@@ -1,4 +1,4 @@
-"""A public frame of few directions: the noise that hides one example exceeds a full-width vector, but not a few numbers."""
+"""A public frame of few directions. The noise that hides one example exceeds a full-width vector, but not a few numbers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ifedicl.audit.public_frame import PublicFrame
 from ifedicl.core.subspace import subspace_basis
 from ifedicl.core.vectors import Array32, Array64
 
-_RESTS = 32  # means of parts of the public text, whose differences give the directions
+_PARTS = 32  # parts of the public text for each direction; the directions come from their means
 
 
 @dataclass(frozen=True)
 class NarrowFrame:
-    """A :class:`PublicFrame`, and directions within it.
+    """A :class:`PublicFrame` and directions in it.
 
     Attributes:
         wide: centre and sizes of public text.
@@ -37,7 +37,7 @@ class NarrowFrame:
         """
         basis = None
         if rank:
-            parts = np.array_split(np.arange(len(public)), min(_RESTS * rank, len(public)))
+            parts = np.array_split(np.arange(len(public)), min(_PARTS * rank, len(public)))
             basis = subspace_basis(np.stack([public[part].mean(axis=0, dtype=np.float64) for part in parts]), rank, draw)
         return cls(PublicFrame.of(public), basis)
 

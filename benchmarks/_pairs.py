@@ -1,4 +1,4 @@
-"""What all benchmarks share: arguments, made-up text, interleaved pairs, their spread, and how they are printed.
+"""Shared by all benchmarks: arguments, made-up text, interleaved pairs, their spread, and the printed report.
 
 Two sides are measured in turn, A B B A A B …, and compared pair by pair. A machine that becomes slower affects both sides, and
 the spread of the ratios shows how reliable their median is.
@@ -61,8 +61,8 @@ class Claim:
     Attributes:
         ratio: the two sides, as "first / second".
         unit: of both sides.
-        at_least: lower bound of the ratio; None where there is none.
-        at_most: upper bound, likewise. Without any bound the ratio is for information.
+        at_least: lower bound of the ratio; None: no bound.
+        at_most: upper bound; None: no bound. Without any bound the ratio is for information.
     """
 
     ratio: str
@@ -77,7 +77,7 @@ class Claim:
         return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None) or "for information"
 
     def is_met(self, ratio: float) -> bool:
-        """Whether ``ratio`` keeps the bounds."""
+        """Whether ``ratio`` is within the bounds."""
         return (self.at_least is None or ratio >= self.at_least) and (self.at_most is None or ratio <= self.at_most)
 
 
@@ -91,7 +91,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value."""
+        """The spread of one value or more."""
         return cls(min(values), statistics.median(values), max(values))
 
     def __str__(self) -> str:
@@ -107,22 +107,22 @@ class Comparison:
 
     @property
     def first(self) -> Spread:
-        """Of the ratio's numerator."""
+        """The spread of the numerator."""
         return Spread.of([first for first, _ in self.pairs])
 
     @property
     def second(self) -> Spread:
-        """Of its denominator."""
+        """The spread of the denominator."""
         return Spread.of([second for _, second in self.pairs])
 
     @property
     def ratio(self) -> Spread:
-        """Of the pairs' own ratios."""
+        """The spread of the ratios of the pairs."""
         return Spread.of([first / second for first, second in self.pairs])
 
     @property
     def verdict(self) -> str:
-        """One word."""
+        """The word for the table: met, missed, or - without a bound."""
         if self.claim.at_least is None and self.claim.at_most is None:
             return "-"
         return "met" if self.claim.is_met(self.ratio.median) else "missed"
@@ -136,7 +136,7 @@ class Bench:
         scorer: model and task.
         prompts: ``N`` encoded prompts.
         labels: their labels' positions in the task.
-        method: the default settings, but one local step and the dearer loss, over the whole vocabulary.
+        method: the default settings, but with one local step and the slower loss, over the whole vocabulary.
         vectors: ``(L, 2, d)`` context vectors of all prompts.
         coefficients: the initial ones, active at every write of every layer.
     """
@@ -159,17 +159,17 @@ class Bench:
         return [right_padded([sequences[position] for position in group], self.backbone.device) for group in groups]
 
     def demonstrations(self) -> list[Tokens]:
-        """Prompt and label word, as stage 1 reads them."""
+        """Each prompt with its label word, as in stage 1."""
         words = self.scorer.encoder.tree.words
         return [prompt + words[label] for prompt, label in zip(self.prompts.tokens, self.labels, strict=True)]
 
     def step_positions(self, pair: int) -> list[int]:
-        """Which examples ``step`` trains on."""
+        """Positions of the examples that ``step`` trains on."""
         settings = self.method.calibration
         return batch_of(pair, len(self.labels), settings.batch_size, self.method.seed, _CLIENT)
 
     def step_batches(self, pair: int) -> list[Tensor]:
-        """``(B, T)`` tokens of each pass of ``step``: all but the last of prompt and label word, which nothing reads."""
+        """``(B, T)`` tokens of each pass of ``step``, without the last token of prompt and label word, which no loss uses."""
         positions, demonstrations = self.step_positions(pair), self.demonstrations()
         groups = self.scorer.batches([self.prompts.tokens[position] for position in positions])
         rows = [[demonstrations[positions[place]][:-1] for place in group] for group in groups]
@@ -190,10 +190,10 @@ class Bench:
 def parser(docstring: str | None, *, pairs: int = 20, examples: int = 32) -> argparse.ArgumentParser:
     """The arguments of every benchmark."""
     result = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
-    result.add_argument("--model", help="hub id, folder or .gguf file; left out: the model of `ifedicl demo`")
+    result.add_argument("--model", help="hub id, folder or .gguf file (default: the model of `ifedicl demo`)")
     result.add_argument("--dtype", default="float32", help="float32, bfloat16 or float16 (default: %(default)s)")
     result.add_argument("--device", default="cpu", help="cpu, cuda or auto (default: %(default)s)")
-    result.add_argument("--threads", type=int, help="threads of torch; left out: as torch chooses")
+    result.add_argument("--threads", type=int, help="threads of torch (default: torch's choice)")
     result.add_argument("--pairs", type=int, default=pairs, help="measured pairs (default: %(default)s)")
     result.add_argument("--examples", type=int, default=examples, help="made-up sentences (default: %(default)s)")
     result.add_argument("--json", action="store_true", help="print one JSON object")
@@ -257,11 +257,11 @@ def compare(claim: Claim, first: Side, second: Side, pairs: int, *, warm_up: boo
     """Measure both sides in turn.
 
     Args:
-        claim: names the sides.
+        claim: the ratio and its bounds.
         first: the ratio's numerator.
-        second: its denominator; in a pair both do the same work.
-        pairs: how many, 1 or more.
-        warm_up: run both once unmeasured before.
+        second: its denominator. Both sides of a pair do the same work.
+        pairs: their number, 1 or more.
+        warm_up: run both sides once before, unmeasured.
     """
     if warm_up:
         first(0)
@@ -277,12 +277,12 @@ def _pair(first: Side, second: Side, pair: int) -> tuple[float, float]:
 
 
 def report(title: str, arguments: argparse.Namespace, comparisons: Sequence[Comparison], **facts: object) -> None:
-    """Print what was measured, where and of what.
+    """Print the measurements and their setting.
 
     Args:
         title: of the benchmark.
         arguments: from the command line.
-        comparisons: what was measured.
+        comparisons: the measurements.
         facts: further figures.
     """
     setting = {**machine(), "dtype": arguments.dtype, "device": arguments.device, "examples": arguments.examples, **facts}

@@ -1,4 +1,4 @@
-"""Single vectors of private and public text, computed once and cached, so that attacks and defences take seconds."""
+"""Vectors of single private and public texts, computed once and cached, so that attacks and defences take seconds."""
 
 from __future__ import annotations
 
@@ -26,12 +26,7 @@ from ifedicl.task import Task
 
 @dataclass(frozen=True)
 class Cast:
-    """The attacked client and the attackers' public text.
-
-    Attributes:
-        private: the client's text.
-        public: the demo's sentences under the same prompt, with labels that are drawn.
-    """
+    """The attacked client's text, and public text of the attacker: the demo's sentences with random labels."""
 
     private: Victims
     public: Victims
@@ -42,8 +37,10 @@ def parser(docstring: str | None) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--data", type=Path, required=True, help="folder that holds the data sets")
     result.add_argument("--sets", nargs="+", default=["subj", "agnews"])
-    result.add_argument("--cache", type=Path, default=Path("runs/privacy"), help="where vectors are kept; never to be shared")
-    result.add_argument("--out", type=Path, default=Path("docs/results/privacy"), help="where figures go")
+    result.add_argument(
+        "--cache", type=Path, default=Path("runs/privacy"), help="folder of the cached vectors; do not share it"
+    )
+    result.add_argument("--out", type=Path, default=Path("docs/results/privacy"), help="folder of the figures")
     result.add_argument("--private", type=int, default=400, help="the clients' examples (default: %(default)s)")
     result.add_argument("--public", type=int, default=1000, help="public sentences (default: %(default)s)")
     result.add_argument("--seed", type=int, default=0)
@@ -52,7 +49,7 @@ def parser(docstring: str | None) -> argparse.ArgumentParser:
 
 @cache
 def demo_backbone(dtype: Literal["float32", "bfloat16"]) -> Backbone:
-    """On one thread."""
+    """The demo's model, on one thread."""
     torch.set_num_threads(1)
     return load_backbone(ModelSettings(source=str(demo_model()), dtype=dtype, device="cpu"))
 
@@ -63,7 +60,7 @@ def private_set(arguments: argparse.Namespace, name: str) -> tuple[DataSet, tupl
 
 
 def public_examples(task: Task, count: int, seed: int) -> tuple[Example, ...]:
-    """The demo's sentences, as many of each place, with labels of the task that are drawn: they are no one's data here."""
+    """The demo's sentences, equally many of each source, with random labels of the task. They belong to no client here."""
     pools = [place.pool for place in demo_places(pool=count, test=45, seed=0).values()]
     texts = [example.text for row in zip(*pools, strict=False) for example in row][:count]
     draw = seeds.generator(seed, "public labels")
@@ -71,15 +68,15 @@ def public_examples(task: Task, count: int, seed: int) -> tuple[Example, ...]:
 
 
 def cast(arguments: argparse.Namespace, name: str, position: Literal["label", "prompt"]) -> Cast:
-    """Vectors of one data set in float32, from the cache if they exist there."""
+    """Vectors of one data set in float32, cached."""
     data, private = private_set(arguments, name)
     public = public_examples(data.task, arguments.public, arguments.seed)
     method = Method(vectors=VectorSettings(read_position=position))
     kinds = {"private": private, "public": public}
-    return Cast(*(_kept(arguments, f"{name}-{position}-{kind}", data.task, rows, method) for kind, rows in kinds.items()))
+    return Cast(*(_cached(arguments, f"{name}-{position}-{kind}", data.task, rows, method) for kind, rows in kinds.items()))
 
 
-def _kept(arguments: argparse.Namespace, name: str, task: Task, rows: Sequence[Example], method: Method) -> Victims:
+def _cached(arguments: argparse.Namespace, name: str, task: Task, rows: Sequence[Example], method: Method) -> Victims:
     file = arguments.cache / f"{name}-{len(rows)}-{arguments.seed}-float32.npz"
     if not file.exists():
         victims = Victims.of(Scorer(demo_backbone("float32"), task), rows, method)
@@ -87,6 +84,6 @@ def _kept(arguments: argparse.Namespace, name: str, task: Task, rows: Sequence[E
         lengths = [len(tokens) for tokens in victims.tokens]
         tokens = np.concatenate([sorted(tokens) for tokens in victims.tokens])
         np.savez(file, vectors=victims.vectors, labels=victims.labels, lengths=lengths, tokens=tokens)
-    with np.load(file) as kept:
-        parts = np.split(kept["tokens"], np.cumsum(kept["lengths"])[:-1])
-        return Victims(kept["vectors"], tuple(frozenset(part.tolist()) for part in parts), kept["labels"])
+    with np.load(file) as stored:
+        parts = np.split(stored["tokens"], np.cumsum(stored["lengths"])[:-1])
+        return Victims(stored["vectors"], tuple(frozenset(part.tolist()) for part in parts), stored["labels"])

@@ -1,8 +1,8 @@
 """Accuracy that each part of the default adds, on the development sets.
 
-Reads finished cells of the `dev` plan, runs nothing. One thing is changed at a time from the shipped settings file `subspace`;
-accuracy is on 300 rows of each development set's test file, which no reported figure is of. Bytes and seconds are of one client
-in a whole run, means over the sets. All cells are of one seed.
+Reads finished cells of the `dev` plan and runs nothing. Each variant changes one setting of the preset `subspace`. Accuracy is
+on 300 rows of each development set's test file; no reported figure uses these sets. Bytes and seconds are of one client in a
+whole run, means over the sets. All cells have one seed.
 """
 
 from __future__ import annotations
@@ -64,14 +64,14 @@ def table(plan: Plan, records: Sequence[Record]) -> Iterator[str]:
             yield _row(question, f"{words} (`{name}`)", found.get(name, {}), ours, sets)
 
 
-def _row(question: str, words: str, own: Mapping[str, Record], ours: Mapping[str, Record], sets: Sequence[str]) -> str:
-    figures = [f"{100 * own[name].accuracy:.1f}" if name in own else "–" for name in sets]
-    if set(own) != set(sets):
+def _row(question: str, words: str, records: Mapping[str, Record], ours: Mapping[str, Record], sets: Sequence[str]) -> str:
+    figures = [f"{100 * records[name].accuracy:.1f}" if name in records else "–" for name in sets]
+    if set(records) != set(sets):
         return f"| {question} | {words} | {' | '.join(figures)} | – | – | – | – |"
-    mean = float(np.mean([own[name].accuracy for name in sets])) * 100
-    apart = [own[name].accuracy - ours[name].accuracy for name in sets if name in ours]
-    points = f"{100 * float(np.mean(apart)):+.1f}" if len(apart) == len(sets) and own is not ours else "–"
-    kib, seconds = (float(np.mean(values)) for values in zip(*(_costs(own[name]) for name in sets), strict=True))
+    mean = float(np.mean([records[name].accuracy for name in sets])) * 100
+    gains = [records[name].accuracy - ours[name].accuracy for name in sets if name in ours]
+    points = f"{100 * float(np.mean(gains)):+.1f}" if len(gains) == len(sets) and records is not ours else "–"
+    kib, seconds = (float(np.mean(values)) for values in zip(*(_costs(records[name]) for name in sets), strict=True))
     return f"| {question} | {words} | {' | '.join(figures)} | {mean:.1f} | {points} | {kib:,.0f} | {seconds:.1f} |"
 
 
@@ -86,10 +86,10 @@ def main() -> None:
 
     plan, records = load_plan("dev"), load_records(arguments.results / RESULTS)
     print("\n".join(table(plan, records)))
-    left = len(plan.cells()) - len({record.cell for record in records} & set(plan.cells()))
-    if left:
-        print(f"{left} of {len(plan.cells())} cells are missing", file=sys.stderr)
-    sys.exit(1 if left else 0)
+    missing = len(plan.cells()) - len({record.cell for record in records} & set(plan.cells()))
+    if missing:
+        print(f"{missing} of {len(plan.cells())} cells are missing", file=sys.stderr)
+    sys.exit(1 if missing else 0)
 
 
 if __name__ == "__main__":

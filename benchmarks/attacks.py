@@ -1,6 +1,6 @@
 """Success of the attacks of `ifedicl audit` with and without defences, on more real text.
 
-The attackers learn from the demo's sentences, never from the data sets. Vectors are read at the label word, the paper's place.
+The attackers learn from the demo's sentences, never from the data sets. Vectors are read at the label word, as in the paper.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ def gradients(arguments: argparse.Namespace, name: str, centre: Array32) -> tupl
         scorer = Scorer(demo_backbone("bfloat16"), data.task)
         sides = {"private": private, "public": public_examples(data.task, arguments.public, arguments.seed)}
         context = Context(centre.astype(np.float32))
-        rows = {side: first_gradients(scorer, own[: arguments.updates], context, Method()) for side, own in sides.items()}
+        rows = {side: first_gradients(scorer, texts[: arguments.updates], context, Method()) for side, texts in sides.items()}
         file.parent.mkdir(parents=True, exist_ok=True)
         np.savez(file, private=rows["private"], public=rows["public"])
-    with np.load(file) as kept:
-        return kept["private"], kept["public"]
+    with np.load(file) as stored:
+        return stored["private"], stored["public"]
 
 
 def rounded(tables: dict[str, list[dict[str, object]]]) -> dict[str, object]:
-    """Three digits are enough."""
+    """The tables with three significant digits."""
     return {
         name: [
             {key: float(f"{value:.3g}") if isinstance(value, float) else value for key, value in row.items()} for row in rows

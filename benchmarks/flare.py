@@ -1,10 +1,10 @@
-"""Claims on the engine. With a trivial payload and 3 sites, a round over FLARE takes at most 0.3 s, and the first one is over
-at most 15 s after the submission. With 50 simulated clients the coordinator takes at most 5 ms for each client and round.
+"""Claims on the engine. With a trivial payload and 3 sites, a round over FLARE takes at most 0.3 s, and the first one ends at
+most 15 s after the submission. With 50 simulated clients the coordinator takes at most 5 ms for each client and round.
 
-The first part starts a server and three sites as processes on loopback, over a random model of three layers; the work of a
-site is a few milliseconds. The second part plays clients in this process whose answers are made beforehand, so that what is
-measured is the coordinator: messages encoded and decoded, checks, aggregation, and a checkpoint after each step. Its memory is
-the most that Python and numpy held, at several numbers of clients.
+The first part starts a server and three sites as processes on loopback, with a random model of three layers, so that a site's
+work takes a few milliseconds. The second part uses clients with fixed replies in this process, so that only the coordinator is
+measured: encoding and decoding, checks, aggregation, and a checkpoint after each step. Its memory is the peak of Python and
+numpy, at several numbers of clients.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _SITES = ("a", "b", "c")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=40, help="of the job over FLARE")
-    parser.add_argument("--clients", type=int, nargs="+", default=[10, 50, 200], help="simulated ones")
+    parser.add_argument("--rounds", type=int, default=40, help="rounds of the job over FLARE")
+    parser.add_argument("--clients", type=int, nargs="+", default=[10, 50, 200], help="numbers of simulated clients")
     parser.add_argument("--part", choices=["flare", "coordinator"], help="one part alone")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def over_flare(rounds: int) -> dict[str, float]:
-    """Seconds from the submission to the first round, of a round, and of the site's own work in it."""
+    """Seconds from the submission to the first round, seconds of a round, and bytes of an exchange."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = tiny.save_model(folder / "model")
@@ -76,35 +76,35 @@ def over_flare(rounds: int) -> dict[str, float]:
             assert state is not None
     steps = [item for item in state.traffic if item.step == "update" and item.round > 0]
     each = [max(item.seconds for item in steps if item.round == number) for number in range(1, rounds)]
-    own = sum(item.bytes_down + item.bytes_up for item in steps) / len(steps)
+    payload = sum(item.bytes_down + item.bytes_up for item in steps) / len(steps)
     carrier = sum(item.carrier_bytes for item in steps) / len(steps)
     return {
         "seconds_from_start_of_submit_to_first_round": round(first, 2),
         "of_which_the_submit_command": round(submitted, 2),
         "seconds_a_round_median": round(statistics.median(each), 3),
         "seconds_a_round_longest": round(max(each), 3),
-        "bytes_an_exchange_ours": round(own),
+        "bytes_an_exchange_ours": round(payload),
         "bytes_an_exchange_flare_adds_to_it": round(carrier),
     }
 
 
 def alone(clients: int) -> dict[str, float]:
-    """Milliseconds of the coordinator for each client and round, and the most memory it held, in MiB: by sums."""
+    """Milliseconds of the coordinator for each client and round, and its peak memory in MiB, when it keeps sums."""
     rounds = 10
     settings = {"rounds": rounds}
     method = tiny.method(holdout={"selection": 0.0}, weighting="examples", rounds=settings)
-    doors = [_Canned(f"client-{number:03d}") for number in range(clients)]
+    canned = [_Canned(f"client-{number:03d}") for number in range(clients)]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "state.safetensors"
         coordinator = Coordinator(
-            engine_of(doors), tiny.TASK, method, ModelShape("0" * 64, _LAYERS, _WIDTH), checkpoint_file=file
+            engine_of(canned), tiny.TASK, method, ModelShape("0" * 64, _LAYERS, _WIDTH), checkpoint_file=file
         )
         start = time.perf_counter()
         coordinator.run()
         seconds = time.perf_counter() - start
         size = file.stat().st_size
         tracemalloc.start()
-        Coordinator(engine_of(doors), tiny.TASK, method, ModelShape("0" * 64, _LAYERS, _WIDTH)).run()
+        Coordinator(engine_of(canned), tiny.TASK, method, ModelShape("0" * 64, _LAYERS, _WIDTH)).run()
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     return {
@@ -116,7 +116,7 @@ def alone(clients: int) -> dict[str, float]:
 
 
 class _Canned:
-    """A client whose answers are made beforehand."""
+    """A client with fixed replies."""
 
     _vectors = VectorsReply(
         vectors=ContextVectors(np.ones((1, _LAYERS, 2, _WIDTH), dtype=np.float32), np.array([8])),

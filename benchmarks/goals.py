@@ -1,7 +1,7 @@
-"""The goals that were set before the `cpu` plan ran, against its cells.
+"""Compares the goals that were set before the `cpu` plan ran with its cells.
 
-Reads finished cells, runs nothing. Figures are means over data sets of the mean over seeds, of the seeds that all compared
-methods have; a goal counts as reached only where no cell of the plan is missing for it.
+Reads finished cells and runs nothing. Figures are means over data sets of the mean over the seeds that all compared methods
+have. A goal counts as reached only if no cell of the plan is missing for it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Figures: TypeAlias = Mapping[str, Mapping[int, Record]]
 
 @dataclass(frozen=True)
 class Goal:
-    """One goal, and what was measured.
+    """One goal and its measurement.
 
     Attributes:
         what: in words, with the bound.
         measured: in words.
-        holds: whether the figure keeps the bound.
-        seeds: by set, how many seeds it rests on.
-        wanted: how many seeds of each set the plan has.
+        holds: whether the figure is within the bound.
+        seeds: by set, the number of seeds in the figure.
+        wanted: the plan's number of seeds for each set.
     """
 
     what: str
@@ -54,7 +54,7 @@ class Goal:
 
     @property
     def verdict(self) -> str:
-        """Verdict in a word, and the missing cells."""
+        """The verdict in a word, and the number of missing cells."""
         if not any(self.seeds.values()):
             return "no cells yet"
         word = "reached" if self.holds else "MISSED"
@@ -70,13 +70,13 @@ def goals(plan: Plan, records: Sequence[Record]) -> Iterator[Goal]:
     def figures(method: str, alpha: float = MAIN) -> Figures:
         table = by_set(records, plan, method, alpha)
         return {
-            name: {record.cell.seed: record for record in own if record.cell.seed is not None} for name, own in table.items()
+            name: {record.cell.seed: record for record in rows if record.cell.seed is not None} for name, rows in table.items()
         }
 
     def compared(
         names: Sequence[str], mine: Figures, theirs: Figures, figure: Callable[[Record], float]
     ) -> tuple[float, float, dict[str, int]]:
-        """Both means over the cells that both have, and how many seeds of each set those are."""
+        """Both means over the shared cells, and the number of shared seeds by set."""
         shared = {name: sorted(mine.get(name, {}).keys() & theirs.get(name, {}).keys()) for name in names}
         ours, others = (
             [np.mean([figure(side[name][seed]) for seed in seeds]) for name, seeds in shared.items() if seeds]
@@ -86,26 +86,26 @@ def goals(plan: Plan, records: Sequence[Record]) -> Iterator[Goal]:
         return (float(np.mean(ours)), float(np.mean(others)), counts) if ours else (math.nan, math.nan, counts)
 
     def at_least(what: str, names: Sequence[str], mine: Figures, theirs: Figures, points: float) -> Goal:
-        own, other, counts = compared(names, mine, theirs, lambda record: 100 * record.accuracy)
-        measured = f"{own:.1f} against {other:.1f}, {own - other:+.1f} points"
-        return Goal(f"accuracy of {what}", measured, own >= other + points, counts, wanted)
+        mean, other, counts = compared(names, mine, theirs, lambda record: 100 * record.accuracy)
+        measured = f"{mean:.1f} against {other:.1f}, {mean - other:+.1f} points"
+        return Goal(f"accuracy of {what}", measured, mean >= other + points, counts, wanted)
 
     def better(method: str, other: str, points: float) -> Goal:
         return at_least(f"{method} >= {other} {points:+g} points", sets, figures(method), figures(other), points)
 
     def share(method: str, figure: Callable[[Record], float], what: str, bound: float, unit: str) -> Goal:
-        own, other, counts = compared(sets, figures(method), figures(LORA), figure)
-        measured = f"{own:,.1f} against {other:,.1f} {unit}, {own / other:.3f}"
-        return Goal(f"{what} of {method} <= {bound:g} of {LORA}", measured, own <= bound * other, counts, wanted)
+        mean, other, counts = compared(sets, figures(method), figures(LORA), figure)
+        measured = f"{mean:,.1f} against {other:,.1f} {unit}, {mean / other:.3f}"
+        return Goal(f"{what} of {method} <= {bound:g} of {LORA}", measured, mean <= bound * other, counts, wanted)
 
     yield better(OURS, PAPER_FORM, 8)
     yield better(OURS, RIDGE, -2)
     yield better(OURS, LORA, -1)
     ours = figures(OURS)
     counts = {name: len(ours.get(name, {})) for name in sets}
-    own = [record for by_seed in ours.values() for record in by_seed.values()]
+    cells = [record for by_seed in ours.values() for record in by_seed.values()]
     for way in ("up", "down"):
-        most = max((getattr(record, f"bytes_{way}")["update"] / record.rounds / KIB for record in own), default=math.nan)
+        most = max((getattr(record, f"bytes_{way}")["update"] / record.rounds / KIB for record in cells), default=math.nan)
         yield Goal(f"a round's message {way} <= 16 KiB", f"{most:.1f} KiB, most of any cell", most <= 16, counts, wanted)
     yield share(OURS, lambda record: record.total_bytes / KIB, "total bytes, all stages,", 1 / 20, "KiB a client")
     yield better(FAST, LORA, -2)

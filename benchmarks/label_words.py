@@ -1,8 +1,8 @@
 """Claim: label words of several tokens that share the prompt make labelling and calibration three times as fast or more.
 
-First side: a row for each path of the label words' tree, as models are run whose rows cannot branch. Second side: one row a
-prompt, with the tree in branches behind it. Both label the same prompts with λ and β at every write of every layer, and take
-the same calibration steps, of the loss among the labels. Ten labels of two or three tokens.
+First side: one row for each path of the label words' tree, as for models whose rows cannot branch. Second side: one row for
+each prompt, with the tree as branches after it. Both label the same prompts with λ and β at every write of every layer, and
+take the same calibration steps, with the loss over the labels. Ten labels of two or three tokens.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Two of ten clients lie: which lie defeats which aggregation, and what is the gate's part in it?
+"""Two of ten clients lie: which lie defeats which aggregation, and does the gate detect it?
 
-The demo's model and sentences, dealt unevenly to ten clients. The liars see the honest replies first, know the
-aggregation and collude; they also claim a million held-out examples on which the adapter is right. Every cell is one run and
-the demo's test sentences: an adapter is sunk where it is worse there than zero-shot by more than the 95% half-width of the
-paired difference of losses. Finished cells are not run again.
+The demo's model and sentences, dealt unevenly to ten clients. The liars see the honest replies first, know the aggregation
+and collude. They also claim a million held-out examples on which the adapter is right. Each cell is one run, evaluated on the
+demo's test sentences. An adapter is sunk if it is worse than zero-shot by more than the 95% half-width of the paired
+difference of losses. Finished cells are not run again.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ ATTACKS: dict[str, tuple[Lie | None, Lie | None]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--pool", type=int, default=24, help="sentences of each of the four places")
-    parser.add_argument("--test", type=int, default=20, help="test sentences of each place")
+    parser.add_argument("--pool", type=int, default=24, help="sentences of each of the four sources")
+    parser.add_argument("--test", type=int, default=20, help="test sentences of each source")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--attacks", nargs="*", default=list(ATTACKS), choices=list(ATTACKS))
     parser.add_argument("--rules", nargs="*", default=list(RULES), choices=list(RULES))
@@ -50,10 +50,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     places = demo_places(pool=arguments.pool, test=arguments.test, seed=arguments.seed).values()
-    hands = dirichlet_split(
+    parts = dirichlet_split(
         [row for place in places for row in place.pool], clients=CLIENTS, alpha=2.0, seed=arguments.seed, at_least=6
     )
-    held = {f"client-{number:02d}": hand for number, hand in enumerate(hands)}
+    examples = {f"client-{number:02d}": part for number, part in enumerate(parts)}
     test = [row for place in places for row in place.test]
     model = ModelSettings(source=str(demo_model()), dtype="float32")
     backbone = load_backbone(model)
@@ -64,7 +64,7 @@ def main() -> None:
         for rule in arguments.rules:
             name = f"{attack} | {rule}"
             if name not in cells:
-                cells[name] = cell(backbone, model, held, test, raw, method_of(rule, arguments), ATTACKS[attack])
+                cells[name] = cell(backbone, model, examples, test, raw, method_of(rule, arguments), ATTACKS[attack])
                 files.write_json(arguments.out, cells)
             print(name, cells[name], flush=True)
     print("\n".join(table(cells)))
@@ -77,7 +77,7 @@ def method_of(rule: str, arguments: argparse.Namespace) -> Method:
         "calibration": {"batch_size": 4, "local_steps": 2},
         "rounds": {"rounds": arguments.rounds, "evaluate_every": 2},
         "seed": arguments.seed,
-        "readout": False,  # the paper's form, which [robust] goes with
+        "readout": False,  # [robust] needs the paper's form
         **RULES[rule],
     }
     return changed(load_preset("demo"), sections, "benchmark")
@@ -86,14 +86,14 @@ def method_of(rule: str, arguments: argparse.Namespace) -> Method:
 def cell(
     backbone: Backbone,
     model: ModelSettings,
-    held: dict[str, tuple[Example, ...]],
+    examples: dict[str, tuple[Example, ...]],
     test: Sequence[Example],
     raw: np.ndarray,
     method: Method,
     lies: tuple[Lie | None, Lie | None],
 ) -> dict[str, Any]:
-    """One run: the adapter as its round was chosen, and what the gate said of it."""
-    clients = runs.simulate(backbone, TASK, held, seed=method.seed)
+    """One run: the adapter of the chosen round, and the gate's answer."""
+    clients = runs.simulate(backbone, TASK, examples, seed=method.seed)
     updates, vectors = lies
     honest = updates is None and vectors is None
 
@@ -109,12 +109,12 @@ def cell(
         model=model,
         fingerprint=backbone.fingerprint,
     )
-    own = losses(adapter, backbone, test)
-    worse = own - raw
+    adapted = losses(adapter, backbone, test)
+    worse = adapted - raw
     half_width = 1.96 * float(worse.std(ddof=1)) / len(worse) ** 0.5
     assert outcome.gate is not None
     return {
-        "loss": float(own.mean()),
+        "loss": float(adapted.mean()),
         "worse_than_zero_shot": float(worse.mean()),
         "half_width": half_width,
         "sunk": bool(worse.mean() > half_width),
@@ -124,22 +124,22 @@ def cell(
 
 
 def losses(adapter: Adapter, backbone: Backbone, test: Sequence[Example]) -> np.ndarray:
-    """``(N,)``: of each test sentence, in nats; at most 100."""
+    """``(N,)``: the loss of each test sentence, in nats, at most 100."""
     logs = adapter.classifier(backbone).log_probabilities([row.text for row in test])
-    own = -logs[np.arange(len(test)), [TASK.index(row.label) for row in test]]
-    finite: np.ndarray = np.clip(np.nan_to_num(own, nan=100.0), 0.0, 100.0)
+    found = -logs[np.arange(len(test)), [TASK.index(row.label) for row in test]]
+    finite: np.ndarray = np.clip(np.nan_to_num(found, nan=100.0), 0.0, 100.0)
     return finite
 
 
 def table(cells: dict[str, Any]) -> list[str]:
-    """Lines of Markdown: test loss, and what the gate would have let through."""
+    """Lines of Markdown: test loss, and whether the gate is open."""
     lines = ["| liars | " + " | ".join(RULES) + " |", "|---" * (len(RULES) + 1) + "|"]
     for attack in ATTACKS:
         row = [cells.get(f"{attack} | {rule}") for rule in RULES]
         shown = [
             ""
             if item is None
-            else f"{item['loss']:.2f}{' **sunk**' if item['sunk'] else ''}, gate {'open' if item['gate_open'] else 'shut'}"
+            else f"{item['loss']:.2f}{' **sunk**' if item['sunk'] else ''}, gate {'open' if item['gate_open'] else 'closed'}"
             for item in row
         ]
         lines.append(f"| {attack} | {' | '.join(shown)} |")

@@ -1,9 +1,8 @@
-"""Which lie defeats which aggregation, on a landscape that is known: every cell many times, in seconds.
+"""Which lie defeats which aggregation, with a loss in closed form: each cell with many seeds, in seconds.
 
-Ten clients, two of which lie, as in ``liars.py``, but without a model: a client's loss is how far the coefficients are from
-where its examples would have them. A run is sunk where the eight honest clients' mean loss ends above that of zero-shot. With a
-small spread the clients want nearly the same; with a large one each wants something of its own, as far apart as all are from
-zero-shot.
+Ten clients, two of which lie, as in ``liars.py``, but without a model: a client's loss is the distance of the coefficients from
+its optimum. A run is sunk if the mean loss of the eight honest clients ends above that of zero-shot. With a small spread the
+clients' optima nearly agree. With a large one they are as far from each other as from zero-shot.
 """
 
 from __future__ import annotations
@@ -47,9 +46,7 @@ def main() -> None:
         if arguments.json:
             print(json.dumps({"spread": spread, "cells": {" | ".join(key): value for key, value in cells.items()}}))
             continue
-        print(
-            f"\nspread {spread:g}: honest loss over that of zero-shot, median of {arguments.seeds} seeds; how many were sunk\n"
-        )
+        print(f"\nspread {spread:g}: honest loss over that of zero-shot, median of {arguments.seeds} seeds (sunk runs)\n")
         print("| liars | " + " | ".join(RULES) + " |\n" + "|---" * (len(RULES) + 1) + "|")
         for attack in attacks:
             shown = [f"{np.median(cells[attack, rule]):.2g} ({sum(r > 1 for r in cells[attack, rule])})" for rule in RULES]
@@ -57,7 +54,7 @@ def main() -> None:
 
 
 def run(rule: str, updates: Lie | None, vectors: Lie | None, spread: float, seed: int, rounds: int) -> float:
-    """The honest clients' loss as the round was chosen, no gate before it, over that of zero-shot."""
+    """The honest clients' loss in the chosen round, without a gate, over that of zero-shot."""
     landscape = Landscape(spread=spread, seed=seed)
     engine = landscape if updates is None and vectors is None else Colluding(landscape, LIARS, updates=updates, vectors=vectors)
     outcome = Coordinator(engine, TASK, method_of(rule, rounds), SHAPE).run()

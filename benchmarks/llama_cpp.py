@@ -1,7 +1,7 @@
 """Compare an adapter with its export in llama.cpp: python benchmarks/llama_cpp.py ADAPTER CHECKPOINT.gguf
 
-Make the file first, as docs/serving.md says. Needs: pip install ik-llama-cpp-python, a fork of llama.cpp that
-comes as a wheel. Label words of one token only. The sentences are ours.
+Make the file first; docs/serving.md explains how. Needs: pip install ik-llama-cpp-python, a fork of llama.cpp with wheels.
+Label words of one token only. The sentences are our own.
 """
 
 from __future__ import annotations

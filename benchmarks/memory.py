@@ -1,9 +1,9 @@
 """Claim: a simulated federation of 100 clients needs no more than 1.05 times the memory of one with a single client.
 
-Each side is a separate process that loads the model and runs one round; measured is its peak resident memory. Simulated
-clients share one frozen model, so each adds only its text and its context vectors. All hold the same few sentences: among 100
-clients' own there would be longer ones, and the longest pass would decide the peak, not the number of clients. The peak at the
-time when the model was loaded is given too; a run has to pass it, or the ratio says nothing.
+Each side is a separate process that loads the model and runs one round. Its peak resident memory is measured. Simulated clients
+share one frozen model, so each adds only its text and its context vectors. All have the same few sentences: the texts of 100
+different clients would include longer ones, and the longest pass would decide the peak. The peak after loading is printed too;
+the ratio is meaningful only if a run exceeds it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def _arguments() -> argparse.Namespace:
 def _child(arguments: argparse.Namespace, clients: int) -> Peak:
     """Run a federation in a separate process.
 
-    A child starts with its parent's peak (``ru_maxrss`` outlives ``exec``), which stays below: the parent loads no model.
+    A child starts with its parent's peak (``ru_maxrss`` survives ``exec``), which is low because the parent loads no model.
     """
     values = {name: getattr(arguments, name) for name in ("model", "dtype", "device", "threads", "examples")}
     options = [item for name, value in values.items() if value is not None for item in (f"--{name}", str(value))]

@@ -1,10 +1,10 @@
 """Claim: batched extraction is at least twice as fast as one example at a time, as the I2CL paper describes it.
 
-I2CL (Li et al., arXiv 2405.14660) runs each demonstration through the whole model, LM head included, and keeps both writes of
-every layer for every token before the last one is read. Its calibration takes two examples a step and logits at every token;
-here it takes as many such steps as see the examples of one of ours. Its inference labels one prompt at a time, again with
-logits at every token. These two ratios are for information. Injection and optimizer are the same on both sides, so what is
-compared is how examples are grouped and what is computed of them.
+I2CL (Li et al., arXiv 2405.14660) runs each demonstration through the whole model with the LM head, and stores both writes of
+every layer for every token, though it reads only the last one. Its calibration takes two examples a step and logits at every
+token; here it takes as many steps as cover the examples of one step of ours. Its inference labels one prompt at a time, with
+logits at every token too. These two ratios are for information. Injection and optimizer are the same on both sides; only the
+grouping of examples and the computed states differ.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def batched_vectors(setup: Bench) -> Array64:
 
 @torch.inference_mode()
 def slow_vectors(setup: Bench) -> Array64:
-    """``(L, 2, d)``, with every example's writes kept whole: a list of ``2L`` tensors ``(1, T, d)``."""
-    kept: list[Tensor] = []
+    """``(L, 2, d)``, from all writes of each example: a list of ``2L`` tensors ``(1, T, d)``."""
+    writes: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        kept.append(output)
+        writes.append(output)
 
     total: Array64 = np.zeros(setup.context.vectors.shape)
     demonstrations = setup.demonstrations()
@@ -73,9 +73,9 @@ def slow_vectors(setup: Bench) -> Array64:
             for module in modules:
                 stack.callback(module.register_forward_hook(keep).remove)
         for demonstration in demonstrations:
-            kept.clear()
+            writes.clear()
             _logits(setup, right_padded([demonstration], setup.backbone.device))
-            last = torch.stack([write.flatten(0, -2)[-1] for write in kept])  # (2L, d), in the order of the layers
+            last = torch.stack([write.flatten(0, -2)[-1] for write in writes])  # (2L, d), in the order of the layers
             total += last.double().cpu().numpy().reshape(total.shape)
     return total / len(demonstrations)
 

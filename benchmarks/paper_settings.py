@@ -1,8 +1,8 @@
 """IFed-ICL as in the paper (``paper.toml``) against zero-shot: the table of ``docs/results.md``.
 
-For each data set and seed: a pool of 400 training examples, held-out ones included, is dealt to 10 clients by Dirichlet(0.5);
-the shipped preset ``paper`` runs as it is; the test rows are read once, by zero-shot and by the adapter. Finished cells are
-kept in ``--out`` with the commit of the settings and are not run again.
+For each data set and seed, a pool of 400 training examples, with the held-out ones, is dealt to 10 clients by Dirichlet(0.5).
+The shipped preset ``paper`` runs unchanged. Zero-shot and the adapter each read the test rows once. Finished cells are stored
+in ``--out`` with the commit of the settings and are not run again.
 
 A data set is a folder with ``train.jsonl``, ``test.jsonl`` (``text`` and ``label``) and ``meta.json`` (``labels``,
 ``template``).
@@ -89,27 +89,27 @@ def run_cell(folder: Path, seed: int, preset: str, backbone: Backbone, model: Mo
 
 
 def table(cells: list[dict[str, Any]]) -> Iterator[str]:
-    """Markdown: a row a data set, over seeds; p by sign flips of the per-example difference, averaged over seeds."""
+    """Markdown: a row for each data set, over seeds; p by sign flips of the per-example difference, averaged over seeds."""
     yield "| data set | seeds | zero-shot accuracy / F1 % | IFed-ICL accuracy / F1 % | difference, by seed | paired p |"
     yield "|---|---|---|---|---|---|"
     commits = sorted({cell["commit"] for cell in cells})
     for name in dict.fromkeys(cell["set"] for cell in cells):
-        own = [cell for cell in cells if cell["set"] == name]
+        rows = [cell for cell in cells if cell["set"] == name]
         hits_by = {
-            key: np.mean([[int(hit) for hit in cell["hits"][key]] for cell in own], axis=0) for key in ("zero-shot", "adapter")
+            key: np.mean([[int(hit) for hit in cell["hits"][key]] for cell in rows], axis=0) for key in ("zero-shot", "adapter")
         }
         figures = {
-            key: " / ".join(f"{100 * np.mean([cell[kind][key] for cell in own]):.1f}" for kind in ("accuracy", "macro_f1"))
+            key: " / ".join(f"{100 * np.mean([cell[kind][key] for cell in rows]):.1f}" for kind in ("accuracy", "macro_f1"))
             for key in ("zero-shot", "adapter")
         }
-        gains = ", ".join(f"{100 * (cell['accuracy']['adapter'] - cell['accuracy']['zero-shot']):+.1f}" for cell in own)
+        gains = ", ".join(f"{100 * (cell['accuracy']['adapter'] - cell['accuracy']['zero-shot']):+.1f}" for cell in rows)
         p = paired_p(hits_by["adapter"], hits_by["zero-shot"])
-        yield f"| {name} | {len(own)} | {figures['zero-shot']} | {figures['adapter']} | {gains} | {p:.4f} |"
+        yield f"| {name} | {len(rows)} | {figures['zero-shot']} | {figures['adapter']} | {gains} | {p:.4f} |"
     yield f"\nSettings of commit {', '.join(commits)}."
 
 
 def hits(evaluation: Evaluation) -> str:
-    """A 1 or 0 for each test row, in the file's order."""
+    """A 1 or 0 for each test row, in order."""
     return "".join(str(int(hit)) for hit in evaluation.hits)
 
 

@@ -1,9 +1,9 @@
 """Cost of a client until a held-out accuracy is reached: IFed-ICL against FedAvg-LoRA.
 
 Both train on the same clients, batches and number of passes (``ifedicl.bench``) and are evaluated on held-out client examples
-after every round. Counted are a client's processor seconds and the bytes of its messages, up and down, until the accuracy is
-first reached; stage 1 is included. LoRA's learning rate is the best of three on the first seed, whose search is not counted.
-A seed in which one of them never reaches it has no ratio and is listed.
+after each round. The cost is a client's processor seconds and the bytes of its messages, up and down, until the accuracy is
+first reached, with stage 1. LoRA's learning rate is the best of three on the first seed; the search is not counted. A seed in
+which one of them never reaches the accuracy has no ratio and is listed.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _plan(arguments: argparse.Namespace, source: str) -> Plan:
         "sets": {"set": arguments.data},
         "clients": arguments.clients,
         "pool": arguments.examples,
-        "test_rows": 1,  # nothing is read off them here
+        "test_rows": 1,  # they are not used here
         "training": {"rounds": arguments.rounds, "evaluate_every": 1},
         "grids": [{"methods": [OURS, THEIRS]}],
     }
@@ -113,13 +113,13 @@ def _report(arguments: argparse.Namespace, seeds: dict[int, dict[str, Cost | Non
     print(f"peers: {THEIRS} / {OURS}, median (minimum to maximum) of {len(both)} of {len(seeds)} seeds")
     print("  " + ", ".join(f"{name} {value}" for name, value in setting.items()))
     for figure, spread in ratios.items():
-        print(f"  {figure}: {'no seed in which both got there' if spread is None else spread}")
+        print(f"  {figure}: {'both reached it in no seed' if spread is None else spread}")
     for seed, costs in seeds.items():
         for name, cost in costs.items():
-            told = (
+            result = (
                 "never" if cost is None else f"round {cost.rounds}, {cost.seconds:.1f} s and {cost.bytes:,.0f} bytes a client"
             )
-            print(f"  seed {seed}, {name}: {told}")
+            print(f"  seed {seed}, {name}: {result}")
 
 
 if __name__ == "__main__":

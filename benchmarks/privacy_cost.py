@@ -1,9 +1,9 @@
 """Accuracy with the defences. Ten clients, secure sums with distributed noise, ε = 1, 4, 8 and infinity.
 
-The rounds send clipped per-example gradients of the coefficients, summed; the server takes Adam steps. The context vector is
-the clients' own mean (only without a bound on ε), a mean measured in a public frame of few directions, or that of public text.
-All of it runs in one process: each client clips, rounds and adds its own noise share, and only the sum is used. Also
-printed: how similar a noisy mean is to the mean, by how it is sent. Test rows are read once, at the end of each run.
+The rounds send sums of clipped per-example gradients of the coefficients, and the server takes Adam steps. The context vector
+is the clients' mean (only without a bound on ε), a mean in a public frame of few directions, or the mean of public text. All
+clients run in one process: each clips, rounds and adds its noise share, and only the sum is used. Also printed: the
+similarity of a noisy mean to the mean, for each way to send it. Test rows are read once, at the end of each run.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from ifedicl.settings import InjectionSettings, Method
 
 CLIENTS = 10
 CROWD = Crowd(survivors=8, colluders=1)
-_WEIGHING = 64  # public texts that say how large each coefficient's gradient is
-_VECTOR_SHARE = 0.3  # of the noise budget (in ρ) for a private vector, where one leaves
+_WEIGHING = 64  # public texts that estimate the size of each coefficient's gradient
+_VECTOR_SHARE = 0.3  # of the noise budget (in ρ) for a private vector, if the plan has one
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Plan:
 
     Attributes:
         name: in the table.
-        epsilon: for everything together; infinite: neither noise nor clip.
-        vectors: "own", "public", or "frame": measured in a public frame and noised.
+        epsilon: of the whole run; infinite: neither noise nor clip.
+        vectors: "own", "public", or "frame": in a public frame, with noise.
     """
 
     name: str
@@ -68,7 +68,7 @@ PLANS = (
 
 
 class Stage:
-    """One data set, its clients and what all runs share."""
+    """One data set, its clients, and the values that all runs share."""
 
     def __init__(self, arguments: argparse.Namespace, name: str, backbone: Backbone, known: Cast) -> None:
         data, rows = private_set(arguments, name)
@@ -78,8 +78,8 @@ class Stage:
         self.scorer = Scorer(backbone, data.task, first_layer=first)
         self.examples = self.scorer.encoded(rows)
         keyed = {row.key: place for place, row in enumerate(rows)}
-        hands = dirichlet_split(rows, clients=CLIENTS, alpha=arguments.alpha, seed=arguments.seed)
-        self.hands = [[keyed[row.key] for row in hand] for hand in hands]
+        parts = dirichlet_split(rows, clients=CLIENTS, alpha=arguments.alpha, seed=arguments.seed)
+        self.parts = [[keyed[row.key] for row in part] for part in parts]
         self.test = draw_pool(data.test, arguments.test, arguments.seed)
         self.public = public_examples(data.task, _WEIGHING, arguments.seed + 1)
         form = Form(backbone.layers, arguments.core)
@@ -89,13 +89,13 @@ class Stage:
         self.start.scales[first:, :, CONTEXT] = 0.1
         self.shapes = {name: (int(active.sum()), *shape[2:]) for name, shape in form.shapes.items()}
         self.active = active
-        # The leading directions of public text, where anything is injected; elsewhere none is looked at.
+        # The leading directions of public text in the injected layers.
         above = known.public.vectors[:, first:].astype(np.float64)
         self.basis = np.zeros((*known.public.vectors.shape[1:3], arguments.core, backbone.width), dtype=np.float32)
         self.basis[first:] = subspace_basis(above, arguments.core, np.random.default_rng(0))
 
     def gradients(self, context: Context, coefficients: Coefficients, *, public: bool = False) -> dict[str, Array32]:
-        """``(N, ...)`` of every example."""
+        """``(N, ...)``: the gradients of each example."""
         examples = self.scorer.encoded(self.public) if public else self.examples
         result = {name: np.zeros((len(examples.labels), *shape), dtype=np.float32) for name, shape in self.shapes.items()}
         rows = range(len(examples.labels))
@@ -105,7 +105,7 @@ class Stage:
         return result
 
     def weights(self, context: Context) -> dict[str, np.ndarray]:
-        """Weights by the size of public text's gradients: with them, clipping treats all coefficients alike."""
+        """Weights by the size of public text's gradients, with which clipping treats all coefficients equally."""
         weights = {}
         for name, array in self.gradients(context, self.start, public=True).items():
             sizes = np.sqrt(np.square(array).mean(axis=0))
@@ -115,7 +115,7 @@ class Stage:
     def moved(
         self, coefficients: Coefficients, total: np.ndarray, moments: Moments, rate: float
     ) -> tuple[Coefficients, Moments]:
-        """One Adam step of the server along a mean of weighted gradients; the noise of all numbers is equal."""
+        """One Adam step of the server along a mean of weighted gradients, whose noise is equal for all numbers."""
         ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes.values()])[:-1]
         direction = {name: np.zeros_like(array) for name, array in self.start.arrays.items()}
         for (name, shape), part in zip(self.shapes.items(), np.split(total, ends), strict=True):
@@ -130,7 +130,7 @@ class Stage:
         return Evaluation.of(task.labels, logs, [task.index(row.label) for row in self.test])
 
     def vectors(self, plan: Plan, variance: float, frame: NarrowFrame) -> Context:
-        """The global vector, as the plan sends it."""
+        """The global vector of the plan."""
         if plan.vectors == "own":
             return Context(self.known.private.vectors.mean(axis=0), self.basis)
         if plan.vectors == "public":
@@ -141,10 +141,10 @@ class Stage:
         return Context(frame.to_vector(total / len(rows)), self.basis)
 
     def summed(self, rows: np.ndarray, bound: Bound, multiplier: float, kind: str) -> np.ndarray:
-        """``(D,)``: what the server receives: the sum of all clients' clipped sums and noise shares."""
+        """``(D,)``: the server's input, the sum of all clients' clipped sums and noise shares."""
         variance = (multiplier * bound.sensitivity) ** 2
-        shares = [Shares({kind: variance}, CROWD) for _ in self.hands]
-        total = sum(bound.sum(rows[hand]) + share(kind, bound.size) for hand, share in zip(self.hands, shares, strict=True))
+        shares = [Shares({kind: variance}, CROWD) for _ in self.parts]
+        total = sum(bound.sum(rows[part]) + share(kind, bound.size) for part, share in zip(self.parts, shares, strict=True))
         return np.asarray(total) * bound.step
 
 
@@ -154,7 +154,7 @@ def run(stage: Stage, plan: Plan, rounds: int, rate: float, frame: NarrowFrame) 
     private = math.isfinite(plan.epsilon)
 
     def releases(multiplier: float) -> list[Release]:
-        """Rounds with this noise, and the vector with as much as its share of the budget leaves."""
+        """The rounds with this noise, and the vector with the noise of its share of the budget."""
         bound = Bound(1.0, size)
         rounds_ = Release(bound.size, bound.sensitivity, (multiplier * bound.sensitivity) ** 2, rounds)
         if plan.vectors != "frame":
@@ -163,7 +163,7 @@ def run(stage: Stage, plan: Plan, rounds: int, rate: float, frame: NarrowFrame) 
         return [rounds_, Release(bound.size, bound.sensitivity, (vector_noise(multiplier) * bound.sensitivity) ** 2)]
 
     def vector_noise(multiplier: float) -> float:
-        # ρ of the rounds is rounds / 2z²; the vector's is its share of both.
+        # ρ of the rounds is rounds / 2z². The vector has its share of the total.
         return multiplier / math.sqrt(rounds * _VECTOR_SHARE / (1 - _VECTOR_SHARE))
 
     noise = noise_multiplier(plan.epsilon, DELTA, releases) if private else 0.0
@@ -190,7 +190,7 @@ def run(stage: Stage, plan: Plan, rounds: int, rate: float, frame: NarrowFrame) 
 
 
 def fidelity(known: Cast, draw: np.random.Generator) -> list[dict[str, object]]:
-    """Cosine of what leaves to the clients' mean, both around public text's, and the noise's norm over the clip."""
+    """Cosine of the sent mean to the clients' mean, both minus that of public text, and the noise's norm over the clip."""
     truth = known.private.vectors.mean(axis=0)
     rows = []
     for rank in (0, 16, 4, 1):
@@ -198,11 +198,11 @@ def fidelity(known: Cast, draw: np.random.Generator) -> list[dict[str, object]]:
         private, clip = frame.to_rows(known.private.vectors), median_norm(frame.to_rows(known.public.vectors))
         for budget in (1.0, 4.0, 8.0, math.inf):
             defence = Defence() if math.isinf(budget) else Defence.of(budget, clip, frame.size)
-            kept = defence.clipped(private)
-            released = defence.noisy_sum(kept, draw) / len(private)
+            clipped = defence.clipped(private)
+            released = defence.noisy_sum(clipped, draw) / len(private)
             ours = (frame.to_vector(released) - frame.centre) / frame.sizes[..., None]
             wanted = (truth - frame.centre) / frame.sizes[..., None]
-            noise = released - kept.mean(axis=0)
+            noise = released - clipped.mean(axis=0)
             rows.append(
                 {
                     "numbers": frame.size,
@@ -220,7 +220,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=8)
     arguments.add_argument("--rate", type=float, default=0.2)
     arguments.add_argument("--from-depth", type=float, default=0.95)
-    arguments.add_argument("--core", type=int, default=4, help="directions of a write in which Γ moves; of public text")
+    arguments.add_argument("--core", type=int, default=4, help="directions of each write in which Γ acts, from public text")
     arguments.add_argument("--alpha", type=float, default=0.5)
     arguments.add_argument("--test", type=int, default=300, help="test rows (default: %(default)s)")
     arguments.add_argument("--rank", type=int, default=4, help="directions of a write in the public frame")

@@ -1,4 +1,4 @@
-"""Put the figures that attacks.py and privacy_cost.py wrote into the tables of docs/attacks.md, between their marks."""
+"""Writes the figures of attacks.py and privacy_cost.py into the tables of docs/attacks.md, between their marks."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def main() -> None:
 
 
 def words(figures: Row) -> list[Row]:
-    """Without a defence every attacker, with one the trained inverter only."""
+    """All attackers without a defence, and the trained inverter with one."""
     chosen = [row for row in figures["words"] if row["epsilon"] is None or row["attacker"] == "trained inverter"]
     rows = []
     for attacker, budget in dict.fromkeys((row["attacker"], row["epsilon"]) for row in chosen):
-        own = [row for row in chosen if (row["attacker"], row["epsilon"]) == (attacker, budget)]
-        shares = {f"n = {row['examples']}": f"{row['recall']:.1%} / {row['baseline']:.1%}" for row in own}
+        matching = [row for row in chosen if (row["attacker"], row["epsilon"]) == (attacker, budget)]
+        shares = {f"n = {row['examples']}": f"{row['recall']:.1%} / {row['baseline']:.1%}" for row in matching}
         rows.append({"set": figures["set"], "attacker": attacker, "epsilon": budget, **shares})
     return rows
 
@@ -43,10 +43,10 @@ def words(figures: Row) -> list[Row]:
 def membership(figures: Row) -> list[Row]:
     rows = []
     for attacker in ("outsider", "insider"):
-        own = [row for row in figures["membership"] if row["attacker"] == attacker]
-        for budget in dict.fromkeys(row["epsilon"] for row in own):
-            mine = [row for row in own if row["epsilon"] == budget]
-            shares = {f"n = {row['examples']}": f"{row['auc']:.2f} (ε ≥ {row['bound']:.2f})" for row in mine}
+        by_attacker = [row for row in figures["membership"] if row["attacker"] == attacker]
+        for budget in dict.fromkeys(row["epsilon"] for row in by_attacker):
+            matching = [row for row in by_attacker if row["epsilon"] == budget]
+            shares = {f"n = {row['examples']}": f"{row['auc']:.2f} (ε ≥ {row['bound']:.2f})" for row in matching}
             rows.append({"set": figures["set"], "attacker": attacker, "epsilon": budget, **shares})
     sizes = max((list(row) for row in rows), key=len)
     return [{name: row.get(name, "") for name in sizes} for row in rows]
@@ -59,14 +59,14 @@ def updates(figures: Row) -> list[Row]:
 def mix(figures: Row) -> list[Row]:
     rows = []
     for kind, clients, budget in dict.fromkeys((row["of"], row["clients"], row["epsilon"]) for row in figures["mix"]):
-        own = [row for row in figures["mix"] if (row["of"], row["clients"], row["epsilon"]) == (kind, clients, budget)]
-        errors = {f"n = {row['examples']}": f"{row['error']:.2f} / {row['blind']:.2f}" for row in own}
+        matching = [row for row in figures["mix"] if (row["of"], row["clients"], row["epsilon"]) == (kind, clients, budget)]
+        errors = {f"n = {row['examples']}": f"{row['error']:.2f} / {row['blind']:.2f}" for row in matching}
         rows.append({"set": figures["set"], "of": kind, "clients": clients, "epsilon": budget, **errors})
     return rows
 
 
 def differencing(figures: Row) -> list[Row]:
-    """One example added; of more the figures are in the files."""
+    """The rows with one added example. The result files have the others."""
     rows = []
     for row in figures["differencing"]:
         if row["added"] == 1:
@@ -101,10 +101,10 @@ def cost(figures: Row) -> list[Row]:
 def fidelity(figures: Row) -> list[Row]:
     rows = []
     for size in dict.fromkeys(row["numbers"] for row in figures["vectors"]):
-        own = [row for row in figures["vectors"] if row["numbers"] == size]
-        shares = {_budget(row): f"{row['noise_over_clip']:.2f}, {row['cosine']:.2f}" for row in own}
+        matching = [row for row in figures["vectors"] if row["numbers"] == size]
+        shares = {_budget(row): f"{row['noise_over_clip']:.2f}, {row['cosine']:.2f}" for row in matching}
         rows.append(
-            {"set": figures["set"], "directions of a write": own[0]["directions_of_a_write"], "numbers": size, **shares}
+            {"set": figures["set"], "directions of a write": matching[0]["directions_of_a_write"], "numbers": size, **shares}
         )
     return rows
 

@@ -1,8 +1,8 @@
-"""What should a readout read? The frozen model's states at several depths, by ridge regression.
+"""Which states should a readout use? Ridge regression on the frozen model's states at several depths.
 
-For each data set: a pool of training rows, and as many others of the training rows to measure on; the test rows are never read.
-The last hidden state alone, then with the text's mean state at each depth behind it, in the form of the readout itself; the
-penalty is chosen by five folds of the pool. Meant for the development sets.
+For each data set, a pool of training rows is fitted and as many other training rows measure it; the test rows are never read.
+The features are the last hidden state alone, then with the text's mean state at each depth, in the form of the readout. Five
+folds of the pool choose the penalty. Meant for the development sets.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the data sets")
     parser.add_argument("--sets", nargs="+", default=["clinc_domain", "sst5", "sms_spam"], help="of the plan `dev`")
     parser.add_argument("--depths", nargs="+", type=float, default=[0.27, 0.4, 0.5, 0.67, 0.8, 1.0])
-    parser.add_argument("--rows", type=int, default=400, help="in the pool, and as many to measure on")
+    parser.add_argument("--rows", type=int, default=400, help="rows of the pool, and of the measurement")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     model = ModelSettings(source=str(demo_model()), dtype="float32", device="cpu")
@@ -67,12 +67,12 @@ def _scores(readout: Readout, reading: Reading) -> np.ndarray:
 
 
 def _chosen(reading: Reading, labels: np.ndarray, classes: int) -> tuple[float, int]:
-    """Accuracy over the folds by the best penalty, and its place."""
+    """The accuracy over the folds with the best penalty, and the penalty's position."""
     fold, right = np.arange(len(labels)) % FOLDS, np.zeros(len(PENALTIES))
     for number in range(FOLDS):
         inside, outside = (Reading(reading.states[rows], reading.logs[rows]) for rows in (fold != number, fold == number))
-        for place, readout in enumerate(_solved(inside, labels[fold != number], classes)):
-            right[place] += (_scores(readout, outside).argmax(axis=1) == labels[fold == number]).sum()
+        for position, readout in enumerate(_solved(inside, labels[fold != number], classes)):
+            right[position] += (_scores(readout, outside).argmax(axis=1) == labels[fold == number]).sum()
     return float(right.max() / len(labels)), int(right.argmax())
 
 

@@ -1,6 +1,6 @@
-"""Make the pictures of docs/serving.md: python benchmarks/screenshots.py RUNS, where RUNS/demo is what `ifedicl demo` wrote.
+"""Make the pictures of docs/serving.md: python benchmarks/screenshots.py RUNS, with the run of `ifedicl demo` in RUNS/demo.
 
-Needs Debian's chromium. The sentences are ours.
+Needs Debian's chromium. The sentences are our own.
 """
 
 from __future__ import annotations

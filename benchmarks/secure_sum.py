@@ -1,9 +1,9 @@
 """Claim: with 20 clients, stage 1 takes at most 1.5 times the bytes of open mode in float32, keys and shares included.
 
-Both sides carry the same made-up replies through the local engine, which encodes and decodes all that crosses; no model runs.
-Also printed, without a claim: the same for a round of the paper's scalars, where keys and shares are most of what crosses; and
-what the protocol itself takes, in milliseconds of processor time: of one client (without encoding, which the server's figure
-holds), and of the server for all, with and without lost clients.
+Both sides send the same made-up replies through the local engine, which encodes and decodes all messages; no model runs. Also
+printed, without a claim: the same for a round of the paper's scalars, where most bytes are keys and shares; and the processor
+time of the protocol in milliseconds, of one client (without encoding, which is in the server's figure) and of the server for
+all clients, with and without lost clients.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ TASK = Task(name="made-up", labels=("a", "b"))
 
 @dataclass
 class MadeUp:
-    """A client that answers at once."""
+    """A client with a fixed reply."""
 
     name: str
     reply: Reply
@@ -57,30 +57,30 @@ class MadeUp:
         return self.reply
 
     def count(self, _role: Role) -> int:
-        """More than any rule asks for."""
+        """More examples than any rule requires."""
         return 100
 
     def secret_for(self, purpose: str) -> bytes:
-        """No secret."""
+        """A fixed key; it is not secret."""
         return f"{self.name} {purpose}".encode().ljust(32)[:32]
 
 
 class Timed:
     """An endpoint that counts processor seconds."""
 
-    def __init__(self, door: SecureClient) -> None:
-        self._door = door
+    def __init__(self, client: SecureClient) -> None:
+        self._client = client
         self.seconds = 0.0
 
     @property
     def name(self) -> str:
-        """The client's."""
-        return self._door.name
+        """The client's name."""
+        return self._client.name
 
     def handle(self, request: Request, /) -> Disclosure:
-        """As within."""
+        """The client's reply."""
         start = time.process_time()
-        disclosure = self._door.handle(request)
+        disclosure = self._client.handle(request)
         self.seconds += time.process_time() - start
         return disclosure
 
@@ -93,11 +93,11 @@ class Losing:
         self._lost = set(lost)
 
     def clients(self) -> tuple[str, ...]:
-        """As within."""
+        """Names of all clients."""
         return self._inner.clients()
 
     def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
-        """As within, but for what is lost."""
+        """The deliveries, with a failure for each lost client."""
         for delivery in self._inner.exchange(requests, deadline, heads):
             gone = delivery.client in self._lost and isinstance(requests[delivery.client], MaskRequest)
             yield replace(delivery, reply=Failure(FailureCode.LOST)) if gone else delivery
@@ -120,7 +120,7 @@ def main() -> None:
 
 
 def messages(layers: int, width: int) -> dict[str, tuple[Request, Reply]]:
-    """Of stage 1, and of a round with scalars only."""
+    """A request and reply of stage 1, and of a round with scalars only."""
     draw = np.random.default_rng(0)
     means = draw.normal(size=(1, layers, len(WRITES), width)).astype(np.float32)
     vectors = ContextVectors.from_wire(means, np.array([100]))
@@ -136,18 +136,18 @@ def messages(layers: int, width: int) -> dict[str, tuple[Request, Reply]]:
 
 
 def measured(count: int, request: Request, reply: Reply, repeats: int) -> dict[str, float]:
-    """Bytes of one client, both ways, against open mode; milliseconds, median of the repeats."""
+    """Bytes of one client, up and down, against open mode; milliseconds, median of the repeats."""
     clients = [MadeUp(f"client-{number:02d}", reply) for number in range(1, count + 1)]
     plain = [
         delivery.bytes_down + delivery.bytes_up for delivery in engine_of(clients).exchange(both(clients, request), 60.0, {})
     ]
     rules = PrivacySettings(mode="secure", dropout=0.3)
     pins = {client.name: identity_of(client).public for client in clients}
-    doors = [Timed(secure_layer(client, pins, rules)) for client in clients]
+    endpoints = [Timed(secure_layer(client, pins, rules)) for client in clients]
     lost = [client.name for client in clients[: int(rules.dropout * count)]]
-    whole, losing = (SecureEngine(inner, rules) for inner in (engine_over(doors), Losing(engine_over(doors), lost)))
-    runs = [timed(whole, doors, request) for _ in range(repeats)]
-    broken = [timed(losing, doors, request) for _ in range(repeats)]
+    whole, losing = (SecureEngine(inner, rules) for inner in (engine_over(endpoints), Losing(engine_over(endpoints), lost)))
+    runs = [timed(whole, endpoints, request) for _ in range(repeats)]
+    broken = [timed(losing, endpoints, request) for _ in range(repeats)]
     secure = [part.bytes_down + part.bytes_up for part in runs[0][0].parts]
     return {
         "open bytes": statistics.mean(plain),
@@ -159,11 +159,11 @@ def measured(count: int, request: Request, reply: Reply, repeats: int) -> dict[s
     }
 
 
-def timed(engine: SecureEngine, doors: Sequence[Timed], request: Request) -> tuple[Delivery, float, float]:
-    """The result, and processor seconds: of all clients together, and of the rest."""
-    before, start = sum(door.seconds for door in doors), time.process_time()
+def timed(engine: SecureEngine, endpoints: Sequence[Timed], request: Request) -> tuple[Delivery, float, float]:
+    """The result, and processor seconds of all clients together and of the server."""
+    before, start = sum(endpoint.seconds for endpoint in endpoints), time.process_time()
     (delivery,) = engine.exchange({TOGETHER: request}, 60.0, {})
-    took, clients = time.process_time() - start, sum(door.seconds for door in doors) - before
+    took, clients = time.process_time() - start, sum(endpoint.seconds for endpoint in endpoints) - before
     return delivery, clients, took - clients
 
 

@@ -1,8 +1,9 @@
-"""Claim: 32 clients that ask at once, one text a request, are served at no less than 0.85 of the speed of labelling in batches.
+"""Claim: 32 concurrent clients, one text a request, are served at no less than 0.85 of the speed of labelling in batches.
 
-First side: ``Classifier.log_probabilities`` of all texts, in this process. Second side: the same texts by `ifedicl serve`, in
-a separate process on loopback, asked by 32 clients, each of which waits for its answer before it asks again. Both sides have
-equally many threads. The adapter has λ and β at every write of every layer. Also given: the seconds that a client waits.
+First side: ``Classifier.log_probabilities`` of all texts, in this process. Second side: the same texts through `ifedicl
+serve`, a separate process on loopback, from 32 clients that each wait for a reply before the next request. Both sides have
+the same number of threads. The adapter has λ and β at every write of every layer. Also printed: the seconds that a client
+waits.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def main() -> None:
 
 def _parsed() -> argparse.Namespace:
     arguments = parser(__doc__, examples=64)
-    arguments.add_argument("--clients", type=int, default=32, help="that ask at once (default: %(default)s)")
+    arguments.add_argument("--clients", type=int, default=32, help="concurrent clients (default: %(default)s)")
     return arguments.parse_args()
 
 

@@ -1,8 +1,8 @@
-"""Does the gate hold? Training labels are shuffled, so there is nothing to learn; test accuracy must stay that of zero-shot.
+"""Does the gate work? With shuffled training labels there is nothing to learn, so test accuracy must stay that of zero-shot.
 
-For each seed: a pool of the first data set's training rows with its labels permuted, dealt to four clients; few rounds of a
-shipped preset with a gate; the test rows, with their true labels, are read by zero-shot and by what the gate let through. A
-seed holds where accuracy is not below zero-shot's by more than the 95% half-width of their paired difference.
+For each seed, a pool of training rows with permuted labels is dealt to four clients, and a shipped preset with a gate runs a
+few rounds. Zero-shot and the resulting adapter are evaluated on the test rows with their true labels. A seed passes if
+accuracy is not below zero-shot's by more than the 95% half-width of their paired difference.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def main() -> None:
         pool = shuffled(draw_pool(data.train, arguments.pool, seed), seed)
         sections = {"holdout": {"gate": 0.25}, "rounds": {"rounds": 4, "evaluate_every": 2}, "seed": seed}
         method = changed(load_preset(arguments.preset), sections, "benchmark")
-        hands = dirichlet_split(pool, clients=4, alpha=10.0, seed=seed)
-        named = {f"client-{number}": own for number, own in enumerate(hands)}
+        parts = dirichlet_split(pool, clients=4, alpha=10.0, seed=seed)
+        named = {f"client-{number}": part for number, part in enumerate(parts)}
         clients = runs.simulate(backbone, data.task, named, seed=seed)
         federated = runs.federate(clients, model, data.task, method)
         gate = federated.outcome.gate
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def shuffled(pool: tuple[Example, ...], seed: int) -> tuple[Example, ...]:
-    """The same texts and the same labels, in an order that has nothing to do with each other."""
+    """The same texts with the same labels in random order."""
     order = seeds.generator(seed, "shuffled labels").permutation(len(pool))
     return tuple(replace(example, label=pool[place].label) for example, place in zip(pool, np.asarray(order), strict=True))
 

@@ -1,8 +1,8 @@
 """The task cache's two back ends: seconds of a nearest search among many signatures, of an exact hit and of a write.
 
-Interleaved: each search runs on one and then on the other. A PostgreSQL server is started for this and reached through a
-socket (`pip install 'ifedicl[dev]'`). Also printed: how often HNSW's nearest is the exact one. The signatures are
-random, the hardest case for an approximate index.
+Each search runs on one back end and then on the other. The benchmark starts a PostgreSQL server and reaches it through a
+socket (`pip install 'ifedicl[dev]'`). Also printed: how often HNSW finds the exact nearest. The signatures are random, the
+hardest case for an approximate index.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Cosines between signatures of real tasks, from which the threshold of a near hit is chosen.
+"""Cosines between signatures of real tasks, the basis for the threshold of a near hit.
 
-Of every data set two disjoint draws of training rows are vectorised, as two groups of clients might hold them. Prints each set
-against its own other draw, and every pair of sets (mean over draws). No label is calibrated and no test row read.
+Two disjoint draws of training rows of each data set are vectorised, as for two groups of clients. Prints the cosine of the two
+draws of each set, and of each pair of sets (mean over draws). Nothing is calibrated and no test row is read.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from ifedicl.task import Task
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the data sets")
-    parser.add_argument("--rows", type=int, default=60, help="in each of the two draws (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=60, help="rows of each of the two draws (default: %(default)s)")
     arguments = parser.parse_args()
     backbone = load_backbone(ModelSettings(source=str(demo_model()), dtype="float32", device="cpu"))
-    known = load_plan("dev", arguments.data).sets  # label words of one token, where the names have several
+    known = load_plan("dev", arguments.data).sets  # with label words of one token for names of several
     method, found = Method(), dict[str, tuple[Array32, Array32]]()
     centre = reference(backbone, method.vectors.read_position)
     for folder in sorted(path.parent for path in arguments.data.glob("*/train.jsonl")):

@@ -1,8 +1,8 @@
 """Does a warm start from a related task reach a cold run's held-out loss in half its rounds or less?
 
-For each pair the first task is calibrated; the second is calibrated twice, from a cold start and from the coefficients of the
+For each pair, the first task is calibrated. The second is calibrated twice, from a cold start and from the coefficients of the
 first, with the same rounds, settings, clients and held-out examples. Also printed: cosines between the signatures of all tasks,
-on which the threshold of a near hit is chosen. Test rows are never read.
+the basis for the threshold of a near hit. Test rows are never read.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--local-steps", type=int, default=2)
     parser.add_argument("--selection", type=float, default=0.4, help="share of each client's examples that is held out")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--model", help="left out: the model of `ifedicl demo`")
+    parser.add_argument("--model", help="default: the model of `ifedicl demo`")
     arguments = parser.parse_args()
     model = ModelSettings(source=arguments.model or str(demo_model()), dtype="float32", device="cpu")
     backbone = load_backbone(model)
@@ -60,7 +60,7 @@ def main() -> None:
         calibration=CalibrationSettings(local_steps=arguments.local_steps),
     )
     split = SplitSettings(clients=arguments.clients, pool=arguments.pool)
-    known = load_plan("dev", arguments.data).sets  # label words of one token, where the names have several
+    known = load_plan("dev", arguments.data).sets  # with label words of one token for names of several
     names = sorted({name for pair in arguments.pairs for name in pair.split(":")})
     sets = {name: known.get(name, SetSettings(source=str(arguments.data / name))) for name in names}
     prepared = {name: prepare(name, settings, backbone, split, arguments.seed) for name, settings in sets.items()}
@@ -97,7 +97,7 @@ def calibrated(prepared: Prepared, model: ModelSettings, method: Method, starter
 
 
 def warm_from(old: Adapter, method: Method) -> Starter:
-    """Coefficients of the first task, for as many rounds as the cold run has, so that the two schedules are the same."""
+    """The coefficients of the first task, with the rounds of the cold run, so that both schedules are the same."""
 
     def start(context: Context, initial: Coefficients) -> Start:
         return warm_start(old.coefficients, old.context, initial, context, method.rounds.rounds)
