@@ -14,28 +14,9 @@ from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import ReadoutSums
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.data import Role
+from ifedicl.federation import messages
 from ifedicl.federation.client import Client
-from ifedicl.federation.messages import (
-    CompareReply,
-    CompareRequest,
-    ContextReply,
-    ContextRequest,
-    EvaluateReply,
-    EvaluateRequest,
-    Failure,
-    FailureCode,
-    GradientReply,
-    GradientRequest,
-    Reply,
-    Request,
-    StatisticsReply,
-    StatisticsRequest,
-    UpdateReply,
-    UpdateRequest,
-    VectorsReply,
-    VectorsRequest,
-)
+from ifedicl.federation.messages import Failure, FailureCode, Reply, Request, StepRequest, VectorsReply
 from ifedicl.ledger.usage import CountedLedger
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.owner.endpoint import ClientEndpoint, LedgerRecord, build_endpoint
@@ -43,6 +24,7 @@ from ifedicl.owner.policy import Policy, open_policy
 from ifedicl.settings import Method, validated
 from tests.support import tiny
 from tests.support.endpoints import Asked
+from tests.support.messages import one_of_each
 from tests.support.scripted import ScriptedClient
 
 LAYERS, WIDTH = 2, 4
@@ -54,7 +36,7 @@ QUICK = settings(deadline=None, derandomize=True, max_examples=25)
 
 
 def rules(**sections: Any) -> Policy:
-    """All may leave but what ``sections`` keep in."""
+    """A policy that allows everything except what ``sections`` forbid."""
     base = open_policy().model_dump()
     return validated(Policy, {name: {**base[name], **sections.get(name, {})} for name in base}, "test")
 
@@ -67,33 +49,25 @@ def vectors(counts: tuple[int, ...] = (20,), *, cursor: str = "20:x", replaces: 
 
 def usual(request: Request) -> Reply:
     """A reply that fits the request."""
-    answers: dict[type[Request], Reply] = {
-        VectorsRequest: vectors(),
-        ContextRequest: ContextReply(),
-        UpdateRequest: UpdateReply(SAME, 20, 0.5),
-        GradientRequest: GradientReply(GradientSum(SAME.arrays, 5, 2.0)),
-        EvaluateRequest: EvaluateReply((Tally(6, 3, 2.0),)),
-        CompareRequest: CompareReply(Comparison(Tally(6, 3, 2.0), Tally(6, 2, 3.0), 1.0, 1, (3, 3), (4, 2))),
-        StatisticsRequest: StatisticsReply(ReadoutSums(np.eye(5), np.ones((5, 2)), 20)),
+    answers: dict[str, Reply] = {
+        "vectors": vectors(),
+        "context": messages.ContextReply(),
+        "update": messages.UpdateReply(SAME, 20, 0.5),
+        "gradient": messages.GradientReply(GradientSum(SAME.arrays, 5, 2.0)),
+        "evaluate": messages.EvaluateReply((Tally(6, 3, 2.0),)),
+        "statistics": messages.StatisticsReply(ReadoutSums(np.eye(5), np.ones((5, 2)), 20)),
+        "compare": messages.CompareReply(Comparison(Tally(6, 3, 2.0), Tally(6, 2, 3.0), 1.0, 1, (3, 3), (4, 2))),
     }
-    return answers[type(request)]
+    return answers[request.kind]
 
 
 METHOD = tiny.method(calibration={"batch_size": 8, "local_steps": 4})
 GRADIENTS = tiny.method(server={"update": "gradient"})
 
 
-def asks(method: Method = METHOD) -> dict[str, Request]:
+def asks(method: Method = METHOD) -> dict[str, StepRequest]:
     """One request of each kind."""
-    return {
-        "vectors": VectorsRequest(tiny.TASK, method, MODEL, ""),
-        "context": ContextRequest(tiny.TASK, method, MODEL, ONE, "c"),
-        "update": UpdateRequest("c", 0, 0, 3, SAME),
-        "gradient": GradientRequest("c", 0, SAME),
-        "evaluate": EvaluateRequest("c", Role.SELECTION, SAME),
-        "compare": CompareRequest("c", SAME, None),
-        "statistics": StatisticsRequest("c", SAME),
-    }
+    return one_of_each(method, ONE, SAME)
 
 
 def scripted_client(rule: Callable[[Request], Reply | None] = lambda request: None) -> ScriptedClient:
@@ -115,7 +89,7 @@ def code(reply: Reply) -> FailureCode | None:
     return reply.code if isinstance(reply, Failure) else None
 
 
-def installed(guard: Asked, method: Method = METHOD) -> dict[str, Request]:
+def installed(guard: Asked, method: Method = METHOD) -> dict[str, StepRequest]:
     """One request of each kind, after the client has its context."""
     requests = asks(method)
     guard.handle(requests["context"])

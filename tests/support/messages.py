@@ -10,27 +10,10 @@ from ifedicl.core.readout import Readout, ReadoutSums
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32, ContextVectors
 from ifedicl.data import Role
-from ifedicl.federation.messages import (
-    CompareReply,
-    CompareRequest,
-    ContextReply,
-    ContextRequest,
-    EvaluateReply,
-    EvaluateRequest,
-    Failure,
-    FailureCode,
-    GradientReply,
-    GradientRequest,
-    Reply,
-    Request,
-    StatisticsReply,
-    StatisticsRequest,
-    UpdateReply,
-    UpdateRequest,
-    VectorsReply,
-    VectorsRequest,
-)
+from ifedicl.federation import messages
+from ifedicl.federation.messages import Failure, FailureCode, Reply, Request, StepRequest
 from ifedicl.metrics import Comparison, Tally
+from ifedicl.settings import Method
 from tests.support import tiny
 
 LAYERS, WIDTH = 3, 8
@@ -49,27 +32,41 @@ GLOBAL = drawn(5, LAYERS, 2, WIDTH)
 MEANS = drawn(6, 2, LAYERS, 2, WIDTH)
 SUMS = ContextVectors.from_wire(MEANS, np.array([3, 4]))
 REQUESTS: list[Request] = [
-    VectorsRequest(tiny.TASK, tiny.method(seed=5), "f" * 64, "3:abcd"),
-    ContextRequest(tiny.MANY_TOKENS, tiny.method(), "f" * 64, Context(GLOBAL, BASIS), "0123456789abcdef"),
-    UpdateRequest("0123456789abcdef", 7, 3, 10, SCALES),
-    EvaluateRequest("0123456789abcdef", Role.GATE, CORE, (READOUT, READOUT.sharpened(2.0)), (1.0, 4.0)),
-    StatisticsRequest("0123456789abcdef", SCALES),
-    GradientRequest("0123456789abcdef", 7, CORE),
-    CompareRequest("0123456789abcdef", CORE, READOUT),
+    messages.VectorsRequest(tiny.TASK, tiny.method(seed=5), "f" * 64, "3:abcd"),
+    messages.ContextRequest(tiny.MANY_TOKENS, tiny.method(), "f" * 64, Context(GLOBAL, BASIS), "0123456789abcdef"),
+    messages.UpdateRequest("0123456789abcdef", 7, 3, 10, SCALES),
+    messages.EvaluateRequest("0123456789abcdef", Role.GATE, CORE, (READOUT, READOUT.sharpened(2.0)), (1.0, 4.0)),
+    messages.StatisticsRequest("0123456789abcdef", SCALES),
+    messages.GradientRequest("0123456789abcdef", 7, CORE),
+    messages.CompareRequest("0123456789abcdef", CORE, READOUT),
 ]
 READOUT_SUMS = ReadoutSums(  # of correlations that a byte holds as they are
     np.array([[4, 6, 1, 0, 0], [6, 9, 0, 1, 0], [1, 0, 2, 0, 0], [0, 1, 0, 2, 0], [0, 0, 0, 0, 3]], "f8"), np.ones((5, 2)), 3
 )
 REPLIES: list[Reply] = [
-    VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float32"),
-    ContextReply(),
-    UpdateReply(SCALES, 12, 0.625),
-    GradientReply(GradientSum({name: array * 3 for name, array in CORE.arrays.items()}, 12, 7.5)),
-    EvaluateReply((Tally(9, 4, 3.1415926535897931), Tally(9, 5, 2.0))),
-    StatisticsReply(READOUT_SUMS),
-    CompareReply(Comparison(Tally(9, 4, 3.5), Tally(9, 5, 2.0), 0.75, 3, (4, 5), (5, 4))),
+    messages.VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float32"),
+    messages.ContextReply(),
+    messages.UpdateReply(SCALES, 12, 0.625),
+    messages.GradientReply(GradientSum({name: array * 3 for name, array in CORE.arrays.items()}, 12, 7.5)),
+    messages.EvaluateReply((Tally(9, 4, 3.1415926535897931), Tally(9, 5, 2.0))),
+    messages.StatisticsReply(READOUT_SUMS),
+    messages.CompareReply(Comparison(Tally(9, 4, 3.5), Tally(9, 5, 2.0), 0.75, 3, (4, 5), (5, 4))),
     *(Failure(code) for code in FailureCode),
 ]
+
+
+def one_of_each(method: Method, context: Context, coefficients: Coefficients) -> dict[str, StepRequest]:
+    """One request of each kind, by kind, in the order of a run."""
+    requests: tuple[StepRequest, ...] = (
+        messages.VectorsRequest(tiny.TASK, method, "f" * 64, ""),
+        messages.ContextRequest(tiny.TASK, method, "f" * 64, context, "c"),
+        messages.UpdateRequest("c", 0, 0, 3, coefficients),
+        messages.GradientRequest("c", 0, coefficients),
+        messages.EvaluateRequest("c", Role.SELECTION, coefficients),
+        messages.StatisticsRequest("c", coefficients),
+        messages.CompareRequest("c", coefficients, None),
+    )
+    return {request.kind: request for request in requests}
 
 
 def kind_of(message: Request | Reply) -> str:

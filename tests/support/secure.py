@@ -13,81 +13,59 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import ReadoutSums
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.data import Role
+from ifedicl.federation import messages
 from ifedicl.federation.engine import Delivery, Engine
 from ifedicl.federation.local_engine import LocalEngine
-from ifedicl.federation.messages import (
-    CompareReply,
-    CompareRequest,
-    ContextReply,
-    ContextRequest,
-    EvaluateReply,
-    EvaluateRequest,
-    Failure,
-    FailureCode,
-    GradientReply,
-    GradientRequest,
-    Reply,
-    Request,
-    StatisticsReply,
-    StatisticsRequest,
-    UpdateReply,
-    UpdateRequest,
-    VectorsReply,
-    VectorsRequest,
-)
+from ifedicl.federation.messages import Failure, FailureCode, Reply, Request, VectorsRequest
 from ifedicl.federation.secure.sum_client import identity_of
 from ifedicl.federation.secure.sum_engine import SecureEngine
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import TOGETHER, PrivacySettings
 from tests.support import tiny
 from tests.support.endpoints import engine_over, secure_layer
+from tests.support.messages import one_of_each
 from tests.support.scripted import ScriptedClient
 
 REPEATABLE = settings(deadline=None, derandomize=True, max_examples=12)
 RULES = PrivacySettings(mode="secure", dropout=0.4, min_examples=2)
 LAYERS, WIDTH, CLASSES = 2, 4, 2
 SCALES = Coefficients(np.full((LAYERS, 2, 2), 0.5, dtype=np.float32))
-VECTORS = VectorsRequest(tiny.TASK, tiny.method(), "f" * 64, "")
-CONTEXT = ContextRequest(tiny.TASK, tiny.method(), "f" * 64, Context(np.zeros((LAYERS, 2, WIDTH), dtype=np.float32)), "c")
 REQUESTS: dict[str, Request] = {
-    request.kind: request
-    for request in (
-        VECTORS,
-        UpdateRequest("c", 0, 0, 1, SCALES),
-        GradientRequest("c", 0, SCALES),
-        EvaluateRequest("c", Role.SELECTION, SCALES),
-        StatisticsRequest("c", SCALES),
-        CompareRequest("c", SCALES, None),
-    )
+    **one_of_each(tiny.method(), Context(np.zeros((LAYERS, 2, WIDTH), dtype=np.float32)), SCALES),
 }
+CONTEXT = REQUESTS.pop("context")  # it is not summed
+VECTORS = VectorsRequest(tiny.TASK, tiny.method(), "f" * 64, "")
 
 
 def drawn_reply(request: Request, draw: np.random.Generator) -> Reply:
-    """What some client might answer."""
+    """A random reply that fits the request."""
     count = int(draw.integers(2, 50))
-    if isinstance(request, ContextRequest):
-        return ContextReply()
+    if isinstance(request, messages.ContextRequest):
+        return messages.ContextReply()
     if isinstance(request, VectorsRequest):
         counts = draw.multinomial(count, [0.5, 0.5])
-        return VectorsReply(
+        return messages.VectorsReply(
             ContextVectors.from_wire(draw.normal(size=(2, LAYERS, 2, WIDTH)).astype(np.float32), counts),
             f"{count}:x",
             not request.cursor,
             "float32",
             "float32",
         )
-    if isinstance(request, UpdateRequest):
-        return UpdateReply(Coefficients(draw.normal(size=(LAYERS, 2, 2)).astype(np.float32)), count, float(draw.random()))
-    if isinstance(request, GradientRequest):
-        return GradientReply(GradientSum({"scales": draw.normal(size=(LAYERS, 2, 2)).astype(np.float32)}, count, 1.5))
-    if isinstance(request, EvaluateRequest):
-        return EvaluateReply((Tally(count, int(draw.integers(count)), float(draw.random() * 9)), Tally(count, 1, 0.25)))
-    if isinstance(request, StatisticsRequest):
+    if isinstance(request, messages.UpdateRequest):
+        return messages.UpdateReply(
+            Coefficients(draw.normal(size=(LAYERS, 2, 2)).astype(np.float32)), count, float(draw.random())
+        )
+    if isinstance(request, messages.GradientRequest):
+        return messages.GradientReply(GradientSum({"scales": draw.normal(size=(LAYERS, 2, 2)).astype(np.float32)}, count, 1.5))
+    if isinstance(request, messages.EvaluateRequest):
+        return messages.EvaluateReply(
+            (Tally(count, int(draw.integers(count)), float(draw.random() * 9)), Tally(count, 1, 0.25))
+        )
+    if isinstance(request, messages.StatisticsRequest):
         rows = np.concatenate([draw.normal(size=(count, WIDTH + CLASSES)), np.ones((count, 1))], axis=1)
-        return StatisticsReply(ReadoutSums.of(rows, draw.integers(0, CLASSES, count), CLASSES))
+        return messages.StatisticsReply(ReadoutSums.of(rows, draw.integers(0, CLASSES, count), CLASSES))
     truth = (count - 1, 1)
-    return CompareReply(Comparison(Tally(count, 2, 3.5), Tally(count, 1, 4.25), 0.75, 1, truth, truth[::-1]))
+    return messages.CompareReply(Comparison(Tally(count, 2, 3.5), Tally(count, 1, 4.25), 0.75, 1, truth, truth[::-1]))
 
 
 def drawn_client(

@@ -48,7 +48,7 @@ def test_the_answer_is_that_of_many_random_deals(draw: np.random.Generator, stre
 
 
 def test_doubting_everything_beats_a_sure_model_on_labels_that_mean_nothing_and_is_not_used(draw: np.random.Generator) -> None:
-    """Labels drawn at random: the gate stays shut in nearly all draws, where better losses alone would open it."""
+    """Labels drawn at random: the gate stays closed in nearly all draws, where better losses alone would open it."""
     opened, better = 0, 0
     for _ in range(200):
         truth = draw.integers(0, 5, 50)

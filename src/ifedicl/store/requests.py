@@ -122,7 +122,7 @@ class _Search:
                 return None
             old = self._store.get(neighbour.entry.id).adapter
             if old.coefficients.is_identity or old.context.layers != context.layers:
-                continue  # its gate is shut, or it has other layers: nothing to start from
+                continue  # its gate is closed, or it has other layers, so it cannot start a run
             rounds = math.ceil(self._method.rounds.rounds / 2)
             start = warm_start(old.coefficients, old.context, initial, context, rounds)
             core = "" if start.core_kept is None else f"; {start.core_kept:.0%} of Γ's norm carried over"
