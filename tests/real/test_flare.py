@@ -18,6 +18,7 @@ import torch
 from ifedicl.backbone.load import load_backbone
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.data import Example
+from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.driver import adapter_of
@@ -146,7 +147,7 @@ def test_the_adapter_is_bit_for_bit_the_local_engines_whatever_died_on_the_way(s
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
     outcome = Coordinator(engine_of(clients), settings.task, settings.method, shape).run()
     torch.set_num_threads(threads)
-    local = adapter_of(outcome, settings.task, settings.method, settings.model, backbone.fingerprint, len(SITES))
+    local = adapter_of(outcome, Assignment(settings.task, settings.method, shape), settings.model, len(SITES))
     local.save(story.folder / "local")
     adapter = story.federation.run_folder("config") / "adapter"
     assert contents(adapter) == contents(story.folder / "local")

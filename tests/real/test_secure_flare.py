@@ -10,6 +10,7 @@ import torch
 from ifedicl.backbone.load import load_backbone
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.data import Example
+from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.driver import adapter_of
@@ -86,7 +87,7 @@ def test_the_adapter_of_sums_over_flare_is_the_local_engines_bit_for_bit(
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
     outcome = Coordinator(summing_engine(engine_over(layers), settings.method), settings.task, settings.method, shape).run()
     torch.set_num_threads(threads)
-    local = adapter_of(outcome, settings.task, settings.method, settings.model, backbone.fingerprint, len(SITES))
+    local = adapter_of(outcome, Assignment(settings.task, settings.method, shape), settings.model, len(SITES))
     local.save(folder / "local")
     assert contents(run / "adapter") == contents(folder / "local")
     assert set(outcome.state.client_vectors) == {TOGETHER}

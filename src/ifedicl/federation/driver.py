@@ -15,7 +15,6 @@ from ifedicl.federation.events import Event, ignore
 from ifedicl.federation.secure import summing_engine
 from ifedicl.metrics import Comparison
 from ifedicl.settings import Coordination, Method, ModelSettings
-from ifedicl.task import Task
 
 if TYPE_CHECKING:
     from ifedicl.adapter import Adapter
@@ -70,43 +69,39 @@ def drive(
     Raises:
         IfediclError: as :meth:`Coordinator.run` raises it, or a package that the privacy mode needs is not installed.
     """
-    task, method, shape = assignment.task, assignment.method, assignment.model
     coordinator = Coordinator(
-        summing_engine(engine, method),
-        task,
-        method,
-        shape,
+        summing_engine(engine, assignment.method),
+        assignment.task,
+        assignment.method,
+        assignment.model,
         coordination=options.coordination,
         checkpoint_file=options.checkpoint,
         observer=options.observer,
         starter=options.starter,
     )
     outcome = coordinator.run(resume=options.resume, more_rounds=options.more_rounds)
-    adapter = adapter_of(outcome, task, method, model, shape.fingerprint, len(engine.clients()), spent())
-    return Federated(adapter, outcome)
+    return Federated(adapter_of(outcome, assignment, model, len(engine.clients()), spent()), outcome)
 
 
 def adapter_of(
     outcome: Outcome,
-    task: Task,
-    method: Method,
+    assignment: Assignment,
     model: ModelSettings,
-    fingerprint: str,
     clients: int,
     spent: Mapping[str, Any] = MappingProxyType({}),
 ) -> Adapter:
-    """The adapter that a run ended with. ``spent`` is what its provenance says of privacy budgets."""
+    """The adapter of a run with this number of clients. Its provenance includes ``spent``, the spent privacy budgets."""
     # Adapters import transformers, which takes seconds. A FLARE server need not wait for it before its first round.
     from ifedicl.adapter import Adapter
 
     return Adapter(
-        task=task,
+        task=assignment.task,
         context=outcome.context,
         readout=outcome.readout,
         coefficients=outcome.coefficients,
         model=model,
-        fingerprint=fingerprint,
-        provenance=_provenance(outcome, method, clients) | dict(spent),
+        fingerprint=assignment.model.fingerprint,
+        provenance=_provenance(outcome, assignment.method, clients) | dict(spent),
     )
 
 

@@ -69,13 +69,10 @@ def job_settings(settings: RunSettings, sites: Sequence[str], name: str, interva
     from ifedicl.backbone.load import shape_of  # transformers takes seconds to import, and the server's job does not need it
 
     model = shape_of(settings.model)
-    values = {
+    values = settings.model_dump(mode="json", include={"task", "coordination", "model"}) | {
         "name": name,
         "sites": list(sites),
-        "task": settings.task.model_dump(mode="json"),
         "method": settings.method.model_dump(mode="json"),
-        "coordination": settings.coordination.model_dump(mode="json"),
-        "model": settings.model.model_dump(mode="json"),
         "fingerprint": model.fingerprint,
         "layers": model.layers,
         "width": model.width,
