@@ -6,13 +6,15 @@ import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from pytest_socket import disable_socket, enable_socket
 
-from ifedicl.backbone.load import Backbone
-from tests.support import tiny
+# torch and the package take seconds to import, which the process that only hands tests to workers need not wait for: the fixtures
+# import them.
+if TYPE_CHECKING:
+    from ifedicl.backbone.load import Backbone
 
 # Tests change the cache folder; matplotlib's list of fonts takes seconds to make and need not be made again for that.
 os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))
@@ -33,13 +35,20 @@ def _no_network(request: pytest.FixtureRequest) -> Iterator[None]:
     enable_socket()
 
 
-_THREADS = torch.get_num_threads()
+@pytest.fixture(scope="session")
+def _all_threads() -> int:
+    """As many as torch takes by itself."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 @pytest.fixture(autouse=True)
-def _threads(request: pytest.FixtureRequest) -> None:
+def _threads(request: pytest.FixtureRequest, _all_threads: int) -> None:
     """Tiny models have no work for two threads, and on a busy machine they only wait for each other."""
-    torch.set_num_threads(1 if "unit" in request.path.parts else _THREADS)
+    import torch
+
+    torch.set_num_threads(1 if "unit" in request.path.parts else _all_threads)
 
 
 @pytest.fixture(autouse=True)
@@ -59,10 +68,14 @@ def _no_waiting_for_the_disk(request: pytest.FixtureRequest, monkeypatch: pytest
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Llama as a checkpoint folder."""
+    from tests.support import tiny
+
     return tiny.save_model(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="session")
 def backbone(llama_folder: Path) -> Backbone:
     """The tiny Llama, loaded."""
+    from tests.support import tiny
+
     return tiny.load(llama_folder)
