@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pytest_socket import disable_socket, enable_socket
 
-# torch and the package take seconds to import, which the process that only hands tests to workers need not wait for: the fixtures
+# torch and the package take seconds to import. The process that only hands tests to workers need not wait for them: fixtures
 # import them.
 if TYPE_CHECKING:
     from ifedicl.backbone.load import Backbone
@@ -21,7 +22,14 @@ os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib")
 
 
 def pytest_collection_finish() -> None:
-    """What is imported stays for good: Python need not look through its million objects at each full collection."""
+    """What is imported stays for good.
+
+    Python need not look through its million objects at each full collection. Nor must pytest hang its handlers on each of
+    torch's sixty loggers, six times a test: messages that go on to the root logger reach the same handlers.
+    """
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("torch") and isinstance(logger, logging.Logger):
+            logger.propagate = True
     gc.collect()
     gc.freeze()
 
@@ -63,6 +71,12 @@ def _no_waiting_for_the_disk(request: pytest.FixtureRequest, monkeypatch: pytest
     """``fsync`` is for power cuts, which no unit test makes; every line of a ledger would wait for it."""
     if "unit" in request.path.parts:
         monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without pictures: to draw them takes longer than the run of a tiny model that they show."""
+    monkeypatch.setattr("ifedicl.report.can_draw", lambda: False)
 
 
 @pytest.fixture(scope="session")

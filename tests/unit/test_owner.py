@@ -28,6 +28,8 @@ from tests.support.engines import RecordingEngine
 from tests.support.guarded import client_of
 from tests.support.run_folders import write_run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture
 def config(tmp_path: Path, llama_folder: Path) -> Path:

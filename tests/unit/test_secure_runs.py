@@ -16,6 +16,8 @@ from ifedicl.settings import TOGETHER
 from tests.support.command_line import run
 from tests.support.run_folders import FOUR, OPEN, SECURE, run_of_four
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.mark.parametrize("layers", ["", "[injection]\nfrom_depth = 0.5"], ids=["all layers", "the upper ones"])
 def test_a_secure_run_from_config_to_report(

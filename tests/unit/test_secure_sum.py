@@ -76,10 +76,10 @@ def drawn(session: Session, size: int = 6, seed: int = 0) -> dict[str, npt.NDArr
     return {name: draw.integers(-(2**30), 2**30, size) for name in session.parties}
 
 
-@settings(REPEATABLE, max_examples=10)  # one of fifty clients takes a second
+@settings(REPEATABLE, max_examples=10)
 @given(st.data())
 def test_the_total_is_exact_for_3_to_50_clients_with_any_drop_outs_up_to_the_threshold(data: st.DataObject) -> None:
-    count = data.draw(st.integers(3, 50))
+    count = data.draw(st.sampled_from((3, 4, 5, 7, 12, 20, 50)))  # few of the many: fifty clients take a second
     threshold = data.draw(st.integers(count // 2 + 1, count))
     gone = data.draw(st.lists(st.integers(0, count - 1), max_size=count - threshold, unique=True))
     turns = [data.draw(st.integers(0, 2)) for _ in gone]  # after which turn each of them is lost
@@ -148,7 +148,7 @@ def test_one_clients_traffic_is_indistinguishable_from_uniform() -> None:
     assert uniform_p(GRID.packed(zeros.astype(np.uint64)).tobytes()) < 1e-9, "the test itself sees unmasked numbers"
     masked, *_ = recorded(zeros)
     assert uniform_p(masked.tobytes()) > NEVER
-    sums = [recorded(zeros[:1]) for _ in range(30)]
+    sums = [recorded(zeros[:1]) for _ in range(12)]
     shares = [b"".join(sealed for _, sealed, _ in sums), b"".join(revealed for _, _, revealed in sums)]
     assert [uniform_p(data) > NEVER for data in shares] == [True, True]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -54,7 +55,7 @@ for command in (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="ifedicl")
+        _command()(args=None if arguments is None else list(arguments), prog_name="ifedicl")
     except IfediclError as error:
         print(f"error: {error}", file=sys.stderr)
         if _wants_json(sys.argv[1:] if arguments is None else arguments):
@@ -64,6 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if stop.code == _INTERRUPTED:
             print("stopped. --resume continues a run after its last round; other commands start again.", file=sys.stderr)
         raise
+
+
+@cache
+def _command() -> Callable[..., Any]:
+    """All commands. Typer reads the signature of each of them, so a program that calls :func:`main` often has it done once."""
+    return typer.main.get_command(app)
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:

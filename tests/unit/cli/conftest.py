@@ -11,7 +11,7 @@ from tests.support.command_line import run
 from tests.support.run_folders import write_run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ran(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Path:
     """A folder with two clients' files, a test file, the config of a short run, and the run itself in ``run``."""
     folder = tmp_path_factory.mktemp("ran")

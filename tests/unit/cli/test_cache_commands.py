@@ -12,6 +12,8 @@ import pytest
 from ifedicl.errors import StorageError
 from tests.support.command_line import run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def test_the_command_line_from_a_miss_to_a_hit_and_to_another_federation(
     config: Path,

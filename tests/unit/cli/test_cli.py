@@ -14,6 +14,8 @@ from ifedicl.errors import DataError
 from tests.support import tiny
 from tests.support.command_line import run
 
+pytestmark = pytest.mark.usefixtures("no_pictures")  # but the run that is copied has them
+
 
 def test_run_writes_adapter_metrics_config_and_a_report_that_needs_no_network(finished: Path, config: Path) -> None:
     assert (finished / "config.toml").read_text() == config.read_text()
@@ -308,8 +310,9 @@ def test_a_csv_without_a_header_shows_little_of_its_first_row(config: Path, caps
 
 
 def test_bench_runs_a_plan_of_ones_own_and_says_what_is_left(
-    llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("ifedicl.bench.html_page._pictures", lambda plan, records: [])  # test_runner.py looks at them
     for name, seed in (("train", 0), ("test", 5)):
         (tmp_path / "moods").mkdir(exist_ok=True)
         tiny.write_rows(tmp_path / "moods" / f"{name}.jsonl", tiny.rows(24, seed=seed))

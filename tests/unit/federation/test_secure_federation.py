@@ -33,10 +33,10 @@ from tests.support.stopping import StopError, stop_after
 
 # Whole runs
 
-HANDS: dict[str, tuple[Example, ...]] = {name: tiny.examples(20, seed=seed) for seed, name in enumerate("abcde")}
+HANDS: dict[str, tuple[Example, ...]] = {name: tiny.examples(20, seed=seed) for seed, name in enumerate("abcd")}
 WEIGHTED: dict[str, Any] = {
     "weighting": "examples",
-    "rounds": {"rounds": 3},
+    "rounds": {"rounds": 2},
     "holdout": {"selection": 0.25, "gate": 0.2},
 }
 
@@ -53,6 +53,12 @@ def run(
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
     files = {name: options.pop(name) for name in ("checkpoint_file", "observer") if name in options}
     return Coordinator(engine, tiny.TASK, method, shape, **files).run(**options)
+
+
+@pytest.fixture(scope="module")
+def whole(backbone: Backbone) -> Outcome:
+    """A secure run that nothing disturbs."""
+    return run(backbone, SecureEngine(behind(real(backbone)), RULES))
 
 
 SECTIONS = [
@@ -86,21 +92,19 @@ def test_a_secure_run_with_subspace_and_readout_ends_with_both(backbone: Backbon
     assert outcome.state.readout_round == outcome.chosen_round
 
 
-def test_the_coordinator_keeps_no_single_clients_figures_but_its_traffic(backbone: Backbone) -> None:
-    outcome = run(backbone, SecureEngine(behind(real(backbone)), RULES))
-    assert set(outcome.state.client_vectors) == {TOGETHER}
-    assert all(set(record.by_client) == {TOGETHER} for record in outcome.state.history)
-    assert {record.worst for record in outcome.state.history} == {None}
-    assert {item.client for item in outcome.state.traffic} == set(HANDS)
-    assert {item.step for item in outcome.state.traffic} == {"vectors", "context", "update", "evaluate", "compare"}
+def test_the_coordinator_keeps_no_single_clients_figures_but_its_traffic(whole: Outcome) -> None:
+    assert set(whole.state.client_vectors) == {TOGETHER}
+    assert all(set(record.by_client) == {TOGETHER} for record in whole.state.history)
+    assert {record.worst for record in whole.state.history} == {None}
+    assert {item.client for item in whole.state.traffic} == set(HANDS)
+    assert {item.step for item in whole.state.traffic} == {"vectors", "context", "update", "evaluate", "compare"}
 
 
-def test_a_run_that_was_killed_goes_on_to_the_same_adapter(backbone: Backbone, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_goes_on_to_the_same_adapter(backbone: Backbone, whole: Outcome, tmp_path: Path) -> None:
     file = tmp_path / "state"
     with pytest.raises(StopError):
         run(backbone, SecureEngine(behind(real(backbone)), RULES), checkpoint_file=file, observer=stop_after(1))
     resumed = run(backbone, SecureEngine(behind(real(backbone)), RULES), checkpoint_file=file, resume=True)
-    whole = run(backbone, SecureEngine(behind(real(backbone)), RULES))
     np.testing.assert_array_equal(resumed.coefficients.scales, whole.coefficients.scales)
     assert resumed.state.history == whole.state.history
 
@@ -127,7 +131,7 @@ def test_a_resumed_secure_run_tells_each_client_the_head_in_its_checkpoint(backb
     assert "ledger" not in {item.failure for item in again.traffic}
 
 
-def test_a_restarted_client_is_sent_the_vectors_again_and_nobody_else_is(backbone: Backbone) -> None:
+def test_a_restarted_client_is_sent_the_vectors_again_and_nobody_else_is(backbone: Backbone, whole: Outcome) -> None:
     pins = {client.name: identity_of(client).public for client in real(backbone)}
     local = engine_over([secure_layer(client, pins, RULES) for client in real(backbone)])
 
@@ -141,7 +145,6 @@ def test_a_restarted_client_is_sent_the_vectors_again_and_nobody_else_is(backbon
     outcome = run(backbone, SecureEngine(engine, RULES))
     assert engine.asked(ContextRequest) == [*HANDS, "b"]
     assert {item.failure for item in outcome.state.traffic} == {None, "no_context"}
-    whole = run(backbone, SecureEngine(behind(real(backbone)), RULES))
     np.testing.assert_array_equal(outcome.coefficients.scales, whole.coefficients.scales)
 
 
@@ -149,10 +152,10 @@ def test_added_examples_are_taken_in_by_more_rounds(backbone: Backbone, tmp_path
     file = tmp_path / "state"
     run(backbone, SecureEngine(behind(real(backbone)), RULES), checkpoint_file=file)
     more = {name: (*rows, *tiny.examples(30, seed=99)[20:]) for name, rows in HANDS.items()}
-    outcome = run(backbone, SecureEngine(behind(real(backbone, more)), RULES), checkpoint_file=file, more_rounds=2)
+    outcome = run(backbone, SecureEngine(behind(real(backbone, more)), RULES), checkpoint_file=file, more_rounds=1)
     plain = tmp_path / "plain"
     run(backbone, engine_of(real(backbone)), rules=None, checkpoint_file=plain)
-    expected = run(backbone, engine_of(real(backbone, more)), rules=None, checkpoint_file=plain, more_rounds=2)
+    expected = run(backbone, engine_of(real(backbone, more)), rules=None, checkpoint_file=plain, more_rounds=1)
     assert outcome.state.client_vectors[TOGETHER].examples == sum(
         vectors.examples for vectors in expected.state.client_vectors.values()
     )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +14,6 @@ from ifedicl.errors import FederationError, StorageError
 from ifedicl.flare.console import Console
 
 # The command line
-
-
-def test_without_the_extra_ifedicl_works_and_flare_says_how_to_install_it(tmp_path: Path) -> None:
-    """One process for all commands: its imports take seconds."""
-    code = """
-import sys
-sys.modules["nvflare"] = None  # as Python marks what is not there
-import ifedicl, ifedicl.runs, ifedicl.cli
-for command in sys.argv[1:]:
-    try:
-        ifedicl.cli.main(command.split())
-    except SystemExit as stop:
-        print("exit status", stop.code or 0, file=sys.stderr)
-"""
-    refused = ["flare submit job --console kit", "flare start kit", "flare provision project.toml", "flare job c.toml"]
-    done = subprocess.run([sys.executable, "-c", code, *refused, "init c.toml"], capture_output=True, text=True, cwd=tmp_path)
-    statuses = [line.split()[-1] for line in done.stderr.splitlines() if line.startswith("exit status")]
-    assert statuses == ["2", "2", "2", "2", "0"], done.stderr
-    assert done.stderr.count("pip install 'ifedicl[nvflare]'") == len(refused)
 
 
 def test_logs_show_the_last_lines_of_a_partys_own_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
