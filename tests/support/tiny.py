@@ -44,7 +44,7 @@ def method(**sections: Any) -> Method:
     base: dict[str, Any] = {
         "holdout": {"selection": 0.25},
         "calibration": {"batch_size": 2, "local_steps": 2, "learning_rate": 0.05},
-        "rounds": {"rounds": 3},
+        "rounds": {"rounds": 2},
     }
     plain: dict[str, Any] = {name: sections.pop(name) for name in ("seed", "weighting") if name in sections}
     return validated(Method, {**{k: {**base.get(k, {}), **sections.get(k, {})} for k in {*base, *sections}}, **plain}, "t")

@@ -34,10 +34,10 @@ POOL = tuple(example for own in HANDS.values() for example in own)
 OTHER: Hands = {"x": POOL[::2], "y": POOL[1::2]}
 
 
-def _gradient_method(**sections: Any) -> settings.Method:
+def _gradient_method(rounds: int = 4, **sections: Any) -> settings.Method:
     """Vectors weighted by examples: with them, nothing in a run depends on the split."""
     server = {"update": "gradient", "learning_rate": 0.05, "draw": 0.5, **sections.pop("server", {})}
-    return tiny.method(server=server, weighting="examples", rounds={"rounds": 10, "select_by": "last"}, **sections)
+    return tiny.method(server=server, weighting="examples", rounds={"rounds": rounds, "select_by": "last"}, **sections)
 
 
 def _draw(seed: int) -> Coefficients:
@@ -109,7 +109,7 @@ def test_two_splits_of_one_pool_give_the_same_gradient_sums(backbone: Backbone) 
 
 
 def test_after_ten_rounds_two_splits_of_one_pool_label_alike(backbone: Backbone) -> None:
-    method = _gradient_method(subspace={"rank": 4})
+    method = _gradient_method(rounds=10, subspace={"rank": 4})
     scorer = Scorer(backbone, tiny.TASK)
     prompts = scorer.encoder.prompts([example.text for example in tiny.examples(12, seed=77)])
     logs = []
@@ -145,12 +145,12 @@ def test_a_run_that_is_stopped_goes_on_with_the_same_moments(backbone: Backbone,
 
     with pytest.raises(StopError):
         Coordinator(
-            engine_of(real(backbone)), tiny.TASK, method, shape_of(backbone), checkpoint_file=file, observer=stop_after(4)
+            engine_of(real(backbone)), tiny.TASK, method, shape_of(backbone), checkpoint_file=file, observer=stop_after(2)
         ).run()
     resumed = run_real(backbone, method, checkpoint=file, resume=True)
     assert_same_result(whole, resumed)
     assert resumed.state.moments is not None
-    assert resumed.state.moments.steps == 10
+    assert resumed.state.moments.steps == 4
 
 
 def test_a_client_that_is_away_only_leaves_its_examples_out(backbone: Backbone) -> None:

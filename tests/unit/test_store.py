@@ -170,13 +170,13 @@ def test_a_lease_is_extended_while_it_is_held(store: Store) -> None:
     order: list[str] = []
 
     def second() -> None:
-        with leased(store, KEY, seconds=0.6, poll=0.05):
+        with leased(store, KEY, seconds=0.4, poll=0.05):
             order.append("second")
 
-    with leased(store, KEY, seconds=0.6):
+    with leased(store, KEY, seconds=0.4):
         thread = threading.Thread(target=second)
         thread.start()
-        time.sleep(1.5)
+        time.sleep(0.9)
         order.append("first is done")
     thread.join()
     assert order == ["first is done", "second"]

@@ -70,7 +70,7 @@ def _run(backbone: Backbone, **values: Any) -> Outcome:
 
 
 def test_a_federation_calibrates_the_core(backbone: Backbone) -> None:
-    long = {"calibration": {"local_steps": 4, "batch_size": 8}, "rounds": {"rounds": 8}}
+    long = {"calibration": {"local_steps": 4, "batch_size": 8, "learning_rate": 0.2}, "rounds": {"rounds": 3}}
     outcome = _run(backbone, **long)
     assert outcome.context.rank == 4
     core = outcome.state.coefficients.core
