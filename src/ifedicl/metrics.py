@@ -1,4 +1,7 @@
-"""Figures of a classifier, and tests whether two classifiers differ by more than chance. No torch."""
+"""Figures of a classifier, and tests whether two classifiers differ by more than chance. No torch.
+
+Functions import scipy where they need it: it takes about a second, and servers and sites seldom do.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 _ONE_SIDED = 0.95
 _NO_CHANCE = 0.99  # of random answers: meaningless labels open one gate in a hundred
@@ -110,13 +112,15 @@ class Comparison:
         ``Σ n_c m_c / n`` are right on average. Constant answers are right as often as chance. Mean and variance are exact, the
         tail is normal: for eight examples, all right, p is 0.4% instead of 1.4%.
         """
+        from scipy.special import ndtri
+
         count = self.adapter.examples
         if count < 2:
             return False
         truth, answers = np.array(self.truth, dtype=np.float64), np.array(self.answers, dtype=np.float64)
         both = float(truth @ answers)
         variance = (both**2 - count * float((truth * answers) @ (truth + answers)) + count**2 * both) / (count**2 * (count - 1))
-        threshold = float(stats.norm.ppf(_NO_CHANCE)) * math.sqrt(max(0.0, variance))
+        threshold = float(ndtri(_NO_CHANCE)) * math.sqrt(max(0.0, variance))
         return self.adapter.correct - both / count > threshold
 
     @property
@@ -143,7 +147,9 @@ def _added(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
 
 def _lower_bound(mean: float, squares: float, count: int) -> float:
     """One-sided 95% bound of the mean of ``count`` numbers whose squares sum to ``squares``, by Student's t."""
-    return mean - float(stats.t.ppf(_ONE_SIDED, count - 1)) * _standard_error(mean, squares, count)
+    from scipy.special import stdtrit
+
+    return mean - float(stdtrit(count - 1, _ONE_SIDED)) * _standard_error(mean, squares, count)
 
 
 def _standard_error(mean: float, squares: float, count: int) -> float:
@@ -220,6 +226,8 @@ class Evaluation:
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
     """95% Wilson score interval of a proportion."""
+    from scipy import stats
+
     interval = stats.binomtest(successes, trials).proportion_ci(confidence_level=0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -231,6 +239,8 @@ def paired_p(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
         first: ``(N,)`` scores of one method, for instance 1 for a hit and 0 for a miss.
         second: ``(N,)`` scores of the other on the same examples.
     """
+    from scipy import stats
+
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     if len(difference) < 2 or not difference.any():
         return 1.0

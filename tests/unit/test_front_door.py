@@ -26,3 +26,11 @@ def test_importing_it_imports_neither_torch_nor_transformers_and_warns_of_nothin
     code = "import sys, ifedicl; print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_the_job_of_a_flare_server_imports_neither_torch_nor_scipy() -> None:
+    """It loads no model, and starts for every run."""
+    code = "import sys, ifedicl.flare.controller, ifedicl.adapter; "
+    code += "print([name for name in ('torch', 'transformers', 'scipy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,4 +1,7 @@
-"""An adapter: in its folder, on the hub, and on its model."""
+"""An adapter: in its folder, on the hub, and on its model.
+
+Only what runs the model imports torch, when it is called: a FLARE server makes adapters and has no model.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import numpy as np
@@ -20,16 +23,15 @@ from ifedicl.adapter import card
 from ifedicl.adapter.content import Content
 from ifedicl.adapter.format import CARD, HEADER, TENSORS, pack, unpack
 from ifedicl.backbone import hub
-from ifedicl.backbone.export import export_folded
-from ifedicl.backbone.hooks import Injection, applied
 from ifedicl.backbone.licence import terms_of
-from ifedicl.backbone.load import Backbone, load_backbone
-from ifedicl.backbone.multi_adapter import Placed
-from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.vectors import Array32
 from ifedicl.data import Example
 from ifedicl.errors import AdapterError, DataError, FingerprintError
 from ifedicl.metrics import Evaluation
+
+if TYPE_CHECKING:
+    from ifedicl.backbone.load import Backbone
+    from ifedicl.backbone.multi_adapter import Placed
 
 _log = logging.getLogger(__name__)
 _BESIDE = "ifedicl"
@@ -174,6 +176,8 @@ class Adapter(Content):
             FingerprintError: it is another model than the adapter was made with.
             BackboneError: the model cannot be loaded.
         """
+        from ifedicl.backbone.load import load_backbone
+
         return Classifier(self, backbone or load_backbone(self.model))
 
     def classify(self, texts: Sequence[str]) -> list[Prediction]:
@@ -213,6 +217,8 @@ class Adapter(Content):
             BackboneError: the family cannot store the adapter's biases.
             StorageError: as :meth:`save`.
         """
+        from ifedicl.backbone.export import export_folded
+
         folder, backbone = Path(folder), self.classifier(backbone).backbone
         terms = terms_of(self.model)
         with files.new_folder(folder, mark=f"{_BESIDE}/{HEADER}") as temporary:
@@ -237,6 +243,8 @@ class Classifier:
             FingerprintError: it was made with another model.
             AdapterError: it names layers that the model does not have.
         """
+        from ifedicl.backbone.scoring import Scorer
+
         if backbone.fingerprint != adapter.fingerprint:
             raise FingerprintError(
                 f"the adapter was made with {adapter.model.source} (fingerprint {adapter.fingerprint[:12]}…), not with "
@@ -256,6 +264,9 @@ class Classifier:
 
     def placed(self) -> tuple[Placed, Placed]:
         """The adapter and the raw model with its task, for shared passes (:mod:`~ifedicl.backbone.multi_adapter`)."""
+        from ifedicl.backbone.hooks import Injection
+        from ifedicl.backbone.multi_adapter import Placed
+
         adapter = self.adapter
         injection = Injection.of(adapter.context, adapter.coefficients, self.backbone.device)
         return Placed(self._scorer, injection, adapter.readout), Placed(self._scorer)
@@ -266,6 +277,8 @@ class Classifier:
         Raises:
             DataError: a text has no tokens.
         """
+        from ifedicl.backbone.hooks import applied
+
         if isinstance(texts, str):
             raise DataError("texts: received a single string; allowed: a list of texts. Call classify([text])")
         prompts = self._scorer.encoder.prompts(texts)

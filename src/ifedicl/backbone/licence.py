@@ -9,7 +9,6 @@ from pathlib import Path
 from huggingface_hub import metadata_load, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from ifedicl.backbone import gguf
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.settings import ModelSettings
 
@@ -83,6 +82,8 @@ def terms_of(settings: ModelSettings) -> Terms:
     """Read the terms from the folder, the GGUF file or the downloaded hub files of a model; nothing is downloaded."""
     source = Path(settings.source).expanduser()
     if source.is_file():
+        from ifedicl.backbone import gguf  # imports torch and transformers
+
         return Terms(gguf.licence_of(source), _notices(source.parent))
     folder = source if source.is_dir() else _downloaded(settings)
     return Terms(None, ()) if folder is None else Terms(_card_licence(folder / "README.md"), _notices(folder))

@@ -15,7 +15,6 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import block_diag
 
 from ifedicl import seeds
 from ifedicl.core.vectors import Array32, Array64, all_finite
@@ -191,6 +190,8 @@ def projection(hidden: int, width: int, seed: int, most: int = MOST_FEATURES) ->
     """
     if hidden <= most:
         return None
+    from scipy.linalg import block_diag  # few runs need it, and every process would pay for the import
+
     draw, states = seeds.generator(seed, "projection"), hidden // width
     share = most // states
     blocks = [draw.standard_normal((width, share)) / np.sqrt(share) for _ in range(states)]

@@ -10,14 +10,16 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from ifedicl.core.vectors import WRITES, Array32, Array64, all_finite
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Context:
 
     def on(self, device: torch.device) -> ContextTensors:
         """The context as tensors on a device."""
+        import torch  # takes seconds, and a FLARE server, which has no model, never calls this
+
         tensors = {name: torch.from_numpy(array).to(device) for name, array in self.arrays.items()}
         return ContextTensors(tensors["vectors"], tensors.get("basis"), self.first_layer)
 

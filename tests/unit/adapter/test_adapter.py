@@ -116,7 +116,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         sources.append(settings.source)
         return load_backbone(settings)
 
-    monkeypatch.setattr("ifedicl.adapter.adapter.load_backbone", load)
+    monkeypatch.setattr("ifedicl.backbone.load.load_backbone", load)
     return sources
 
 
