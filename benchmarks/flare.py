@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' federation of p
 
 from tests.support import tiny
 from tests.support.endpoints import engine_of
-from tests.support.processes import Federation, cli, owner_file, wait_for
+from tests.support.processes import Federation, owner_file, output_of, wait_for
 
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.bench.provenance import machine
@@ -65,9 +65,9 @@ def over_flare(rounds: int) -> dict[str, float]:
                 federation.client_file(site, owner_file(folder / f"{site}.jsonl", model))
             federation.start("server", *_SITES)
             federation.connected(*_SITES)
-            cli("flare", "job", config, "--out", folder / "job")
+            output_of("flare", "job", config, "--out", folder / "job")
             start = time.monotonic()
-            cli("flare", "submit", folder / "job", "--console", federation.console)
+            output_of("flare", "submit", folder / "job", "--console", federation.console)
             submitted = time.monotonic() - start
             wait_for("round 1", lambda: (state := federation.state("config")) and state.round > 0, 120)
             first = time.monotonic() - start

@@ -20,7 +20,7 @@ from ifedicl.ledger.ledger import REPLY, SUMMED, read
 from ifedicl.settings import TOGETHER, load_settings
 from tests.support import tiny
 from tests.support.endpoints import engine_over, secure_layer
-from tests.support.processes import Federation, cli, owner_file
+from tests.support.processes import Federation, owner_file, output_of
 from tests.support.run_folders import contents
 
 SITES = ("a", "b", "c")
@@ -57,15 +57,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> tu
         for site in SITES:
             federation.client_file(site, own[site])
         files = {site: federation.kits[site] / "client.toml" for site in SITES}
-        keys = {site: cli("policy", "identity", files[site]).stdout.strip() for site in SITES}
+        keys = {site: output_of("policy", "identity", files[site]).strip() for site in SITES}
         for site in SITES:
             peers = "".join(f'{other} = "{key}"\n' for other, key in keys.items() if other != site)
             federation.client_file(site, f"{own[site]}\n[sums.peers]\n{peers}")
         federation.start("server", *SITES)
         federation.connected(*SITES)
-        cli("flare", "job", config, "--out", folder / "job")
-        cli("flare", "submit", folder / "job", "--console", federation.console)
-        cli("flare", "status", "config", "--console", federation.console, "--follow")
+        output_of("flare", "job", config, "--out", folder / "job", "--interval", "0.2")
+        output_of("flare", "submit", folder / "job", "--console", federation.console)
+        output_of("flare", "status", "config", "--console", federation.console, "--follow")
         return folder, {site: federation.kits[site] for site in SITES}, federation.run_folder("config")
 
 

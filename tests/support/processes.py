@@ -1,8 +1,12 @@
-"""A server and sites as separate processes on loopback, for tests and benchmarks: every step through the command line."""
+"""A server and sites as separate processes on loopback, for tests and benchmarks: every step through the command line.
+
+The coordinator's commands run within the caller's process: each would import FLARE, and some of them torch, for seconds.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -11,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +25,7 @@ import psutil
 from ifedicl.federation.checkpoint import load
 from ifedicl.federation.state import State
 from ifedicl.flare import processes
+from tests.support.command_line import run
 
 COORDINATOR = "coordinator@example.org"
 
@@ -39,16 +45,18 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float = 60.0) -> 
     while time.monotonic() < until:
         if found := condition():
             return found
-        time.sleep(0.1)
+        time.sleep(0.05)
     raise AssertionError(f"{what}: not within {seconds:.0f} seconds")
 
 
-def cli(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """The command line, in a process of its own."""
-    command = [sys.executable, "-m", "ifedicl.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
+def output_of(*arguments: str | Path) -> str:
+    """What a command that succeeds prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # FLARE leaves closing its files to the garbage collector
+        code = run(*arguments)
+    assert code == 0, out.getvalue()
+    return out.getvalue()
 
 
 def owner_file(data: Path, model: Path) -> str:
@@ -153,7 +161,7 @@ class Federation:
         process.wait()
 
     def connected(self, *names: str, seconds: float = 60.0) -> None:
-        """Wait until the server, since its last start, has reported these sites. Each poll would start a process."""
+        """Wait until the server, since its last start, has reported these sites."""
 
         def look() -> bool:
             printed = self.printed("server")[self._server_began :]
@@ -161,10 +169,9 @@ class Federation:
 
         wait_for(f"{names} connected", look, seconds)
 
-    def status(self) -> Mapping[str, Any] | None:
-        """None where the server does not answer."""
-        done = cli("flare", "status", "--console", self.console, "--json", check=False)
-        return json.loads(done.stdout) if done.returncode == 0 else None
+    def status(self) -> Mapping[str, Any]:
+        """What the console sees."""
+        return dict(json.loads(output_of("flare", "status", "--console", self.console, "--json")))
 
     def written_by_server(self) -> dict[Path, bytes]:
         """Every file in the server's kit, and its output."""
@@ -185,7 +192,7 @@ class Federation:
             admin_port = {admin}
             """
         )
-        made = json.loads(cli("flare", "provision", project, "--out", self.folder / out, "--json").stdout)
+        made = json.loads(output_of("flare", "provision", project, "--out", self.folder / out, "--json"))
         return {name: Path(kit) for name, kit in made.items()}
 
 
