@@ -16,12 +16,15 @@ from ifedicl.demo.story import TASK
 from ifedicl.settings import Method, validated
 
 pytestmark = pytest.mark.real
+UPPER = 0.7
+"""Only the layers above this depth send vectors: attacks on all thirty take three times as long."""
 
 
 def test_a_single_texts_vector_gives_it_away_and_noise_hides_it(real_backbone: Backbone) -> None:
-    places = demo_places(pool=48, test=3, seed=0)
-    own, public = places["shop reviews"].pool[:40], places["tweets"].pool[:40]
-    evidence = Evidence.of(Scorer(real_backbone, TASK), own, public, Method(), updates=10)
+    places = demo_places(pool=24, test=3, seed=0)
+    own, public = places["shop reviews"].pool[:20], places["tweets"].pool[:20]
+    method = validated(Method, {"injection": {"from_depth": UPPER}}, "test")
+    evidence = Evidence.of(Scorer(real_backbone, TASK), own, public, method, updates=6)
     tables = run_attacks(evidence, real_backbone, trials=200, seed=0, epsilons=(1.0,))
     outside = {(row["examples"], row["epsilon"]): row["auc"] for row in tables["membership"] if row["attacker"] == "outsider"}
     assert outside[1, None] > 0.99
@@ -31,10 +34,26 @@ def test_a_single_texts_vector_gives_it_away_and_noise_hides_it(real_backbone: B
 
 
 def test_the_command_says_it_in_plain_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows: tuple[Example, ...] = demo_places(pool=36, test=3, seed=0)["newspaper"].pool[:24]
-    file, page = tmp_path / "own.jsonl", tmp_path / "audit.md"
-    file.write_text("".join(json.dumps({"text": row.text, "label": row.label}) + "\n" for row in rows))
-    arguments = ["audit", str(file), "--public-examples", "24", "--updates", "4", "--trials", "100", "--out", str(page)]
+    rows: tuple[Example, ...] = demo_places(pool=24, test=3, seed=0)["newspaper"].pool[:20]
+    config, page = tmp_path / "config.toml", tmp_path / "audit.md"
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": row.text, "label": row.label}) + "\n" for row in rows))
+    config.write_text(
+        f"""
+        [task]
+        name = "mood"
+        labels = {json.dumps(TASK.labels)}
+        template = {json.dumps(TASK.template)}
+        [model]
+        source = {json.dumps(str(demo_model()))}
+        dtype = "float32"
+        device = "cpu"
+        [data]
+        clients = {{ own = "own.jsonl" }}
+        [injection]
+        from_depth = {UPPER}
+        """
+    )
+    arguments = ["audit", str(config), "--public-examples", "20", "--updates", "4", "--trials", "100", "--out", str(page)]
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
     assert stop.value.code == 0

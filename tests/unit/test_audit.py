@@ -21,7 +21,7 @@ from ifedicl.audit.membership import Outsider, insider, play_membership
 from ifedicl.audit.mix import Span, class_means, mix_attack
 from ifedicl.audit.suite import Evidence, run_attacks
 from ifedicl.audit.victims import Victims, rare_words
-from ifedicl.audit.words import Inverter, best_layer, lens, nearest_word, recover_words
+from ifedicl.audit.words import Inverter, best_layer, lens, nearest_word, recover_words, word_directions
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from tests.support import tiny
@@ -173,13 +173,14 @@ def test_planted_words_come_back_from_one_text_and_less_from_many(backbone: Back
     texts, candidates = _planted(backbone)
     public, private = texts.take(range(150)), texts.take(range(150, 200))
     centre = public.vectors.mean(axis=0)
+    directions = word_directions(backbone, candidates)
 
     def attack(name: str) -> Any:
         if name == "inverter":
-            return Inverter(backbone, candidates, public, np.ones((backbone.layers, 2), dtype=np.float32))
-        form, _ = best_layer(lambda layer, below: nearest_word(backbone, candidates, centre, layer, below), public, candidates)
+            return Inverter(directions, candidates, public, np.ones((backbone.layers, 2), dtype=np.float32))
+        form, _ = best_layer(lambda layer, below: nearest_word(directions, centre, layer, below), public, candidates)
         assert form[0] == 2
-        return nearest_word(backbone, candidates, centre, *form)
+        return nearest_word(directions, centre, *form)
 
     for name in ("nearest", "inverter"):
         attacker = attack(name)

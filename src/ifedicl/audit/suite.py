@@ -18,7 +18,7 @@ from ifedicl.audit.membership import Outsider, insider, play_membership
 from ifedicl.audit.mix import class_means, mix_attack
 from ifedicl.audit.public_frame import PublicFrame
 from ifedicl.audit.victims import Victims, rare_words, word_tokens
-from ifedicl.audit.words import Attacker, Inverter, best_layer, lens, nearest_word, recover_words
+from ifedicl.audit.words import Attacker, Inverter, best_layer, lens, nearest_word, recover_words, word_directions
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import example_gradients
@@ -132,13 +132,17 @@ class _Attacks:
         public, private = self._evidence.public, self._evidence.private
         template = frozenset.intersection(*public.tokens)
         candidates = np.flatnonzero(rare_words(word_tokens(self._backbone), public, template))
+        directions = word_directions(self._backbone, candidates)
+        makers: dict[str, Callable[[int, bool], Attacker]] = {
+            "unembedding": partial(lens, self._backbone, candidates, self._frame.centre),
+            "nearest token": partial(nearest_word, directions, self._frame.centre),
+        }
         attackers: dict[str, tuple[Attacker, str]] = {}
-        for name, make in (("unembedding", lens), ("nearest token", nearest_word)):
-            maker = partial(make, self._backbone, candidates, self._frame.centre)
+        for name, maker in makers.items():
             (layer, cumulated), _ = best_layer(maker, public, candidates)
             where = f"layer {public.first_layer + layer + 1}{' and all below' if cumulated else ''}"
             attackers[name] = maker(layer, cumulated), where
-        attackers["trained inverter"] = Inverter(self._backbone, candidates, public, self._frame.sizes), "all layers"
+        attackers["trained inverter"] = Inverter(directions, candidates, public, self._frame.sizes), "all layers"
         table = []
         for examples in [size for size in _SIZES if size <= len(private)]:
             draw = self._draw("words", examples)

@@ -78,13 +78,12 @@ def lens(backbone: Backbone, candidates: npt.NDArray[np.int64], centre: Array32,
     return attack
 
 
-def nearest_word(
-    backbone: Backbone, candidates: npt.NDArray[np.int64], centre: Array32, layer: int, cumulated: bool
-) -> Attacker:
-    """Candidate words whose input embedding is most similar to the writes. Arguments as in :func:`lens`."""
-    embeddings = _directions(backbone, candidates)
+def nearest_word(directions: Array32, centre: Array32, layer: int, cumulated: bool) -> Attacker:
+    """Candidate words whose input embedding is most similar to the writes.
 
-    return lambda means: _states(means - centre, layer, cumulated) @ embeddings.T
+    ``directions`` are the candidates' (:func:`word_directions`); the other arguments are as in :func:`lens`.
+    """
+    return lambda means: _states(means - centre, layer, cumulated) @ directions.T
 
 
 class Inverter:
@@ -94,12 +93,13 @@ class Inverter:
     texts are far fewer than numbers in a vector.
     """
 
-    def __init__(self, backbone: Backbone, candidates: npt.NDArray[np.int64], public: Victims, sizes: Array32) -> None:
+    def __init__(self, directions: Array32, candidates: npt.NDArray[np.int64], public: Victims, sizes: Array32) -> None:
         """Train on public text, and choose the penalty on its held-out part.
 
-        ``sizes`` is the ``(L, 2)`` root mean square norm of each write: dividing by it gives all writes the same weight.
+        ``directions`` are the candidates' (:func:`word_directions`). ``sizes`` is the ``(L, 2)`` root mean square norm of each
+        write: dividing by it gives all writes the same weight.
         """
-        self._directions = _directions(backbone, candidates)
+        self._directions = directions
         self._weights = 1 / np.maximum(sizes, np.finfo(np.float32).tiny)[..., None]
         held_out = np.arange(len(public)) % _HELD_OUT == 0
         self._centre = public.vectors[~held_out].mean(axis=0)
@@ -147,9 +147,12 @@ def _states(written: Array32, layer: int, cumulated: bool) -> Array32:
 def _wanted(texts: Sequence[frozenset[int]], candidates: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """``(M, W)``: which candidates occur in each text."""
     wanted = np.zeros((len(texts), len(candidates)), dtype=np.bool_)
-    column = {int(token): number for number, token in enumerate(candidates)}
+    largest = max((max(tokens) for tokens in texts if tokens), default=0)
+    column = np.full(max(largest, int(candidates.max(initial=0))) + 1, -1)
+    column[candidates] = np.arange(len(candidates))
     for row, tokens in enumerate(texts):
-        wanted[row, [column[token] for token in tokens if token in column]] = True
+        found = column[list(tokens)] if tokens else column[:0]
+        wanted[row, found[found >= 0]] = True
     return wanted
 
 
@@ -158,7 +161,7 @@ def _best(scores: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.int64]
     return np.argpartition(-scores, count - 1)[:count]
 
 
-def _directions(backbone: Backbone, candidates: npt.NDArray[np.int64]) -> Array32:
+def word_directions(backbone: Backbone, candidates: npt.NDArray[np.int64]) -> Array32:
     """``(W, d)``: input embeddings without their mean, each of norm 1."""
     rows = torch.from_numpy(candidates).to(backbone.device)
     embeddings = backbone.model.get_input_embeddings().weight.float()
