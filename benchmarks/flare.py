@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' federation of p
 
 from tests.support import tiny
 from tests.support.endpoints import engine_of
-from tests.support.processes import Federation, owner_file, output_of, wait_for
+from tests.support.processes import Federation, output_of, owner_file, wait_for
 
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.bench.provenance import machine

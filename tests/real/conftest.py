@@ -24,6 +24,15 @@ def pytest_xdist_setupnodes() -> None:
     fingerprint(real_model())
 
 
+LONGEST = ("test_flare.py", "test_real_model.py", "test_privacy.py")
+"""Files that begin first, so that no worker is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; workers take files in the order of collection."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def tiny_adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``model``, and with the adapters ``mood`` (a subspace) and ``place`` (label words of several tokens)."""

@@ -28,7 +28,7 @@ from ifedicl.settings import load_settings
 from tests.support import tiny
 from tests.support.command_line import run
 from tests.support.endpoints import engine_of
-from tests.support.processes import Federation, owner_file, output_of, wait_for
+from tests.support.processes import Federation, output_of, owner_file, wait_for
 from tests.support.run_folders import contents
 
 CANARY = "patient Ilsebill Quandt 4711"

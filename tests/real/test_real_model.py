@@ -31,11 +31,11 @@ ROOT = Path(__file__).parents[2]
 POOL, TEST = 18, 3
 """Sentences of each place: a fifth and a fifteenth of the demo's."""
 SHORT = {
-    "injection": {"from_depth": 0.5},
-    "rounds": {"rounds": 3, "evaluate_every": 1},
+    "injection": {"from_depth": 0.7},
+    "rounds": {"rounds": 2, "evaluate_every": 1},
     "calibration": {"local_steps": 1, "batch_size": 4},
 }
-"""A fifth of the demo's examples in steps, and half of its layers."""
+"""An eighth of the demo's examples in steps, and a third of its layers."""
 
 
 @pytest.fixture(scope="session")
@@ -179,11 +179,11 @@ def drawn(demo_run: tuple[Path, str], real_backbone: Backbone) -> Adapter:
     return replace(adapter, context=context, coefficients=coefficients, readout=None)
 
 
-@pytest.mark.parametrize("form", ["scalars", "core"])
+@pytest.mark.parametrize("form", [pytest.param("scalars", marks=pytest.mark.soak), "core"])
 def test_a_folded_checkpoint_says_what_the_adapter_says(
     form: str, drawn: Adapter, model: ModelSettings, real_backbone: Backbone, tmp_path: Path
 ) -> None:
-    """Scalars, and a core within a subspace: read back by plain transformers, in float32."""
+    """Scalars, and both with a core within a subspace: read back by plain transformers, in float32."""
     adapter = drawn
     if form == "scalars":
         adapter = replace(

@@ -20,7 +20,7 @@ from ifedicl.ledger.ledger import REPLY, SUMMED, read
 from ifedicl.settings import TOGETHER, load_settings
 from tests.support import tiny
 from tests.support.endpoints import engine_over, secure_layer
-from tests.support.processes import Federation, owner_file, output_of
+from tests.support.processes import Federation, output_of, owner_file
 from tests.support.run_folders import contents
 
 SITES = ("a", "b", "c")
