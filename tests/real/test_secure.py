@@ -23,6 +23,7 @@ from tests.support.run_folders import SECURE, contents, history, run_of_four
 
 SHORT = {
     "weighting": "examples",
+    "injection": {"from_depth": 0.7},
     "rounds": {"rounds": 1},
     "calibration": {"batch_size": 4, "local_steps": 1},
 }

@@ -111,11 +111,12 @@ def _masking_layer(
     """The client, and its layers up to the one that masks."""
     rules = privacy.rules
     with named_missing_packages(rules):
-        from ifedicl.federation.dp_client import DPClient, DPSums
-        from ifedicl.federation.secure.quantised import GRADIENT_STEP
         from ifedicl.federation.secure.sum_client import SecureClient, identity_of
     noise = None
     if rules.noise is not None and privacy.method is not None:
+        with named_missing_packages(rules):  # a second of imports that sums without noise do not need
+            from ifedicl.federation.dp_client import DPClient, DPSums
+            from ifedicl.federation.secure.quantised import GRADIENT_STEP
         spent, public = history.spent(privacy.run).rounds, privacy.public[:_PUBLIC_TEXTS]
         sums = DPSums(rules.noise, rules.min_survivors, privacy.method, public, step=GRADIENT_STEP, spent_rounds=spent)
         noise = DPClient(client, sums)
