@@ -17,6 +17,7 @@ from ifedicl.rows import columns_of, decoded, has_lone_surrogate, is_text, kind_
 from ifedicl.task import Task
 
 _SHOWN_FAULTS = 5
+_SPLITS_TRIED = 10_000
 _COLUMN_REMEDY = "Name the columns: text_column and label_column under [data], or --text-column and --label-column"
 
 
@@ -83,7 +84,7 @@ def dirichlet_split(
     by_label: dict[str, list[int]] = {}
     for position, example in enumerate(examples):
         by_label.setdefault(example.label, []).append(position)
-    for attempt in range(10_000):
+    for attempt in range(_SPLITS_TRIED):
         draw = seeds.generator(seed, "dirichlet", attempt)
         hands: list[list[int]] = [[] for _ in range(clients)]
         for label in sorted(by_label):

@@ -77,7 +77,8 @@ def test_too_few_examples_for_the_clients_is_an_error() -> None:
         dirichlet_split(tiny.examples(5), clients=3, alpha=1.0, seed=0)
 
 
-def test_a_split_that_never_comes_out_is_an_error_and_no_endless_loop() -> None:
+def test_a_split_that_never_comes_out_is_an_error_and_no_endless_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ifedicl.data._SPLITS_TRIED", 500)
     pool = [Example(text, "good") for text in "abcd"]
     with pytest.raises(DataError, match=r"no Dirichlet\(1e-06\) split of 4 examples gave each of 2 clients 2 examples"):
         dirichlet_split(pool, clients=2, alpha=1e-6, seed=0)
