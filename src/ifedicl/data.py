@@ -96,7 +96,7 @@ def dirichlet_split(
             return tuple(tuple(examples[position] for position in sorted(hand)) for hand in hands)
     raise DataError(
         f"alpha: no Dirichlet({alpha:g}) split of {len(examples)} examples gave each of {clients} clients {at_least} examples "
-        "in 10,000 draws. Use fewer clients, more examples or a larger alpha"
+        f"in {_SPLITS_TRIED:,} draws. Use fewer clients, more examples or a larger alpha"
     )
 
 
