@@ -38,7 +38,7 @@ unit: setup
 test: unit
 	$(PYTEST) -m 'not soak' --dist loadfile --no-loadscope-reorder tests/real
 
-# Many kills and seconds of load: minutes that tell little after a small change. .ci/run runs them once.
+# Many kills, seconds of load, every method of the benchmark: minutes that tell little after a small change. .ci/run runs them once.
 soak: setup
 	$(PYTEST) -m soak tests
 
