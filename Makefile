@@ -30,10 +30,10 @@ demo-flare: setup
 
 # One worker a core, with one thread each: tiny models have no work for two, and servers wait most of the time. Files of tests/real
 # stay whole, because a file's tests share a server or a federation.
-PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest --numprocesses logical
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest --numprocesses logical
 
 unit: setup
-	$(PYTEST) -m 'not soak' --dist worksteal tests/unit
+	$(PYTEST) -m 'not soak' --dist worksteal tests/unit tests/attacks
 
 test: unit
 	$(PYTEST) -m 'not soak' --dist loadfile --no-loadscope-reorder tests/real
