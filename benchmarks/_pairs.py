@@ -29,7 +29,7 @@ from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.layout import right_padded
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.scoring import Scorer, length_batches
-from ifedicl.calibrate import ClientRound, batch_of, calibrate
+from ifedicl.calibrate import ClientRound, batches_of, calibrate
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.core.subspace import Context
 from ifedicl.data import Example
@@ -166,7 +166,8 @@ class Bench:
     def step_positions(self, pair: int) -> list[int]:
         """Positions of the examples that ``step`` trains on."""
         settings = self.method.calibration
-        return batch_of(pair, len(self.labels), settings.batch_size, self.method.seed, _CLIENT)
+        (batch,) = batches_of(pair, 1, len(self.labels), settings.batch_size, self.method.seed, _CLIENT)
+        return batch
 
     def step_batches(self, pair: int) -> list[Tensor]:
         """``(B, T)`` tokens of each pass of ``step``, without the last token of prompt and label word, which no loss uses."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -37,12 +38,14 @@ class ClientRound:
         round: number of the round, from 0.
         phase_start: the round at which the present schedule began.
         phase_rounds: the number of rounds of the present schedule.
+        order: seeds the order of the client's examples; None: the method's seed does, which the coordinator knows.
     """
 
     client: str
     round: int
     phase_start: int
     phase_rounds: int
+    order: int | None = None
 
 
 @dataclass(frozen=True)
@@ -106,17 +109,18 @@ def calibrate(
     """Take ``local_steps`` optimizer steps from the global ``coefficients`` on the client's training examples.
 
     The optimizer starts without state in each round and works on deviations from identity: weight decay pulls λ and Γ to 0 and
-    β to 1. The examples of a step follow from seed, client and step alone; all examples are used before one is used again.
+    β to 1. The examples of a step follow from seed, client and round alone (:func:`batches_of`).
     """
     settings = method.calibration
     objective = Objective(scorer, examples, context.on(scorer.backbone.device), method)
     point = _Point.at(coefficients, scorer.backbone.device)
     optimizer = AdamW(list(point.deviations.values()), settings.learning_rate, weight_decay=settings.weight_decay)
     losses = []
-    for local_step in range(settings.local_steps):
+    count = len(examples.labels)
+    seed = method.seed if turn.order is None else turn.order
+    batches = batches_of(turn.round, settings.local_steps, count, settings.batch_size, seed, turn.client)
+    for local_step, rows in enumerate(batches):
         _set_rate(optimizer, settings, turn, local_step)
-        step = turn.round * settings.local_steps + local_step
-        rows = batch_of(step, len(examples.labels), settings.batch_size, method.seed, turn.client)
         optimizer.zero_grad()
         losses.append(objective.backward(point.values, rows, scale=1 / len(rows)))
         optimizer.step()
@@ -213,15 +217,28 @@ class _Point:
         return Coefficients.of({name: value.detach().cpu().numpy() for name, value in self.values.items()})
 
 
-def batch_of(step: int, examples: int, batch_size: int, seed: int, client: str) -> list[int]:
-    """Positions of the examples in a client's step number ``step``, counted over the whole run.
+def batches_of(update: int, steps: int, examples: int, batch_size: int, seed: int, client: str) -> list[list[int]]:
+    """Positions of the examples in each step of a client's update number ``update``, from 0.
 
-    Steps go through one seeded permutation after another, so no state is needed.
+    No example is twice in one step, and none is twice in one update if there are enough for all its steps: an owner's rules
+    count on both. Updates go through one seeded permutation after another, so no state is needed. A client with fewer examples
+    than an update takes uses all of them before one is used again.
     """
     size = min(batch_size, examples)
-    turns = [divmod(turn, examples) for turn in range(step * size, (step + 1) * size)]
-    orders = {epoch: seeds.generator(seed, "batch", client, epoch).permutation(examples) for epoch, _ in turns}
-    return [int(orders[epoch][index]) for epoch, index in turns]
+    taken = steps * size
+
+    def permutation(number: int) -> list[int]:
+        return [int(row) for row in seeds.generator(seed, "batch", client, number).permutation(examples)]
+
+    if in_a_pass := examples // taken:
+        number, place = divmod(update, in_a_pass)
+        rows = permutation(number)[place * taken : (place + 1) * taken]
+    else:
+        passes, rows = math.ceil(taken / examples), []
+        for number in range(update * passes, (update + 1) * passes):
+            begun = set(rows[len(rows) - len(rows) % size :])  # in the step that this pass completes
+            rows += sorted(permutation(number), key=begun.__contains__)
+    return [rows[start : start + size] for start in range(0, taken, size)]
 
 
 def _set_rate(optimizer: Optimizer, settings: CalibrationSettings, turn: ClientRound, local_step: int) -> None:

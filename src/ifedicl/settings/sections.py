@@ -10,6 +10,9 @@ from ifedicl.settings.validation import Section
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
+_LARGEST_DECAY = 0.1
+"""Of what a client's step keeps of the steps before it."""
+
 WireDtype: TypeAlias = Literal["float32", "float16"]
 """Dtypes in which vectors are sent."""
 
@@ -59,17 +62,29 @@ class InjectionSettings(Section):
 class CalibrationSettings(Section):
     """Stage 2b: how a client trains the coefficients on its own examples, with AdamW (paper Eq. 6)."""
 
-    learning_rate: float = Field(default=0.05, gt=0.0, description="a positive number")
+    learning_rate: float = Field(default=0.05, ge=1e-6, le=1.0, description="from 0.000001 to 1")
     schedule: Literal["cosine", "constant"] = Field(
         default="cosine", description='"cosine": falls to 0 over all rounds; "constant"'
     )
-    weight_decay: float = Field(default=0.001, ge=0.0, description="pull of λ to 0 and β to 1; 0 or more")
-    batch_size: int = Field(default=8, ge=1, description="examples in a step; 1 or more")
-    local_steps: int = Field(default=4, ge=1, description="steps a client takes in a round; 1 or more")
+    weight_decay: float = Field(
+        default=0.001, ge=0.0, description="pull of λ to 0 and β to 1; 0 or more, at most 0.1 / learning_rate"
+    )
+    batch_size: int = Field(default=8, ge=1, le=100_000, description="examples in a step; 1 to 100000")
+    local_steps: int = Field(default=4, ge=1, le=10_000, description="steps a client takes in a round; 1 to 10000")
     loss: Literal["vocabulary", "labels"] = Field(
         default="labels",
         description='"vocabulary": the label word against every token; "labels": against the other label words',
     )
+
+    @model_validator(mode="after")
+    def _keeps_all_steps(self) -> Self:
+        """A step shrinks the earlier ones by this product. Near 1 an update would be the last step's gradient alone."""
+        if (product := self.learning_rate * self.weight_decay) > _LARGEST_DECAY:
+            raise ValueError(
+                f"learning_rate * weight_decay is {product:g}; keep it at most {_LARGEST_DECAY:g}, or each step wipes out the "
+                "steps before it"
+            )
+        return self
 
 
 class SubspaceSettings(Section):
@@ -142,7 +157,7 @@ class NoiseSettings(Section):
 class RoundSettings(Section):
     """The rounds, and the choice of one of them (paper Eq. 7; test text is not used)."""
 
-    rounds: int = Field(default=10, ge=1, description="number of rounds; 1 or more")
+    rounds: int = Field(default=10, ge=1, le=100_000, description="number of rounds; 1 to 100000")
     client_fraction: float = Field(
         default=1.0, gt=0.0, le=1.0, description="fraction of the clients asked in each round, in (0, 1]"
     )

@@ -17,7 +17,7 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.bench.costs import Meter
 from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size, evaluate_scores, send_tally
 from ifedicl.bench.setup import EncodedClient, Setup
-from ifedicl.calibrate import batch_of
+from ifedicl.calibrate import batches_of
 from ifedicl.errors import BackboneError
 from ifedicl.federation.messages import Arrays
 from ifedicl.metrics import Tally
@@ -166,7 +166,7 @@ def _local_steps(setup: Setup, layers: LoRALayers, client: EncodedClient, rate: 
     for step in range(number * settings.local_steps, (number + 1) * settings.local_steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
-        batch = batch_of(step, len(labels), settings.batch_size, setup.method.seed, client.name)
+        (batch,) = batches_of(step, 1, len(labels), settings.batch_size, setup.method.seed, client.name)
         optimizer.zero_grad()
         for part in scorer.batches([tokens[row] for row in batch]):
             rows = [batch[position] for position in part]
