@@ -22,6 +22,8 @@ from ifedicl.federation.messages import (
     ContextRequest,
     EvaluateReply,
     EvaluateRequest,
+    JobReply,
+    JobRequest,
     Reply,
     Request,
     UpdateReply,
@@ -79,6 +81,8 @@ class Landscape:
 
     def answer(self, name: str, request: Request) -> Reply:
         """The honest reply."""
+        if isinstance(request, JobRequest):
+            return JobReply()
         if isinstance(request, VectorsRequest):
             means = self._vectors[name][None].astype(np.float32)
             vectors = ContextVectors.from_wire(means, np.array([_EXAMPLES]))

@@ -18,14 +18,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from tests.support.endpoints import engine_of, engine_over, secure_layer
 
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.vectors import WRITES, ContextVectors
 from ifedicl.data import Role
 from ifedicl.federation.engine import Delivery, Engine
 from ifedicl.federation.handler import Disclosure
+from ifedicl.federation.manifest import CONTEXT_ID_SIZE, Manifest
 from ifedicl.federation.messages import (
     Failure,
     FailureCode,
+    JobReply,
+    JobRequest,
     MaskRequest,
     Reply,
     Request,
@@ -41,20 +45,21 @@ from ifedicl.settings import TOGETHER, Method, PrivacySettings
 from ifedicl.task import Task
 
 AT_MOST = 1.5
+RULES = PrivacySettings(mode="secure", dropout=0.3)
 TASK = Task(name="made-up", labels=("a", "b"))
 
 
 @dataclass
 class MadeUp:
-    """A client with a fixed reply."""
+    """A client that takes any job, and has a fixed reply to all else."""
 
     name: str
     reply: Reply
     dtype = "float32"
 
-    def handle(self, _request: Request) -> Reply:
-        """The same reply to every request."""
-        return self.reply
+    def handle(self, request: Request) -> Reply:
+        """The same reply to every request of a job."""
+        return JobReply() if isinstance(request, JobRequest) else self.reply
 
     def count(self, _role: Role) -> int:
         """More examples than any rule requires."""
@@ -111,41 +116,49 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     kept = True
+    manifest = made_up_job(arguments.layers, arguments.width)
     for count in arguments.clients:
-        for name, (request, reply) in messages(arguments.layers, arguments.width).items():
-            facts = measured(count, request, reply, arguments.repeats)
+        for name, (request, reply) in messages(manifest).items():
+            facts = measured(count, manifest, request, reply, arguments.repeats)
             print(json.dumps({"step": name, "clients": count} | facts))
             kept = kept and not (name == "vectors" and count == 20 and facts["ratio"] > AT_MOST)
     print(json.dumps({"claim": f"ratio of vectors for 20 clients at most {AT_MOST}", "kept": kept}))
 
 
-def messages(layers: int, width: int) -> dict[str, tuple[Request, Reply]]:
+def made_up_job(layers: int, width: int) -> Manifest:
+    """A job with secure sums on a model of this size."""
+    method = Method.model_validate({"weighting": "examples", "privacy": RULES.model_dump()})
+    return Manifest.of(TASK, method, ModelShape("f" * 64, layers, width))
+
+
+def messages(manifest: Manifest) -> dict[str, tuple[Request, Reply]]:
     """A request and reply of stage 1, and of a round with scalars only."""
     draw = np.random.default_rng(0)
-    means = draw.normal(size=(1, layers, len(WRITES), width)).astype(np.float32)
+    layers = manifest.model.layers
+    means = draw.normal(size=(1, layers, len(WRITES), manifest.model.width)).astype(np.float32)
     vectors = ContextVectors.from_wire(means, np.array([100]))
     scales = Coefficients.identity(Form(layers))
-    method = Method(weighting="examples")
     return {
         "vectors": (
-            VectorsRequest(TASK, method, "f" * 64, ""),
+            VectorsRequest(manifest.digest, ""),
             VectorsReply(vectors, "100:" + "0" * 32, True, "float32", "float32"),
         ),
-        "update": (UpdateRequest("0" * 16, 10, 0, 10, scales), UpdateReply(scales, 100, 0.5)),
+        "update": (UpdateRequest("0" * CONTEXT_ID_SIZE, 10, 0, 10, scales), UpdateReply(scales, 100, 0.5)),
     }
 
 
-def measured(count: int, request: Request, reply: Reply, repeats: int) -> dict[str, float]:
+def measured(count: int, manifest: Manifest, request: Request, reply: Reply, repeats: int) -> dict[str, float]:
     """Bytes of one client, up and down, against open mode; milliseconds, median of the repeats."""
     clients = [MadeUp(f"client-{number:02d}", reply) for number in range(1, count + 1)]
     plain = [
         delivery.bytes_down + delivery.bytes_up for delivery in engine_of(clients).exchange(both(clients, request), 60.0, {})
     ]
-    rules = PrivacySettings(mode="secure", dropout=0.3)
     pins = {client.name: identity_of(client).public for client in clients}
-    endpoints = [Timed(secure_layer(client, pins, rules)) for client in clients]
-    lost = [client.name for client in clients[: int(rules.dropout * count)]]
-    whole, losing = (SecureEngine(inner, rules) for inner in (engine_over(endpoints), Losing(engine_over(endpoints), lost)))
+    endpoints = [Timed(secure_layer(client, pins, RULES)) for client in clients]
+    for endpoint in endpoints:
+        endpoint.handle(JobRequest(manifest))
+    lost = [client.name for client in clients[: int(RULES.dropout * count)]]
+    whole, losing = (SecureEngine(inner, RULES) for inner in (engine_over(endpoints), Losing(engine_over(endpoints), lost)))
     runs = [timed(whole, endpoints, request) for _ in range(repeats)]
     broken = [timed(losing, endpoints, request) for _ in range(repeats)]
     secure = [part.bytes_down + part.bytes_up for part in runs[0][0].parts]

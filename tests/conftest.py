@@ -34,10 +34,15 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def _is_quick(request: pytest.FixtureRequest) -> bool:
+    """Whether the test is one of tiny models within one process."""
+    return bool({"unit", "attacks"} & set(request.path.parts))
+
+
 @pytest.fixture(autouse=True)
 def _no_network(request: pytest.FixtureRequest) -> Iterator[None]:
     """Unit tests reach nothing outside of their process."""
-    if "unit" in request.path.parts:
+    if _is_quick(request):
         disable_socket(allow_unix_socket=True)
     yield
     enable_socket()
@@ -56,20 +61,20 @@ def _threads(request: pytest.FixtureRequest, _all_threads: int) -> None:
     """Tiny models have no work for two threads, and on a busy machine they only wait for each other."""
     import torch
 
-    torch.set_num_threads(1 if "unit" in request.path.parts else _all_threads)
+    torch.set_num_threads(1 if _is_quick(request) else _all_threads)
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unit tests leave the user's cache alone."""
-    if "unit" in request.path.parts:
+    if _is_quick(request):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """``fsync`` is for power cuts, which no unit test makes; every line of a ledger would wait for it."""
-    if "unit" in request.path.parts:
+    if _is_quick(request):
         monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 

@@ -55,6 +55,7 @@ def example_writes(
         sequences = list(prompts)
     with record(backbone, method.injection.active_layers(backbone.layers)) as recording:
         for batch in length_batches([len(sequence) for sequence in sequences], scorer.budget):
+            scorer.on_pass()
             rows = [sequences[position] for position in batch]
             recording.positions = torch.tensor([len(row) - 1 for row in rows], device=backbone.device)
             backbone.hidden_states(right_padded(rows, backbone.device))

@@ -15,14 +15,14 @@ from ifedicl.backbone.load import load_backbone
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.data import split_roles
 from ifedicl.errors import DataError
-from ifedicl.federation.assignment import Assignment
-from ifedicl.federation.messages import HEADLESS, Envelope, Reply, Request
+from ifedicl.federation.manifest import Manifest
+from ifedicl.federation.messages import Envelope, Reply, Request, RequestMessage
 from ifedicl.federation.sample_exchange import SampleCounts, sample_exchange
 from ifedicl.federation.secure import named_missing_packages
 from ifedicl.ledger.entries import Head
 from ifedicl.rows import columns_of, rows_of
-from ifedicl.settings import Method, RunSettings, load_settings
-from ifedicl.settings.describe import mode_of
+from ifedicl.settings import RunSettings, load_settings
+from ifedicl.settings.describe import mode_of, what_leaves
 from ifedicl.task import SHOWN_LABEL
 
 _HEAD = Head(100, "0" * 64)
@@ -97,65 +97,16 @@ def for_owners(settings: RunSettings, fingerprint: str) -> dict[str, str]:
     }
 
 
-def what_leaves(method: Method) -> list[str]:
-    """All that a client of this run sends, in words; for sums, what goes into them."""
-    masked = (
-        "everything below goes into sums over clients: each client sends its numbers masked, with fresh public keys, sealed "
-        "shares and one share of each other client. Only the layout, the dtype, and a code if it takes no part can be read"
-    )
-    return [
-        *([masked] if method.sums_only else []),
-        *(_sent_with_noise(method) if method.promises_noise else _sent_without_noise(method)),
-        "with every reply: the number of entries in its ledger, and the digest of the last one",
-        "after a failure or a refusal: one code of a fixed list, never a text",
-    ]
-
-
-def _sent_with_noise(method: Method) -> list[str]:
-    return [
-        "once: vectors of public text, the same from every client; its own progress, sealed so that only it can read it",
-        f"each of {method.rounds.rounds} rounds, with its share of noise: the sum of the clipped gradients of the training "
-        "examples that it draws",
-    ]
-
-
-def _sent_without_noise(method: Method) -> list[str]:
-    number = "and their number"
-    if method.classes_apart:
-        number = "by class, and the number of each"
-    products = "once, after the rounds: sums of products of hidden states and labels over its training examples"
-    readout = [products] if method.readout else []
-    moved = (
-        "each round: the gradient of the loss summed over the training examples that it draws, their number, their summed loss"
-        if method.takes_gradients
-        else "each round: its coefficients, its number of training examples, its mean training loss"
-    )
-    compared = (
-        "once, at the end: on the gate examples, how many the adapter and the raw model get right, sums of their losses and of "
-        "squared differences, on how many they disagree, how many have each label and how often each label is predicted"
-    )
-    lowest = method.injection.from_depth
-    above = "" if lowest == 0 else f" above {lowest:g} of its depth"
-    return [
-        f"once, and for added examples again with --more-rounds: the mean over its training examples of what the model's layers"
-        f"{above} write at one token, {number}; a keyed digest of the examples; the dtype it computes in",
-        moved,
-        "each evaluation: the number of held-out examples, how many were right, the sum of their losses",
-        *readout,
-        *([compared] if method.holdout.gate > 0 else []),
-    ]
-
-
 def expected_bytes(settings: RunSettings, model: ModelShape, clients: Sequence[str]) -> dict[str, int]:
     """Bytes of each step for one client, from one encoded sample of each message in the shapes of this run."""
     method = settings.method
     counts = SampleCounts(np.full(method.groups(len(settings.task.labels)), 50), selection=100, gate=100)
-    steps = sample_exchange(Assignment(settings.task, method, model), counts)
+    steps = sample_exchange(Manifest.of(settings.task, method, model), counts)
     if method.privacy is not None and method.sums_only:
         with named_missing_packages(method.privacy):
             from ifedicl.federation.secure.sample_sum import sample_sum
 
-        sums = {name: sample_sum(*step, clients, method.privacy) for name, step in steps.items()}
+        sums = {name: sample_sum(*step, clients) for name, step in steps.items()}
         sizes = {f"{name}_sum_down": sum(map(_size, requests)) for name, (requests, _) in sums.items()}
         return sizes | {f"{name}_sum_up": sum(map(_size, replies)) for name, (_, replies) in sums.items()}
     sizes = {f"{name}_request_down": _size(request) for name, (request, _) in steps.items()}
@@ -163,7 +114,8 @@ def expected_bytes(settings: RunSettings, model: ModelShape, clients: Sequence[s
 
 
 def _size(message: Request | Reply) -> int:
-    return Envelope.of(message, None if isinstance(message, HEADLESS) else _HEAD).size
+    is_bare = isinstance(message, RequestMessage) and not message.carries_head
+    return Envelope.of(message, None if is_bare else _HEAD).size
 
 
 def inspect_data(path: Path) -> dict[str, Any]:

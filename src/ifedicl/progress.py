@@ -13,6 +13,7 @@ from ifedicl.federation.events import Delivered, Event, RoundDone, StepStarted
 
 LOADING = "loading the model (a GGUF file is converted the first time, which takes half a minute)"
 STEPS: Mapping[str, str] = {
+    "job": "the job to clients",
     "vectors": "stage 1: context vectors",
     "context": "stage 2a: global vectors to clients",
     "update": "calibrating",

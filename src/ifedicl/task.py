@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,6 +16,9 @@ from ifedicl.errors import DataError
 TEXT_FIELD = "{text}"
 SHOWN_LABEL = 40
 """Most characters of a label in a message: if the file has other columns it may be a text."""
+_MOST_LABELS = 10_000
+Word = Annotated[str, Field(max_length=500)]
+"""A label or a label word."""
 
 
 class Task(BaseModel):
@@ -26,18 +29,23 @@ class Task(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(min_length=1, description="a short name for people and reports")
-    labels: tuple[str, ...] = Field(min_length=2, description="two or more label names, as they stand in the data")
-    label_words: tuple[str, ...] = Field(
+    name: str = Field(min_length=1, max_length=200, description="a short name for people and reports")
+    labels: tuple[Word, ...] = Field(
+        min_length=2, max_length=_MOST_LABELS, description="two or more label names, as they stand in the data"
+    )
+    label_words: tuple[Word, ...] = Field(
         default=(),
+        max_length=_MOST_LABELS,
         description="the words the model is asked to say, one a label in the same order; left out: the labels themselves",
     )
     template: str = Field(
         default="Text: {text}\nLabel:",
+        max_length=100_000,
         description="the prompt, with {text} exactly once where the text goes",
     )
     separator: str = Field(
         default=" ",
+        max_length=100,
         description='what stands between prompt and label word; left out: " " after a raw prompt, "" in a chat turn',
     )
     turn: Literal["raw", "chat"] = Field(

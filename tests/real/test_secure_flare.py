@@ -10,13 +10,15 @@ import torch
 from ifedicl.backbone.load import load_backbone
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.data import Example
-from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.driver import adapter_of
+from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.secure import summing_engine
 from ifedicl.federation.secure.sum_client import identity_of
 from ifedicl.ledger.ledger import REPLY, SUMMED, read
+from ifedicl.owner.own_files import split_key_of
+from ifedicl.owner.policy import LedgerSettings, load_client_settings
 from ifedicl.settings import TOGETHER, load_settings
 from tests.support import tiny
 from tests.support.endpoints import engine_over, secure_layer
@@ -28,6 +30,11 @@ SITES = ("a", "b", "c")
 
 def rows_of(site: str) -> list[dict[str, str]]:
     return tiny.rows(16, seed=SITES.index(site))
+
+
+def ledger_of(kit: Path) -> LedgerSettings:
+    """The files beside an owner's ``client.toml``."""
+    return load_client_settings(kit / "client.toml").ledger
 
 
 def write_config(folder: Path, model: Path) -> Path:
@@ -53,9 +60,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> tu
     folder = tmp_path_factory.mktemp("sums")
     config = write_config(folder, llama_folder)
     with Federation(folder, SITES) as federation:
-        own = {site: owner_file(folder / f"{site}.jsonl", llama_folder) for site in SITES}
+        # No task and no model is listed: each owner approves the job.
+        own = {site: owner_file(folder / f"{site}.jsonl", llama_folder).replace('["any"]', "[]") for site in SITES}
         for site in SITES:
             federation.client_file(site, own[site])
+            # The owner's key divides the examples into roles: the same ones in each run of this test.
+            Path(ledger_of(federation.kits[site]).secret).write_bytes(site.encode() * 32)
         files = {site: federation.kits[site] / "client.toml" for site in SITES}
         keys = {site: output_of("policy", "identity", files[site]).strip() for site in SITES}
         for site in SITES:
@@ -64,6 +74,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> tu
         federation.start("server", *SITES)
         federation.connected(*SITES)
         output_of("flare", "job", config, "--out", folder / "job", "--interval", "0.2")
+        for site in SITES:
+            assert "approved" in output_of("policy", "approve", folder / "job.manifest.json", files[site])
         output_of("flare", "submit", folder / "job", "--console", federation.console)
         output_of("flare", "status", "config", "--console", federation.console, "--follow")
         return folder, {site: federation.kits[site] for site in SITES}, federation.run_folder("config")
@@ -72,14 +84,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> tu
 def test_the_adapter_of_sums_over_flare_is_the_local_engines_bit_for_bit(
     finished: tuple[Path, dict[str, Path], Path],
 ) -> None:
-    folder, _, run = finished
+    folder, kits, run = finished
     settings = load_settings(folder / "config.toml")
     assert settings.privacy is not None
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as every site has
     backbone = load_backbone(settings.model)
     clients = [
-        Client(site, [Example(row["text"], row["label"]) for row in rows_of(site)], backbone, secret=site.encode())
+        Client(
+            site,
+            [Example(row["text"], row["label"]) for row in rows_of(site)],
+            backbone,
+            secret=site.encode(),
+            split_key=split_key_of(ledger_of(kits[site])),
+        )
         for site in SITES
     ]
     pins = {client.name: identity_of(client).public for client in clients}
@@ -87,7 +105,7 @@ def test_the_adapter_of_sums_over_flare_is_the_local_engines_bit_for_bit(
     shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
     outcome = Coordinator(summing_engine(engine_over(layers), settings.method), settings.task, settings.method, shape).run()
     torch.set_num_threads(threads)
-    local = adapter_of(outcome, Assignment(settings.task, settings.method, shape), settings.model, len(SITES))
+    local = adapter_of(outcome, Manifest.of(settings.task, settings.method, shape), settings.model, len(SITES))
     local.save(folder / "local")
     assert contents(run / "adapter") == contents(folder / "local")
     assert set(outcome.state.client_vectors) == {TOGETHER}
@@ -100,5 +118,6 @@ def test_each_sites_ledger_says_what_went_into_the_sums_and_that_only_masked_mes
     for kit in kits.values():
         entries, _ = read(kit / "ledger.jsonl")
         assert {entry.facts["kind"] for entry in entries if entry.event == SUMMED} >= {"vectors_reply", "update_reply"}
-        left = {entry.facts["kind"] for entry in entries if entry.event == REPLY and entry.facts["kind"] != "failure"}
-        assert left == {"sum_begin_reply", "sum_deal_reply", "sum_mask_reply", "sum_reveal_reply", "context_reply"}
+        left = {entry.facts["kind"] for entry in entries if entry.event == REPLY}
+        steps = {"sum_begin_reply", "sum_deal_reply", "sum_mask_reply", "sum_reveal_reply"}
+        assert left == {"job_reply", "context_reply", *steps}

@@ -10,6 +10,7 @@ from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import Envelope, Reply, Request
 from ifedicl.federation.secure.sum_client import NoiseSource, SecureClient
 from ifedicl.ledger.entries import Head
+from ifedicl.ledger.usage import History
 from ifedicl.owner.recorder import Unrecorded
 from ifedicl.settings import PrivacySettings
 
@@ -28,7 +29,7 @@ class Unguarded:
 
 def bare(client: Any) -> Unrecorded:
     """A client's end without policy and ledger."""
-    return Unrecorded(Unguarded(client))
+    return Unrecorded(Unguarded(client), History())
 
 
 def engine_of(clients: Sequence[Any]) -> LocalEngine:
@@ -38,7 +39,7 @@ def engine_of(clients: Sequence[Any]) -> LocalEngine:
 
 def engine_over(layers: Sequence[Discloser]) -> LocalEngine:
     """A local engine over layers that disclose, such as secure ones."""
-    return LocalEngine([Unrecorded(layer) for layer in layers])
+    return LocalEngine([Unrecorded(layer, History()) for layer in layers])
 
 
 def secure_layer(
@@ -53,19 +54,25 @@ def secure_layer(
 
 
 class Asked:
-    """A client's end that is asked by requests in place of envelopes; the envelope of the last reply is kept."""
+    """A client's end that is asked by requests in place of envelopes, as a coordinator that states the head it knows.
+
+    The envelope of the last reply is kept.
+    """
 
     last: Envelope
+    known: Head | None = None
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.name = endpoint.name
 
     def handle(self, request: Request, head: Head | None = None) -> Reply:
-        """The reply to a request that states ``head``."""
+        """The reply to a request that states ``head``, or else the last one that came."""
         return self.ask(request, head).frame.reply
 
     def ask(self, request: Request, head: Head | None = None) -> Envelope:
         """The envelope of the reply."""
-        self.last = Envelope.from_bytes(self.endpoint.handle(Envelope.of(request, head)).to_bytes())
+        stated = (head or self.known) if request.carries_head else None
+        self.last = Envelope.from_bytes(self.endpoint.handle(Envelope.of(request, stated)).to_bytes())
+        self.known = self.last.head or self.known
         return self.last

@@ -16,19 +16,22 @@ from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.federation import messages
 from ifedicl.federation.client import Client
+from ifedicl.federation.handler import Discloser, Disclosure
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request, StepRequest, VectorsReply
-from ifedicl.ledger.usage import CountedLedger
+from ifedicl.ledger.usage import CountedLedger, ReplyFacts
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.owner.endpoint import ClientEndpoint, LedgerRecord, build_endpoint
+from ifedicl.owner.guard import Guard
 from ifedicl.owner.policy import Policy, open_policy
+from ifedicl.owner.recorder import Recorder, SumRecorder
 from ifedicl.settings import Method, validated
 from tests.support import tiny
 from tests.support.endpoints import Asked
-from tests.support.messages import one_of_each
+from tests.support.jobs import FINGERPRINT, job_on, one_of_each
 from tests.support.scripted import ScriptedClient
 
 LAYERS, WIDTH = 2, 4
-MODEL = "f" * 64
+MODEL = FINGERPRINT
 FORM = Form(LAYERS)
 ONE = Context(np.ones((LAYERS, 2, WIDTH), dtype=np.float32))
 SAME = Coefficients.identity(FORM)
@@ -50,6 +53,7 @@ def vectors(counts: tuple[int, ...] = (20,), *, cursor: str = "20:x", replaces: 
 def usual(request: Request) -> Reply:
     """A reply that fits the request."""
     answers: dict[str, Reply] = {
+        "job": messages.JobReply(),
         "vectors": vectors(),
         "context": messages.ContextReply(),
         "update": messages.UpdateReply(SAME, 20, 0.5),
@@ -67,7 +71,7 @@ GRADIENTS = tiny.method(server={"update": "gradient"})
 
 def asks(method: Method = METHOD) -> dict[str, StepRequest]:
     """One request of each kind."""
-    return one_of_each(method, ONE, SAME)
+    return one_of_each(job_on(ONE, method), ONE, SAME)
 
 
 def scripted_client(rule: Callable[[Request], Reply | None] = lambda request: None) -> ScriptedClient:
@@ -90,16 +94,42 @@ def code(reply: Reply) -> FailureCode | None:
 
 
 def installed(guard: Asked, method: Method = METHOD) -> dict[str, StepRequest]:
-    """One request of each kind, after the client has its context."""
+    """One request of each kind, after the client has its job and its context."""
     requests = asks(method)
+    guard.handle(requests["job"])
     guard.handle(requests["context"])
     return requests
 
 
 BY_CLASS = tiny.method(vectors={"balance": "class"})
 READOUT = tiny.method(readout={})
+SECURE = tiny.method(weighting="examples", privacy={"mode": "secure"})
 
 
 def client_of(site: ClientEndpoint) -> Client:
     """The innermost layer of a site."""
     return site.client
+
+
+class Masking:
+    """A stand-in for the layer that masks: what it is asked for in plain leaves as an empty message."""
+
+    name = "clinic"
+
+    def __init__(self, inner: Discloser) -> None:
+        self.inner = inner
+
+    def handle(self, request: Request, /) -> Disclosure:
+        """What leaves in place of the inner layer's reply."""
+        disclosure = self.inner.handle(request)
+        if isinstance(disclosure.reply, Failure) or isinstance(request, messages.JobRequest | messages.ContextRequest):
+            return disclosure
+        return Disclosure(messages.RevealReply("0" * 32, ()), ReplyFacts(run=disclosure.facts.run))
+
+
+def summed(folder: Path, policy: Policy) -> tuple[Asked, ScriptedClient]:
+    """A scripted client whose replies go into sums, behind a policy and a ledger in ``folder``, and the client itself."""
+    client = scripted_client()
+    ledger = CountedLedger(folder / "ledger.jsonl", client.name)
+    plain = SumRecorder(Guard(client, policy, ledger.history, masked=True), ledger.append)
+    return Asked(Recorder(Masking(plain), ledger, policy)), client

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout, ReadoutSums
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32, ContextVectors
-from ifedicl.data import Role
 from ifedicl.federation import messages
-from ifedicl.federation.messages import Failure, FailureCode, Reply, Request, StepRequest
+from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.metrics import Comparison, Tally
-from ifedicl.settings import Method
 from tests.support import tiny
+from tests.support.jobs import job_of
 
 LAYERS, WIDTH = 3, 8
 
@@ -31,11 +31,13 @@ BASIS = drawn(4, LAYERS, 2, 2, WIDTH)
 GLOBAL = drawn(5, LAYERS, 2, WIDTH)
 MEANS = drawn(6, 2, LAYERS, 2, WIDTH)
 SUMS = ContextVectors.from_wire(MEANS, np.array([3, 4]))
+JOB = job_of(tiny.method(seed=5), ModelShape("f" * 64, LAYERS, WIDTH), tiny.MANY_TOKENS)
 REQUESTS: list[Request] = [
-    messages.VectorsRequest(tiny.TASK, tiny.method(seed=5), "f" * 64, "3:abcd"),
-    messages.ContextRequest(tiny.MANY_TOKENS, tiny.method(), "f" * 64, Context(GLOBAL, BASIS), "0123456789abcdef"),
+    messages.JobRequest(JOB),
+    messages.VectorsRequest(JOB.digest, "3:abcd"),
+    messages.ContextRequest(JOB.digest, Context(GLOBAL, BASIS), "float32"),
     messages.UpdateRequest("0123456789abcdef", 7, 3, 10, SCALES),
-    messages.EvaluateRequest("0123456789abcdef", Role.GATE, CORE, (READOUT, READOUT.sharpened(2.0)), (1.0, 4.0)),
+    messages.EvaluateRequest("0123456789abcdef", CORE, (READOUT, READOUT.sharpened(2.0)), (1.0, 4.0)),
     messages.StatisticsRequest("0123456789abcdef", SCALES),
     messages.GradientRequest("0123456789abcdef", 7, CORE),
     messages.CompareRequest("0123456789abcdef", CORE, READOUT),
@@ -44,6 +46,7 @@ READOUT_SUMS = ReadoutSums(  # of correlations that a byte holds as they are
     np.array([[4, 6, 1, 0, 0], [6, 9, 0, 1, 0], [1, 0, 2, 0, 0], [0, 1, 0, 2, 0], [0, 0, 0, 0, 3]], "f8"), np.ones((5, 2)), 3
 )
 REPLIES: list[Reply] = [
+    messages.JobReply(),
     messages.VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float32"),
     messages.ContextReply(),
     messages.UpdateReply(SCALES, 12, 0.625),
@@ -53,20 +56,6 @@ REPLIES: list[Reply] = [
     messages.CompareReply(Comparison(Tally(9, 4, 3.5), Tally(9, 5, 2.0), 0.75, 3, (4, 5), (5, 4))),
     *(Failure(code) for code in FailureCode),
 ]
-
-
-def one_of_each(method: Method, context: Context, coefficients: Coefficients) -> dict[str, StepRequest]:
-    """One request of each kind, by kind, in the order of a run."""
-    requests: tuple[StepRequest, ...] = (
-        messages.VectorsRequest(tiny.TASK, method, "f" * 64, ""),
-        messages.ContextRequest(tiny.TASK, method, "f" * 64, context, "c"),
-        messages.UpdateRequest("c", 0, 0, 3, coefficients),
-        messages.GradientRequest("c", 0, coefficients),
-        messages.EvaluateRequest("c", Role.SELECTION, coefficients),
-        messages.StatisticsRequest("c", coefficients),
-        messages.CompareRequest("c", coefficients, None),
-    )
-    return {request.kind: request for request in requests}
 
 
 def kind_of(message: Request | Reply) -> str:

@@ -9,6 +9,7 @@ from ifedicl.federation.client import Client
 from ifedicl.federation.dp_client import DPClient, DPSums
 from ifedicl.settings import Method, NoiseSettings
 from tests.support import tiny
+from tests.support.jobs import job_of
 
 
 def method(**sections: Any) -> Method:
@@ -44,6 +45,7 @@ def private_clients(backbone: Backbone, settings: NoiseSettings, run: Method, co
         DPClient(
             Client(f"ward-{n}", rows[5 * n : 5 * n + 5], backbone, secret=f"ward-{n}".encode()),
             DPSums(settings, 3, run, PUBLIC, step=STEP),
+            job_of(run, backbone).run,
         )
         for n in range(count)
     ]

@@ -23,6 +23,8 @@ from ifedicl.federation.messages import (
     EvaluateRequest,
     Failure,
     FailureCode,
+    JobReply,
+    JobRequest,
     Reply,
     Request,
     UpdateReply,
@@ -85,6 +87,7 @@ class ScriptedClient:
     mark: str = "x"
     seconds: Sequence[int] = range(1, 1000, 2)
     dtype: str = "float32"
+    split: str = "usual"
     given: dict[str, Reply] = field(default_factory=dict)
     asked: list[Request] = field(default_factory=list)
     spent_epsilon: None = None
@@ -97,12 +100,11 @@ class ScriptedClient:
             reply = self.given.setdefault(request.kind, self.usual(request))
         return reply
 
-    @property
-    def cursor(self) -> str:
-        """The number of examples and the mark."""
+    def cursor(self, role: Role) -> str:
+        """The number of examples and the mark, whatever the role."""
         return f"{self.examples}:{self.mark}"
 
-    def examples_behind(self, cursor: str) -> npt.NDArray[np.int64]:
+    def examples_behind(self, cursor: str, role: Role) -> npt.NDArray[np.int64]:
         """The examples of each class behind a cursor; none if the cursor is not this client's."""
         count = int(cursor.partition(":")[0])
         known = count if count <= self.examples and cursor.endswith(self.mark) else 0
@@ -141,6 +143,8 @@ class ScriptedEngine:
 
     def answer(self, name: str, request: Request) -> Reply:
         """The reply of the rule for this kind of request, or the usual one."""
+        if isinstance(request, JobRequest):
+            return JobReply()
         if isinstance(request, VectorsRequest):
             return self.vectors(name, request) or vectors_reply()
         if isinstance(request, ContextRequest):
@@ -161,7 +165,7 @@ def held_out(*tallies: tuple[int, float]) -> Callable[[str, EvaluateRequest], Re
     """Client ``a`` has ten selection examples: (correct, loss sum) after each round; the others have none."""
 
     def evaluate(name: str, request: EvaluateRequest) -> Reply | None:
-        if name != "a" or request.role is not Role.SELECTION:
+        if name != "a":
             return Failure(FailureCode.NO_EXAMPLES)
         number = round_of(request.coefficients)
         return EvaluateReply((Tally(10, *tallies[number - 1]),)) if number else EvaluateReply((Tally(10, 5, 7.0),))

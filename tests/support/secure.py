@@ -16,30 +16,39 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.federation import messages
 from ifedicl.federation.engine import Delivery, Engine
 from ifedicl.federation.local_engine import LocalEngine
+from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request, VectorsRequest
-from ifedicl.federation.secure.sum_client import identity_of
+from ifedicl.federation.secure.sum_client import SecureClient, identity_of
 from ifedicl.federation.secure.sum_engine import SecureEngine
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import TOGETHER, PrivacySettings
 from tests.support import tiny
 from tests.support.endpoints import engine_over, secure_layer
-from tests.support.messages import one_of_each
+from tests.support.jobs import job_on, one_of_each
 from tests.support.scripted import ScriptedClient
 
 REPEATABLE = settings(deadline=None, derandomize=True, max_examples=12)
 RULES = PrivacySettings(mode="secure", dropout=0.4, min_examples=2)
 LAYERS, WIDTH, CLASSES = 2, 4, 2
 SCALES = Coefficients(np.full((LAYERS, 2, 2), 0.5, dtype=np.float32))
-REQUESTS: dict[str, Request] = {
-    **one_of_each(tiny.method(), Context(np.zeros((LAYERS, 2, WIDTH), dtype=np.float32)), SCALES),
-}
-CONTEXT = REQUESTS.pop("context")  # it is not summed
-VECTORS = VectorsRequest(tiny.TASK, tiny.method(), "f" * 64, "")
+ZEROS = Context(np.zeros((LAYERS, 2, WIDTH), dtype=np.float32))
+
+
+def secure_job(rules: PrivacySettings = RULES) -> Manifest:
+    """A job with these rules of its sums."""
+    return job_on(ZEROS, tiny.method(weighting="examples", privacy=rules.model_dump()))
+
+
+REQUESTS: dict[str, Request] = {**one_of_each(secure_job(), ZEROS, SCALES)}
+JOB, CONTEXT = REQUESTS.pop("job"), REQUESTS.pop("context")  # they are not summed
+VECTORS = VectorsRequest(secure_job().digest, "")
 
 
 def drawn_reply(request: Request, draw: np.random.Generator) -> Reply:
     """A random reply that fits the request."""
     count = int(draw.integers(2, 50))
+    if isinstance(request, messages.JobRequest):
+        return messages.JobReply()
     if isinstance(request, messages.ContextRequest):
         return messages.ContextReply()
     if isinstance(request, VectorsRequest):
@@ -71,9 +80,13 @@ def drawn_reply(request: Request, draw: np.random.Generator) -> Reply:
 def drawn_client(
     name: str, rule: Callable[[Request], Reply | None] = lambda request: None, examples: int = 50
 ) -> ScriptedClient:
-    """A client that answers by ``rule``, or with a reply that its name alone decides."""
+    """A client that takes every job, and answers all else by ``rule``, or with a reply that its name alone decides."""
     seed = [ord(letter) for letter in name]
-    return ScriptedClient(name, lambda request: drawn_reply(request, np.random.default_rng(seed)), rule, examples)
+
+    def within_a_job(request: Request) -> Reply | None:
+        return None if isinstance(request, messages.JobRequest) else rule(request)
+
+    return ScriptedClient(name, lambda request: drawn_reply(request, np.random.default_rng(seed)), within_a_job, examples)
 
 
 def fixed(count: int, **options: Any) -> list[Any]:
@@ -86,10 +99,20 @@ def failing(code: FailureCode) -> Callable[[Request], Reply]:
     return lambda request: Failure(code)
 
 
-def behind(clients: Sequence[Any], rules: PrivacySettings = RULES, **options: Any) -> LocalEngine:
-    """A local engine over secure clients."""
+def masking(clients: Sequence[Any], rules: PrivacySettings = RULES, **options: Any) -> list[SecureClient]:
+    """The secure layers of clients that pinned each other, before any job."""
     pins = {client.name: identity_of(client).public for client in clients}
-    return engine_over([secure_layer(client, pins, rules, **options) for client in clients])
+    return [secure_layer(client, pins, rules, **options) for client in clients]
+
+
+def behind(clients: Sequence[ScriptedClient], rules: PrivacySettings = RULES, **options: Any) -> LocalEngine:
+    """A local engine over secure clients that have taken a job with these rules."""
+    layers = masking(clients, rules, **options)
+    for layer in layers:
+        layer.handle(messages.JobRequest(secure_job(rules)))
+    for client in clients:
+        client.asked.clear()
+    return engine_over(layers)
 
 
 def summed(inner: Engine, request: Request, rules: PrivacySettings = RULES) -> Delivery:

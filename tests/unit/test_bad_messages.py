@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from ifedicl.core.coefficients import Coefficients, Form
-from ifedicl.data import Role
 from ifedicl.errors import FederationError, MessageError
 from ifedicl.federation.messages import (
     EvaluateRequest,
+    JobRequest,
     Reply,
     Request,
     StatisticsReply,
@@ -24,11 +24,13 @@ from ifedicl.federation.messages import (
     decode_reply,
     decode_request,
     encode,
+    frames,
     pack,
     unpack,
 )
-from tests.support.messages import LAYERS, MEANS, READOUT, READOUT_SUMS, REPLIES, REQUESTS, SCALES, SUMS, kind_of
+from tests.support.messages import JOB, LAYERS, MEANS, READOUT, READOUT_SUMS, REPLIES, REQUESTS, SCALES, SUMS, kind_of
 
+BY_KIND = {reply.kind: reply for reply in REPLIES}
 REPEATABLE = settings(deadline=None, derandomize=True)
 
 
@@ -45,7 +47,7 @@ def test_a_request_cut_anywhere_is_refused(request_: Request) -> None:
     check()
 
 
-@pytest.mark.parametrize("reply", REPLIES[:5], ids=kind_of)
+@pytest.mark.parametrize("reply", REPLIES[:6], ids=kind_of)
 def test_a_reply_cut_at_any_length_is_refused(reply: Reply) -> None:
     data = encode(reply)
     for length in range(len(data)):
@@ -72,7 +74,7 @@ def test_numbers_that_no_float_holds_and_dtypes_of_no_wire_are_refused() -> None
 
 
 def test_a_small_request_may_not_ask_for_many_copies_of_a_readout() -> None:
-    request = EvaluateRequest("c", Role.SELECTION, Coefficients.identity(Form(LAYERS)), (READOUT,), (1.0,))
+    request = EvaluateRequest("c", Coefficients.identity(Form(LAYERS)), (READOUT,), (1.0,))
     assert isinstance(decode_request(forged(request, temperatures=[1.0] * 64)), EvaluateRequest)
     with pytest.raises(MessageError, match="more than 64"):
         decode_request(forged(request, temperatures=[1.0] * 65))
@@ -85,7 +87,7 @@ def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
         decode_reply(data)
 
 
-@pytest.mark.parametrize("reply", REPLIES[:5], ids=kind_of)
+@pytest.mark.parametrize("reply", REPLIES[:6], ids=kind_of)
 def test_a_reply_with_a_changed_byte_is_refused_or_decoded_but_nothing_else(reply: Reply) -> None:
     data = encode(reply)
 
@@ -103,15 +105,15 @@ def test_a_reply_with_a_changed_byte_is_refused_or_decoded_but_nothing_else(repl
     check()
 
 
-@pytest.mark.parametrize("reply", REPLIES[:5], ids=kind_of)
+@pytest.mark.parametrize("reply", REPLIES[:6], ids=kind_of)
 def test_a_reply_is_not_accepted_as_a_request(reply: Reply) -> None:
-    with pytest.raises(MessageError, match=r"kind: .*allowed: vectors, context, update, gradient, evaluate"):
+    with pytest.raises(MessageError, match=r"kind: .*allowed: job, vectors, context, update, gradient, evaluate"):
         decode_request(encode(reply))
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=kind_of)
 def test_a_request_is_not_accepted_as_a_reply(request_: Request) -> None:
-    with pytest.raises(MessageError, match=r"kind: .*allowed: vectors_reply, context_reply"):
+    with pytest.raises(MessageError, match=r"kind: .*allowed: job_reply, vectors_reply, context_reply"):
         decode_reply(encode(request_))
 
 
@@ -136,7 +138,7 @@ def test_a_request_without_one_of_its_fields_is_refused(request_: Request) -> No
             decode_request(pack(request_.kind, header, {key: value for key, value in arrays.items() if key != name}))
 
 
-@pytest.mark.parametrize("reply", [REPLIES[0], REPLIES[2], REPLIES[4]], ids=kind_of)
+@pytest.mark.parametrize("reply", [BY_KIND[kind] for kind in ("vectors_reply", "update_reply", "evaluate_reply")], ids=kind_of)
 def test_a_reply_without_one_of_its_fields_is_refused(reply: Reply) -> None:
     header, arrays = reply.to_wire()
     for name in header:
@@ -147,11 +149,48 @@ def test_a_reply_without_one_of_its_fields_is_refused(reply: Reply) -> None:
             decode_reply(pack(reply.kind, header, {key: value for key, value in arrays.items() if key != name}))
 
 
-@pytest.mark.parametrize("reply", REPLIES[2:4], ids=kind_of)
+@pytest.mark.parametrize("reply", [BY_KIND[kind] for kind in ("job_reply", "update_reply", "gradient_reply")], ids=kind_of)
 def test_a_reply_with_a_field_too_many_is_refused(reply: Reply) -> None:
     header, arrays = reply.to_wire()
     with pytest.raises(MessageError):
         decode_reply(pack(reply.kind, {**header, "text": "a row of the data"}, arrays))
+
+
+@pytest.mark.parametrize("message", [*REQUESTS, *REPLIES[:8]], ids=kind_of)
+def test_an_array_that_a_kind_does_not_have_is_refused_before_any_is_decoded(
+    message: Request | Reply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decoded(data: bytes) -> Any:
+        raise AssertionError("its arrays are decoded")
+
+    header, arrays = message.to_wire()
+    data = pack(message.kind, header, {**arrays, "rows": np.zeros(1000, dtype=np.float32)})
+    monkeypatch.setattr(frames, "load_arrays", decoded)
+    with pytest.raises(MessageError, match=f"1 arrays that a {message.kind} message does not have"):
+        (decode_request if isinstance(message, get_args(Request)) else decode_reply)(data)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"format": 2},
+        {"text": "one more field"},
+        {"limits": {"rounds": -1, "figures": 1, "sums": 1, "contexts": 1}},
+        {"model": {"fingerprint": "f" * 63, "layers": 3, "width": 8}},
+        {"model": {"fingerprint": "f" * 64, "layers": 0, "width": 8}},
+        {"task": {"name": "place"}},
+        {"method": {"calibration": {"learning_rate": 2.0}}},
+        {"method": {"calibration": {"learning_rate": 1.0, "weight_decay": 0.11}}},
+        {"method": {"calibration": {"local_steps": 10_001}}},
+        {"method": {"calibration": {"batch_size": 100_001}}},
+        {"method": {"rounds": {"rounds": 100_001}}},
+    ],
+    ids=str,
+)
+def test_a_job_whose_manifest_is_out_of_bounds_is_refused(changes: dict[str, Any]) -> None:
+    assert decode_request(encode(JobRequest(JOB))) == JobRequest(JOB)
+    with pytest.raises(MessageError, match="job message"):
+        decode_request(pack("job", {"manifest": JOB.to_json() | changes}, {}))
 
 
 def test_a_failure_with_text_in_place_of_a_code_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import tomllib
@@ -71,6 +72,39 @@ def test_every_test_that_the_reliability_page_names_exists() -> None:
     }
     assert len(named) > 10
     assert named - defined == set()
+
+
+def privacy_page() -> str:
+    return (ROOT / "docs" / "privacy.md").read_text()
+
+
+def rows_under(header: str, page: str) -> list[list[str]]:
+    """The cells of each row of the table with this header."""
+    table = page.partition(f"\n{header}\n")[2].split("\n\n")[0]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()[1:]]
+
+
+def names_of_tests(path: Path) -> set[str]:
+    """The names of a file's tests, read from its source."""
+    nodes = ast.parse(path.read_text()).body
+    return {node.name for node in nodes if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
+
+
+def test_every_promise_of_the_privacy_page_names_a_test_and_source_that_exist() -> None:
+    rows = rows_under("| promise | enforced in | test |", privacy_page())
+    assert len(rows) > 10
+    for promise, enforced, tested in rows:
+        named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", tested)
+        assert named, promise
+        for path, name in named:
+            assert (ROOT / path).exists(), path
+            assert name in names_of_tests(ROOT / path), f"{path}::{name}"
+        for path in re.findall(r"`([\w/]+\.py)`", enforced):
+            assert (ROOT / "src" / "ifedicl" / path).exists(), path
+
+
+def test_the_privacy_page_has_at_most_250_lines() -> None:
+    assert len(privacy_page().splitlines()) <= 250
 
 
 def test_no_page_has_a_figure_left_to_fill_in() -> None:

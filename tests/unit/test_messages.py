@@ -16,7 +16,6 @@ from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import Readout, ReadoutSums
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.data import Role
 from ifedicl.errors import MessageError
 from ifedicl.federation.messages import (
     ContextReply,
@@ -93,8 +92,9 @@ def test_an_envelope_that_is_torn_or_of_another_version_is_refused(head: Head | 
     for length in range(len(whole)):
         with pytest.raises(MessageError):
             _ = Envelope.from_bytes(whole[:length]).frame.reply
-    with pytest.raises(MessageError, match="version 3, not 2; both sides need the same ifedicl version"):
-        Envelope.from_bytes(whole[:4] + b"\x03" + whole[5:])
+    for version in (2, 4):
+        with pytest.raises(MessageError, match=f"version {version}, not 3; both sides need the same ifedicl version"):
+            Envelope.from_bytes(whole[:4] + bytes([version]) + whole[5:])
 
 
 def test_a_head_that_no_ledger_has_is_refused() -> None:
@@ -154,7 +154,7 @@ def test_a_round_of_a_subspace_fits_sixteen_kilobytes_a_direction() -> None:
     sent: list[Request | Reply] = [
         UpdateRequest("0123456789abcdef", 7, 3, 10, coefficients),
         UpdateReply(coefficients, 12, 0.625),
-        EvaluateRequest("0123456789abcdef", Role.GATE, coefficients),
+        EvaluateRequest("0123456789abcdef", coefficients),
     ]
     update, reply, evaluate = (len(encode(message)) for message in sent)
     assert update + evaluate <= 2 * 16 * 1024

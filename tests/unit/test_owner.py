@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.errors import ConfigError, FederationError, LedgerError
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.local_engine import LocalEngine
-from ifedicl.federation.messages import VectorsReply, VectorsRequest
+from ifedicl.federation.manifest import Manifest
+from ifedicl.federation.messages import Failure, FailureCode, JobRequest, Reply, VectorsReply, VectorsRequest
 from ifedicl.ledger.ledger import REPLY, read
+from ifedicl.owner.approval import OwnFacts, load_manifest
+from ifedicl.owner.endpoint import ClientEndpoint
 from ifedicl.owner.policy import ClientSettings, Policy, load_client_settings
 from ifedicl.owner.preview import preview
 from ifedicl.owner.site import open_site
@@ -26,6 +28,7 @@ from tests.support.command_line import printed, run
 from tests.support.endpoints import Asked
 from tests.support.engines import RecordingEngine
 from tests.support.guarded import client_of
+from tests.support.jobs import job_of
 from tests.support.run_folders import write_run
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -50,6 +53,7 @@ def config(tmp_path: Path, llama_folder: Path) -> Path:
 def client(config: Path, llama_folder: Path) -> Path:
     """As ``policy init --config`` writes it, with the owner's file named."""
     path = config.parent / "client.toml"
+    (path.parent / "client.secret").write_bytes(b"owner".ljust(32))  # so that examples are always divided in the same way
     assert run("policy", "init", str(path), "--config", str(config)) == 0
     text = path.read_text().replace('"tickets.jsonl"', '"north.jsonl"')
     path.write_text(
@@ -65,7 +69,7 @@ def test_the_written_file_shows_every_setting_with_its_default(tmp_path: Path) -
     values = tomllib.loads(shown)
     defaults = ClientSettings.model_validate(tomllib.loads(text.replace("@tasks@", "").replace("@models@", "")))
     assert ClientSettings.model_validate(values).policy == defaults.policy == Policy()
-    for section in ("data", "allow", "least", "most", "ledger"):
+    for section in ("data", "allow", "least", "most", "work", "ledger"):
         assert set(values[section]) == set(type(getattr(defaults, section)).model_fields), section
 
 
@@ -156,39 +160,54 @@ def test_what_check_predicts_is_what_the_endpoint_then_does(
         )
     client.write_text(text)
     config.write_text(wanted)
-    foretold = preview(load_client_settings(client), load_settings(config))["would_leave"]
-    site, settings = open_site(client, "north"), load_settings(config)
-    shape = ModelShape(client_of(site).backbone.fingerprint, 3, 32)
+    own, settings = OwnFacts.of(load_client_settings(client)), load_settings(config)
+    foretold = preview(own, load_manifest(config, own.model))["would_leave"]
+    site = open_site(client, "north")
+    shape = client_of(site).backbone.shape
     engine = RecordingEngine(LocalEngine([site]))
     with suppress(FederationError):  # of a single client, whose refusal ends the run
         Coordinator(engine, settings.task, settings.method, shape).run()
-    answers = [entry.facts for entry in read(client.parent / "ledger.jsonl")[0] if entry.event == REPLY]
-    requested = [request.kind for _, request, _ in engine.crossed]
-    assert len(answers) == len(requested)
-    for kind, facts in zip(requested, answers, strict=True):
-        if kind in foretold and facts.get("code") != "no_context":
-            assert (facts["kind"] != "failure") == foretold[kind]["leaves"], kind
-            assert facts.get("code") == foretold[kind].get("code"), kind
-    assert {"vectors"} <= set(requested)
+    left = [entry.facts["kind"] for entry in read(client.parent / "ledger.jsonl")[0] if entry.event == REPLY]
+    assert left == [reply.kind for _, _, reply in engine.crossed if not isinstance(reply, Failure)]
+    if "everything" in foretold:
+        assert not left
+        assert engine.crossed[0][2] == Failure(FailureCode(foretold["everything"]["code"]))
+        return
+    for _, request, reply in engine.crossed:
+        if request.kind in foretold:
+            verdict = foretold[request.kind]
+            assert isinstance(reply, Failure) != verdict["leaves"], request.kind
+            assert not isinstance(reply, Failure) or reply.code == verdict["code"], request.kind
+    assert {"job", "vectors"} <= {request.kind for _, request, _ in engine.crossed}
 
 
 # A site
 
 
 def test_a_key_of_another_length_is_not_taken_for_one(client: Path) -> None:
-    (client.parent / "client.secret").touch()
+    (client.parent / "client.secret").write_bytes(b"")
     with pytest.raises(ConfigError, match="0 bytes"):
         open_site(client, "north")
 
 
+def vectors_from(site: ClientEndpoint, job: Manifest) -> Reply:
+    """What a site sends of its vectors."""
+    asked = Asked(site)
+    asked.handle(JobRequest(job))
+    return asked.handle(VectorsRequest(job.digest, ""))
+
+
 def test_a_site_loads_its_model_once_and_keeps_its_secret(client: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (client.parent / "client.secret").unlink()
     first = open_site(client, "north")
     secret = (client.parent / "client.secret").read_bytes()
-    assert len(secret) == 32
+    assert len(secret) == 33
+    assert secret[32:] == b"L"  # a ledger exists
     assert (client.parent / "client.secret").stat().st_mode & 0o077 == 0
-    request = VectorsRequest(tiny.TASK, tiny.method(), client_of(first).backbone.fingerprint, "")
-    reply = Asked(first).handle(request)
-    again = Asked(open_site(client, "north")).handle(request)
+    job = job_of(tiny.method(calibration={"batch_size": 4}), client_of(first).backbone)
+    reply = vectors_from(first, job)
+    again = vectors_from(open_site(client, "north"), job)
+    assert (client.parent / "client.secret").read_bytes() == secret
     assert isinstance(reply, VectorsReply)
     assert isinstance(again, VectorsReply)
     assert reply.cursor == again.cursor
@@ -249,8 +268,9 @@ def test_show_prints_a_line_for_each_entry(finished: Path, capsys: pytest.Captur
     assert run("ledger", "show", str(finished / "ledgers" / "north.jsonl")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "opened" in lines[0]
-    assert "vectors_reply" in lines[1]
-    assert "means[1, 3, 2, 32]" in lines[1]
+    assert "job_reply" in lines[1]
+    assert "vectors_reply" in lines[2]
+    assert "means[1, 3, 2, 32]" in lines[2]
 
 
 def test_no_row_of_the_data_stands_in_a_ledger_or_among_the_heads(finished: Path) -> None:

@@ -11,7 +11,7 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.calibrate import example_gradients
 from ifedicl.core.aggregation import GradientSum
-from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.subspace import Context
 from ifedicl.data import Role
 from ifedicl.dp.accountant import epsilon
 from ifedicl.errors import ConfigError
@@ -22,12 +22,13 @@ from ifedicl.federation.handler import Replier
 from ifedicl.federation.messages import (
     BeginRequest,
     CompareRequest,
-    ContextRequest,
     EvaluateRequest,
     Failure,
     FailureCode,
     GradientReply,
     GradientRequest,
+    JobReply,
+    JobRequest,
     Request,
     StatisticsRequest,
     UpdateRequest,
@@ -44,20 +45,19 @@ from ifedicl.owner.recorder import Recorder
 from ifedicl.settings import Method, NoiseSettings
 from tests.support import tiny
 from tests.support.endpoints import Asked, engine_of, secure_layer
+from tests.support.jobs import context_of, job_of
 from tests.support.private import PUBLIC, STEP, method, private_clients, private_method
 
 
 def ready(ward: Replier, backbone: Backbone, run: Method) -> GradientRequest:
-    """Stage 1 and the global vectors; the request for the first round."""
-    reply = ward.handle(VectorsRequest(tiny.TASK, run, backbone.fingerprint, ""))
+    """Job, stage 1 and the global vectors; the request for the first round."""
+    job = job_of(run, backbone)
+    assert ward.handle(JobRequest(job)) == JobReply()
+    reply = ward.handle(VectorsRequest(job.digest, ""))
     assert isinstance(reply, VectorsReply)
-    from ifedicl.core.subspace import Context
-
-    layers = run.injection.active_layers(backbone.layers)
-    context = Context(reply.vectors.mean().astype(np.float32), first_layer=layers.start)
-    ward.handle(ContextRequest(tiny.TASK, run, backbone.fingerprint, context, "c"))
-    shape = ModelShape(backbone.fingerprint, backbone.layers, backbone.width)
-    return GradientRequest("c", 0, Coordinator(engine_of([ward]), tiny.TASK, run, shape)._state.coefficients)
+    request = context_of(job, Context(reply.vectors.mean().astype(np.float32), first_layer=job.layers.start))
+    ward.handle(request)
+    return GradientRequest(request.context_id, 0, job.initial)
 
 
 def asked(ward: Replier, request: GradientRequest) -> GradientSum:
@@ -70,7 +70,8 @@ def test_vectors_are_those_of_public_text_whoever_is_asked(backbone: Backbone) -
     run = method()
     replies = []
     for ward in private_clients(backbone, NoiseSettings(), run):
-        reply = ward.handle(VectorsRequest(tiny.TASK, run, backbone.fingerprint, ""))
+        ready(ward, backbone, run)
+        reply = ward.handle(VectorsRequest(job_of(run, backbone).digest, ""))
         assert isinstance(reply, VectorsReply)
         replies.append(reply)
     for reply in replies[1:]:
@@ -86,7 +87,7 @@ def test_a_gradient_sum_is_that_of_clipped_examples_and_says_nothing_else(backbo
     assert (sums.examples, sums.loss) == (0, 0.0)
     promise = ward._sums._latest
     assert promise is not None
-    job, context = ward.client._in_context("c", request.coefficients)
+    job, context = ward.client._in_context
     part, total = job.part(Role.TRAIN), np.zeros(len(job.layers) * 4)
     rows = range(len(part.labels))
     clipped = 0
@@ -144,20 +145,21 @@ def test_a_budget_that_an_earlier_run_spent_is_not_there_again(backbone: Backbon
     first = private_clients(backbone, NoiseSettings(epsilon=1.0), run)[0]
     asked(first, ready(first, backbone, run))
     again = DPSums(NoiseSettings(epsilon=1.0), 3, run, PUBLIC, step=STEP, spent_rounds=3)
-    ward = DPClient(Client("ward", tiny.examples(5), backbone, secret=b"w"), again)
+    ward = DPClient(Client("ward", tiny.examples(5), backbone, secret=b"w"), again, job_of(run, backbone).run)
     assert isinstance(ward.handle(ready(ward, backbone, run)), Failure)
 
 
 def test_what_no_noise_is_planned_for_is_refused(backbone: Backbone) -> None:
     run = method()
     ward = private_clients(backbone, NoiseSettings(), run)[0]
-    start: Coefficients = ready(ward, backbone, run).coefficients
+    first = ready(ward, backbone, run)
+    name, start = first.context_id, first.coefficients
     requests: list[Request] = [
-        UpdateRequest("c", 0, 0, 3, start),
-        EvaluateRequest("c", Role.SELECTION, start),
-        StatisticsRequest("c", start),
-        CompareRequest("c", start, None),
-        VectorsRequest(tiny.TASK, method(rounds={"rounds": 4}), backbone.fingerprint, ""),
+        UpdateRequest(name, 0, 0, 3, start),
+        EvaluateRequest(name, start),
+        StatisticsRequest(name, start),
+        CompareRequest(name, start, None),
+        JobRequest(job_of(method(rounds={"rounds": 4}), backbone)),
     ]
     for request in requests:
         assert ward.handle(request) == Failure(FailureCode.BAD_REQUEST)
@@ -194,11 +196,11 @@ def test_a_federation_runs_on_what_private_clients_send(backbone: Backbone, rank
 
 
 def test_an_owners_limit_of_epsilon_stops_its_client(backbone: Backbone, tmp_path: Path) -> None:
-    run, policy = method(), open_policy()
+    run, policy = private_method(), open_policy()
     limited = policy.model_copy(update={"most": policy.most.model_copy(update={"epsilon": 1.5})})
     ward = private_clients(backbone, NoiseSettings(epsilon=2.0), run)[0]
     ledger = CountedLedger(tmp_path / "ledger.jsonl", ward.name)
-    guarded = Asked(Recorder(Guard(ward, limited, ledger.history), ledger, limited.most))
+    guarded = Asked(Recorder(Guard(ward, limited, ledger.history, masked=True), ledger, limited))
     request = ready(guarded, backbone, run)
     answers = [guarded.handle(request) for _ in range(3)]
     assert isinstance(answers[0], GradientReply)
@@ -206,9 +208,7 @@ def test_an_owners_limit_of_epsilon_stops_its_client(backbone: Backbone, tmp_pat
     # Without a promise nothing leaves at all.
     plain = Client("plain", tiny.examples(5), backbone, secret=b"p")
     open_guard = Asked(build_endpoint(plain, limited, LedgerRecord(CountedLedger(tmp_path / "plain.jsonl", "plain")), None, {}))
-    reply = open_guard.handle(VectorsRequest(tiny.TASK, run, backbone.fingerprint, ""))
-    assert isinstance(reply, Failure)
-    assert reply.code is FailureCode.REFUSED
+    assert open_guard.handle(JobRequest(job_of(method(), backbone))) == Failure(FailureCode.REFUSED)
 
 
 def test_a_clip_that_the_sum_cannot_resolve_lets_nothing_out(backbone: Backbone) -> None:
@@ -218,26 +218,24 @@ def test_a_clip_that_the_sum_cannot_resolve_lets_nothing_out(backbone: Backbone)
     assert not ward._sums.budget.spent
 
 
-def test_a_client_that_cannot_keep_the_promise_refuses_the_task(backbone: Backbone) -> None:
+def test_a_client_that_cannot_keep_the_promise_refuses_the_job(backbone: Backbone) -> None:
     run = private_method()
     assert run.privacy is not None
-    plain = Client("plain", tiny.examples(8), backbone, secret=b"p")
-    request = VectorsRequest(tiny.TASK, run, backbone.fingerprint, "")
-    assert plain.handle(request) == Failure(FailureCode.OTHER_MODE)
+    plain, job = Client("plain", tiny.examples(8), backbone, secret=b"p"), job_of(run, backbone)
+    assert plain.handle(JobRequest(job)) == Failure(FailureCode.OTHER_MODE)
+    assert plain.handle(VectorsRequest(job.digest, "")) == Failure(FailureCode.NO_CONTEXT)
     masking = secure_layer(plain, {"plain": identity_of(plain).public}, run.privacy.model_copy(update={"noise": None}))
-    begin = BeginRequest("0" * 32, run.privacy, encode(request))
-    assert masking.handle(begin).reply == Failure(FailureCode.OTHER_MODE)
+    assert masking.handle(JobRequest(job)).reply == Failure(FailureCode.OTHER_MODE)
+    begin = BeginRequest("0" * 32, encode(VectorsRequest(job.digest, "")))
+    assert masking.handle(begin).reply == Failure(FailureCode.NO_CONTEXT)
 
 
 def test_an_owner_asks_for_its_own_noise_or_more(backbone: Backbone) -> None:
-    ward = private_clients(backbone, NoiseSettings(), method())[0]
-    own = private_method(privacy={"noise": {"epsilon": 1.0}}).privacy
-    asked = private_method().privacy  # of ε 2
-    assert own is not None
-    assert asked is not None
-    masking = secure_layer(ward.client, {ward.name: identity_of(ward.client).public}, own, ward, ward)
-    request = VectorsRequest(tiny.TASK, private_method(), backbone.fingerprint, "")
-    for rules in (asked, own.model_copy(update={"mode": "secure", "noise": None})):
-        assert masking.handle(BeginRequest(rules.mode.ljust(32, "0"), rules, encode(request))).reply == Failure(
-            FailureCode.OTHER_MODE
-        )
+    """Of its own ε is 1; the first job's is 2, the second's sums have no noise."""
+    own = private_method(privacy={"noise": {"epsilon": 1.0}})
+    assert own.privacy is not None
+    ward = private_clients(backbone, NoiseSettings(epsilon=1.0, colluders=1), own)[0]
+    masking = secure_layer(ward.client, {ward.name: identity_of(ward.client).public}, own.privacy, ward, ward)
+    for run in (private_method(), private_method(privacy={"mode": "secure", "noise": None})):
+        assert masking.handle(JobRequest(job_of(run, backbone))).reply == Failure(FailureCode.OTHER_MODE)
+    assert masking.handle(JobRequest(job_of(own, backbone))).reply == JobReply()

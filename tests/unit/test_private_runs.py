@@ -12,14 +12,12 @@ import pytest
 from ifedicl import runs
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import ConfigError, TooFewClientsError
-from ifedicl.federation.assignment import run_digest
 from ifedicl.federation.events import Delivered, Event
 from ifedicl.federation.run_folder import RunFolder
-from ifedicl.inspection import what_leaves
 from ifedicl.ledger.ledger import SUMMED, Ledger, read
 from ifedicl.ledger.usage import History
 from ifedicl.settings import Method, ModelSettings, load_settings
-from ifedicl.settings.describe import mode_of
+from ifedicl.settings.describe import mode_of, what_leaves
 from tests.support import tiny
 from tests.support.private import PUBLIC, private_method
 from tests.support.stopping import StopError, stop_when
@@ -132,11 +130,11 @@ def test_a_config_in_private_mode_runs_says_so_and_does_not_go_on_for_free(tmp_p
     (tmp_path / "config.toml").write_text(CONFIG.format(model=llama_folder))
     settings = load_settings(tmp_path / "config.toml")
     assert mode_of(settings.method).startswith("private: ")
-    assert any("noise" in sentence for sentence in what_leaves(settings))
+    assert any("noise" in sentence for sentence in what_leaves(settings.method))
     result = runs.run(settings, tmp_path / "run")
     assert result.federated is not None
     assert result.federated.adapter.provenance["privacy"]["epsilon"] <= 3.0
-    run = run_digest(settings.task, settings.method, result.federated.adapter.fingerprint)
+    run = result.federated.outcome.state.run
     ledgers = [read(path)[0] for path in RunFolder(tmp_path / "run").ledgers.glob("*.jsonl")]
     assert len(ledgers) == len(result.clients)
     assert {History.of(entries).spent(run).rounds for entries in ledgers} == {2}

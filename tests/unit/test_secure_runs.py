@@ -42,7 +42,7 @@ def test_a_secure_run_from_config_to_report(
     exchanges = [line for line in lines if line["event"] == "exchange"]
     assert {line["client"] for line in exchanges} == set(FOUR)
     expected = facts["bytes_per_client"]
-    for step in ("vectors", "context", "update", "evaluate", "compare"):
+    for step in ("job", "vectors", "context", "update", "evaluate", "compare"):
         for way in ("down", "up"):
             sent = {line[f"bytes_{way}"] for line in exchanges if line["step"] == step}
             most = 120 if (step, way) == ("vectors", "down") else 24  # no ledger's head is known at first
@@ -59,9 +59,10 @@ def test_a_secure_run_from_config_to_report(
     for name in FOUR:
         entries, _ = read(RunFolder(folder).ledgers / f"{name}.jsonl")
         inside = {entry.facts["kind"] for entry in entries if entry.event == SUMMED}
-        assert inside == {"vectors_reply", "context_reply", "update_reply", "evaluate_reply", "compare_reply"}
+        assert inside == {"vectors_reply", "update_reply", "evaluate_reply", "compare_reply"}
         outside = {entry.facts["kind"] for entry in entries if entry.event == REPLY}
-        assert outside == {"sum_begin_reply", "sum_deal_reply", "sum_mask_reply", "sum_reveal_reply", "context_reply"}
+        steps = {"sum_begin_reply", "sum_deal_reply", "sum_mask_reply", "sum_reveal_reply"}
+        assert outside == {"job_reply", "context_reply", *steps}
         assert check_heads(entries, heads)[1] == 0, "the coordinator knows of the last one"
 
 

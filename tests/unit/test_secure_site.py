@@ -15,7 +15,7 @@ from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.errors import ConfigError, TooFewClientsError
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.local_engine import LocalEngine
-from ifedicl.federation.messages import Failure, FailureCode, VectorsRequest
+from ifedicl.federation.messages import Failure, FailureCode, JobRequest, VectorsRequest
 from ifedicl.federation.secure import summing_engine
 from ifedicl.ledger.ledger import REPLY, SUMMED, read
 from ifedicl.owner.policy import SumSettings, load_client_settings
@@ -24,11 +24,13 @@ from ifedicl.settings import Method
 from tests.support import tiny
 from tests.support.endpoints import Asked
 from tests.support.guarded import client_of
+from tests.support.jobs import job_of
 
 NAMES = ("north", "south", "east")
 METHOD = tiny.method(
     weighting="examples",
     rounds={"rounds": 2},
+    calibration={"batch_size": 4},
     privacy={"mode": "secure", "min_examples": 4},
 )
 
@@ -43,7 +45,9 @@ def identity(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
 
 def write(folder: Path, model: Path, sums: str = "") -> Path:
     folder.mkdir(exist_ok=True)
-    tiny.write_rows(folder / "rows.jsonl", tiny.rows(20, seed=len(folder.name)))
+    tiny.write_rows(folder / "rows.jsonl", tiny.rows(40, seed=len(folder.name)))
+    # The owner's secret divides its examples into roles: here always in the same way.
+    (folder / "client.secret").write_bytes(folder.name.encode().ljust(32, b"."))
     path = folder / "client.toml"
     path.write_text(
         f'[data]\nfile = "rows.jsonl"\n[model]\nsource = "{model}"\ndevice = "cpu"\ndtype = "float32"\n'
@@ -78,14 +82,16 @@ def test_owners_who_pinned_each_other_run_a_federation_of_sums(sites: dict[str, 
         entries, _ = read(path.parent / "ledger.jsonl")
         assert [entry for entry in entries if entry.event == SUMMED]
         left = {entry.facts["kind"] for entry in entries if entry.event == REPLY}
-        assert left == {"sum_begin_reply", "sum_deal_reply", "sum_mask_reply", "sum_reveal_reply", "context_reply"}
+        steps = {"sum_begin_reply", "sum_deal_reply", "sum_mask_reply", "sum_reveal_reply"}
+        assert left == {"job_reply", "context_reply", *steps}
 
 
 def test_an_owner_with_sums_answers_no_open_run(sites: dict[str, Path]) -> None:
     site = open_site(sites["north"], "north")
-    fingerprint = client_of(site).backbone.fingerprint
-    reply = Asked(site).handle(VectorsRequest(tiny.TASK, tiny.method(), fingerprint, ""))
-    assert reply == Failure(FailureCode.OTHER_MODE)
+    manifest, asked = job_of(tiny.method(), client_of(site).backbone), Asked(site)
+    assert asked.handle(JobRequest(manifest)) == Failure(FailureCode.OTHER_MODE)
+    head = read(sites["north"].parent / "ledger.jsonl")[0][-1].head
+    assert asked.handle(VectorsRequest(manifest.digest, ""), head) == Failure(FailureCode.OTHER_MODE)
 
 
 def test_a_client_that_an_owner_did_not_pin_gets_no_share(sites: dict[str, Path]) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.bench.plan import load_plan
 from ifedicl.errors import ConfigError
-from ifedicl.federation.assignment import run_digest
+from ifedicl.federation.manifest import Manifest
 from ifedicl.owner.policy import ClientSettings, load_client_settings
 from ifedicl.settings import (
     Method,
@@ -71,7 +72,7 @@ def test_all_faults_are_reported_at_once_with_field_received_allowed_and_remedy(
         "calibration.loss",
         "rounds.client_fraction",
     }
-    assert "received 0; allowed: examples in a step; 1 or more" in faults["calibration.batch_size"]
+    assert "received 0; allowed: examples in a step; 1 to 100000" in faults["calibration.batch_size"]
     assert "Did you mean 'learning_rate'?" in faults["calibration.lerning_rate"]
     assert "received 'lion'" in faults["calibration.loss"]
     assert "'vocabulary' or 'labels'" in faults["calibration.loss"]
@@ -322,6 +323,30 @@ def test_an_adapter_of_an_earlier_version_states_a_method_that_is_read() -> None
         method_of({"method": {"subspace": {"rank": 0, "source": "shards"}}})
 
 
+@pytest.mark.parametrize(
+    ("section", "field", "fits", "beyond"),
+    [
+        ("calibration", "learning_rate", 1.0, 1.01),
+        ("calibration", "learning_rate", 1e-6, 9e-7),
+        ("calibration", "local_steps", 10_000, 10_001),
+        ("calibration", "batch_size", 100_000, 100_001),
+        ("rounds", "rounds", 100_000, 100_001),
+    ],
+)
+def test_what_no_run_needs_is_no_setting(tmp_path: Path, section: str, field: str, fits: float, beyond: float) -> None:
+    assert getattr(getattr(load_settings(written(tmp_path, f"{GOOD}[{section}]\n{field} = {fits}\n")), section), field) == fits
+    (fault,) = faults_of(tmp_path, f"{GOOD}[{section}]\n{field} = {beyond}\n").items()
+    assert fault[0] == f"{section}.{field}"
+    assert f"received {beyond}" in fault[1]
+
+
+def test_a_step_that_would_wipe_out_the_steps_before_it_is_refused(tmp_path: Path) -> None:
+    rates = "[calibration]\nlearning_rate = 0.5\nweight_decay = "
+    assert load_settings(written(tmp_path, f"{GOOD}{rates}0.2\n")).calibration.weight_decay == 0.2
+    fault = faults_of(tmp_path, f"{GOOD}{rates}0.3\n")["calibration"]
+    assert "learning_rate * weight_decay is 0.15; keep it at most 0.1" in fault
+
+
 SECURE = 'weighting = "examples"\n' + GOOD + '[privacy]\nmode = "secure"\n'
 
 
@@ -343,8 +368,10 @@ def test_how_a_run_is_driven_is_no_part_of_its_method(tmp_path: Path) -> None:
     driven = "[coordination]\ndeadline_seconds = 5.0\nmin_clients = 2\npatience = 3\n"
     plain, other = (load_settings(written(tmp_path, text)) for text in (GOOD, GOOD + driven))
     assert plain.coordination != other.coordination
-    digests = {run_digest(settings.task, settings.method, "f" * 64) for settings in (plain, other)}
-    assert len(digests) == 1, "a resume may change it"
+    model = ModelShape("f" * 64, 3, 32)
+    manifests = [Manifest.of(settings.task, settings.method, model) for settings in (plain, other)]
+    assert len({manifest.run for manifest in manifests}) == 1, "a resume may change it"
+    assert len({manifest.digest for manifest in manifests}) == 1, "the owners approve it once"
 
 
 def test_secure_mode_needs_clients_to_hide_among(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +112,7 @@ def test_held_out_examples_are_in_no_mean(backbone: Backbone) -> None:
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "opt"])
 def test_families_other_than_llama_run_end_to_end(name: str, tmp_path: Path) -> None:
     """All forms at once, from stage 1 to an adapter that is saved, loaded, and labels better than the raw model."""
-    family = tiny.family_backbone(name)
+    family = replace(tiny.family_backbone(name), fingerprint=hashlib.sha256(name.encode()).hexdigest())
     method = tiny.method(
         holdout={"selection": 0.3},
         rounds={"rounds": 6, "select_by": "last"},

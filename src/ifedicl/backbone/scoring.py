@@ -91,18 +91,22 @@ class Reading:
 class Scorer:
     """Scores the label words of one task with one model. Injections around it change what it computes."""
 
-    def __init__(self, backbone: Backbone, task: Task, *, first_layer: int = 0) -> None:
+    def __init__(
+        self, backbone: Backbone, task: Task, *, first_layer: int = 0, on_pass: Callable[[], None] = lambda: None
+    ) -> None:
         """Prepare the label words.
 
         Args:
             backbone: the frozen model.
             task: what is asked.
             first_layer: the lowest that is ever injected; the states that enter it are computed once for each prompt and kept.
+            on_pass: called before each forward pass; what it raises ends the work.
 
         Raises:
             TaskError: as :class:`Encoder`.
         """
         self.backbone = backbone
+        self.on_pass = on_pass
         self._upper = UpperLayers(backbone, first_layer) if first_layer else None
         self.task = task
         self.encoder = Encoder(backbone, task)
@@ -260,6 +264,7 @@ class Scorer:
 
     def _states(self, rows: Sequence[Row], prefix: Prefix | None) -> Tensor:
         """``(B, T, d)``."""
+        self.on_pass()
         if self._upper is None or prefix is not None:
             return states_of(self.backbone, rows, prefix)
         return self._upper.hidden_states(rows)

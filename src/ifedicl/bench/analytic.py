@@ -9,11 +9,9 @@ import numpy as np
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, ContextVectors
+from ifedicl.federation.manifest import CONTEXT_ID_SIZE
 from ifedicl.federation.messages import ContextRequest, UpdateReply, UpdateRequest, VectorsReply, encode, pack
-from ifedicl.settings import Method
-from ifedicl.task import Task
 
-_TASK = Task(name="subj", labels=("objective", "subjective"), template="Sentence: {text}\nLabel:")
 _LORA_RANK = 8
 
 
@@ -39,8 +37,7 @@ def table_1(layers: int = 32, width: int = 4096, key_value_width: int = 1024) ->
         return len(encode(VectorsReply(vectors, "340:" + "0" * 32, True, "bfloat16", wire_dtype)))
 
     def received(wire_dtype: str) -> int:
-        method = Method.model_validate({"vectors": {"wire_dtype": wire_dtype}})
-        return len(encode(ContextRequest(_TASK, method, "0" * 64, Context(np.zeros(shape, dtype=np.float32)), "0" * 16)))
+        return len(encode(ContextRequest("0" * 64, Context(np.zeros(shape, dtype=np.float32)), wire_dtype)))
 
     kib = 1024
     return [
@@ -49,7 +46,7 @@ def table_1(layers: int = 32, width: int = 4096, key_value_width: int = 1024) ->
         Row("vectors down, once (float16)", received("float16"), 515.8 * kib),
         Row("vectors down, once (float32)", received("float32"), None),
         Row("coefficients up, a round", len(encode(UpdateReply(coefficients, 400, 0.5))), 1.8 * kib),
-        Row("coefficients down, a round", len(encode(UpdateRequest("0" * 16, 3, 0, 30, coefficients))), None),
+        Row("coefficients down, a round", len(encode(UpdateRequest("0" * CONTEXT_ID_SIZE, 3, 0, 30, coefficients))), None),
         Row(f"LoRA (rank {_LORA_RANK}, query and value) up, a round", _lora(layers, width, key_value_width), 13_357.78 * kib),
     ]
 

@@ -92,10 +92,12 @@ def job(
 ) -> None:
     """Make a job from a config: settings and two class names, no code and no data.
 
+    Beside the folder it writes OUT.manifest.json: send it to each site's owner, who approves it with `ifedicl policy approve`.
     The model must be on this machine, for its fingerprint; the server needs no model.
     """
     _needs_flare()
     from ifedicl.flare.jobs import job_settings, write_job
+    from ifedicl.owner.approval import write_manifest
     from ifedicl.settings import load_settings
 
     settings = load_settings(config)
@@ -105,8 +107,10 @@ def job(
         raise ConfigError(str(config), [fault])
     made = job_settings(settings, sites, name or config.stem, interval)
     write_job(made, out)
+    manifest = write_manifest(made.manifest, out)
     print(f"wrote {out}: run {made.name}, task {made.task.digest}, model {made.fingerprint}")
-    print(f"next: ifedicl flare submit {out}. Each site must allow that task and that model in its client.toml")
+    print(f"wrote {manifest}: send it to each site's owner, who approves it with: ifedicl policy approve {manifest.name}")
+    print(f"next: ifedicl flare submit {out}")
 
 
 @app.command()

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ifedicl.ledger.entries import Entry
 
 Config = Annotated[Path | None, typer.Option(help="The coordinator's config: task, settings and model.")]
+JobOrConfig = Annotated[
+    Path | None, typer.Option("--config", help="The coordinator's config, or a job's manifest: JOB.manifest.json.")
+]
 ClientFile = Annotated[Path, typer.Argument(metavar="CLIENT", help="A client.toml.")]
 LedgerFile = Annotated[Path, typer.Argument(metavar="LEDGER", help="A client's ledger.jsonl.")]
 
@@ -57,19 +60,49 @@ def init_policy(
 @policy.command("check")
 def check_policy(
     path: ClientFile = Path("client.toml"),
-    config: Config = None,
+    config: JobOrConfig = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a client.toml allows; with --config, which requests of that run are answered, which are refused, and why.
+    """Show what a client.toml allows; with --config, which requests of that job are answered, which are refused, and why.
 
     Nothing is sent and no model is loaded; what was sent before is read from the ledger.
     """
+    from ifedicl.owner.approval import OwnFacts, load_manifest
     from ifedicl.owner.policy import load_client_settings
     from ifedicl.owner.preview import preview
-    from ifedicl.settings import load_settings
 
-    facts = preview(load_client_settings(path), None if config is None else load_settings(config))
+    own = OwnFacts.of(load_client_settings(path))
+    facts = preview(own, None if config is None else load_manifest(config, own.model))
     print(json.dumps(facts, indent=None if as_json else 2, ensure_ascii=False))
+
+
+@policy.command("approve")
+def approve_job(
+    job: Annotated[Path, typer.Argument(metavar="JOB", help="A job's manifest, its folder beside it, or a config.")],
+    path: ClientFile = Path("client.toml"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Explain the job; approve nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what a job would get from you, how often, at most how many bytes and how much ε; then approve it.
+
+    Your approval takes the place of allow.tasks and allow.models, for this job alone: its digest is kept in ledger.approved. A
+    job that breaks another rule is not approved; the rules are listed, and the exit code is 2. Steps that your rules refuse are
+    listed too; they are refused in an approved job as well.
+    """
+    from ifedicl.owner.approval import OwnFacts, explain, load_manifest
+    from ifedicl.owner.own_files import approve_job as approve
+    from ifedicl.owner.policy import load_client_settings
+
+    settings = load_client_settings(path)
+    own = OwnFacts.of(settings)
+    facts = explain(own, load_manifest(job, own.model))
+    is_approved = not facts["breaks"] and not dry_run
+    if is_approved:
+        approve(settings.ledger, facts["job"])
+    facts["approved"] = is_approved
+    print(json.dumps(facts, ensure_ascii=False) if as_json else "\n".join(_explained(facts)))
+    if facts["breaks"]:
+        raise typer.Exit(2)
 
 
 @policy.command("identity")
@@ -121,6 +154,76 @@ def verify_ledger(
         checked, unseen = check_heads(entries, read_heads(heads))
         facts |= {"heads_checked": checked, "entries_the_coordinator_never_had": unseen}
     print(json.dumps(facts) if as_json else "\n".join(_verdict(entries, facts)))
+
+
+@ledger.command("restore")
+def restore_ledger(
+    copy: Annotated[Path, typer.Argument(metavar="COPY", help="The newest copy of the ledger.")],
+    path: ClientFile = Path("client.toml"),
+) -> None:
+    """Put a copy in the place of a ledger that is missing or older.
+
+    Replies that left after the copy was made are not in it: the coordinator that got them refuses to go on.
+    """
+    from ifedicl.owner.own_files import restore_ledger as restore
+    from ifedicl.owner.policy import load_client_settings
+
+    settings = load_client_settings(path).ledger
+    lines = restore(settings, copy)
+    print(f"restored {settings.file}: {lines} lines. Next: ifedicl ledger verify {settings.file}")
+
+
+@ledger.command("forget")
+def forget_ledger(
+    path: ClientFile = Path("client.toml"),
+    yes: Annotated[bool, typer.Option("--yes", help="Do it.")] = False,
+) -> None:
+    """Begin a new ledger, if the old one is lost. Without --yes, say what that costs.
+
+    The cost: every limit and every ε counts from 0 again, so more can leave about the same examples than your policy says. A
+    run that has begun does not go on with you.
+    """
+    from ifedicl.owner.own_files import forget_ledger as forget
+    from ifedicl.owner.policy import load_client_settings
+
+    settings = load_client_settings(path).ledger
+    if not yes:
+        print(
+            "nothing was changed. This would count every limit of [most] and every ε from 0 again, so more can leave about the "
+            "same examples than your policy says; and runs that have begun would not go on with you. To do it: add --yes"
+        )
+        raise typer.Exit(2)
+    kept = forget(settings)
+    print(f"the next start makes a new ledger{'' if kept is None else f'; the old one is kept as {kept}'}")
+
+
+def _explained(facts: dict[str, Any]) -> list[str]:
+    """The facts of a job in sentences."""
+    task, most = facts["task"], facts["at_most"]
+    lines = [
+        f"job {facts['job']}",
+        f"task {task['name']!r}: labels {', '.join(map(repr, task['labels']))}",
+        f"  the prompt around each of your texts ({task['turn']}): {task['template']!r}",
+        f"  then {task['separator']!r} and one of the words {', '.join(map(repr, task['label_words']))}",
+        f"model {facts['model']['fingerprint']}: {'yours' if facts['model']['yours'] else 'NOT the one in your client.toml'}",
+        facts["mode"],
+        "what would leave:",
+        *(f"  - {sentence}" for sentence in facts["would_leave"]),
+        f"at most: {most['updates']} updates or gradient sums, {most['figures']} held-out figures, {most['sums']} vectors and "
+        f"readout sums; {most['bytes_up']:,} bytes, and what the transport adds",
+        "no bound on what is learned about one example (no ε)"
+        if most["epsilon"] is None
+        else f"at most ε = {most['epsilon']:g} for one example",
+    ]
+    if facts["refused_steps"]:
+        lines.append("your rules refuse these steps of it, and the run goes on without you there:")
+        lines += [f"  - {step}: {reason}" for step, reason in facts["refused_steps"].items()]
+    if facts["breaks"]:
+        return [*lines, "it breaks your rules and is not approved:", *(f"  - {reason}" for reason in facts["breaks"])]
+    return [
+        *lines,
+        "approved: this job is answered" if facts["approved"] else "it breaks no rule; approve it without --dry-run",
+    ]
 
 
 def _verdict(entries: Sequence[Entry], facts: dict[str, Any]) -> list[str]:

@@ -14,6 +14,8 @@ from ifedicl.settings import InjectionSettings
 
 CONTEXT, ACTIVATION = 0, 1
 """Positions of λ (``context_scale``) and β (``activation_scale``) on the last axis."""
+LARGEST_COEFFICIENT = 1e4
+"""Far above what a calibration gives, and small enough for the wire: Γ is sent as float16."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Coefficients:
     def __post_init__(self) -> None:
         if self.scales.ndim != 3:
             raise ValueError(f"scales {self.scales.shape} are not (L, 2, 2)")
+        if self.core is not None and (self.core.ndim != 4 or not self.core.size):
+            raise ValueError(f"core {self.core.shape} is not (L, 2, r, r)")
         for name, shape in self.form.shapes.items():
             array = self.arrays[name]
             if array.shape != shape or array.dtype != np.float32:

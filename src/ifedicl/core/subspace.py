@@ -44,7 +44,7 @@ class Context:
             raise ValueError(f"first_layer: received {self.first_layer!r}; allowed: 0 or more")
         if (basis := self.basis) is None:
             return
-        if basis.ndim != 4 or (*basis.shape[:2], basis.shape[3]) != shape or basis.dtype != np.float32:
+        if basis.ndim != 4 or not basis.size or (*basis.shape[:2], basis.shape[3]) != shape or basis.dtype != np.float32:
             raise ValueError(
                 f"basis: received {basis.dtype} {basis.shape}; allowed: float32 (L, 2, r, d) that fits vectors {shape}"
             )

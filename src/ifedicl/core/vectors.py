@@ -16,6 +16,8 @@ Array32: TypeAlias = npt.NDArray[np.float32]
 WRITES = ("attention", "mlp")
 """The two writes to the residual stream of each layer, in the order of every ``(L, 2, ...)`` array. ``L`` counts the injected
 layers only: nothing of the others is read, sent or stored."""
+LARGEST_MEAN = 1e6
+"""Far above what a model writes; sums of such means fit every format in which they travel."""
 
 
 def all_finite(arrays: Mapping[str, npt.NDArray[Any]]) -> bool:

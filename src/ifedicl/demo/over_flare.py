@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from ifedicl import files, runs
+from ifedicl import files, runs, seeds
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import load_backbone, shape_of
 from ifedicl.demo.fetch import Place, demo_model, demo_places
@@ -31,6 +31,8 @@ from ifedicl.federation.run_folder import RunFolder
 from ifedicl.flare.jobs import JobSettings, write_job
 from ifedicl.flare.names import CLIENT_FILE, RUNS
 from ifedicl.flare.participants import Project, ServerAddress
+from ifedicl.owner.own_files import split_key_of
+from ifedicl.owner.policy import LedgerSettings, load_client_settings
 from ifedicl.settings import ModelSettings, load_preset
 
 _RUN = "demo"
@@ -95,7 +97,7 @@ def play(folder: Path, console: Console, *, seed: int = 0) -> Comparison:
     run = RunFolder(kits["server"] / RUNS / _RUN)
     console.print(f"the adapter is ready after {seconds:.0f} seconds: {run.adapter}", highlight=False)
     console.print("the local engine runs the same federation with the same seed", highlight=False)
-    return _compared(run, job, places, seconds)
+    return _compared(run, job, places, kits, seconds)
 
 
 def _address() -> ServerAddress:
@@ -108,9 +110,11 @@ def _address() -> ServerAddress:
 
 
 def _write_site(kit: Path, place: Place, job: JobSettings) -> None:
-    """The files of a data owner: its sentences and its policy."""
+    """The files of a data owner: its sentences, its policy, and its secret: from the seed, so that the demo is repeatable."""
     rows = "".join(json.dumps({"text": row.text, "label": row.label}) + "\n" for row in place.pool)
     files.write_text(kit / "sentences.jsonl", rows)
+    secret = seeds.generator(job.method.seed, "secret", kit.name).bytes(32)
+    files.write_bytes(kit / LedgerSettings().secret, secret, private=True)
     files.write_text(
         kit / CLIENT_FILE,
         f"""[data]
@@ -166,10 +170,15 @@ def _run(kit: Path, job: Path, sites: Sequence[str], console: Console) -> None:
             console.print(f"  round {facts['round']} of {facts['rounds']}", highlight=False)
 
 
-def _compared(run: RunFolder, job: JobSettings, places: Mapping[str, Place], seconds: float) -> Comparison:
+def _compared(
+    run: RunFolder, job: JobSettings, places: Mapping[str, Place], kits: Mapping[str, Path], seconds: float
+) -> Comparison:
     torch.set_num_threads(1)  # as at every site
     backbone = load_backbone(job.model)
-    clients = runs.simulate(backbone, job.task, {name: place.pool for name, place in places.items()}, seed=job.method.seed)
+    pools = {name: place.pool for name, place in places.items()}
+    # Each owner's key divides its examples, whatever seed the coordinator names.
+    keys = {name: split_key_of(load_client_settings(kits[name] / CLIENT_FILE).ledger) for name in places}
+    clients = runs.simulate(backbone, job.task, pools, seed=job.method.seed, split_keys=keys)
     local = runs.federate(clients, job.model, job.task, job.method)
     remote = checkpoint.load(run.checkpoint)
     assert remote is not None

@@ -18,11 +18,11 @@ from ifedicl.federation.client import Client
 from ifedicl.federation.events import Event, each, ignore
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.federation.state import Traffic
-from ifedicl.inspection import what_leaves
 from ifedicl.metrics import Evaluation, mean_hits, paired_p
 from ifedicl.progress import LOADING, counted, federation_bars, waiting
 from ifedicl.report import Figures, Report, print_report, write_report
 from ifedicl.settings import Method, ModelSettings, load_preset
+from ifedicl.settings.describe import what_leaves
 from ifedicl.task import Task
 
 TASK = Task(name="sentiment of a sentence", labels=LABELS, template="Text: {text}\nSentiment:")

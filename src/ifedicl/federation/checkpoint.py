@@ -29,6 +29,7 @@ _HEADER = (
     "round",
     "phase_start",
     "phase_rounds",
+    "phases",
     "best_round",
     "stale",
     "vectors_due",
@@ -144,7 +145,7 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
 
     context, counts, steps = within("context"), within("counts"), header["moments"]
     return State(
-        **{name: header[name] for name in _HEADER},
+        **{name: header[name] for name in _HEADER if name in header},  # "phases" is new; the first schedule is the default
         coefficients=Coefficients.of(within("coefficients")),
         best=Coefficients.of(within("best")),
         client_vectors={name: ContextVectors(means, counts[name]) for name, means in within("means").items()},

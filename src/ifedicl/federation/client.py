@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
@@ -14,17 +16,16 @@ import numpy.typing as npt
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import ClientRound, calibrate, drawn
-from ifedicl.core.coefficients import Coefficients, Form
-from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role
 from ifedicl.errors import BudgetSpentError, DataError, IfediclError, TaskError
 from ifedicl.federation import messages
 from ifedicl.federation.client_task import ClientTask, ExampleSums
+from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
+from ifedicl.federation.request_validation import RequestChecks
 from ifedicl.settings import Method
-from ifedicl.task import Task
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,10 @@ class _RefusalError(Exception):
         self.code = code
 
 
+class _TooLongError(Exception):
+    """Ends a request that takes longer than its owner allows."""
+
+
 class Client:
     """One data owner: its examples, and the frozen model that all clients share.
 
@@ -44,7 +49,15 @@ class Client:
     """
 
     def __init__(
-        self, name: str, examples: Sequence[Example], backbone: Backbone, *, secret: bytes, sums: ExampleSums | None = None
+        self,
+        name: str,
+        examples: Sequence[Example],
+        backbone: Backbone,
+        *,
+        secret: bytes,
+        sums: ExampleSums | None = None,
+        split_key: bytes = b"",
+        seconds: float = math.inf,
     ) -> None:
         """Take the owner's examples.
 
@@ -54,15 +67,23 @@ class Client:
             backbone: the frozen model; simulated clients share one.
             secret: keys the cursors, so that they reveal nothing about the examples; the same after a restart.
             sums: sums the examples; None: without a DP guarantee.
+            split_key: divides the examples into roles, and orders them, whatever a job says; empty: the job's seed does, as in
+                a simulation, which can then be repeated.
+            seconds: longest time of one request; a longer one ends with the code ``refused``.
         """
         self.name = name
         self._sums = sums or ExampleSums()
         self.examples = tuple(examples)
         self.backbone = backbone
         self._secret = secret
+        self._split_key = split_key
+        self._seconds = seconds
+        self._deadline = math.inf
+        self._checks: RequestChecks | None = None  # of the job that it holds
         self._task: ClientTask | None = None
         self._context: tuple[str, Context] | None = None
         self._handlers: Mapping[type[Request], Callable[..., Reply]] = {
+            messages.JobRequest: self._job,
             messages.VectorsRequest: self._vectors,
             messages.ContextRequest: self._install,
             messages.UpdateRequest: self._update,
@@ -75,12 +96,20 @@ class Client:
     def handle(self, request: Request, /) -> Reply:
         """Answer one request. Never raises: an error becomes a :class:`Failure` with a code and no text."""
         handler = self._handlers.get(type(request))
-        if handler is None:
+        if handler is None or isinstance(request, messages.SumRequest):
             return Failure(FailureCode.OTHER_MODE)
+        self._deadline = time.monotonic() + self._seconds
         try:
+            if not isinstance(request, messages.JobRequest):
+                self._check(request)
             return handler(request)
         except _RefusalError as refusal:
             return Failure(refusal.code)
+        except _TooLongError:
+            _log.error(
+                "client %s: a %s request took longer than %g seconds and was ended", self.name, request.kind, self._seconds
+            )
+            return Failure(FailureCode.REFUSED)
         except BudgetSpentError as error:
             _log.warning("client %s does not answer a %s request: %s", self.name, request.kind, error)
             return Failure(FailureCode.SPENT)
@@ -93,7 +122,15 @@ class Client:
 
     def with_sums(self, sums: ExampleSums) -> Self:
         """The same client with other sums."""
-        return type(self)(self.name, self.examples, self.backbone, secret=self._secret, sums=sums)
+        return type(self)(
+            self.name,
+            self.examples,
+            self.backbone,
+            secret=self._secret,
+            sums=sums,
+            split_key=self._split_key,
+            seconds=self._seconds,
+        )
 
     @property
     def spent_epsilon(self) -> float | None:
@@ -113,131 +150,141 @@ class Client:
         """A key of 32 bytes for one purpose, from the client's secret; the same after a restart."""
         return key_for(self._secret, purpose)
 
-    def prepare(self, task: Task, method: Method) -> None:
-        """Encode all examples for a task before the first request, so that the owner gets errors with text.
+    @property
+    def split(self) -> str:
+        """Names how the examples are divided into roles for the present job, without revealing it."""
+        holdout, seed = (self._task.method.holdout, self._task.split_seed) if self._task else (None, 0)
+        content = "" if holdout is None else f"split {seed} {holdout.selection} {holdout.gate}"
+        return hmac.digest(self._secret, content.encode(), hashlib.sha256).hex()
+
+    def prepare(self, manifest: Manifest) -> None:
+        """Take a job and encode all examples before the first request, so that the owner gets errors with text.
 
         Raises:
             TaskError: the model cannot score the task.
             DataError: a text has no tokens.
         """
-        own = self._task_of(task, method)
+        own = self._take(manifest)
         try:
             for role in Role:
                 own.part(role)
         except DataError as error:
             raise DataError(f"client {self.name}: {error}") from error
 
-    @property
-    def cursor(self) -> str:
-        """The client's own name for the training examples of the present task; empty before there is one."""
-        return self._cursor(self._task.train_keys) if self._task else ""
+    def cursor(self, role: Role) -> str:
+        """The client's own name for its examples of the present task with this role; empty before there is a task."""
+        return self._cursor(self._task.keys(role)) if self._task else ""
 
-    def examples_behind(self, cursor: str) -> npt.NDArray[np.int64]:
-        """``(C,)``: the training examples of the present task that ``cursor`` covers, by class; all 0 if they have changed."""
+    def examples_behind(self, cursor: str, role: Role) -> npt.NDArray[np.int64]:
+        """``(C,)``: the examples of the present task that ``cursor`` covers, by class; all 0 if they have changed."""
         if self._task is None:
             return np.zeros(1, dtype=np.int64)
-        return self._task.counts(self._known(cursor, self._task.train_keys))
+        return self._task.counts(role, self._known(cursor, self._task.keys(role)))
+
+    def _job(self, request: messages.JobRequest) -> Reply:
+        manifest = request.manifest
+        if manifest.model != self.backbone.shape:
+            raise _RefusalError(FailureCode.WRONG_MODEL)
+        if manifest.method.promises_noise and self._sums.spent_epsilon is None:
+            _log.error("client %s refuses a job with noise: it does not clip and add noise", self.name)
+            raise _RefusalError(FailureCode.OTHER_MODE)
+        try:
+            self._take(manifest)
+        except TaskError as error:
+            _log.error("client %s refuses the task: %s", self.name, error)
+            raise _RefusalError(FailureCode.BAD_TASK) from None
+        return messages.JobReply()
+
+    def _take(self, manifest: Manifest) -> ClientTask:
+        """Hold this job from now on. What was computed for the same task and method is kept."""
+        task, method = manifest.task, manifest.method
+        if self._task is None or (self._task.task, self._task.method) != (task, method):
+            scorer = Scorer(self.backbone, task, first_layer=manifest.layers.start, on_pass=self._check_time)
+            self._task = ClientTask(task, method, scorer, self.examples, self._sums, split_seed(self._split_key, method))
+        if self._checks is None or self._checks.manifest.digest != manifest.digest:
+            self._context = None  # its name belongs to one job
+        self._checks = RequestChecks(manifest)
+        return self._task
+
+    def _check_time(self) -> None:
+        if time.monotonic() > self._deadline:
+            raise _TooLongError
 
     def _vectors(self, request: messages.VectorsRequest) -> Reply:
-        own = self._task_for(request.task, request.method, request.fingerprint)
-        keys = own.train_keys
+        own = self._in_job
+        keys = own.keys(Role.TRAIN)
         if not keys:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
         known = self._known(request.cursor, keys)
-        vectors, wire_dtype = own.vectors(known), request.method.vectors.wire_dtype
+        vectors, wire_dtype = own.vectors(known), own.method.vectors.wire_dtype
         reply = messages.VectorsReply(vectors, self._cursor(keys), known == 0, self.backbone.dtype, wire_dtype)
         return self._checked(reply, vectors.is_finite and _fits(vectors, wire_dtype))
 
     def _install(self, request: messages.ContextRequest) -> Reply:
-        own, context = self._task_for(request.task, request.method, request.fingerprint), request.context
-        fits = context.layers == own.layers and context.vectors.shape[2] == self.backbone.width
-        if not fits or not context.is_finite:
-            raise _RefusalError(FailureCode.BAD_REQUEST)
-        self._context = (request.context_id, context)
+        self._context = (request.context_id, request.context)
         return messages.ContextReply()
 
     def _update(self, request: messages.UpdateRequest) -> Reply:
-        own, context = self._in_context(request.context_id, request.coefficients)
+        own, context = self._in_context
         part = own.part(Role.TRAIN)
         if not part.labels:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
-        place = ClientRound(self.name, request.round, request.phase_start, request.phase_rounds)
+        order = order_seed(self._split_key, own.method)
+        place = ClientRound(self.name, request.round, request.phase_start, request.phase_rounds, order)
         update = calibrate(own.scorer, part, context, request.coefficients, own.method, place)
         reply = messages.UpdateReply(update.coefficients, len(part.labels), update.loss)
         return self._checked(reply, update.coefficients.is_finite and bool(np.isfinite(update.loss)))
 
     def _gradient(self, request: messages.GradientRequest) -> Reply:
-        own, context = self._in_context(request.context_id, request.coefficients)
+        own, context = self._in_context
         part = own.part(Role.TRAIN)
         if not part.labels:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
-        if not own.method.takes_gradients:
-            raise _RefusalError(FailureCode.BAD_REQUEST)
-        rows = drawn(own.train_keys, request.round, own.method)
+        rows = drawn(own.keys(Role.TRAIN), request.round, own.method)
         sums = own.sums.gradient(own.scorer, part, context, request.coefficients, own.method, rows)
         return self._checked(messages.GradientReply(sums), sums.is_finite)
 
     def _evaluate(self, request: messages.EvaluateRequest) -> Reply:
-        own, context = self._in_context(request.context_id, request.coefficients)
-        if not own.roles[request.role]:
+        own, context = self._in_context
+        if not own.roles[Role.SELECTION]:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
-        self._check_readouts(request.readouts)
-        tallies = own.tallies(request.role, context, request.coefficients, request.candidates)
+        tallies = own.tallies(context, request.coefficients, request.candidates)
         return self._checked(messages.EvaluateReply(tallies), all(bool(np.isfinite(tally.loss_sum)) for tally in tallies))
 
     def _compare(self, request: messages.CompareRequest) -> Reply:
-        own, context = self._in_context(request.context_id, request.coefficients)
+        own, context = self._in_context
         if not own.roles[Role.GATE]:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
-        self._check_readouts(request.readouts)
         comparison = own.comparison(context, request.coefficients, request.readout)
         return self._checked(messages.CompareReply(comparison), bool(np.isfinite(comparison.squared_gains)))
 
-    def _check_readouts(self, readouts: Sequence[Readout]) -> None:
-        assert self._task is not None
-        if readouts and self._task.method.readout is None:
-            raise _RefusalError(FailureCode.BAD_REQUEST)
-        classes, layer = len(self._task.task.labels), self._task.method.pooled_layer(self.backbone.layers)
-        for readout in readouts:
-            fits = readout.fits(classes, self.backbone.width, self.backbone.layers) and readout.pooled_layer == layer
-            if not fits or not np.isfinite(readout.weights).all():
-                raise _RefusalError(FailureCode.BAD_REQUEST)
-
     def _statistics(self, request: messages.StatisticsRequest) -> Reply:
-        own, context = self._in_context(request.context_id, request.coefficients)
+        own, context = self._in_context
         if not own.roles[Role.TRAIN]:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
-        if own.method.readout is None:
-            raise _RefusalError(FailureCode.BAD_REQUEST)
         sums = own.readout_sums(context, request.coefficients)
         return self._checked(messages.StatisticsReply(sums), sums.is_finite)
 
-    def _task_for(self, task: Task, method: Method, fingerprint: str) -> ClientTask:
-        if fingerprint != self.backbone.fingerprint:
-            raise _RefusalError(FailureCode.WRONG_MODEL)
-        if method.promises_noise and self._sums.spent_epsilon is None:
-            _log.error("client %s refuses a task with noise: it does not clip and add noise", self.name)
-            raise _RefusalError(FailureCode.OTHER_MODE)
-        try:
-            return self._task_of(task, method)
-        except TaskError as error:
-            _log.error("client %s refuses the task: %s", self.name, error)
-            raise _RefusalError(FailureCode.BAD_TASK) from None
+    def _check(self, request: messages.StepRequest) -> None:
+        """Check that the request is one of the job that this client holds, and that its numbers fit the job."""
+        if isinstance(request, messages.JobRequest | messages.VectorsRequest | messages.ContextRequest):
+            held, named = self._checks and self._checks.manifest.digest, request.job
+        else:
+            held, named = self._context and self._context[0], request.context_id
+        if self._checks is None or held != named:
+            raise _RefusalError(FailureCode.NO_CONTEXT)
+        if not self._checks.fits(request):
+            raise _RefusalError(FailureCode.BAD_REQUEST)
 
-    def _task_of(self, task: Task, method: Method) -> ClientTask:
-        if self._task is None or (self._task.task, self._task.method) != (task, method):
-            self._context = None  # vectors of one task do not fit another
-            scorer = Scorer(self.backbone, task, first_layer=method.injection.active_layers(self.backbone.layers).start)
-            self._task = ClientTask(task, method, scorer, self.examples, self._sums)
+    @property
+    def _in_job(self) -> ClientTask:
+        assert self._task is not None  # the request was checked
         return self._task
 
-    def _in_context(self, context_id: str, coefficients: Coefficients) -> tuple[ClientTask, Context]:
-        if self._task is None or self._context is None or self._context[0] != context_id:
-            raise _RefusalError(FailureCode.NO_CONTEXT)
-        form = Form(len(self._task.layers), self._context[1].rank)
-        if coefficients.form != form or not coefficients.is_finite:
-            raise _RefusalError(FailureCode.BAD_REQUEST)
-        return self._task, self._context[1]
+    @property
+    def _in_context(self) -> tuple[ClientTask, Context]:
+        assert self._context is not None  # the request was checked
+        return self._in_job, self._context[1]
 
     def _cursor(self, keys: Sequence[str]) -> str:
         """The number of vectorised examples, and a keyed digest of them."""
@@ -253,6 +300,27 @@ class Client:
     @staticmethod
     def _checked(reply: Reply, finite: bool) -> Reply:
         return reply if finite else Failure(FailureCode.NOT_FINITE)
+
+
+def split_seed(key: bytes, method: Method) -> int:
+    """The seed that divides a client's examples into roles: by the owner's key, one for all jobs.
+
+    Without a key it is the job's, as in a simulation.
+    """
+    return _seed_for(key, "roles") if key else method.seed
+
+
+def order_seed(key: bytes, method: Method) -> int | None:
+    """The seed of the order in which the examples are trained on, which the coordinator must not know. None: no key.
+
+    Jobs that take other numbers of examples have unrelated orders: two updates never differ by a few examples.
+    """
+    taken = method.calibration.batch_size, method.calibration.local_steps
+    return _seed_for(key, f"order {taken}") if key else None
+
+
+def _seed_for(key: bytes, purpose: str) -> int:
+    return int.from_bytes(hmac.digest(key, purpose.encode(), hashlib.sha256)[:8], "little")
 
 
 def key_for(secret: bytes, purpose: str) -> bytes:

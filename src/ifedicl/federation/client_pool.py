@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ifedicl.errors import LimitsReachedError, TooFewClientsError
 from ifedicl.federation import messages
-from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.engine import Delivery, Engine
 from ifedicl.federation.events import Delivered, Event, StepStarted
+from ifedicl.federation.manifest import Manifest, context_id
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.federation.reply_sums import Total
-from ifedicl.federation.reply_validation import is_usable_context
+from ifedicl.federation.reply_validation import is_usable_empty
 from ifedicl.federation.state import Traffic
 from ifedicl.ledger.entries import Head
 from ifedicl.ledger.receipts import HeadLog, Received
@@ -43,7 +42,7 @@ class ClientPool:
     def __init__(
         self,
         engine: Engine,
-        assignment: Assignment,
+        manifest: Manifest,
         memory: Memory,
         coordination: Coordination,
         observer: Callable[[Event], None],
@@ -52,13 +51,13 @@ class ClientPool:
 
         Args:
             engine: reaches the clients.
-            assignment: task, method and model.
+            manifest: of the job.
             memory: holds the global vectors, and keeps the cost of each exchange.
             coordination: deadline and minimum clients.
             observer: called with each step and delivery.
         """
         self._engine = engine
-        self._assignment = assignment
+        self.manifest = manifest
         self._memory = memory
         self._coordination = coordination
         self._observer = observer
@@ -71,17 +70,26 @@ class ClientPool:
 
     @property
     def context_id(self) -> str:
-        """Names task, method, model and global vectors together."""
+        """Names the global vectors in this job."""
         context = self._memory.state.context
         assert context is not None
-        return hashlib.sha256((self._assignment.digest + context.digest).encode()).hexdigest()[:16]
+        return context_id(self.manifest.digest, context)
+
+    def introduce(self, names: Iterable[str]) -> dict[str, FailureCode]:
+        """Send the job's manifest, and return the codes of the clients that do not take it: they answer no other request."""
+        requests = dict.fromkeys(names, messages.JobRequest(self.manifest))
+        return self._exchange(requests, messages.JobReply, is_usable_empty, lambda _name, _reply: None)[1]
 
     def install(self, names: Iterable[str]) -> None:
         """Send the global vectors (stage 2a). A client that lacks them replies so to the next request."""
-        context, task, method = self._memory.state.context, self._assignment.task, self._assignment.method
+        requests = dict.fromkeys(names, self._context_request)
+        self._exchange(requests, messages.ContextReply, is_usable_empty, lambda _name, _reply: None)
+
+    @property
+    def _context_request(self) -> messages.ContextRequest:
+        context = self._memory.state.context
         assert context is not None
-        request = messages.ContextRequest(task, method, self._assignment.model.fingerprint, context, self.context_id)
-        self._exchange(dict.fromkeys(names, request), messages.ContextReply, is_usable_context, lambda _name, _reply: None)
+        return messages.ContextRequest(self.manifest.digest, context, self.manifest.method.vectors.wire_dtype)
 
     def ask(
         self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool]
@@ -108,7 +116,8 @@ class ClientPool:
     ) -> Participation:
         """Pass each usable reply to ``take`` as it comes, in any order.
 
-        A client that lost the global vectors receives them and the request again.
+        A client that lacks the job or the global vectors receives them and the request again: after a restart, or if its owner
+        has approved the job by now.
 
         Args:
             requests: by client.
@@ -116,13 +125,17 @@ class ClientPool:
             usable: whether a reply is valid.
             take: called with a client's name and its reply, at most once for each client.
         """
+        heads = self._memory.state.heads
         names, failures = self._exchange(requests, expected, usable, take)
-        forgetful = [name for name, code in failures.items() if code is FailureCode.NO_CONTEXT]
-        if forgetful and self._memory.state.context is not None:
-            self.install(forgetful)
-            again, failures_again = self._exchange({name: requests[name] for name in forgetful}, expected, usable, take)
+        without_job = [name for name, code in failures.items() if lacks_job(name, code, heads)]
+        if without_job:
+            refused = self.introduce(without_job)
+            ready = [name for name in without_job if name not in refused]
+            if ready and self._memory.state.context is not None:
+                self.install(ready)
+            again, failures_again = self._exchange({name: requests[name] for name in ready}, expected, usable, take)
             names |= again
-            failures = {name: code for name, code in failures.items() if name not in forgetful} | failures_again
+            failures = {name: code for name, code in failures.items() if name not in ready} | refused | failures_again
         return Participation(tuple(name for name in self.names if name in names), failures)
 
     def are_enough(self, answers: Participation) -> bool:
@@ -148,6 +161,8 @@ class ClientPool:
     def _exchange(
         self, requests: Mapping[str, Request], expected: type[R], usable: Callable[[R], bool], take: Callable[[str, R], None]
     ) -> tuple[set[str], dict[str, FailureCode]]:
+        if not requests:
+            return set(), {}
         request, state = next(iter(requests.values())), self._memory.state
         step = request.kind
         self._observer(StepStarted(step, state.round, len(requests)))
@@ -156,7 +171,7 @@ class ClientPool:
         traffic = list(state.traffic)
         received: list[Received] = []
         heads = state.heads
-        known = {} if isinstance(request, messages.HEADLESS) else state.heads
+        known = state.heads if request.carries_head else {}
         for delivery in self._engine.exchange(requests, self._coordination.deadline_seconds, known):
             reply = delivery.reply
             if isinstance(reply, expected) and usable(reply):
@@ -169,12 +184,18 @@ class ClientPool:
                 traffic.append(_traffic(part, step, state.round, code))
                 self._observer(Delivered(traffic[-1]))
                 if part.receipt is not None:
-                    run, receipt = self._assignment.digest, part.receipt
+                    run, receipt = self.manifest.run, part.receipt
                     received.append(Received(part.client, receipt.head, receipt.sha256, run, step, state.round))
-                    heads = advanced_heads(heads, part)
+                    if request.carries_head or part.client not in state.heads:
+                        heads = advanced_heads(heads, part)  # else nothing says that the head continues the known one
         self._heads.note(received)
         self._memory.note(replace(self._memory.state, traffic=tuple(traffic), heads=heads))
         return answered, failures
+
+
+def lacks_job(name: str, code: FailureCode, heads: Mapping[str, Head]) -> bool:
+    """Whether a client that failed with ``code`` lacks the job: it says so, or the coordinator never heard of its ledger."""
+    return code is FailureCode.NO_CONTEXT or (code is FailureCode.LEDGER and name not in heads)
 
 
 def advanced_heads(heads: Mapping[str, Head], delivery: Delivery) -> Mapping[str, Head]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -55,14 +54,19 @@ class ExampleSums:
 class ClientTask:
     """One owner's examples under one task and method. Each is encoded once; nothing is computed twice."""
 
-    def __init__(self, task: Task, method: Method, scorer: Scorer, examples: Sequence[Example], sums: ExampleSums) -> None:
+    def __init__(
+        self, task: Task, method: Method, scorer: Scorer, examples: Sequence[Example], sums: ExampleSums, split_seed: int
+    ) -> None:
+        """Divide the examples into roles by ``split_seed``; nothing is encoded yet."""
         self.sums = sums
+        self.split_seed = split_seed
         self.task = task
         self.method = method
         self.scorer = scorer
         self.layers = method.injection.active_layers(scorer.backbone.layers)
-        self.roles = split_roles(examples, selection=method.holdout.selection, gate=method.holdout.gate, seed=method.seed)
+        self.roles = split_roles(examples, selection=method.holdout.selection, gate=method.holdout.gate, seed=split_seed)
         self._parts: dict[Role, EncodedExamples] = {}
+        self._keys: dict[Role, tuple[str, ...]] = {}
         self._summed: tuple[int, ContextVectors] | None = None
         self._zero_shot: dict[Role, Reading] = {}
 
@@ -88,11 +92,9 @@ class ClientTask:
             self._summed = known, vectors.in_float32
         return self._summed[1]
 
-    def tallies(
-        self, role: Role, context: Context, coefficients: Coefficients, readouts: Sequence[Readout | None]
-    ) -> tuple[Tally, ...]:
-        """An adapter's tally on one role's examples, for each readout."""
-        reading, labels = self._reading(role, context, coefficients), self.part(role).labels
+    def tallies(self, context: Context, coefficients: Coefficients, readouts: Sequence[Readout | None]) -> tuple[Tally, ...]:
+        """An adapter's tally on the selection examples, for each readout."""
+        reading, labels = self._reading(Role.SELECTION, context, coefficients), self.part(Role.SELECTION).labels
         return tuple(Tally.of(reading.log_probabilities(readout), labels) for readout in readouts)
 
     def comparison(self, context: Context, coefficients: Coefficients, readout: Readout | None) -> Comparison:
@@ -119,11 +121,12 @@ class ClientTask:
             self._zero_shot[role] = reading
         return reading
 
-    def counts(self, first: int) -> npt.NDArray[np.int64]:
-        """``(C,)``: the first ``first`` training examples by class."""
-        return np.bincount(self.part(Role.TRAIN).labels[:first], minlength=len(self.task.labels))
+    def counts(self, role: Role, first: int) -> npt.NDArray[np.int64]:
+        """``(C,)``: the first ``first`` examples of a role by class."""
+        return np.bincount(self.part(role).labels[:first], minlength=len(self.task.labels))
 
-    @cached_property
-    def train_keys(self) -> tuple[str, ...]:
-        """A key of each training example, in order."""
-        return tuple(row.key for row in self.roles[Role.TRAIN])
+    def keys(self, role: Role) -> tuple[str, ...]:
+        """A key of each example of a role, in order."""
+        if role not in self._keys:
+            self._keys[role] = tuple(row.key for row in self.roles[role])
+        return self._keys[role]

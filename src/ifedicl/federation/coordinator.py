@@ -18,11 +18,11 @@ from ifedicl.core.subspace import Context, subspace_basis
 from ifedicl.core.vectors import Array32, ContextVectors, pooled
 from ifedicl.core.warm_start import Start
 from ifedicl.errors import FederationError, LimitsReachedError
-from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.client_pool import ClientPool
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.events import Begun, Event, RoundDone, ignore
+from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.reply_validation import ReplyChecks, can_travel, rank, tally_of_all
 from ifedicl.federation.selection import Selection
 from ifedicl.federation.state import RoundRecord, State
@@ -92,13 +92,13 @@ class Coordinator:
         self._coordination = coordination
         self._observer = observer
         self._starter = starter
-        assignment = Assignment(task, method, model)
-        initial = assignment.initial
-        self._memory = Memory(State(assignment.digest, 0, 0, method.rounds.rounds, initial, initial), checkpoint_file)
-        self._clients = ClientPool(engine, assignment, self._memory, coordination, observer)
-        self._collection = VectorCollection(self._clients, assignment, self._memory)
-        self._selection = Selection(self._clients, assignment, self._memory)
-        self._checks = ReplyChecks(assignment)
+        manifest = Manifest.of(task, method, model)
+        initial = manifest.initial
+        self._memory = Memory(State(manifest.run, 0, 0, method.rounds.rounds, initial, initial), checkpoint_file)
+        self._clients = ClientPool(engine, manifest, self._memory, coordination, observer)
+        self._collection = VectorCollection(self._clients, manifest, self._memory)
+        self._selection = Selection(self._clients, manifest, self._memory)
+        self._checks = ReplyChecks(manifest)
         self._update = gradient_update if method.takes_gradients else averaged_update
 
     def run(self, *, resume: bool = False, more_rounds: int = 0) -> Outcome:
@@ -116,9 +116,12 @@ class Coordinator:
         """
         found = (resume or more_rounds > 0) and self._restore(more_rounds)
         self._observer(Begun(self._state if found else None))
+        rounds, phases = self._state.last_round, self._state.phases
+        self._clients.manifest = Manifest.of(self._task, self._method, self._model, rounds=rounds, phases=phases)
 
         # Stage 1 and 2a: context vectors, and their mean over clients (Eq. 1-3)
         if self._state.vectors_due:
+            self._clients.introduce(self._clients.names)
             self._refresh_vectors()
         self._selection.measure_zero_shot()
 
@@ -200,7 +203,7 @@ class Coordinator:
         balanced = self._method.vectors.balance == "class"
         counted = in_order if balanced else [vectors.merged() for vectors in in_order]
         mean = AGGREGATE_VECTORS[self._method.weighting](counted)
-        context = Context(mean, self._basis(in_order), self._checks.assignment.layers.start)
+        context = Context(mean, self._basis(in_order), self._checks.manifest.layers.start)
         # The clients inject the numbers that crossed the network in this dtype. The adapter must have the same ones.
         wire_dtype = self._method.vectors.wire_dtype
         context = context.rounded(wire_dtype)
@@ -245,7 +248,7 @@ class Coordinator:
             return None
         if self._state.context is not None:
             return self._state.context.basis
-        first = self._checks.assignment.layers.start
+        first = self._checks.manifest.layers.start
         return subspace_basis(pooled(vectors).present_means, subspace.rank, seeds.generator(seed, "basis"), first_layer=first)
 
     def _outcome(self) -> Outcome:
@@ -255,7 +258,7 @@ class Coordinator:
         assert state.context is not None
         assert state.best_round is not None
         fallback = gate is not None and not gate.is_open
-        coefficients = self._checks.assignment.identity if fallback else state.best
+        coefficients = self._checks.manifest.identity if fallback else state.best
         readout = None if fallback else state.readout
         return Outcome(state.context, coefficients, readout, state.best_round, gate, state)
 

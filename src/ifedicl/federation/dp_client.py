@@ -24,7 +24,16 @@ from ifedicl.errors import ConfigError, Fault
 from ifedicl.extract import context_vectors
 from ifedicl.federation.client import Client
 from ifedicl.federation.client_task import ExampleSums
-from ifedicl.federation.messages import ContextRequest, Failure, FailureCode, GradientRequest, Reply, Request, VectorsRequest
+from ifedicl.federation.messages import (
+    ContextRequest,
+    Failure,
+    FailureCode,
+    GradientRequest,
+    JobRequest,
+    Reply,
+    Request,
+    VectorsRequest,
+)
 from ifedicl.settings import Method, NoiseSettings, noise_contradictions
 
 _BEFORE_ARRAYS = 2
@@ -33,7 +42,7 @@ _BEFORE_ARRAYS = 2
 _EXACT = 2**24
 """Steps. Integers up to here are exact in float32."""
 
-_ANSWERED = (VectorsRequest, ContextRequest, GradientRequest)
+_ANSWERED = (JobRequest, VectorsRequest, ContextRequest, GradientRequest)
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class DPSums(ExampleSums):
         Args:
             settings: ε, δ, clip and colluders.
             survivors: minimum survivors of a sum.
-            method: the run's settings; requests with other settings are refused.
+            method: the run's settings.
             public: labelled texts, no client's own and the same at every client; vectors, basis and weights come from them.
             step: of the secure sum's fixed point; a power of two.
             spent_rounds: rounds of this run that the ledger already counts.
@@ -179,17 +188,19 @@ class DPSums(ExampleSums):
 class DPClient:
     """The layer around a client that answers only requests with planned noise. It gives the secure sum the client's noise."""
 
-    def __init__(self, client: Client, sums: DPSums) -> None:
-        """Take a client, whose examples ``sums`` will sum."""
+    def __init__(self, client: Client, sums: DPSums, run: str) -> None:
+        """Take a client, whose examples ``sums`` will sum, and the digest of the run that the budget is for."""
         self.name = client.name
         self.client = client.with_sums(sums)
         self.noise = sums.noise
+        self.cursor = self.client.cursor
         self.examples_behind = self.client.examples_behind
         self._sums = sums
+        self._run = run
 
     @property
-    def cursor(self) -> str:
-        return self.client.cursor
+    def split(self) -> str:
+        return self.client.split
 
     @property
     def spent_epsilon(self) -> float:
@@ -199,6 +210,6 @@ class DPClient:
         """Answer a request with planned noise, under the settings that the budget is for. Never raises."""
         if not isinstance(request, _ANSWERED):
             return Failure(FailureCode.BAD_REQUEST)
-        if isinstance(request, VectorsRequest) and request.method != self._sums.method:
+        if isinstance(request, JobRequest) and request.manifest.run != self._run:
             return Failure(FailureCode.BAD_REQUEST)
         return self.client.handle(request)

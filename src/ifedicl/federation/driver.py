@@ -8,10 +8,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.coordinator import Coordinator, Outcome, Starter
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.events import Event, ignore
+from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.secure import summing_engine
 from ifedicl.metrics import Comparison
 from ifedicl.settings import Coordination, Method, ModelSettings
@@ -51,7 +51,7 @@ class Federated:
 
 def drive(
     engine: Engine,
-    assignment: Assignment,
+    manifest: Manifest,
     model: ModelSettings,
     options: RunOptions,
     *,
@@ -61,7 +61,7 @@ def drive(
 
     Args:
         engine: reaches the clients. In a mode that shows sums only, the coordinator gets it wrapped.
-        assignment: task, method and model.
+        manifest: task, method and model.
         model: the source of the model, for the adapter.
         options: of the run.
         spent: called after the last round; returns the spent privacy budgets.
@@ -70,22 +70,22 @@ def drive(
         IfediclError: as :meth:`Coordinator.run` raises it, or a package that the privacy mode needs is not installed.
     """
     coordinator = Coordinator(
-        summing_engine(engine, assignment.method),
-        assignment.task,
-        assignment.method,
-        assignment.model,
+        summing_engine(engine, manifest.method),
+        manifest.task,
+        manifest.method,
+        manifest.model,
         coordination=options.coordination,
         checkpoint_file=options.checkpoint,
         observer=options.observer,
         starter=options.starter,
     )
     outcome = coordinator.run(resume=options.resume, more_rounds=options.more_rounds)
-    return Federated(adapter_of(outcome, assignment, model, len(engine.clients()), spent()), outcome)
+    return Federated(adapter_of(outcome, manifest, model, len(engine.clients()), spent()), outcome)
 
 
 def adapter_of(
     outcome: Outcome,
-    assignment: Assignment,
+    manifest: Manifest,
     model: ModelSettings,
     clients: int,
     spent: Mapping[str, Any] = MappingProxyType({}),
@@ -95,13 +95,13 @@ def adapter_of(
     from ifedicl.adapter import Adapter
 
     return Adapter(
-        task=assignment.task,
+        task=manifest.task,
         context=outcome.context,
         readout=outcome.readout,
         coefficients=outcome.coefficients,
         model=model,
-        fingerprint=assignment.model.fingerprint,
-        provenance=_provenance(outcome, assignment.method, clients) | dict(spent),
+        fingerprint=manifest.model.fingerprint,
+        provenance=_provenance(outcome, manifest.method, clients) | dict(spent),
     )
 
 

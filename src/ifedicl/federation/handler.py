@@ -6,11 +6,11 @@ the owner's policy, the secure sum. The outermost layer is an :data:`Endpoint`, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, TypeVar
 
 from ifedicl.federation.messages import Envelope, Reply, Request
-from ifedicl.ledger.usage import ExampleSet
+from ifedicl.ledger.usage import ReplyFacts
 
 Q = TypeVar("Q", contravariant=True)
 A = TypeVar("A", covariant=True)
@@ -29,19 +29,10 @@ class Handler(Protocol[Q, A]):
 
 @dataclass(frozen=True)
 class Disclosure:
-    """A reply, and facts for the ledger's line.
-
-    Attributes:
-        reply: it leaves, or goes into a sum.
-        run: digest of its run; empty if unknown.
-        examples: the training examples in its sums; None for other replies.
-        epsilon: the ε of all replies of this run, for one example; None: there is no DP guarantee.
-    """
+    """A reply, which leaves or goes into a sum, and facts for the ledger's line."""
 
     reply: Reply
-    run: str = ""
-    examples: ExampleSet | None = None
-    epsilon: float | None = None
+    facts: ReplyFacts = field(default_factory=ReplyFacts)
 
 
 Replier: TypeAlias = Handler[Request, Reply]

@@ -8,18 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.coefficients import LARGEST_COEFFICIENT, Coefficients
 from ifedicl.core.readout import MOST_FEATURES, feature_count, hidden_count
-from ifedicl.core.vectors import WRITES
+from ifedicl.core.vectors import LARGEST_MEAN, WRITES
 from ifedicl.federation import messages
-from ifedicl.federation.assignment import Assignment
+from ifedicl.federation.manifest import Manifest
 from ifedicl.metrics import Tally
 
 _MOST_EXAMPLES = 2**31
-# Far above what a model gives, and low enough for what follows: sums of means and squares of gradients must fit float32.
-_LARGEST_MEAN = 1e30
+# Far above what a model gives, and low enough for what follows: squares of gradients must fit float32.
 _LARGEST_GRADIENT = 1e15
-_LARGEST_COEFFICIENT = 6e4  # Γ is sent as float16
 _LARGEST_LOSS = 1e6  # nats, for one example
 
 
@@ -27,38 +25,38 @@ _LARGEST_LOSS = 1e6  # nats, for one example
 class ReplyChecks:
     """Checks whether replies fit a run."""
 
-    assignment: Assignment
+    manifest: Manifest
 
     def is_usable_vectors(self, reply: messages.VectorsReply) -> bool:
         """Whether they have the run's shape, are finite, and have an example unless they add to earlier vectors."""
         vectors = reply.vectors
         shape = (
-            self.assignment.method.groups(len(self.assignment.task.labels)),
-            len(self.assignment.layers),
+            self.manifest.method.groups(len(self.manifest.task.labels)),
+            len(self.manifest.layers),
             len(WRITES),
-            self.assignment.model.width,
+            self.manifest.model.width,
         )
         fits = vectors.means.shape == shape and vectors.is_finite and bool((vectors.counts <= _MOST_EXAMPLES).all())
-        return fits and _at_most(_LARGEST_MEAN, vectors.means) and (vectors.examples > 0 or not reply.replaces)
+        return fits and _at_most(LARGEST_MEAN, vectors.means) and (vectors.examples > 0 or not reply.replaces)
 
     def is_usable_update(self, reply: messages.UpdateReply) -> bool:
         """Whether it has the run's shape, is finite on the wire too, and has at least one example."""
         coefficients = reply.coefficients
-        fits = coefficients.form == self.assignment.form and can_travel(coefficients)
+        fits = coefficients.form == self.manifest.form and can_travel(coefficients)
         return fits and 0 < reply.examples <= _MOST_EXAMPLES and 0 <= reply.loss <= _LARGEST_LOSS
 
     def is_usable_gradient(self, reply: messages.GradientReply) -> bool:
         """Whether it has the run's shape and is finite. It may have no examples."""
         sums = reply.sums
-        fits = {name: array.shape for name, array in sums.arrays.items()} == self.assignment.form.shapes and sums.is_finite
+        fits = {name: array.shape for name, array in sums.arrays.items()} == self.manifest.form.shapes and sums.is_finite
         fits = fits and _at_most(_LARGEST_GRADIENT, *sums.arrays.values())
         return fits and 0 <= sums.examples <= _MOST_EXAMPLES and 0 <= sums.loss <= sums.examples * _LARGEST_LOSS
 
     def is_usable_statistics(self, reply: messages.StatisticsReply) -> bool:
         """Whether they have the run's shape, are finite, and have at least one example."""
-        assignment = self.assignment
-        classes, model = len(assignment.task.labels), assignment.model
-        hidden = hidden_count(model.width, assignment.method.pooled_layer(model.layers))
+        manifest = self.manifest
+        classes, model = len(manifest.task.labels), manifest.model
+        hidden = hidden_count(model.width, manifest.method.pooled_layer(model.layers))
         size = feature_count(min(hidden, MOST_FEATURES), classes)
         fits = reply.sums.moment.shape == (size, classes) and reply.sums.is_finite
         return fits and 0 < reply.sums.examples <= _MOST_EXAMPLES
@@ -75,14 +73,14 @@ class ReplyChecks:
             and _is_possible(comparison.zero_shot)
             and difference <= comparison.disagreements <= count
             and 0 <= squares <= count * _LARGEST_LOSS**2
-            and all(len(row) == len(self.assignment.task.labels) and min(row) >= 0 and sum(row) == count for row in counts)
+            and all(len(row) == len(self.manifest.task.labels) and min(row) >= 0 and sum(row) == count for row in counts)
             and comparison.adapter.correct <= sum(map(min, *counts))
         )
 
 
 def can_travel(coefficients: Coefficients) -> bool:
     """Whether they are finite, and small enough for the wire."""
-    return coefficients.is_finite and _at_most(_LARGEST_COEFFICIENT, *coefficients.arrays.values())
+    return coefficients.is_finite and _at_most(LARGEST_COEFFICIENT, *coefficients.arrays.values())
 
 
 def _at_most(bound: float, *arrays: npt.NDArray[np.floating]) -> bool:
@@ -90,7 +88,7 @@ def _at_most(bound: float, *arrays: npt.NDArray[np.floating]) -> bool:
     return all(float(np.abs(array).max(initial=0.0)) <= bound for array in arrays)
 
 
-def is_usable_context(_reply: messages.ContextReply) -> bool:
+def is_usable_empty(_reply: messages.JobReply | messages.ContextReply) -> bool:
     """True: the reply has no fields."""
     return True
 

@@ -15,15 +15,14 @@ from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.readout import MOST_FEATURES, PENALTIES, TEMPERATURES, Readout, ReadoutSums, feature_count, hidden_count
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, ContextVectors
-from ifedicl.data import Role
 from ifedicl.federation import messages
-from ifedicl.federation.assignment import Assignment
+from ifedicl.federation.manifest import CONTEXT_ID_SIZE, Manifest
 from ifedicl.federation.messages import Reply
 from ifedicl.metrics import Comparison, Tally
 
 Exchange: TypeAlias = tuple[messages.StepRequest, Reply]
 
-_CONTEXT_ID, _CURSOR, _ROUND = "0" * 16, "0" * 40, 10
+_CONTEXT_ID, _CURSOR, _ROUND = "0" * CONTEXT_ID_SIZE, f"100:{'0' * 32}", 10
 _LOSS = 0.123456789
 
 
@@ -41,56 +40,57 @@ class SampleCounts:
         return int(self.groups.sum())
 
 
-def sample_exchange(assignment: Assignment, counts: SampleCounts) -> dict[str, Exchange]:
+def sample_exchange(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
     """The request and reply of each step that the method needs, in the order of a run."""
-    holdout, coefficients = assignment.method.holdout, assignment.identity
-    steps = _vectors(assignment, counts) | _round(assignment, counts)
+    holdout, coefficients = manifest.method.holdout, manifest.identity
+    steps = _vectors(manifest, counts) | _round(manifest, counts)
     if holdout.selection > 0:
-        request = messages.EvaluateRequest(_CONTEXT_ID, Role.SELECTION, coefficients)
+        request = messages.EvaluateRequest(_CONTEXT_ID, coefficients)
         steps["evaluate"] = request, messages.EvaluateReply((_tally(counts.selection),))
-    if assignment.method.readout is not None:
-        steps |= _readout(assignment, counts)
+    if manifest.method.readout is not None:
+        steps |= _readout(manifest, counts)
     if holdout.gate > 0:
-        classes, tally = len(assignment.task.labels), _tally(counts.gate)
+        classes, tally = len(manifest.task.labels), _tally(counts.gate)
         by_label = tuple(counts.gate // classes + (label < counts.gate % classes) for label in range(classes))
         compared = Comparison(tally, tally, _LOSS, counts.gate, by_label, by_label)
         steps["compare"] = messages.CompareRequest(_CONTEXT_ID, coefficients, None), messages.CompareReply(compared)
     return steps
 
 
-def _vectors(assignment: Assignment, counts: SampleCounts) -> dict[str, Exchange]:
-    task, method, model, layers = assignment.task, assignment.method, assignment.model, assignment.layers
+def _vectors(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
+    method, model, layers = manifest.method, manifest.model, manifest.layers
     shape = len(layers), len(WRITES), model.width
     vectors = ContextVectors(np.zeros((len(counts.groups), *shape), dtype=np.float32), counts.groups)
     basis = np.zeros((*shape[:2], method.rank, model.width), dtype=np.float32) if method.rank else None
     context = Context(np.zeros(shape, dtype=np.float32), basis, layers.start)
-    request = messages.VectorsRequest(task, method, model.fingerprint, "")
+    request = messages.VectorsRequest(manifest.digest, "")
     return {
+        "job": (messages.JobRequest(manifest), messages.JobReply()),
         "vectors": (request, messages.VectorsReply(vectors, _CURSOR, True, "float32", method.vectors.wire_dtype)),
-        "context": (messages.ContextRequest(task, method, model.fingerprint, context, _CONTEXT_ID), messages.ContextReply()),
+        "context": (messages.ContextRequest(manifest.digest, context, method.vectors.wire_dtype), messages.ContextReply()),
     }
 
 
-def _round(assignment: Assignment, counts: SampleCounts) -> dict[str, Exchange]:
+def _round(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
     """One round without its evaluation."""
-    coefficients, server = assignment.identity, assignment.method.server
-    if server is not None and assignment.method.takes_gradients:
+    coefficients, server = manifest.identity, manifest.method.server
+    if server is not None and manifest.method.takes_gradients:
         sums = GradientSum(coefficients.arrays, round(server.draw * counts.train), _LOSS)
         return {"gradient": (messages.GradientRequest(_CONTEXT_ID, _ROUND, coefficients), messages.GradientReply(sums))}
     request = messages.UpdateRequest(_CONTEXT_ID, _ROUND, 0, _ROUND, coefficients)
     return {"update": (request, messages.UpdateReply(coefficients, counts.train, _LOSS))}
 
 
-def _readout(assignment: Assignment, counts: SampleCounts) -> dict[str, Exchange]:
+def _readout(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
     """The two steps of a readout: its sums, and the evaluation of its candidates."""
-    method, model, coefficients = assignment.method, assignment.model, assignment.identity
+    method, model, coefficients = manifest.method, manifest.model, manifest.identity
     assert method.readout is not None
-    classes, layer = len(assignment.task.labels), method.pooled_layer(model.layers)
+    classes, layer = len(manifest.task.labels), method.pooled_layer(model.layers)
     hidden = hidden_count(model.width, layer)
     size = feature_count(min(hidden, MOST_FEATURES), classes)
     sums = ReadoutSums(np.eye(size), np.ones((size, classes)), counts.train)
     readouts = tuple(Readout(np.zeros((classes, feature_count(hidden, classes)), dtype=np.float32), layer) for _ in PENALTIES)
-    trial = messages.EvaluateRequest(_CONTEXT_ID, Role.SELECTION, coefficients, readouts, TEMPERATURES)
+    trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, readouts, TEMPERATURES)
     return {
         "statistics": (messages.StatisticsRequest(_CONTEXT_ID, coefficients), messages.StatisticsReply(sums)),
         "readouts": (trial, messages.EvaluateReply((_tally(counts.selection),) * len(trial.candidates))),

@@ -9,11 +9,10 @@ from dataclasses import replace
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import TEMPERATURES, hidden_count, projection
 from ifedicl.core.robust import Trust, trusted_clients
-from ifedicl.data import Role
 from ifedicl.federation import messages
-from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.client_pool import ClientPool
+from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import FailureCode
 from ifedicl.federation.reply_validation import ReplyChecks, is_usable_evaluation, rank, tally_of_all
 from ifedicl.metrics import Comparison, Tally
@@ -24,23 +23,23 @@ _log = logging.getLogger(__name__)
 class Selection:
     """Chooses on the clients' selection examples, and compares with the raw model on their gate examples."""
 
-    def __init__(self, clients: ClientPool, assignment: Assignment, memory: Memory) -> None:
+    def __init__(self, clients: ClientPool, manifest: Manifest, memory: Memory) -> None:
         """Prepare; nothing is sent yet."""
         self._clients = clients
-        self._assignment = assignment
+        self._manifest = manifest
         self._memory = memory
-        self._checks = ReplyChecks(assignment)
+        self._checks = ReplyChecks(manifest)
 
     def measure_zero_shot(self) -> None:
         """Evaluate the raw model on the selection examples, once for each context."""
-        if self._memory.state.zero_shot is None and self._assignment.method.holdout.selection > 0:
-            zero_shot = tally_of_all(self.evaluate(self._assignment.identity))
+        if self._memory.state.zero_shot is None and self._manifest.method.holdout.selection > 0:
+            zero_shot = tally_of_all(self.evaluate(self._manifest.identity))
             self._memory.keep(replace(self._memory.state, zero_shot=zero_shot))
 
     def evaluate(self, coefficients: Coefficients) -> dict[str, Tally]:
         """The tallies on the selection examples of each trusted client."""
-        replies = self._evaluations(messages.EvaluateRequest(self._clients.context_id, Role.SELECTION, coefficients))
-        tallies, by = {name: reply.tallies[0] for name, reply in replies.items()}, self._assignment.method.rounds.select_by
+        replies = self._evaluations(messages.EvaluateRequest(self._clients.context_id, coefficients))
+        tallies, by = {name: reply.tallies[0] for name, reply in replies.items()}, self._manifest.method.rounds.select_by
         scores = {name: rank(tally, by) for name, tally in tallies.items()}
         trusted = self._trusted_names(scores, {name: tally.examples for name, tally in tallies.items()})
         return {name: tallies[name] for name in trusted}
@@ -53,7 +52,7 @@ class Selection:
         Raises:
             TooFewClientsError: fewer clients than ``coordination.min_clients`` gave sums, but more may after a resume.
         """
-        state, method = self._memory.state, self._assignment.method
+        state, method = self._memory.state, self._manifest.method
         if method.readout is None or state.readout_round == state.best_round:
             return
         request = messages.StatisticsRequest(self._clients.context_id, state.best)
@@ -66,11 +65,11 @@ class Selection:
             return
         self._clients.require(answers, "statistics")
         assert total is not None  # each usable reply has at least one example
-        model = self._assignment.model
+        model = self._manifest.model
         layer = method.pooled_layer(model.layers)
         directions = projection(hidden_count(model.width, layer), model.width, method.seed)
         readouts = total.sums.solve(directions, layer)
-        trial = messages.EvaluateRequest(self._clients.context_id, Role.SELECTION, state.best, tuple(readouts), TEMPERATURES)
+        trial = messages.EvaluateRequest(self._clients.context_id, state.best, tuple(readouts), TEMPERATURES)
         figures = zip(*(reply.tallies for reply in self._evaluations(trial).values()), strict=True)
         ranks = [rank(sum(tallies, Tally()), method.rounds.select_by) for tallies in figures]  # empty if no client replied
         best = trial.candidates[ranks.index(min(ranks))] if ranks else None
@@ -78,7 +77,7 @@ class Selection:
 
     def compare(self) -> Comparison | None:
         """The chosen adapter and the raw model on the gate examples; None without a gate or without gate examples."""
-        if self._assignment.method.holdout.gate == 0:
+        if self._manifest.method.holdout.gate == 0:
             return None
         state = self._memory.state
         request = messages.CompareRequest(self._clients.context_id, state.best, state.readout)
@@ -92,7 +91,7 @@ class Selection:
 
     def _trusted_names(self, scores: Mapping[str, tuple[float, ...]], examples: Mapping[str, int]) -> list[str]:
         """All clients, in order; with [robust], those with middle scores."""
-        robust = self._assignment.method.robust
+        robust = self._manifest.method.robust
         return list(scores) if robust is None else trusted_clients(scores, examples, Trust(robust.liars))
 
     def _evaluations(self, request: messages.EvaluateRequest) -> dict[str, messages.EvaluateReply]:

@@ -76,6 +76,7 @@ class State:
         round: completed rounds.
         phase_start: the round at which the present schedule began.
         phase_rounds: its number of rounds.
+        phases: the number of schedules so far, with the present one.
         coefficients: after ``round`` rounds.
         best_round: the round chosen so far; None before the first evaluation.
         best: its coefficients.
@@ -100,6 +101,7 @@ class State:
     phase_rounds: int
     coefficients: Coefficients
     best: Coefficients
+    phases: int = 1
     best_round: int | None = None
     stale: int = 0
     vectors_due: bool = True
@@ -135,6 +137,7 @@ class State:
             self,
             phase_start=self.round,
             phase_rounds=rounds,
+            phases=self.phases + 1,
             coefficients=self.best,
             moments=None,  # they belong to the coefficients of the last round, not to those of the best one
             stale=0,

@@ -43,7 +43,7 @@ def averaged_update(clients: ClientPool, cohort: Sequence[str], state: State, ch
     Raises:
         TooFewClientsError: fewer usable updates than ``coordination.min_clients``.
     """
-    method = checks.assignment.method
+    method = checks.manifest.method
     request = UpdateRequest(clients.context_id, state.round, state.phase_start, state.phase_rounds, state.coefficients)
     requests = dict.fromkeys(cohort, request)
     if method.robust is None:
@@ -58,7 +58,7 @@ def averaged_update(clients: ClientPool, cohort: Sequence[str], state: State, ch
 
 def _mean(clients: ClientPool, requests: Mapping[str, Request], checks: ReplyChecks) -> tuple[UpdateReply, Participation]:
     """``Λ = Σ w_k Λ_k / Σ w_k`` (paper Eq. 7). A total weights by examples; uniform weights count one example each."""
-    total, uniform = Total(UpdateReply), checks.assignment.method.weighting == "uniform"
+    total, uniform = Total(UpdateReply), checks.manifest.method.weighting == "uniform"
 
     def take(_name: str, reply: UpdateReply) -> None:
         total.add(replace(reply, examples=1) if uniform else reply)
@@ -89,7 +89,7 @@ def gradient_update(clients: ClientPool, cohort: Sequence[str], state: State, ch
     Raises:
         TooFewClientsError: fewer usable sums than ``coordination.min_clients``.
     """
-    method = checks.assignment.method
+    method = checks.manifest.method
     server = method.server
     assert server is not None
     request = GradientRequest(clients.context_id, state.round, state.coefficients)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.client_pool import ClientPool, Participation
+from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import VectorsReply, VectorsRequest
 from ifedicl.federation.reply_sums import Total
 from ifedicl.federation.reply_validation import ReplyChecks
@@ -34,12 +34,12 @@ class _Collected:
 class VectorCollection:
     """Asks all clients for the vectors of examples that they have not vectorised yet."""
 
-    def __init__(self, clients: ClientPool, assignment: Assignment, memory: Memory) -> None:
+    def __init__(self, clients: ClientPool, manifest: Manifest, memory: Memory) -> None:
         """Prepare; nothing is sent yet."""
         self._clients = clients
-        self._assignment = assignment
+        self._manifest = manifest
         self._memory = memory
-        self._checks = ReplyChecks(assignment)
+        self._checks = ReplyChecks(manifest)
 
     def vectors(self) -> list[ContextVectors]:
         """All clients' vectors, in client order; their sum alone if the method needs no more.
@@ -52,7 +52,7 @@ class VectorCollection:
         """
         state = self._memory.state
         collected = _Collected(dict(state.client_vectors), dict(state.cursors), dict(state.dtypes))
-        adds_up = self._assignment.method.vectors_add_up
+        adds_up = self._manifest.method.vectors_add_up
         answers = (self._collect_sum if adds_up else self._collect_each)(collected)
         self._memory.keep(replace(self._memory.state, **vars(collected)))
         usable = {name: vectors for name, vectors in collected.client_vectors.items() if vectors.examples > 0}
@@ -101,8 +101,8 @@ class VectorCollection:
         return answers
 
     def _ask(self, cursors: Mapping[str, str], take: Callable[[str, VectorsReply], None]) -> Participation:
-        task, method, model = self._assignment.task, self._assignment.method, self._assignment.model
+        job = self._clients.manifest.digest
         # Clients with the same cursor share one request object, which engines encode once.
-        by_cursor = {cursor: VectorsRequest(task, method, model.fingerprint, cursor) for cursor in {"", *cursors.values()}}
+        by_cursor = {cursor: VectorsRequest(job, cursor) for cursor in {"", *cursors.values()}}
         requests = {name: by_cursor[cursors.get(name, "")] for name in self._clients.names}
         return self._clients.collect(requests, VectorsReply, self._checks.is_usable_vectors, take)

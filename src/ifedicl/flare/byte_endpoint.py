@@ -20,10 +20,9 @@ def answer(endpoint: Endpoint | None, wire: object) -> bytes:
         if not isinstance(wire, bytes):
             return _failure(FailureCode.BAD_REQUEST)
         envelope = Envelope.from_bytes(wire)
-        _ = envelope.frame.request  # raises if it is not a request
         return _failure(FailureCode.INTERNAL) if endpoint is None else endpoint.handle(envelope).to_bytes()
     except MessageError as error:
-        _log.error("received bytes that are not a request of ifedicl: %s", error)
+        _log.error("received bytes that are not a request of ifedicl: %.200s", error)
         return _failure(FailureCode.BAD_REQUEST)
     except Exception:
         _log.exception("a request could not be answered")

@@ -29,5 +29,5 @@ def run_job(engine: Engine, job: JobSettings, path: Path, *, resume: bool, obser
     keeper = folder.settings_keeper("job.json", json.dumps(job.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n")
     options = RunOptions(coordination=job.coordination, resume=resume, observer=each(keeper, observer))
     journal = folder.journal(job.task, job.sites)
-    federated = folder.carry_out(lambda options: drive(engine, job.assignment, job.model, options), options, journal)
+    federated = folder.carry_out(lambda options: drive(engine, job.manifest, job.model, options), options, journal)
     journal.finish(federated.outcome)

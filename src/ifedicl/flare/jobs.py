@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from ifedicl import files
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.errors import ConfigError, Fault
-from ifedicl.federation.assignment import Assignment
+from ifedicl.federation.manifest import Manifest
 from ifedicl.flare.names import CONTROLLER, EXECUTOR, NAME_PATTERN, TASK
 from ifedicl.settings import Coordination, Method, ModelSettings, RunSettings, Section, check_coordination, validated
 from ifedicl.task import Task
@@ -54,9 +54,9 @@ class JobSettings(Section):
         return self
 
     @property
-    def assignment(self) -> Assignment:
-        """Task, method and model of the run."""
-        return Assignment(self.task, self.method, ModelShape(self.fingerprint, self.layers, self.width))
+    def manifest(self) -> Manifest:
+        """What each site's owner approves."""
+        return Manifest.of(self.task, self.method, ModelShape(self.fingerprint, self.layers, self.width))
 
 
 def job_settings(settings: RunSettings, sites: Sequence[str], name: str, interval: float = INTERVAL) -> JobSettings:

@@ -15,8 +15,9 @@ from ifedicl import files
 from ifedicl.errors import LedgerError, StorageError
 from ifedicl.ledger.entries import START, Entry, Head, now
 
-OPENED, REPLY, SUMMED, REPAIRED = "opened", "reply", "summed", "repaired"
-"""Events: the first line; a sent reply; a reply that went into a secure sum; an incomplete line that a start found."""
+OPENED, REPLY, SUMMED, REPAIRED, REFUSED = "opened", "reply", "summed", "repaired", "refused"
+"""Events: the first line; a sent reply; a reply that went into a secure sum; an incomplete line that a start found; how many
+requests were refused since the last such line, by code."""
 
 
 class Ledger:

@@ -11,20 +11,20 @@ A layer calls only the next inner one. A :class:`~ifedicl.federation.handler.Dis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from ifedicl.data import Example, read_texts
-from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.client import Client
 from ifedicl.federation.handler import Discloser, Endpoint
+from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import Envelope
 from ifedicl.federation.secure import named_missing_packages
 from ifedicl.ledger.usage import CountedLedger, History
-from ifedicl.owner.guard import Guard
+from ifedicl.owner.guard import Guard, GuardedClient, none_approved
 from ifedicl.owner.policy import Policy, open_policy
 from ifedicl.owner.recorder import Recorder, SumRecorder, Unrecorded, no_bytes
 from ifedicl.settings import Method, PrivacySettings, RunSettings
@@ -64,6 +64,7 @@ class ClientEndpoint:
 
     client: Client
     outermost: Endpoint = field(repr=False)
+    history: History = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -74,7 +75,13 @@ class ClientEndpoint:
 
 
 def build_endpoint(
-    client: Client, policy: Policy, record: LedgerRecord | None, privacy: Privacy | None, peers: Mapping[str, bytes]
+    client: Client,
+    policy: Policy,
+    record: LedgerRecord | None,
+    privacy: Privacy | None,
+    peers: Mapping[str, bytes],
+    *,
+    approved: Callable[[], Collection[str]] = none_approved,
 ) -> ClientEndpoint:
     """Put the layers around a client.
 
@@ -84,31 +91,33 @@ def build_endpoint(
         record: of what leaves; None: no ledger, for simulations.
         privacy: None: replies leave as they are.
         peers: the identities of the other clients in secure sums, by name.
+        approved: the digests of the jobs that the owner has approved.
 
     Raises:
         ConfigError: a package that the privacy needs is not installed, or the settings give no DP guarantee.
     """
-    ledger = None if record is None else record.ledger
-    history = History() if ledger is None else ledger.history
+    history = History() if record is None else record.ledger.history
     layer: Discloser
     if privacy is None:
-        layer = Guard(client, policy, history)
+        layer = Guard(client, policy, history, approved=approved)
     else:
-        client, layer = _masking_layer(client, policy, ledger, history, privacy, peers)
-    if record is None or ledger is None:
-        return ClientEndpoint(client, Unrecorded(layer))
-    return ClientEndpoint(client, Recorder(layer, ledger, policy.most, record.overhead))
+        client, inner, mask = _summing_client(client, history, privacy, peers)
+        guard = Guard(inner, policy, history, approved=approved, masked=True)
+        layer = mask(SumRecorder(guard, _noting(history) if record is None else record.ledger.append))
+    if record is None:
+        return ClientEndpoint(client, Unrecorded(layer, history), history)
+    return ClientEndpoint(client, Recorder(layer, record.ledger, policy, record.overhead), history)
 
 
-def _masking_layer(
-    client: Client,
-    policy: Policy,
-    ledger: CountedLedger | None,
-    history: History,
-    privacy: Privacy,
-    peers: Mapping[str, bytes],
-) -> tuple[Client, Discloser]:
-    """The client, and its layers up to the one that masks."""
+def _noting(history: History) -> Callable[[str, Mapping[str, Any]], None]:
+    """Counts the lines that no ledger keeps."""
+    return lambda _event, facts: history.note(facts)
+
+
+def _summing_client(
+    client: Client, history: History, privacy: Privacy, peers: Mapping[str, bytes]
+) -> tuple[Client, GuardedClient, Callable[[Discloser], Discloser]]:
+    """The client of secure sums; the same with its noise, if there is any; and what puts the masking layer around a layer."""
     rules = privacy.rules
     with named_missing_packages(rules):
         from ifedicl.federation.secure.sum_client import SecureClient, identity_of
@@ -119,23 +128,20 @@ def _masking_layer(
             from ifedicl.federation.secure.quantised import GRADIENT_STEP
         spent, public = history.spent(privacy.run).rounds, privacy.public[:_PUBLIC_TEXTS]
         sums = DPSums(rules.noise, rules.min_survivors, privacy.method, public, step=GRADIENT_STEP, spent_rounds=spent)
-        noise = DPClient(client, sums)
+        noise = DPClient(client, sums, privacy.run)
         client = noise.client
-    layer: Discloser = Guard(noise or client, policy, history)
-    if ledger is not None:
-        layer = SumRecorder(layer, ledger)
     everyone = {**peers, client.name: identity_of(client).public}
-    return client, SecureClient(layer, client, everyone, rules, noise)
+    return client, noise or client, lambda layer: SecureClient(layer, client, everyone, rules, noise)
 
 
 def simulated_endpoints(
-    clients: Sequence[Client], assignment: Assignment, ledgers: Path | None, public: Sequence[Example]
+    clients: Sequence[Client], manifest: Manifest, ledgers: Path | None, public: Sequence[Example]
 ) -> tuple[ClientEndpoint, ...]:
     """The endpoints of simulated clients, in the privacy mode of the method. Their policy allows everything.
 
     Args:
         clients: in order.
-        assignment: task, method and model of the run.
+        manifest: of the run.
         ledgers: folder of the clients' ledgers, ``NAME.jsonl``; None: no ledger. The privacy budget counts the rounds that
             earlier tries of this run spent.
         public: texts that belong to no client; with noise, vectors come from them.
@@ -144,11 +150,11 @@ def simulated_endpoints(
         ConfigError: a package that the mode needs is not installed, or the settings give no DP guarantee.
         StorageError: a ledger cannot be written, or was changed.
     """
-    method, peers = assignment.method, dict[str, bytes]()
+    method, peers = manifest.method, dict[str, bytes]()
     privacy = None
     if method.privacy is not None and method.sums_only:
         noisy = method if method.promises_noise else None
-        privacy = Privacy(method.privacy, noisy, assignment.digest, public)
+        privacy = Privacy(method.privacy, noisy, manifest.run, public)
         with named_missing_packages(method.privacy):
             from ifedicl.federation.secure.sum_client import identity_of
         # Each client pins the others' identities. Real owners exchange them without the coordinator.
@@ -160,11 +166,12 @@ def simulated_endpoints(
     return tuple(build_endpoint(client, open_policy(), record(client.name), privacy, peers) for client in clients)
 
 
-def spent_privacy(endpoints: Sequence[ClientEndpoint], method: Method) -> dict[str, Any]:
-    """For an adapter's provenance: the largest ε of one example of any client; empty without noise."""
+def spent_privacy(endpoints: Sequence[ClientEndpoint], manifest: Manifest) -> dict[str, Any]:
+    """For an adapter's provenance: the largest ε of one example of any client, by what has left; empty without noise."""
+    method = manifest.method
     if method.privacy is None or method.privacy.noise is None:
         return {}
-    largest = max(endpoint.client.spent_epsilon or 0.0 for endpoint in endpoints)
+    largest = max(endpoint.history.spent(manifest.run).epsilon for endpoint in endpoints)
     delta = method.privacy.noise.delta
     return {"privacy": {"epsilon": round(largest, 4), "delta": delta, "of": "one example of one client"}}
 

@@ -3,36 +3,65 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ifedicl.data import Role
 from ifedicl.federation import messages
-from ifedicl.federation.assignment import run_digest
 from ifedicl.federation.handler import Disclosure, Replier
+from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
-from ifedicl.ledger.usage import ExampleSet, History
+from ifedicl.ledger.usage import ExampleSet, History, Holdout, ReplyFacts
 from ifedicl.owner.policy import Policy
-from ifedicl.owner.rules import RefusalError, check_assignment, check_behind, check_epsilon, check_new, check_request
-from ifedicl.settings import Method
+from ifedicl.owner.rules import (
+    RefusalError,
+    check_behind,
+    check_enough,
+    check_epsilon,
+    check_job,
+    check_limits,
+    check_mode,
+    check_new,
+    check_new_figures,
+    check_request,
+)
 
 _log = logging.getLogger(__name__)
-_SHARDS = 1
-"""Former number of sums per class. It stays in the digest, so that entries of older ledgers compare."""
+_ATTEMPTS = 10
+_NAME_SIZE = 32
+"""Hexadecimal digits that name a request in the ledger."""
+_ROLES: Mapping[type[Request], Role] = {
+    messages.VectorsRequest: Role.TRAIN,
+    messages.StatisticsRequest: Role.TRAIN,
+    messages.GradientRequest: Role.TRAIN,
+    messages.UpdateRequest: Role.TRAIN,
+    messages.EvaluateRequest: Role.SELECTION,
+    messages.CompareRequest: Role.GATE,
+}
+"""The examples behind the reply to a request. Two replies of one kind to one question can be compared."""
+
+
+def none_approved() -> Collection[str]:
+    """The owner has approved no single job; its rules decide."""
+    return ()
 
 
 class GuardedClient(Replier, Protocol):
     """What a guard needs of a client."""
 
     @property
-    def cursor(self) -> str:
-        """The client's own name for the training examples of the present task."""
+    def split(self) -> str:
+        """Names how the client's examples are divided into roles for the present job."""
 
-    def examples_behind(self, cursor: str) -> npt.NDArray[np.int64]:
+    def cursor(self, role: Role) -> str:
+        """The client's own name for its examples of the present task with this role."""
+
+    def examples_behind(self, cursor: str, role: Role) -> npt.NDArray[np.int64]:
         """``(C,)``: how many examples of each class a cursor stands for; all 0 if they have changed since."""
 
     @property
@@ -40,101 +69,157 @@ class GuardedClient(Replier, Protocol):
         """The ε of all replies of this run, for one example; None: there is no DP guarantee."""
 
 
-@dataclass(frozen=True)
-class _Job:
-    """The run that a request belongs to: its digest, the digest of task and model, its settings."""
-
-    run: str
-    question: str
-    method: Method
-
-
 class Guard:
     """The owner's policy around a client. A refusal leaves as a code; its reason stays in the owner's own log."""
 
-    def __init__(self, client: GuardedClient, policy: Policy, history: History) -> None:
-        """Take a client, its policy, and the history of replies that have left, which the ledger's writer updates."""
+    def __init__(
+        self,
+        client: GuardedClient,
+        policy: Policy,
+        history: History,
+        *,
+        approved: Callable[[], Collection[str]] = none_approved,
+        masked: bool = False,
+    ) -> None:
+        """Take a client and its rules.
+
+        Args:
+            client: the data owner.
+            policy: its rules.
+            history: of the replies that have left, which the ledger's writer updates.
+            approved: the digests of the jobs that the owner has approved; read for each job that comes.
+            masked: whether the replies go into secure sums.
+        """
         self.name = client.name
         self._client = client
         self._policy = policy
         self._history = history
-        self._contexts: dict[str, _Job | None] = {}  # None: refused
+        self._approved = approved
+        self._masked = masked
+        self._manifest: Manifest | None = None
+        self._refused: tuple[str, FailureCode] | None = None  # the last job that was refused, and why
+        self._attempts: Counter[str] = Counter()  # by run: requests since the start, answered or not
 
     def handle(self, request: Request, /) -> Disclosure:
         """Answer an allowed request; refuse any other. Never raises."""
-        job: _Job | None = None
         try:
-            job = self._job_of(request)
-            reply = self._client.handle(request)
-            if isinstance(reply, Failure):
-                return Disclosure(reply, job.run)
-            check_behind(self._policy, job.method, reply)
-            examples, epsilon = self._example_set(reply, job), self._client.spent_epsilon
-            check_epsilon(self._policy, epsilon, self._history.epsilon_without(job.run))
-            if isinstance(request, messages.ContextRequest):
-                self._contexts[request.context_id] = job
-            return Disclosure(reply, job.run, examples, epsilon)
+            if isinstance(request, messages.SumRequest):
+                raise RefusalError("this client answers in open mode; received a step of a secure sum", FailureCode.OTHER_MODE)
+            if isinstance(request, messages.JobRequest):
+                return self._take(request)
+            return self._answer(request, self._manifest_for(request))
         except RefusalError as refusal:
             _log.warning("client %s refuses a %s request: %s", self.name, request.kind, refusal.reason)
-            code = refusal.code
-            if isinstance(request, messages.ContextRequest):
-                self._contexts[request.context_id] = None
+            return Disclosure(Failure(refusal.code))
         except Exception:
             _log.exception("client %s could not answer a %s request", self.name, request.kind)
-            code = FailureCode.INTERNAL
-        return Disclosure(Failure(code), job.run if job else "")
+            return Disclosure(Failure(FailureCode.INTERNAL))
 
-    def _job_of(self, request: Request) -> _Job:
-        """The job that an allowed request belongs to.
-
-        Raises:
-            RefusalError: the request is not allowed.
-        """
-        if isinstance(request, messages.SumRequest):
-            raise RefusalError("this client answers in open mode; received a step of a secure sum", FailureCode.OTHER_MODE)
-        if not isinstance(request, messages.VectorsRequest | messages.ContextRequest):
-            job = self._contexts.get(request.context_id)
-            if job is None:
-                refused = request.context_id in self._contexts
-                code = FailureCode.REFUSED if refused else FailureCode.NO_CONTEXT
-                raise RefusalError("its context was refused" if refused else "its context is not known here", code)
-            check_request(self._policy, request, self._history.spent(job.run))
-            return job
-        task, method, fingerprint = request.task, request.method, request.fingerprint
-        question = hashlib.sha256((task.digest + fingerprint).encode()).hexdigest()
-        job = _Job(run_digest(task, method, fingerprint), question, method)
-        check_assignment(self._policy, task, method, fingerprint)
-        others, most = self._history.jobs - {job.run}, self._policy.most.jobs
-        if most and len(others) >= most:
-            raise RefusalError(f"most.jobs is {most}; {len(others)} other jobs got replies", FailureCode.SPENT)
-        return job
-
-    def _example_set(self, reply: Reply, job: _Job) -> ExampleSet | None:
-        """The training examples behind a sum, for the ledger; None for other replies.
+    def _count_attempt(self, manifest: Manifest) -> None:
+        """Bound the work that a job can cause with requests that count against no limit: repeated, or failing.
 
         Raises:
-            RefusalError: the difference between this sum and an earlier one covers too few examples.
+            RefusalError: there were ten times as many requests as the job needs replies.
         """
-        if not isinstance(reply, messages.VectorsReply | messages.StatisticsReply | messages.GradientReply):
+        most = _ATTEMPTS * sum(manifest.limits.model_dump().values())
+        if self._attempts[manifest.run] >= most:
+            raise RefusalError(f"{most} requests of this run have come since the start", FailureCode.SPENT)
+        self._attempts[manifest.run] += 1
+
+    def _take(self, request: messages.JobRequest) -> Disclosure:
+        """Take a job that the owner approved or that the rules allow. A refused job leaves the present one in place."""
+        manifest = request.manifest
+        try:
+            check_mode(manifest, masked=self._masked)
+            check_job(self._policy, manifest, self._history, approved=manifest.digest in self._approved())
+            self._count_attempt(manifest)
+        except RefusalError as refusal:
+            self._refused = manifest.digest, refusal.code
+            raise
+        reply = self._client.handle(request)
+        if isinstance(reply, Failure):
+            self._refused = manifest.digest, reply.code
+            return Disclosure(reply)
+        self._manifest, self._refused = manifest, None
+        holdout = manifest.method.holdout
+        held = Holdout(manifest.question, holdout.selection, holdout.gate)
+        # The job's reply says nothing of the examples, so no ε is stated; what was spent before stays counted.
+        return Disclosure(reply, ReplyFacts(manifest.run, manifest.digest[:_NAME_SIZE], holdout=held))
+
+    def _manifest_for(self, request: messages.StepRequest) -> Manifest:
+        """The manifest of the job that a request belongs to; the client itself checks that it does."""
+        if self._refused is not None:
+            job, code = self._refused
+            names_it = isinstance(request, messages.VectorsRequest | messages.ContextRequest) and request.job == job
+            if names_it or self._manifest is None:
+                raise RefusalError("its job was refused", code)
+        if self._manifest is None:
+            raise RefusalError("no job is held here", FailureCode.NO_CONTEXT)
+        return self._manifest
+
+    def _answer(self, request: messages.StepRequest, manifest: Manifest) -> Disclosure:
+        check_request(self._policy, request)
+        self._count_attempt(manifest)
+        role = _ROLES.get(type(request))
+        if role is not None:
+            check_enough(self._policy, manifest, request, self._examples(role))
+        asked = _name_of(request, "" if role is None else self._client.cursor(role))
+        if not self._history.was_answered(manifest.run, asked):
+            check_limits(self._policy, manifest, request, self._history)
+        reply = self._client.handle(request)
+        if isinstance(reply, Failure):
+            return Disclosure(reply, ReplyFacts(manifest.run))
+        check_behind(self._policy, manifest, reply)
+        examples, epsilon = self._example_set(reply, role, manifest), self._client.spent_epsilon
+        check_epsilon(self._policy, epsilon, self._history.epsilon_without(manifest.run))
+        return Disclosure(reply, ReplyFacts(manifest.run, asked, examples, epsilon))
+
+    def _examples(self, role: Role) -> int:
+        """The number of the client's examples with this role, before anything is computed."""
+        return int(self._client.examples_behind(self._client.cursor(role), role).sum())
+
+    def _example_set(self, reply: Reply, role: Role | None, manifest: Manifest) -> ExampleSet | None:
+        """The examples behind a reply, for the ledger; None for replies without any.
+
+        Raises:
+            RefusalError: the difference between this reply and an earlier one covers too few examples.
+        """
+        if role is None:
             return None
-        cursor = self._client.cursor
-        counts = self._client.examples_behind(cursor)
-        now = ExampleSet(job.question, _split(reply, job.method), cursor, int(counts.sum()))
-        last = self._history.last_set(job.question, reply.kind)
-        if last is not None and self._policy.least.new_examples > 1:
-            self._check_growth(last, now, counts, reply)
+        cursor = self._client.cursor(role)
+        counts = self._client.examples_behind(cursor, role)
+        now = ExampleSet(manifest.question, self._split(reply, manifest), cursor, int(counts.sum()))
+        last = self._history.last_set(manifest.question, reply.kind)
+        if last is not None and last != now:
+            self._check_growth(last, now, counts, reply, role)
         return now
 
-    def _check_growth(self, last: ExampleSet, now: ExampleSet, counts: npt.NDArray[np.int64], reply: Reply) -> None:
-        remedy = "the difference of two such replies can be one example's; least.new_examples = 1 would allow it"
-        if now.split != last.split:
-            raise RefusalError(f"seed, holdout or draw differ from earlier replies of this kind to this task; {remedy}")
-        if now.cursor == last.cursor:
+    def _check_growth(self, last: ExampleSet, now: ExampleSet, counts: npt.NDArray[np.int64], reply: Reply, role: Role) -> None:
+        least, is_training = self._policy.least, role is Role.TRAIN
+        if (least.new_examples if is_training else least.held_out) == 1:
             return
-        before = self._client.examples_behind(last.cursor)
+        remedy = (
+            f"the difference of two such replies can be one example's; least.{'new_examples' if is_training else 'held_out'} "
+        )
+        remedy += "= 1 would allow it"
+        if now.split != last.split and not self._policy.allow.new_splits:
+            raise RefusalError(f"holdout or draw differ from earlier replies of this kind to this task; {remedy}")
+        if now.split != last.split or now.cursor == last.cursor:
+            return
+        before = self._client.examples_behind(last.cursor, role)
         if before.sum() != last.examples:
             raise RefusalError(f"examples were changed or removed since earlier replies of this kind to this task; {remedy}")
-        check_new(self._policy, _by_sum(reply, counts - before))
+        if is_training:
+            check_new(self._policy, _by_sum(reply, counts - before))
+        else:
+            check_new_figures(self._policy, int((counts - before).sum()))
+
+    def _split(self, reply: Reply, manifest: Manifest) -> str:
+        """Names the settings that decide which examples are behind a reply."""
+        content, server = self._client.split, manifest.method.server
+        if isinstance(reply, messages.GradientReply) and server is not None:
+            content += f" draw {server.draw} {manifest.method.seed}"
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _by_sum(reply: Reply, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -145,9 +230,8 @@ def _by_sum(reply: Reply, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64
     return counts if by_class else counts.sum(keepdims=True)
 
 
-def _split(reply: Reply, method: Method) -> str:
-    """Digest of the settings that decide which examples are in the sums of a reply."""
-    content: list[float] = [method.seed, method.holdout.selection, method.holdout.gate, _SHARDS]
-    if isinstance(reply, messages.GradientReply) and method.server is not None:
-        content.append(method.server.draw)
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+def _name_of(request: messages.StepRequest, cursor: str) -> str:
+    """Names a request and the examples that it is about: the same name, the same reply. Global vectors have a name already."""
+    if isinstance(request, messages.ContextRequest):
+        return request.context_id[:_NAME_SIZE]
+    return hashlib.sha256(messages.encode(request) + cursor.encode()).hexdigest()[:_NAME_SIZE]

@@ -20,7 +20,7 @@ Digest = Annotated[str, Field(pattern=r"^([0-9a-f]{64}|any)$")]
 
 
 class AllowSettings(Section):
-    """The tasks, models and kinds of replies that are allowed."""
+    """The tasks, models and kinds of replies that are allowed. A job that you approve needs no entry in tasks and models."""
 
     tasks: tuple[Digest, ...] = Field(
         default=(),
@@ -37,6 +37,11 @@ class AllowSettings(Section):
     gradient_sums: bool = Field(
         default=False, description='true: exact gradient sums may leave; server.update = "gradient" in a config needs them'
     )
+    new_splits: bool = Field(
+        default=False,
+        description="true: a job may hold out other fractions of your examples, or draw others (server.draw), than the last "
+        "job with the same model; the difference of two replies can then be one example's",
+    )
 
     def task(self, digest: str) -> bool:
         """Whether this task is allowed."""
@@ -51,20 +56,39 @@ class LeastSettings(Section):
     """Minimum numbers of examples behind a reply."""
 
     examples: int = Field(default=8, ge=1, description="minimum training examples behind a reply; 1: no check")
-    new_examples: int = Field(default=8, ge=1, description="minimum examples between two sums of one task; 1: no check")
+    new_examples: int = Field(default=8, ge=1, description="minimum examples between two replies to one task; 1: no check")
+    step: int = Field(default=4, ge=1, description="minimum examples in each step of an update; 1: no check")
     group: int = Field(default=4, ge=1, description="minimum examples in a class whose mean leaves; 1: no check")
-    held_out: int = Field(default=4, ge=1, description="minimum held-out examples behind a figure; 1: no check")
+    held_out: int = Field(
+        default=4, ge=1, description="minimum held-out examples behind a figure, or between two figures; 1: no check"
+    )
 
 
 class MostSettings(Section):
     """Limits of what may leave. The ledger counts it, so a restart resets no limit."""
 
-    rounds: int = Field(default=200, ge=0, description="maximum updates and gradient sums in one job; 0: no limit")
-    bytes_up: int = Field(default=50_000_000, ge=0, description="maximum bytes in one job, with the engine's own; 0: no limit")
+    rounds: int = Field(default=200, ge=0, description="maximum updates and gradient sums in one run; 0: no limit")
+    figures: int = Field(default=500, ge=0, description="maximum held-out figures and comparisons in one run; 0: no limit")
+    sums: int = Field(default=20, ge=0, description="maximum context vectors and readout sums in one run; 0: no limit")
+    contexts: int = Field(default=10, ge=0, description="maximum global vectors that one run may send you; 0: no limit")
+    total_rounds: int = Field(default=2000, ge=0, description="maximum updates and gradient sums in all runs; 0: no limit")
+    total_figures: int = Field(default=5000, ge=0, description="maximum figures and comparisons in all runs; 0: no limit")
+    bytes_up: int = Field(default=50_000_000, ge=0, description="maximum bytes in one run, with the engine's own; 0: no limit")
     epsilon: float = Field(
         default=0.0, ge=0.0, description="maximum ε of one example over all jobs; above 0, only noisy sums leave; 0: no limit"
     )
-    jobs: int = Field(default=20, ge=0, description="maximum jobs (task, settings and model) that get replies; 0: no limit")
+    jobs: int = Field(default=20, ge=0, description="maximum runs (task, settings and model) that get replies; 0: no limit")
+
+
+class WorkSettings(Section):
+    """Limits of the work that a coordinator can cause."""
+
+    steps: int = Field(default=1000, ge=1, description="maximum local steps in an update")
+    seconds: float = Field(default=3600.0, gt=0.0, description="longest time for one request, above 0")
+    frame_bytes: int = Field(default=100_000_000, ge=1000, description="largest request in bytes, 1000 or more")
+    refusal_seconds: float = Field(
+        default=3600.0, ge=0.0, description="requests that are refused share one ledger line in this time; 0: a line for each"
+    )
 
 
 class SumSettings(Section):
@@ -78,11 +102,12 @@ class SumSettings(Section):
 
 
 class Policy(Section):
-    """The rules. The default allows no task and no model, so nothing leaves."""
+    """The rules. The default allows no task and no model, so nothing leaves but for a job that the owner approves."""
 
     allow: AllowSettings = Field(default_factory=AllowSettings)
     least: LeastSettings = Field(default_factory=LeastSettings)
     most: MostSettings = Field(default_factory=MostSettings)
+    work: WorkSettings = Field(default_factory=WorkSettings)
 
 
 class SiteDataSettings(Section):
@@ -98,6 +123,7 @@ class LedgerSettings(Section):
 
     file: str = Field(default="ledger.jsonl", min_length=1, description="the ledger, an append-only file")
     secret: str = Field(default="client.secret", min_length=1, description="your key, created at the first start")
+    approved: str = Field(default="approved.json", min_length=1, description="the jobs that you have approved")
 
 
 class ClientSettings(Policy):
@@ -124,11 +150,12 @@ class ClientSettings(Policy):
 
 def open_policy() -> Policy:
     """The policy of a simulated client: everything may leave."""
-    kinds = {"class_counts": True, "readout_sums": True, "gradient_sums": True}
+    kinds = {"class_counts": True, "readout_sums": True, "gradient_sums": True, "new_splits": True}
     return Policy(
         allow=AllowSettings(tasks=(ANY,), models=(ANY,), **kinds),
-        least=LeastSettings(examples=1, new_examples=1, group=1, held_out=1),
-        most=MostSettings(rounds=0, bytes_up=0, jobs=0),
+        least=LeastSettings(examples=1, new_examples=1, step=1, group=1, held_out=1),
+        most=MostSettings(**dict.fromkeys(MostSettings.model_fields, 0)),
+        work=WorkSettings(steps=10_000),
     )
 
 
@@ -148,7 +175,7 @@ def load_client_settings(path: Path) -> ClientSettings:
 
 def _in_folder(settings: ClientSettings, folder: Path) -> ClientSettings:
     data, ledger = settings.data, settings.ledger
-    paths = {"file": anchored(ledger.file, folder), "secret": anchored(ledger.secret, folder)}
+    paths = {name: anchored(getattr(ledger, name), folder) for name in ("file", "secret", "approved")}
     update = {
         "data": data.model_copy(update={"file": anchored(data.file, folder)}),
         "model": anchored_model(settings.model, folder),

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from ifedicl import files
 from ifedicl.backbone.load import load_backbone
 from ifedicl.data import read_labelled
-from ifedicl.errors import ConfigError, Fault
 from ifedicl.federation.client import Client
 from ifedicl.federation.secure import named_missing_packages
-from ifedicl.ledger.usage import CountedLedger
 from ifedicl.owner.endpoint import ClientEndpoint, LedgerRecord, Privacy, build_endpoint
+from ifedicl.owner.own_files import approved_jobs, open_ledger, secret_of, split_key_of
 from ifedicl.owner.policy import load_client_settings
 from ifedicl.owner.recorder import no_bytes
 from ifedicl.settings import PrivacySettings
-
-_SECRET_BYTES = 32
 
 
 def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = no_bytes) -> ClientEndpoint:
@@ -34,12 +30,20 @@ def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = no_byte
     """
     settings = load_client_settings(path)
     data = settings.data
-    ledger = CountedLedger(Path(settings.ledger.file), name)
+    ledger = open_ledger(settings.ledger, name)
     examples = read_labelled(data.file, text=data.text_column, label=data.label_column)
-    client = Client(name, examples, load_backbone(settings.model), secret=_secret(Path(settings.ledger.secret)))
+    client = Client(
+        name,
+        examples,
+        load_backbone(settings.model),
+        secret=secret_of(settings.ledger),
+        split_key=split_key_of(settings.ledger),
+        seconds=settings.work.seconds,
+    )
     privacy = None if settings.sum_rules is None else Privacy(settings.sum_rules)
     peers = {} if settings.sums is None else {peer: bytes.fromhex(key) for peer, key in settings.sums.peers.items()}
-    return build_endpoint(client, settings.policy, LedgerRecord(ledger, overhead), privacy, peers)
+    approved = partial(approved_jobs, settings.ledger)
+    return build_endpoint(client, settings.policy, LedgerRecord(ledger, overhead), privacy, peers, approved=approved)
 
 
 def identity(path: Path) -> str:
@@ -51,15 +55,4 @@ def identity(path: Path) -> str:
     settings = load_client_settings(path)
     with named_missing_packages(settings.sum_rules or PrivacySettings(mode="secure")):
         from ifedicl.federation.secure.sum_client import identity_from
-    return identity_from(_secret(Path(settings.ledger.secret))).public.hex()
-
-
-def _secret(path: Path) -> bytes:
-    """The owner's key, created at the first start. With another key, earlier cursors are void."""
-    if not path.exists():
-        files.write_bytes(path, secrets.token_bytes(_SECRET_BYTES), private=True)
-    secret = path.read_bytes()
-    if len(secret) != _SECRET_BYTES:
-        remedy = "Restore it from a copy, or remove it: peers must then pin the new one, and all text counts as not sent."
-        raise ConfigError(str(path), [Fault("ledger.secret", f"{len(secret)} bytes", f"{_SECRET_BYTES} bytes", remedy)])
-    return secret
+    return identity_from(secret_of(settings.ledger)).public.hex()

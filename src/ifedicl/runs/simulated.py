@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -14,12 +15,12 @@ from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
 from ifedicl.data import Example
-from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.client import Client
 from ifedicl.federation.driver import Federated, RunOptions, drive
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.handler import Endpoint
 from ifedicl.federation.local_engine import LocalEngine
+from ifedicl.federation.manifest import Manifest
 from ifedicl.owner.endpoint import simulated_endpoints, spent_privacy
 from ifedicl.runs.client_data import check_classes
 from ifedicl.settings import Method, ModelSettings
@@ -28,7 +29,14 @@ from ifedicl.task import Task
 _DEFAULTS = RunOptions()
 
 
-def simulate(backbone: Backbone, task: Task, examples: Mapping[str, Sequence[Example]], *, seed: int = 0) -> tuple[Client, ...]:
+def simulate(
+    backbone: Backbone,
+    task: Task,
+    examples: Mapping[str, Sequence[Example]],
+    *,
+    seed: int = 0,
+    split_keys: Mapping[str, bytes] = MappingProxyType({}),
+) -> tuple[Client, ...]:
     """Clients in this process that share one model. They may take part in any number of federations.
 
     Args:
@@ -36,13 +44,20 @@ def simulate(backbone: Backbone, task: Task, examples: Mapping[str, Sequence[Exa
         task: the task whose labels the examples have.
         examples: each client's, in the order in which the clients' replies are aggregated.
         seed: of the run.
+        split_keys: by client, its owner's key, which divides its examples into roles; by default the method's seed does.
 
     Raises:
         DataError: there is no example, only one class, or a label that the task does not have.
     """
     check_classes(task, examples)
     return tuple(
-        Client(name, rows, backbone, secret=seeds.derive(seed, "secret", name).to_bytes(8, "little"))
+        Client(
+            name,
+            rows,
+            backbone,
+            secret=seeds.derive(seed, "secret", name).to_bytes(8, "little"),
+            split_key=split_keys.get(name, b""),
+        )
         for name, rows in examples.items()
     )
 
@@ -77,11 +92,11 @@ def federate(
         FederationError: too few clients gave a usable reply.
         StorageError: the checkpoint cannot be written.
     """
-    assignment = Assignment(task, method, clients[0].backbone.shape)
-    endpoints = simulated_endpoints(clients, assignment, ledgers, public)
+    manifest = Manifest.of(task, method, clients[0].backbone.shape)
+    endpoints = simulated_endpoints(clients, manifest, ledgers, public)
     for endpoint in endpoints:
-        endpoint.client.prepare(task, method)
-    return drive(engine(endpoints), assignment, model, options, spent=lambda: spent_privacy(endpoints, method))
+        endpoint.client.prepare(manifest)
+    return drive(engine(endpoints), manifest, model, options, spent=lambda: spent_privacy(endpoints, manifest))
 
 
 def zero_shot_adapter(backbone: Backbone, model: ModelSettings, task: Task) -> Adapter:

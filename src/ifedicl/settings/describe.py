@@ -1,4 +1,4 @@
-"""Describes the privacy modes in sentences."""
+"""Describes in sentences who sees what, and what a client sends."""
 
 from __future__ import annotations
 
@@ -20,3 +20,52 @@ def mode_of(method: Method) -> str:
         f"secure: the coordinator sees sums over at least {method.privacy.min_survivors} clients and no single client's "
         "numbers; it knows who takes part in which step"
     )
+
+
+def what_leaves(method: Method) -> list[str]:
+    """All that a client of this run sends, in words; for sums, what goes into them."""
+    masked = (
+        "everything below goes into sums over clients: each client sends its numbers masked, with fresh public keys, sealed "
+        "shares and one share of each other client. Only the layout, the dtype, and a code if it takes no part can be read"
+    )
+    return [
+        *([masked] if method.sums_only else []),
+        *(_sent_with_noise(method) if method.promises_noise else _sent_without_noise(method)),
+        "with every reply: the number of entries in its ledger, and the digest of the last one",
+        "after a failure or a refusal: one code of a fixed list, never a text",
+    ]
+
+
+def _sent_with_noise(method: Method) -> list[str]:
+    return [
+        "once: vectors of public text, the same from every client; its own progress, sealed so that only it can read it",
+        f"each of {method.rounds.rounds} rounds, with its share of noise: the sum of the clipped gradients of the training "
+        "examples that it draws",
+    ]
+
+
+def _sent_without_noise(method: Method) -> list[str]:
+    number = "and their number"
+    if method.classes_apart:
+        number = "by class, and the number of each"
+    products = "once, after the rounds: sums of products of hidden states and labels over its training examples"
+    readout = [products] if method.readout else []
+    moved = (
+        "each round: the gradient of the loss summed over the training examples that it draws, their number, their summed loss"
+        if method.takes_gradients
+        else "each round: its coefficients, its number of training examples, its mean training loss"
+    )
+    compared = (
+        "once, at the end: on the gate examples, how many the adapter and the raw model get right, sums of their losses and of "
+        "squared differences, on how many they disagree, how many have each label and how often each label is predicted"
+    )
+    lowest = method.injection.from_depth
+    above = "" if lowest == 0 else f" above {lowest:g} of its depth"
+    return [
+        f"once, and for added examples again with --more-rounds: the mean over its training examples of what the model's layers"
+        f"{above} write at one token, {number}; a keyed digest of the examples; the dtype it computes in",
+        moved,
+        "each evaluation: the number of held-out examples, how many were right, the sum of their losses",
+        *readout,
+        *([compared] if method.holdout.gate > 0 else []),
+    ]

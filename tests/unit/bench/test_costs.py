@@ -35,7 +35,7 @@ def test_bytes_of_a_cell_are_the_bytes_that_the_engine_counted(setup: Setup, mon
         for stage, mean in counted.items():
             assert mean == sum(getattr(item, side) for item in traffic if item.step == stage) / 3
         assert sum(counted.values()) == sum(getattr(item, side) for item in traffic) / 3
-    assert set(costs.bytes_up) == {"vectors", "context", "update", "evaluate"}
+    assert set(costs.bytes_up) == {"job", "vectors", "context", "update", "evaluate"}
 
 
 def test_what_a_client_does_by_itself_sends_nothing(setup: Setup) -> None:

@@ -25,6 +25,7 @@ from ifedicl.federation.messages import (
     Envelope,
     Failure,
     FailureCode,
+    JobRequest,
     Reply,
     Request,
     VectorsReply,
@@ -35,6 +36,7 @@ from ifedicl.federation.messages import (
 )
 from tests.support import tiny
 from tests.support.endpoints import engine_of
+from tests.support.jobs import job_of
 from tests.support.local_runs import HANDS, SHORT, failures, real, run_real, run_with, shape_of
 
 # What leaves a client
@@ -100,8 +102,15 @@ def test_an_exception_within_a_client_leaves_it_as_a_code_only(
     assert [reply for reply in map(decode_reply, sent) if reply == Failure(FailureCode.INTERNAL)]
 
 
+def vectors_of(client: Client, cursor: str = "") -> Reply:
+    """The reply to a vectors request with this cursor, after the job."""
+    manifest = job_of(SHORT, client.backbone)
+    client.handle(JobRequest(manifest))
+    return client.handle(VectorsRequest(manifest.digest, cursor))
+
+
 def cursor_of(client: Client) -> str:
-    reply = client.handle(VectorsRequest(tiny.TASK, SHORT, client.backbone.fingerprint, ""))
+    reply = vectors_of(client)
     assert isinstance(reply, VectorsReply)
     return reply.cursor
 
@@ -142,11 +151,17 @@ def test_a_cursor_tells_nothing_without_the_secret(backbone: Backbone) -> None:
     assert cursor_of(changed).partition(":")[2] != cursor_of(first).partition(":")[2]
 
 
-@pytest.mark.parametrize("cursor", ["5", "5:", "5:00000000000000000000000000000000", "-1:00", "999:00"])
-def test_a_forged_cursor_makes_the_client_start_over(backbone: Backbone, cursor: str) -> None:
+@pytest.mark.parametrize(
+    "cursor", ["5", "5:", "-1:00", "999:00", f"-1:{'0' * 32}", f"5:{'0' * 32}\n", f"{'9' * 10}:{'0' * 32}"]
+)
+def test_what_no_client_ever_gave_as_a_cursor_is_a_bad_request(backbone: Backbone, cursor: str) -> None:
+    assert vectors_of(real(backbone)[0], cursor) == Failure(FailureCode.BAD_REQUEST)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 999, 999_999_999])
+def test_a_forged_cursor_makes_the_client_start_over(backbone: Backbone, count: int) -> None:
     client = real(backbone)[0]
-    everything = client.handle(VectorsRequest(tiny.TASK, SHORT, backbone.fingerprint, ""))
-    reply = client.handle(VectorsRequest(tiny.TASK, SHORT, backbone.fingerprint, cursor))
+    everything, reply = vectors_of(client), vectors_of(client, f"{count}:{'0' * 32}")
     assert isinstance(everything, VectorsReply)
     assert isinstance(reply, VectorsReply)
     assert reply.replaces

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,28 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import TooFewClientsError
 from ifedicl.federation import client_task as job_module
 from ifedicl.federation.client import Client
+from ifedicl.federation.engine import Delivery
 from ifedicl.federation.messages import (
     ContextReply,
-    ContextRequest,
     EvaluateReply,
     Failure,
     FailureCode,
+    JobReply,
+    JobRequest,
     Reply,
     Request,
     UpdateReply,
     UpdateRequest,
     VectorsRequest,
 )
+from ifedicl.ledger.entries import Head
+from ifedicl.ledger.receipts import Receipt
 from ifedicl.metrics import Tally
 from ifedicl.task import Task
 from tests.support import tiny
 from tests.support.endpoints import engine_of
 from tests.support.engines import RecordingEngine
+from tests.support.jobs import context_of, job_of
 from tests.support.local_runs import HANDS, NAN, SHORT, assert_same_result, counting, failures, real, run_real, run_with
 from tests.support.scripted import (
     COURSE,
@@ -46,8 +52,10 @@ from tests.support.scripted import (
     vectors_reply,
 )
 
+LACKS_JOB = FailureCode.NO_CONTEXT, FailureCode.LEDGER
+"""Codes of a client that is sent the job again, as long as the coordinator never heard of its ledger."""
 BAD_UPDATES: dict[str, tuple[Reply, str]] = {
-    **{code.value: (Failure(code), code.value) for code in FailureCode if code is not FailureCode.NO_CONTEXT},
+    **{code.value: (Failure(code), code.value) for code in FailureCode if code not in LACKS_JOB},
     "NaN coefficients": (UpdateReply(scales(NAN), 4, 0.5), "bad_reply"),
     "infinite coefficients": (UpdateReply(scales(float("inf")), 4, 0.5), "bad_reply"),
     "NaN loss": (UpdateReply(scales(9.0), 4, NAN), "bad_reply"),
@@ -73,7 +81,7 @@ def test_a_client_whose_update_fails_is_left_out_and_its_code_recorded(reply: Re
 
 
 BAD_VECTORS: dict[str, tuple[Reply, str]] = {
-    **{code.value: (Failure(code), code.value) for code in FailureCode if code is not FailureCode.NO_CONTEXT},
+    **{code.value: (Failure(code), code.value) for code in FailureCode if code not in LACKS_JOB},
     "NaN": (vectors_reply(NAN), "bad_reply"),
     "infinite": (vectors_reply(float("inf")), "bad_reply"),
     "too large for any dtype": (vectors_reply(3e38), "bad_reply"),
@@ -118,39 +126,92 @@ def test_a_tally_that_makes_no_sense_is_left_out_and_its_code_recorded(reply: Re
     assert outcome.state.zero_shot == Tally(8, 4, 6.0)
 
 
-def test_a_client_that_asks_for_vectors_before_there_are_any_is_left_out() -> None:
-    engine = ScriptedEngine(vectors=lambda name, request: Failure(FailureCode.NO_CONTEXT) if name == "b" else None)
+@pytest.mark.parametrize("code", LACKS_JOB)
+def test_a_client_that_never_keeps_the_job_is_left_out_after_one_more_try(code: FailureCode) -> None:
+    engine = ScriptedEngine(vectors=lambda name, request: Failure(code) if name == "b" else None)
     outcome = run_with(engine, scripted_method(rounds={"rounds": 1}), SHAPE)
-    assert outcome.state.history[0].clients
+    assert failures(outcome) == [("b", "vectors", code.value)] * 2
+    assert [name for name, _ in engine.asked_for(JobRequest)] == ["a", "b", "c", "b"]
+    assert set(outcome.state.client_vectors) == {"a", "c"}
 
 
-def test_a_client_that_never_keeps_the_vectors_is_left_out_after_one_more_try() -> None:
-    engine = ScriptedEngine(update=lambda name, request: Failure(FailureCode.NO_CONTEXT) if name == "b" else None)
+def test_a_client_that_refuses_the_job_is_asked_once_more_and_its_code_says_why() -> None:
+    class Refusing(ScriptedEngine):
+        """Client b takes no job."""
+
+        def answer(self, name: str, request: Request) -> Reply:
+            if name != "b":
+                return super().answer(name, request)
+            return Failure(FailureCode.REFUSED if isinstance(request, JobRequest) else FailureCode.NO_CONTEXT)
+
+    engine = Refusing()
+    with pytest.raises(TooFewClientsError, match=r"round 1, vectors: 2 of 3 .*asks for 3 \(b: refused\)"):
+        run_with(engine, scripted_method(rounds={"rounds": 1}), SHAPE, min_clients=3)
+    asked = [request.kind for name, request in engine.asked if name == "b"]
+    assert asked == ["job", "vectors", "job"], "it gets no second vectors request"
+
+
+def test_a_client_that_does_not_take_the_job_answers_nothing_and_is_offered_it_again() -> None:
+    held: list[str] = []
+
+    class Late(ScriptedEngine):
+        """Client b takes the job only when it is offered again, for the vectors."""
+
+        def answer(self, name: str, request: Request) -> Reply:
+            if name == "b" and isinstance(request, JobRequest):
+                held.append(request.job)
+                return JobReply() if len(held) > 1 else Failure(FailureCode.LATE)
+            return super().answer(name, request) if name != "b" or len(held) > 1 else Failure(FailureCode.NO_CONTEXT)
+
+    outcome = run_with(Late(), scripted_method(rounds={"rounds": 1}), SHAPE)
+    assert failures(outcome) == [("b", "job", "late"), ("b", "vectors", "no_context")]
+    assert len(set(held)) == 1
+    assert outcome.state.history[0].clients == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("code", LACKS_JOB)
+def test_a_client_that_never_keeps_the_vectors_is_left_out_after_one_more_try(code: FailureCode) -> None:
+    engine = ScriptedEngine(update=lambda name, request: Failure(code) if name == "b" else None)
     outcome = run_with(engine, scripted_method(rounds={"rounds": 1}), SHAPE, min_clients=2)
-    assert failures(outcome) == [("b", "update", "no_context")] * 2
+    assert failures(outcome) == [("b", "update", code.value)] * 2
     assert outcome.state.history[0].clients == ("a", "c")
+
+
+def test_a_ledger_that_the_coordinator_knows_and_its_client_lost_is_not_asked_again() -> None:
+    class WithLedgers(ScriptedEngine):
+        """Each reply but a failure comes with a receipt."""
+
+        def exchange(self, requests: Mapping[str, Request], deadline: float, heads: Mapping[str, Head]) -> Iterator[Delivery]:
+            for delivery in super().exchange(requests, deadline, heads):
+                receipt = Receipt(Head(len(self.asked), "a" * 64), "b" * 64)
+                yield delivery if isinstance(delivery.reply, Failure) else replace(delivery, receipt=receipt)
+
+    engine = WithLedgers(update=lambda name, request: Failure(FailureCode.LEDGER) if name == "b" else None)
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 2}), SHAPE, min_clients=2)
+    assert failures(outcome) == [("b", "update", "ledger")] * 2, "once in each round"
+    assert [name for name, _ in engine.asked_for(JobRequest)] == ["a", "b", "c"]
 
 
 def test_a_client_with_another_model_is_refused(backbone: Backbone) -> None:
     clients = real(backbone)
     clients[1] = Client("b", HANDS["b"], replace(backbone, fingerprint="0" * 64), secret=b"b")
     outcome = run_real(backbone, engine=engine_of(clients))
-    assert ("b", "vectors", "wrong_model") in failures(outcome)
+    assert ("b", "job", "wrong_model") in failures(outcome)
     assert {code for _, _, code in failures(outcome)} <= {"wrong_model", "no_context", "no_examples"}
     assert set(outcome.state.client_vectors) == {"a", "c"}
     assert all(record.clients == ("a", "c") for record in outcome.state.history)
 
 
 def test_a_client_refuses_numbers_that_do_not_fit_its_model(backbone: Backbone) -> None:
-    client = real(backbone)[0]
+    client, manifest = real(backbone)[0], job_of(SHORT, backbone)
+    assert client.handle(JobRequest(manifest)) == JobReply()
     shape = (backbone.layers, 2, backbone.width)
     for vectors in (np.zeros((backbone.layers, 2, 3), "f4"), np.full(shape, NAN, "f4")):
-        request = ContextRequest(tiny.TASK, SHORT, backbone.fingerprint, Context(vectors), "context")
-        assert client.handle(request) == Failure(FailureCode.BAD_REQUEST)
-    ready = ContextRequest(tiny.TASK, SHORT, backbone.fingerprint, Context(np.zeros(shape, "f4")), "context")
+        assert client.handle(context_of(manifest, Context(vectors))) == Failure(FailureCode.BAD_REQUEST)
+    ready = context_of(manifest, Context(np.zeros(shape, "f4")))
     assert client.handle(ready) == ContextReply()
     for coefficients in (scales(0.1, layers=backbone.layers + 1), scales(NAN, layers=backbone.layers)):
-        assert client.handle(UpdateRequest("context", 0, 0, 2, coefficients)) == Failure(FailureCode.BAD_REQUEST)
+        assert client.handle(UpdateRequest(ready.context_id, 0, 0, 2, coefficients)) == Failure(FailureCode.BAD_REQUEST)
     assert client.handle(UpdateRequest("another", 0, 0, 2, scales(0.1, layers=3))) == Failure(FailureCode.NO_CONTEXT)
 
 
@@ -158,12 +219,16 @@ def test_a_client_refuses_a_task_that_its_model_cannot_score(backbone: Backbone)
     task = Task(name="t", labels=("good", "bad"), template="Text: {text} ", separator="")
     window = replace(backbone, context_window=2)
     client = Client("a", HANDS["a"], window, secret=b"a")
-    assert client.handle(VectorsRequest(task, SHORT, backbone.fingerprint, "")) == Failure(FailureCode.BAD_TASK)
+    manifest = job_of(SHORT, backbone, task)
+    assert client.handle(JobRequest(manifest)) == Failure(FailureCode.BAD_TASK)
+    assert client.handle(VectorsRequest(manifest.digest, "")) == Failure(FailureCode.NO_CONTEXT)
 
 
 def test_a_client_without_examples_says_so(backbone: Backbone) -> None:
     client = Client("a", (), backbone, secret=b"a")
-    assert client.handle(VectorsRequest(tiny.TASK, SHORT, backbone.fingerprint, "")) == Failure(FailureCode.NO_EXAMPLES)
+    manifest = job_of(SHORT, backbone)
+    assert client.handle(JobRequest(manifest)) == JobReply()
+    assert client.handle(VectorsRequest(manifest.digest, "")) == Failure(FailureCode.NO_EXAMPLES)
 
 
 def test_a_client_keeps_results_back_that_are_not_finite(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,9 +236,10 @@ def test_a_client_keeps_results_back_that_are_not_finite(backbone: Backbone, mon
     for value, wire in ((NAN, "float32"), (float("inf"), "float32"), (1e6, "float16")):
         huge = ContextVectors.from_wire(np.full((1, backbone.layers, 2, backbone.width), value), np.array([3]))
         monkeypatch.setattr(job_module, "context_vectors", lambda *args, huge=huge: huge)
-        method = tiny.method(vectors={"wire_dtype": wire})
+        manifest = job_of(tiny.method(vectors={"wire_dtype": wire}), backbone)
+        assert client.handle(JobRequest(manifest)) == JobReply()
         with np.errstate(over="ignore"):
-            reply = client.handle(VectorsRequest(tiny.TASK, method, backbone.fingerprint, ""))
+            reply = client.handle(VectorsRequest(manifest.digest, ""))
         assert reply == Failure(FailureCode.NOT_FINITE), (value, wire)
 
 

@@ -16,7 +16,6 @@ from ifedicl.data import Role, split_roles
 from ifedicl.federation.messages import (
     CompareReply,
     CompareRequest,
-    EvaluateRequest,
     Failure,
     FailureCode,
     Reply,
@@ -102,7 +101,7 @@ def test_without_gate_settings_nothing_is_asked_of_the_gate_examples() -> None:
     engine = ScriptedEngine()
     assert run_with(engine, scripted_method(rounds={"rounds": 1}), SHAPE).gate is None
     assert not engine.asked_for(CompareRequest)
-    assert all(request.role is Role.SELECTION for _, request in engine.asked_for(EvaluateRequest))
+    assert {request.kind for _, request in engine.asked} == {"job", "vectors", "context", "update", "evaluate"}
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_the_held_out_part_is_neither_vectorised_nor_trained_on(backbone: Backbo
 def test_bytes_and_seconds_of_every_exchange_are_counted(backbone: Backbone) -> None:
     outcome = run_real(backbone)
     steps = [item.step for item in outcome.state.traffic if item.client == "a"]
-    assert steps == ["vectors", "context", "evaluate", "update", "evaluate", "update", "evaluate"]
+    assert steps == ["job", "vectors", "context", "evaluate", "update", "evaluate", "update", "evaluate"]
     assert all(item.bytes_up > 0 and item.bytes_down > 0 and item.seconds > 0 for item in outcome.state.traffic)
     floats = backbone.layers * 2 * backbone.width * 4
     vectors = next(item for item in outcome.state.traffic if item.step == "vectors")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ifedicl.backbone.model_shape import ModelShape
-from ifedicl.federation.assignment import Assignment
+from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import EvaluateReply, EvaluateRequest, decode_reply, decode_request, encode
 from ifedicl.federation.reply_validation import ReplyChecks, is_usable_evaluation
 from ifedicl.federation.sample_exchange import SampleCounts, sample_exchange
@@ -16,12 +16,12 @@ from tests.support import tiny
 
 SHAPE = ModelShape("f" * 64, layers=3, width=32)
 STEPS = {
-    "plain": ({}, {"vectors", "context", "update", "evaluate"}),
-    "no held-out part": ({"holdout": {"selection": 0.0}}, {"vectors", "context", "update"}),
-    "gradients": ({"server": {"update": "gradient"}}, {"vectors", "context", "gradient", "evaluate"}),
+    "plain": ({}, {"job", "vectors", "context", "update", "evaluate"}),
+    "no held-out part": ({"holdout": {"selection": 0.0}}, {"job", "vectors", "context", "update"}),
+    "gradients": ({"server": {"update": "gradient"}}, {"job", "vectors", "context", "gradient", "evaluate"}),
     "all": (
         {"holdout": {"gate": 0.2}, "subspace": {"rank": 2}, "readout": {}},
-        {"vectors", "context", "update", "evaluate", "statistics", "readouts", "compare"},
+        {"job", "vectors", "context", "update", "evaluate", "statistics", "readouts", "compare"},
     ),
 }
 
@@ -29,11 +29,11 @@ STEPS = {
 @pytest.mark.parametrize(("sections", "steps"), STEPS.values(), ids=STEPS)
 @pytest.mark.parametrize("shape", [SHAPE, ModelShape("f" * 64, layers=1, width=1)], ids=["the model's", "the smallest"])
 def test_the_coordinator_would_take_every_sample_reply(sections: dict[str, Any], steps: set[str], shape: ModelShape) -> None:
-    assignment = Assignment(tiny.TASK, tiny.method(**sections), shape)
-    groups = np.full(assignment.method.groups(len(tiny.TASK.labels)), 6)
-    exchange = sample_exchange(assignment, SampleCounts(groups, selection=9, gate=7))
+    manifest = Manifest.of(tiny.TASK, tiny.method(**sections), shape)
+    groups = np.full(manifest.method.groups(len(tiny.TASK.labels)), 6)
+    exchange = sample_exchange(manifest, SampleCounts(groups, selection=9, gate=7))
     assert set(exchange) == steps
-    checks = ReplyChecks(assignment)
+    checks = ReplyChecks(manifest)
     usable: dict[str, Any] = {
         "vectors": checks.is_usable_vectors,
         "update": checks.is_usable_update,
@@ -53,8 +53,8 @@ def test_the_coordinator_would_take_every_sample_reply(sections: dict[str, Any],
 
 
 def test_the_counts_stand_behind_the_replies() -> None:
-    assignment = Assignment(tiny.TASK, tiny.method(holdout={"gate": 0.2}), SHAPE)
-    exchange: dict[str, Any] = dict(sample_exchange(assignment, SampleCounts(np.array([11]), selection=5, gate=4)))
+    manifest = Manifest.of(tiny.TASK, tiny.method(holdout={"gate": 0.2}), SHAPE)
+    exchange: dict[str, Any] = dict(sample_exchange(manifest, SampleCounts(np.array([11]), selection=5, gate=4)))
     assert exchange["vectors"][1].vectors.examples == exchange["update"][1].examples == 11
     assert exchange["evaluate"][1].tallies[0].examples == 5
     assert exchange["compare"][1].comparison.adapter.examples == 4

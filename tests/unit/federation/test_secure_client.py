@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,8 @@ from ifedicl.federation.messages import (
     Failure,
     FailureCode,
     GradientReply,
+    JobReply,
+    JobRequest,
     MaskRequest,
     Reply,
     Request,
@@ -35,18 +38,41 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.federation.secure.sum_client import SecureClient, identity_of
 from ifedicl.federation.secure.sum_engine import SecureEngine
-from ifedicl.settings import TOGETHER, NoiseSettings, PrivacySettings
+from ifedicl.settings import TOGETHER
 from tests.support import tiny
 from tests.support.endpoints import secure_layer
 from tests.support.engines import RecordingEngine
-from tests.support.secure import CONTEXT, LAYERS, REQUESTS, RULES, VECTORS, WIDTH, behind, drawn_client, fixed, summed
+from tests.support.jobs import job_on
+from tests.support.private import private_method
+from tests.support.secure import (
+    CONTEXT,
+    JOB,
+    LAYERS,
+    REQUESTS,
+    RULES,
+    VECTORS,
+    WIDTH,
+    ZEROS,
+    behind,
+    drawn_client,
+    fixed,
+    secure_job,
+    summed,
+)
 
 # What a client refuses
 
 
-def secure_client(rules: PrivacySettings = RULES, **options: Any) -> SecureClient:
+def without_a_job(**options: Any) -> SecureClient:
     clients = fixed(3, **options)
-    return secure_layer(clients[0], {client.name: identity_of(client).public for client in clients}, rules)
+    return secure_layer(clients[0], {client.name: identity_of(client).public for client in clients}, RULES)
+
+
+def secure_client(**options: Any) -> SecureClient:
+    """A client that has taken a job with its own rules."""
+    layer = without_a_job(**options)
+    assert layer.handle(JOB).reply == JobReply()
+    return layer
 
 
 def fixed_of(layer: SecureClient) -> Any:
@@ -54,8 +80,16 @@ def fixed_of(layer: SecureClient) -> Any:
     return layer._client
 
 
-def begin(session: str = "s", request: Request = REQUESTS["update"], rules: PrivacySettings = RULES) -> BeginRequest:
-    return BeginRequest(session, rules, encode(request))
+def begin(session: str = "5" * 32, request: Request = REQUESTS["update"]) -> BeginRequest:
+    name = session if len(session) == 32 else hashlib.sha256(session.encode()).hexdigest()[:32]
+    return BeginRequest(name, encode(request))
+
+
+def answer_to_a_job(**changes: Any) -> tuple[Reply, Reply]:
+    """What a client replies to a job with these rules, and then to a sum."""
+    layer = without_a_job()
+    taken = layer.handle(JobRequest(secure_job(RULES.model_copy(update=changes)))).reply
+    return taken, layer.handle(begin()).reply
 
 
 def test_a_secure_client_answers_no_plain_request_and_an_open_one_no_secure_request(backbone: Backbone) -> None:
@@ -70,31 +104,64 @@ def test_a_secure_client_answers_no_plain_request_and_an_open_one_no_secure_requ
     "weaker", [{"min_survivors": 2}, {"dropout": 0.45}, {"mode": "open"}], ids=lambda change: next(iter(change))
 )
 def test_a_client_takes_no_weaker_rules_than_its_own_and_stricter_ones(weaker: dict[str, Any]) -> None:
-    assert secure_client().handle(begin(rules=RULES.model_copy(update=weaker))).reply == Failure(FailureCode.OTHER_MODE)
-    stricter = RULES.model_copy(update={"min_survivors": 4, "dropout": 0.0})
-    assert isinstance(secure_client().handle(begin(rules=stricter)).reply, BeginReply)
+    assert answer_to_a_job(**weaker) == (Failure(FailureCode.OTHER_MODE), Failure(FailureCode.NO_CONTEXT))
+    taken, begun = answer_to_a_job(min_survivors=4, dropout=0.0)
+    assert taken == JobReply()
+    assert isinstance(begun, BeginReply)
+
+
+def test_a_client_takes_no_job_without_rules_of_sums() -> None:
+    layer = without_a_job()
+    assert layer.handle(JobRequest(job_on(ZEROS, tiny.method()))).reply == Failure(FailureCode.OTHER_MODE)
+    assert layer.handle(begin()).reply == Failure(FailureCode.NO_CONTEXT)
+    assert fixed_of(layer).asked == [], "the client itself was not asked"
+
+
+def test_a_refused_job_leaves_the_present_one_and_its_rules_in_place() -> None:
+    layer = without_a_job()
+    stricter = RULES.model_copy(update={"min_examples": 30})
+    assert layer.handle(JobRequest(secure_job(stricter))).reply == JobReply()
+    weaker = RULES.model_copy(update={"min_survivors": 2})
+    assert layer.handle(JobRequest(secure_job(weaker))).reply == Failure(FailureCode.OTHER_MODE)
+    fixed_of(layer).rule = vectors_of(29)
+    assert layer.handle(begin("few", VECTORS)).reply == Failure(FailureCode.TOO_FEW)
+    fixed_of(layer).rule = vectors_of(30)
+    assert isinstance(layer.handle(begin("enough", VECTORS)).reply, BeginReply)
+
+
+def test_a_new_job_ends_the_sum_that_is_under_way() -> None:
+    layer = secure_client()
+    begun = layer.handle(begin()).reply
+    assert isinstance(begun, BeginReply)
+    assert layer.handle(JOB).reply == JobReply()
+    assert layer.handle(MaskRequest("5" * 32, (), ())).reply == Failure(FailureCode.PROTOCOL)
 
 
 def test_a_client_without_noise_to_add_takes_no_part_in_a_run_that_promises_noise() -> None:
-    noisy = RULES.model_copy(update={"mode": "private", "noise": NoiseSettings()})
-    assert secure_client().handle(begin(rules=noisy)).reply == Failure(FailureCode.OTHER_MODE)
+    noisy = job_on(ZEROS, private_method())
+    assert noisy.method.promises_noise
+    layer = without_a_job()
+    assert layer.handle(JobRequest(noisy)).reply == Failure(FailureCode.OTHER_MODE)
+    assert fixed_of(layer).asked == [], "its rules alone are why"
 
 
-@pytest.mark.parametrize("inner", [CONTEXT, begin("inner")], ids=["context", "sum"])
+@pytest.mark.parametrize("inner", [JOB, CONTEXT, begin("inner")], ids=["job", "context", "sum"])
 def test_what_cannot_be_summed_is_not_answered_within_a_sum(inner: Request) -> None:
     assert secure_client().handle(begin(request=inner)).reply == Failure(FailureCode.PROTOCOL)
 
 
 def test_bytes_that_are_no_request_are_refused() -> None:
-    assert secure_client().handle(BeginRequest("s", RULES, b"torn")).reply == Failure(FailureCode.PROTOCOL)
+    assert secure_client().handle(BeginRequest("5" * 32, b"torn")).reply == Failure(FailureCode.PROTOCOL)
 
 
 def test_a_roster_of_too_few_is_refused() -> None:
     clients = fixed(2)
     layers = [secure_layer(client, {own.name: identity_of(own).public for own in clients}, RULES) for client in clients]
+    for own in layers:
+        own.handle(JOB)
     replies = [own.handle(begin()).reply for own in layers]
     keys = tuple((reply.mask_key, reply.channel_key, reply.signature) for reply in replies if isinstance(reply, BeginReply))
-    assert layers[0].handle(DealRequest("s", ("c0", "c1"), keys)).reply == Failure(FailureCode.PROTOCOL)
+    assert layers[0].handle(DealRequest("5" * 32, ("c0", "c1"), keys)).reply == Failure(FailureCode.PROTOCOL)
 
 
 def test_replayed_messages_of_this_and_of_earlier_sums_are_refused() -> None:

@@ -31,6 +31,7 @@ from ifedicl.federation.messages import (
     FailureCode,
     GradientReply,
     GradientRequest,
+    JobReply,
     MaskReply,
     MaskRequest,
     Reply,
@@ -46,13 +47,16 @@ from ifedicl.federation.messages import (
     encode,
 )
 from ifedicl.federation.secure.quantised import SUMS
+from ifedicl.federation.secure.sum_client import identity_of
 from ifedicl.federation.secure.sum_engine import SecureEngine
 from ifedicl.ledger.entries import Head
 from ifedicl.ledger.receipts import Receipt
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import TOGETHER
+from tests.support.endpoints import engine_over, secure_layer
 from tests.support.engines import RecordingEngine
-from tests.support.secure import REPEATABLE, REQUESTS, RULES, VECTORS, behind, drawn_client, failing, fixed, lose, summed
+from tests.support.scripted import ScriptedClient
+from tests.support.secure import JOB, REPEATABLE, REQUESTS, RULES, VECTORS, behind, drawn_client, failing, fixed, lose, summed
 from tests.support.uniform import NEVER, uniform_p
 
 # Ledgers
@@ -186,6 +190,35 @@ def test_a_readout_that_owners_forbid_is_no_failure_of_the_run() -> None:
     assert delivery.reply == Failure(FailureCode.REFUSED)
     with pytest.raises(TooFewClientsError):  # a round cannot be done without
         summed(behind([*fixed(2), *forbidding]), REQUESTS["update"])
+
+
+def with_stricter_owners(strict: set[str], clients: Sequence[ScriptedClient]) -> RecordingEngine:
+    """An engine over secure clients, some of whose owners require four survivors, after the job with :data:`RULES`."""
+    pins = {client.name: identity_of(client).public for client in clients}
+    stricter = RULES.model_copy(update={"min_survivors": 4})
+    layers = [secure_layer(client, pins, stricter if client.name in strict else RULES) for client in clients]
+    return RecordingEngine(engine_over(layers))
+
+
+def test_a_client_that_refuses_the_job_is_asked_for_no_sum() -> None:
+    clients = fixed(4)
+    engine = with_stricter_owners({"c3"}, clients)
+    secure = SecureEngine(engine, RULES)
+    (job,) = secure.exchange({TOGETHER: JOB}, 60.0, {})
+    assert job.reply == JobReply(), "one that takes it stands for all"
+    assert [(part.client, part.reply) for part in job.parts if isinstance(part.reply, Failure)] == [
+        ("c3", Failure(FailureCode.OTHER_MODE))
+    ]
+    (delivery,) = secure.exchange({TOGETHER: REQUESTS["update"]}, 60.0, {})
+    assert_same_sums("update", delivery.reply, together([client.given["update"] for client in clients[:3]]), 3)
+    assert engine.asked(BeginRequest) == ["c0", "c1", "c2"]
+
+
+def test_where_too_few_take_the_job_their_codes_are_named() -> None:
+    secure = SecureEngine(with_stricter_owners({"c2", "c3"}, fixed(4)), RULES)
+    list(secure.exchange({TOGETHER: JOB}, 60.0, {}))
+    with pytest.raises(TooFewClientsError, match=r"2 clients .*3 are needed.*c2: other_mode, c3: other_mode"):
+        list(secure.exchange({TOGETHER: REQUESTS["update"]}, 60.0, {}))
 
 
 def test_a_client_with_another_layout_is_left_out() -> None:

@@ -22,11 +22,14 @@ from ifedicl.federation.messages import (
     Envelope,
     Failure,
     FailureCode,
+    JobReply,
+    JobRequest,
     Reply,
     Request,
     UpdateReply,
     UpdateRequest,
     VectorsReply,
+    VectorsRequest,
 )
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.flare.byte_endpoint import answer
@@ -140,7 +143,7 @@ def test_a_lost_site_is_not_waited_for(backbone: Backbone, monkeypatch: pytest.M
     start = time.monotonic()
     settings = job(backbone)
     engine = TransportEngine(transport, SITES)
-    Coordinator(engine, settings.task, settings.method, settings.assignment.model).run()
+    Coordinator(engine, settings.task, settings.method, settings.manifest.model).run()
     assert time.monotonic() - start < 15  # the deadline is an hour
     request = UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32)))
     last = list(engine.exchange(dict.fromkeys(SITES, request), 3600.0, {}))[-1]
@@ -255,11 +258,11 @@ def test_a_site_whose_client_could_not_be_opened_answers_with_a_code() -> None:
 def test_vectors_that_cross_a_post_are_the_sites_own(backbone: Backbone) -> None:
     """The reply is decoded from bytes, never handed over as an object."""
     transport = ScriptedTransport(clients_of(backbone), honest)
-    settings = job(backbone)
-    from ifedicl.federation.messages import VectorsRequest
-
-    request = VectorsRequest(settings.task, settings.method, backbone.fingerprint, "")
-    (delivery,) = TransportEngine(transport, ("a",)).exchange({"a": request}, 30.0, {})
+    manifest = job(backbone).manifest
+    engine, request = TransportEngine(transport, ("a",)), VectorsRequest(manifest.digest, "")
+    (taken,) = engine.exchange({"a": JobRequest(manifest)}, 30.0, {})
+    assert taken.reply == JobReply()
+    (delivery,) = engine.exchange({"a": request}, 30.0, {})
     own = transport.clients["a"].handle(request)
     assert isinstance(delivery.reply, VectorsReply)
     assert isinstance(own, VectorsReply)

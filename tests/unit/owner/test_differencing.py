@@ -5,45 +5,68 @@ from __future__ import annotations
 import hashlib
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.readout import ReadoutSums
+from ifedicl.data import Role
 from ifedicl.federation.local_engine import LocalEngine
-from ifedicl.federation.messages import Failure, FailureCode, Reply, StatisticsReply, VectorsRequest, decode_reply, encode
+from ifedicl.federation.messages import (
+    CompareReply,
+    EvaluateReply,
+    Failure,
+    FailureCode,
+    JobRequest,
+    Reply,
+    Request,
+    StatisticsReply,
+    VectorsRequest,
+    decode_reply,
+    encode,
+)
 from ifedicl.ledger.ledger import read
+from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
 from tests.support import tiny
 from tests.support.endpoints import Asked
 from tests.support.guarded import (
     BY_CLASS,
     GRADIENTS,
+    LAYERS,
     METHOD,
     MODEL,
     QUICK,
     READOUT,
+    WIDTH,
     asks,
     code,
     guarded,
+    installed,
     rules,
     usual,
     vectors,
 )
+from tests.support.jobs import job_of
 from tests.support.scripted import ScriptedClient
 
 # Differencing
+
+JOB = job_of(METHOD, ModelShape(MODEL, LAYERS, WIDTH), phases=8)
+"""With eight schedules, so that no limit of sums is reached here."""
 
 
 def grown(guard: Asked, client: ScriptedClient, total: int, *, cursor: str = "", changed: bool = False) -> FailureCode | None:
     """Ask for vectors of ``total`` examples, all of them or those behind a cursor."""
     client.examples, client.mark = total, "y" if changed else "x"
     known = int(cursor.partition(":")[0] or 0)
-    client.rule = lambda request: vectors((total - known,), cursor=client.cursor, replaces=known == 0)
-    return code(guard.handle(VectorsRequest(tiny.TASK, METHOD, MODEL, cursor)))
+    answer = vectors((total - known,), cursor=client.cursor(Role.TRAIN), replaces=known == 0)
+    client.rule = lambda request: answer if request.kind == "vectors" else None
+    guard.handle(JobRequest(JOB))
+    return code(guard.handle(VectorsRequest(JOB.digest, cursor)))
 
 
 @QUICK
@@ -76,21 +99,64 @@ def test_vectors_of_changed_examples_are_refused_also_after_a_restart(tmp_path: 
     assert grown(guard, client, 30, changed=True) is FailureCode.REFUSED
 
 
-@pytest.mark.parametrize("sections", [{"seed": 1}, {"holdout": {"selection": 0.26}}])
-def test_another_split_of_the_same_examples_is_refused(tmp_path: Path, sections: dict[str, Any]) -> None:
-    guard, client = guarded(tmp_path, rules(least={"new_examples": 5}))
-    assert grown(guard, client, 20) is None
-    assert code(guard.handle(asks(tiny.method(**sections))["vectors"])) is FailureCode.REFUSED
-    lenient, _ = guarded(tmp_path, rules())
-    assert code(lenient.handle(asks(tiny.method(**sections))["vectors"])) is None
+FIRM = {"allow": {"new_splits": False}, "least": {"new_examples": 8, "held_out": 4}}
+"""As the default policy has it, for tests of how examples are divided."""
 
 
-def test_an_answer_compares_with_those_in_a_ledger_of_an_earlier_version(tmp_path: Path) -> None:
-    """The digest of the split still ends with 1: into how many parts each class was divided."""
-    guard, client = guarded(tmp_path, rules())
+@pytest.mark.parametrize("holdout", [{"selection": 0.26}, {"gate": 0.01}])
+def test_a_job_that_holds_out_other_fractions_than_the_last_one_is_refused(tmp_path: Path, holdout: dict[str, float]) -> None:
+    """Also after a restart. The difference of two figures can be one example's label."""
+    other = tiny.method(calibration={"batch_size": 8, "local_steps": 4}, holdout=holdout)
+    guard, _ = guarded(tmp_path, rules(**FIRM))
+    assert code(guard.handle(asks()["job"])) is None
+    for _ in range(2):
+        assert code(guard.handle(asks(other)["job"])) is FailureCode.REFUSED
+        guard, _ = guarded(tmp_path, rules(**FIRM))
+    assert code(guard.handle(asks(METHOD.model_copy(update={"seed": 1}))["job"])) is None
+    lenient, _ = guarded(tmp_path)
+    assert code(lenient.handle(asks(other)["job"])) is None
+
+
+@pytest.mark.parametrize("asked", ["vectors", "update", "evaluate", "compare", "statistics"])
+def test_a_client_that_divides_its_examples_in_another_way_is_refused(tmp_path: Path, asked: str) -> None:
+    """As with another key of the owner's, or in a simulation with another seed."""
+    guard, client = guarded(tmp_path, rules(**FIRM))
+    assert code(guard.handle(installed(guard)[asked])) is None
+    client.split = "another"
+    assert code(guard.handle(installed(guard)[asked])) is FailureCode.REFUSED
+    lenient, client = guarded(tmp_path)
+    client.split = "another"
+    assert code(lenient.handle(installed(lenient)[asked])) is None
+
+
+def test_the_ledger_names_the_split_by_a_digest_of_what_the_client_calls_it(tmp_path: Path) -> None:
+    guard, client = guarded(tmp_path)
     assert grown(guard, client, 20) is None
     facts = read(tmp_path / "ledger.jsonl")[0][-1].facts
-    assert facts["examples"]["split"] == hashlib.sha256(b"[0, 0.25, 0.0, 1]").hexdigest()[:16]
+    assert facts["examples"]["split"] == hashlib.sha256(client.split.encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("asked", ["evaluate", "compare"])
+def test_no_two_figures_differ_by_few_held_out_examples(tmp_path: Path, asked: str) -> None:
+    """One example more, and the difference of two figures is its label."""
+
+    def counted(request: Request) -> Reply | None:
+        tally = Tally(client.examples, 3, 2.0)
+        replies: dict[str, Reply] = {
+            "evaluate": EvaluateReply((tally,)),
+            "compare": CompareReply(Comparison(tally, tally, 1.0, 0)),
+        }
+        return replies.get(request.kind)
+
+    for examples, mark, expected in (
+        (20, "x", None),
+        (21, "x", FailureCode.TOO_FEW),
+        (24, "x", None),
+        (30, "y", FailureCode.REFUSED),
+    ):
+        guard, client = guarded(tmp_path, rules(**FIRM), counted)
+        client.examples, client.mark = examples, mark
+        assert code(guard.handle(installed(guard)[asked])) is expected, examples
 
 
 def test_the_coordinator_hashes_what_arrived_and_not_what_it_made_of_it(tmp_path: Path) -> None:
@@ -102,8 +168,9 @@ def test_the_coordinator_hashes_what_arrived_and_not_what_it_made_of_it(tmp_path
     assert encode(arrived) != encode(reply)
     guard, _ = guarded(tmp_path, rule=lambda request: reply if request.kind == "statistics" else usual(request))
     engine = LocalEngine([guard.endpoint])
-    list(engine.exchange({"clinic": asks(READOUT)["context"]}, 60.0, {}))
-    (delivery,) = engine.exchange({"clinic": asks(READOUT)["statistics"]}, 60.0, {})
+    requests = installed(guard, READOUT)
+    assert guard.known is not None
+    (delivery,) = engine.exchange({"clinic": requests["statistics"]}, 60.0, {"clinic": guard.known})
     assert delivery.receipt is not None
     assert delivery.receipt.sha256 == read(tmp_path / "ledger.jsonl")[0][-1].facts["sha256"]
 
@@ -125,14 +192,14 @@ def test_no_class_differs_from_an_earlier_answer_by_fewer_than_a_group(
     client.seconds = (*range(10), *second)
     for examples, wanted in ((20, None), (30, expected)):
         client.examples = examples
-        guard.handle(asks(method)["context"])
-        assert code(guard.handle(asks(method)[asked])) is wanted
+        assert code(guard.handle(installed(guard, method)[asked])) is wanted
 
 
-@pytest.mark.parametrize(("method", "asked"), [(READOUT, "statistics"), (GRADIENTS, "gradient")])
+@pytest.mark.parametrize(("method", "asked"), [(READOUT, "statistics"), (GRADIENTS, "gradient"), (METHOD, "update")])
 def test_sums_of_every_kind_are_compared_with_what_left_before(tmp_path: Path, method: Method, asked: str) -> None:
     """Also after a restart, and also where examples were changed."""
     policy = rules(least={"new_examples": 8})
+    method = method.model_copy(update={"rounds": method.rounds.model_copy(update={"rounds": 9})})  # enough for all that follows
     for examples, mark, expected in (
         (20, "x", None),
         (20, "x", None),
@@ -142,24 +209,22 @@ def test_sums_of_every_kind_are_compared_with_what_left_before(tmp_path: Path, m
     ):
         guard, client = guarded(tmp_path, policy)
         client.examples, client.mark = examples, mark
-        guard.handle(asks(method)["context"])
-        assert code(guard.handle(asks(method)[asked])) is expected
+        assert code(guard.handle(installed(guard, method)[asked])) is expected
 
 
 def test_another_draw_of_the_same_examples_is_refused(tmp_path: Path) -> None:
     """A round with a hair more of them holds the same ones and one more."""
-    guard, _ = guarded(tmp_path, rules(least={"new_examples": 8}))
+    guard, _ = guarded(tmp_path, rules(**FIRM))
     for draw, expected in ((0.5, None), (0.51, FailureCode.REFUSED)):
         method = tiny.method(server={"update": "gradient", "draw": draw})
-        guard.handle(asks(method)["context"])
-        assert code(guard.handle(asks(method)["gradient"])) is expected
+        assert code(guard.handle(installed(guard, method)["gradient"])) is expected
 
 
-def test_a_context_that_a_client_could_not_take_may_be_sent_again(tmp_path: Path) -> None:
+def test_a_job_that_a_client_could_not_take_may_be_sent_again(tmp_path: Path) -> None:
     guard, client = guarded(tmp_path)
     client.rule = lambda request: Failure(FailureCode.INTERNAL)
-    guard.handle(asks()["context"])
-    assert code(guard.handle(asks()["update"])) is FailureCode.NO_CONTEXT
+    assert code(guard.handle(asks()["job"])) is FailureCode.INTERNAL
+    assert code(guard.handle(asks()["context"])) is FailureCode.INTERNAL
     client.rule = usual
-    assert code(guard.handle(asks()["context"])) is None
-    assert code(guard.handle(asks()["update"])) is None
+    requests = installed(guard)
+    assert code(guard.handle(requests["update"])) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,71 +17,63 @@ from ifedicl.data import Example
 from ifedicl.errors import StorageError
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
-from ifedicl.federation.handler import Discloser, Disclosure
 from ifedicl.federation.local_engine import LocalEngine
-from ifedicl.federation.messages import ContextReply, Failure, FailureCode, Reply, Request, VectorsRequest, encode
+from ifedicl.federation.messages import (
+    Failure,
+    FailureCode,
+    JobRequest,
+    Reply,
+    Request,
+    RevealReply,
+    UpdateRequest,
+    VectorsRequest,
+    encode,
+)
 from ifedicl.ledger.entries import Head
-from ifedicl.ledger.ledger import REPLY, SUMMED, read
+from ifedicl.ledger.ledger import REFUSED, REPLY, SUMMED, read
 from ifedicl.ledger.usage import CountedLedger
 from ifedicl.owner.endpoint import LedgerRecord, build_endpoint
-from ifedicl.owner.guard import Guard
 from ifedicl.owner.policy import Policy, open_policy
-from ifedicl.owner.recorder import Recorder, SumRecorder
 from tests.support import tiny
 from tests.support.endpoints import Asked, engine_of
-from tests.support.guarded import METHOD, asks, code, guarded, rules, scripted_client, usual
-from tests.support.scripted import ScriptedClient
+from tests.support.guarded import METHOD, SECURE, asks, code, guarded, installed, rules, summed, usual
+from tests.support.jobs import job_of
 
 # Within secure sums
 
 
-class Masking:
-    """A stand-in for the layer that masks: what it is asked for in plain leaves as an empty message."""
-
-    name = "clinic"
-
-    def __init__(self, inner: Discloser) -> None:
-        self.inner = inner
-
-    def handle(self, request: Request, /) -> Disclosure:
-        disclosure = self.inner.handle(request)
-        return Disclosure(
-            disclosure.reply if isinstance(disclosure.reply, Failure) else ContextReply(),
-            disclosure.run,
-        )
-
-
-def summed(folder: Path, policy: Policy) -> tuple[Asked, ScriptedClient]:
-    client = scripted_client()
-    ledger = CountedLedger(folder / "ledger.jsonl", client.name)
-    plain = SumRecorder(Guard(client, policy, ledger.history), ledger)
-    return Asked(Recorder(Masking(plain), ledger, policy.most)), client
-
-
 def test_in_a_sum_the_policy_sees_what_goes_in_and_the_ledger_has_what_goes_in_and_what_leaves(tmp_path: Path) -> None:
     guard, _ = summed(tmp_path, rules())
-    sent = [guard.ask(request) for request in asks().values()]
-    replies = [envelope.frame.reply for envelope in sent]
-    assert not [reply for reply in replies if isinstance(reply, Failure)]
+    sent = [guard.ask(request) for request in asks(SECURE).values()]
+    assert not [envelope for envelope in sent if isinstance(envelope.frame.reply, Failure)]
     entries = read(tmp_path / "ledger.jsonl")[0][1:]
-    assert [entry.event for entry in entries] == [SUMMED, REPLY] * len(replies)
-    assert [entry.facts["kind"] for entry in entries[::2]] == [usual(request).kind for request in asks().values()]
-    assert {entry.facts["kind"] for entry in entries[1::2]} == {"context_reply"}
-    assert not [entry for entry in entries[::2] if "sha256" in entry.facts]
-    assert [envelope.head for envelope in sent] == [entry.head for entry in entries[1::2]]
+    expected: list[tuple[str, str]] = []
+    for kind, request in asks(SECURE).items():
+        own = usual(request).kind
+        expected += [(REPLY, own)] if kind in {"job", "context"} else [(SUMMED, own), (REPLY, RevealReply.kind)]
+    assert [(entry.event, entry.facts["kind"]) for entry in entries] == expected
+    assert not [entry for entry in entries if entry.event == SUMMED and "sha256" in entry.facts]
+    assert [envelope.head for envelope in sent] == [entry.head for entry in entries if entry.event == REPLY]
 
 
 def test_in_a_sum_too_no_more_rounds_leave_and_nothing_that_is_refused(tmp_path: Path) -> None:
     policy = rules(most={"rounds": 2}, allow={"readout_sums": False})
     guard, _ = summed(tmp_path, policy)
-    requests = asks()
-    guard.handle(requests["context"])
-    assert [code(guard.handle(requests["update"])) for _ in range(2)] == [None, None]
+    update = installed(guard, SECURE)["update"]
+    assert isinstance(update, UpdateRequest)
+    assert [code(guard.handle(replace(update, round=number))) for number in range(2)] == [None, None]
     again, _ = summed(tmp_path, policy)
-    again.handle(requests["context"])
-    assert code(again.handle(requests["update"])) is FailureCode.SPENT
+    requests = installed(again, SECURE)
+    assert code(again.handle(replace(update, round=2))) is FailureCode.SPENT
     assert code(again.handle(requests["statistics"])) is FailureCode.REFUSED
     assert code(again.handle(requests["update"], Head(2, "0" * 64))) is FailureCode.LEDGER
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_job_of_the_other_mode_is_refused(tmp_path: Path, masked: bool) -> None:
+    guard, client = summed(tmp_path, rules()) if masked else guarded(tmp_path)
+    assert code(guard.handle(asks(METHOD if masked else SECURE)["job"])) is FailureCode.OTHER_MODE
+    assert not client.asked
 
 
 # Nothing leaks
@@ -95,11 +88,15 @@ def test_an_exception_that_quotes_a_row_reaches_neither_reply_nor_ledger(
     def broken(request: Request) -> Reply:
         raise error(ROW)
 
-    guard, _ = guarded(tmp_path, rule=broken)
+    guard, client = guarded(tmp_path, rule=broken)
     caplog.set_level(logging.DEBUG)
-    replies = [guard.handle(request) for request in [*asks().values(), *asks().values()]]
-    assert ROW in caplog.text  # in the owner's own log, where it is looked for
-    assert all(isinstance(reply, Failure) for reply in replies)
+    replies = [guard.handle(asks()["job"])]
+    client.rule = lambda request: None
+    assert code(guard.handle(asks()["job"])) is None
+    client.rule = broken
+    replies += [guard.handle(request) for request in [*asks().values(), *asks().values()]]
+    assert caplog.text.count(ROW) >= len(replies)  # in the owner's own log, where it is looked for
+    assert {code(reply) for reply in replies} == {FailureCode.INTERNAL}
     assert not any(word in encode(reply).decode("latin1") for reply in replies for word in ROW.split()[:4] if len(word) > 2)
     assert "Jones" not in (tmp_path / "ledger.jsonl").read_text()
 
@@ -117,7 +114,9 @@ def test_an_exception_in_a_real_client_that_quotes_its_row_does_not_leak(
         raise ValueError(f"cannot work with {[row.text for row in rows]}")
 
     monkeypatch.setattr(ExampleSums, "vectors", quoting)
-    reply = guard.handle(VectorsRequest(tiny.TASK, METHOD, backbone.fingerprint, ""))
+    job = job_of(METHOD, backbone)
+    assert code(guard.handle(JobRequest(job))) is None
+    reply = guard.handle(VectorsRequest(job.digest, ""))
     assert reply == Failure(FailureCode.INTERNAL)
     written = (tmp_path / "ledger.jsonl").read_bytes() + encode(reply)
     assert not [row.text for row in rows if row.text.encode() in written]
@@ -149,10 +148,14 @@ def federated(backbone: Backbone, folder: Path, policies: dict[str, Policy], **o
 def test_the_job_goes_on_without_a_site_whose_policy_refuses(backbone: Backbone, tmp_path: Path) -> None:
     outcome = federated(backbone, tmp_path, {"b": Policy()})
     assert {item.client for item in outcome.state.traffic if item.failure} == {"b"}
-    assert {item.failure for item in outcome.state.traffic if item.failure} == {"refused"}
+    failures = [(item.step, item.failure) for item in outcome.state.traffic if item.client == "b"]
+    # What names no head of its ledger is not looked at: without a job there is none to name. So the job is sent again.
+    without_head = {(step, "ledger") for step in ("vectors", "update", "evaluate")}
+    assert failures[0] == ("job", "refused")
+    assert set(failures) == {("job", "refused"), ("context", "refused"), *without_head}
     assert outcome.state.history[-1].clients == ("a", "c")
-    kinds = {entry.facts.get("kind") for entry in read(tmp_path / "b.jsonl")[0] if entry.event == REPLY}
-    assert kinds == {"failure"}
+    entries, _ = read(tmp_path / "b.jsonl")
+    assert [entry.event for entry in entries[1:]] == [REFUSED]
 
 
 def test_policies_and_ledgers_change_no_number(backbone: Backbone, tmp_path: Path) -> None:
@@ -180,10 +183,11 @@ def test_the_coordinator_keeps_each_last_head_and_tells_it_with_the_next_request
     for name in HANDS:
         entries, _ = read(tmp_path / f"{name}.jsonl")
         assert outcome.state.heads[name] == entries[-1].head
-        # Every request but the context's names the entry before: nothing was lost.
+        # Each request but the job's and the context's names the entry before, or the one before the context's: nothing is lost.
         heads = [(entry.facts["kind"], entry.facts["held"]) for entry in entries if entry.event == REPLY]
         for number, (kind, known) in enumerate(heads, start=2):
-            assert known == (0 if kind == "context_reply" or number == 2 else number - 1)
+            after_context = number > 2 and heads[number - 3][0] == "context_reply"
+            assert known == (0 if kind in {"job_reply", "context_reply"} else number - 1 - after_context)
     lines = [json.loads(line) for line in (tmp_path / "checkpoint" / "heads.jsonl").read_text().splitlines()]
     assert len(lines) == len(outcome.state.traffic)
 

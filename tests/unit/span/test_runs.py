@@ -17,11 +17,10 @@ from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import ClientRound, calibrate, gradient_sum
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.subspace import Context, subspace_basis
-from ifedicl.core.vectors import WRITES, ContextVectors, uniform_mean
+from ifedicl.core.vectors import WRITES, Array32, ContextVectors, uniform_mean
 from ifedicl.data import Role
 from ifedicl.extract import context_vectors
 from ifedicl.federation import checkpoint
-from ifedicl.federation.assignment import Assignment
 from ifedicl.federation.client import Client
 from ifedicl.federation.messages import (
     ContextReply,
@@ -29,6 +28,8 @@ from ifedicl.federation.messages import (
     Failure,
     FailureCode,
     GradientReply,
+    JobReply,
+    JobRequest,
     Reply,
     Request,
     UpdateReply,
@@ -38,10 +39,12 @@ from ifedicl.federation.messages import (
     encode,
 )
 from ifedicl.federation.reply_validation import ReplyChecks
-from ifedicl.inspection import expected_bytes, what_leaves
+from ifedicl.inspection import expected_bytes
 from ifedicl.settings import Method, RunSettings
+from ifedicl.settings.describe import what_leaves
 from tests.support import tiny
-from tests.support.local_runs import HANDS, real, run_real, shape_of
+from tests.support.jobs import context_of, job_of
+from tests.support.local_runs import HANDS, real, run_real
 from tests.support.span import LAYERS, cut, each_span, embedded, everywhere, method
 
 
@@ -53,6 +56,20 @@ def parts(backbone: Backbone, settings: Method) -> tuple[Scorer, Any, list[int]]
     first = settings.injection.active_layers(backbone.layers).start
     scorer, rows = Scorer(backbone, tiny.TASK, first_layer=first), tiny.examples(9)
     return scorer, scorer.encoder.prompts([row.text for row in rows]), [tiny.TASK.index(row.label) for row in rows]
+
+
+def vectors_of(client: Client, settings: Method) -> VectorsReply:
+    """The reply to the first vectors request of a job."""
+    manifest = job_of(settings, client.backbone)
+    assert client.handle(JobRequest(manifest)) == JobReply()
+    reply = client.handle(VectorsRequest(manifest.digest, ""))
+    assert isinstance(reply, VectorsReply)
+    return reply
+
+
+def some_basis(layers: int, width: int) -> Array32:
+    """``(layers, 2, 2, width)``: the first two directions everywhere."""
+    return np.broadcast_to(np.eye(2, width, dtype=np.float32), (layers, len(WRITES), 2, width)).copy()
 
 
 @each_span
@@ -110,8 +127,7 @@ def test_a_whole_run_gives_the_numbers_of_one_that_holds_all_layers(
     every = settings.model_copy(update={"injection": method({}).injection})
     sent = []
     for client in clients.values():
-        reply = client.handle(VectorsRequest(tiny.TASK, every, four.fingerprint, ""))
-        assert isinstance(reply, VectorsReply)
+        reply = vectors_of(client, every)
         sent.append(ContextVectors.from_wire(reply.vectors.means, reply.vectors.counts))
     means = ContextVectors.combine(ContextVectors.combine(sent[0], sent[1]), sent[2]).present_means
     basis = subspace_basis(means, 2, seeds.generator(settings.seed, "basis"))
@@ -120,15 +136,17 @@ def test_a_whole_run_gives_the_numbers_of_one_that_holds_all_layers(
     np.testing.assert_array_equal(outcome.context.vectors, vectors[rows])
     assert outcome.context.basis is not None
     np.testing.assert_array_equal(outcome.context.basis, basis[rows])
-    assignment = Assignment(tiny.TASK, settings, shape_of(four))
-    now = everywhere(outcome.context, assignment.initial)[1]
+    manifest = job_of(settings, four)
+    now = everywhere(outcome.context, manifest.initial)[1]
+    for client in clients.values():
+        client.prepare(manifest)
     for number in range(2):
         moved = []
         for name in HANDS:
-            train = clients[name]._task_of(tiny.TASK, settings).part(Role.TRAIN)
-            scorer = clients[name]._task_of(tiny.TASK, settings).scorer
+            task = clients[name]._task
+            assert task is not None
             own = Context(vectors, basis)
-            update = calibrate(scorer, train, own, now, settings, ClientRound(name, number, 0, 2))
+            update = calibrate(task.scorer, task.part(Role.TRAIN), own, now, settings, ClientRound(name, number, 0, 2))
             moved.append(update.coefficients.arrays)
         now = Coefficients.of(
             {key: np.mean([each[key] for each in moved], axis=0, dtype=np.float64).astype("f4") for key in now.arrays}
@@ -141,14 +159,12 @@ def test_half_of_the_layers_are_half_of_the_bytes(four: Backbone) -> None:
     sizes: dict[str, list[int]] = {"vectors": [], "context": [], "update": []}
     for injection in ({}, {"from_depth": 0.5}):
         settings, client = method(injection), real(four)[0]
-        assignment = Assignment(tiny.TASK, settings, shape_of(four))
-        sent = client.handle(VectorsRequest(tiny.TASK, settings, four.fingerprint, ""))
-        assert isinstance(sent, VectorsReply)
+        manifest, sent = job_of(settings, four), vectors_of(client, settings)
         vectors = sent.vectors.mean().astype(np.float32)
-        basis = np.zeros((len(vectors), len(WRITES), 2, four.width), dtype=np.float32)
-        install = ContextRequest(tiny.TASK, settings, four.fingerprint, Context(vectors, basis, assignment.layers.start), "c")
+        context = Context(vectors, some_basis(len(vectors), four.width), manifest.layers.start)
+        install = context_of(manifest, context)
         assert client.handle(install) == ContextReply()
-        update = client.handle(UpdateRequest("c", 0, 0, 2, assignment.initial))
+        update = client.handle(UpdateRequest(install.context_id, 0, 0, 2, manifest.initial))
         assert isinstance(update, UpdateReply)
         messages: dict[str, Request | Reply] = {"vectors": sent, "context": install, "update": update}
         for name, message in messages.items():
@@ -168,7 +184,7 @@ def test_the_expected_bytes_are_the_bytes_that_are_sent(four: Backbone) -> None:
     )
     whole = settings.model_copy(update={"injection": method({}).injection})
     sizes, whole_sizes = (expected_bytes(each, four.shape, ("a",)) for each in (settings, whole))
-    reply = real(four)[0].handle(VectorsRequest(tiny.TASK, settings.method, four.fingerprint, ""))
+    reply = vectors_of(real(four)[0], settings.method)
     assert abs(sizes["vectors_reply_up"] - len(encode(reply))) < 130  # the head of a ledger
     assert whole_sizes["vectors_reply_up"] - sizes["vectors_reply_up"] == 2 * 2 * 2 * four.width * 4
     more = whole_sizes["update_reply_up"] - sizes["update_reply_up"]
@@ -180,7 +196,7 @@ def test_the_expected_bytes_are_the_bytes_that_are_sent(four: Backbone) -> None:
 def test_the_coordinator_takes_the_injected_layers_and_no_others(
     injection: dict[str, Any], layers: range, four: Backbone
 ) -> None:
-    checks = ReplyChecks(Assignment(tiny.TASK, method(injection), shape_of(four)))
+    checks = ReplyChecks(job_of(method(injection), four))
     for count in range(1, LAYERS + 2):
         means = np.ones((2, count, 2, four.width), dtype=np.float32)
         values = Coefficients.identity(Form(count, 2))
@@ -192,7 +208,7 @@ def test_the_coordinator_takes_the_injected_layers_and_no_others(
 
 
 def test_the_coordinator_takes_no_coefficients_that_the_wire_cannot_hold(four: Backbone) -> None:
-    checks = ReplyChecks(Assignment(tiny.TASK, method({}), shape_of(four)))
+    checks = ReplyChecks(job_of(method({}), four))
     values = Coefficients.identity(Form(LAYERS, 2))
     assert values.core is not None
     assert checks.is_usable_update(UpdateReply(values, 3, 1.0))
@@ -207,24 +223,27 @@ def gradient_of(values: Coefficients) -> Any:
 
 @pytest.mark.parametrize("received", [range(4), range(1, 3), range(3, 4), range(2)], ids=str)
 def test_a_client_takes_no_context_of_other_layers(four: Backbone, received: range) -> None:
-    settings, client = method({"from_depth": 0.5}), real(four)[0]
-    assert isinstance(client, Client)
+    manifest, client = job_of(method({"from_depth": 0.5}), four), real(four)[0]
+    assert client.handle(JobRequest(manifest)) == JobReply()
 
-    def install(layers: range) -> Any:
+    def install(layers: range) -> ContextRequest:
         vectors = np.ones((len(layers), 2, four.width), dtype=np.float32)
-        context = Context(vectors, np.zeros((len(layers), 2, 2, four.width), dtype=np.float32), layers.start)
-        return client.handle(ContextRequest(tiny.TASK, settings, four.fingerprint, context, "c"))
+        return context_of(manifest, Context(vectors, some_basis(len(layers), four.width), layers.start))
 
-    assert install(range(2, 4)) == ContextReply()
-    refused = client.handle(UpdateRequest("c", 0, 0, 2, Coefficients.identity(Form(len(received) + (len(received) == 2), 2))))
-    assert refused == Failure(FailureCode.BAD_REQUEST)
-    assert install(received) == Failure(FailureCode.BAD_REQUEST)
+    held = install(range(2, 4))
+    assert client.handle(held) == ContextReply()
+    wrong = Coefficients.identity(Form(len(received) + (len(received) == 2), 2))
+    assert client.handle(UpdateRequest(held.context_id, 0, 0, 2, wrong)) == Failure(FailureCode.BAD_REQUEST)
+    assert client.handle(install(received)) == Failure(FailureCode.BAD_REQUEST)
+    right = Coefficients.identity(Form(2, 2))
+    assert isinstance(client.handle(UpdateRequest(held.context_id, 0, 0, 2, right)), UpdateReply), "it holds the first ones"
 
 
 def test_a_context_says_where_it_begins_on_its_way() -> None:
     context = Context(np.ones((2, 2, 4), dtype=np.float32), first_layer=3)
-    request = ContextRequest(tiny.TASK, tiny.method(), "f" * 64, context, "c")
+    request = ContextRequest("a" * 64, context, "float32")
     again = ContextRequest.from_wire(*request.to_wire())
+    assert again.context_id == request.context_id
     assert again.context.layers == context.rounded("float16").layers == range(3, 5)
     for wrong in (-1, "3", None, 1.0):
         with pytest.raises(ValueError, match="first_layer: received"):

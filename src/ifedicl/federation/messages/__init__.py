@@ -4,9 +4,9 @@ A message is a safetensors frame: raw little-endian arrays after a JSON header. 
 Everything else that leaves a client is a field of a reply.
 """
 
-from ifedicl.federation.messages.codec import HEADLESS, Reply, Request, StepRequest, decode_reply, decode_request, encode
+from ifedicl.federation.messages.codec import Reply, Request, StepRequest, decode_reply, decode_request, encode
 from ifedicl.federation.messages.envelope import Envelope, Frame
-from ifedicl.federation.messages.frames import Arrays, Header, pack, unpack
+from ifedicl.federation.messages.frames import Arrays, Header, RequestMessage, pack, unpack
 from ifedicl.federation.messages.replies import (
     CompareReply,
     ContextReply,
@@ -14,6 +14,7 @@ from ifedicl.federation.messages.replies import (
     Failure,
     FailureCode,
     GradientReply,
+    JobReply,
     StatisticsReply,
     UpdateReply,
     VectorsReply,
@@ -23,6 +24,7 @@ from ifedicl.federation.messages.requests import (
     ContextRequest,
     EvaluateRequest,
     GradientRequest,
+    JobRequest,
     StatisticsRequest,
     UpdateRequest,
     VectorsRequest,
@@ -41,7 +43,6 @@ from ifedicl.federation.messages.secure_sum import (
 )
 
 __all__ = [
-    "HEADLESS",
     "Arrays",
     "BeginReply",
     "BeginRequest",
@@ -60,11 +61,14 @@ __all__ = [
     "GradientReply",
     "GradientRequest",
     "Header",
+    "JobReply",
+    "JobRequest",
     "Layout",
     "MaskReply",
     "MaskRequest",
     "Reply",
     "Request",
+    "RequestMessage",
     "RevealReply",
     "RevealRequest",
     "StatisticsReply",

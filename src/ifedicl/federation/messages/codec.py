@@ -9,10 +9,11 @@ from ifedicl.errors import MessageError
 from ifedicl.federation.messages import replies, requests
 from ifedicl.federation.messages.frames import pack, unpack
 from ifedicl.federation.messages.replies import Failure
-from ifedicl.federation.messages.secure_sum import DealRequest, MaskRequest, RevealRequest, SumReply, SumRequest
+from ifedicl.federation.messages.secure_sum import SumReply, SumRequest
 
 StepRequest: TypeAlias = (
-    requests.VectorsRequest
+    requests.JobRequest
+    | requests.VectorsRequest
     | requests.ContextRequest
     | requests.UpdateRequest
     | requests.GradientRequest
@@ -22,10 +23,9 @@ StepRequest: TypeAlias = (
 )
 """The plain requests of a coordinator. The other requests carry one of these through a secure sum."""
 Request: TypeAlias = StepRequest | SumRequest
-HEADLESS = requests.ContextRequest, DealRequest, MaskRequest, RevealRequest
-"""Requests without a ledger's head: a context is the same bytes for all clients; a secure sum has it in its first request."""
 Reply: TypeAlias = (
-    replies.VectorsReply
+    replies.JobReply
+    | replies.VectorsReply
     | replies.ContextReply
     | replies.UpdateReply
     | replies.GradientReply
@@ -66,10 +66,15 @@ def decode_reply(data: bytes) -> Reply:
 
 
 def _decoded(data: bytes, kinds: Mapping[str, type[_AnyMessage]]) -> _AnyMessage:
-    kind, header, arrays = unpack(data)
-    if kind not in kinds:
-        raise MessageError(f"kind: received {kind!r}; allowed: {', '.join(kinds)}. Both sides need the same ifedicl version")
+    def arrays_of(kind: str) -> frozenset[str]:
+        if kind not in kinds:
+            raise MessageError(
+                f"kind: received {kind[:80]!r}; allowed: {', '.join(kinds)}. Both sides need the same ifedicl version"
+            )
+        return kinds[kind].array_names
+
+    kind, header, arrays = unpack(data, arrays_of)
     try:
         return kinds[kind].from_wire(header, arrays)
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise MessageError(f"a {kind} message whose fields do not fit: {error}") from error

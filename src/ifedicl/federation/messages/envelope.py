@@ -15,8 +15,8 @@ from ifedicl.ledger.entries import Head
 from ifedicl.ledger.receipts import Receipt
 
 _MAGIC = b"IFCL"
-_VERSION = 2
-"""Version 1 had the head inside the message."""
+_VERSION = 3
+"""Version 1 had the head inside the message. Version 2 sent task and method with each request, not a job's manifest."""
 _START = struct.Struct("<4sBB")
 """Magic bytes, version, and whether a head follows."""
 _HEAD = struct.Struct("<Q32s")

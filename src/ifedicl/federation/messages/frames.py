@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, TypeAlias
+from collections.abc import Callable, Collection
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,23 @@ from ifedicl.errors import MessageError
 Header: TypeAlias = dict[str, Any]
 Arrays: TypeAlias = dict[str, npt.NDArray[Any]]
 
+_LARGEST_HEADER = 1_000_000
+"""Bytes of a message's header; parsed JSON takes many times its size in memory."""
+
+
+class Message:
+    """The base of all messages: the name of its kind, and the names that its arrays may have."""
+
+    kind: ClassVar[str]
+    array_names: ClassVar[frozenset[str]] = frozenset()
+
+
+class RequestMessage(Message):
+    """The base of all requests."""
+
+    carries_head: ClassVar[bool] = True
+    """Whether the head of the client's ledger comes with it. Without one the same bytes go to all clients."""
+
 
 def pack(kind: str, header: Header, arrays: Arrays) -> bytes:
     """Header and arrays as one safetensors frame."""
@@ -25,20 +43,29 @@ def pack(kind: str, header: Header, arrays: Arrays) -> bytes:
     return save_arrays(contiguous, metadata={"message": json.dumps([kind, header], separators=(",", ":"))})
 
 
-def unpack(data: bytes) -> tuple[str, Header, Arrays]:
+def unpack(data: bytes, arrays_of: Callable[[str], Collection[str]] | None = None) -> tuple[str, Header, Arrays]:
     """Kind, header and arrays of a frame.
 
+    Args:
+        data: the frame.
+        arrays_of: of a message: from a kind, the names that its arrays may have; a frame with another one, or with a huge
+            header, is refused before it is decoded. None: a file of our own, with any names.
+
     Raises:
-        MessageError: the bytes are torn or no frame.
+        MessageError: the bytes are torn, no frame, or have an array that the kind does not have.
     """
     try:
-        arrays: Arrays = load_arrays(data)
         (length,) = struct.unpack_from("<Q", data)
-        kind, header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["message"])
+        if arrays_of is not None and length > _LARGEST_HEADER:
+            raise ValueError(f"a header of {length} bytes; allowed: up to {_LARGEST_HEADER}")
+        described = json.loads(data[8 : 8 + length])
+        kind, header = json.loads(described["__metadata__"]["message"])
         if not isinstance(kind, str) or not isinstance(header, dict):
             raise TypeError(f"kind {type(kind).__name__}, header {type(header).__name__}")
-        return kind, header, arrays
-    except (SafetensorError, struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
+        if arrays_of is not None and (extra := described.keys() - {"__metadata__", *arrays_of(kind)}):
+            raise ValueError(f"{len(extra)} arrays that a {kind} message does not have")
+        return kind, header, load_arrays(data)
+    except (SafetensorError, struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MessageError(f"{len(data)} bytes that are not a whole message: {error}") from error
 
 

@@ -12,7 +12,7 @@ from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import ReadoutSums
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.federation.messages.frames import Arrays, Header, coefficients_of, exact_fields
+from ifedicl.federation.messages.frames import Arrays, Header, Message, coefficients_of, exact_fields
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import WireDtype
 
@@ -26,13 +26,13 @@ class FailureCode(StrEnum):
     NO_EXAMPLES = "no_examples"
     """The client holds no example for this request."""
     NO_CONTEXT = "no_context"
-    """The client lacks the global vectors, for instance after a restart: send them again."""
+    """The client lacks the job or its global vectors, for instance after a restart: send them again."""
     WRONG_MODEL = "wrong_model"
     """The client's model has another fingerprint."""
     BAD_TASK = "bad_task"
     """The task cannot be scored with the client's model."""
     BAD_REQUEST = "bad_request"
-    """The request does not fit the client's model: wrong shapes, or numbers that are not finite."""
+    """The request does not fit the job: wrong shapes, or numbers that are not finite or out of bounds."""
     NOT_FINITE = "not_finite"
     """The client's result holds NaN or infinity and does not leave."""
     INTERNAL = "internal"
@@ -65,7 +65,22 @@ class FailureCode(StrEnum):
 
 
 @dataclass(frozen=True)
-class VectorsReply:
+class JobReply(Message):
+    """The client takes the job."""
+
+    kind: ClassVar[str] = "job_reply"
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {}, {}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        exact_fields(header)
+        return cls()
+
+
+@dataclass(frozen=True)
+class VectorsReply(Message):
     """Means and counts of the new examples.
 
     Attributes:
@@ -76,6 +91,7 @@ class VectorsReply:
     """
 
     kind: ClassVar[str] = "vectors_reply"
+    array_names: ClassVar[frozenset[str]] = frozenset({"means", "counts"})
     vectors: ContextVectors
     cursor: str
     replaces: bool
@@ -95,7 +111,7 @@ class VectorsReply:
 
 
 @dataclass(frozen=True)
-class ContextReply:
+class ContextReply(Message):
     """The vectors are in place."""
 
     kind: ClassVar[str] = "context_reply"
@@ -105,14 +121,16 @@ class ContextReply:
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        exact_fields(header)
         return cls()
 
 
 @dataclass(frozen=True)
-class UpdateReply:
+class UpdateReply(Message):
     """The client's coefficients after its local steps, its training examples, and its mean training loss in nats."""
 
     kind: ClassVar[str] = "update_reply"
+    array_names: ClassVar[frozenset[str]] = frozenset({"scales", "core"})
     coefficients: Coefficients
     examples: int
     loss: float
@@ -126,10 +144,11 @@ class UpdateReply:
 
 
 @dataclass(frozen=True)
-class GradientReply:
+class GradientReply(Message):
     """A gradient sum in float32, so that sums of many clients are exact; zero if there are no examples."""
 
     kind: ClassVar[str] = "gradient_reply"
+    array_names: ClassVar[frozenset[str]] = frozenset({"scales", "core"})
     sums: GradientSum
 
     def to_wire(self) -> tuple[Header, Arrays]:
@@ -141,7 +160,7 @@ class GradientReply:
 
 
 @dataclass(frozen=True)
-class EvaluateReply:
+class EvaluateReply(Message):
     """One tally for each candidate of the request: counts and sums, never text."""
 
     kind: ClassVar[str] = "evaluate_reply"
@@ -157,10 +176,11 @@ class EvaluateReply:
 
 
 @dataclass(frozen=True)
-class StatisticsReply:
+class StatisticsReply(Message):
     """Sums of products of features and labels, and their number of examples."""
 
     kind: ClassVar[str] = "statistics_reply"
+    array_names: ClassVar[frozenset[str]] = frozenset({"means", "deviations", "words", "moment", "correlations"})
     sums: ReadoutSums
 
     def to_wire(self) -> tuple[Header, Arrays]:
@@ -172,7 +192,7 @@ class StatisticsReply:
 
 
 @dataclass(frozen=True)
-class CompareReply:
+class CompareReply(Message):
     """Counts and sums, never text."""
 
     kind: ClassVar[str] = "compare_reply"
@@ -192,7 +212,7 @@ class CompareReply:
 
 
 @dataclass(frozen=True)
-class Failure:
+class Failure(Message):
     """No usable reply, and why."""
 
     kind: ClassVar[str] = "failure"

@@ -1,9 +1,11 @@
-"""The requests of a coordinator. ``context_id`` names the :class:`ContextRequest` that came before."""
+"""The requests of a coordinator: a job's name and numbers. What the numbers mean is in the job's manifest.
+
+``context_id`` names the global vectors, and with them the job (:func:`ifedicl.federation.manifest.context_id`).
+"""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -12,64 +14,84 @@ import numpy as np
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
-from ifedicl.data import Role
-from ifedicl.federation.messages.frames import Arrays, Header, coefficients_of, exact_fields
-from ifedicl.settings import Method
-from ifedicl.task import Task
+from ifedicl.federation.manifest import Manifest, context_id
+from ifedicl.federation.messages.frames import Arrays, Header, RequestMessage, coefficients_of, exact_fields
 
 _MOST_CANDIDATES = 64  # each is a copy of the readout; a run tries twelve
-_TASK_FIELDS: Mapping[str, type] = {"task": dict, "method": dict, "fingerprint": str}
+_COEFFICIENTS = frozenset({"scales", "core"})
 
 
 @dataclass(frozen=True)
-class VectorsRequest:
+class JobRequest(RequestMessage):
+    """Brings the job's manifest. A client takes it if its owner approved it or the owner's rules allow it."""
+
+    kind: ClassVar[str] = "job"
+    carries_head: ClassVar[bool] = False  # a new coordinator does not know it yet; the reply brings it
+    manifest: Manifest
+
+    @property
+    def job(self) -> str:
+        """The job's digest."""
+        return self.manifest.digest
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {"manifest": self.manifest.to_json()}, {}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(Manifest.from_wire(exact_fields(header, manifest=dict)["manifest"]))
+
+
+@dataclass(frozen=True)
+class VectorsRequest(RequestMessage):
     """Stage 1: vectorise the examples that ``cursor`` does not cover.
 
     Attributes:
-        task: the question.
-        method: the settings.
-        fingerprint: of the model that all clients must use.
+        job: its digest.
         cursor: from the client's last vectors reply; empty at first.
     """
 
     kind: ClassVar[str] = "vectors"
-    task: Task
-    method: Method
-    fingerprint: str
+    job: str
     cursor: str
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        return _task_header(self), {}
+        return {"job": self.job, "cursor": self.cursor}, {}
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        return cls(**_with_task(exact_fields(header, **_TASK_FIELDS, cursor=str)))
+        return cls(**exact_fields(header, job=str, cursor=str))
 
 
 @dataclass(frozen=True)
-class ContextRequest:
-    """Stage 2a: the global vectors and, with a subspace, the basis. A restarted client needs only this request to go on."""
+class ContextRequest(RequestMessage):
+    """Stage 2a: the global vectors and, with a subspace, the basis. They are sent in ``wire_dtype``."""
 
     kind: ClassVar[str] = "context"
-    task: Task
-    method: Method
-    fingerprint: str
+    carries_head: ClassVar[bool] = False
+    array_names: ClassVar[frozenset[str]] = frozenset({"vectors", "basis"})
+    job: str
     context: Context
-    context_id: str
+    wire_dtype: str
+
+    @property
+    def context_id(self) -> str:
+        """The name of these vectors in this job."""
+        return context_id(self.job, self.context)
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        header = _task_header(self) | {"first_layer": self.context.first_layer}
-        return header, self.context.on_wire(self.method.vectors.wire_dtype)
+        return {"job": self.job, "first_layer": self.context.first_layer}, self.context.on_wire(self.wire_dtype)
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = exact_fields(header, **_TASK_FIELDS, context_id=str, first_layer=int)
-        context = Context.from_wire(arrays, fields.pop("first_layer"))
-        return cls(context=context, **_with_task(fields))
+        fields = exact_fields(header, job=str, first_layer=int)
+        if len(dtypes := {str(array.dtype) for array in arrays.values()}) != 1:
+            raise TypeError(f"arrays of dtypes {', '.join(sorted(dtypes)) or 'none'}")
+        return cls(fields["job"], Context.from_wire(arrays, fields["first_layer"]), dtypes.pop())
 
 
 @dataclass(frozen=True)
-class UpdateRequest:
+class UpdateRequest(RequestMessage):
     """Stage 2b: calibrate these coefficients on the client's own examples.
 
     Attributes:
@@ -80,6 +102,7 @@ class UpdateRequest:
     """
 
     kind: ClassVar[str] = "update"
+    array_names: ClassVar[frozenset[str]] = _COEFFICIENTS
     context_id: str
     round: int
     phase_start: int
@@ -97,10 +120,11 @@ class UpdateRequest:
 
 
 @dataclass(frozen=True)
-class GradientRequest:
+class GradientRequest(RequestMessage):
     """Stage 2b with exact aggregation: sum the gradient over the client's examples that this round draws."""
 
     kind: ClassVar[str] = "gradient"
+    array_names: ClassVar[frozenset[str]] = _COEFFICIENTS
     context_id: str
     round: int
     coefficients: Coefficients
@@ -114,19 +138,18 @@ class GradientRequest:
 
 
 @dataclass(frozen=True)
-class EvaluateRequest:
-    """Score held-out examples with these coefficients.
+class EvaluateRequest(RequestMessage):
+    """Score the client's selection examples with these coefficients.
 
     Attributes:
-        role: the held-out part.
         coefficients: the ones to score; identity is zero-shot.
         readouts: score these too, from the same pass.
         temperatures: score each readout at each of them.
     """
 
     kind: ClassVar[str] = "evaluate"
+    array_names: ClassVar[frozenset[str]] = _COEFFICIENTS | {"readouts"}
     context_id: str
-    role: Role
     coefficients: Coefficients
     readouts: tuple[Readout, ...] = ()
     temperatures: tuple[float, ...] = (1.0,)
@@ -140,7 +163,6 @@ class EvaluateRequest:
         readouts = {"readouts": np.stack([readout.weights for readout in self.readouts])} if self.readouts else {}
         header = {
             "context_id": self.context_id,
-            "role": self.role.value,
             "temperatures": list(self.temperatures),
             "pooled_layers": [readout.pooled_layer for readout in self.readouts],
         }
@@ -148,12 +170,11 @@ class EvaluateRequest:
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = exact_fields(header, context_id=str, role=str, temperatures=list, pooled_layers=list)
+        fields = exact_fields(header, context_id=str, temperatures=list, pooled_layers=list)
         if len(fields["pooled_layers"]) * len(fields["temperatures"]) > _MOST_CANDIDATES:
             raise ValueError(f"more than {_MOST_CANDIDATES} readouts and temperatures to try")
         return cls(
             context_id=fields["context_id"],
-            role=Role(fields["role"]),
             coefficients=coefficients_of({name: array for name, array in arrays.items() if name != "readouts"}),
             readouts=tuple(map(Readout, arrays.get("readouts", ()), map(_layer, fields["pooled_layers"]))),
             temperatures=tuple(map(float, fields["temperatures"])),
@@ -161,10 +182,11 @@ class EvaluateRequest:
 
 
 @dataclass(frozen=True)
-class StatisticsRequest:
+class StatisticsRequest(RequestMessage):
     """Sum the statistics of a readout over the client's training examples, in the model with these coefficients."""
 
     kind: ClassVar[str] = "statistics"
+    array_names: ClassVar[frozenset[str]] = _COEFFICIENTS
     context_id: str
     coefficients: Coefficients
 
@@ -177,7 +199,7 @@ class StatisticsRequest:
 
 
 @dataclass(frozen=True)
-class CompareRequest:
+class CompareRequest(RequestMessage):
     """Compare an adapter with the raw model on the gate examples.
 
     Attributes:
@@ -186,6 +208,7 @@ class CompareRequest:
     """
 
     kind: ClassVar[str] = "compare"
+    array_names: ClassVar[frozenset[str]] = _COEFFICIENTS | {"readout"}
     context_id: str
     coefficients: Coefficients
     readout: Readout | None
@@ -207,20 +230,6 @@ class CompareRequest:
         readout = Readout(arrays["readout"], layer) if "readout" in arrays else None
         coefficients = coefficients_of({name: array for name, array in arrays.items() if name != "readout"})
         return cls(fields["context_id"], coefficients, readout)
-
-
-def _task_header(request: VectorsRequest | ContextRequest) -> Header:
-    header: Header = {
-        "task": request.task.model_dump(mode="json"),
-        "method": request.method.model_dump(mode="json"),
-        "fingerprint": request.fingerprint,
-    }
-    extra = {"cursor": request.cursor} if isinstance(request, VectorsRequest) else {"context_id": request.context_id}
-    return header | extra
-
-
-def _with_task(fields: dict[str, Any]) -> dict[str, Any]:
-    return fields | {"task": Task.model_validate(fields["task"]), "method": Method.model_validate(fields["method"])}
 
 
 def _layer(value: Any) -> int | None:

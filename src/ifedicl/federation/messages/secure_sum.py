@@ -1,6 +1,7 @@
 """The four exchanges of a secure sum: keys, sealed shares, masked numbers, shares.
 
-``session`` names a sum and is never used twice. Positions are those of clients in the roster, from 0.
+``session`` names a sum and is never used twice. The rules of the sum are in the job's manifest. Positions are those of clients
+in the roster, from 0.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl.federation.messages.frames import Arrays, Header, exact_fields
-from ifedicl.settings import PrivacySettings
+from ifedicl.federation.messages.frames import Arrays, Header, Message, RequestMessage, exact_fields
 
 Layout: TypeAlias = Mapping[str, tuple[int, ...]]
 """Names and shapes of a reply's arrays, in order."""
@@ -22,34 +22,31 @@ _KEY_SIZE, _SIGNATURE_SIZE = 32, 64
 
 
 @dataclass(frozen=True)
-class BeginRequest:
+class BeginRequest(RequestMessage):
     """Compute a reply, keep it, and advertise keys for this sum.
 
     Attributes:
-        rules: of the sum.
         request: the bytes of the plain request, the same for all clients.
         cursor: of a vectors request, this client's own; else empty.
     """
 
     kind: ClassVar[str] = "sum_begin"
+    array_names: ClassVar[frozenset[str]] = frozenset({"request"})
     session: str
-    rules: PrivacySettings
     request: bytes
     cursor: str = ""
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        header = {"session": self.session, "rules": self.rules.model_dump(mode="json"), "cursor": self.cursor}
-        return header, {"request": _row(self.request)}
+        return {"session": self.session, "cursor": self.cursor}, {"request": _row(self.request)}
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = exact_fields(header, session=str, rules=dict, cursor=str)
-        rules = PrivacySettings.model_validate(fields["rules"])
-        return cls(fields["session"], rules, _bytes(arrays["request"]), fields["cursor"])
+        fields = exact_fields(header, session=str, cursor=str)
+        return cls(fields["session"], _bytes(arrays["request"]), fields["cursor"])
 
 
 @dataclass(frozen=True)
-class BeginReply:
+class BeginReply(Message):
     """The reply is ready; nothing of it has left.
 
     Attributes:
@@ -62,6 +59,7 @@ class BeginReply:
     """
 
     kind: ClassVar[str] = "sum_begin_reply"
+    array_names: ClassVar[frozenset[str]] = frozenset({"keys"})
     session: str
     mask_key: bytes
     channel_key: bytes
@@ -83,13 +81,15 @@ class BeginReply:
 
 
 @dataclass(frozen=True)
-class DealRequest:
+class DealRequest(RequestMessage):
     """Deal shares of your secrets to the clients of this roster.
 
     ``keys`` holds the mask key, channel key and signature of each client in ``names``.
     """
 
     kind: ClassVar[str] = "sum_deal"
+    array_names: ClassVar[frozenset[str]] = frozenset({"keys"})
+    carries_head: ClassVar[bool] = False
     session: str
     names: tuple[str, ...]
     keys: tuple[tuple[bytes, bytes, bytes], ...]
@@ -107,10 +107,11 @@ class DealRequest:
 
 
 @dataclass(frozen=True)
-class DealReply:
+class DealReply(Message):
     """Sealed shares, for each other client of the roster in order, and a commitment to the client's own secret."""
 
     kind: ClassVar[str] = "sum_deal_reply"
+    array_names: ClassVar[frozenset[str]] = frozenset({"sealed", "commitment"})
     session: str
     sealed: tuple[bytes, ...]
     commitment: bytes
@@ -125,10 +126,12 @@ class DealReply:
 
 
 @dataclass(frozen=True)
-class MaskRequest:
+class MaskRequest(RequestMessage):
     """Send your masked numbers. ``sealed`` holds what each other client, at ``senders``, dealt to this one."""
 
     kind: ClassVar[str] = "sum_mask"
+    array_names: ClassVar[frozenset[str]] = frozenset({"sealed"})
+    carries_head: ClassVar[bool] = False
     session: str
     senders: tuple[int, ...]
     sealed: tuple[bytes, ...]
@@ -143,10 +146,11 @@ class MaskRequest:
 
 
 @dataclass(frozen=True)
-class MaskReply:
+class MaskReply(Message):
     """Masked numbers, ``(count, bits / 8)`` uint8: integers modulo ``2^bits``."""
 
     kind: ClassVar[str] = "sum_mask_reply"
+    array_names: ClassVar[frozenset[str]] = frozenset({"masked"})
     session: str
     masked: npt.NDArray[np.uint8]
 
@@ -159,10 +163,11 @@ class MaskReply:
 
 
 @dataclass(frozen=True)
-class RevealRequest:
+class RevealRequest(RequestMessage):
     """Reveal one share of each client that dealt. The survivors are those whose masked numbers arrived."""
 
     kind: ClassVar[str] = "sum_reveal"
+    carries_head: ClassVar[bool] = False
     session: str
     survivors: tuple[int, ...]
 
@@ -176,10 +181,11 @@ class RevealRequest:
 
 
 @dataclass(frozen=True)
-class RevealReply:
+class RevealReply(Message):
     """One share of each client that dealt, in order: of a survivor's own secret, or of a lost client's mask key."""
 
     kind: ClassVar[str] = "sum_reveal_reply"
+    array_names: ClassVar[frozenset[str]] = frozenset({"shares"})
     session: str
     shares: tuple[bytes, ...]
 

@@ -13,21 +13,17 @@ from ifedicl.federation.secure.sum_client import SEALED_CURSOR_SIZE
 from ifedicl.secagg.keys import KEY_SIZE, SIGNATURE_SIZE
 from ifedicl.secagg.party import SEALED_SIZE
 from ifedicl.secagg.shamir import SIZE
-from ifedicl.settings import PrivacySettings
 
 
-def sample_sum(
-    request: messages.StepRequest, reply: Reply, clients: Sequence[str], rules: PrivacySettings
-) -> tuple[list[Request], list[Reply]]:
-    """All messages to one client and from it, for one step without dropout. A context is not summed and stays as it is.
+def sample_sum(request: messages.StepRequest, reply: Reply, clients: Sequence[str]) -> tuple[list[Request], list[Reply]]:
+    """All messages to one client and from it, for one step without dropout. A job and a context stay as they are.
 
     Args:
         request: of the step.
         reply: of one client; it goes into the sum.
         clients: names of all clients.
-        rules: of the sum.
     """
-    if isinstance(request, messages.ContextRequest):
+    if isinstance(request, messages.JobRequest | messages.ContextRequest):
         return [request], [reply]
     session, count, others = "0" * 32, len(clients), len(clients) - 1
     keys = bytes(KEY_SIZE), bytes(KEY_SIZE), bytes(SIGNATURE_SIZE)
@@ -36,7 +32,7 @@ def sample_sum(
     cursor, dtype = ("", "float32") if not isinstance(reply, messages.VectorsReply) else ("0" * SEALED_CURSOR_SIZE, reply.dtype)
     sealed, everyone = (bytes(SEALED_SIZE),) * others, tuple(range(count))
     down: list[Request] = [
-        messages.BeginRequest(session, rules, messages.encode(request)),
+        messages.BeginRequest(session, messages.encode(request)),
         messages.DealRequest(session, tuple(clients), (keys,) * count),
         messages.MaskRequest(session, everyone[1:], sealed),
         messages.RevealRequest(session, everyone),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -18,6 +19,7 @@ from ifedicl.federation.client import key_for
 from ifedicl.federation.handler import Discloser, Disclosure
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.federation.secure.quantised import SUMS, flat, layout_of
+from ifedicl.ledger.usage import ReplyFacts
 from ifedicl.secagg.fixed_point import FixedPoint
 from ifedicl.secagg.keys import LOCK_SIZE, Identity, lock, unlock
 from ifedicl.secagg.party import Party
@@ -30,6 +32,7 @@ _LONGEST_UPDATE = 100.0
 _log = logging.getLogger(__name__)
 
 _IDENTITY = "secure sum identity"
+_SESSION = re.compile(r"[0-9a-f]{32}")
 _CURSOR_SIZE = 64  # all cursors have one length: it would reveal the number of examples
 SEALED_CURSOR_SIZE = 2 * (_CURSOR_SIZE + LOCK_SIZE)
 """Characters of a cursor as it travels."""
@@ -92,7 +95,7 @@ class SecureClient:
             inner: answers plain requests: the client behind its owner's policy.
             client: has the identity and the secret for the sums.
             peers: the identities of all clients of the sums, by name; they do not come from the coordinator.
-            rules: the owner's rules; a coordinator may ask for stricter ones.
+            rules: the owner's rules; a job may have stricter ones.
             noise: this client's share of the noise; None: no noise.
         """
         self.name = client.name
@@ -100,23 +103,26 @@ class SecureClient:
         self._client = client
         self._peers = peers
         self._rules = rules
+        self._job_rules: PrivacySettings | None = None  # of the job that the client holds
         self._noise = noise
         self._cursor_key = client.secret_for("secure sum cursor")
         self._identity = identity_of(client)
         self._session: _Session | None = None
         self._used: set[str] = set()  # sessions that have begun here
-        self._run = ""  # digest of the run that asked last
+        self._facts = ReplyFacts()  # of the run that asked last
 
     def handle(self, request: Request, /) -> Disclosure:
-        """Answer a step of a sum, or take the global vectors. Refuse any other plain request. Never raises."""
+        """Answer a step of a sum, or take a job or global vectors. Refuse any other plain request. Never raises."""
+        if isinstance(request, messages.JobRequest):
+            return self._take(request)
+        if isinstance(request, messages.ContextRequest):
+            return self._inner.handle(request)
         reply = self._reply(request)  # may change the run
-        return Disclosure(reply, self._run)
+        return Disclosure(reply, self._facts)
 
     def _reply(self, request: Request) -> Reply:
         try:
             match request:
-                case messages.ContextRequest():
-                    return self._answer(request)
                 case messages.BeginRequest():
                     return self._begin(request)
                 case messages.DealRequest():
@@ -138,20 +144,32 @@ class SecureClient:
 
     def _answer(self, request: Request) -> Reply:
         disclosure = self._inner.handle(request)
-        self._run = disclosure.run
+        self._facts = ReplyFacts(run=disclosure.facts.run)
         return disclosure.reply
+
+    def _take(self, request: messages.JobRequest) -> Disclosure:
+        """Take the job, if its rules are as strict as the owner's."""
+        asked = request.manifest.method.privacy
+        if asked is None or not _is_as_strict(asked, self._rules):
+            _log.error("client %s refuses a job with weaker rules of sums than its owner's: %s", self.name, asked)
+            return Disclosure(Failure(FailureCode.OTHER_MODE))
+        if asked.noise is not None and self._noise is None:
+            _log.error("client %s refuses a job that promises noise: it has no noise to add", self.name)
+            return Disclosure(Failure(FailureCode.OTHER_MODE))
+        disclosure = self._inner.handle(request)
+        if isinstance(disclosure.reply, messages.JobReply):
+            self._session, self._job_rules = None, asked
+        return disclosure
 
     def _begin(self, request: messages.BeginRequest) -> Reply:
         self._session = None
+        if _SESSION.fullmatch(request.session) is None:
+            raise SecureSumError("session: received another name than 32 hexadecimal digits")
         if request.session in self._used:
-            raise SecureSumError(f"session: {request.session} has begun before; the message is replayed")
-        self._used.add(request.session)
-        if not _is_as_strict(request.rules, self._rules):
-            _log.error("client %s refuses a sum with weaker rules than its owner's: %s", self.name, request.rules)
-            return Failure(FailureCode.OTHER_MODE)
-        if request.rules.noise is not None and self._noise is None:
-            _log.error("client %s refuses a run that promises noise: it has no noise to add", self.name)
-            return Failure(FailureCode.OTHER_MODE)
+            raise SecureSumError("session: it has begun before; the message is replayed")
+        rules = self._job_rules
+        if rules is None:
+            return Failure(FailureCode.NO_CONTEXT)
         asked = messages.decode_request(request.request)
         summed = SUMS.get(type(asked))
         if summed is None:
@@ -161,14 +179,15 @@ class SecureClient:
         reply = self._answer(asked)
         if isinstance(reply, Failure):
             return reply
-        if code := self._code_against(asked, reply, request.rules):
+        if code := self._code_against(asked, reply, rules):
             return Failure(code)
+        self._used.add(request.session)  # as many as the owner's limits let through
         parts = summed.rule.apart(
             messages.decode_reply(messages.encode(reply))
         )  # what the coordinator would have had in open mode
-        binding = binding_of(request.session, request.rules.model_dump_json(), request.request)
+        binding = binding_of(request.session, rules.model_dump_json(), request.request)
         party = Party(self.name, self._identity, self._peers, binding)
-        self._session = _Session(request.session, party, asked.kind, flat(parts), summed.grid, request.rules)
+        self._session = _Session(request.session, party, asked.kind, flat(parts), summed.grid, rules)
         advert = party.advertise()
         cursor = self._locked(reply.cursor) if isinstance(reply, messages.VectorsReply) else ""
         keys = advert.mask_key, advert.channel_key, advert.signature
@@ -204,7 +223,7 @@ class SecureClient:
 
     def _current(self, name: str) -> _Session:
         if self._session is None or self._session.name != name:
-            raise SecureSumError(f"session: {name} is not under way here; the message is replayed or late")
+            raise SecureSumError("session: it is not under way here; the message is replayed or late")
         return self._session
 
     def _code_against(self, asked: Request, reply: Reply, rules: PrivacySettings) -> FailureCode | None:
@@ -215,6 +234,8 @@ class SecureClient:
                 return FailureCode.CHANGED
             if reply.vectors.examples < minimum:
                 return FailureCode.TOO_FEW
+        if isinstance(reply, messages.GradientReply) and rules.noise is None and reply.sums.examples < minimum:
+            return FailureCode.TOO_FEW  # an empty hand would count as one of the crowd
         if asked.kind in _FROM_TRAINING and self._client.count(Role.TRAIN) < minimum:
             return FailureCode.TOO_FEW
         if isinstance(asked, messages.UpdateRequest) and isinstance(reply, messages.UpdateReply):

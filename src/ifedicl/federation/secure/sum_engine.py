@@ -15,9 +15,10 @@ import numpy as np
 
 from ifedicl.errors import TooFewClientsError
 from ifedicl.federation import messages
+from ifedicl.federation.client_pool import lacks_job
 from ifedicl.federation.engine import Delivery, Engine
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
-from ifedicl.federation.reply_validation import is_usable_context
+from ifedicl.federation.reply_validation import is_usable_empty
 from ifedicl.federation.secure.link import Link
 from ifedicl.federation.secure.quantised import SUMS, count_of, shaped
 from ifedicl.ledger.entries import Head
@@ -40,8 +41,9 @@ class SecureEngine:
         """Take the engine that reaches the clients' secure layers, and the rules of the sums."""
         self._inner = inner
         self._rules = rules
-        self._forgetful: tuple[str, ...] = ()  # clients without the global vectors; empty: send them to all
-        self._installed: tuple[str, ...] = ()  # clients that received them last
+        self._forgetful: tuple[str, ...] = ()  # clients without the job or its global vectors; empty: send them to all
+        self._supplied: tuple[str, ...] = ()  # clients that received them last
+        self._refused: dict[str, FailureCode] = {}  # clients that did not take the job, and why
 
     def clients(self) -> tuple[str, ...]:
         """One name, which stands for all clients."""
@@ -56,26 +58,39 @@ class SecureEngine:
         """
         (asked,) = requests.values()
         start, link = time.perf_counter(), Link(self._inner, deadline)
-        reply = self._install(asked, link) if isinstance(asked, messages.ContextRequest) else self._summed(asked, link, heads)
+        if isinstance(asked, messages.JobRequest | messages.ContextRequest):
+            reply = self._sent_to_all(asked, link)
+        else:
+            reply = self._summed(asked, link, heads)
         down, up = (sum(getattr(part, way) for part in link.costs) for way in ("bytes_down", "bytes_up"))
         yield Delivery(TOGETHER, reply, down, up, time.perf_counter() - start, parts=link.costs)
 
-    def _install(self, asked: messages.ContextRequest, link: Link) -> Reply:
-        """Send the global vectors to the clients that lack them."""
-        self._installed, self._forgetful = self._forgetful or self._inner.clients(), ()
-        replies = link.ask(dict.fromkeys(self._installed, asked), messages.ContextReply, is_usable_context)
-        return next(iter(replies.values()), Failure(FailureCode.LOST))
+    def _sent_to_all(self, asked: messages.JobRequest | messages.ContextRequest, link: Link) -> Reply:
+        """Send the job or the global vectors to the clients that lack them. One client's reply stands for all."""
+        to = self._supplied = self._forgetful or self._inner.clients()
+        if isinstance(asked, messages.JobRequest):
+            replies: dict[str, messages.JobReply | messages.ContextReply] = {
+                **link.ask(dict.fromkeys(to, asked), messages.JobReply, is_usable_empty)
+            }
+            self._refused = {name: code for name, code in self._refused.items() if name not in to} | link.failures
+        else:
+            self._forgetful = ()
+            replies = {**link.ask(dict.fromkeys(to, asked), messages.ContextReply, is_usable_empty)}
+        codes = set(link.failures.values())
+        return next(iter(replies.values()), Failure(codes.pop() if len(codes) == 1 else FailureCode.LOST))
 
     def _summed(self, asked: Request, link: Link, heads: Mapping[str, Head]) -> Reply:
         # Step 1: each client computes and keeps its reply, and advertises keys; the others are not on the roster
         session, summed, cursors = secrets.token_hex(16), SUMS[type(asked)], _cursors(asked)
         content = messages.encode(replace(asked, cursor="") if isinstance(asked, messages.VectorsRequest) else asked)
-        begin = messages.BeginRequest(session, self._rules, content)
+        begin = messages.BeginRequest(session, content)
         # Clients without a cursor get one shared object, which engines pack once.
-        to_each = {name: replace(begin, cursor=cursors[name]) if cursors.get(name) else begin for name in self._inner.clients()}
+        members = [name for name in self._inner.clients() if name not in self._refused]
+        to_each = {name: replace(begin, cursor=cursors[name]) if cursors.get(name) else begin for name in members}
         ready = link.ask(to_each, messages.BeginReply, lambda reply: reply.session == session, heads)
+        link.failures |= self._refused
         ready = _with_usual_layout(ready, link)
-        if code := self._not_ready(asked, ready, link):
+        if code := self._not_ready(asked, ready, link, heads):
             return Failure(code)
         adverts = {name: Advert(reply.mask_key, reply.channel_key, reply.signature) for name, reply in ready.items()}
         binding = binding_of(session, self._rules.model_dump_json(), content)
@@ -97,14 +112,17 @@ class SecureEngine:
             reply = replace(reply, cursor=json.dumps(known), replaces=not cursors, dtype=dtypes)
         return reply
 
-    def _not_ready(self, asked: Request, ready: Mapping[str, messages.BeginReply], link: Link) -> FailureCode | None:
+    def _not_ready(
+        self, asked: Request, ready: Mapping[str, messages.BeginReply], link: Link, heads: Mapping[str, Head]
+    ) -> FailureCode | None:
         """The code in place of a sum; None: enough clients are ready.
 
         Raises:
             TooFewClientsError: too few are, and no single code explains it.
         """
-        forgetful = {name for name, code in link.failures.items() if code is FailureCode.NO_CONTEXT} - set(self._installed)
-        self._installed, self._forgetful = (), tuple(name for name in self._inner.clients() if name in forgetful)
+        forgetful = {name for name, code in link.failures.items() if lacks_job(name, code, heads)}
+        forgetful -= {*self._supplied, *self._refused}
+        self._supplied, self._forgetful = (), tuple(name for name in self._inner.clients() if name in forgetful)
         if forgetful:
             return FailureCode.NO_CONTEXT
         if changed := [name for name, code in link.failures.items() if code is FailureCode.CHANGED]:
