@@ -21,6 +21,7 @@
     │   │   └── LimitsReachedError  the owners' limits are reached
     │   ├── BudgetSpentError        an owner's privacy budget is used up
     │   ├── SecureSumError          a step of the secure sum that is out of order, changed or replayed
+    │   │   └── ObjectionError      a peer's keys or shares are wrong
     │   └── MessageError            bytes that are not a message of this format
     └── ServeError                  the server cannot start or cannot answer        exit 9
         ├── BusyError               the queue is full
@@ -33,7 +34,7 @@ command line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -156,6 +157,14 @@ class BudgetSpentError(FederationError):
 
 class SecureSumError(FederationError):
     """A step of the secure sum does not verify, comes out of order or twice, or holds numbers that cannot be summed."""
+
+
+class ObjectionError(SecureSumError):
+    """A client cannot take part in a secure sum with some of the others, whose keys or shares are wrong."""
+
+    def __init__(self, reason: str, names: Sequence[str]) -> None:
+        super().__init__(f"{', '.join(names)}: {reason}")
+        self.names = tuple(names)
 
 
 class MessageError(FederationError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ifedicl.backbone.load import Backbone
+from ifedicl.dp.skellam import Crowd
 from ifedicl.federation.client import Client
 from ifedicl.federation.dp_client import DPClient, DPSums
 from ifedicl.settings import Method, NoiseSettings
@@ -28,7 +29,7 @@ def private_method(**sections: Any) -> Method:
     """A private run of three rounds at ε 2; sections override."""
     base: dict[str, Any] = {
         "rounds": {"rounds": 3, "select_by": "last"},
-        "privacy": {"mode": "private", "min_survivors": 3, "min_examples": 2, "noise": {"epsilon": 2.0, "colluders": 1}},
+        "privacy": {"mode": "private", "min_survivors": 3, "min_examples": 2, "noise": {"epsilon": 2.0}},
     }
     merged = {name: {**base.get(name, {}), **sections.get(name, {})} for name in {*base, *sections}}
     return method(weighting="examples", **merged)
@@ -44,7 +45,7 @@ def private_clients(backbone: Backbone, settings: NoiseSettings, run: Method, co
     return [
         DPClient(
             Client(f"ward-{n}", rows[5 * n : 5 * n + 5], backbone, secret=f"ward-{n}".encode()),
-            DPSums(settings, 3, run, PUBLIC, step=STEP),
+            DPSums(settings, Crowd(3, 1), run, PUBLIC, step=STEP),
             job_of(run, backbone).run,
         )
         for n in range(count)

@@ -14,6 +14,7 @@ from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.subspace import Context
 from ifedicl.data import Role
 from ifedicl.dp.accountant import epsilon
+from ifedicl.dp.skellam import Crowd
 from ifedicl.errors import ConfigError
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
@@ -115,7 +116,7 @@ def test_noise_is_on_what_depends_on_examples_and_only_there(backbone: Backbone)
 
 
 def test_the_noise_of_the_fewest_survivors_is_what_the_promise_asks_for(backbone: Backbone) -> None:
-    run, settings = method(), NoiseSettings(epsilon=2.0, colluders=1)
+    run, settings = method(), NoiseSettings(epsilon=2.0)
     ward = private_clients(backbone, settings, run)[0]
     asked(ward, ready(ward, backbone, run))
     promise = ward._sums._latest
@@ -144,7 +145,7 @@ def test_a_budget_that_an_earlier_run_spent_is_not_there_again(backbone: Backbon
     run = method()
     first = private_clients(backbone, NoiseSettings(epsilon=1.0), run)[0]
     asked(first, ready(first, backbone, run))
-    again = DPSums(NoiseSettings(epsilon=1.0), 3, run, PUBLIC, step=STEP, spent_rounds=3)
+    again = DPSums(NoiseSettings(epsilon=1.0), Crowd(3, 1), run, PUBLIC, step=STEP, spent_rounds=3)
     ward = DPClient(Client("ward", tiny.examples(5), backbone, secret=b"w"), again, job_of(run, backbone).run)
     assert isinstance(ward.handle(ready(ward, backbone, run)), Failure)
 
@@ -168,19 +169,18 @@ def test_what_no_noise_is_planned_for_is_refused(backbone: Backbone) -> None:
 
 
 @pytest.mark.parametrize(
-    ("run", "settings", "survivors", "field"),
+    ("run", "field"),
     [
-        (method(), NoiseSettings(colluders=3), 3, "noise.colluders"),
-        (method(server={"update": "local"}), NoiseSettings(), 3, "server.update"),
-        (method(server={"optimizer": "momentum"}), NoiseSettings(), 3, "server.optimizer"),
-        (method(readout={}, holdout={"selection": 0.2}), NoiseSettings(), 3, "readout"),
-        (method(holdout={"gate": 0.2}), NoiseSettings(), 3, "holdout.gate"),
-        (method(rounds={"select_by": "loss"}), NoiseSettings(), 3, "rounds.select_by"),
+        (method(server={"update": "local"}), "server.update"),
+        (method(server={"optimizer": "momentum"}), "server.optimizer"),
+        (method(readout={}, holdout={"selection": 0.2}), "readout"),
+        (method(holdout={"gate": 0.2}), "holdout.gate"),
+        (method(rounds={"select_by": "loss"}), "rounds.select_by"),
     ],
 )
-def test_settings_that_guarantee_nothing_are_refused(run: Method, settings: NoiseSettings, survivors: int, field: str) -> None:
+def test_settings_that_guarantee_nothing_are_refused(run: Method, field: str) -> None:
     with pytest.raises(ConfigError, match=field):
-        DPSums(settings, survivors, run, PUBLIC, step=STEP)
+        DPSums(NoiseSettings(), Crowd(3, 1), run, PUBLIC, step=STEP)
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -234,7 +234,7 @@ def test_an_owner_asks_for_its_own_noise_or_more(backbone: Backbone) -> None:
     """Of its own ε is 1; the first job's is 2, the second's sums have no noise."""
     own = private_method(privacy={"noise": {"epsilon": 1.0}})
     assert own.privacy is not None
-    ward = private_clients(backbone, NoiseSettings(epsilon=1.0, colluders=1), own)[0]
+    ward = private_clients(backbone, NoiseSettings(epsilon=1.0), own)[0]
     masking = secure_layer(ward.client, {ward.name: identity_of(ward.client).public}, own.privacy, ward, ward)
     for run in (private_method(), private_method(privacy={"mode": "secure", "noise": None})):
         assert masking.handle(JobRequest(job_of(run, backbone))).reply == Failure(FailureCode.OTHER_MODE)

@@ -86,7 +86,7 @@ def test_a_private_run_that_was_killed_within_a_round_ends_with_the_rounds_that_
         ({"server": {"update": "local"}}, "server.update"),
         ({"privacy": {"mode": "secure"}}, "noise"),
         ({"privacy": {"noise": None}}, "noise"),
-        ({"privacy": {"noise": {"colluders": 3}}}, "colluders"),
+        ({"privacy": {"colluders": 3}}, "colluders"),
     ],
 )
 def test_a_config_whose_mode_would_guarantee_nothing_is_an_error(sections: dict[str, Any], field: str) -> None:

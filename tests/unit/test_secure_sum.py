@@ -41,6 +41,7 @@ class Session:
     adverts: dict[str, Advert] = field(default_factory=dict)
     deals: dict[str, Deal] = field(default_factory=dict)
     masked: dict[str, Integers] = field(default_factory=dict)
+    signatures: dict[str, bytes] = field(default_factory=dict)
     revealed: dict[str, Mapping[str, bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -63,8 +64,15 @@ class Session:
         sent = {name: self.parties[name].mask(numbers[name], self.sealed_for(name)) for name in self.deals}
         self.masked = {name: integers for name, integers in sent.items() if name not in without}
 
+    def agree(self, *, without: frozenset[str] = frozenset()) -> None:
+        self.signatures = {name: self.parties[name].agree(self.masked) for name in self.masked if name not in without}
+
     def reveal(self, *, without: frozenset[str] = frozenset()) -> None:
-        self.revealed = {name: self.parties[name].reveal(self.masked) for name in self.masked if name not in without}
+        """The last step, and the one before it if it was not taken."""
+        if not self.signatures:
+            self.agree()
+        signers = [name for name in self.signatures if name not in without]
+        self.revealed = {name: self.parties[name].reveal(self.signatures) for name in signers}
 
     def total(self) -> Integers:
         roster = Roster(self.binding, self.adverts, self.threshold)
@@ -113,7 +121,7 @@ def test_no_client_reveals_anything_of_fewer_survivors_than_the_threshold() -> N
     session.deal()
     session.mask(drawn(session))
     with pytest.raises(SecureSumError, match="3 survivors"):
-        session.parties["c0"].reveal(["c0", "c1", "c2"])
+        session.parties["c0"].agree(["c0", "c1", "c2"])
 
 
 def test_a_client_reveals_of_each_other_one_share_only_whatever_the_server_claims() -> None:
@@ -122,11 +130,13 @@ def test_a_client_reveals_of_each_other_one_share_only_whatever_the_server_claim
     session.deal()
     session.mask(drawn(session))
     party = session.parties["c0"]
-    first = party.reveal(["c0", "c1", "c2"])
+    told = ["c0", "c1", "c2"]
+    signatures = {name: session.parties[name].agree(told) for name in told}
+    first = party.reveal(signatures)
     assert first["c1"] == party._held["c1"][1], "of a survivor: its own secret"
     assert first["c3"] == party._held["c3"][0], "of one that dropped out: its mask key"
     with pytest.raises(SecureSumError, match="replayed or out of order"):
-        party.reveal(["c0", "c1", "c3"])
+        party.agree(["c0", "c1", "c3"])
 
 
 # What the server sees
@@ -172,10 +182,10 @@ def test_all_but_one_colluding_client_and_the_server_see_only_the_others_sum() -
     own = shamir.join({roster.positions[name]: session.revealed[name]["c0"] for name in ("c1", "c2", "c3")})
     left -= mask(roster.own_seed(own, "c0"), len(left))
     for colluder in ("c2", "c3"):
-        shared = mask(roster.pair_seed(session.parties[colluder]._mask_key, colluder, "c0"), len(left))
+        shared = mask(roster.pair_seed(session.parties[colluder]._secrets["c0"][0], colluder, "c0"), len(left))
         left = left - shared if roster.sign("c0", colluder) > 0 else left + shared
     assert uniform_p(GRID.packed(left).tobytes()) > NEVER
-    shared = mask(roster.pair_seed(session.parties["c1"]._mask_key, "c1", "c0"), len(left))
+    shared = mask(roster.pair_seed(session.parties["c1"]._secrets["c0"][0], "c1", "c0"), len(left))
     assert not (left - shared).any(), "with the last mask gone too, the zeros are there"
 
 
@@ -191,7 +201,7 @@ def test_a_changed_sealed_share_is_refused_by_its_receiver() -> None:
     session.advertise()
     session.deal()
     sealed = session.sealed_for("c0")
-    with pytest.raises(SecureSumError, match="changed on its way"):
+    with pytest.raises(SecureSumError, match="c1: the shares that they sealed do not open"):
         session.parties["c0"].mask(np.zeros(3, dtype=np.int64), {**sealed, "c1": changed(sealed["c1"])})
 
 
@@ -200,9 +210,9 @@ def test_a_share_sealed_in_an_earlier_session_or_for_another_client_is_refused()
     for each in (old, session):
         each.advertise()
         each.deal()
-    with pytest.raises(SecureSumError, match="another session"):
+    with pytest.raises(SecureSumError, match="do not open"):
         session.parties["c0"].mask(np.zeros(3, dtype=np.int64), old.sealed_for("c0"))
-    with pytest.raises(SecureSumError, match="another session"):
+    with pytest.raises(SecureSumError, match="do not open"):
         session.parties["c1"].mask(np.zeros(3, dtype=np.int64), {"c0": session.deals["c0"].sealed["c2"]})
 
 
@@ -227,7 +237,7 @@ def test_adverts_of_another_session_or_request_are_refused() -> None:
     session, other = Session(3, 2), Session(3, 2, binding=b"o" * 32)
     session.advertise()
     other.advertise()
-    with pytest.raises(SecureSumError, match="signature"):
+    with pytest.raises(SecureSumError, match="c1: their keys are not pinned here, not signed"):
         session.parties["c0"].deal({**session.adverts, "c1": other.adverts["c1"]}, 2)
 
 
@@ -239,8 +249,42 @@ def test_a_changed_revealed_share_is_found_out(owner: str) -> None:
     session.mask(drawn(session), without=frozenset({"c3"}))
     session.reveal()
     session.revealed["c0"] = {**session.revealed["c0"], owner: changed(session.revealed["c0"][owner])}
-    with pytest.raises(SecureSumError, match="one of them is wrong"):
+    with pytest.raises(SecureSumError, match="wrong than can be corrected: up to 0 of 3"):
         session.total()
+
+
+@pytest.mark.parametrize("wrong", [1, 2, 3])
+@pytest.mark.parametrize("owner", ["c1", "c9"], ids=["of a survivor's own mask", "of a lost client's mask key"])
+def test_wrong_shares_are_corrected_and_their_holders_named(owner: str, wrong: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Nine shares, and four are enough: two wrong ones can be corrected, three cannot."""
+    session = Session(10, 5)
+    numbers = drawn(session)
+    session.advertise()
+    session.deal()
+    session.mask(numbers, without=frozenset({"c9"}))
+    session.reveal()
+    for holder in [f"c{number}" for number in range(2, 2 + wrong)]:
+        bent = {name: changed(share) for name, share in session.revealed[holder].items() if name in {owner, "c0"}}
+        session.revealed[holder] = {**session.revealed[holder], **bent}
+    if wrong == 3:
+        with pytest.raises(SecureSumError, match=r"more than 2 of 9|up to 2 of 9"):
+            session.total()
+        return
+    expected = np.sum([numbers[name] for name in session.masked], axis=0)
+    np.testing.assert_array_equal(GRID.numbers(session.total()), expected * GRID.step)
+    assert "c2 revealed 2 wrong shares of different clients" in caplog.text
+    assert ("c3 revealed" in caplog.text) is (wrong == 2)
+
+
+def test_who_changed_a_single_share_is_not_guessed(caplog: pytest.LogCaptureFixture) -> None:
+    session = Session(6, 4)
+    session.advertise()
+    session.deal()
+    session.mask(drawn(session))
+    session.reveal()
+    session.revealed["c2"] = {**session.revealed["c2"], "c1": changed(session.revealed["c2"]["c1"])}
+    session.total()
+    assert "a share of c1 that c2 revealed was wrong; one of the two changed it" in caplog.text
 
 
 def test_no_turn_is_taken_twice_or_early_and_an_error_ends_the_session() -> None:
@@ -255,7 +299,7 @@ def test_no_turn_is_taken_twice_or_early_and_an_error_ends_the_session() -> None
     with pytest.raises(SecureSumError, match="replayed"):
         session.parties["c1"].mask(zeros, session.sealed_for("c1"))  # other numbers under the same masks: their difference
     with pytest.raises(SecureSumError, match="expected was nothing"):
-        session.parties["c1"].reveal(session.masked)
+        session.parties["c1"].reveal({})
 
 
 def test_too_few_dealers_are_refused_before_a_number_is_sent() -> None:
@@ -313,6 +357,25 @@ def test_any_threshold_shares_give_the_secret_back(secret: bytes, threshold: int
     shares = dict(enumerate(shamir.split(secret, threshold, threshold + more), start=1))
     chosen = draw.sample(sorted(shares), threshold)
     assert shamir.join({position: shares[position] for position in chosen}) == secret
+
+
+@REPEATABLE
+@given(st.integers(1, 8), st.integers(0, 8), st.integers(0, 5), st.randoms(use_true_random=False))
+def test_as_many_wrong_shares_are_corrected_as_half_of_those_to_spare(
+    threshold: int, more: int, wrong: int, draw: Random
+) -> None:
+    count, secret = threshold + more, shamir.drawn()
+    shares = dict(enumerate(shamir.split(secret, threshold, count), start=1))
+    bent = draw.sample(sorted(shares), min(wrong, count))
+    changed_ones = {position: shamir.drawn() for position in bent}
+    if 2 * len(bent) <= more:
+        assert shamir.corrected({**shares, **changed_ones}, threshold) == (secret, tuple(sorted(bent)))
+        return
+    try:  # beyond that another polynomial may be nearer, never a wrong count of errors
+        _, found = shamir.corrected({**shares, **changed_ones}, threshold)
+    except SecureSumError:
+        return
+    assert 2 * len(found) <= more
 
 
 def test_fewer_shares_fit_every_secret_alike() -> None:

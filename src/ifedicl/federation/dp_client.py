@@ -63,7 +63,7 @@ class DPSums(ExampleSums):
     def __init__(
         self,
         settings: NoiseSettings,
-        survivors: int,
+        crowd: Crowd,
         method: Method,
         public: Sequence[Example],
         *,
@@ -73,8 +73,8 @@ class DPSums(ExampleSums):
         """Check the settings.
 
         Args:
-            settings: ε, δ, clip and colluders.
-            survivors: minimum survivors of a sum.
+            settings: ε, δ and clip.
+            crowd: minimum survivors of a sum, and colluders among them.
             method: the run's settings.
             public: labelled texts, no client's own and the same at every client; vectors, basis and weights come from them.
             step: of the secure sum's fixed point; a power of two.
@@ -83,13 +83,13 @@ class DPSums(ExampleSums):
         Raises:
             ConfigError: the settings give no DP guarantee.
         """
-        if wrong := noise_contradictions(settings, method, survivors):
+        if wrong := noise_contradictions(method):
             faults = [Fault("noise", "settings that guarantee nothing", sentence, "Change it.") for sentence in wrong]
             raise ConfigError("differential privacy", faults)
         self.budget = Budget(settings.epsilon, settings.delta)
         self._spent_rounds = spent_rounds
         self._settings, self.method = settings, method
-        self._crowd = Crowd(survivors, settings.colluders)
+        self._crowd = crowd
         self._public, self._step = public, step
         self._promises: dict[str, _Promise] = {}  # by the digest of the context
         self._latest: _Promise | None = None

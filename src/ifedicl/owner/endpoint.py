@@ -124,10 +124,12 @@ def _summing_client(
     noise = None
     if rules.noise is not None and privacy.method is not None:
         with named_missing_packages(rules):  # a second of imports that sums without noise do not need
+            from ifedicl.dp.skellam import Crowd
             from ifedicl.federation.dp_client import DPClient, DPSums
             from ifedicl.federation.secure.quantised import GRADIENT_STEP
         spent, public = history.spent(privacy.run).rounds, privacy.public[:_PUBLIC_TEXTS]
-        sums = DPSums(rules.noise, rules.min_survivors, privacy.method, public, step=GRADIENT_STEP, spent_rounds=spent)
+        crowd = Crowd(rules.min_survivors, rules.colluders)
+        sums = DPSums(rules.noise, crowd, privacy.method, public, step=GRADIENT_STEP, spent_rounds=spent)
         noise = DPClient(client, sums, privacy.run)
         client = noise.client
     everyone = {**peers, client.name: identity_of(client).public}

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.settings import ModelSettings, PrivacySettings, Section, anchored, anchored_model, read_toml, validated
@@ -99,6 +99,14 @@ class SumSettings(Section):
     )
     min_survivors: int = Field(default=3, ge=2, description="minimum survivors of a sum that is revealed; 2 or more")
     dropout: float = Field(default=0.3, ge=0.0, lt=0.5, description="maximum dropout, a fraction of the clients in [0, 0.5)")
+    colluders: int = Field(
+        default=1, ge=0, description="clients that may collude with the coordinator; at least 2 fewer than min_survivors"
+    )
+
+    @model_validator(mode="after")
+    def _makes_rules(self) -> Self:
+        PrivacySettings(mode="secure", min_survivors=self.min_survivors, colluders=self.colluders)
+        return self
 
 
 class Policy(Section):
@@ -139,8 +147,14 @@ class ClientSettings(Policy):
         """The owner's rules of a secure sum; None: the client replies in open mode."""
         if self.sums is None:
             return None
-        sums, least = self.sums, self.least.examples
-        return PrivacySettings(mode="secure", min_survivors=sums.min_survivors, dropout=sums.dropout, min_examples=least)
+        sums = self.sums
+        return PrivacySettings(
+            mode="secure",
+            min_survivors=sums.min_survivors,
+            dropout=sums.dropout,
+            colluders=sums.colluders,
+            min_examples=self.least.examples,
+        )
 
     @property
     def policy(self) -> Policy:

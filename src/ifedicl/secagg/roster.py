@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-
-from ifedicl.secagg.keys import agreed, derived, digest
+from ifedicl.secagg.keys import derived, digest
 
 
 def binding_of(session: str, rules: str, request: bytes) -> bytes:
@@ -65,10 +63,9 @@ class Roster:
         """Each client's evaluation point on the polynomials, from 1."""
         return {name: position for position, name in enumerate(self.adverts, start=1)}
 
-    def pair_seed(self, own: X25519PrivateKey, one: str, other: str) -> bytes:
-        """Seed of the pairwise mask of two clients. ``own`` is the private mask key of ``one``; both compute the same."""
+    def pair_seed(self, secret: bytes, one: str, other: str) -> bytes:
+        """Seed of the pairwise mask of two clients, from the secret on which their mask keys agree."""
         pair = sorted((one, other), key=lambda name: self.positions[name])
-        secret = agreed(own, self.adverts[other].mask_key)
         return derived(secret, self.digest, digest(b"pair", *(name.encode() for name in pair)))
 
     def own_seed(self, secret: bytes, name: str) -> bytes:
@@ -78,6 +75,14 @@ class Roster:
     def commitment(self, secret: bytes, name: str) -> bytes:
         """Commits to a client's own secret without revealing it, so that a wrong share is detected."""
         return digest(b"commitment", self.digest, name.encode(), secret)
+
+    def agreement(self, dealt: Collection[str], survivors: Collection[str]) -> bytes:
+        """What a client signs before it reveals: who dealt, and who survived, in this sum."""
+        lists = [
+            b"".join(self.positions[name].to_bytes(4, "big") for name in self.names if name in group)
+            for group in (dealt, survivors)
+        ]
+        return digest(b"agreement", self.digest, *lists)
 
     def sign(self, one: str, other: str) -> int:
         """1 where ``one`` adds the pairwise mask with ``other``, -1 where it subtracts it."""

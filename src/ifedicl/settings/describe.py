@@ -13,8 +13,8 @@ def mode_of(method: Method) -> str:
     if noise is not None:
         return (
             f"private: the coordinator sees noisy sums over at least {method.privacy.min_survivors} clients; for one example, "
-            f"all rounds together have ε = {noise.epsilon:g} at δ = {noise.delta:g}, even if {noise.colluders} of the clients "
-            "collude with the coordinator"
+            f"all rounds together have ε = {noise.epsilon:g} at δ = {noise.delta:g}, even if {method.privacy.colluders} of the "
+            "clients collude with the coordinator"
         )
     return (
         f"secure: the coordinator sees sums over at least {method.privacy.min_survivors} clients and no single client's "
@@ -26,7 +26,8 @@ def what_leaves(method: Method) -> list[str]:
     """All that a client of this run sends, in words; for sums, what goes into them."""
     masked = (
         "everything below goes into sums over clients: each client sends its numbers masked, with fresh public keys, sealed "
-        "shares and one share of each other client. Only the layout, the dtype, and a code if it takes no part can be read"
+        "shares, a signature and one share of each other client. Only the layout, the dtype, and a code if it takes no part can "
+        "be read"
     )
     return [
         *([masked] if method.sums_only else []),

@@ -39,6 +39,10 @@ def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(earlier, dict) and name in earlier:
             target = result.setdefault(path[0], {}) if len(path) > 1 else result
             target.setdefault(path[-1], earlier[name])
+    privacy = result.get("privacy")
+    if isinstance(privacy, dict) and "colluders" not in privacy:
+        told = (privacy.get("noise") or {}).get("colluders", 1)
+        privacy["colluders"] = max(0, min(told, privacy.get("min_survivors", 3) - 2))  # earlier versions allowed more
     return result
 
 

@@ -11,7 +11,6 @@ from ifedicl.settings.sections import (
     CalibrationSettings,
     HoldoutSettings,
     InjectionSettings,
-    NoiseSettings,
     PrivacySettings,
     ReadoutSettings,
     RobustSettings,
@@ -54,7 +53,7 @@ class Method(Section):
         _check_robust(self)
         _check_sums(self)
         noise = None if self.privacy is None else self.privacy.noise
-        if self.privacy and noise and (wrong := noise_contradictions(noise, self, self.privacy.min_survivors)):
+        if self.privacy and noise and (wrong := noise_contradictions(self)):
             raise ValueError(f'privacy.mode "private" would guarantee nothing: {"; ".join(wrong)}')
         if self.takes_gradients and self.rounds.client_fraction < 1:
             raise ValueError(
@@ -109,19 +108,11 @@ class Method(Section):
         return classes if self.classes_apart else 1
 
 
-def noise_contradictions(noise: NoiseSettings, method: Method, survivors: int) -> list[str]:
-    """The settings that make the noise's privacy guarantee empty; none: the guarantee holds.
-
-    Args:
-        noise: the guarantee.
-        method: the run's settings.
-        survivors: minimum number of clients in a revealed sum.
-    """
+def noise_contradictions(method: Method) -> list[str]:
+    """The settings that make the guarantee of a run with noise empty; none: the guarantee holds."""
     server = method.server
     return _true_ones(
         {
-            f"noise.colluders {noise.colluders} must be fewer than the {survivors} clients of a sum, or no noise is left to "
-            "hide an example": noise.colluders >= survivors,
             'server.update must be "gradient": local steps are not clipped by example': not method.takes_gradients,
             'server.optimizer must be "adam": gradients are sent in units of their usual size': (
                 server is None or server.optimizer != "adam"

@@ -27,6 +27,7 @@ REMEDIES: Mapping[str, str] = {
     "readout.most_features": f"{_REMOVE}: hidden states wider than 2048 are projected.",
     "robust.updates": "Write robust.rule: it holds for coefficients and vectors.",
     "robust.vectors": f"{_REMOVE}: robust.rule holds for coefficients and vectors.",
+    "privacy.noise.colluders": "Move the line to [privacy]: it holds for sums without noise, too.",
     "robust.bound": f"{_REMOVE}: changes that are longer than the median one are shortened to it.",
     "privacy.min_clients": "Write privacy.min_survivors.",
     "privacy.drop_out": "Write privacy.dropout.",

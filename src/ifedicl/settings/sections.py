@@ -149,9 +149,6 @@ class NoiseSettings(Section):
     clip: float = Field(
         default=1.0, gt=0.0, description="longest gradient of one example, relative to a usual one; a positive number"
     )
-    colluders: int = Field(
-        default=1, ge=0, description="clients that may reveal their noise to the coordinator; 0 or more, fewer than answer"
-    )
 
 
 class RoundSettings(Section):
@@ -181,6 +178,12 @@ class PrivacySettings(Section):
         description="minimum number of clients in a revealed sum; 2 or more (with 2, each can compute the other)",
     )
     dropout: float = Field(default=0.3, ge=0.0, lt=0.5, description="fraction of a sum's clients that may be lost, in [0, 0.5)")
+    colluders: int = Field(
+        default=1,
+        ge=0,
+        description="clients that may tell a lying coordinator all that they know, their noise too; 0 or more, at least 2 "
+        "fewer than min_survivors",
+    )
     min_examples: int = Field(
         default=8, ge=1, description="minimum number of training examples, or added ones, at a client that sends; 1 or more"
     )
@@ -195,13 +198,24 @@ class PrivacySettings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _hides_among_honest_clients(self) -> Self:
+        if self.min_survivors < self.colluders + 2:
+            raise ValueError(
+                f"min_survivors is {self.min_survivors} and colluders is {self.colluders}; a sum over fewer than two others is "
+                "one client's numbers. Raise min_survivors, or lower colluders"
+            )
+        return self
+
     @property
     def is_secure(self) -> bool:
         """Whether only sums leave the clients."""
         return self.mode != "open"
 
     def threshold(self, clients: int) -> int:
-        """Minimum number of survivors of a sum over ``clients``: more than half, so that a server that sends clients different
-        lists cannot obtain both shares of one of them.
+        """Minimum number ``t`` of survivors of a sum over ``n`` clients, of whom ``c`` may collude with a server that lies.
+
+        ``2 t > n + c``: two different lists of survivors would need ``2 t`` signatures, and there are at most ``n + c``, as only
+        colluders sign twice (Bonawitz et al. 2017). It is higher where ``dropout`` allows fewer losses.
         """
-        return max(self.min_survivors, clients - int(self.dropout * clients))
+        return max(self.min_survivors, clients - int(self.dropout * clients), (clients + self.colluders) // 2 + 1)

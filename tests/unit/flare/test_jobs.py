@@ -116,7 +116,7 @@ _PRIVATE: dict[str, Any] = {
     "injection": {"from_depth": 0.4},
     "weighting": "examples",
     "rounds": {"select_by": "last"},
-    "privacy": {"mode": "private", "noise": {"epsilon": 2.0, "colluders": 1}},
+    "privacy": {"mode": "private", "noise": {"epsilon": 2.0}},
 }
 
 

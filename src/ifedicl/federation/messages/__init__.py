@@ -30,6 +30,8 @@ from ifedicl.federation.messages.requests import (
     VectorsRequest,
 )
 from ifedicl.federation.messages.secure_sum import (
+    AgreeReply,
+    AgreeRequest,
     BeginReply,
     BeginRequest,
     DealReply,
@@ -37,12 +39,15 @@ from ifedicl.federation.messages.secure_sum import (
     Layout,
     MaskReply,
     MaskRequest,
+    ObjectReply,
     RevealReply,
     RevealRequest,
     SumRequest,
 )
 
 __all__ = [
+    "AgreeReply",
+    "AgreeRequest",
     "Arrays",
     "BeginReply",
     "BeginRequest",
@@ -66,6 +71,7 @@ __all__ = [
     "Layout",
     "MaskReply",
     "MaskRequest",
+    "ObjectReply",
     "Reply",
     "Request",
     "RequestMessage",

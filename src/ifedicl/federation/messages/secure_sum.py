@@ -1,4 +1,4 @@
-"""The four exchanges of a secure sum: keys, sealed shares, masked numbers, shares.
+"""The five exchanges of a secure sum: keys, sealed shares, masked numbers, signed lists, shares.
 
 ``session`` names a sum and is never used twice. The rules of the sum are in the job's manifest. Positions are those of clients
 in the roster, from 0.
@@ -163,10 +163,27 @@ class MaskReply(Message):
 
 
 @dataclass(frozen=True)
-class RevealRequest(RequestMessage):
-    """Reveal one share of each client that dealt. The survivors are those whose masked numbers arrived."""
+class ObjectReply(Message):
+    """The client cannot go on with the clients at these positions of the roster: their keys or sealed shares are wrong."""
 
-    kind: ClassVar[str] = "sum_reveal"
+    kind: ClassVar[str] = "sum_object_reply"
+    session: str
+    positions: tuple[int, ...]
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {"session": self.session, "positions": list(self.positions)}, {}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        fields = exact_fields(header, session=str, positions=list)
+        return cls(fields["session"], _positions(fields["positions"]))
+
+
+@dataclass(frozen=True)
+class AgreeRequest(RequestMessage):
+    """Sign the lists of clients that dealt and of survivors, whose masked numbers arrived."""
+
+    kind: ClassVar[str] = "sum_agree"
     carries_head: ClassVar[bool] = False
     session: str
     survivors: tuple[int, ...]
@@ -178,6 +195,46 @@ class RevealRequest(RequestMessage):
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
         fields = exact_fields(header, session=str, survivors=list)
         return cls(fields["session"], _positions(fields["survivors"]))
+
+
+@dataclass(frozen=True)
+class AgreeReply(Message):
+    """An Ed25519 signature of both lists."""
+
+    kind: ClassVar[str] = "sum_agree_reply"
+    array_names: ClassVar[frozenset[str]] = frozenset({"signature"})
+    session: str
+    signature: bytes
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {"session": self.session}, {"signature": _row(self.signature)}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(exact_fields(header, session=str)["session"], _bytes(arrays["signature"]))
+
+
+@dataclass(frozen=True)
+class RevealRequest(RequestMessage):
+    """Reveal one share of each client that dealt. The signatures of the lists are those of the survivors at ``signers``."""
+
+    kind: ClassVar[str] = "sum_reveal"
+    array_names: ClassVar[frozenset[str]] = frozenset({"signatures"})
+    carries_head: ClassVar[bool] = False
+    session: str
+    signers: tuple[int, ...]
+    signatures: tuple[bytes, ...]
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {"session": self.session, "signers": list(self.signers)}, {"signatures": _rows(self.signatures)}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        fields = exact_fields(header, session=str, signers=list)
+        signers, signatures = _positions(fields["signers"]), tuple(_each(arrays["signatures"]))
+        if len(signers) != len(signatures):
+            raise ValueError(f"{len(signatures)} signatures of {len(signers)} clients")
+        return cls(fields["session"], signers, signatures)
 
 
 @dataclass(frozen=True)
@@ -197,8 +254,8 @@ class RevealReply(Message):
         return cls(exact_fields(header, session=str)["session"], tuple(_each(arrays["shares"])))
 
 
-SumRequest: TypeAlias = BeginRequest | DealRequest | MaskRequest | RevealRequest
-SumReply: TypeAlias = BeginReply | DealReply | MaskReply | RevealReply
+SumRequest: TypeAlias = BeginRequest | DealRequest | MaskRequest | AgreeRequest | RevealRequest
+SumReply: TypeAlias = BeginReply | DealReply | MaskReply | AgreeReply | RevealReply | ObjectReply
 
 
 def _row(data: bytes) -> npt.NDArray[np.uint8]:

@@ -35,12 +35,14 @@ def sample_sum(request: messages.StepRequest, reply: Reply, clients: Sequence[st
         messages.BeginRequest(session, messages.encode(request)),
         messages.DealRequest(session, tuple(clients), (keys,) * count),
         messages.MaskRequest(session, everyone[1:], sealed),
-        messages.RevealRequest(session, everyone),
+        messages.AgreeRequest(session, everyone),
+        messages.RevealRequest(session, everyone, (bytes(SIGNATURE_SIZE),) * count),
     ]
     up: list[Reply] = [
         messages.BeginReply(session, *keys, layout, dtype, cursor),
         messages.DealReply(session, sealed, bytes(KEY_SIZE)),
         messages.MaskReply(session, np.zeros((count_of(layout), summed.grid.bits // 8), dtype=np.uint8)),
+        messages.AgreeReply(session, bytes(SIGNATURE_SIZE)),
         messages.RevealReply(session, (bytes(SIZE),) * count),
     ]
     return down, up

@@ -1,4 +1,4 @@
-"""The layer of a client in secure sums: replies leave only as keys, sealed shares and masked numbers."""
+"""The layer of a client in secure sums: replies leave only as keys, sealed shares, masked numbers and signed lists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ifedicl.core.vectors import Array64
 from ifedicl.data import Role
-from ifedicl.errors import MessageError, SecureSumError
+from ifedicl.errors import MessageError, ObjectionError, SecureSumError
 from ifedicl.federation import messages
 from ifedicl.federation.client import key_for
 from ifedicl.federation.handler import Discloser, Disclosure
@@ -32,6 +32,8 @@ _LONGEST_UPDATE = 100.0
 _log = logging.getLogger(__name__)
 
 _IDENTITY = "secure sum identity"
+_TRIES = 2
+"""Sums that one reply may be in, if the first one ends without a total."""
 _SESSION = re.compile(r"[0-9a-f]{32}")
 _CURSOR_SIZE = 64  # all cursors have one length: it would reveal the number of examples
 SEALED_CURSOR_SIZE = 2 * (_CURSOR_SIZE + LOCK_SIZE)
@@ -65,14 +67,37 @@ class NoiseSource(Protocol):
 
 
 @dataclass
+class _Summand:
+    """What this client adds to a sum. It is kept for one more try, until a share of it was revealed.
+
+    Attributes:
+        asked: the bytes of the request and the sealed cursor that it answers.
+        kind: of the request.
+        numbers: to add.
+        grid: their fixed-point format.
+        layout: of the numbers.
+        cursor: of a vectors reply, sealed; else empty.
+        integers: with noise, once they were masked: the same value never gets noise twice.
+        tries: sums that it was in.
+    """
+
+    asked: tuple[bytes, str]
+    kind: str
+    numbers: Array64
+    grid: FixedPoint
+    layout: messages.Layout
+    cursor: str
+    integers: npt.NDArray[np.int64] | None = None
+    tries: int = 0
+
+
+@dataclass
 class _Session:
     """The sum that this client takes part in now."""
 
     name: str
     party: Party
-    kind: str
-    numbers: Array64
-    grid: FixedPoint
+    summand: _Summand
     rules: PrivacySettings
     roster: tuple[str, ...] = ()
     dealt: tuple[str, ...] = ()
@@ -108,6 +133,7 @@ class SecureClient:
         self._cursor_key = client.secret_for("secure sum cursor")
         self._identity = identity_of(client)
         self._session: _Session | None = None
+        self._kept: _Summand | None = None
         self._used: set[str] = set()  # sessions that have begun here
         self._facts = ReplyFacts()  # of the run that asked last
 
@@ -129,10 +155,14 @@ class SecureClient:
                     return self._deal(request)
                 case messages.MaskRequest():
                     return self._mask(request)
+                case messages.AgreeRequest():
+                    return self._agree(request)
                 case messages.RevealRequest():
                     return self._reveal(request)
                 case _:
                     return Failure(FailureCode.OTHER_MODE)
+        except ObjectionError as error:
+            return self._object(error)
         except (SecureSumError, MessageError, ValueError) as error:
             _log.error("client %s leaves the sum at a %s request: %s", self.name, request.kind, error)
             code = FailureCode.PROTOCOL
@@ -158,7 +188,7 @@ class SecureClient:
             return Disclosure(Failure(FailureCode.OTHER_MODE))
         disclosure = self._inner.handle(request)
         if isinstance(disclosure.reply, messages.JobReply):
-            self._session, self._job_rules = None, asked
+            self._session, self._kept, self._job_rules = None, None, asked
         return disclosure
 
     def _begin(self, request: messages.BeginRequest) -> Reply:
@@ -170,6 +200,24 @@ class SecureClient:
         rules = self._job_rules
         if rules is None:
             return Failure(FailureCode.NO_CONTEXT)
+        kept = self._kept
+        if kept is None or kept.asked != (request.request, request.cursor) or kept.tries >= _TRIES:
+            self._kept = None
+            found = self._summand(request, rules)
+            if isinstance(found, Failure):
+                return found
+            self._kept = kept = found
+        kept.tries += 1
+        self._used.add(request.session)  # no more than the owner's limits let through, times the tries
+        binding = binding_of(request.session, rules.model_dump_json(), request.request)
+        party = Party(self.name, self._identity, self._peers, binding)
+        self._session = _Session(request.session, party, kept, rules)
+        advert = party.advertise()
+        keys = advert.mask_key, advert.channel_key, advert.signature
+        return messages.BeginReply(request.session, *keys, kept.layout, self._client.dtype, kept.cursor)
+
+    def _summand(self, request: messages.BeginRequest, rules: PrivacySettings) -> _Summand | Failure:
+        """Compute what this client adds, or the code in its place."""
         asked = messages.decode_request(request.request)
         summed = SUMS.get(type(asked))
         if summed is None:
@@ -181,17 +229,18 @@ class SecureClient:
             return reply
         if code := self._code_against(asked, reply, rules):
             return Failure(code)
-        self._used.add(request.session)  # as many as the owner's limits let through
-        parts = summed.rule.apart(
-            messages.decode_reply(messages.encode(reply))
-        )  # what the coordinator would have had in open mode
-        binding = binding_of(request.session, rules.model_dump_json(), request.request)
-        party = Party(self.name, self._identity, self._peers, binding)
-        self._session = _Session(request.session, party, asked.kind, flat(parts), summed.grid, rules)
-        advert = party.advertise()
+        # What the coordinator would have had in open mode.
+        parts = summed.rule.apart(messages.decode_reply(messages.encode(reply)))
         cursor = self._locked(reply.cursor) if isinstance(reply, messages.VectorsReply) else ""
-        keys = advert.mask_key, advert.channel_key, advert.signature
-        return messages.BeginReply(request.session, *keys, layout_of(parts), self._client.dtype, cursor)
+        asked_bytes = request.request, request.cursor
+        return _Summand(asked_bytes, asked.kind, flat(parts), summed.grid, layout_of(parts), cursor)
+
+    def _object(self, error: ObjectionError) -> Reply:
+        """Name the clients whose keys or shares are wrong; the sum ends here, and may be tried again without them."""
+        assert self._session is not None
+        _log.error("client %s leaves a sum: %s", self.name, error)
+        session, self._session = self._session, None
+        return messages.ObjectReply(session.name, tuple(session.roster.index(name) for name in error.names))
 
     def _deal(self, request: messages.DealRequest) -> Reply:
         session = self._current(request.session)
@@ -199,26 +248,34 @@ class SecureClient:
         if len(request.names) < threshold:
             raise SecureSumError(f"names: {len(request.names)} clients are too few; the threshold is {threshold}")
         adverts = {name: Advert(*keys) for name, keys in zip(request.names, request.keys, strict=True)}
-        deal = session.party.deal(adverts, threshold)
         session.roster = request.names
+        deal = session.party.deal(adverts, threshold)
         return messages.DealReply(session.name, tuple(deal.sealed.values()), deal.commitment)
 
     def _mask(self, request: messages.MaskRequest) -> Reply:
         session = self._current(request.session)
-        senders = _names_at(session.roster, request.senders)
-        integers = session.grid.integers(session.numbers)
-        if self._noise is not None:
-            integers = integers + self._noise.noise(session.kind, len(integers))
-        session.grid.check(integers, len(session.roster))
+        senders, summand = _names_at(session.roster, request.senders), session.summand
+        if summand.integers is None:
+            integers = summand.grid.integers(summand.numbers)
+            if self._noise is not None:
+                integers = integers + self._noise.noise(summand.kind, len(integers))
+            summand.integers = integers
+        integers = summand.integers
+        summand.grid.check(integers, len(session.roster))
         masked = session.party.mask(integers, dict(zip(senders, request.sealed, strict=True)))
         present = {*senders, self.name}
         session.dealt = tuple(name for name in session.roster if name in present)
-        return messages.MaskReply(session.name, session.grid.packed(masked))
+        return messages.MaskReply(session.name, summand.grid.packed(masked))
+
+    def _agree(self, request: messages.AgreeRequest) -> Reply:
+        session = self._current(request.session)
+        return messages.AgreeReply(session.name, session.party.agree(_names_at(session.roster, request.survivors)))
 
     def _reveal(self, request: messages.RevealRequest) -> Reply:
         session = self._current(request.session)
-        shares = session.party.reveal(_names_at(session.roster, request.survivors))
-        self._session = None
+        names = _names_at(session.roster, request.signers)
+        shares = session.party.reveal(dict(zip(names, request.signatures, strict=True)))
+        self._session = self._kept = None  # the sum is out: another one of the same request costs another reply
         return messages.RevealReply(session.name, tuple(shares[name] for name in session.dealt))
 
     def _current(self, name: str) -> _Session:
@@ -267,12 +324,12 @@ def identity_from(secret: bytes) -> Identity:
 def _is_as_strict(asked: PrivacySettings, own: PrivacySettings) -> bool:
     if not (asked.is_secure and asked.min_survivors >= own.min_survivors and asked.dropout <= own.dropout):
         return False
+    if asked.colluders < own.colluders:
+        return False
     if own.noise is None:
         return True
     noise = asked.noise
-    return noise is not None and (
-        noise.epsilon <= own.noise.epsilon and noise.delta <= own.noise.delta and noise.colluders >= own.noise.colluders
-    )
+    return noise is not None and noise.epsilon <= own.noise.epsilon and noise.delta <= own.noise.delta
 
 
 def _names_at(roster: tuple[str, ...], positions: tuple[int, ...]) -> list[str]:

@@ -7,9 +7,9 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -24,18 +24,21 @@ from ifedicl.federation.secure.quantised import SUMS, count_of, shaped
 from ifedicl.ledger.entries import Head
 from ifedicl.secagg.collector import unmasked
 from ifedicl.secagg.fixed_point import FixedPoint
+from ifedicl.secagg.keys import SIGNATURE_SIZE
 from ifedicl.secagg.masks import Integers
 from ifedicl.secagg.party import SEALED_SIZE
 from ifedicl.secagg.roster import Advert, Roster, binding_of
 from ifedicl.settings import TOGETHER, PrivacySettings
 
 R = TypeVar("R")
+_SumReply: TypeAlias = messages.DealReply | messages.MaskReply | messages.AgreeReply | messages.RevealReply
+S = TypeVar("S", bound=_SumReply)
 
 _log = logging.getLogger(__name__)
 
 
 class SecureEngine:
-    """Turns each request of the coordinator into one secure sum over the inner engine's clients, in four exchanges."""
+    """Turns each request of the coordinator into one secure sum over the inner engine's clients, in five exchanges."""
 
     def __init__(self, inner: Engine, rules: PrivacySettings) -> None:
         """Take the engine that reaches the clients' secure layers, and the rules of the sums."""
@@ -44,6 +47,7 @@ class SecureEngine:
         self._forgetful: tuple[str, ...] = ()  # clients without the job or its global vectors; empty: send them to all
         self._supplied: tuple[str, ...] = ()  # clients that received them last
         self._refused: dict[str, FailureCode] = {}  # clients that did not take the job, and why
+        self._left_out: dict[str, FailureCode] = {}  # clients whose keys or shares the others found wrong
 
     def clients(self) -> tuple[str, ...]:
         """One name, which stands for all clients."""
@@ -80,15 +84,33 @@ class SecureEngine:
         return next(iter(replies.values()), Failure(codes.pop() if len(codes) == 1 else FailureCode.LOST))
 
     def _summed(self, asked: Request, link: Link, heads: Mapping[str, Head]) -> Reply:
+        """The total, or a code in its place. Clients whose keys or shares others find wrong are left out, in one more try."""
+        try:
+            return self._tried(asked, link, heads)
+        except _ObjectedError as error:
+            _log.warning(
+                "others found keys or shares of %s wrong, or it found theirs wrong: the sum of %s is tried again without",
+                ", ".join(error.names),
+                asked.kind,
+            )
+            self._left_out |= dict.fromkeys(error.names, FailureCode.PROTOCOL)
+        try:
+            return self._tried(asked, link, heads)
+        except _ObjectedError as error:
+            self._left_out |= dict.fromkeys(error.names, FailureCode.PROTOCOL)
+            raise _too_few(asked.kind, "agree on keys and shares in two tries", (), self._rules.min_survivors, link) from None
+
+    def _tried(self, asked: Request, link: Link, heads: Mapping[str, Head]) -> Reply:
         # Step 1: each client computes and keeps its reply, and advertises keys; the others are not on the roster
         session, summed, cursors = secrets.token_hex(16), SUMS[type(asked)], _cursors(asked)
         content = messages.encode(replace(asked, cursor="") if isinstance(asked, messages.VectorsRequest) else asked)
         begin = messages.BeginRequest(session, content)
         # Clients without a cursor get one shared object, which engines pack once.
-        members = [name for name in self._inner.clients() if name not in self._refused]
+        absent = self._refused | self._left_out
+        members = [name for name in self._inner.clients() if name not in absent]
         to_each = {name: replace(begin, cursor=cursors[name]) if cursors.get(name) else begin for name in members}
         ready = link.ask(to_each, messages.BeginReply, lambda reply: reply.session == session, heads)
-        link.failures |= self._refused
+        link.failures |= absent
         ready = _with_usual_layout(ready, link)
         if code := self._not_ready(asked, ready, link, heads):
             return Failure(code)
@@ -96,13 +118,13 @@ class SecureEngine:
         binding = binding_of(session, self._rules.model_dump_json(), content)
         roster = Roster(binding, adverts, self._rules.threshold(len(ready)))
 
-        # Steps 2 to 4, and the total
+        # Steps 2 to 5, and the total
         layout = next(iter(ready.values())).layout
         steps = _SumSteps(session, roster, link, asked.kind)
         dealt = steps.deal()
         grid = summed.grid
         masked = steps.mask(dealt, grid, count_of(layout))
-        revealed = steps.reveal(dealt, masked)
+        revealed = steps.reveal(dealt, steps.agree(masked))
         commitments = {name: reply.commitment for name, reply in dealt.items()}
         total = shaped(grid.numbers(unmasked(roster, commitments, masked, revealed)), layout)
         reply = summed.rule.together(total) or Failure(FailureCode.NO_EXAMPLES)
@@ -121,7 +143,7 @@ class SecureEngine:
             TooFewClientsError: too few are, and no single code explains it.
         """
         forgetful = {name for name, code in link.failures.items() if lacks_job(name, code, heads)}
-        forgetful -= {*self._supplied, *self._refused}
+        forgetful -= {*self._supplied, *self._refused, *self._left_out}
         self._supplied, self._forgetful = (), tuple(name for name in self._inner.clients() if name in forgetful)
         if forgetful:
             return FailureCode.NO_CONTEXT
@@ -141,8 +163,16 @@ class SecureEngine:
         raise _too_few(asked.kind, "have something to add", ready, self._rules.min_survivors, link)
 
 
+class _ObjectedError(Exception):
+    """Some clients object to others. ``names`` are to be left out, so that the rest can go on."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(names)
+        self.names = tuple(names)
+
+
 class _SumSteps:
-    """Steps 2 to 4 of one sum."""
+    """Steps 2 to 5 of one sum."""
 
     def __init__(self, session: str, roster: Roster, link: Link, step: str) -> None:
         self._session = session
@@ -158,10 +188,9 @@ class _SumSteps:
 
         def usable(reply: messages.DealReply) -> bool:
             sizes = {len(text) for text in reply.sealed}
-            return reply.session == self._session and len(reply.sealed) == others and sizes <= {SEALED_SIZE}
+            return len(reply.sealed) == others and sizes <= {SEALED_SIZE}
 
-        dealt = self._link.ask(dict.fromkeys(names, request), messages.DealReply, usable)
-        return self._enough(dealt, "dealt shares")
+        return self._enough(self._ask(dict.fromkeys(names, request), messages.DealReply, usable), "dealt shares")
 
     def mask(self, dealt: Mapping[str, messages.DealReply], grid: FixedPoint, count: int) -> dict[str, Integers]:
         """Step 3: each client's masked numbers, integers ``(count,)``."""
@@ -177,21 +206,53 @@ class _SumSteps:
         shape = (count, grid.bits // 8)
 
         def usable(reply: messages.MaskReply) -> bool:
-            return reply.session == self._session and reply.masked.shape == shape and reply.masked.dtype == np.uint8
+            return reply.masked.shape == shape and reply.masked.dtype == np.uint8
 
-        masked = self._link.ask(requests, messages.MaskReply, usable)
+        masked = self._ask(requests, messages.MaskReply, usable)
         return {name: grid.unpacked(reply.masked) for name, reply in self._enough(masked, "sent masked numbers").items()}
 
-    def reveal(self, dealt: Mapping[str, messages.DealReply], masked: Mapping[str, Integers]) -> dict[str, dict[str, bytes]]:
-        """Step 4: from each survivor, its shares of one of two secrets of each client that dealt."""
-        request = messages.RevealRequest(self._session, tuple(map(self._position, masked)))
-        revealed = self._link.ask(
-            dict.fromkeys(masked, request),
-            messages.RevealReply,
-            lambda reply: reply.session == self._session and len(reply.shares) == len(dealt),
+    def agree(self, masked: Mapping[str, Integers]) -> dict[str, bytes]:
+        """Step 4: each survivor's signature of the lists of those who dealt and of those who survived."""
+        request = messages.AgreeRequest(self._session, tuple(map(self._position, masked)))
+        signed = self._ask(
+            dict.fromkeys(masked, request), messages.AgreeReply, lambda reply: len(reply.signature) == SIGNATURE_SIZE
+        )
+        return {name: reply.signature for name, reply in self._enough(signed, "signed the lists").items()}
+
+    def reveal(self, dealt: Mapping[str, messages.DealReply], signatures: Mapping[str, bytes]) -> dict[str, dict[str, bytes]]:
+        """Step 5: from each survivor that signed, its shares of one of two secrets of each client that dealt."""
+        signers = tuple(map(self._position, signatures))
+        request = messages.RevealRequest(self._session, signers, tuple(signatures.values()))
+        revealed = self._ask(
+            dict.fromkeys(signatures, request), messages.RevealReply, lambda reply: len(reply.shares) == len(dealt)
         )
         enough = self._enough(revealed, "revealed shares")
         return {name: dict(zip(dealt, reply.shares, strict=True)) for name, reply in enough.items()}
+
+    def _ask(self, requests: Mapping[str, Request], expected: type[S], usable: Callable[[S], bool]) -> dict[str, S]:
+        """The usable replies of this sum.
+
+        Raises:
+            _ObjectedError: some clients object to others.
+        """
+
+        def fits(reply: S | messages.ObjectReply) -> bool:
+            if reply.session != self._session:
+                return False
+            return isinstance(reply, messages.ObjectReply) or usable(reply)
+
+        kinds: Any = (expected, messages.ObjectReply)  # isinstance takes both
+        replies: dict[str, S | messages.ObjectReply] = self._link.ask(requests, kinds, fits)
+        objections = [
+            (name, self._roster.names[position])
+            for name, reply in replies.items()
+            if isinstance(reply, messages.ObjectReply)
+            for position in reply.positions
+            if position < len(self._roster.names)
+        ]
+        if objections:
+            raise _ObjectedError(_fewest_to_leave_out(objections))
+        return {name: reply for name, reply in replies.items() if isinstance(reply, expected)}
 
     def _enough(self, replies: dict[str, R], what: str) -> dict[str, R]:
         if len(replies) < self._roster.threshold:
@@ -205,7 +266,22 @@ class _SumSteps:
         return self._roster.positions[name] - 1
 
 
-def _too_few(step: str, what: str, replies: Mapping[str, object], needed: int, link: Link) -> TooFewClientsError:
+def _fewest_to_leave_out(objections: Sequence[tuple[str, str]]) -> list[str]:
+    """Clients without whom nobody objects to anybody: again and again the one in most objections, on either side.
+
+    One client with a wrong key is in the objections of all others. One that objects to all others is in them alone.
+    """
+    open_ones, left_out = set(objections), list[str]()
+    while open_ones:
+        counts = Counter(name for pair in open_ones for name in pair)
+        targets = Counter(target for _, target in open_ones)
+        worst = max(sorted(counts), key=lambda name: (counts[name], targets[name]))
+        left_out.append(worst)
+        open_ones = {pair for pair in open_ones if worst not in pair}
+    return left_out
+
+
+def _too_few(step: str, what: str, replies: Collection[object], needed: int, link: Link) -> TooFewClientsError:
     reasons = ", ".join(f"{name}: {code.value}" for name, code in link.failures.items())
     return TooFewClientsError(
         f"secure sum of {step}: {len(replies)} clients {what}, {needed} are needed by privacy.min_survivors and "

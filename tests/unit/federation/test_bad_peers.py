@@ -1,0 +1,227 @@
+"""Secure sums with bad peers: a rotated key, bent shares, wrong signatures, silence. The others' sum comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ifedicl.errors import TooFewClientsError
+from ifedicl.federation import messages
+from ifedicl.federation.handler import Disclosure
+from ifedicl.federation.local_engine import LocalEngine
+from ifedicl.federation.messages import (
+    AgreeReply,
+    AgreeRequest,
+    BeginReply,
+    BeginRequest,
+    DealReply,
+    DealRequest,
+    Failure,
+    FailureCode,
+    JobRequest,
+    MaskReply,
+    MaskRequest,
+    ObjectReply,
+    Reply,
+    Request,
+    RevealReply,
+    RevealRequest,
+    UpdateReply,
+)
+from ifedicl.federation.reply_sums import Total
+from ifedicl.federation.secure.sum_client import SecureClient, identity_of
+from ifedicl.federation.secure.sum_engine import SecureEngine
+from ifedicl.settings import TOGETHER, PrivacySettings
+from tests.support.endpoints import engine_over, secure_layer
+from tests.support.engines import RecordingEngine
+from tests.support.scripted import ScriptedClient
+from tests.support.secure import REQUESTS, drawn_client, drawn_reply, secure_job
+
+RULES = PrivacySettings(mode="secure", dropout=0.3, min_examples=2)
+NAMES = tuple(f"c{number}" for number in range(10))
+UPDATE = REQUESTS["update"]
+
+
+def clients() -> list[ScriptedClient]:
+    return [drawn_client(name) for name in NAMES]
+
+
+def engine_of(own: list[ScriptedClient], pins: Callable[[str], dict[str, bytes]] | None = None) -> LocalEngine:
+    """Ten clients that have taken the job; ``pins`` gives the identities that a client knows."""
+    true = {client.name: identity_of(client).public for client in own}
+    layers = [secure_layer(client, true if pins is None else pins(client.name), RULES) for client in own]
+    for layer in layers:
+        layer.handle(JobRequest(secure_job(RULES)))
+    return engine_over(layers)
+
+
+def plain_sum(names: list[str]) -> UpdateReply:
+    """The total of these clients in open mode."""
+    total = Total(UpdateReply)
+    for name in names:
+        reply = drawn_reply(UPDATE, np.random.default_rng([ord(letter) for letter in name]))
+        assert isinstance(reply, UpdateReply)
+        total.add(reply)
+    assert total.reply is not None
+    return total.reply
+
+
+def check(reply: Reply, names: list[str]) -> None:
+    expected = plain_sum(names)
+    assert isinstance(reply, UpdateReply)
+    assert reply.examples == expected.examples
+    np.testing.assert_allclose(reply.coefficients.scales, expected.coefficients.scales, atol=1e-6)
+
+
+def summed(engine: Any) -> tuple[Reply, dict[str, FailureCode]]:
+    """The total, and the codes of the clients that are not in it."""
+    (delivery,) = SecureEngine(engine, RULES).exchange({TOGETHER: UPDATE}, 60.0, {})
+    codes = {part.client: part.reply.code for part in delivery.parts if isinstance(part.reply, Failure)}
+    return delivery.reply, codes
+
+
+@pytest.mark.parametrize("bad", [("c4",), ("c4", "c7")])
+def test_a_peer_with_another_key_than_the_pinned_one_is_left_out_in_one_more_try(bad: tuple[str, ...]) -> None:
+    own = clients()
+
+    def pins(_name: str) -> dict[str, bytes]:
+        true = {client.name: identity_of(client).public for client in own}
+        return true | {name: identity_of(drawn_client(f"former {name}")).public for name in bad}
+
+    engine = RecordingEngine(engine_of(own, pins))
+    reply, _ = summed(engine)
+    check(reply, [name for name in NAMES if name not in bad])
+    begun = [request.session for _, request, _ in engine.crossed if isinstance(request, BeginRequest)]
+    assert len(set(begun)) == 2
+    assert len(begun) == 10 + 10 - len(bad)
+    for client in own:
+        assert sum(request.kind == "update" for request in client.asked) == 1, "the reply of the first try is used again"
+
+
+def test_a_peer_that_objects_to_all_others_is_the_one_that_is_left_out() -> None:
+    own = clients()
+    true = {client.name: identity_of(client).public for client in own}
+    engine = RecordingEngine(engine_of(own, lambda name: {name: true[name]} if name == "c3" else true))
+    reply, _ = summed(engine)
+    check(reply, [name for name in NAMES if name != "c3"])
+
+
+def test_the_next_sum_of_the_run_begins_without_the_bad_peer() -> None:
+    own = clients()
+    true = {client.name: identity_of(client).public for client in own}
+    wrong = true | {"c4": identity_of(drawn_client("former")).public}
+    inner = RecordingEngine(engine_of(own, lambda _name: wrong))
+    engine = SecureEngine(inner, RULES)
+    for _ in range(2):
+        list(engine.exchange({TOGETHER: UPDATE}, 60.0, {}))
+    begun = [(request.session, name) for name, request, _ in inner.crossed if isinstance(request, BeginRequest)]
+    assert len({session for session, _ in begun}) == 3
+    assert [name for _, name in begun].count("c4") == 1
+
+
+def bent(reply: Reply) -> Reply:
+    """The reply with one bit of its secret part changed."""
+    if isinstance(reply, DealReply):
+        return replace(reply, sealed=(bytes([reply.sealed[0][0] ^ 1]) + reply.sealed[0][1:], *reply.sealed[1:]))
+    if isinstance(reply, AgreeReply):
+        return replace(reply, signature=bytes([reply.signature[0] ^ 1]) + reply.signature[1:])
+    if isinstance(reply, RevealReply):
+        return replace(reply, shares=tuple(bytes([share[0], share[1] ^ 1]) + share[2:] for share in reply.shares))
+    if isinstance(reply, BeginReply):
+        return replace(reply, signature=bytes([reply.signature[0] ^ 1]) + reply.signature[1:])
+    return reply
+
+
+IN_THE_SUM: Mapping[type[Request], bool] = {
+    BeginRequest: False,
+    DealRequest: False,
+    MaskRequest: False,
+    AgreeRequest: True,
+    RevealRequest: True,
+}
+"""Whether the numbers of a client are in the total if it fails at this step."""
+
+
+@pytest.mark.parametrize("step", [BeginRequest, DealRequest, AgreeRequest, RevealRequest])
+def test_one_peer_that_sends_a_wrong_signature_or_share_stops_nobody(step: type[Request]) -> None:
+    def change(name: str, request: Request, reply: Reply) -> Reply:
+        return bent(reply) if name == "c4" and isinstance(request, step) else reply
+
+    engine = RecordingEngine(engine_of(clients()), change)
+    reply, _ = summed(engine)
+    check(reply, [name for name in NAMES if IN_THE_SUM[step] or name != "c4"])
+    assert len({request.session for _, request, _ in engine.crossed if isinstance(request, BeginRequest)}) <= 2
+
+
+@pytest.mark.parametrize("lost", [("c4",), ("c4", "c7")])
+@pytest.mark.parametrize("step", IN_THE_SUM)
+def test_peers_that_fall_silent_stop_nobody(step: type[Request], lost: tuple[str, ...]) -> None:
+    silent: set[str] = set()
+
+    def change(name: str, request: Request, reply: Reply) -> Reply:
+        if name in lost and isinstance(request, step):
+            silent.add(name)
+        return Failure(FailureCode.LOST) if name in silent else reply
+
+    engine = RecordingEngine(engine_of(clients()), change)
+    reply, codes = summed(engine)
+    check(reply, [name for name in NAMES if IN_THE_SUM[step] or name not in lost])
+    assert codes == dict.fromkeys(lost, FailureCode.LOST)
+    assert len({request.session for _, request, _ in engine.crossed if isinstance(request, BeginRequest)}) == 1
+
+
+def test_peers_that_object_again_in_the_second_try_end_the_sum_by_name() -> None:
+    def change(name: str, request: Request, reply: Reply) -> Reply:
+        if isinstance(request, DealRequest) and name == request.names[0]:
+            return ObjectReply(request.session, (1,))
+        return reply
+
+    with pytest.raises(TooFewClientsError, match="in two tries"):
+        summed(RecordingEngine(engine_of(clients()), change))
+
+
+def test_a_total_that_came_out_costs_another_reply_and_a_sum_that_did_not_costs_none() -> None:
+    """The reply is kept for one more try only, so a limit cannot be passed by with the same request."""
+    client = drawn_client("c0")
+    pins = {name: identity_of(drawn_client(name)).public for name in NAMES}
+    layer: SecureClient = secure_layer(client, pins, RULES)
+    layer.handle(JobRequest(secure_job(RULES)))
+
+    def begin(number: int) -> Disclosure:
+        return layer.handle(BeginRequest(f"{number:032x}", messages.encode(UPDATE)))
+
+    for number, computed in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 3)):
+        assert isinstance(begin(number).reply, BeginReply)
+        assert sum(request.kind == "update" for request in client.asked) == computed
+
+
+def test_with_noise_both_tries_hold_the_same_value() -> None:
+    class Drawn:
+        def __init__(self) -> None:
+            self.count = 0
+
+        def noise(self, kind: str, size: int) -> Any:
+            self.count += 1
+            return np.full(size, self.count, dtype=np.int64)
+
+    noise = {name: Drawn() for name in NAMES}
+    own = clients()
+    pins = {client.name: identity_of(client).public for client in own}
+    layers = [secure_layer(client, pins, RULES, noise=noise[client.name]) for client in own]
+    for layer in layers:
+        layer.handle(JobRequest(secure_job(RULES)))
+    failed: list[str] = []
+
+    def change(name: str, request: Request, reply: Reply) -> Reply:
+        if isinstance(request, MaskRequest) and isinstance(reply, MaskReply) and name == "c9" and not failed:
+            failed.append(name)
+            return ObjectReply(request.session, (4,))  # after all numbers were masked once
+        return reply
+
+    reply, _ = summed(RecordingEngine(engine_over(layers), change))
+    assert isinstance(reply, UpdateReply)
+    assert {item.count for item in noise.values()} == {1}
