@@ -33,10 +33,10 @@ demo-flare: setup
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest --numprocesses logical
 
 unit: setup
-	$(PYTEST) -m 'not soak' --dist worksteal tests/unit tests/attacks
+	$(PYTEST) -m 'not soak' --dist worksteal tests/unit
 
 test: unit
-	$(PYTEST) -m 'not soak' --dist loadfile --no-loadscope-reorder tests/real
+	$(PYTEST) -m 'not soak' --dist loadfile --no-loadscope-reorder tests/real tests/attacks
 
 # Many kills, seconds of load, every method of the benchmark: minutes that tell little after a small change. .ci/run runs them once.
 soak: setup

@@ -29,7 +29,7 @@ LONGEST = ("test_flare.py", "test_real_model.py", "test_privacy.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first; workers take files in the order of collection."""
+    """The longest files first; workers take files in the order of collection, so the many short attacks come last."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -27,29 +25,6 @@ def extras() -> dict[str, set[str]]:
 def test_the_demo_has_what_gguf_and_pictures_have_and_dev_has_it_all() -> None:
     assert extras()["demo"] == extras()["gguf"] | extras()["pictures"]
     assert extras()["demo"] <= extras()["dev"]
-
-
-def test_the_core_labels_text_and_has_its_reports_and_commands_without_any_of_them(llama_folder: Path, tmp_path: Path) -> None:
-    """One process for all of it: its imports take seconds."""
-    code = """
-import sys
-sys.modules.update(dict.fromkeys(("accelerate", "gguf", "matplotlib", "nvflare")))  # as Python marks what is not there
-import ifedicl.report, ifedicl.runs, ifedicl.cli
-from ifedicl import ModelSettings, load_backbone
-print("layers", load_backbone(ModelSettings(source=sys.argv[1], device="cpu", dtype="float32")).layers)
-for command in sys.argv[2:]:
-    try:
-        ifedicl.cli.main(command.split())
-    except SystemExit as stop:
-        print("exit status", stop.code or 0, file=sys.stderr)
-"""
-    refused = ["flare submit job --console kit", "flare start kit", "flare provision project.toml", "flare job c.toml"]
-    command = [sys.executable, "-c", code, str(llama_folder), *refused, "init c.toml"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert "layers 3" in done.stdout.splitlines(), done.stderr
-    statuses = [line.split()[-1] for line in done.stderr.splitlines() if line.startswith("exit status")]
-    assert statuses == ["2", "2", "2", "2", "0"], done.stderr
-    assert done.stderr.count("pip install 'ifedicl[nvflare]'") == len(refused)
 
 
 def test_a_gguf_model_without_its_packages_is_refused_with_the_command_that_installs_them(

@@ -26,8 +26,8 @@ def what_leaves(method: Method) -> list[str]:
     """All that a client of this run sends, in words; for sums, what goes into them."""
     masked = (
         "everything below goes into sums over clients: each client sends its numbers masked, with fresh public keys, sealed "
-        "shares, a signature and one share of each other client. Only the layout, the dtype, and a code if it takes no part can "
-        "be read"
+        "shares, a signature and one share of each other client. Only the layout, the dtype, and a code if it takes no part can"
+        " be read"
     )
     return [
         *([masked] if method.sums_only else []),

@@ -215,7 +215,7 @@ class PrivacySettings(Section):
     def threshold(self, clients: int) -> int:
         """Minimum number ``t`` of survivors of a sum over ``n`` clients, of whom ``c`` may collude with a server that lies.
 
-        ``2 t > n + c``: two different lists of survivors would need ``2 t`` signatures, and there are at most ``n + c``, as only
+        ``2 t > n + c``: two different lists of survivors need ``2 t`` signatures, and there are at most ``n + c``, as only
         colluders sign twice (Bonawitz et al. 2017). It is higher where ``dropout`` allows fewer losses.
         """
         return max(self.min_survivors, clients - int(self.dropout * clients), (clients + self.colluders) // 2 + 1)
