@@ -6,9 +6,11 @@ import asyncio
 import json
 import signal
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +20,10 @@ import httpx
 import pytest
 
 from ifedicl.errors import ServeError
+from ifedicl.serve.access import AccessControl
 from ifedicl.serve.api_keys import new_key
-from ifedicl.serve.server import bound
+from ifedicl.serve.limits import Limits
+from ifedicl.serve.server import _Server, bound
 from ifedicl.store import open_store
 from ifedicl.store.records import TaskKey
 from tests.support import tiny
@@ -38,7 +42,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture(scope="module")
 def server(tiny_adapters: Path, tmp_path_factory: pytest.TempPathFactory, key: tuple[Path, str]) -> Iterator[Running]:
-    arguments = [f"{tiny_adapters}/mood", f"{tiny_adapters}/place", "--keys", str(key[0])]
+    arguments = [f"{tiny_adapters}/mood", f"{tiny_adapters}/place", "--keys", str(key[0]), "--per-address", "2048"]
     with serving(tmp_path_factory.mktemp("log"), *arguments, "--arrival", "4") as running:
         yield running
         running.process.send_signal(signal.SIGTERM)
@@ -88,6 +92,64 @@ def test_without_a_key_or_with_a_wrong_one_nothing_is_read(client: httpx.Client,
         assert fault(httpx.post(f"{client.base_url}v1/classify", json=ASK, headers=headers, trust_env=False)) == (401, "key")
     body = b"x" * (4 * MB)
     assert fault(httpx.post(f"{client.base_url}v1/classify", content=body, trust_env=False)) == (401, "key")
+
+
+@contextmanager
+def bare_server(limits: Limits) -> Iterator[int]:
+    """A server with these limits whose every answer is 200, without a model; its port."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    listener, started = bound("0.0.0.0", 0), threading.Event()  # noqa: S104
+    app = AccessControl(answer, limits=limits, keys=None, hosts=None, on_answer=lambda *_: None)
+    server = _Server(app, limits, lambda _url: started.set())
+    thread = threading.Thread(target=server.run, args=([listener.socket],))
+    thread.start()
+    assert started.wait(20)
+    yield listener.socket.getsockname()[1]
+    server.should_exit = True
+    thread.join(20)
+    listener.socket.close()
+
+
+def from_address(address: str, port: int) -> httpx.Client:
+    """A client of the bare server that speaks from this loopback address."""
+    transport = httpx.HTTPTransport(local_address=address)
+    return httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=transport, trust_env=False, timeout=20)
+
+
+def test_silent_connections_of_one_address_shut_no_other_address_out() -> None:
+    with bare_server(Limits(per_address=20, connections=100)) as port:
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
+        time.sleep(0.5)
+        with from_address("127.0.0.2", port) as other:
+            assert [other.get("/").status_code for _ in range(5)] == [200] * 5
+        silent[-1].settimeout(5)
+        assert silent[-1].recv(4096).startswith(b"HTTP/1.1 503")
+        for own in silent:
+            own.close()
+        time.sleep(0.5)
+        with from_address("127.0.0.1", port) as again:
+            assert again.get("/").status_code == 200, "what is closed counts no more"
+
+
+def test_held_bodies_of_many_connections_have_one_budget() -> None:
+    body = b"x" * 50_000
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n"
+    with bare_server(Limits(held_bytes=400_000, arrival_seconds=3.0)) as port:
+        holding = [socket.create_connection(("127.0.0.1", port)) for _ in range(8)]
+        for own in holding:
+            own.sendall(head + body)  # and no more
+        time.sleep(0.5)
+        with from_address("127.0.0.1", port) as client:
+            assert fault(client.post("/", content=b"x" * 60_000)) == (503, "busy")
+            for own in holding:
+                own.close()
+            time.sleep(0.5)
+            assert client.post("/", content=b"x" * 60_000).status_code == 200
 
 
 def test_a_client_that_sends_a_byte_now_and_then_is_let_go_and_holds_up_nobody(client: httpx.Client, server: Running) -> None:

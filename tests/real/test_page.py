@@ -126,6 +126,13 @@ def test_a_file_becomes_a_table_and_a_download(watched: Watched, tmp_path: Path,
     assert lines[3].startswith('"they said ""late"", twice",')
 
 
+def test_no_cell_of_a_download_is_a_formula(watched: Watched) -> None:
+    page = watched.at("")
+    rows = [["=1+1", "a,b"], ["@SUM(A1)", "-2"], ["plain", "\t=3"], ['+"x"', "it's 1=1"]]
+    found = page.evaluate("async (rows) => (await import('/table.js')).csv(rows)", rows)
+    assert found.split("\r\n")[:4] == ['\'=1+1,"a,b"', "'@SUM(A1),'-2", "plain,'\t=3", '"\'+""x""",it\'s 1=1']
+
+
 def test_a_dropped_file_is_taken_and_one_that_is_not_utf8_is_named(watched: Watched, tmp_path: Path) -> None:
     page = watched.at("#runs")
     drop = "([name, bytes]) => { const data = new DataTransfer(); data.items.add(new File([new Uint8Array(bytes)], name)); " + (

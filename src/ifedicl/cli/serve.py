@@ -43,6 +43,9 @@ def serve(
     most_bytes: Annotated[int, typer.Option(min=1024, help="Maximum bytes of a request; beyond it: 413.")] = 1 << 20,
     timeout: Annotated[float, typer.Option(min=0.1, help="Maximum seconds to answer a request; beyond it: 503.")] = 30.0,
     arrival: Annotated[float, typer.Option(min=0.1, help="Maximum seconds to receive a request; beyond it: 408.")] = 10.0,
+    per_address: Annotated[
+        int, typer.Option(min=1, help="Maximum connections of one address. A proxy is one address: give it 2048.")
+    ] = 512,
     refresh: Annotated[float, typer.Option(min=0.1, help="Seconds between checks for new versions.")] = 5.0,
 ) -> None:
     """Serve adapters over one model: a page at /, POST /v1/classify, and the API's description at /docs.
@@ -76,6 +79,7 @@ def serve(
         seconds=timeout,
         arrival_seconds=arrival,
         refresh_seconds=refresh,
+        per_address=per_address,
     )
     with ExitStack() as stack:
         opened = None if store is None else stack.enter_context(closing(open_store(store)))

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -36,6 +36,29 @@ class _RefusedError(Exception):
         self.response = fault(status, code, message, headers)
 
 
+class _Held:
+    """Bytes of the bodies of all requests at this time."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._now = 0
+
+    def take(self, size: int) -> None:
+        """Count the bytes of one more part; the caller gives them back.
+
+        Raises:
+            _RefusedError: all bodies together would be too large.
+        """
+        self._now += size
+        if self._now > self._most:
+            message = f"all requests together hold more than {self._most} bytes; ask again in a moment, or send fewer at a time"
+            raise _RefusedError(503, "busy", message)
+
+    def give(self, size: int) -> None:
+        """Count them no longer."""
+        self._now -= size
+
+
 @dataclass(frozen=True, eq=False)
 class AccessControl:
     """Middleware: refuses requests before anything is parsed, and passes on only whole bodies.
@@ -51,6 +74,10 @@ class AccessControl:
     keys: Keys | None
     hosts: Hosts | None
     on_answer: Callable[[str, int, float], None]
+    _held: _Held = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_held", _Held(self.limits.held_bytes))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -68,21 +95,24 @@ class AccessControl:
                 message["headers"] = [*message["headers"], *(item for item in added if item[0] not in present)]
             await send(message)
 
+        body = bytearray()
         try:
             self._check_host(scope)
             self._check_key(scope)
-            body = await self._body(scope, receive)
+            await self._receive_body(scope, receive, body)
         except _RefusedError as refusal:
             await self._drain(receive)
             await refusal.response(scope, receive, answered)
         else:
             try:
-                await self.app(scope, _replayed(body, receive), answered)
+                await self.app(scope, _replayed(bytes(body), receive), answered)
             except Exception as error:
                 _log.error("a request failed: %s", type_and_place(error))
                 if not started:
                     failure = _RefusedError(500, "server", "the server failed; its log says where")
                     await failure.response(scope, receive, answered)
+        finally:
+            self._held.give(len(body))
         self.on_answer(getattr(scope.get("route"), "path", "other"), status, time.perf_counter() - start)
 
     def _check_host(self, scope: Scope) -> None:
@@ -103,22 +133,23 @@ class AccessControl:
             reason = "the key is not known" if given else "no key was given"
             raise _RefusedError(401, "key", f"{reason}; send the header 'Authorization: Bearer KEY'")
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+    async def _receive_body(self, scope: Scope, receive: Receive, body: bytearray) -> None:
+        """Fill ``body``, whose bytes are counted as held."""
         most, seconds = self.limits.body_bytes, self.limits.arrival_seconds
         message = f"the request is larger than {most} bytes; send fewer or shorter texts at a time"
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced) > most:
             raise _RefusedError(413, "size", message)
-        body = bytearray()
         try:
             async with asyncio.timeout(seconds):
                 while True:
                     part = await receive()
                     body += part.get("body", b"")
+                    self._held.take(len(part.get("body", b"")))
                     if len(body) > most:
                         raise _RefusedError(413, "size", message)
                     if not part.get("more_body", False):
-                        return bytes(body)
+                        return
         except TimeoutError:
             message = f"the request did not arrive within {seconds:g} seconds; send it without pauses"
             raise _RefusedError(408, "slow", message) from None

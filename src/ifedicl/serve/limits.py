@@ -17,6 +17,8 @@ class Limits:
         seconds: until a request without an answer is given up, status 503.
         arrival_seconds: for a request to arrive, first its head, then its body; status 408.
         connections: open at once; more get status 503.
+        per_address: connections of one address (of IPv6: one network of 64 bits); more are closed, so that nobody takes all.
+        held_bytes: of the bodies of all requests that arrive or are answered; more get status 503.
         stop_seconds: for requests in work when the server stops.
         refresh_seconds: between two reads of folders, store and keys.
     """
@@ -28,6 +30,8 @@ class Limits:
     seconds: float = 30.0
     arrival_seconds: float = 10.0
     connections: int = 2_048
+    per_address: int = 512
+    held_bytes: int = 64 << 20
     stop_seconds: int = 30
     refresh_seconds: float = 5.0
 

@@ -7,9 +7,11 @@ import logging
 import signal
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from ifedicl.serve.worker import Worker
 _log = logging.getLogger(__name__)
 _MOST_HEAD = 32 << 10
 _LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+_TOO_MANY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class _Server(uvicorn.Server):
     def __init__(self, app: Any, limits: Limits, on_start: Callable[[str], None]) -> None:
         config = uvicorn.Config(
             app,
-            http=_protocol(limits.arrival_seconds),
+            http=_protocol(limits.arrival_seconds, limits.per_address),
             ws="none",
             log_config=None,
             access_log=False,  # nothing of a request is logged
@@ -164,14 +167,32 @@ def _signals_answered() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _protocol(seconds: float) -> type[asyncio.Protocol]:
-    """HTTP/1.1 with a deadline for a request's head. Uvicorn has none: a client that sends single bytes would stay forever."""
+def _origin(transport: asyncio.BaseTransport) -> str:
+    """The client's address; of IPv6 its network, because one host has as many addresses as it likes."""
+    address = ip_address((transport.get_extra_info("peername") or ("127.0.0.1",))[0].partition("%")[0])
+    return str(address if address.version == 4 else ip_network((address, 64), strict=False))
+
+
+def _protocol(seconds: float, per_address: int) -> type[asyncio.Protocol]:
+    """HTTP/1.1 with a deadline for a request's head and a limit of connections for each address.
+
+    Uvicorn has neither: a client that sends single bytes would stay forever, and one that opens all connections would shut the
+    others out.
+    """
+    opened: Counter[str] = Counter()
 
     class Deadline(H11Protocol):
         _head: asyncio.TimerHandle | None = None
+        _counted = ""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            self._counted = _origin(transport)
+            opened[self._counted] += 1
             super().connection_made(transport)
+            if opened[self._counted] > per_address:
+                transport.write(_TOO_MANY)
+                transport.close()
+                return
             self._watch()
 
         def data_received(self, data: bytes) -> None:
@@ -179,6 +200,9 @@ def _protocol(seconds: float) -> type[asyncio.Protocol]:
             self._watch()
 
         def connection_lost(self, exc: Exception | None) -> None:
+            opened[self._counted] -= 1
+            if not opened[self._counted]:
+                del opened[self._counted]
             self._unwatch()
             super().connection_lost(exc)
 

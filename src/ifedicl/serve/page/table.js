@@ -53,8 +53,12 @@ export async function opened(file) {
   throw new Error(`${file.name}: give a .csv, .tsv, .jsonl or .txt file`);
 }
 
+// A spreadsheet would run a cell that begins with one of these as a formula; with an apostrophe it is a text.
+const FORMULA = /^[=+\-@\t\r]/;
+
 export function csv(rows) {
-  const cell = (value) => (/[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
+  const text = (value) => (FORMULA.test(value) ? `'${value}` : String(value));
+  const cell = (value) => (/[",\r\n]/.test(value) ? `"${text(value).replaceAll('"', '""')}"` : text(value));
   return rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
 }
 
