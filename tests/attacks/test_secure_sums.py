@@ -176,10 +176,11 @@ def test_the_same_request_over_other_clients_counts_again(backbone: Backbone, tm
 
 
 def test_a_job_with_weaker_rules_than_the_owners_is_refused(backbone: Backbone, tmp_path: Path) -> None:
-    weak = job(backbone, secure_method(privacy={**RULES.model_dump(), "min_survivors": 2}))
+    weaker = ({"dropout": 0.45}, {"colluders": 0}, {"min_survivors": 2, "colluders": 0})
+    weak = [job(backbone, secure_method(privacy={**RULES.model_dump(), **change})) for change in weaker]
     plain = job(backbone, tiny.method(weighting="examples", calibration={"batch_size": 4, "local_steps": 4}))
     for victim in owners(backbone, tmp_path).values():
-        for manifest in (weak, plain):
+        for manifest in (*weak, plain):
             assert victim.handle(JobRequest(manifest)) == Failure(FailureCode.OTHER_MODE)
 
 

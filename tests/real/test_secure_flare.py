@@ -119,5 +119,5 @@ def test_each_sites_ledger_says_what_went_into_the_sums_and_that_only_masked_mes
         entries, _ = read(kit / "ledger.jsonl")
         assert {entry.facts["kind"] for entry in entries if entry.event == SUMMED} >= {"vectors_reply", "update_reply"}
         left = {entry.facts["kind"] for entry in entries if entry.event == REPLY}
-        steps = {"sum_begin_reply", "sum_deal_reply", "sum_mask_reply", "sum_reveal_reply"}
+        steps = {"sum_begin_reply", "sum_deal_reply", "sum_mask_reply", "sum_agree_reply", "sum_reveal_reply"}
         assert left == {"job_reply", "context_reply", *steps}

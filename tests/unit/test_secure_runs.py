@@ -61,7 +61,7 @@ def test_a_secure_run_from_config_to_report(
         inside = {entry.facts["kind"] for entry in entries if entry.event == SUMMED}
         assert inside == {"vectors_reply", "update_reply", "evaluate_reply", "compare_reply"}
         outside = {entry.facts["kind"] for entry in entries if entry.event == REPLY}
-        steps = {"sum_begin_reply", "sum_deal_reply", "sum_mask_reply", "sum_reveal_reply"}
+        steps = {"sum_begin_reply", "sum_deal_reply", "sum_mask_reply", "sum_agree_reply", "sum_reveal_reply"}
         assert outside == {"job_reply", "context_reply", *steps}
         assert check_heads(entries, heads)[1] == 0, "the coordinator knows of the last one"
 

@@ -82,7 +82,7 @@ def test_owners_who_pinned_each_other_run_a_federation_of_sums(sites: dict[str, 
         entries, _ = read(path.parent / "ledger.jsonl")
         assert [entry for entry in entries if entry.event == SUMMED]
         left = {entry.facts["kind"] for entry in entries if entry.event == REPLY}
-        steps = {"sum_begin_reply", "sum_deal_reply", "sum_mask_reply", "sum_reveal_reply"}
+        steps = {"sum_begin_reply", "sum_deal_reply", "sum_mask_reply", "sum_agree_reply", "sum_reveal_reply"}
         assert left == {"job_reply", "context_reply", *steps}
 
 
@@ -97,8 +97,12 @@ def test_an_owner_with_sums_answers_no_open_run(sites: dict[str, Path]) -> None:
 def test_a_client_that_an_owner_did_not_pin_gets_no_share(sites: dict[str, Path]) -> None:
     text = sites["north"].read_text()
     sites["north"].write_text(re.sub(r'south = "\w+"', f'south = "{"0" * 64}"', text))
-    with pytest.raises(TooFewClientsError, match="north: protocol"):
+    # The sum is tried again without the client of that key: two clients are too few, and no share is revealed.
+    with pytest.raises(TooFewClientsError, match=r"2 clients .*3 are needed.*\(south: protocol\)"):
         run(sites)
+    for path in sites.values():
+        entries, _ = read(path.parent / "ledger.jsonl")
+        assert "sum_reveal_reply" not in {entry.facts.get("kind") for entry in entries}
 
 
 def test_an_identity_is_the_same_each_time_and_another_for_each_owner(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from importlib import resources
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -259,7 +260,7 @@ def test_a_method_has_at_most_36_settings() -> None:
 
 @pytest.mark.parametrize("name", REMEDIES)
 def test_a_setting_of_an_earlier_version_is_refused_with_what_to_do_instead(name: str, tmp_path: Path) -> None:
-    section, field = name.split(".")
+    section, field = name.rsplit(".", 1)
     path = tmp_path / "old.toml"
     path.write_text((GOOD if section != "sums" else "[sums.peers]\n") + f"[{section}]\n{field} = 1\n")
     with pytest.raises(ConfigError) as caught:
@@ -381,10 +382,16 @@ def test_secure_mode_needs_clients_to_hide_among(tmp_path: Path) -> None:
     assert "2 clients, fewer than privacy.min_survivors, 3" in fault
 
 
-def test_more_than_half_of_a_sums_clients_must_last_whatever_the_settings() -> None:
-    for clients in range(2, 60):
-        for dropout in (0.0, 0.3, 0.499):
-            assert PrivacySettings(mode="secure", min_survivors=2, dropout=dropout).threshold(clients) > clients / 2
+def test_more_than_half_of_a_sums_clients_and_of_its_colluders_must_last_whatever_the_settings() -> None:
+    for clients, dropout, colluders in product(range(2, 60), (0.0, 0.3, 0.499), (0, 1, 5)):
+        rules = PrivacySettings(mode="secure", min_survivors=colluders + 2, dropout=dropout, colluders=colluders)
+        assert 2 * rules.threshold(clients) > clients + colluders
+
+
+@pytest.mark.parametrize(("survivors", "colluders"), [(2, 1), (3, 2), (10, 9)])
+def test_a_sum_of_fewer_than_two_honest_clients_is_refused(tmp_path: Path, survivors: int, colluders: int) -> None:
+    (fault,) = faults_of(tmp_path, SECURE + f"min_survivors = {survivors}\ncolluders = {colluders}\n").values()
+    assert "Raise min_survivors, or lower colluders" in fault
 
 
 def test_open_mode_is_what_it_was(tmp_path: Path) -> None:

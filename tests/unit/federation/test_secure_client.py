@@ -14,9 +14,10 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.errors import SecureSumError, TooFewClientsError
+from ifedicl.errors import SecureSumError
 from ifedicl.federation.client import Client
 from ifedicl.federation.messages import (
+    AgreeReply,
     BeginReply,
     BeginRequest,
     ContextReply,
@@ -36,9 +37,10 @@ from ifedicl.federation.messages import (
     VectorsRequest,
     encode,
 )
+from ifedicl.federation.reply_sums import Total
 from ifedicl.federation.secure.sum_client import SecureClient, identity_of
 from ifedicl.federation.secure.sum_engine import SecureEngine
-from ifedicl.settings import TOGETHER
+from ifedicl.settings import TOGETHER, PrivacySettings
 from tests.support import tiny
 from tests.support.endpoints import secure_layer
 from tests.support.engines import RecordingEngine
@@ -63,9 +65,9 @@ from tests.support.secure import (
 # What a client refuses
 
 
-def without_a_job(**options: Any) -> SecureClient:
+def without_a_job(rules: PrivacySettings = RULES, **options: Any) -> SecureClient:
     clients = fixed(3, **options)
-    return secure_layer(clients[0], {client.name: identity_of(client).public for client in clients}, RULES)
+    return secure_layer(clients[0], {client.name: identity_of(client).public for client in clients}, rules)
 
 
 def secure_client(**options: Any) -> SecureClient:
@@ -85,10 +87,10 @@ def begin(session: str = "5" * 32, request: Request = REQUESTS["update"]) -> Beg
     return BeginRequest(name, encode(request))
 
 
-def answer_to_a_job(**changes: Any) -> tuple[Reply, Reply]:
-    """What a client replies to a job with these rules, and then to a sum."""
-    layer = without_a_job()
-    taken = layer.handle(JobRequest(secure_job(RULES.model_copy(update=changes)))).reply
+def answer_to_a_job(own: PrivacySettings, **changes: Any) -> tuple[Reply, Reply]:
+    """What a client with these rules replies to a job with others, and then to a sum."""
+    layer = without_a_job(own)
+    taken = layer.handle(JobRequest(secure_job(own.model_copy(update=changes)))).reply
     return taken, layer.handle(begin()).reply
 
 
@@ -101,11 +103,14 @@ def test_a_secure_client_answers_no_plain_request_and_an_open_one_no_secure_requ
 
 
 @pytest.mark.parametrize(
-    "weaker", [{"min_survivors": 2}, {"dropout": 0.45}, {"mode": "open"}], ids=lambda change: next(iter(change))
+    "weaker",
+    [{"min_survivors": 3}, {"dropout": 0.45}, {"colluders": 0}, {"mode": "open"}],
+    ids=lambda change: next(iter(change)),
 )
 def test_a_client_takes_no_weaker_rules_than_its_own_and_stricter_ones(weaker: dict[str, Any]) -> None:
-    assert answer_to_a_job(**weaker) == (Failure(FailureCode.OTHER_MODE), Failure(FailureCode.NO_CONTEXT))
-    taken, begun = answer_to_a_job(min_survivors=4, dropout=0.0)
+    own = RULES.model_copy(update={"min_survivors": 4})
+    assert answer_to_a_job(own, **weaker) == (Failure(FailureCode.OTHER_MODE), Failure(FailureCode.NO_CONTEXT))
+    taken, begun = answer_to_a_job(own, min_survivors=5, dropout=0.0, colluders=2)
     assert taken == JobReply()
     assert isinstance(begun, BeginReply)
 
@@ -121,7 +126,7 @@ def test_a_refused_job_leaves_the_present_one_and_its_rules_in_place() -> None:
     layer = without_a_job()
     stricter = RULES.model_copy(update={"min_examples": 30})
     assert layer.handle(JobRequest(secure_job(stricter))).reply == JobReply()
-    weaker = RULES.model_copy(update={"min_survivors": 2})
+    weaker = RULES.model_copy(update={"dropout": 0.45})
     assert layer.handle(JobRequest(secure_job(weaker))).reply == Failure(FailureCode.OTHER_MODE)
     fixed_of(layer).rule = vectors_of(29)
     assert layer.handle(begin("few", VECTORS)).reply == Failure(FailureCode.TOO_FEW)
@@ -189,8 +194,9 @@ def test_masked_numbers_are_asked_for_once() -> None:
     assert [part.client for part in delivery.parts if isinstance(part.reply, Failure)] == ["c0"]
 
 
-@pytest.mark.parametrize("kind", [BeginReply, DealReply, RevealReply])
-def test_damaged_messages_end_in_a_refusal_or_an_abort_and_never_in_a_wrong_total(kind: type[Reply]) -> None:
+def damage(kind: type[Reply]) -> Callable[[str, Request, Reply], Reply]:
+    """What turns every reply of this kind from c1 into a damaged one."""
+
     def change(name: str, request: Request, reply: Reply) -> Reply:
         if name != "c1" or not isinstance(reply, kind):
             return reply
@@ -198,11 +204,35 @@ def test_damaged_messages_end_in_a_refusal_or_an_abort_and_never_in_a_wrong_tota
             return replace(reply, mask_key=bytes(31) + b"\x09")
         if isinstance(reply, DealReply):
             return replace(reply, sealed=tuple(bytes([text[0] ^ 1]) + text[1:] for text in reply.sealed))
+        if isinstance(reply, AgreeReply):
+            return replace(reply, signature=bytes([reply.signature[0] ^ 1]) + reply.signature[1:])
         assert isinstance(reply, RevealReply)
         return replace(reply, shares=tuple(bytes([share[0] ^ 1]) + share[1:] for share in reply.shares))
 
-    with pytest.raises((TooFewClientsError, SecureSumError)):
-        summed(RecordingEngine(behind(fixed(4)), change), REQUESTS["update"])
+    return change
+
+
+@pytest.mark.parametrize(("kind", "tries"), [(BeginReply, 2), (DealReply, 2), (AgreeReply, 1)])
+def test_a_damaged_message_no_longer_ends_the_sum_and_the_total_is_right(kind: type[Reply], tries: int) -> None:
+    """With damaged keys or seals the sum is tried again without that client; a damaged signature only does not count."""
+    clients = fixed(4)
+    engine = RecordingEngine(behind(clients), damage(kind))
+    reply = summed(engine, REQUESTS["update"]).reply
+    total = Total(UpdateReply)
+    for client in clients:
+        if tries == 1 or client.name != "c1":
+            total.add(client.given["update"])
+    assert isinstance(reply, UpdateReply)
+    assert isinstance(total.reply, UpdateReply)
+    assert reply.examples == total.reply.examples
+    np.testing.assert_allclose(reply.coefficients.scales, total.reply.coefficients.scales, atol=1e-6)
+    assert len({request.session for _, request, _ in engine.crossed if isinstance(request, BeginRequest)}) == tries
+
+
+def test_a_damaged_share_without_a_spare_one_ends_in_an_abort_and_not_in_a_wrong_total() -> None:
+    """Of 4 clients 3 must survive: 4 shares correct ``(4 - 3) // 2 = 0`` wrong ones. With 5 and more, see test_bad_peers.py."""
+    with pytest.raises(SecureSumError, match="shares are wrong"):
+        summed(RecordingEngine(behind(fixed(4)), damage(RevealReply)), REQUESTS["update"])
 
 
 def test_replies_of_another_session_are_not_taken() -> None:

@@ -20,6 +20,8 @@ from ifedicl.errors import TooFewClientsError
 from ifedicl.federation.client_pool import advanced_heads
 from ifedicl.federation.engine import Delivery
 from ifedicl.federation.messages import (
+    AgreeReply,
+    AgreeRequest,
     BeginReply,
     BeginRequest,
     CompareReply,
@@ -138,7 +140,7 @@ def test_any_drop_outs_up_to_the_threshold_leave_the_total_of_the_others(data: s
     count = data.draw(st.integers(3, 12))
     spare = count - RULES.threshold(count)
     gone = data.draw(st.lists(st.integers(0, count - 1), max_size=spare, unique=True))
-    turn = st.sampled_from([DealRequest, MaskRequest, RevealRequest])
+    turn = st.sampled_from([DealRequest, MaskRequest, AgreeRequest, RevealRequest])
     lost = {f"c{number}": data.draw(turn) for number in gone}
     clients = fixed(count)
 
@@ -149,12 +151,13 @@ def test_any_drop_outs_up_to_the_threshold_leave_the_total_of_the_others(data: s
     assert {part.client for part in delivery.parts if isinstance(part.reply, Failure)} == set(lost)
 
 
-@pytest.mark.parametrize("at", [BeginRequest, DealRequest, MaskRequest, RevealRequest])
+@pytest.mark.parametrize("at", [BeginRequest, DealRequest, MaskRequest, AgreeRequest, RevealRequest])
 def test_beyond_the_threshold_the_sum_is_given_up_and_says_why(at: type[Request]) -> None:
-    lost = dict.fromkeys(["c0", "c1", "c2"], at)  # of 5, with a threshold of 3
+    lost = dict.fromkeys(["c0", "c1", "c2"], at)  # of 5, with a threshold of 4
+    needed = RULES.min_survivors if at is BeginRequest else RULES.threshold(5)
     engine = RecordingEngine(behind(fixed(5)), lose(lost))
     with pytest.raises(
-        TooFewClientsError, match=r"2 clients .*3 are needed.*c0: lost, c1: lost, c2: lost.*Nothing was revealed"
+        TooFewClientsError, match=rf"2 clients .*{needed} are needed.*c0: lost, c1: lost, c2: lost.*Nothing was revealed"
     ):
         summed(engine, REQUESTS["update"])
     if at is not RevealRequest:
@@ -251,7 +254,8 @@ def test_noise_is_added_before_masking_and_lands_in_the_total() -> None:
 def test_only_keys_shares_and_masked_numbers_cross(kind: str) -> None:
     engine = RecordingEngine(behind(fixed(4)))
     summed(engine, REQUESTS[kind])
-    assert [type(reply) for name, _, reply in engine.crossed if name == "c0"] == [BeginReply, DealReply, MaskReply, RevealReply]
+    crossed = [type(reply) for name, _, reply in engine.crossed if name == "c0"]
+    assert crossed == [BeginReply, DealReply, MaskReply, AgreeReply, RevealReply]
     begin = next(reply for name, _, reply in engine.crossed if name == "c0" and isinstance(reply, BeginReply))
     assert begin.dtype == "float32"
     # Nothing of a reply is in what goes before the masked numbers: two clients with other numbers say the same.

@@ -238,7 +238,7 @@ def test_all_rules_that_a_job_breaks_are_listed(client: Path, config: Path, caps
 def test_a_secure_job_is_not_approved_by_an_owner_in_open_mode(
     client: Path, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    secure = '\n[privacy]\nmode = "secure"\nmin_survivors = 2\n'
+    secure = '\n[privacy]\nmode = "secure"\nmin_survivors = 2\ncolluders = 0\n'
     config.write_text(config.read_text().replace('"uniform"', '"examples"') + secure)
     assert run("policy", "approve", config, client) == 2
     assert "[sums]: the job's mode is secure" in capsys.readouterr().out
