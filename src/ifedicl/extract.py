@@ -53,14 +53,15 @@ def example_writes(
         sequences = [prompt + words[label] for prompt, label in zip(prompts, labels, strict=True)]
     else:
         sequences = list(prompts)
-    with record(backbone, method.injection.active_layers(backbone.layers)) as recording:
-        for batch in length_batches([len(sequence) for sequence in sequences], scorer.budget):
-            scorer.on_pass()
-            rows = [sequences[position] for position in batch]
+    layers = method.injection.active_layers(backbone.layers)
+    for batch in length_batches([len(sequence) for sequence in sequences], scorer.budget):
+        scorer.on_pass()
+        rows = [sequences[position] for position in batch]
+        with record(backbone, layers) as recording:  # each pass its own: who takes the writes does not hold the model
             recording.positions = torch.tensor([len(row) - 1 for row in rows], device=backbone.device)
             backbone.hidden_states(right_padded(rows, backbone.device))
-            writes = recording.stacked().double().cpu().numpy()  # (L, 2, B, d)
-            yield batch, writes.transpose(2, 0, 1, 3)
+        writes = recording.stacked().double().cpu().numpy()  # (L, 2, B, d)
+        yield batch, writes.transpose(2, 0, 1, 3)
 
 
 def groups_of(labels: Sequence[int], method: Method) -> npt.NDArray[np.int64]:

@@ -21,7 +21,7 @@ Ranked: TypeAlias = list[Scored]
 
 
 class Pipeline:
-    """Callable like ``transformers.pipeline("text-classification", …)``."""
+    """Callable like ``transformers.pipeline("text-classification", …)``, from several threads too."""
 
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from ifedicl.backbone.multi_adapter import Placed
 
 _log = logging.getLogger(__name__)
+_LOADING = threading.Lock()
+"""Held while an adapter puts itself on its model, so that several threads load it once."""
 _BESIDE = "ifedicl"
 """The adapter's folder within an exported checkpoint."""
 _ON_HUB = [f"{folder}{name}" for folder in ("", f"{_BESIDE}/") for name in (TENSORS, HEADER, CARD)]
@@ -188,7 +191,9 @@ class Adapter(Content):
             DataError: a text has no tokens.
             FingerprintError: it is another model than the adapter was made with.
         """
-        return self._classifier.classify(texts)
+        with _LOADING:
+            classifier = self._classifier
+        return classifier.classify(texts)
 
     def release(self) -> None:
         """Drop the model that :meth:`classify` keeps. Its memory is free once nothing else refers to the model."""
@@ -234,7 +239,10 @@ class Adapter(Content):
 
 
 class Classifier:
-    """An adapter on its model, ready for any number of texts."""
+    """An adapter on its model, ready for any number of texts.
+
+    Several threads may share it, and other classifiers on the same model: calls wait for each other.
+    """
 
     def __init__(self, adapter: Adapter, backbone: Backbone) -> None:
         """Check that the adapter was made with this model.

@@ -1,4 +1,7 @@
-"""Context managers that read or change the writes of a running model. They remove their hooks when they end."""
+"""Context managers that read or change the writes of a running model. They remove their hooks when they end.
+
+From their beginning to their end they hold the model's lock: a pass of another thread meets no hook that is not its own.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.lock import exclusive
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
 from ifedicl.core.injection import inject
 from ifedicl.core.subspace import Context, ContextTensors
@@ -180,7 +184,7 @@ def _hooked(backbone: Backbone, hook: _Hook, is_wanted: Callable[[int, int], boo
     def called(layer: int, write: int, _module: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
         return hook(layer, write, output)
 
-    with ExitStack() as stack:
+    with exclusive(backbone), ExitStack() as stack:
         for layer, modules in enumerate(backbone.writes):
             for write, module in enumerate(modules):
                 if is_wanted(layer, write):

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ifedicl.backbone.encoding import LabelTree, Tokens
 from ifedicl.backbone.load import Backbone, Prefix
+from ifedicl.backbone.lock import exclusive
 from ifedicl.backbone.pooling import Span
 from ifedicl.backbone.tree_attention import Branches
 
@@ -133,4 +134,5 @@ def _ancestors(parents: tuple[int, ...]) -> npt.NDArray[np.bool_]:
 def states_of(backbone: Backbone, rows: Sequence[Row], prefix: Prefix | None = None) -> Tensor:
     """``(B, T, d)``: last hidden states of ``B`` rows of one kind, as :meth:`Backbone.hidden_states`."""
     padded = right_padded([row.tokens for row in rows], backbone.device)
-    return backbone.hidden_states(padded, prefix, branches_of(rows, backbone.device))
+    with exclusive(backbone):
+        return backbone.hidden_states(padded, prefix, branches_of(rows, backbone.device))

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.lock import exclusive
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def text_means(backbone: Backbone, spans: Sequence[Span | None]) -> Iterator[dic
             if span is not None and span.layer == layer:
                 caught[row] = states[row, span.first : span.end].float().mean(dim=0)
 
-    with ExitStack() as stack:
+    with exclusive(backbone), ExitStack() as stack:
         for layer in {span.layer for span in spans if span is not None}:
             stack.callback(backbone.blocks[layer - 1].register_forward_hook(partial(catch, layer)).remove)
         yield caught

@@ -16,6 +16,7 @@ from ifedicl.backbone.encoding import EncodedExamples, Encoder, Prompts, Tokens,
 from ifedicl.backbone.layer_cache import UpperLayers
 from ifedicl.backbone.layout import Layout, Row, states_of
 from ifedicl.backbone.load import Backbone, Prefix
+from ifedicl.backbone.lock import exclusive
 from ifedicl.backbone.pooling import Span, text_means
 from ifedicl.backbone.tree_attention import WIDEST
 from ifedicl.core.readout import Readout, hidden_count
@@ -89,7 +90,10 @@ class Reading:
 
 
 class Scorer:
-    """Scores the label words of one task with one model. Injections around it change what it computes."""
+    """Scores the label words of one task with one model. Injections around it change what it computes.
+
+    Several threads may use it.
+    """
 
     def __init__(
         self, backbone: Backbone, task: Task, *, first_layer: int = 0, on_pass: Callable[[], None] = lambda: None
@@ -218,7 +222,8 @@ class Scorer:
         shared = shared_length(first, last, longest)
         if shared < _FEWEST_SHARED:
             return None, prompts
-        return self.backbone.prefix(first[:shared]), [prompt[shared:] for prompt in prompts]
+        with exclusive(self.backbone):
+            return self.backbone.prefix(first[:shared]), [prompt[shared:] for prompt in prompts]
 
     @torch.inference_mode()
     def _readings(
@@ -265,9 +270,10 @@ class Scorer:
     def _states(self, rows: Sequence[Row], prefix: Prefix | None) -> Tensor:
         """``(B, T, d)``."""
         self.on_pass()
-        if self._upper is None or prefix is not None:
-            return states_of(self.backbone, rows, prefix)
-        return self._upper.hidden_states(rows)
+        with exclusive(self.backbone):
+            if self._upper is None or prefix is not None:
+                return states_of(self.backbone, rows, prefix)
+            return self._upper.hidden_states(rows)
 
     def _tree_scores(self, read: Tensor) -> Tensor:
         """``(B, C)`` scores from the states ``(B, N, d)`` at the nodes of the tree."""

@@ -76,7 +76,7 @@ class Worker:
         """Start the thread.
 
         Args:
-            backbone: from now on only this thread may use it or its tokenizer.
+            backbone: other threads may use it too; they and this one wait for each other.
             most_waiting: rows that may be queued or in work.
             on_pass: called in the thread after each pass, with its rows and seconds.
         """
