@@ -2,6 +2,10 @@
 
 If only layers from ``first`` up are injected, the input of layer ``first`` depends on the frozen model and the tokens only.
 Every step and every evaluation after the first starts there.
+
+Each row runs through the lower layers in a pass of its own, without padding. In a batch its last bits would depend on the other
+rows, so a resumed run, which begins with an empty cache, would end differently; and in private mode one example would change
+another's gradient.
 """
 
 from __future__ import annotations
@@ -46,27 +50,28 @@ class UpperLayers:
 
     def _entering(self, rows: Sequence[Row]) -> Tensor:
         """``(B, T, d)``: the input of layer ``first``."""
-        missing = [number for number, row in enumerate(rows) if row not in self._cache]
-        fresh = self._computed([rows[number] for number in missing]) if missing else None
         shape = (len(rows), max(len(row.tokens) for row in rows), self._backbone.width)
         states = torch.zeros(shape, dtype=self._backbone.model.dtype, device=self._backbone.device)
         for number, row in enumerate(rows):
-            if row in self._cache:
-                states[number, : len(row.tokens)] = self._cache[row]
-        if fresh is not None:
-            states[missing, : fresh.shape[1]] = fresh
-            for number, computed in zip(missing, fresh, strict=True):
-                self._store(rows[number], computed[: len(rows[number].tokens)])
+            states[number, : len(row.tokens)] = self._entering_alone(row)
         return states
+
+    def _entering_alone(self, row: Row) -> Tensor:
+        """``(T, d)``: the same bits whatever ran before, whether they are cached or computed."""
+        kept = self._cache.get(row)
+        if kept is None:
+            kept = self._computed(row)
+            self._store(row, kept)
+        return kept
 
     def _store(self, row: Row, states: Tensor) -> None:
         size = states.numel() * states.element_size()
-        if size <= self._free_bytes and row not in self._cache:
-            self._cache[row] = states.clone()
+        if size <= self._free_bytes:
+            self._cache[row] = states
             self._free_bytes -= size
 
     @torch.no_grad()
-    def _computed(self, rows: Sequence[Row]) -> Tensor:
+    def _computed(self, row: Row) -> Tensor:
         caught: list[Tensor] = []
 
         def catch(_module: nn.Module, _inputs: object, output: Any) -> None:
@@ -80,12 +85,12 @@ class UpperLayers:
         # Before other hooks that read states there: they must not see this pass.
         handle = self._backbone.blocks[self._first - 1].register_forward_hook(catch, prepend=True)
         try:
-            states_of(self._backbone, rows)
+            states_of(self._backbone, [row])
         except _EnteredError:
             pass
         finally:
             handle.remove()
-        return caught[0]
+        return caught[0][0]
 
     @contextmanager
     def _skipping(self, entering: Tensor) -> Iterator[None]:

@@ -1,0 +1,52 @@
+"""Presets that inject upper layers only: stopped anywhere and resumed by clients that start anew, they end bit for bit the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ifedicl.backbone.load import Backbone
+from ifedicl.federation.events import Event
+from ifedicl.settings import Method
+from ifedicl.settings.presets import changed, load_preset, presets
+from tests.support.local_runs import assert_same_result, run_real
+from tests.support.stopping import StopError, stop_when
+
+UPPER = tuple(name for name in presets() if load_preset(name).injection.from_depth > 0)
+MOMENTS = 10
+
+
+def _short(preset: str) -> Method:
+    """The preset, in four rounds at most."""
+    method = load_preset(preset)
+    return changed(method, {"rounds": {"rounds": min(method.rounds.rounds, 4)}}, "test")
+
+
+def test_there_are_such_presets() -> None:
+    assert {"subspace", "fast"} <= set(UPPER)
+
+
+@pytest.mark.parametrize("preset", UPPER)
+def test_a_run_stopped_at_ten_moments_and_resumed_ends_bit_for_bit_the_same(
+    backbone: Backbone, tmp_path: Path, preset: str
+) -> None:
+    events: list[Event] = []
+    method = _short(preset)
+    whole = run_real(backbone, method, observer=events.append)
+    assert not whole.coefficients.is_identity
+    for moment in np.linspace(1, len(events) - 1, MOMENTS, dtype=int):
+        file, seen = tmp_path / f"stopped-{moment}", list[Event]()
+
+        def is_now(event: Event, *, seen: list[Event] = seen, moment: int = int(moment)) -> bool:
+            seen.append(event)
+            return len(seen) > moment
+
+        with pytest.raises(StopError):
+            run_real(backbone, method, checkpoint=file, observer=stop_when(is_now))
+        resumed = run_real(backbone, method, checkpoint=file, resume=file.exists())
+        assert_same_result(whole, resumed)
+        assert (whole.readout is None) == (resumed.readout is None)
+        if whole.readout is not None and resumed.readout is not None:
+            np.testing.assert_array_equal(whole.readout.weights, resumed.readout.weights)
