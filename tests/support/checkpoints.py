@@ -61,12 +61,15 @@ def raising(error: Exception) -> Callable[..., Any]:
 # GGUF
 
 
-def write_gguf(folder: Path, file: Path, without: str = "") -> Path:
-    """The tiny Llama of ``folder`` as llama.cpp would store it, in float32; ``without`` one of its tensors."""
+def write_gguf(folder: Path, file: Path, without: str = "", tensors_each: int = 0) -> Path:
+    """The tiny Llama of ``folder`` as llama.cpp would store it, in float32; ``without`` one of its tensors.
+
+    ``tensors_each``: most tensors in a part; the parts are named as llama.cpp names them. 0: one file.
+    """
     config = json.loads((folder / "config.json").read_text())
     tokenizer = json.loads((folder / "tokenizer.json").read_text())["model"]
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
-    writer = gguf.GGUFWriter(file, "llama")
+    writer = gguf.GGUFWriter(file, "llama", split_max_tensors=tensors_each)
     writer.add_name("tiny")
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])

@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ifedicl.backbone import gguf, hub
+from ifedicl.backbone.checkpoint import check_folder
 from ifedicl.backbone.families import Writes, layer_modules, write_modules, writes_of
 from ifedicl.backbone.fingerprint import fingerprint_of, stored_tensors
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.backbone.preflight import check_memory, refuse_missing
+from ifedicl.backbone.soundness import refuse_not_finite, refuse_tokens_without_rows
 from ifedicl.backbone.tree_attention import Branches, branch_limit
-from ifedicl.errors import BackboneError, UnsafeWeightsError
+from ifedicl.errors import BackboneError, NotEnoughMemoryError
 from ifedicl.settings import ModelSettings
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -33,6 +34,7 @@ _BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16")
 # The files that are downloaded from a hub repository: weights without code, and the tokenizer's files.
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "vocab*"]
 _HUB_FILES += ["merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model"]
+_HUB_FILES += ["adapter_config.json"]  # an adapter is refused by it
 _HUB_FILES += ["LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "ACCEPTABLE_USE*", "README.md"]  # copied by an export
 
 
@@ -113,9 +115,15 @@ class Backbone:
             cache.batch_repeat_interleave(len(tokens))
         attention = {} if branches is None else branches.arguments(0 if prefix is None else prefix.length, self.model.dtype)
         with self._attention(tokens.shape[1]):
-            states: Tensor = self.model.base_model(
-                input_ids=tokens, past_key_values=cache, use_cache=cache is not None, **attention
-            )[0]
+            try:
+                states: Tensor = self.model.base_model(
+                    input_ids=tokens, past_key_values=cache, use_cache=cache is not None, **attention
+                )[0]
+            except IndexError as error:
+                raise BackboneError(
+                    f"{self.source}: a prompt holds a token without a row in the embedding ({error}). Remove the tokenizer's "
+                    "control tokens from the template"
+                ) from error
         return states
 
     def _attention(self, width: int) -> AbstractContextManager[None]:
@@ -160,8 +168,9 @@ def load_backbone(settings: ModelSettings, *, cache: Path | None = None) -> Back
         device = _device(settings.device)
         dtype = _dtype(settings.dtype, device)
         check_memory(sum(tensor.elements for tensor in stored_tensors(folder)), dtype, device, settings.source)
-        model = _model(folder, dtype, settings.source).to(device)
+        model = _model(folder, config, dtype, device, settings.source)
         tokenizer = _tokenizer(folder, settings.source)
+    refuse_tokens_without_rows(model, tokenizer, settings.source)
     return wrap(model, tokenizer, writes, settings, fingerprint)
 
 
@@ -188,11 +197,24 @@ def shape_of(settings: ModelSettings) -> ModelShape:
 def _weights_and_fingerprint(settings: ModelSettings, cache: Path | None = None) -> tuple[Path, str]:
     """The folder with the weights, converted or downloaded if necessary, and the model's fingerprint."""
     original = Path(settings.source).expanduser()
-    if original.suffix.lower() == ".gguf":
+    try:
+        if original.suffix.lower() == ".gguf":
+            with quiet_transformers():
+                return gguf.converted_folder(original, cache), gguf.fingerprint_of(original)
+        if original.is_file():
+            raise BackboneError(
+                f"model.source: received the file {settings.source}; allowed: a folder, a .gguf file or a hub id. Give its "
+                "folder"
+            )
+        folder = original if original.is_dir() else _downloaded(settings)
+        check_folder(folder, settings.source)
         with quiet_transformers():
-            return gguf.converted_folder(original, cache), gguf.fingerprint_of(original)
-    folder = original if original.is_dir() else _downloaded(settings)
-    return folder, fingerprint_of(folder)
+            return folder, fingerprint_of(folder)
+    except OSError as error:
+        raise BackboneError(
+            f"model.source: {settings.source}: {error.filename or 'a file'} cannot be read ({error.strerror or error}). "
+            "Check that it is there, and its permissions"
+        ) from error
 
 
 def wrap(model: Any, tokenizer: Any, writes: Writes, settings: ModelSettings, fingerprint: str) -> Backbone:
@@ -265,13 +287,6 @@ def _downloaded(settings: ModelSettings) -> Path:
 
 
 def _config(folder: Path, source: str) -> Any:
-    if not any(folder.glob("*.safetensors")):
-        pickled = [file.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in folder.glob(kind)]
-        content = f"only pickled weights ({', '.join(sorted(pickled))})" if pickled else "no weights"
-        raise UnsafeWeightsError(
-            f"model.source: {source} holds {content}; allowed: safetensors or GGUF. Pickles can run code. "
-            "Use a revision with safetensors, or convert it on a machine that you trust"
-        )
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # checks of config fields raise many types
@@ -281,7 +296,14 @@ def _config(folder: Path, source: str) -> Any:
         ) from error
 
 
-def _model(folder: Path, dtype: torch.dtype, source: str) -> Any:
+def _model(folder: Path, config: Any, dtype: torch.dtype, device: torch.device, source: str) -> Any:
+    # A config.json can ask for a kernel that is not installed, or that the hub would deliver as code. All compute the same, so
+    # what it asks for does not count, except for "eager".
+    named = {getattr(part, "_attn_implementation", None) for part in (config, config.get_text_config())}
+    changed = {}
+    if not named <= {None, "eager"}:
+        config.update({"_attn_implementation": None})  # of its parts, too
+        changed = {"config": config}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -290,13 +312,32 @@ def _model(folder: Path, dtype: torch.dtype, source: str) -> Any:
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            **changed,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise BackboneError(
-            f"{source}: its weights cannot be loaded ({error}); they may be torn. Download the model again"
+        refuse_missing(info["missing_keys"], source)
+        refuse_not_finite(model, source)
+        return model.to(device)
+    except BackboneError:
+        raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise NotEnoughMemoryError(
+            f"model.source: {source}: the memory of {device.type} is full. Use model.dtype = 'bfloat16', a smaller model, or a "
+            "machine with more memory"
         ) from error
-    refuse_missing(info["missing_keys"], source)
-    return model
+    except ImportError as error:
+        raise BackboneError(
+            f"{source}: transformers needs a package to load it that is not installed ({_first_line(error)}). Install the "
+            "package, or choose another model"
+        ) from error
+    except Exception as error:  # a config.json that does not fit its weights raises many types
+        raise BackboneError(
+            f"{source}: its weights cannot be loaded ({type(error).__name__}: {_first_line(error)}). They may be torn, or not "
+            "belong to its config.json. Download the model again"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _tokenizer(folder: Path, source: str) -> Any:

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ifedicl import files
 from ifedicl.backbone import gguf as gguf_module
 from ifedicl.backbone.fingerprint import fingerprint_of, stored_tensors
+from ifedicl.backbone.licence import terms_of
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.errors import (
@@ -125,3 +126,68 @@ def test_a_second_copy_of_the_weights_counts_for_nothing(model: Path) -> None:
     (model / "consolidated.safetensors").write_bytes((model / "model.safetensors").read_bytes())
     assert fingerprint_of(model) == before
     assert {tensor.file.name for tensor in stored_tensors(model)} == {"model.safetensors"}
+
+
+# Models in parts
+
+
+@pytest.fixture
+def parts(llama_folder: Path, tmp_path: Path) -> list[Path]:
+    """The tiny Llama in four files."""
+    (tmp_path / "parts").mkdir()
+    write_gguf(llama_folder, tmp_path / "parts" / "tiny.gguf", tensors_each=9)
+    return sorted((tmp_path / "parts").iterdir())
+
+
+def test_a_gguf_model_in_parts_is_the_model_whichever_part_is_named(
+    parts: list[Path], gguf_file: Path, backbone: Backbone, tmp_path: Path
+) -> None:
+    assert [part.name for part in parts] == [f"tiny-0000{number}-of-00004.gguf" for number in (1, 2, 3, 4)]
+    loaded = [
+        load_backbone(ModelSettings(source=str(part), device="cpu", dtype="float32"), cache=tmp_path / "own") for part in (parts[0], parts[2])
+    ]
+    for one in loaded:
+        for name, tensor in backbone.model.state_dict().items():
+            assert torch.equal(one.model.state_dict()[name], tensor), name
+        assert one.tokenizer("the soup was warm")["input_ids"] == backbone.tokenizer("the soup was warm")["input_ids"]
+    assert loaded[0].fingerprint == loaded[1].fingerprint != gguf_module.fingerprint_of(gguf_file)
+    assert [folder.name for folder in (tmp_path / "own" / "gguf").iterdir()] == [
+        loaded[0].fingerprint
+    ]  # the joined file is gone
+
+
+def test_the_fingerprint_of_a_model_in_parts_changes_with_each_of_them(parts: list[Path]) -> None:
+    before = gguf_module.fingerprint_of(parts[0])
+    content = bytearray(parts[3].read_bytes())
+    content[-5] ^= 1
+    parts[3].write_bytes(content)
+    assert gguf_module.fingerprint_of(parts[0]) != before
+
+
+def test_a_missing_part_of_a_gguf_model_is_named(parts: list[Path]) -> None:
+    parts[1].unlink()
+    with pytest.raises(
+        BackboneError, match=r"one of 4 parts; 1 are not in its folder: tiny-00002-of-00004\.gguf\. Put all parts"
+    ):
+        tiny.load(parts[3])
+
+
+def test_a_part_under_another_name_is_told_by_its_header(parts: list[Path]) -> None:
+    with pytest.raises(
+        BackboneError, match=r"one of 4 parts by its header, but its name is not that of a part; allowed: NAME-00001"
+    ):
+        tiny.load(parts[0].rename(parts[0].with_name("mine.gguf")))
+
+
+def test_a_part_of_another_model_is_refused(parts: list[Path], llama_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    write_gguf(llama_folder, tmp_path / "other" / "o.gguf", without="lm_head.weight", tensors_each=8)
+    parts[3].write_bytes((tmp_path / "other" / "o-00004-of-00004.gguf").read_bytes())
+    with pytest.raises(BackboneError, match=r"hold \d+ tensors; allowed: the \d+ that its header tells"):
+        tiny.load(parts[0])
+
+
+def test_the_licence_of_a_torn_file_is_an_error_and_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "torn.gguf").write_bytes(b"GGUF\x03")
+    with pytest.raises(BackboneError, match="may be torn"):
+        terms_of(ModelSettings(source=str(tmp_path / "torn.gguf")))
