@@ -6,6 +6,7 @@
     ├── ConfigError                 settings or a config file are wrong        exit 2
     ├── TaskError                   the task cannot be scored with this model  exit 2
     ├── DataError                   a data file or its rows are wrong          exit 3
+    │   └── InputError              an argument of a Python call is wrong
     ├── BackboneError               the model cannot be used                   exit 4
     │   ├── UnknownFamilyError      no entry in the table of writes
     │   ├── UnsafeWeightsError      only pickled weights, or remote code is required
@@ -87,6 +88,10 @@ class DataError(IfediclError):
     """A data file cannot be read, or its rows do not fit the task."""
 
     exit_code = 3
+
+
+class InputError(DataError, ValueError, TypeError):
+    """Texts, labels or a number in a Python call are wrong. Scikit-learn's tools expect the two built-in errors."""
 
 
 class BackboneError(IfediclError):

@@ -16,6 +16,7 @@ from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import ClientRound, calibrate
 from ifedicl.data import Example, Role, split_roles
 from ifedicl.errors import DataError
+from ifedicl.inputs import fraction, whole_number
 from ifedicl.metrics import Comparison
 from ifedicl.settings import Method, changed, method_of
 
@@ -68,9 +69,13 @@ def personalise(
         on_progress: called with the number of steps just done.
 
     Raises:
+        InputError: ``steps``, ``held_out`` or ``seed`` is not in its range.
         DataError: too few examples for training or for the decision.
         FingerprintError: the adapter was made with another model.
     """
+    steps = whole_number(steps, "steps", least=1, remedy="40 are usual")
+    held_out = fraction(held_out, "held_out", remedy="0.3 is usual")
+    seed = whole_number(seed, "seed", least=0, remedy="0 is usual")
     adapter.classifier(backbone)  # refuses another model
     roles = split_roles(examples, selection=held_out, gate=0.0, seed=seed)
     train, decide = roles[Role.TRAIN], roles[Role.SELECTION]

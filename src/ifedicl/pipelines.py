@@ -8,6 +8,7 @@ from typing import TypeAlias, TypedDict, overload
 
 from ifedicl.adapter import Adapter, Classifier, Prediction
 from ifedicl.backbone.load import Backbone
+from ifedicl.inputs import whole_number
 
 
 class Scored(TypedDict):
@@ -40,8 +41,11 @@ class Pipeline:
             top_k: left out: the best label of each text; a number: this many labels of each text, best first; None: all.
 
         Raises:
+            InputError: ``inputs`` holds something else than strings, or ``top_k`` is not a number of labels.
             DataError: a text has no tokens.
         """
+        if top_k != -1 and top_k is not None:
+            whole_number(top_k, "top_k", least=1, remedy="Give None for all labels, or leave it out for the best")
         ranked = [_ranked(one) for one in self._classifier.classify([inputs] if isinstance(inputs, str) else inputs)]
         if top_k == -1:
             return [labels[0] for labels in ranked]

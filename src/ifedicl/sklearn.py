@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.validation import check_is_fitted
 
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
+from ifedicl.caller_labels import read_labels
 from ifedicl.data import Example
-from ifedicl.errors import DataError
+from ifedicl.errors import InputError
+from ifedicl.inputs import fraction, texts_of, whole_number
 from ifedicl.personal import personalise
 
 
 class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Labels texts with a federation's adapter; ``X`` is a sequence of strings.
+    """Labels texts with a federation's adapter; ``X`` is a sequence or one column of strings.
 
     The adapter is already calibrated. With ``steps=0`` ``fit`` learns nothing: it loads the model and checks the labels. With
     more steps ``fit`` calibrates the adapter further on ``X`` and ``y`` (:func:`ifedicl.personalise`), and uses the result if
     it is better on a held-out part of them.
 
     Attributes:
-        classes_: ``(C,)`` labels, sorted.
+        classes_: ``(C,)`` all labels of the task, sorted, of the dtype of ``y``.
         adapter_: the adapter that predicts.
     """
 
@@ -57,46 +60,67 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.held_out = held_out
         self.seed = seed
 
-    def fit(self, X: Sequence[str], y: Sequence[str]) -> Self:  # noqa: N803
+    def fit(self, X: Any, y: Any) -> Self:  # noqa: N803
         """Load the model; with ``steps``, calibrate the adapter further.
 
+        Args:
+            X: ``(N,)`` texts: a list, an array, a series, or a data frame of one column.
+            y: ``(N,)`` labels: the task's names, or numbers or booleans (:func:`ifedicl.caller_labels.read_labels`).
+
         Raises:
-            DataError: the task does not have a label, or ``X`` does not hold texts only.
+            InputError: ``X`` does not hold texts only, ``y`` has another length or a label that the task does not have, or a
+                parameter is out of its range.
             BackboneError: the model cannot be loaded, or is another model.
         """
-        adapter = self.adapter if isinstance(self.adapter, Adapter) else Adapter.load(self.adapter)
-        loaded = adapter.with_model_source(self.model)
-        texts, labels = _texts(X), [str(label) for label in y]
-        for label in sorted(set(labels)):
-            loaded.task.index(label)
-        classifier = loaded.classifier(self.backbone)
-        if self.steps:
-            examples = [Example(text, label) for text, label in zip(texts, labels, strict=True)]
-            personal = personalise(
-                loaded, examples, classifier.backbone, steps=self.steps, held_out=self.held_out, seed=self.seed
+        steps = whole_number(self.steps, "steps", least=0, remedy="0 learns nothing; 40 are usual")
+        if not isinstance(self.model, str | None):
+            raise InputError(f"model: received {self.model!r}; allowed: a path or hub id as text, or None. Give text")
+        if not isinstance(self.backbone, Backbone | None):
+            raise InputError(f"backbone: received {type(self.backbone).__name__}; allowed: what load_backbone returns, or None")
+        fraction(self.held_out, "held_out", remedy="0.3 is usual")
+        whole_number(self.seed, "seed", least=0, remedy="0 is usual")
+        if getattr(y, "shape", ())[1:] == (1,):
+            warnings.warn("A column-vector y was passed when a 1d array was expected", DataConversionWarning, stacklevel=2)
+        texts, loaded = _some_texts(X), _adapter_of(self.adapter).with_model_source(self.model)
+        labels = read_labels(y, loaded.task)
+        if len(labels.names) != len(texts):
+            raise InputError(
+                f"X and y: received {len(texts)} texts and {len(labels.names)} labels; allowed: one label for each text. "
+                "Check that both come from the same rows"
             )
+        classifier = loaded.classifier(self.backbone)
+        if steps:
+            examples = [Example(text, label) for text, label in zip(texts, labels.names, strict=True)]
+            personal = personalise(loaded, examples, classifier.backbone, steps=steps, held_out=self.held_out, seed=self.seed)
             classifier = personal.adapter.classifier(classifier.backbone)
         self.adapter_ = classifier.adapter
-        self.classes_ = np.array(sorted(loaded.task.labels))
+        self.classes_ = labels.classes
         self._classifier = classifier
-        self._order = np.argsort(loaded.task.labels)
+        self._order = np.array([loaded.task.index(name) for name in labels.sorted_names])
         return self
 
-    def predict_proba(self, X: Sequence[str]) -> npt.NDArray[np.float64]:  # noqa: N803
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:  # noqa: N803
         """``(N, C)`` probabilities, in the order of ``classes_``."""
         check_is_fitted(self)
-        texts = _texts(X)
+        texts = texts_of(X, "X")
         if not texts:
             return np.zeros((0, len(self.classes_)))
+        if not hasattr(self, "_classifier"):  # after a pickle
+            self._classifier = self.adapter_.classifier(self.backbone)
         probabilities: npt.NDArray[np.float64] = np.exp(self._classifier.log_probabilities(texts).astype(np.float64))
         ordered: npt.NDArray[np.float64] = (probabilities / probabilities.sum(axis=1, keepdims=True))[:, self._order]
         return ordered
 
-    def predict(self, X: Sequence[str]) -> npt.NDArray[np.str_]:  # noqa: N803
-        """``(N,)`` labels."""
+    def predict(self, X: Any) -> npt.NDArray[Any]:  # noqa: N803
+        """``(N,)`` labels, of the dtype of the ``y`` that was fitted."""
         positions = self.predict_proba(X).argmax(axis=1)
-        labels: npt.NDArray[np.str_] = self.classes_[positions]
+        labels: npt.NDArray[Any] = self.classes_[positions]
         return labels
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy in another process puts the adapter on the model itself.
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_classifier"}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -105,9 +129,20 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
 
-def _texts(X: Sequence[str]) -> list[str]:  # noqa: N803
-    texts = list(X)
-    for number, text in enumerate(texts, start=1):
-        if not isinstance(text, str):
-            raise DataError(f"X: received a {type(text).__name__} as number {number}; allowed: a sequence of strings")
+def _adapter_of(given: object) -> Adapter:
+    if isinstance(given, Adapter):
+        return given
+    if not isinstance(given, str | Path):
+        raise InputError(
+            f"adapter: received {given!r}; allowed: an Adapter, or its folder. Give the folder that `ifedicl run` wrote"
+        )
+    return Adapter.load(given)
+
+
+def _some_texts(X: object) -> list[str]:  # noqa: N803
+    texts = texts_of(X, "X")
+    if not texts:
+        raise InputError(
+            "X: received no texts, 0 sample(s); allowed: a minimum of 1 is required. Check the rows that you chose"
+        )
     return texts

@@ -27,7 +27,8 @@ from ifedicl.backbone import hub
 from ifedicl.backbone.licence import terms_of
 from ifedicl.core.vectors import Array32
 from ifedicl.data import Example
-from ifedicl.errors import AdapterError, DataError, FingerprintError
+from ifedicl.errors import AdapterError, FingerprintError
+from ifedicl.inputs import texts_of
 from ifedicl.metrics import Evaluation
 
 if TYPE_CHECKING:
@@ -283,12 +284,12 @@ class Classifier:
         """``(N, C)`` log-probabilities among the labels, in the order of ``texts``.
 
         Raises:
+            InputError: ``texts`` is a single string, or holds something else than strings.
             DataError: a text has no tokens.
         """
         from ifedicl.backbone.hooks import applied
 
-        if isinstance(texts, str):
-            raise DataError("texts: received a single string; allowed: a list of texts. Call classify([text])")
+        texts = texts_of(texts, "texts")
         prompts = self._scorer.encoder.prompts(texts)
         if prompts.truncated:
             _log.warning("%d of %d texts were cut to fit the model's window", prompts.truncated, len(texts))

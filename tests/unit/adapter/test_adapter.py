@@ -218,5 +218,5 @@ def test_the_version_that_wrote_an_adapter_stands_in_its_header(saved: Path) -> 
 
 
 def test_a_single_string_is_no_list_of_texts(adapter: Adapter, backbone: Backbone) -> None:
-    with pytest.raises(DataError, match="a list of texts"):
+    with pytest.raises(DataError, match="received a single string; allowed: a list"):
         adapter.classifier(backbone).classify("smoke")
