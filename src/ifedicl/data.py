@@ -112,7 +112,8 @@ def read_examples(source: str | Path, task: Task, *, text: str = "text", label: 
     """Read labelled text and check every row against the task.
 
     Args:
-        source: a ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` file, or ``hub:NAME/SPLIT`` for a data set of the model hub.
+        source: a ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` file, a folder of parts of one set, a folder that
+            ``save_to_disk`` of ``datasets`` wrote, or ``hub:NAME/SPLIT`` for a data set of the model hub.
         task: the labels that may occur.
         text: the column that holds the text.
         label: the column that holds the label's name.
@@ -136,7 +137,7 @@ def read_labelled(source: str | Path, *, text: str = "text", label: str = "label
 def _read(source: str | Path, task: Task | None, text: str, label: str) -> tuple[Example, ...]:
     examples: list[Example] = []
     faults: list[str] = []
-    for line, row in rows_of(source):
+    for line, row in rows_of(source, (text, label)):
         fault = _fault_of(row, task, text, label)
         if fault is None:
             examples.append(Example(str(row[text]), str(row[label])))
@@ -160,13 +161,13 @@ def read_texts(source: str | Path, *, text: str = "text") -> tuple[str, ...]:
     if Path(source).suffix.lower() == ".txt":
         texts = tuple(line for line in decoded(Path(source)).split("\n") if line.strip())
     else:
-        texts = tuple(_text_of(source, line, row, text) for line, row in rows_of(source))
+        texts = tuple(_text_of(source, line, row, text) for line, row in rows_of(source, (text,)))
     if not texts:
         raise DataError(f"{source}: received no texts; allowed: at least one")
     return texts
 
 
-def _text_of(source: str | Path, line: int, row: Mapping[str, Any], column: str) -> str:
+def _text_of(source: str | Path, line: int | str, row: Mapping[str, Any], column: str) -> str:
     if row.get(column) is None:
         raise DataError(f"{source}, line {line}: no column {column!r}; it has {', '.join(map(repr, columns_of(row)))}")
     fault = _no_text(row, column)

@@ -120,7 +120,7 @@ def _size(message: Request | Reply) -> int:
 
 def inspect_data(path: Path) -> dict[str, Any]:
     """Rows, labels and lengths of a data file, without texts."""
-    rows = [row for _, row in rows_of(path)]
+    rows = [row for _, row in rows_of(path, ("text", "label"))]
     if not rows:
         raise DataError(f"{path}: no rows. Give a file with at least one labelled text")
     columns = columns_of(rows[0])

@@ -1,4 +1,4 @@
-"""Reads rows of JSONL, CSV, TSV and Parquet files and of data sets on the hub, without changes. It knows no task."""
+"""Reads rows of JSONL, CSV, TSV and Parquet files, of folders of them, and of data sets on the hub. It knows no task."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import csv
 import io
 import json
 import math
-from collections import Counter
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+from ifedicl import arrow_rows
+from ifedicl.arrow_rows import SHOWN_COLUMN, check_columns
 from ifedicl.errors import DataError
 
-_SHOWN_COLUMN = 20
-"""Most characters of a column's name in a message: without a header line the name is a text."""
+Numbered: TypeAlias = Iterator[tuple[int | str, Mapping[str, Any]]]
+"""Where a row is, for messages (its line, or its line "of" a file of a folder), and the row."""
+_Reader: TypeAlias = Callable[[Path, Sequence[str] | None], Iterable[tuple[int, Mapping[str, Any]]]]
 HUB_PREFIX = "hub:"
 """The beginning of a source that is a hub id, not a path."""
 _KINDS: Mapping[type, str] = {bool: "true or false", list: "a list", dict: "an object", bytes: "bytes"}
@@ -34,7 +37,7 @@ def kind_of(cell: object) -> str:
 
 def columns_of(row: Mapping[str, Any]) -> list[str]:
     """The names of the columns, shortened."""
-    return [str(name)[:_SHOWN_COLUMN] for name in row]
+    return [str(name)[:SHOWN_COLUMN] for name in row]
 
 
 def has_lone_surrogate(text: str) -> bool:
@@ -42,22 +45,80 @@ def has_lone_surrogate(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def rows_of(source: str | Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(line number, row) pairs of any supported source.
+def rows_of(source: str | Path, columns: Sequence[str] | None = None) -> Numbered:
+    """(line, row) pairs of any supported source.
+
+    Args:
+        source: a file, a folder of parts of one set, a folder written by ``save_to_disk``, or ``hub:NAME/SPLIT``.
+        columns: those that the caller needs; None: all. The others may be None in every row: a Parquet file, for instance, may
+            hold columns that cannot be read.
 
     Raises:
         DataError: the source is absent, torn, or of an unknown kind.
     """
     if str(source).startswith(HUB_PREFIX):
-        yield from enumerate(_hub_rows(str(source).removeprefix(HUB_PREFIX)), start=1)
+        yield from enumerate(_hub_rows(str(source).removeprefix(HUB_PREFIX), columns), start=1)
         return
     path = Path(source)
+    if path.is_dir():
+        yield from _folder_rows(path, columns)
+        return
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path}: received a file ending in {path.suffix!r}; allowed: {', '.join(sorted(_READERS))}")
     if not path.is_file():
         raise DataError(f"{path}: there is no such file. Check the path (in a config it is relative to the config's folder)")
-    yield from reader(path)
+    yield from reader(path, columns)
+
+
+def _folder_rows(folder: Path, columns: Sequence[str] | None) -> Numbered:
+    if (folder / arrow_rows.STATE).is_file():
+        yield from enumerate(arrow_rows.saved_rows(folder, columns), start=1)
+        return
+    if (folder / arrow_rows.SPLITS).is_file():
+        splits = sorted(part.name for part in folder.iterdir() if (part / arrow_rows.STATE).is_file())
+        raise DataError(
+            f"{folder}: received a folder of saved splits ({', '.join(splits)}); allowed: one of them. Name its folder, for "
+            f"instance {folder / (splits[0] if splits else 'train')}"
+        )
+    for file in parts_of(folder):
+        for line, row in _READERS[file.suffix.lower()](file, columns):
+            yield f"{line} of {file.name}", row
+
+
+def parts_of(folder: Path) -> list[Path]:
+    """The data files of a folder, in order of their numbers.
+
+    Raises:
+        DataError: there is none, they are not parts of one set, or one of the parts is missing.
+    """
+    found = [file for file in folder.iterdir() if file.is_file() and not file.name.startswith((".", "_"))]
+    parts = sorted((file for file in found if file.suffix.lower() in _READERS), key=lambda file: _natural(file.name))
+    kinds = ", ".join(sorted(_READERS))
+    if not parts:
+        inner = sorted(place.name for place in folder.iterdir() if place.is_dir() and not place.name.startswith("."))
+        content = f"folders only ({', '.join(inner[:3])})" if inner and not found else "no data files"
+        raise DataError(
+            f"{folder}: received a folder with {content}; allowed: files ending in {kinds}. Name the file or its folder"
+        )
+    if len({re.sub(r"\d+", "#", file.name.lower()) for file in parts}) > 1:
+        names = ", ".join(file.name for file in parts[:4]) + (f" and {len(parts) - 4} more" if len(parts) > 4 else "")
+        raise DataError(
+            f"{folder}: received a folder with several data files ({names}); allowed: parts of one set, whose names differ in "
+            "their numbers only. Name one file, or move the parts to a folder of their own"
+        )
+    told = re.search(r"-of-(\d+)", parts[0].name)
+    if told is not None and int(told[1]) != len(parts):
+        raise DataError(
+            f"{folder}: received {len(parts)} parts; allowed: all {int(told[1])} that {parts[0].name} tells of. Download "
+            "the others"
+        )
+    return parts
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts ``part-10`` behind ``part-9``."""
+    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", name) if piece]
 
 
 def decoded(path: Path) -> str:
@@ -76,7 +137,7 @@ def decoded(path: Path) -> str:
         raise DataError(f"{path}: not UTF-8 text (byte {error.start}); convert it, or check that it is whole") from error
 
 
-def _jsonl_rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
+def _jsonl_rows(path: Path, _columns: Sequence[str] | None) -> Iterable[tuple[int, Mapping[str, Any]]]:
     # Split at newlines only: str.splitlines would also cut at U+2028, which JSON strings may hold.
     for number, line in enumerate(decoded(path).split("\n"), start=1):
         if not line.strip():
@@ -103,14 +164,14 @@ def _jsonl_rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
         yield number, row
 
 
-def _delimited(delimiter: str) -> Callable[[Path], Iterable[tuple[int, Mapping[str, Any]]]]:
-    def rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
+def _delimited(delimiter: str) -> _Reader:
+    def rows(path: Path, _columns: Sequence[str] | None) -> Iterable[tuple[int, Mapping[str, Any]]]:
         # A file object splits at newlines only, as in _jsonl_rows.
         reader = csv.DictReader(io.StringIO(decoded(path), newline=""), delimiter=delimiter, strict=True)
         try:
             if delimiter == "," and any(";" in name for name in reader.fieldnames or ()):
                 raise DataError(f"{path}: its cells are separated by ';'; save it with ',' between them, or as .jsonl")
-            _check_columns(path, reader.fieldnames or ())
+            check_columns(path, reader.fieldnames or ())
             for row in reader:
                 if None in row:  # the cells are not shown: the one in the label's column is a piece of the text
                     raise DataError(
@@ -130,29 +191,11 @@ def _delimited(delimiter: str) -> Callable[[Path], Iterable[tuple[int, Mapping[s
     return rows
 
 
-def _check_columns(path: Path, columns: Sequence[str]) -> None:
-    """Refuse two columns of one name, since only the last is read. Commas at a line's end make columns without a name."""
-    twice = columns_of({name: None for name, count in Counter(columns).items() if count > 1 and name})
-    if twice:
-        raise DataError(
-            f"{path}, line 1: received the column {', '.join(map(repr, twice))} more than once; allowed: a distinct name for "
-            "each column. Rename or remove one"
-        )
+def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterable[tuple[int, Mapping[str, Any]]]:
+    return enumerate(arrow_rows.parquet_rows(path, columns), start=1)
 
 
-def _parquet_rows(path: Path) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise DataError(f"{path}: Parquet files need another package: pip install 'ifedicl[parquet]'") from error
-    try:
-        _check_columns(path, parquet.read_schema(path).names)
-        return enumerate(parquet.read_table(path).to_pylist(), start=1)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: not a whole Parquet file ({error}); write or download it again") from error
-
-
-def _hub_rows(name: str) -> Iterable[Mapping[str, Any]]:
+def _hub_rows(name: str, columns: Sequence[str] | None) -> Iterable[Mapping[str, Any]]:
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -164,11 +207,15 @@ def _hub_rows(name: str) -> Iterable[Mapping[str, Any]]:
         raise DataError(
             f"hub:{name}: cannot be read ({error}); allowed: hub:OWNER/DATASET/SPLIT, and the hub must be reachable"
         ) from error
-    names = {column: feature.names for column, feature in table.features.items() if hasattr(feature, "names") and feature.names}
-    return ({key: names[key][value] if key in names else value for key, value in row.items()} for row in table)
+    labels = {column: feature.names for column, feature in table.features.items() if getattr(feature, "names", None)}
+    empty = dict.fromkeys(table.features)
+    if columns is not None:  # pictures and sounds would be decoded
+        table = table.select_columns([column for column in table.features if column in columns])
+    for row in table:
+        yield empty | {key: arrow_rows.named(value, labels[key]) if key in labels else value for key, value in row.items()}
 
 
-_READERS: Mapping[str, Callable[[Path], Iterable[tuple[int, Mapping[str, Any]]]]] = {
+_READERS: Mapping[str, _Reader] = {
     ".jsonl": _jsonl_rows,
     ".csv": _delimited(","),
     ".tsv": _delimited("\t"),
