@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from typing import Annotated, Any
@@ -13,11 +15,12 @@ from typing import Annotated, Any
 import typer
 
 from ifedicl import __version__
-from ifedicl.cli import audit, export, flare, inference, owner, project, run, serve, tasks
-from ifedicl.errors import ConfigError, IfediclError
+from ifedicl.cli import audit, export, flare, inference, output, owner, project, run, serve, tasks
+from ifedicl.errors import ConfigError, IfediclError, StorageError
 
 # torch, transformers and matplotlib take seconds to import. Commands import what they need, so that --help is fast.
 
+_UsageError = typer.BadParameter.__mro__[1]  # typer has its own copy of click, without a public name for it
 _INTERRUPTED = 130  # typer's exit code for Ctrl-C
 
 app = typer.Typer(
@@ -29,7 +32,8 @@ app = typer.Typer(
     help="Calibrate one frozen language model together, without showing each other your text (IFed-ICL, arXiv 2511.06757).\n\n"
     "Start with `ifedicl demo`; for your own data, `ifedicl init`, then `ifedicl run config.toml`.",
     epilog="Exit codes: 0 done, 1 other, 2 settings or task, 3 data, 4 model, 5 adapter, 6 disk, 7 download, 8 federation, "
-    "9 serving, 130 stopped by Ctrl-C (--resume continues a run). With --json, errors are also printed to standard output: "
+    "9 serving, 130 stopped by Ctrl-C (--resume continues a run), 141 the reader of the output has gone. With --json, errors "
+    "(and wrong arguments) are also printed to standard output: "
     '{"error": {"code": EXIT CODE, "kind": ..., "message": ..., "faults": [...]}}.',
 )
 
@@ -54,17 +58,50 @@ for command in (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    output.escape_what_has_no_encoding()
     try:
-        _command()(args=None if arguments is None else list(arguments), prog_name="ifedicl")
+        code = _exit_code_of(words)
+        output.flush()
+    except BrokenPipeError:
+        output.give_up()
+        code = output.READER_GONE
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:  # a file's own error names it
+            raise
+        output.give_up()
+        with suppress(OSError):
+            print(
+                f"error: the output cannot be written: {error.strerror}. Write it somewhere else", file=sys.stderr, flush=True
+            )
+        code = StorageError.exit_code
+    sys.exit(code)
+
+
+def _exit_code_of(words: Sequence[str]) -> int:
+    """Run a command.
+
+    Raises:
+        BrokenPipeError: the reader of the output has gone.
+    """
+    try:
+        _command()(args=list(words), prog_name="ifedicl")
     except IfediclError as error:
         print(f"error: {error}", file=sys.stderr)
-        if _wants_json(sys.argv[1:] if arguments is None else arguments):
+        if _wants_json(words):
             print(json.dumps({"error": _facts(error)}, ensure_ascii=False))
-        sys.exit(error.exit_code)
+        return error.exit_code
     except SystemExit as stop:
+        # Typer and rich exit while they handle the error that made them do so.
+        reason = stop.__context__
+        if isinstance(reason, BrokenPipeError):
+            raise reason from None
+        if isinstance(reason, _UsageError) and _wants_json(words):
+            print(json.dumps({"error": _usage_facts(reason)}, ensure_ascii=False))
         if stop.code == _INTERRUPTED:
             print("stopped. --resume continues a run after its last round; other commands start again.", file=sys.stderr)
-        raise
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return 0
 
 
 @cache
@@ -82,6 +119,13 @@ def _facts(error: IfediclError) -> dict[str, Any]:
     """An error for scripts. The message has the remedy; faults of settings are also listed one by one."""
     faults = [asdict(fault) for fault in error.faults] if isinstance(error, ConfigError) else []
     return {"code": error.exit_code, "kind": type(error).__name__, "message": str(error), "faults": faults}
+
+
+def _usage_facts(error: Any) -> dict[str, Any]:
+    """A wrong command line for scripts."""
+    command = "ifedicl" if error.ctx is None else error.ctx.command_path
+    message = f"{error.format_message().rstrip('.?')}. See: {command} --help"
+    return {"code": error.exit_code, "kind": "UsageError", "message": message, "faults": []}
 
 
 @app.callback(invoke_without_command=True)
