@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from ifedicl import arrow_rows
-from ifedicl.arrow_rows import SHOWN_COLUMN, check_columns
 from ifedicl.errors import DataError
+from ifedicl.rows import arrow
+from ifedicl.rows.arrow import SHOWN_COLUMN, check_columns
 
 Numbered: TypeAlias = Iterator[tuple[int | str, Mapping[str, Any]]]
 """Where a row is, for messages (its line, or its line "of" a file of a folder), and the row."""
@@ -72,11 +72,11 @@ def rows_of(source: str | Path, columns: Sequence[str] | None = None) -> Numbere
 
 
 def _folder_rows(folder: Path, columns: Sequence[str] | None) -> Numbered:
-    if (folder / arrow_rows.STATE).is_file():
-        yield from enumerate(arrow_rows.saved_rows(folder, columns), start=1)
+    if (folder / arrow.STATE).is_file():
+        yield from enumerate(arrow.saved_rows(folder, columns), start=1)
         return
-    if (folder / arrow_rows.SPLITS).is_file():
-        splits = sorted(part.name for part in folder.iterdir() if (part / arrow_rows.STATE).is_file())
+    if (folder / arrow.SPLITS).is_file():
+        splits = sorted(part.name for part in folder.iterdir() if (part / arrow.STATE).is_file())
         raise DataError(
             f"{folder}: received a folder of saved splits ({', '.join(splits)}); allowed: one of them. Name its folder, for "
             f"instance {folder / (splits[0] if splits else 'train')}"
@@ -192,7 +192,7 @@ def _delimited(delimiter: str) -> _Reader:
 
 
 def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterable[tuple[int, Mapping[str, Any]]]:
-    return enumerate(arrow_rows.parquet_rows(path, columns), start=1)
+    return enumerate(arrow.parquet_rows(path, columns), start=1)
 
 
 def _hub_rows(name: str, columns: Sequence[str] | None) -> Iterable[Mapping[str, Any]]:
@@ -212,7 +212,7 @@ def _hub_rows(name: str, columns: Sequence[str] | None) -> Iterable[Mapping[str,
     if columns is not None:  # pictures and sounds would be decoded
         table = table.select_columns([column for column in table.features if column in columns])
     for row in table:
-        yield empty | {key: arrow_rows.named(value, labels[key]) if key in labels else value for key, value in row.items()}
+        yield empty | {key: arrow.named(value, labels[key]) if key in labels else value for key, value in row.items()}
 
 
 _READERS: Mapping[str, _Reader] = {
