@@ -28,15 +28,17 @@ from tests.support import tiny
 TEXTS = (*tiny.SENTENCES, "ok", "the phone, the fan and the bread on the table were warm again and again")
 
 
-def _naive(backbone: Backbone, prompt: Tokens, word: Tokens) -> Tensor:
-    """``log P(word | prompt)``: one sequence, all logits, a full log-softmax at each token."""
+def _naive(backbone: Backbone, prompt: Tokens, word: Tokens, words: Sequence[Tokens] = ()) -> Tensor:
+    """``log P(word | prompt)``: all logits of one sequence; none of ``words`` goes on from it."""
     logits = backbone.model(torch.tensor([[*prompt, *word]])).logits[0].float().log_softmax(dim=-1)
-    return sum((logits[len(prompt) - 1 + step, token] for step, token in enumerate(word)), torch.zeros(()))
+    goes_on = {other[len(word)] for other in words if len(other) > len(word) and other[: len(word)] == word}
+    ends = torch.log(1 - sum((logits[-1, token].exp() for token in goes_on), torch.zeros(())))
+    return sum((logits[len(prompt) - 1 + step, token] for step, token in enumerate(word)), ends)
 
 
 def _naive_scores(scorer: Scorer, prompts: Sequence[Tokens]) -> Tensor:
     words = scorer.encoder.tree.words
-    return torch.stack([torch.stack([_naive(scorer.backbone, prompt, word) for word in words]) for prompt in prompts])
+    return torch.stack([torch.stack([_naive(scorer.backbone, prompt, word, words) for word in words]) for prompt in prompts])
 
 
 @pytest.fixture

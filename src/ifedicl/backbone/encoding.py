@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from ifedicl.backbone.control_tokens import ControlTokens
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.lock import exclusive
+from ifedicl.backbone.turn import Turn
 from ifedicl.errors import DataError, TaskError
 from ifedicl.task import TEXT_FIELD, Task
 
@@ -52,6 +55,18 @@ class LabelTree:
         paths = [node for node in nodes if not any(other[: len(node)] == node for other in nodes if other != node)]
         return cls(tuple(words), tuple(nodes), tuple(paths))
 
+    def continuations(self) -> dict[Tokens, tuple[int, ...]]:
+        """For each label word that begins others, the tokens with which they go on.
+
+        Such a word is scored with its end, or it could never lose: all that begins with the longer word begins with it too.
+        """
+        behind: dict[Tokens, set[int]] = {word: set() for word in self.words}
+        for word in self.words:
+            for length in range(1, len(word)):
+                if word[:length] in behind:
+                    behind[word[:length]].add(word[length])
+        return {word: tuple(sorted(tokens)) for word, tokens in behind.items() if tokens}
+
     @property
     def is_flat(self) -> bool:
         """Whether every label word is a single token."""
@@ -59,23 +74,25 @@ class LabelTree:
 
 
 class Encoder:
-    """Turns the texts of one task into tokens of one model."""
+    """Turns the texts of one task into tokens of one model. No text and no label word makes a control token."""
 
     def __init__(self, backbone: Backbone, task: Task) -> None:
         """Tokenise the template and the label words.
 
         Raises:
             TaskError: the template leaves no room for text, a label word has no separate tokens behind the prompt, two label
-                words have the same tokens, or the model has no chat template although the task asks for a chat turn.
+                words have the same tokens, or the task asks for a chat turn and the model's chat template gives none
+                (:class:`~ifedicl.backbone.turn.Turn`).
         """
-        self._tokenizer = backbone.tokenizer
+        self._backbone = backbone
         self._task = task
-        if task.turn == "chat" and not self._tokenizer.chat_template:
-            raise TaskError(f"task.turn is 'chat', but {backbone.source} has no chat template; use turn = 'raw'")
+        self._turn = Turn(backbone.tokenizer, task, backbone.source)
+        self._control = ControlTokens(backbone.tokenizer)
+        (self._empty,) = self._joint([self._turn.prompt("")])
+        self._of_template = self._control.among(self._empty)
         self.tree = LabelTree.of(self._label_words())
         longest = max(map(len, self.tree.words))
         self._limit = backbone.context_window - longest
-        self._empty = self._tokens(self._rendered(""))
         if len(self._empty) >= self._limit:
             raise TaskError(
                 f"task.template: it takes {len(self._empty)} tokens and the longest label word {longest}, of a window of "
@@ -86,11 +103,13 @@ class Encoder:
         """Encode texts; a text that is too long is cut at its end, the template never.
 
         Raises:
-            DataError: a text adds no token to the template.
+            DataError: a text adds no token to the template, or has the name of a control token and the tokenizer cannot read
+                that as text.
+            TaskError: the model's chat template raises for a text, or drops it.
         """
         if not texts:
             return Prompts((), 0)
-        encoded = [tuple(tokens) for tokens in self._batch([self._rendered(text) for text in texts])]
+        encoded = self._encoded(texts)
         truncated = 0
         for position, tokens in enumerate(encoded):
             if tokens == self._empty:
@@ -116,11 +135,11 @@ class Encoder:
         fits, too_long = 0, len(text)
         while too_long - fits > 1:
             middle = (fits + too_long) // 2
-            if len(self._tokens(self._rendered(text[:middle]))) <= self._limit:
+            if len(self._encoded([text[:middle]])[0]) <= self._limit:
                 fits = middle
             else:
                 too_long = middle
-        return self._tokens(self._rendered(text[:fits]))
+        return self._encoded([text[:fits]])[0]
 
     def _label_words(self) -> tuple[Tokens, ...]:
         words: list[Tokens] = []
@@ -139,8 +158,7 @@ class Encoder:
 
     def _ending(self, probe: str, word: str) -> Tokens:
         """The tokens that ``word`` adds to a prompt if both are tokenised together."""
-        prompt = self._rendered(probe)
-        alone, joint = self._tokens(prompt), self._tokens(prompt + self._task.separator + word)
+        (alone,), (joint,) = self._encoded([probe]), self._encoded([probe], word)
         if joint[: len(alone)] != alone:
             raise self._no_boundary(word)
         return joint[len(alone) :]
@@ -152,20 +170,40 @@ class Encoder:
             f"after {TEXT_FIELD}), and set the separator to ' '"
         )
 
-    def _rendered(self, text: str) -> str:
-        prompt = self._task.prompt(text)
-        if self._task.turn == "raw":
-            return prompt
-        turn = [{"role": "user", "content": prompt}]
-        return str(self._tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    def _encoded(self, texts: Sequence[str], word: str | None = None) -> list[Tokens]:
+        """The prompts' tokens, with the separator and a label word behind each if it is given."""
+        ending = "" if word is None else self._task.separator + word
+        rows = self._joint([self._turn.prompt(text) + ending for text in texts])
+        for number, (text, tokens) in enumerate(zip(texts, rows, strict=True), start=1):
+            named = self._control.named_in(text) or self._control.named_in(word or "")
+            if named or self._control.among(tokens) != self._of_template:
+                rows[number - 1] = self._as_text(text, word, number, named)
+        return rows
 
-    def _tokens(self, prompt: str) -> Tokens:
-        return tuple(self._batch([prompt])[0])
-
-    def _batch(self, prompts: list[str]) -> list[list[int]]:
-        # A chat template adds the special tokens itself.
-        tokens: list[list[int]] = self._tokenizer(prompts, add_special_tokens=self._task.turn == "raw")["input_ids"]
+    def _as_text(self, text: str, word: str | None, number: int, named: str | None) -> Tokens:
+        """As :meth:`_encoded`, with every character of text and word a plain one."""
+        parts = self._turn.parts(text)
+        if word is not None:
+            parts = (*parts[:-1], parts[-1] + self._task.separator, word)
+        with exclusive(self._backbone):
+            tokens = self._control.encoded(parts, adds_special=self._adds_special)
+        if tokens is None or self._control.among(tokens) != self._of_template:
+            what = "the characters of a control token" if named is None else f"{named!r}, a control token"
+            reason = f"{what} of {self._backbone.source}, and its tokenizer cannot read them as plain text"
+            if word is None:
+                raise DataError(f"text number {number} holds {reason}. Remove them from the text")
+            raise TaskError(f"task.label_words: {word!r} holds {reason}. Choose another word")
         return tokens
+
+    def _joint(self, prompts: list[str]) -> list[Tokens]:
+        """The tokenizer's own tokens of whole prompts."""
+        with exclusive(self._backbone):
+            rows = self._backbone.tokenizer(prompts, add_special_tokens=self._adds_special)["input_ids"]
+        return [tuple(tokens) for tokens in rows]
+
+    @property
+    def _adds_special(self) -> bool:
+        return self._task.turn == "raw"  # a chat template adds the special tokens itself
 
 
 def shared_length(first: Tokens, second: Tokens, most: int) -> int:

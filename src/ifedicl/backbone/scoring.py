@@ -117,6 +117,7 @@ class Scorer:
         self.budget = _BUDGETS[backbone.device.type]
         self._tree = self.encoder.tree
         self._branching, self._by_paths = Layout.branching(self._tree), Layout.by_paths(self._tree)
+        self._ended = self._tree.continuations()
         self._first_tokens = torch.tensor([word[0] for word in self._tree.words], device=backbone.device)
 
     def encoded(self, examples: Sequence[Example]) -> EncodedExamples:
@@ -138,16 +139,23 @@ class Scorer:
     def word_losses(self, prompts: Sequence[Tokens], labels: Sequence[int]) -> Tensor:
         """``(B,)`` float32: ``-log P(label word | prompt)`` over the whole vocabulary in nats (paper Eq. 6).
 
-        It is divided by the number of tokens if the task normalises lengths. ``labels`` are positions in the task.
+        It is divided by the number of tokens if the task normalises lengths. ``labels`` are positions in the task. A word that
+        begins another must also end: that no longer word goes on from it counts as one more token would.
         """
         words = [self._tree.words[label] for label in labels]
-        states = self._states([Row(prompt + word[:-1]) for prompt, word in zip(prompts, words, strict=True)], None)  # (B, T, d)
+        run = [prompt + (word if word in self._ended else word[:-1]) for prompt, word in zip(prompts, words, strict=True)]
+        states = self._states(list(map(Row, run)), None)  # (B, T, d)
         rows = [row for row, word in enumerate(words) for _ in word]
         columns = [len(prompt) - 1 + step for prompt, word in zip(prompts, words, strict=True) for step in range(len(word))]
         targets = torch.tensor([token for word in words for token in word], device=states.device)
         read = self.backbone.logits(states[rows, columns])  # (sum of word lengths, V)
         losses = functional.cross_entropy(read, targets, reduction="none")
         totals = torch.zeros(len(words), device=states.device).index_add(0, torch.tensor(rows, device=states.device), losses)
+        ended = [row for row, word in enumerate(words) if word in self._ended]
+        if ended:
+            logs = self.backbone.logits(states[ended, [len(run[row]) - 1 for row in ended]]).log_softmax(dim=-1)  # (E, V)
+            ends = torch.stack([self._log_ends(logs[at], words[row]) for at, row in enumerate(ended)])
+            totals = totals.index_add(0, torch.tensor(ended, device=states.device), -ends)
         return totals / self._lengths(words, totals) if self.task.normalise_length else totals
 
     def label_losses(self, prompts: Sequence[Tokens], labels: Sequence[int]) -> Tensor:
@@ -284,13 +292,17 @@ class Scorer:
     def _word_scores(self, read: Tensor) -> Tensor:
         nodes = {node: position for position, node in enumerate(self._tree.nodes)}
         logs = self.backbone.logits(read).log_softmax(dim=-1)  # (B, N, V)
-        return torch.stack(
-            [
-                sum((logs[:, nodes[word[:step]], word[step]] for step in range(len(word))), torch.zeros_like(logs[:, 0, 0]))
-                for word in self._tree.words
-            ],
-            dim=1,
-        )
+        scores = []
+        for word in self._tree.words:
+            score = sum((logs[:, nodes[word[:step]], word[step]] for step in range(len(word))), torch.zeros_like(logs[:, 0, 0]))
+            scores.append(score + self._log_ends(logs[:, nodes[word]], word) if word in self._ended else score)
+        return torch.stack(scores, dim=1)
+
+    def _log_ends(self, logs: Tensor, word: Tokens) -> Tensor:
+        """``(...)`` of ``(..., V)``: the log-probability that no other label word goes on from ``word``, of those behind it."""
+        others = torch.ones(logs.shape[-1], dtype=torch.bool, device=logs.device)
+        others[list(self._ended[word])] = False
+        return logs[..., others].logsumexp(dim=-1)
 
     @staticmethod
     def _lengths(words: Sequence[Tokens], like: Tensor) -> Tensor:
