@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from math import comb
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from ifedicl.errors import SecureSumError
+from ifedicl.errors import ObjectionError, SecureSumError
 from ifedicl.secagg import shamir
 from ifedicl.secagg.keys import agreed
 from ifedicl.secagg.masks import Integers, mask
 from ifedicl.secagg.roster import Roster
+
+_MOST_CHOICES = 1000
+"""Choices of shares that are tried for one secret: enough for 13 clients of whom 3 may be lost."""
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +32,8 @@ def unmasked(
 ) -> Integers:
     """The total of the clients that sent masked numbers, modulo ``2^64``.
 
-    Wrong shares are corrected: up to half of those beyond the threshold (Reed-Solomon decoding).
+    Wrong shares are corrected: up to half of those beyond the threshold (Reed-Solomon decoding); with few clients all of those
+    beyond it, because a secret can be checked.
 
     Args:
         roster: who takes part.
@@ -36,7 +42,8 @@ def unmasked(
         revealed: by survivor: one share of each client that dealt, as :meth:`Party.reveal` returns them.
 
     Raises:
-        SecureSumError: fewer shares than the threshold, or more wrong ones than can be corrected.
+        SecureSumError: fewer shares than the threshold, or too many wrong ones to say whose they are.
+        ObjectionError: more wrong shares of some clients' secrets than can be corrected.
     """
     if len(revealed) < roster.threshold:
         raise SecureSumError(f"{len(revealed)} clients revealed shares; {roster.threshold} are needed")
@@ -49,12 +56,22 @@ def unmasked(
     total = first.copy()
     for integers in rest:
         total += integers
+    bad: list[str] = []
     for owner, commitment in commitments.items():
-        if owner in masked:
-            total -= mask(roster.own_seed(shares.own_secret(owner, commitment), owner), size)
-        else:
-            total -= _pairwise_masks(roster, owner, shares.mask_key(owner), masked)
+        try:
+            if owner in masked:
+                total -= mask(roster.own_seed(shares.own_secret(owner, commitment), owner), size)
+            else:
+                total -= _pairwise_masks(roster, owner, shares.mask_key(owner), masked)
+        except ObjectionError:
+            bad.append(owner)
     shares.name_culprits()
+    if len(bad) > len(commitments) - roster.threshold:
+        raise SecureSumError(
+            f"shares of {len(bad)} clients are wrong, too many to be corrected; who changed them cannot be told"
+        )
+    if bad:
+        raise ObjectionError("too many of the revealed shares of their secrets are wrong to be corrected", bad)
     return total
 
 
@@ -112,19 +129,40 @@ class _Shares:
         own = {roster.positions[holder]: shares[owner] for holder, shares in self._revealed.items() if owner in shares}
         if len(own) < roster.threshold:
             raise SecureSumError(f"{len(own)} clients revealed a share of {owner}'s secret; {roster.threshold} are needed")
-        quick = dict(sorted(own.items())[: roster.threshold])
+        if (secret := _joined(own, sorted(own)[: roster.threshold])) is not None and fits(secret):
+            return secret
         try:
-            secret = shamir.join(quick)
-            if fits(secret):
-                return secret
+            secret, wrong = shamir.corrected(own, roster.threshold)
         except SecureSumError:
-            pass  # a share that is no element of the field is a wrong one, too
-        secret, wrong = shamir.corrected(own, roster.threshold)
-        if not fits(secret):
-            most = (len(own) - roster.threshold) // 2
-            raise SecureSumError(f"more shares of {owner}'s secret are wrong than can be corrected: up to {most} of {len(own)}")
-        self._wrong += [_Wrong(owner, roster.names[position - 1]) for position in wrong]
-        return secret
+            secret = None  # more are wrong than a decoder corrects
+        if secret is not None and fits(secret):
+            self._wrong += [_Wrong(owner, roster.names[position - 1]) for position in wrong]
+            return secret
+        return self._tried(owner, own, fits)
+
+    def _tried(self, owner: str, own: Mapping[int, bytes], fits: Callable[[bytes], bool]) -> bytes:
+        """The secret from any threshold of shares, where there are few choices: the secret can be checked, so this is safe.
+
+        It does not say who is wrong: holders that collude can choose shares that hide behind each other.
+
+        Raises:
+            ObjectionError: no choice fits.
+        """
+        threshold = self._roster.threshold
+        choices = combinations(own, threshold) if comb(len(own), threshold) <= _MOST_CHOICES else ()
+        for positions in choices:
+            if (secret := _joined(own, positions)) is not None and fits(secret):
+                _log.warning("shares of %s were wrong, more than can be told by name; the others gave its secret", owner)
+                return secret
+        raise ObjectionError("its secret cannot be reconstructed", [owner])
+
+
+def _joined(own: Mapping[int, bytes], positions: Sequence[int]) -> bytes | None:
+    """The secret that these shares give; None: one of them is no element of the field."""
+    try:
+        return shamir.join({position: own[position] for position in positions})
+    except SecureSumError:
+        return None
 
 
 def _pairwise_masks(roster: Roster, dropped: str, key: X25519PrivateKey, masked: Mapping[str, Integers]) -> Integers:

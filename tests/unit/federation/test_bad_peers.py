@@ -23,7 +23,6 @@ from ifedicl.federation.messages import (
     Failure,
     FailureCode,
     JobRequest,
-    MaskReply,
     MaskRequest,
     ObjectReply,
     Reply,
@@ -199,29 +198,56 @@ def test_a_total_that_came_out_costs_another_reply_and_a_sum_that_did_not_costs_
         assert sum(request.kind == "update" for request in client.asked) == computed
 
 
-def test_with_noise_both_tries_hold_the_same_value() -> None:
-    class Drawn:
-        def __init__(self) -> None:
-            self.count = 0
+class Drawn:
+    """Noise that is another one each time."""
 
-        def noise(self, kind: str, size: int) -> Any:
-            self.count += 1
-            return np.full(size, self.count, dtype=np.int64)
+    def __init__(self) -> None:
+        self.count = 0
 
-    noise = {name: Drawn() for name in NAMES}
-    own = clients()
+    def noise(self, kind: str, size: int) -> Any:
+        self.count += 1
+        return np.full(size, self.count, dtype=np.int64)
+
+
+def noisy_engine() -> tuple[list[ScriptedClient], dict[str, Drawn], LocalEngine]:
+    own, noise = clients(), {name: Drawn() for name in NAMES}
     pins = {client.name: identity_of(client).public for client in own}
     layers = [secure_layer(client, pins, RULES, noise=noise[client.name]) for client in own]
     for layer in layers:
         layer.handle(JobRequest(secure_job(RULES)))
-    failed: list[str] = []
+    return own, noise, engine_over(layers)
+
+
+def replies_of(own: list[ScriptedClient]) -> dict[str, int]:
+    return {client.name: sum(request.kind == "update" for request in client.asked) for client in own}
+
+
+def test_with_noise_whoever_has_sent_masked_numbers_pays_for_another_try() -> None:
+    """A server that lies may have the total of the first one. Whoever objected has sent nothing, and pays once."""
+    own, _, engine = noisy_engine()
 
     def change(name: str, request: Request, reply: Reply) -> Reply:
-        if isinstance(request, MaskRequest) and isinstance(reply, MaskReply) and name == "c9" and not failed:
-            failed.append(name)
-            return ObjectReply(request.session, (4,))  # after all numbers were masked once
+        if isinstance(reply, DealReply) and name == "c4":  # only c9 cannot open what c4 sealed for it
+            return replace(reply, sealed=(*reply.sealed[:-1], bytes(len(reply.sealed[-1]))))
         return reply
 
-    reply, _ = summed(RecordingEngine(engine_over(layers), change))
+    reply, _ = summed(RecordingEngine(engine, change))
+    others = [name for name in NAMES if name != "c4"]
     assert isinstance(reply, UpdateReply)
-    assert {item.count for item in noise.values()} == {1}
+    assert {name: replies_of(own)[name] for name in others} == {name: 1 if name == "c9" else 2 for name in others}
+
+
+def test_a_client_that_is_asked_for_no_shares_is_in_no_second_total_for_the_same_price() -> None:
+    own, noise, inner = noisy_engine()
+
+    class Lying(RecordingEngine):
+        def exchange(self, requests: Any, deadline: float, heads: Any) -> Any:
+            kept = {n: r for n, r in requests.items() if not (n == "c0" and isinstance(r, RevealRequest))}
+            yield from super().exchange(kept, deadline, heads)
+
+    engine = SecureEngine(Lying(inner), RULES)
+    for total in (1, 2):
+        (delivery,) = engine.exchange({TOGETHER: UPDATE}, 60.0, {})
+        assert isinstance(delivery.reply, UpdateReply)
+        assert set(replies_of(own).values()) == {total}
+        assert {item.count for item in noise.values()} == {total}

@@ -68,7 +68,7 @@ class NoiseSource(Protocol):
 
 @dataclass
 class _Summand:
-    """What this client adds to a sum. It is kept for one more try, until a share of it was revealed.
+    """What this client adds to a sum. It is kept for one more try, until its masked numbers have left.
 
     Attributes:
         asked: the bytes of the request and the sealed cursor that it answers.
@@ -77,7 +77,7 @@ class _Summand:
         grid: their fixed-point format.
         layout: of the numbers.
         cursor: of a vectors reply, sealed; else empty.
-        integers: with noise, once they were masked: the same value never gets noise twice.
+        is_sent: whether its masked numbers have left. The server may have a total with them then, whatever the client sees.
         tries: sums that it was in.
     """
 
@@ -87,7 +87,7 @@ class _Summand:
     grid: FixedPoint
     layout: messages.Layout
     cursor: str
-    integers: npt.NDArray[np.int64] | None = None
+    is_sent: bool = False
     tries: int = 0
 
 
@@ -201,7 +201,7 @@ class SecureClient:
         if rules is None:
             return Failure(FailureCode.NO_CONTEXT)
         kept = self._kept
-        if kept is None or kept.asked != (request.request, request.cursor) or kept.tries >= _TRIES:
+        if kept is None or kept.asked != (request.request, request.cursor) or kept.is_sent or kept.tries >= _TRIES:
             self._kept = None
             found = self._summand(request, rules)
             if isinstance(found, Failure):
@@ -255,14 +255,12 @@ class SecureClient:
     def _mask(self, request: messages.MaskRequest) -> Reply:
         session = self._current(request.session)
         senders, summand = _names_at(session.roster, request.senders), session.summand
-        if summand.integers is None:
-            integers = summand.grid.integers(summand.numbers)
-            if self._noise is not None:
-                integers = integers + self._noise.noise(summand.kind, len(integers))
-            summand.integers = integers
-        integers = summand.integers
+        integers = summand.grid.integers(summand.numbers)
+        if self._noise is not None:
+            integers = integers + self._noise.noise(summand.kind, len(integers))
         summand.grid.check(integers, len(session.roster))
         masked = session.party.mask(integers, dict(zip(senders, request.sealed, strict=True)))
+        summand.is_sent = True
         present = {*senders, self.name}
         session.dealt = tuple(name for name in session.roster if name in present)
         return messages.MaskReply(session.name, summand.grid.packed(masked))

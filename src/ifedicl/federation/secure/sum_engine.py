@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from ifedicl.errors import TooFewClientsError
+from ifedicl.errors import ObjectionError, TooFewClientsError
 from ifedicl.federation import messages
 from ifedicl.federation.client_pool import lacks_job
 from ifedicl.federation.engine import Delivery, Engine
@@ -126,7 +126,11 @@ class SecureEngine:
         masked = steps.mask(dealt, grid, count_of(layout))
         revealed = steps.reveal(dealt, steps.agree(masked))
         commitments = {name: reply.commitment for name, reply in dealt.items()}
-        total = shaped(grid.numbers(unmasked(roster, commitments, masked, revealed)), layout)
+        try:
+            integers = unmasked(roster, commitments, masked, revealed)
+        except ObjectionError as error:
+            raise _ObjectedError(error.names) from error
+        total = shaped(grid.numbers(integers), layout)
         reply = summed.rule.together(total) or Failure(FailureCode.NO_EXAMPLES)
         if isinstance(reply, messages.VectorsReply):
             known = {**cursors, **{name: ready[name].cursor for name in masked}}
