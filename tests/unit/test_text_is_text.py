@@ -182,6 +182,16 @@ def test_a_label_word_is_text_too(backbone: Backbone) -> None:
     assert (good,) == _encoder(backbone, tokenizer).tree.words[:1]
 
 
+def test_a_tokenizer_that_drops_a_control_token_of_the_template_beside_a_text_is_left_alone(backbone: Backbone) -> None:
+    """Some special tokens are read between words only. That is the template's affair, and was so before."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens([AddedToken("<alone>", special=True, single_word=True, normalized=False)])
+    task = tiny.TASK.model_copy(update={"template": "<alone>{text}\nMood:"})
+    texts = ["home", " home"]
+    own = tuple(tuple(tokenizer(task.prompt(text))["input_ids"]) for text in texts)
+    assert _encoder(backbone, tokenizer, task).prompts(texts).tokens == own
+
+
 def test_a_cut_text_is_still_text(backbone: Backbone) -> None:
     small = replace(backbone, tokenizer=byte_level(), context_window=40)
     prompts = Encoder(small, tiny.TASK).prompts(["<pad>" * 60])

@@ -49,6 +49,11 @@ class ControlTokens:
         """The control tokens among ``tokens``, in order."""
         return tuple(token for token in tokens if token in self._ids)
 
+    def adds(self, tokens: Sequence[int], template: Sequence[int]) -> bool:
+        """Whether a prompt's ``tokens`` hold a control token beside those of the template, which come in their order."""
+        expected = iter(self.among(template))
+        return not all(token in expected for token in self.among(tokens))  # ``in`` takes from the iterator up to the token
+
     def encoded(self, parts: Sequence[str], *, adds_special: bool) -> tuple[int, ...] | None:
         """The tokens of a prompt of which every second part is plain text.
 

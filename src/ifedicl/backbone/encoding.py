@@ -89,7 +89,6 @@ class Encoder:
         self._turn = Turn(backbone.tokenizer, task, backbone.source)
         self._control = ControlTokens(backbone.tokenizer)
         (self._empty,) = self._joint([self._turn.prompt("")])
-        self._of_template = self._control.among(self._empty)
         self.tree = LabelTree.of(self._label_words())
         longest = max(map(len, self.tree.words))
         self._limit = backbone.context_window - longest
@@ -176,7 +175,7 @@ class Encoder:
         rows = self._joint([self._turn.prompt(text) + ending for text in texts])
         for number, (text, tokens) in enumerate(zip(texts, rows, strict=True), start=1):
             named = self._control.named_in(text) or self._control.named_in(word or "")
-            if named or self._control.among(tokens) != self._of_template:
+            if named or self._control.adds(tokens, self._empty):
                 rows[number - 1] = self._as_text(text, word, number, named)
         return rows
 
@@ -187,7 +186,7 @@ class Encoder:
             parts = (*parts[:-1], parts[-1] + self._task.separator, word)
         with exclusive(self._backbone):
             tokens = self._control.encoded(parts, adds_special=self._adds_special)
-        if tokens is None or self._control.among(tokens) != self._of_template:
+        if tokens is None or self._control.adds(tokens, self._empty):
             what = "the characters of a control token" if named is None else f"{named!r}, a control token"
             reason = f"{what} of {self._backbone.source}, and its tokenizer cannot read them as plain text"
             if word is None:

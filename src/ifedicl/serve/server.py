@@ -65,7 +65,7 @@ def serve(
     """Answer until the process gets a signal to stop.
 
     Args:
-        backbone: the model; from now on only the server's thread may use it.
+        backbone: the model; the server's thread runs it, and others of this process wait for it.
         sources: of adapters.
         name: of the model, for people.
         listener: from :func:`bound`.

@@ -101,8 +101,9 @@ def test_demonstrations_are_balanced_and_end_in_their_label_words(setup: Setup) 
     assert len(setup.backbone.tokenizer(task.template)["input_ids"]) <= setup.backbone.context_window // 2 + 20
 
 
-def test_a_text_that_holds_the_place_of_the_text_is_no_demonstration(setup: Setup) -> None:
-    task, count = with_demonstrations(setup, [Example("a {text} of its own", "good"), Example("plain", "bad")], "x")
+@pytest.mark.parametrize("text", ["a {text} of its own", "kind <pad> words"], ids=["place of the text", "control token"])
+def test_a_text_that_would_change_the_template_is_no_demonstration(setup: Setup, text: str) -> None:
+    task, count = with_demonstrations(setup, [Example(text, "good"), Example("plain", "bad")], "x")
     assert count == 1
     assert "plain" in task.template
 

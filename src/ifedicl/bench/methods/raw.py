@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ifedicl import runs, seeds
+from ifedicl.backbone.control_tokens import ControlTokens
 from ifedicl.bench.costs import Meter
 from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Scope, Size, evaluate_adapter
 from ifedicl.bench.setup import Setup
@@ -78,7 +79,7 @@ def with_demonstrations(setup: Setup, examples: Sequence[Example], name: str) ->
     task, tokenizer = setup.task, setup.backbone.tokenizer
     tokens_left = min(_MAX_TOKENS, setup.backbone.context_window // 2)
     shown: list[str] = []
-    for example in _balanced(examples, task, setup.method.seed, name)[:_DEMONSTRATIONS]:
+    for example in _balanced(examples, task, ControlTokens(tokenizer), setup.method.seed, name)[:_DEMONSTRATIONS]:
         text = task.prompt(example.text) + task.separator + task.label_words[task.index(example.label)] + "\n\n"
         tokens_left -= len(tokenizer(text, add_special_tokens=False)["input_ids"])
         if tokens_left < 0:
@@ -89,12 +90,13 @@ def with_demonstrations(setup: Setup, examples: Sequence[Example], name: str) ->
     return task.model_copy(update={"template": demonstrations + task.template}), len(shown)
 
 
-def _balanced(examples: Sequence[Example], task: Task, seed: int, name: str) -> list[Example]:
+def _balanced(examples: Sequence[Example], task: Task, control: ControlTokens, seed: int, name: str) -> list[Example]:
     """Seeded draws without replacement, one of each label in turn."""
     by_label: dict[str, list[Example]] = {label: [] for label in task.labels}
     for index in seeds.generator(seed, "demonstrations", name).permutation(len(examples)):
         example = examples[int(index)]
-        if TEXT_FIELD not in example.text:  # the task would put the test text there
+        # The task would put the test text there; a control token would be one, since demonstrations are part of the template.
+        if TEXT_FIELD not in example.text and control.named_in(example.text) is None:
             by_label[example.label].append(example)
     turns = max(map(len, by_label.values()))
     return [drawn[turn] for turn in range(turns) for drawn in by_label.values() if turn < len(drawn)]
