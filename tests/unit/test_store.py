@@ -182,6 +182,34 @@ def test_a_lease_is_extended_while_it_is_held(store: Store) -> None:
     assert order == ["first is done", "second"]
 
 
+@pytest.mark.parametrize("ahead", [400 * 86_400.0, 3_600.0, 301.0])
+def test_a_lease_of_a_clock_that_is_ahead_holds_nobody_up(
+    url: str, store: Store, ahead: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not isinstance(store, Database) or "sqlite" not in store.name:
+        pytest.skip("PostgreSQL has one clock for all")
+    now = time.time()
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: now + ahead)
+        assert store.try_lease(KEY, "of another machine", 30)
+    assert store.try_lease(KEY, "mine", 30)
+    assert not store.try_lease(KEY, "a third", 30)
+
+
+def test_no_lease_is_longer_than_the_longest(store: Store) -> None:
+    assert store.try_lease(KEY, "a", 1e9)
+    assert not store.try_lease(KEY, "b", 30)  # it is a valid lease, of 300 seconds
+
+
+def test_waiting_for_a_holder_that_hangs_ends_with_a_remedy(store: Store) -> None:
+    with leased(store, KEY, seconds=1):
+        start = time.monotonic()
+        late = pytest.raises(StorageError, match=r"another process has been calibrating this task.*run without --store")
+        with late, leased(store, KEY, poll=0.02, patience=0.1):
+            raise AssertionError("both hold it")
+        assert time.monotonic() - start < 5
+
+
 def _put(url: str, number: int) -> None:
     store = open_store(url)
     store.put(KEY, adapter(number), unit(number))

@@ -72,8 +72,9 @@ def tell(
         rows.append(act.measure(f"{client.name} alone", best, seconds))
     run = RunFolder(folder)
     journal = run.journal(TASK, examples)
-    together, seconds = act.federate("the federation", clients, journal, run.ledgers)
-    together.adapter.save(run.adapter)
+    with run.held():
+        together, seconds = act.federate("the federation", clients, journal, run.ledgers)
+        together.adapter.save(run.adapter)
     saved = Adapter.load(run.adapter)
     rows.append(act.measure("the federation", saved, seconds))
     tests = {"zero-shot": rows[0].evaluation, "adapter": rows[-1].evaluation}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ifedicl import files
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.federation.driver import Federated, RunOptions
 from ifedicl.federation.events import Begun, Event, each
+from ifedicl.federation.folder_lock import held
 from ifedicl.federation.journal import Journal
 from ifedicl.task import Task
 
@@ -67,12 +69,24 @@ class RunFolder:
         if resume and not self.has_begun:
             remedy = "Name the run's folder with --out, or leave --resume out to begin one."
             raise ConfigError("run", [Fault("out", str(self.path), "the folder of a run that has begun", remedy)])
-        if self.is_resumable and not (resume or more_rounds):
-            remedy = "Go on with --resume, or choose another folder with --out."
-            raise ConfigError("run", [Fault("out", str(self.path), "a folder without a run in it", remedy)])
+        if not (resume or more_rounds):
+            self._refuse_run()
         if more_rounds and not self.is_resumable:
             remedy = "Run it first; more rounds go on from a finished run."
             raise ConfigError("run", [Fault("out", str(self.path), "the folder of a finished run", remedy)])
+
+    def held(self) -> AbstractContextManager[None]:
+        """While the block runs, nobody else runs in this folder.
+
+        Raises:
+            ConfigError: another run is going on in it.
+        """
+        return held(self.path)
+
+    def _refuse_run(self) -> None:
+        if self.is_resumable:
+            remedy = "Go on with --resume, or choose another folder with --out."
+            raise ConfigError("run", [Fault("out", str(self.path), "a folder without a run in it", remedy)])
 
     def settings_keeper(self, name: str, text: str) -> Callable[[Event], None]:
         """An observer that writes the settings of a new run to the file ``name``, once the run begins.
@@ -103,9 +117,13 @@ class RunFolder:
             journal: from :meth:`journal`.
 
         Raises:
+            ConfigError: another run is going on in the folder, or has ended there since :meth:`check`.
             StorageError: a file cannot be written.
             IfediclError: as ``run`` raises it.
         """
-        federated = run(replace(options, checkpoint=self.checkpoint, observer=each(journal, options.observer)))
-        federated.adapter.save(self.adapter)
+        with self.held():
+            if not (options.resume or options.more_rounds):
+                self._refuse_run()
+            federated = run(replace(options, checkpoint=self.checkpoint, observer=each(journal, options.observer)))
+            federated.adapter.save(self.adapter)
         return federated

@@ -20,6 +20,7 @@ from ifedicl.core.vectors import Array32
 from ifedicl.errors import StorageError
 from ifedicl.files import disk_faults_named
 from ifedicl.store.index import MemoryIndex, PgVectorIndex, VectorIndex
+from ifedicl.store.lease import LONGEST
 from ifedicl.store.records import Entry, Neighbour, Stored, TaskKey
 from ifedicl.store.schema import leases, references, tasks, versions
 
@@ -147,9 +148,11 @@ class Database:
     def try_lease(self, key: TaskKey, holder: str, seconds: float) -> bool:
         with self._writing() as connection:
             now = self._now(connection)
-            values = {"holder": holder, "expires": now + seconds}
+            values = {"holder": holder, "expires": now + min(seconds, LONGEST)}
             taken = _INSERT[self._dialect](leases).values(key=key.digest, **values)
-            is_free = (leases.c.expires < now) | (leases.c.holder == holder)
+            # The clocks of two machines may differ: SQLite has no clock of its own.
+            is_over = (leases.c.expires < now) | (leases.c.expires > now + LONGEST)
+            is_free = is_over | (leases.c.holder == holder)
             taken = taken.on_conflict_do_update(index_elements=["key"], set_=values, where=is_free)
             return connection.execute(taken.returning(leases.c.key)).first() is not None
 

@@ -43,7 +43,7 @@ class Store(Protocol):
         """Delete all but the newest ``keep`` versions of every task, overwrite their space; return the number deleted."""
 
     def try_lease(self, key: TaskKey, holder: str, seconds: float) -> bool:
-        """Take or extend the lease of a task; False while another holder's lease is valid."""
+        """Take or extend the lease of a task; False while another holder's lease is valid. A lease has at most 300 seconds."""
 
     def release(self, key: TaskKey, holder: str) -> None:
         """Release the holder's lease of a task."""
