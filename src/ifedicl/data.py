@@ -140,7 +140,8 @@ def _read(source: str | Path, task: Task | None, text: str, label: str) -> tuple
     for line, row in rows_of(source, (text, label)):
         fault = _fault_of(row, task, text, label)
         if fault is None:
-            examples.append(Example(str(row[text]), str(row[label])))
+            given = str(row[label])
+            examples.append(Example(str(row[text]), given if task is None else task.labels[task.index(given)]))
         else:
             faults.append(f"line {line}: {fault}")
     if faults:
@@ -187,7 +188,7 @@ def _fault_of(row: Mapping[str, Any], task: Task | None, text: str, label: str) 
             return fault
     if not str(row[text]).strip():
         return "the text is empty; remove the row or fill it"
-    if task is not None and str(row[label]) not in task.labels:
+    if task is not None and task.label_of(str(row[label])) is None:
         return f"{task.unknown(str(row[label]))}. Correct the row, or add the label to the task"
     return None
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -17,6 +20,8 @@ TEXT_FIELD = "{text}"
 SHOWN_LABEL = 40
 """Most characters of a label in a message: if the file has other columns it may be a text."""
 _MOST_LABELS = 10_000
+_GAPPED = re.compile(r"\A(-?\d+)\.0+\Z", re.ASCII)
+"""A whole number as a fraction."""
 Word = Annotated[str, Field(max_length=500)]
 """A label or a label word."""
 
@@ -64,8 +69,14 @@ class Task(BaseModel):
         if not isinstance(value, dict):
             return value
         value = dict(value)
-        if not value.get("label_words") and "labels" in value:
-            value["label_words"] = value["labels"]
+        labels = value.get("labels")
+        # Labels of a wrong type are one fault, not two.
+        if (
+            not value.get("label_words")
+            and isinstance(labels, list | tuple)
+            and all(isinstance(label, str) for label in labels)
+        ):
+            value["label_words"] = labels
         if value.get("turn") == "chat":
             value.setdefault("separator", "")
         return value
@@ -79,6 +90,10 @@ class Task(BaseModel):
             twice = sorted(name for name, count in Counter(names).items() if count > 1)
             if twice:
                 problems.append(f"{field} holds {', '.join(map(repr, twice))} more than once; each must be its own")
+            if not twice and field == "labels" and (same := _spelled_alike(names)):
+                problems.append(
+                    f"{field} holds {', '.join(map(ascii, same))}, the same in two Unicode spellings; keep one of them"
+                )
             if any(not name.strip() for name in names):
                 problems.append(f"{field} holds an empty name; every one needs at least one character")
         if self.template[-1:].isspace() and self.separator[:1].isspace():
@@ -106,9 +121,17 @@ class Task(BaseModel):
         Raises:
             DataError: the task has no such label.
         """
-        if label not in self.labels:
+        known = self.label_of(label)
+        if known is None:
             raise DataError(self.unknown(label))
-        return self.labels.index(label)
+        return self.labels.index(known)
+
+    def label_of(self, given: str) -> str | None:
+        """The label that ``given`` stands for; None: the task has no such label.
+
+        Unicode has two spellings of é, which look the same: they are one label. Tables with gaps write the number 1 as 1.0.
+        """
+        return given if given in self.labels else _by_spelling(self.labels).get(_spelled(given))
 
     def unknown(self, label: str) -> str:
         """The message about a label that the task does not have."""
@@ -121,3 +144,22 @@ class Task(BaseModel):
         """The labels of the task that do not occur in ``labels``."""
         present = set(labels)
         return tuple(label for label in self.labels if label not in present)
+
+
+def _spelled(label: str) -> str:
+    """A label in the spelling in which labels are compared."""
+    return _GAPPED.sub(r"\1", unicodedata.normalize("NFC", label))
+
+
+def _spelled_alike(labels: Sequence[str]) -> list[str]:
+    """The labels that differ in their Unicode spelling only."""
+    composed = [unicodedata.normalize("NFC", label) for label in labels]
+    counts = Counter(composed)
+    return sorted(label for label, name in zip(labels, composed, strict=True) if counts[name] > 1)
+
+
+@lru_cache(maxsize=16)
+def _by_spelling(labels: tuple[str, ...]) -> dict[str, str]:
+    """The labels by :func:`_spelled`, without those that share one."""
+    counts = Counter(map(_spelled, labels))
+    return {_spelled(label): label for label in labels if counts[_spelled(label)] == 1}

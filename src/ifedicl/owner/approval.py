@@ -69,7 +69,7 @@ class OwnFacts:
     def exchange(self, manifest: Manifest) -> dict[str, Exchange]:
         """A sample request and reply of each step of a job, with this owner's numbers of examples."""
         task, method = manifest.task, manifest.method
-        usable = [example for example in self.examples if example.label in task.labels]
+        usable = [example for example in self.examples if task.label_of(example.label) is not None]
         seed = split_seed(split_key_of(self.settings.ledger), method)
         roles = split_roles(usable, selection=method.holdout.selection, gate=method.holdout.gate, seed=seed)
         train, selection, gate = (roles[role] for role in Role)

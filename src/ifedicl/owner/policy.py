@@ -12,7 +12,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from ifedicl.errors import ConfigError, Fault
-from ifedicl.settings import ModelSettings, PrivacySettings, Section, anchored, anchored_model, read_toml, validated
+from ifedicl.settings import ModelSettings, PathText, PrivacySettings, Section, anchored, anchored_model, read_toml, validated
 
 ANY = "any"
 Identity = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -121,7 +121,7 @@ class Policy(Section):
 class SiteDataSettings(Section):
     """The owner's labelled text."""
 
-    file: str = Field(min_length=1, description="a .jsonl, .csv, .tsv or .parquet file")
+    file: PathText = Field(min_length=1, description="a .jsonl, .csv, .tsv or .parquet file")
     text_column: str = Field(default="text", description="the column that holds the text")
     label_column: str = Field(default="label", description="the column that holds the label")
 
@@ -129,9 +129,9 @@ class SiteDataSettings(Section):
 class LedgerSettings(Section):
     """The files of the ledger."""
 
-    file: str = Field(default="ledger.jsonl", min_length=1, description="the ledger, an append-only file")
-    secret: str = Field(default="client.secret", min_length=1, description="your key, created at the first start")
-    approved: str = Field(default="approved.json", min_length=1, description="the jobs that you have approved")
+    file: PathText = Field(default="ledger.jsonl", min_length=1, description="the ledger, an append-only file")
+    secret: PathText = Field(default="client.secret", min_length=1, description="your key, created at the first start")
+    approved: PathText = Field(default="approved.json", min_length=1, description="the jobs that you have approved")
 
 
 class ClientSettings(Policy):

@@ -49,7 +49,7 @@ def preview(own: OwnFacts, manifest: Manifest | None) -> dict[str, Any]:
             "labels": list(task.labels),
             "digest": task.digest,
             "allowed": settings.allow.task(task.digest),
-            "rows_with_other_labels": sum(example.label not in task.labels for example in examples),
+            "rows_with_other_labels": sum(task.label_of(example.label) is None for example in examples),
         },
         "job": {"digest": manifest.digest, "approved": approved, "limits": manifest.limits.model_dump()},
         "run": manifest.run,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,7 +22,25 @@ Numbered: TypeAlias = Iterator[tuple[int | str, Mapping[str, Any]]]
 _Reader: TypeAlias = Callable[[Path, Sequence[str] | None], Iterable[tuple[int, Mapping[str, Any]]]]
 HUB_PREFIX = "hub:"
 """The beginning of a source that is a hub id, not a path."""
-_KINDS: Mapping[type, str] = {bool: "true or false", list: "a list", dict: "an object", bytes: "bytes"}
+_NOT_TEXT: Mapping[bytes, tuple[str, str]] = {
+    b"\x1f\x8b": ("a gzip archive", "Unpack it"),
+    b"PK\x03\x04": ("a zip archive, as .xlsx files are", "Unpack it, or save the table as CSV"),
+    b"PAR1": ("a Parquet file", "Let its name end in .parquet"),
+    codecs.BOM_UTF16_LE: ("UTF-16", "Save it as UTF-8"),
+    codecs.BOM_UTF16_BE: ("UTF-16", "Save it as UTF-8"),
+}
+"""First bytes of files of other kinds: what they are, and what to do."""
+_KINDS: Mapping[type, str] = {bool: "true or false", list: "a list", bytes: "bytes"}
+
+
+class _Object(dict[str, Any]):
+    """A JSON object, with the keys that stand in it more than once."""
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.twice: dict[str, Any] = {}
+        if len(self) < len(pairs):
+            self.twice = {name: None for name, count in Counter(name for name, _ in pairs).items() if count > 1}
 
 
 def is_text(cell: object) -> bool:
@@ -32,7 +52,7 @@ def kind_of(cell: object) -> str:
     """The kind of a cell, without its content."""
     if isinstance(cell, float):
         return f"{cell}, which is not a number"
-    return _KINDS.get(type(cell), f"a {type(cell).__name__}")
+    return "an object" if isinstance(cell, dict) else _KINDS.get(type(cell), f"a {type(cell).__name__}")
 
 
 def columns_of(row: Mapping[str, Any]) -> list[str]:
@@ -131,9 +151,14 @@ def decoded(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: received a folder; allowed: a file. Name a file in it") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}). Check its permissions") from error
     except UnicodeDecodeError as error:
+        kind = next((kind for first, kind in _NOT_TEXT.items() if error.object.startswith(first)), None)
+        if kind is not None:
+            raise DataError(f"{path}: received {kind[0]}; allowed: text in UTF-8. {kind[1]}") from error
         raise DataError(f"{path}: not UTF-8 text (byte {error.start}); convert it, or check that it is whole") from error
 
 
@@ -143,11 +168,11 @@ def _jsonl_rows(path: Path, _columns: Sequence[str] | None) -> Iterable[tuple[in
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_Object)
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{path}, line {number}: not JSON ({error.msg} at column {error.colno}); the file may be torn. "
-                "Every line must be one object"
+                f"{path}, line {number}: not JSON ({error.msg} at column {error.colno}); the file may be torn, or one value "
+                "over several lines. Every line must be one object"
             ) from error
         except RecursionError as error:
             raise DataError(
@@ -159,18 +184,24 @@ def _jsonl_rows(path: Path, _columns: Sequence[str] | None) -> Iterable[tuple[in
                 f"{path}, line {number}: received a number of thousands of digits; allowed: text, or a shorter number. "
                 "Write it as text, in quotes"
             ) from error
+        if isinstance(row, _Object) and row.twice:
+            raise DataError(
+                f"{path}, line {number}: received the key {', '.join(map(repr, columns_of(row.twice)))} more than once; "
+                "allowed: a distinct name for each key. Rename or remove one"
+            )
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: a {type(row).__name__}; every line must be one object")
         yield number, row
 
 
 def _delimited(delimiter: str) -> _Reader:
-    def rows(path: Path, _columns: Sequence[str] | None) -> Iterable[tuple[int, Mapping[str, Any]]]:
+    def rows(path: Path, columns: Sequence[str] | None) -> Iterable[tuple[int, Mapping[str, Any]]]:
         # A file object splits at newlines only, as in _jsonl_rows.
         reader = csv.DictReader(io.StringIO(decoded(path), newline=""), delimiter=delimiter, strict=True)
         try:
-            if delimiter == "," and any(";" in name for name in reader.fieldnames or ()):
-                raise DataError(f"{path}: its cells are separated by ';'; save it with ',' between them, or as .jsonl")
+            while reader.fieldnames is not None and not any(map(str.strip, reader.fieldnames)):
+                reader.fieldnames = None  # a line without names: the next one is the header
+            _check_delimiter(path, delimiter, reader.fieldnames or (), columns or ())
             check_columns(path, reader.fieldnames or ())
             for row in reader:
                 if None in row:  # the cells are not shown: the one in the label's column is a piece of the text
@@ -189,6 +220,18 @@ def _delimited(delimiter: str) -> _Reader:
             raise DataError(f"{path}, line {reader.reader.line_num}: {error}; the file may be torn") from error
 
     return rows
+
+
+def _check_delimiter(path: Path, delimiter: str, names: Sequence[str], wanted: Sequence[str]) -> None:
+    """Refuse a header of one column that is several columns with another separator; ``wanted`` columns are fine."""
+    if len(names) != 1 or names[0] in wanted:
+        return
+    other = max((other for other in ",;\t|" if other != delimiter), key=names[0].count)
+    if other in names[0]:
+        raise DataError(
+            f"{path}: received cells that are separated by {other!r}; allowed in a {path.suffix} file: {delimiter!r}. Save it "
+            f"with {delimiter!r} between them, or as .jsonl"
+        )
 
 
 def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterable[tuple[int, Mapping[str, Any]]]:

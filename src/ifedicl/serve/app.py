@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, select_autoescape
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ifedicl import __version__
 from ifedicl.errors import IfediclError
@@ -17,6 +18,28 @@ from ifedicl.serve.api_keys import Keys
 from ifedicl.serve.faults import error_response, fault
 from ifedicl.serve.hosts import Hosts
 from ifedicl.serve.routes import ServerState, router
+
+
+class HeadAsGet:
+    """Middleware: answers HEAD as GET without the body, as load balancers and ``curl -I`` ask."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def without_body(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                message = {**message, "body": b""}
+            await send(message)
+
+        inner = {**scope, "method": "GET"}
+        await self._app(inner, receive, without_body)
+        scope["route"] = inner.get("route")  # the meters count by route
 
 
 def application(state: ServerState, keys: Keys | None, host: str) -> FastAPI:
@@ -40,11 +63,16 @@ def application(state: ServerState, keys: Keys | None, host: str) -> FastAPI:
         return fault(422, "field", "; ".join(reasons))
 
     @app.exception_handler(HTTPException)
-    async def wrong_path(_request: Request, error: HTTPException) -> Response:
-        messages = {404: "nothing is at this path; /docs lists all paths", 405: "this path takes another method; see /docs"}
-        return fault(error.status_code, "path", messages.get(error.status_code, str(error.detail)))
+    async def wrong_path(request: Request, error: HTTPException) -> Response:
+        allowed = (error.headers or {}).get("Allow", "")
+        messages = {
+            404: "nothing is at this path; /docs lists all paths",
+            405: f"this path takes another method: received {request.method}; allowed: {allowed}; see /docs",
+        }
+        return fault(error.status_code, "path", messages.get(error.status_code, str(error.detail)), error.headers)
 
     app.include_router(router(state))
+    app.add_middleware(HeadAsGet)
     hosts = Hosts(host) if keys is None else None
     app.add_middleware(AccessControl, limits=state.limits, keys=keys, hosts=hosts, on_answer=state.meters.answered)
     return app

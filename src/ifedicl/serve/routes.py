@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Annotated, Any
@@ -11,6 +14,7 @@ import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT
@@ -33,11 +37,14 @@ _FAULTS: dict[int | str, dict[str, Any]] = {
         (404, "no such adapter or run"),
         (408, "the request took too long to arrive"),
         (413, "the request is too large"),
+        (415, "the body is compressed"),
         (422, "a field is wrong, or a text cannot be labelled"),
         (429, "the queue is full; ask again after Retry-After seconds"),
         (503, "no answer in time, the server is stopping, or it cannot read its keys"),
     )
 }
+_GZIP = b"\x1f\x8b"
+_JSON_KINDS: Mapping[type, str] = {str: "text", bool: "true or false", list: "a list", dict: "an object"}
 _PARTS = {"", "adapters.js", "api.js", "app.js", "classify.js", "draw.js", "icon.svg", "runs.js", "style.css", "table.js"}
 _KINDS = {"": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
 
@@ -107,10 +114,17 @@ def router(state: ServerState) -> APIRouter:
     )
     async def classify(request: Request) -> Response:
         """Label one text or many."""
+        body = await request.body()
+        coding = request.headers.get("content-encoding", "identity").strip().lower()
+        if coding != "identity" or body.startswith(_GZIP):
+            received = "gzip" if coding == "identity" else coding[:40]
+            return fault(415, "encoding", f"Content-Encoding: received {received}; allowed: none. Send it without compression")
         try:
-            asked = schemas.ClassifyRequest.model_validate_json(await request.body())
+            asked = schemas.ClassifyRequest.model_validate_json(body)
         except ValidationError as error:
             return _invalid(error)
+        if twice := _repeated(body):
+            return fault(422, "field", f"{', '.join(twice)}: received more than once; allowed: once. Remove one")
         try:
             answer = await state.classify(asked)
         except TimeoutError:
@@ -186,12 +200,50 @@ def _faults(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def _invalid(error: ValidationError) -> Response:
-    """The response that names the wrong fields, never their content: that may be a text."""
-    faults = error.errors(include_url=False, include_input=False, include_context=False)
+    """The response that names the wrong fields and the kinds of their values, never their content: that may be a text."""
+    faults = error.errors(include_url=False, include_context=False)
     if faults[0]["type"] == "json_invalid":
         return fault(400, "json", f"{faults[0]['msg']}; send JSON in UTF-8")
-    reasons = "; ".join(f"{'.'.join(map(str, item['loc'])) or 'request'}: {item['msg']}" for item in faults[:5])
-    return fault(422, "field", reasons)
+    reasons = {_place(item): _reason(item) for item in faults}  # texts are tried as one string and as a list
+    inner = [reason for place, reason in reasons.items() if not any(other.startswith(f"{place}.") for other in reasons)]
+    return fault(422, "field", "; ".join(inner[:5]))
+
+
+def _place(item: ErrorDetails) -> str:
+    """The field, and in a list the number from 0."""
+    names = [str(part) for part in item["loc"]]
+    return ".".join([*names[:1], *(part for part in names[1:] if part.isdigit())])
+
+
+def _reason(item: ErrorDetails) -> str:
+    names, fields = item["loc"], schemas.ClassifyRequest.model_fields
+    if not names:
+        return f"request: received {_kind(item['input'])}; allowed: an object with {', '.join(fields)}. Send such an object"
+    if item["type"] == "extra_forbidden":
+        return f"{str(names[0])[:40]}: received a name that does not exist; allowed: {', '.join(fields)}. Leave it out"
+    received = "nothing" if item["type"] == "missing" else _kind(item["input"])
+    remedy = "Add it" if item["type"] == "missing" else "Send another value"
+    return f"{_place(item)}: received {received}; allowed: {fields[str(names[0])].description}. {remedy}"
+
+
+def _kind(value: object) -> str:
+    """The kind of a JSON value."""
+    if value is None:
+        return "null"
+    if isinstance(value, list) and not value:
+        return "an empty list"
+    return _JSON_KINDS.get(type(value), "a number")
+
+
+def _repeated(body: bytes) -> list[str]:
+    """Fields that stand in the body's object more than once; JSON readers take the last one without a word."""
+    counts: Counter[str] = Counter()
+
+    def count(pairs: list[tuple[str, object]]) -> None:
+        counts.update(name for name, _ in pairs)
+
+    json.loads(body, object_pairs_hook=count)
+    return [name for name, number in counts.items() if number > 1]
 
 
 def _labelled(labels: tuple[str, ...], logs: Array32) -> list[schemas.Labelled]:

@@ -16,7 +16,7 @@ class ClassifyRequest(BaseModel):
         description="one text, or a list of them", examples=[["The nurse called me back within minutes."]]
     )
     adapter: str | None = Field(default=None, description="name of the adapter; may be left out where only one is served")
-    zero_shot: bool = Field(default=False, description="also ask the raw model, for comparison")
+    zero_shot: bool = Field(default=False, strict=True, description="true or false: also ask the raw model, for comparison")
 
     @property
     def listed(self) -> list[str]:

@@ -31,7 +31,7 @@ from ifedicl.settings.sections import (
     VectorSettings,
     WireDtype,
 )
-from ifedicl.settings.validation import Section, read_toml, toml_of, validated
+from ifedicl.settings.validation import PathText, Section, read_toml, toml_of, validated
 
 __all__ = [
     "TOGETHER",
@@ -43,6 +43,7 @@ __all__ = [
     "Method",
     "ModelSettings",
     "NoiseSettings",
+    "PathText",
     "PrivacySettings",
     "ReadoutSettings",
     "RobustSettings",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ifedicl.settings.method import Method
-from ifedicl.settings.validation import Section
+from ifedicl.settings.validation import PathText, Section
 from ifedicl.task import Task
 
 TOGETHER = "all clients"
@@ -42,7 +42,7 @@ def check_coordination(method: Method, coordination: Coordination) -> None:
 class ModelSettings(Section):
     """The frozen model that every client runs."""
 
-    source: str = Field(min_length=1, description="a hub id, a folder with safetensors, or a .gguf file")
+    source: PathText = Field(min_length=1, description="a hub id, a folder with safetensors, or a .gguf file")
     revision: str | None = Field(default=None, description="a branch, tag or commit of the hub id")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
@@ -70,18 +70,26 @@ class SplitSettings(Section):
 class DataSettings(Section):
     """The files of labelled text."""
 
-    clients: Mapping[str, str] | None = Field(
+    clients: Mapping[str, PathText] | None = Field(
         default=None, description='one file a client, as in {"clinic-a" = "a.jsonl", "clinic-b" = "b.csv"}'
     )
-    train: str | None = Field(default=None, description="one file, split among simulated clients by [data.split]")
+    train: PathText | None = Field(default=None, description="one file, split among simulated clients by [data.split]")
     split: SplitSettings = Field(default_factory=SplitSettings)
-    public: str | None = Field(
+    public: PathText | None = Field(
         default=None,
         description='texts that belong to no client, the same file at every client; privacy.mode "private" needs it',
     )
-    test: str | None = Field(default=None, description="a file that is read once, at the end, for the report")
+    test: PathText | None = Field(default=None, description="a file that is read once, at the end, for the report")
     text_column: str = Field(default="text", description="the column that holds the text")
     label_column: str = Field(default="label", description="the column that holds the label")
+
+    @field_validator("clients")
+    @classmethod
+    def _has_names(cls, clients: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        wrong = [name for name in clients or () if not name.strip() or not name.isprintable()]
+        if wrong:
+            raise ValueError(f"give a client another name than {wrong[0]!r}: one character or more, all of them visible")
+        return clients
 
     @model_validator(mode="after")
     def _has_one_source(self) -> Self:

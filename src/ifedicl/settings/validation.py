@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.settings.moved import REMEDIES
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SINGLE_QUOTES = "Write paths with /, or in single quotes, as in 'C:\\data\\a.jsonl'"
 M = TypeVar("M", bound=BaseModel)
 _SHOWN_CHARACTERS = 80
+
+
+def _is_path(value: str) -> str:
+    r"""A path without control characters: in double quotes TOML reads ``\t``, ``\n`` and ``\b`` of a Windows path as such."""
+    if _CONTROL.search(value):
+        raise ValueError(f"a \\ in double quotes makes a control character. {_SINGLE_QUOTES}")
+    if not value.strip():
+        raise ValueError("name a file")
+    return value
+
+
+PathText: TypeAlias = Annotated[str, AfterValidator(_is_path)]
+"""A path or hub id, as text."""
 
 
 class Section(BaseModel):
@@ -83,8 +99,34 @@ def read_toml(path: Path, command: str) -> dict[str, Any]:
     except OSError as error:
         fault = Fault("file", str(path), "a readable TOML file", f"{error.strerror}. Write one with: {command}")
     except (ValueError, RecursionError) as error:
-        fault = Fault("file", str(path), "TOML in UTF-8", f"{error}. Compare it with a new one: {command}")
+        fault = Fault("file", str(path), "TOML in UTF-8", f"{error}. {_hint(path, error)}Compare it with a new one: {command}")
     raise ConfigError(str(path), [fault])
+
+
+def _hint(path: Path, error: Exception) -> str:
+    """What is probably wrong with the line at which a TOML file cannot be read; empty if that is not known."""
+    if isinstance(error, UnicodeDecodeError):
+        return "Save it as UTF-8. "
+    place = re.search(r"at line (\d+)", str(error))
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").split("\n")
+    line = lines[int(place[1]) - 1].strip() if place is not None and int(place[1]) <= len(lines) else ""
+    if "\\" in line and '"' in line:
+        return f"A \\ in double quotes begins an escape. {_SINGLE_QUOTES}. "
+    if re.search(r"=\s*(True|False|None|null|yes|no)\b", line):
+        return "Write true or false in lower case; leave the line out for no value. "
+    value = re.fullmatch(r"[\w.\"'-]+\s*=\s*([^\s\"'\[{#\d+-][^\"']*)", line)
+    return "Write text in quotes. " if value is not None else ""
+
+
+def _remedy_of(error: Mapping[str, Any], message: str) -> str:
+    """What to write in place of a value of a wrong type."""
+    value = error["input"]
+    if error["type"] == "string_type":
+        plain = _shown(value).lower() if isinstance(value, bool) else _shown(value)
+        return f'Write it in quotes: "{plain}".' if isinstance(value, bool | int | float) else "Write text, in quotes."
+    if error["type"] in ("tuple_type", "list_type"):
+        return 'Write a list, as in ["a", "b"].'
+    return f"{message[0].upper()}{message[1:]}."
 
 
 def _roots(errors: Sequence[Any]) -> list[Any]:
@@ -112,7 +154,7 @@ def _fault(model: type[BaseModel], error: Mapping[str, Any]) -> Fault:
     message = str(error["msg"]).removeprefix("Value error, ")
     if described is None and error["type"] == "value_error":  # the message names the settings
         return Fault(field, received, "settings that do not contradict each other", f"{message}.")
-    remedy = "Add it." if missing else f"{message[0].upper()}{message[1:]}."
+    remedy = "Add it." if missing else _remedy_of(error, message)
     if described is None and (inner := section_in(section.model_fields[name].annotation) if name else section):
         described = f"a section [{field}] with {', '.join(inner.model_fields)}"
     return Fault(field, received, described or message.removeprefix("Input should be "), remedy)

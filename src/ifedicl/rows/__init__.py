@@ -1,0 +1,15 @@
+"""Rows of files, folders and data sets on the hub, without knowledge of a task."""
+
+from __future__ import annotations
+
+from ifedicl.rows.reading import (
+    HUB_PREFIX,
+    columns_of,
+    decoded,
+    has_lone_surrogate,
+    is_text,
+    kind_of,
+    rows_of,
+)
+
+__all__ = ["HUB_PREFIX", "columns_of", "decoded", "has_lone_surrogate", "is_text", "kind_of", "rows_of"]
