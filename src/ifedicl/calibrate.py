@@ -142,19 +142,39 @@ def gradient_sum(
 
 
 def example_gradients(
-    scorer: Scorer, examples: EncodedExamples, context: Context, coefficients: Coefficients, method: Method, rows: Sequence[int]
+    scorer: Scorer,
+    examples: EncodedExamples,
+    context: Context,
+    coefficients: Coefficients,
+    method: Method,
+    rows: Sequence[int],
+    *,
+    alone: bool = False,
 ) -> Iterator[tuple[list[int], dict[str, Array32]]]:
     """The gradient of each example, in as many passes as their sum needs.
 
     A row's gradient of λ is ``Σ_t g_t·v``, of β ``Σ_t g_t·y_t``, of Γ ``Σ_t (U g_t)(U y_t)ᵀ``, with ``g`` the gradient after
     the injection and ``y`` the write before it. These gradients stay with the owner, who clips and sums them.
 
+    Args:
+        scorer: model and task.
+        examples: of the owner.
+        context: global vectors and basis.
+        coefficients: where the gradients are taken.
+        method: loss and injected layers.
+        rows: positions of the examples.
+        alone: each example in a pass of its own, without padding. In a pass of several, one example changes the last bits of
+            another's gradient, so a sum would change by more than the sensitivity that noise is planned for.
+
     Yields:
         Positions of ``B`` of the examples, and by array name their gradients, each shaped ``(B, *coefficients)``.
     """
     tensors = context.on(scorer.backbone.device)
     objective = Objective(scorer, examples, tensors, method)
-    for batch in scorer.batches([examples.prompts.tokens[row] for row in rows]):
+    passes = [[place] for place in range(len(rows))]
+    if not alone:
+        passes = scorer.batches([examples.prompts.tokens[row] for row in rows])
+    for batch in passes:
         part = [rows[index] for index in batch]
         point = _Point.at(coefficients, scorer.backbone.device)
         found = {

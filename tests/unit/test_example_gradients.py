@@ -65,3 +65,16 @@ def test_other_families_too(family: str) -> None:
     for rows, arrays in example_gradients(*setting, range(5)):
         whole = gradient_sum(*setting, rows)
         np.testing.assert_allclose(arrays["scales"].sum(axis=0), whole.arrays["scales"], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_alone_no_other_example_changes_a_bit(backbone: Backbone, first: int) -> None:
+    setting = _setting(backbone, tiny.MANY_TOKENS, 3, first, "labels")
+    found = {rows[0]: arrays for rows, arrays in example_gradients(*setting, range(5), alone=True) if len(rows) == 1}
+    assert list(found) == list(range(5))
+    for row in (3, 0, 4):
+        fresh = _setting(backbone, tiny.MANY_TOKENS, 3, first, "labels")
+        ((rows, arrays),) = example_gradients(*fresh, [row], alone=True)
+        assert rows == [row]
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, found[row][name])

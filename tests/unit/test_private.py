@@ -230,6 +230,18 @@ def test_a_client_that_cannot_keep_the_promise_refuses_the_job(backbone: Backbon
     assert masking.handle(begin).reply == Failure(FailureCode.NO_CONTEXT)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_model_in_half_precision_answers_nothing_and_spends_nothing(llama_folder: Path, dtype: str) -> None:
+    """In bfloat16 the examples of one pass change each other's gradients by a part of the sensitivity."""
+    run, half = private_method(), tiny.load(llama_folder, dtype=dtype)
+    job, ward = job_of(run, half), private_clients(half, NoiseSettings(epsilon=2.0), run)[0]
+    requests = (JobRequest(job), VectorsRequest(job.digest, ""), GradientRequest("0" * 32, 0, job.initial))
+    assert [ward.handle(request) for request in requests] == [Failure(FailureCode.OTHER_MODE)] * len(requests)
+    assert not ward._sums.budget.spent
+    full = tiny.load(llama_folder, dtype="float32")
+    assert private_clients(full, NoiseSettings(epsilon=2.0), run)[0].handle(JobRequest(job_of(run, full))) == JobReply()
+
+
 def test_an_owner_asks_for_its_own_noise_or_more(backbone: Backbone) -> None:
     """Of its own ε is 1; the first job's is 2, the second's sums have no noise."""
     own = private_method(privacy={"noise": {"epsilon": 1.0}})

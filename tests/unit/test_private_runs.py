@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,14 @@ import numpy as np
 import pytest
 
 from ifedicl import runs
-from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.errors import ConfigError, TooFewClientsError
 from ifedicl.federation.events import Delivered, Event
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.ledger.ledger import SUMMED, Ledger, read
 from ifedicl.ledger.usage import History
-from ifedicl.settings import Method, ModelSettings, load_settings
+from ifedicl.runs import local_run
+from ifedicl.settings import Method, ModelSettings, RunSettings, load_settings
 from ifedicl.settings.describe import mode_of, what_leaves
 from tests.support import tiny
 from tests.support.private import PUBLIC, private_method
@@ -123,12 +123,15 @@ epsilon = 3.0
 """
 
 
-def test_a_config_in_private_mode_runs_says_so_and_does_not_go_on_for_free(tmp_path: Path, llama_folder: Path) -> None:
-    rows = [{"text": row.text, "label": row.label} for row in tiny.examples(24)]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+def settings_of(tmp_path: Path, model: Path, *, dtype: str = "float32") -> RunSettings:
+    tiny.write_rows(tmp_path / "train.jsonl", tiny.rows(24, seed=0))
     (tmp_path / "public.txt").write_text("".join(row.text + "\n" for row in PUBLIC))
-    (tmp_path / "config.toml").write_text(CONFIG.format(model=llama_folder))
-    settings = load_settings(tmp_path / "config.toml")
+    (tmp_path / "config.toml").write_text(CONFIG.format(model=model).replace('dtype = "float32"', f'dtype = "{dtype}"'))
+    return load_settings(tmp_path / "config.toml")
+
+
+def test_a_config_in_private_mode_runs_says_so_and_does_not_go_on_for_free(tmp_path: Path, llama_folder: Path) -> None:
+    settings = settings_of(tmp_path, llama_folder)
     assert mode_of(settings.method).startswith("private: ")
     assert any("noise" in sentence for sentence in what_leaves(settings.method))
     result = runs.run(settings, tmp_path / "run")
@@ -140,6 +143,40 @@ def test_a_config_in_private_mode_runs_says_so_and_does_not_go_on_for_free(tmp_p
     assert {History.of(entries).spent(run).rounds for entries in ledgers} == {2}
     with pytest.raises(TooFewClientsError):
         runs.run(settings, tmp_path / "run", more_rounds=1)
+
+
+def test_private_mode_computes_in_float32_where_auto_would_take_bfloat16(
+    tmp_path: Path, llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = list[str]()
+
+    def on_units_of_bfloat16(model: ModelSettings) -> Backbone:
+        loaded.append(model.dtype)
+        return load_backbone(model)
+
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_bf16": True, "avx512_bf16": True})
+    monkeypatch.setattr(local_run, "load_backbone", on_units_of_bfloat16)
+    settings = settings_of(tmp_path, llama_folder, dtype="auto")
+    assert load_backbone(settings.model).dtype == "bfloat16"
+    result = runs.run(settings, tmp_path / "run")
+    assert loaded == ["float32"]
+    assert result.federated is not None
+    assert result.federated.outcome.chosen_round == 2
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_private_mode_in_half_precision_is_an_error_before_anything_is_read(
+    tmp_path: Path, llama_folder: Path, dtype: str
+) -> None:
+    settings = settings_of(tmp_path, llama_folder, dtype=dtype)
+    with pytest.raises(ConfigError, match=rf'model\.dtype: received "{dtype}"; allowed: "float32" or "auto" .* leave it out'):
+        runs.run(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_clients_in_half_precision_take_no_part_in_a_private_federation(llama_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TooFewClientsError, match="other_mode"):
+        run_of(tiny.load(llama_folder, dtype="bfloat16"), private_method(), tmp_path)
 
 
 def test_private_mode_without_public_text_is_an_error(tmp_path: Path, llama_folder: Path) -> None:

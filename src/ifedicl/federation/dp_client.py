@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,11 @@ from ifedicl.federation.messages import (
     VectorsRequest,
 )
 from ifedicl.settings import Method, NoiseSettings, noise_contradictions
+
+_log = logging.getLogger(__name__)
+
+PRIVATE_DTYPE = "float32"
+"""What a model computes in under differential privacy. That one example changes no other was tested in nothing else."""
 
 _BEFORE_ARRAYS = 2
 """A gradient sum begins with its number of examples and its loss. With noise both are always 0."""
@@ -142,7 +148,7 @@ class DPSums(ExampleSums):
         self.budget = self.budget.after(promise.release)
         self._latest = promise
         total = np.zeros(promise.bound.size, dtype=np.int64)
-        for _, arrays in example_gradients(scorer, examples, context, coefficients, method, rows):
+        for _, arrays in example_gradients(scorer, examples, context, coefficients, method, rows, alone=True):
             total += promise.bound.sum(joint(arrays, promise.weights))
         # Larger numbers would round in float32. Clipping them does not increase the sensitivity.
         whole = (np.clip(total, -_EXACT, _EXACT) * promise.bound.step).astype(np.float32)
@@ -208,6 +214,15 @@ class DPClient:
 
     def handle(self, request: Request, /) -> Reply:
         """Answer a request with planned noise, under the settings that the budget is for. Never raises."""
+        if self.client.dtype != PRIVATE_DTYPE:
+            _log.error(
+                "client %s refuses a %s request: model.dtype: received %s; allowed with noise: %s. Load the model in it",
+                self.name,
+                request.kind,
+                self.client.dtype,
+                PRIVATE_DTYPE,
+            )
+            return Failure(FailureCode.OTHER_MODE)
         if not isinstance(request, _ANSWERED):
             return Failure(FailureCode.BAD_REQUEST)
         if isinstance(request, JobRequest) and request.manifest.run != self._run:

@@ -11,6 +11,7 @@ from pathlib import Path
 from ifedicl.backbone.load import Backbone, fingerprint, load_backbone
 from ifedicl.core.vectors import Array32
 from ifedicl.data import Example
+from ifedicl.errors import ConfigError, Fault
 from ifedicl.federation.coordinator import Starter
 from ifedicl.federation.driver import Federated, RunOptions
 from ifedicl.federation.events import Event, ignore
@@ -19,11 +20,14 @@ from ifedicl.metrics import Evaluation
 from ifedicl.owner.endpoint import public_examples
 from ifedicl.runs.client_data import client_examples, test_examples
 from ifedicl.runs.simulated import federate, simulate, zero_shot_adapter
-from ifedicl.settings import RunSettings
+from ifedicl.settings import ModelSettings, RunSettings
 from ifedicl.store import open_store, requests
 from ifedicl.store.records import TaskKey
 from ifedicl.store.requests import Answer
 from ifedicl.store.signature import reference
+
+_PRIVATE_DTYPE = "float32"
+"""As ``PRIVATE_DTYPE`` of :mod:`ifedicl.federation.dp_client`, which needs packages that other modes do not."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +84,33 @@ def run(
         cache: a task cache that may have the adapter, and stores a new one; None: no cache.
 
     Raises:
-        ConfigError: the folder has a run, and neither ``resume`` nor ``more_rounds`` is given; or it has none, and one is.
+        ConfigError: the folder has a run, and neither ``resume`` nor ``more_rounds`` is given; or it has none, and one is; or
+            private mode in half precision.
         IfediclError: any other error of the run.
     """
+    model = _model_of(settings)
     run_folder = RunFolder(folder)
     run_folder.check(resume=resume, more_rounds=more_rounds)
     options = RunOptions(settings.coordination, resume=resume, more_rounds=more_rounds, observer=observer)
-    backbone = lru_cache(lambda: load_backbone(settings.model))  # once, and only if it is needed
+    backbone = lru_cache(lambda: load_backbone(model))  # once, and only if it is needed
     if cache is None:
         return _calibrate(settings, run_folder, backbone, options)
     return _look_up_or_calibrate(settings, run_folder, backbone, options, cache)
+
+
+def _model_of(settings: RunSettings) -> ModelSettings:
+    """The model to load. In private mode ``dtype = "auto"`` is float32, whatever the processor has units for.
+
+    Raises:
+        ConfigError: private mode in half precision.
+    """
+    if not settings.promises_noise:
+        return settings.model
+    if settings.model.dtype not in ("auto", _PRIVATE_DTYPE):
+        allowed = f'"{_PRIVATE_DTYPE}" or "auto" in privacy.mode "private"'
+        remedy = "Gradients that are clipped for the noise are computed in it. Change the line or leave it out."
+        raise ConfigError("private mode", [Fault("model.dtype", f'"{settings.model.dtype}"', allowed, remedy)])
+    return settings.model.model_copy(update={"dtype": _PRIVATE_DTYPE})
 
 
 def _look_up_or_calibrate(

@@ -1,4 +1,4 @@
-"""Presets that inject upper layers only: stopped anywhere and resumed by clients that start anew, they end bit for bit the same."""
+"""Presets that inject upper layers only: stopped anywhere and resumed by new clients, they end bit for bit the same."""
 
 from __future__ import annotations
 

@@ -1,0 +1,76 @@
+"""What one example changes of a private sum: its own clipped gradient, to the bit, whoever else is in the sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ifedicl import seeds
+from ifedicl.backbone.load import Backbone
+from ifedicl.core.subspace import Context
+from ifedicl.core.vectors import Array64
+from ifedicl.data import Example
+from ifedicl.federation.client import Client
+from ifedicl.federation.dp_client import DPClient
+from ifedicl.federation.messages import GradientReply, GradientRequest, JobRequest
+from ifedicl.task import Task
+from tests.support import tiny
+from tests.support.jobs import context_of, job_of
+from tests.support.neighbours import PrivateOwner, bound_of, steps_of, sums_of, try_neighbours
+from tests.support.private import PUBLIC, private_method
+
+DRAWS = 400
+"""Of each family; 10,000 in all."""
+
+
+def _examples(count: int, task: Task) -> tuple[Example, ...]:
+    """Texts of one sentence to four."""
+    draw, rows = seeds.generator(5, "lengths"), []
+    for number in range(count):
+        sentences = draw.choice(tiny.SENTENCES, size=int(draw.integers(1, 5)))
+        rows.append(Example(f"{' '.join(map(str, sentences))} {number}", task.labels[number % len(task.labels)]))
+    return tuple(rows)
+
+
+@pytest.mark.parametrize(("number", "family"), list(enumerate(tiny.FAMILY_CASES)), ids=tiny.FAMILY_CASES)
+def test_neighbouring_sums_differ_by_one_examples_own_part_and_never_beyond_the_sensitivity(
+    number: int, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = (tiny.TASK, tiny.MANY_TOKENS)[number % 2]
+    loss, rank = ("labels", "labels", "vocabulary")[number % 3], (0, 0, 2, 2)[number % 4]
+    subspace: dict[str, Any] = {"subspace": {"rank": rank}} if rank else {}
+    method = private_method(calibration={"loss": loss}, **subspace)
+    public = tiny.examples(8, task=task, seed=9)
+    owner = PrivateOwner.of(tiny.family_backbone(family), task, method, _examples(20, task), public)
+    try_neighbours(owner, monkeypatch, draws=DRAWS, fresh=DRAWS // 2, seed=family)
+
+
+def test_clients_of_neighbouring_data_reply_with_neighbouring_sums(backbone: Backbone) -> None:
+    """Whole clients, each with its own draw of the rows, order of the examples and cached states."""
+    run, rows, draws = private_method(server={"draw": 0.7}), _examples(9, tiny.TASK), np.random.default_rng(2)
+    job = job_of(run, backbone)
+    vectors = draws.standard_normal((len(job.layers), 2, backbone.width)).astype(np.float32)
+    given = context_of(job, Context(vectors, first_layer=job.layers.start))
+
+    def steps(held: Sequence[Example], round_number: int) -> Array64:
+        sums = sums_of(run, PUBLIC)
+        client = DPClient(Client("ward", held, backbone, secret=b"w"), sums, job.run)
+        client.handle(JobRequest(job))
+        client.handle(given)
+        reply = client.handle(GradientRequest(given.context_id, round_number, job.initial))
+        assert isinstance(reply, GradientReply), reply
+        found = steps_of(reply.sums, sums)
+        assert np.linalg.norm(found) <= len(held) * bound_of(sums).sensitivity
+        return found
+
+    changes = 0
+    for place, removed in enumerate(rows):
+        others = [row for row in rows if row is not removed]
+        order = [others[number] for number in draws.permutation(len(others))]
+        change, mate = steps(rows, place % 3) - steps(order, place % 3), rows[place - 1]
+        np.testing.assert_array_equal(change, steps([removed, mate], place % 3) - steps([mate], place % 3))
+        changes += bool(change.any())
+    assert 0 < changes < len(rows), "those that were not drawn change nothing"
