@@ -87,6 +87,8 @@ def _refuse_other_names(folder: Path, config: Mapping[str, Any], source: str) ->
             f"model.source: {source} holds weights under other names ({names}); allowed: {SINGLE}, or {INDEX} and its parts. "
             f"{remedy}"
         )
+    if not (folder / SINGLE).is_file():
+        _refuse_index(folder, source)
     for file in weight_files(folder):
         if not file.is_file():
             raise BackboneError(
@@ -98,6 +100,18 @@ def _refuse_other_names(folder: Path, config: Mapping[str, Any], source: str) ->
                     f"model.source: {source}: {file.name} is a pointer of Git LFS, not the weights. Run `git lfs pull` in "
                     "the folder"
                 )
+
+
+def _refuse_index(folder: Path, source: str) -> None:
+    """An index has ``metadata``, and a file of the folder for each tensor."""
+    index = json_object(folder / INDEX)
+    places = index.get("weight_map")
+    names = list(places.values()) if isinstance(places, dict) and isinstance(index.get("metadata"), dict) else []
+    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+        raise BackboneError(
+            f"model.source: {source}: {INDEX} is torn or no index; allowed: an object with metadata, and in weight_map a "
+            "file of the folder for each tensor. Download it again"
+        )
 
 
 def _refuse_no_weights(folder: Path, source: str) -> None:
@@ -117,8 +131,9 @@ def _refuse_no_weights(folder: Path, source: str) -> None:
 def _refuse_quantised(folder: Path, config: Mapping[str, Any], source: str) -> None:
     parts = [config, *(part for part in config.values() if isinstance(part, dict))]
     for part in parts:
-        if settings := part.get("quantization_config") or part.get("compression_config"):
-            raise _quantised(source, _kind(settings), "quantization_config in its config.json")
+        for field in ("quantization_config", "compression_config"):
+            if part.get(field) is not None:
+                raise _quantised(source, _kind(part[field]), f"{field} in its config.json")
     for tensor in stored_tensors(folder):
         ending = next((ending for ending in _QUANTISED_TENSORS if tensor.name.endswith(ending)), None)
         if ending is not None:

@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from ifedicl.backbone import gguf, hub
 from ifedicl.backbone.checkpoint_folder import check_folder
 from ifedicl.backbone.families import Writes, layer_modules, write_modules, writes_of
 from ifedicl.backbone.fingerprint import fingerprint_of, stored_tensors
+from ifedicl.backbone.from_files import read_config, read_model, read_tokenizer
 from ifedicl.backbone.model_shape import ModelShape
-from ifedicl.backbone.preflight import check_memory, refuse_missing
-from ifedicl.backbone.soundness import refuse_not_finite, refuse_tokens_without_rows
+from ifedicl.backbone.preflight import check_memory
+from ifedicl.backbone.soundness import refuse_tokens_without_rows
 from ifedicl.backbone.tree_attention import Branches, branch_limit
-from ifedicl.errors import BackboneError, NotEnoughMemoryError
+from ifedicl.errors import BackboneError
 from ifedicl.settings import ModelSettings
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -163,13 +163,13 @@ def load_backbone(settings: ModelSettings, *, cache: Path | None = None) -> Back
     """
     folder, fingerprint = _weights_and_fingerprint(settings, cache)
     with quiet_transformers():
-        config = _config(folder, settings.source)
+        config = read_config(folder, settings.source)
         writes = writes_of(config.model_type, settings.writes)
         device = _device(settings.device)
         dtype = _dtype(settings.dtype, device)
         check_memory(sum(tensor.elements for tensor in stored_tensors(folder)), dtype, device, settings.source)
-        model = _model(folder, config, dtype, device, settings.source)
-        tokenizer = _tokenizer(folder, settings.source)
+        model = read_model(folder, config, dtype, device, settings.source)
+        tokenizer = read_tokenizer(folder, settings.source)
     refuse_tokens_without_rows(model, tokenizer, settings.source)
     return wrap(model, tokenizer, writes, settings, fingerprint)
 
@@ -190,7 +190,7 @@ def shape_of(settings: ModelSettings) -> ModelShape:
     Raises: as :func:`fingerprint`.
     """
     folder, fingerprint = _weights_and_fingerprint(settings)
-    text = _config(folder, settings.source).get_text_config()
+    text = read_config(folder, settings.source).get_text_config()
     return ModelShape(fingerprint, int(text.num_hidden_layers), int(text.hidden_size))
 
 
@@ -198,7 +198,7 @@ def _weights_and_fingerprint(settings: ModelSettings, cache: Path | None = None)
     """The folder with the weights, converted or downloaded if necessary, and the model's fingerprint."""
     original = Path(settings.source).expanduser()
     try:
-        if original.suffix.lower() == ".gguf":
+        if original.suffix.lower() == ".gguf" and not original.is_dir():
             with quiet_transformers():
                 return gguf.converted_folder(original, cache), gguf.fingerprint_of(original)
         if original.is_file():
@@ -286,69 +286,6 @@ def _downloaded(settings: ModelSettings) -> Path:
     return folder
 
 
-def _config(folder: Path, source: str) -> Any:
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # checks of config fields raise many types
-        raise BackboneError(
-            f"{source}: its config.json cannot be used ({error}). Remote code is never run. Choose a model that transformers "
-            "knows"
-        ) from error
-
-
-def _model(folder: Path, config: Any, dtype: torch.dtype, device: torch.device, source: str) -> Any:
-    # A config.json can ask for a kernel that is not installed, or that the hub would deliver as code. All compute the same, so
-    # what it asks for does not count, except for "eager".
-    named = {getattr(part, "_attn_implementation", None) for part in (config, config.get_text_config())}
-    changed = {}
-    if not named <= {None, "eager"}:
-        config.update({"_attn_implementation": None})  # of its parts, too
-        changed = {"config": config}
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-            **changed,
-        )
-        refuse_missing(info["missing_keys"], source)
-        refuse_not_finite(model, source)
-        return model.to(device)
-    except BackboneError:
-        raise
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise NotEnoughMemoryError(
-            f"model.source: {source}: the memory of {device.type} is full. Use model.dtype = 'bfloat16', a smaller model, or a "
-            "machine with more memory"
-        ) from error
-    except ImportError as error:
-        raise BackboneError(
-            f"{source}: transformers needs a package to load it that is not installed ({_first_line(error)}). Install the "
-            "package, or choose another model"
-        ) from error
-    except Exception as error:  # a config.json that does not fit its weights raises many types
-        raise BackboneError(
-            f"{source}: its weights cannot be loaded ({type(error).__name__}: {_first_line(error)}). They may be torn, or not "
-            "belong to its config.json. Download the model again"
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _tokenizer(folder: Path, source: str) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # the tokenizer libraries raise many types, a bare Exception among them
-        raise BackboneError(
-            f"{source}: its tokenizer cannot be loaded ({error}); it may be torn or absent. Download the model again"
-        ) from error
-
-
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -356,7 +293,11 @@ def _device(name: str) -> torch.device:
         raise BackboneError(
             f"model.device: received {name!r}, but torch finds no GPU; allowed: 'cpu' or 'auto'. Or install a CUDA build"
         )
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise BackboneError(f"model.device: received {name!r}; allowed: 'cpu', or up to 'cuda:{last}'. Choose one, or 'auto'")
+    return device
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

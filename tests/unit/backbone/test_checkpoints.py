@@ -123,6 +123,23 @@ def test_parts_without_their_index_are_named(model: Path) -> None:
     _refused(model, "and 2 more", "Download the index, model.safetensors.index.json")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"weight_map": {"lm_head.weight": "model-000',
+        "[]",
+        '{"metadata": {}, "weight_map": {}}',
+        '{"metadata": {}, "weight_map": {"a": "../other/model.safetensors"}}',
+        '{"metadata": {}, "weight_map": {"a": 3}}',
+        '{"weight_map": {"a": "model-00001-of-00002.safetensors"}}',
+    ],
+)
+def test_an_index_that_is_none_is_named(model: Path, text: str) -> None:
+    sharded(model, 2)
+    (model / "model.safetensors.index.json").write_text(text)
+    _refused(model, "model.safetensors.index.json is torn or no index; allowed: an object with metadata")
+
+
 def test_a_missing_part_is_named(model: Path) -> None:
     sharded(model, 4)
     (model / "model-00003-of-00004.safetensors").unlink()
@@ -159,6 +176,8 @@ def test_a_pointer_of_git_lfs_is_named(model: Path) -> None:
 
 def test_a_folder_of_gguf_files_and_a_file_of_a_folder_are_named(model: Path, tmp_path: Path) -> None:
     _refused(model / WEIGHTS, "received the file", "Give its folder")
+    assert tiny.load(model.rename(model.with_suffix(".gguf"))).layers == 3  # a folder that is called so
+    model.with_suffix(".gguf").rename(model)
     (model / WEIGHTS).rename(model / "tiny.q8.gguf")
     _refused(model, "a folder of GGUF files (tiny.q8.gguf)", "Name the file itself")
 
@@ -188,7 +207,7 @@ def test_a_kernel_that_the_configuration_asks_for_does_not_count(
 
 def test_a_package_that_loading_needs_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", raising(ImportError("\nthis needs mambapy\nmore")))
-    _refused(model, "a package to load it that is not installed (this needs mambapy). Install")
+    _refused(model, "a package to load it that is not installed (this needs mambapy more). Install")
 
 
 def test_memory_that_ends_while_a_model_is_loaded_is_an_error_with_a_remedy(
@@ -199,9 +218,36 @@ def test_memory_that_ends_while_a_model_is_loaded_is_an_error_with_a_remedy(
         tiny.load(model)
 
 
-def test_a_configuration_that_does_not_fit_its_weights_is_refused(model: Path) -> None:
-    reconfigured(model, num_attention_heads=0)
-    _refused(model, "config.json")
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ({"num_attention_heads": 5}, "Correct that field"),
+        ({"rms_norm_eps": "tiny"}, "Correct that field"),
+        ({"model_type": "of-next-year"}, "Choose a model that transformers knows"),
+        (
+            {"intermediate_size": 64},
+            "9 tensors have another shape than its config.json says, for instance model.layers.0.mlp.down_",
+        ),
+        ({"intermediate_size": 64}, "received (32, 48); allowed: (32, 64). Correct it, or download"),
+        ({"hidden_act": "warp"}, "the model cannot be loaded (KeyError: 'warp')"),
+        ({"num_hidden_layers": 5}, "lacks 18 tensors"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_its_weights_is_refused(model: Path, values: dict[str, Any], found: str) -> None:
+    reconfigured(model, **values)
+    _refused(model, found)
+
+
+def test_a_tokenizer_with_code_of_its_own_is_named(model: Path) -> None:
+    (model / "tokenizer_config.json").write_text('{"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", null]}}')
+    _refused(model, "needs code of its own (auto_map in its tokenizer_config.json)", "never run")
+
+
+def test_a_gpu_beyond_the_last_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(BackboneError, match="received 'cuda:2'; allowed: 'cpu', or up to 'cuda:1'"):
+        tiny.load(model, device="cuda:2")
 
 
 # Numbers and tokens

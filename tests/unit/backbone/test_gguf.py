@@ -144,7 +144,8 @@ def test_a_gguf_model_in_parts_is_the_model_whichever_part_is_named(
 ) -> None:
     assert [part.name for part in parts] == [f"tiny-0000{number}-of-00004.gguf" for number in (1, 2, 3, 4)]
     loaded = [
-        load_backbone(ModelSettings(source=str(part), device="cpu", dtype="float32"), cache=tmp_path / "own") for part in (parts[0], parts[2])
+        load_backbone(ModelSettings(source=str(part), device="cpu", dtype="float32"), cache=tmp_path / "own")
+        for part in (parts[0], parts[2])
     ]
     for one in loaded:
         for name, tensor in backbone.model.state_dict().items():
