@@ -136,7 +136,7 @@ class Task(BaseModel):
     def unknown(self, label: str) -> str:
         """The message about a label that the task does not have."""
         near = difflib.get_close_matches(label.strip().lower(), self.labels, n=1)
-        hint = f". Did you mean {near[0]!r}?" if near else ""
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
         allowed = ", ".join(map(repr, self.labels))
         return f"label {label[:SHOWN_LABEL]!r} is not in the task; allowed: {allowed}{hint}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import check_array, estimator_checks
 from sklearn.utils.validation import check_is_fitted
 
-from ifedicl import AdapterClassifier, personalise, pipeline
+from ifedicl import AdapterClassifier, personalise, pipeline, simulate
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import DataError, IfediclError
 from ifedicl.task import Task
@@ -288,7 +289,7 @@ def test_texts_of_another_kind_are_refused_wherever_texts_go_in(kind: str, backb
         ([*_turns(PLACES)[:-1], None], f"NaN or None as number {N}"),
         ([*_turns(PLACES)[:-1], 1], "received int, str; allowed: text, integers or booleans, of one type"),
         ([0.5] * N, "Unknown label type"),
-        (["see"] * N, "Did you mean 'sea'"),
+        (["see"] * N, "did you mean 'sea'"),
         (np.zeros((N, 2)), "an array of shape"),
         ([True, False] * (N // 2), "label 'True' is not in the task"),
     ],
@@ -326,3 +327,27 @@ def test_other_settings_of_a_wrong_kind_are_refused(backbone: Backbone) -> None:
     for top_k in wrong:
         with pytest.raises(IfediclError, match="top_k: received "):
             pipeline(adapter, backbone=backbone)(TEXTS, top_k=top_k)
+
+
+def test_with_steps_numbers_calibrate_as_names_do(backbone: Backbone) -> None:
+    provenance = {"method": tiny.method().model_dump(mode="json")}
+    adapter = replace(tiny.drawn_adapter(backbone, GRADES, rank=4), provenance=provenance)
+    texts, names = TEXTS * 3, _turns(GRADES) * 3
+    by_name, by_number = (
+        AdapterClassifier(adapter, backbone=backbone, steps=4).fit(texts, y) for y in (names, list(map(int, names)))
+    )
+    order = np.argsort(by_name.classes_.astype(int))
+    np.testing.assert_array_equal(by_number.predict_proba(TEXTS), by_name.predict_proba(TEXTS)[:, order])
+
+
+def test_examples_of_another_kind_are_refused(backbone: Backbone) -> None:
+    classifier = tiny.drawn_adapter(backbone, PLACES).classifier(backbone)
+    for wrong in ([("cold soup", "sea")], [{"text": "cold soup", "label": "sea"}]):
+        with pytest.raises(IfediclError, match=r"examples: received (tuple|dict) as number 1; allowed: Example"):
+            classifier.evaluate(wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\tb", 3])
+def test_a_simulated_client_has_a_name_that_can_be_seen(name: Any, backbone: Backbone) -> None:
+    with pytest.raises(IfediclError, match="clients: received the name "):
+        simulate(backbone, tiny.TASK, {name: tiny.examples(4), "other": tiny.examples(4, seed=1)})

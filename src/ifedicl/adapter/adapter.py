@@ -27,7 +27,7 @@ from ifedicl.backbone import hub
 from ifedicl.backbone.licence import terms_of
 from ifedicl.core.vectors import Array32
 from ifedicl.data import Example
-from ifedicl.errors import AdapterError, FingerprintError
+from ifedicl.errors import AdapterError, FingerprintError, InputError
 from ifedicl.inputs import texts_of
 from ifedicl.metrics import Evaluation
 
@@ -312,8 +312,14 @@ class Classifier:
         """Label examples and compare with their labels.
 
         Raises:
+            InputError: ``examples`` holds something else than examples.
             DataError: a text has no tokens.
         """
+        for number, example in enumerate(examples, start=1):
+            if not isinstance(example, Example):
+                raise InputError(
+                    f"examples: received {type(example).__name__} as number {number}; allowed: Example. Make them first"
+                )
         logs = self.log_probabilities([example.text for example in examples], on_progress=on_progress)
         task = self.adapter.task
         return Evaluation.of(task.labels, logs, [task.index(example.label) for example in examples])

@@ -134,6 +134,8 @@ def _texts(texts: Sequence[str] | None, file: Path | None, column: str) -> list[
         if any(map(has_lone_surrogate, texts)):
             raise DataError("texts: a text on the command line is not UTF-8. Set the terminal to UTF-8, or use --file")
         return list(texts)
+    if sys.stdin is None:  # closed
+        raise DataError("texts: received none, and standard input is closed. Give them as arguments or with --file")
     if sys.stdin.isatty():
         print("type texts, one a line; end with Ctrl-D", file=sys.stderr)
     try:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ifedicl.data import Example, dirichlet_split, draw_pool, read_examples
-from ifedicl.errors import DataError
+from ifedicl.errors import DataError, InputError
 from ifedicl.settings import RunSettings, SplitSettings
 from ifedicl.task import Task
 
@@ -43,8 +43,9 @@ def check_classes(task: Task, clients: Mapping[str, Sequence[Example]]) -> None:
     Raises:
         DataError: there is no example, only one class, or a label that the task does not have.
     """
-    labels = {example.label for examples in clients.values() for example in examples}
-    if unknown := labels - set(task.labels):
+    stated = {example.label for examples in clients.values() for example in examples}
+    labels = {task.label_of(label) for label in stated}
+    if unknown := [label for label in stated if task.label_of(label) is None]:
         raise DataError(f"{len(unknown)} labels are not in the task; allowed: {', '.join(task.labels)}")
     if not labels:
         raise DataError("no client has an example; at least one client with examples of two labels is needed")
@@ -53,6 +54,17 @@ def check_classes(task: Task, clients: Mapping[str, Sequence[Example]]) -> None:
             f"all examples have the label {next(iter(labels))!r}; at least two of {', '.join(task.labels)} are needed. "
             "Add examples of another label"
         )
+
+
+def check_names(clients: Iterable[str]) -> None:
+    """Check that each client has a name that can be seen in logs and reports.
+
+    Raises:
+        InputError: a name is not text, is blank, or holds a character that cannot be printed.
+    """
+    for name in clients:
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise InputError(f"clients: received the name {name!r}; allowed: text of one or more visible characters. Rename it")
 
 
 def test_examples(settings: RunSettings) -> tuple[Example, ...]:

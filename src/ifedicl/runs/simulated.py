@@ -22,7 +22,7 @@ from ifedicl.federation.handler import Endpoint
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.manifest import Manifest
 from ifedicl.owner.endpoint import simulated_endpoints, spent_privacy
-from ifedicl.runs.client_data import check_classes
+from ifedicl.runs.client_data import check_classes, check_names
 from ifedicl.settings import Method, ModelSettings
 from ifedicl.task import Task
 
@@ -47,8 +47,10 @@ def simulate(
         split_keys: by client, its owner's key, which divides its examples into roles; by default the method's seed does.
 
     Raises:
+        InputError: a client's name cannot be seen.
         DataError: there is no example, only one class, or a label that the task does not have.
     """
+    check_names(examples)
     check_classes(task, examples)
     return tuple(
         Client(

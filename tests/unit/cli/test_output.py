@@ -141,3 +141,10 @@ def test_wrong_arguments_are_json_where_json_is_asked_for(
     assert said in printed.err
     assert run(*(word for word in arguments if word != "--json")) == 2
     assert capsys.readouterr().out == ""
+
+
+def test_closed_standard_input_is_no_text(program: list[str], finished: Path) -> None:
+    words = [*program, "classify", str(finished / "adapter")]
+    ended = subprocess.run(["sh", "-c", '"$@" <&-', "sh", *words], capture_output=True, check=False)  # noqa: S607
+    assert ended.returncode == 3
+    assert b"standard input is closed" in ended.stderr

@@ -324,5 +324,5 @@ def test_semicolons_between_cells_are_named(tmp_path: Path) -> None:
 def test_a_label_nearly_right_is_offered(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("text,label\nfine,Good \n")
-    with pytest.raises(DataError, match="Did you mean 'good'"):
+    with pytest.raises(DataError, match=r"'bad' \(did you mean 'good'\?\)\. Correct the row"):
         read_examples(file, tiny.TASK)
