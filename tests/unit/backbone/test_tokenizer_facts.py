@@ -12,6 +12,7 @@ import pytest
 from tokenizers import Tokenizer, processors
 
 from ifedicl.backbone.fingerprint import fingerprint_of
+from ifedicl.backbone.tokenizer_facts import unhashed_behaviour
 from tests.support import tiny
 from tests.support.checkpoints import reconfigured
 
@@ -103,6 +104,29 @@ def test_a_folder_without_tokenizer_json_is_told_by_its_other_files(model: Path)
     before = fingerprint_of(model)
     _set(model, "added_tokens.json", shoes=12)
     assert fingerprint_of(model) != before
+
+
+def test_a_token_that_the_settings_make_a_control_token_changes_the_fingerprint(model: Path) -> None:
+    raw = Tokenizer.from_file(str(model / "tokenizer.json"))
+    raw.add_tokens(["warm bread"])  # one token, in a text too; a control token in a text is split
+    raw.save(str(model / "tokenizer.json"))
+    before = fingerprint_of(model)
+    _set(model, added_tokens_decoder={"320": _token("warm bread", special=True)})
+    assert fingerprint_of(model) != before
+
+
+def test_a_usual_folder_without_tokenizer_json_adds_nothing(tmp_path: Path) -> None:
+    folder = tiny.save_model(tmp_path / "gpt2", "gpt2")
+    content = json.loads((folder / "tokenizer.json").read_text())["model"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text("{}")
+    (folder / "vocab.json").write_text(json.dumps({**content["vocab"], "<|endoftext|>": len(content["vocab"])}))
+    (folder / "merges.txt").write_text("\n".join(" ".join(pair) for pair in content["merges"]))
+    before = fingerprint_of(folder)
+    _set(folder, model_max_length=99, eos_token="<|endoftext|>")
+    assert fingerprint_of(folder) == before
+    hashed = [folder / "vocab.json", folder / "merges.txt"]
+    assert unhashed_behaviour(folder, hashed, json.loads((folder / "config.json").read_text()), {}) == ""
 
 
 def test_a_tokenizer_that_cannot_be_loaded_still_has_a_fingerprint(model: Path) -> None:

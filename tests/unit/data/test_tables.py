@@ -52,6 +52,19 @@ def test_a_column_that_is_not_needed_stops_nothing(tmp_path: Path, name: str) ->
     assert inspect_data(tmp_path / "a.parquet")["columns"] == ["text", "label", "other"]
 
 
+def test_a_torn_column_that_is_not_needed_is_not_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    parquet.write_table(_table(other=["x" * 999, "y" * 999]), file, compression="gzip", use_dictionary=False)
+    column = parquet.ParquetFile(file).metadata.row_group(0).column(2)
+    content = bytearray(file.read_bytes())
+    for place in range(column.data_page_offset, column.data_page_offset + column.total_compressed_size):
+        content[place] = 255
+    file.write_bytes(content)
+    assert read_examples(file, TASK) == ROWS
+    with pytest.raises(DataError, match="not a whole Parquet file"):
+        read_texts(file, text="other")
+
+
 def test_a_text_in_a_column_with_a_dot_is_read(tmp_path: Path) -> None:
     parquet.write_table(_table(**{"meta.note": ["x", "y"], "meta": [{"note": 1}, None]}), tmp_path / "a.parquet")
     assert read_texts(tmp_path / "a.parquet", text="meta.note") == ("x", "y")

@@ -49,6 +49,23 @@ def test_what_a_killed_process_left_stops_nobody(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_lock_on_a_file_that_its_holder_has_removed_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = folder_lock._lock
+    calls: list[int] = []
+
+    def late(descriptor: int) -> None:
+        if not calls:  # the holder ends between open and lock
+            (tmp_path / NAME).unlink()
+        calls.append(descriptor)
+        lock(descriptor)
+
+    monkeypatch.setattr(folder_lock, "_lock", late)
+    with held(tmp_path):
+        assert len(calls) == 2
+        with pytest.raises(ConfigError), held(tmp_path):
+            raise AssertionError("both hold it")
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"since": "soon"}', "\x00"])
 def test_a_holder_that_has_not_written_who_it_is_holds_the_folder_too(tmp_path: Path, content: str) -> None:
     with held(tmp_path):
