@@ -35,7 +35,15 @@ def _examples(count: int, task: Task) -> tuple[Example, ...]:
     return tuple(rows)
 
 
-@pytest.mark.parametrize(("number", "family"), list(enumerate(tiny.FAMILY_CASES)), ids=tiny.FAMILY_CASES)
+QUICK = ("llama", "gemma2", "gpt2", "falcon-40b")
+"""Families that every run of the tests tries; the others take their 400 draws each in the soak tests."""
+
+
+@pytest.mark.parametrize(
+    ("number", "family"),
+    [pytest.param(*case, marks=[] if case[1] in QUICK else [pytest.mark.soak]) for case in enumerate(tiny.FAMILY_CASES)],
+    ids=tiny.FAMILY_CASES,
+)
 def test_neighbouring_sums_differ_by_one_examples_own_part_and_never_beyond_the_sensitivity(
     number: int, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

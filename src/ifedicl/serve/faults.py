@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from fastapi import Response
 from fastapi.responses import JSONResponse
 
-from ifedicl.errors import AdapterError, BusyError, DataError, IfediclError, StoppedError, UnknownRunError
+from ifedicl.errors import AdapterError, BusyError, DataError, IfediclError, StoppedError, TaskError, UnknownRunError
 
 _STATUS: Mapping[type[IfediclError], tuple[int, str]] = {
     AdapterError: (404, "adapter"),
     DataError: (422, "text"),
+    TaskError: (422, "text"),  # a chat template that raises for this text
     UnknownRunError: (404, "run"),
     BusyError: (429, "busy"),
     StoppedError: (503, "stopping"),

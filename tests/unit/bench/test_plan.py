@@ -161,7 +161,7 @@ def test_a_folder_is_a_data_set_with_or_without_meta(tmp_path: Path) -> None:
 def test_a_hub_name_is_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {"hub:someone/moods/train": tiny.examples(6), "hub:someone/moods/test": tiny.examples(4, seed=1)}
 
-    def read(source: str) -> Iterator[tuple[int, dict[str, str]]]:
+    def read(source: str, columns: object = None) -> Iterator[tuple[int, dict[str, str]]]:
         yield from ((number, {"text": row.text, "label": row.label}) for number, row in enumerate(rows[source]))
 
     monkeypatch.setattr("ifedicl.data.rows_of", read)

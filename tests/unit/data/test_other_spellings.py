@@ -109,14 +109,14 @@ def test_an_inner_object_that_nobody_reads_may_be_what_it_likes(tmp_path: Path) 
 def _zipped() -> bytes:
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("sheet1.xml", "<x/>" * 500)
+        file.writestr(zipfile.ZipInfo("sheet1.xml"), "<x/>" * 500)
     return archive.getvalue()
 
 
 @pytest.mark.parametrize(
     ("content", "kind"),
     [
-        (gzip.compress(b"text,label\nwet,1\n"), "a gzip archive"),
+        (gzip.compress(b"text,label\nwet,1\n", mtime=0), "a gzip archive"),
         (_zipped(), "a zip archive, as .xlsx files are"),
         ("text,label\nwet,1\n".encode("utf-16"), "UTF-16"),
         (b"\xfe\xff" + "text,label\n".encode("utf-16-be"), "UTF-16"),

@@ -15,8 +15,8 @@ from tests.support.serve import fault
 @pytest.mark.parametrize(
     ("body", "headers"),
     [
-        (gzip.compress(b'{"texts": "a"}'), {"Content-Encoding": "gzip"}),
-        (gzip.compress(b'{"texts": "a"}'), {}),
+        (gzip.compress(b'{"texts": "a"}', mtime=0), {"Content-Encoding": "gzip"}),
+        (gzip.compress(b'{"texts": "a"}', mtime=0), {}),
         (b"anything", {"Content-Encoding": "br"}),
         (b'{"texts": "a"}', {"Content-Encoding": "deflate, gzip"}),
     ],
