@@ -132,7 +132,8 @@ def _look_up_or_calibrate(
         answer, federated = requests.request(store, key, settings.method, calibrate, centre, recalibrate=cache.recalibrate)
     if federated is not None:
         return replace(results[-1], answer=answer)
-    answer.adapter.save(folder.adapter)
+    with folder.held():
+        answer.adapter.save(folder.adapter)
     return RunResult(None, {}, None, None, answer)
 
 
