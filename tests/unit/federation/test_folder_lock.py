@@ -149,7 +149,7 @@ def test_a_run_that_began_while_another_one_ended_does_not_replace_it(llama_fold
 
 
 def test_a_stored_answer_is_not_written_into_the_folder_of_a_run_that_is_going_on(llama_folder: Path, tmp_path: Path) -> None:
-    settings, cache = load_settings(short_run(tmp_path, llama_folder)), runs.Cache(str(tmp_path / "tasks.sqlite"))
+    settings, cache = load_settings(short_run(tmp_path, llama_folder)), runs.Cache(str(tmp_path / "tasks.sqlite"), "clinics")
     assert runs.run(settings, tmp_path / "first", cache=cache).federated is not None
     with held(tmp_path / "second"):
         with pytest.raises(ConfigError, match=f"process {os.getpid()}"):
