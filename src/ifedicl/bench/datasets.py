@@ -90,4 +90,5 @@ def _meta(source: str) -> dict[str, Any]:
 
 def _labels(settings: SetSettings, train: str) -> Sequence[str]:
     """Labels of the training rows in alphabetical order."""
-    return sorted({str(row[settings.label_column]) for _, row in rows_of(train) if row.get(settings.label_column) is not None})
+    column = settings.label_column
+    return sorted({str(row[column]) for _, row in rows_of(train, (column,)) if row.get(column) is not None})

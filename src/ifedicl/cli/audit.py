@@ -97,7 +97,7 @@ def _audited(path: Path, client: str | None, model: str | None) -> tuple[Task, M
     from ifedicl.settings import Method, ModelSettings, validated
     from ifedicl.task import Task
 
-    labels = sorted({str(row["label"]) for _, row in rows_of(path) if row.get("label") is not None})
+    labels = sorted({str(row["label"]) for _, row in rows_of(path, ("label",)) if row.get("label") is not None})
     task = validated(Task, {"name": path.stem, "labels": labels}, str(path))
     return task, Method(), ModelSettings(source=model or str(demo_model())), path.name, read_examples(path, task)
 
