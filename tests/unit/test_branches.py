@@ -30,6 +30,7 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context, ContextTensors
 from ifedicl.task import Task
 from tests.support import tiny
+from tests.support.families import SOME_FAMILIES
 
 # Words that begin others, of 2 to 16 tokens; three paths.
 WORDS = ("at home", "at home alone", "out", "on", "at the table, fresh and warm", "outside")
@@ -87,7 +88,7 @@ def fed(backbone: Backbone) -> Counter[str]:
 # --- every family ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", sorted(tiny.FAMILY_CASES))
+@pytest.mark.parametrize("case", SOME_FAMILIES)
 def test_a_model_says_how_far_its_rows_may_branch(case: str) -> None:
     expected = 0 if case in ALIBI else WIDE if case in tiny.SLIDING else 128
     assert tiny.family_backbone(case, window=WIDE).branch_limit == expected

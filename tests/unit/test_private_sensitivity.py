@@ -18,6 +18,7 @@ from ifedicl.federation.dp_client import DPClient
 from ifedicl.federation.messages import GradientReply, GradientRequest, JobRequest
 from ifedicl.task import Task
 from tests.support import tiny
+from tests.support.families import QUICK
 from tests.support.jobs import context_of, job_of
 from tests.support.neighbours import PrivateOwner, bound_of, steps_of, sums_of, try_neighbours
 from tests.support.private import PUBLIC, private_method
@@ -35,13 +36,9 @@ def _examples(count: int, task: Task) -> tuple[Example, ...]:
     return tuple(rows)
 
 
-QUICK = ("llama", "gemma2", "gpt2", "falcon-40b")
-"""Families that every run of the tests tries; the others take their 400 draws each in the soak tests."""
-
-
 @pytest.mark.parametrize(
     ("number", "family"),
-    [pytest.param(*case, marks=[] if case[1] in QUICK else [pytest.mark.soak]) for case in enumerate(tiny.FAMILY_CASES)],
+    [pytest.param(*case, marks=[] if case[1] in QUICK[:2] else [pytest.mark.soak]) for case in enumerate(tiny.FAMILY_CASES)],
     ids=tiny.FAMILY_CASES,
 )
 def test_neighbouring_sums_differ_by_one_examples_own_part_and_never_beyond_the_sensitivity(
