@@ -143,8 +143,8 @@ def test_wrong_arguments_are_json_where_json_is_asked_for(
     assert capsys.readouterr().out == ""
 
 
-def test_closed_standard_input_is_no_text(program: list[str], finished: Path) -> None:
-    words = [*program, "classify", str(finished / "adapter")]
+def test_closed_standard_input_is_no_text(program: list[str], tiny_adapters: Path) -> None:
+    words = [*program, "classify", str(tiny_adapters / "mood")]
     ended = subprocess.run(["sh", "-c", '"$@" <&-', "sh", *words], capture_output=True, check=False)  # noqa: S607
     assert ended.returncode == 3
     assert b"standard input is closed" in ended.stderr

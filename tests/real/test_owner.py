@@ -49,6 +49,7 @@ def test_a_ledger_whose_writer_is_killed_again_and_again_loses_no_line_that_it_r
 LIARS = ("client-03", "client-08")
 
 
+@pytest.mark.soak
 @pytest.mark.real
 def test_two_of_ten_liars_sink_a_mean_and_not_a_median(real_backbone: Backbone, model: ModelSettings) -> None:
     """Zero-shot of the real model is the line; the adapter is as its round was chosen, no gate before it."""
