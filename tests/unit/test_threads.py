@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from ifedicl import Adapter, AdapterClassifier, pipeline
-from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.load import Backbone, unfused_attention
 from ifedicl.backbone.lock import exclusive
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import ClientRound, calibrate
@@ -125,3 +126,28 @@ def test_threads_that_call_a_new_adapter_load_its_model_once(backbone: Backbone,
         labels = list(pool.map(lambda text: adapter.classify([text])[0].label, TEXTS[:4]))
     assert len(loads) == 1
     assert labels == [prediction.label for prediction in adapter.classify(TEXTS[:4])]
+
+
+def test_one_thread_at_a_time_chooses_the_attention_of_the_process() -> None:
+    """Two that overlap would put it back in the wrong order, and leave the process with plain attention for ever."""
+    inside, leave, entered = threading.Event(), threading.Event(), threading.Event()
+
+    def first() -> None:
+        with unfused_attention():
+            inside.set()
+            leave.wait(20)
+
+    def second() -> None:
+        with unfused_attention():
+            entered.set()
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(first)
+        assert inside.wait(20)
+        other = pool.submit(second)
+        assert not entered.wait(0.2)
+        leave.set()
+        one.result(20)
+        other.result(20)
+    assert torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.math_sdp_enabled()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -30,12 +31,20 @@ DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch
 """The dtypes that a model computes or is stored in, by name."""
 
 _SHORT = 256  # tokens of a row: for longer rows unfused attention is hardly faster and needs much more memory
+_CHOOSING = threading.RLock()
 _BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16")
 # The files that are downloaded from a hub repository: weights without code, and the tokenizer's files.
 _HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "vocab*"]
 _HUB_FILES += ["merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model"]
 _HUB_FILES += ["adapter_config.json"]  # an adapter is refused by it
 _HUB_FILES += ["LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "ACCEPTABLE_USE*", "README.md"]  # copied by an export
+
+
+@contextmanager
+def unfused_attention() -> Iterator[None]:
+    """Torch's plain attention. The choice is the whole process's, so one thread at a time makes it and takes it back."""
+    with _CHOOSING, sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,12 +138,11 @@ class Backbone:
     def _attention(self, width: int) -> AbstractContextManager[None]:
         """Torch's fused attention is faster forwards, but on a CPU in half precision several times slower backwards.
 
-        Unfused attention needs memory with the square of the width, so it is used for short rows only. The choice applies to
-        the whole process while it lasts: one thread steps at a time.
+        Unfused attention needs memory with the square of the width, so it is used for short rows only.
         """
         is_half = self.device.type == "cpu" and self.model.dtype != torch.float32
         is_unfused = is_half and torch.is_grad_enabled() and width <= _SHORT
-        return sdpa_kernel(SDPBackend.MATH) if is_unfused else nullcontext()
+        return unfused_attention() if is_unfused else nullcontext()
 
     @torch.inference_mode()
     def prefix(self, tokens: Sequence[int]) -> Prefix:
