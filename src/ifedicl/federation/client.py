@@ -320,7 +320,7 @@ def order_seed(key: bytes, method: Method) -> int | None:
 
 
 def _seed_for(key: bytes, purpose: str) -> int:
-    return int.from_bytes(hmac.digest(key, purpose.encode(), hashlib.sha256)[:8], "little")
+    return int.from_bytes(key_for(key, purpose)[:8], "little")
 
 
 def key_for(secret: bytes, purpose: str) -> bytes:

@@ -25,7 +25,7 @@ from ifedicl.ledger.entries import Head
 from ifedicl.ledger.ledger import read
 from ifedicl.ledger.usage import History
 from ifedicl.owner.own_files import split_key_of
-from ifedicl.owner.policy import ClientSettings
+from ifedicl.owner.policy import ClientSettings, Policy
 from ifedicl.owner.rules import RefusalError, broken_rules, check_behind, check_request
 from ifedicl.settings import load_settings
 from ifedicl.settings.describe import mode_of, what_leaves
@@ -132,6 +132,8 @@ def explain(own: OwnFacts, manifest: Manifest) -> dict[str, Any]:
             f"[sums]: the job's mode is {'secure' if method.sums_only else 'open'}, and client.toml says the other one"
         )
     noise = None if method.privacy is None else method.privacy.noise
+    steps = own.exchange(manifest)
+    most_bytes = _most_bytes(own.settings, manifest, steps)
     return {
         "job": manifest.digest,
         "task": {
@@ -146,29 +148,29 @@ def explain(own: OwnFacts, manifest: Manifest) -> dict[str, Any]:
         "model": {"fingerprint": manifest.model.fingerprint, "yours": yours},
         "mode": mode_of(method),
         "would_leave": what_leaves(method),
-        "at_most": limits.model_dump() | {"bytes_up": _most_bytes(own, manifest), "epsilon": noise and noise.epsilon},
+        "at_most": limits.model_dump() | {"bytes_up": most_bytes, "epsilon": noise and noise.epsilon},
         "held_out": method.holdout.model_dump(),
-        "refused_steps": _refused_steps(own, manifest),
+        "refused_steps": _refused_steps(own.settings.policy, manifest, steps),
         "breaks": broken,
     }
 
 
-def _refused_steps(own: OwnFacts, manifest: Manifest) -> dict[str, str]:
+def _refused_steps(policy: Policy, manifest: Manifest, steps: Mapping[str, Exchange]) -> dict[str, str]:
     """The steps of a job that the rules refuse in an approved job too, with the reasons; the run goes on without them."""
     refused = {}
-    for name, (request, reply) in own.exchange(manifest).items():
+    for name, (request, reply) in steps.items():
         try:
-            check_request(own.settings.policy, request)
-            check_behind(own.settings.policy, manifest, reply)
+            check_request(policy, request)
+            check_behind(policy, manifest, reply)
         except RefusalError as refusal:
             refused[name] = refusal.reason
     return refused
 
 
-def _most_bytes(own: OwnFacts, manifest: Manifest) -> int:
+def _most_bytes(settings: ClientSettings, manifest: Manifest, steps: Mapping[str, Exchange]) -> int:
     """At most how many bytes the job's replies have, without the transport's own."""
-    steps, limits = own.exchange(manifest), manifest.limits
-    sizes = {name: _reply_size(own.settings, manifest, exchange) for name, exchange in steps.items()}
+    limits = manifest.limits
+    sizes = {name: _reply_size(settings, manifest, exchange) for name, exchange in steps.items()}
     return (
         limits.updates * _largest(sizes, ("update", "gradient"))
         + limits.figures * _largest(sizes, ("evaluate", "readouts", "compare"))

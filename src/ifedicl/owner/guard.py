@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from ifedicl.owner.rules import (
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 10
+"""Requests of a run for each reply that its job needs."""
 _NAME_SIZE = 32
 """Hexadecimal digits that name a request in the ledger."""
 _ROLES: Mapping[type[Request], Role] = {
@@ -67,6 +68,19 @@ class GuardedClient(Replier, Protocol):
     @property
     def spent_epsilon(self) -> float | None:
         """The ε of all replies of this run, for one example; None: there is no DP guarantee."""
+
+
+class _Behind(NamedTuple):
+    """The examples behind the reply to one request: the client's cursor for them, and how many of each class, ``(C,)``."""
+
+    role: Role
+    cursor: str
+    counts: npt.NDArray[np.int64]
+
+    @property
+    def examples(self) -> int:
+        """The number of them."""
+        return int(self.counts.sum())
 
 
 class Guard:
@@ -160,59 +174,59 @@ class Guard:
     def _answer(self, request: messages.StepRequest, manifest: Manifest) -> Disclosure:
         check_request(self._policy, request)
         self._count_attempt(manifest)
-        role = _ROLES.get(type(request))
-        if role is not None:
-            check_enough(self._policy, manifest, request, self._examples(role))
-        asked = _name_of(request, "" if role is None else self._client.cursor(role))
+        behind = self._behind(request)
+        if behind is not None:
+            check_enough(self._policy, manifest, request, behind.examples)
+        asked = _name_of(request, "" if behind is None else behind.cursor)
         if not self._history.was_answered(manifest.run, asked):
             check_limits(self._policy, manifest, request, self._history)
         reply = self._client.handle(request)
         if isinstance(reply, Failure):
             return Disclosure(reply, ReplyFacts(manifest.run))
         check_behind(self._policy, manifest, reply)
-        examples, epsilon = self._example_set(reply, role, manifest), self._client.spent_epsilon
+        examples = None if behind is None else self._example_set(reply, behind, manifest)
+        epsilon = self._client.spent_epsilon
         check_epsilon(self._policy, epsilon, self._history.epsilon_without(manifest.run))
         return Disclosure(reply, ReplyFacts(manifest.run, asked, examples, epsilon))
 
-    def _examples(self, role: Role) -> int:
-        """The number of the client's examples with this role, before anything is computed."""
-        return int(self._client.examples_behind(self._client.cursor(role), role).sum())
+    def _behind(self, request: messages.StepRequest) -> _Behind | None:
+        """The examples behind the reply to come, before anything is computed; None for replies without any."""
+        role = _ROLES.get(type(request))
+        if role is None:
+            return None
+        cursor = self._client.cursor(role)
+        return _Behind(role, cursor, self._client.examples_behind(cursor, role))
 
-    def _example_set(self, reply: Reply, role: Role | None, manifest: Manifest) -> ExampleSet | None:
-        """The examples behind a reply, for the ledger; None for replies without any.
+    def _example_set(self, reply: Reply, behind: _Behind, manifest: Manifest) -> ExampleSet:
+        """The examples behind a reply, for the ledger.
 
         Raises:
             RefusalError: the difference between this reply and an earlier one covers too few examples.
         """
-        if role is None:
-            return None
-        cursor = self._client.cursor(role)
-        counts = self._client.examples_behind(cursor, role)
-        now = ExampleSet(manifest.question, self._split(reply, manifest), cursor, int(counts.sum()))
+        now = ExampleSet(manifest.question, self._split(reply, manifest), behind.cursor, behind.examples)
         last = self._history.last_set(manifest.question, reply.kind)
         if last is not None and last != now:
-            self._check_growth(last, now, counts, reply, role)
+            self._check_growth(last, now, behind, reply)
         return now
 
-    def _check_growth(self, last: ExampleSet, now: ExampleSet, counts: npt.NDArray[np.int64], reply: Reply, role: Role) -> None:
-        least, is_training = self._policy.least, role is Role.TRAIN
+    def _check_growth(self, last: ExampleSet, now: ExampleSet, behind: _Behind, reply: Reply) -> None:
+        least, is_training = self._policy.least, behind.role is Role.TRAIN
         if (least.new_examples if is_training else least.held_out) == 1:
             return
-        remedy = (
-            f"the difference of two such replies can be one example's; least.{'new_examples' if is_training else 'held_out'} "
-        )
-        remedy += "= 1 would allow it"
+        rule = "least.new_examples" if is_training else "least.held_out"
+        remedy = f"the difference of two such replies can be one example's; {rule} = 1 would allow it"
         if now.split != last.split and not self._policy.allow.new_splits:
             raise RefusalError(f"holdout or draw differ from earlier replies of this kind to this task; {remedy}")
         if now.split != last.split or now.cursor == last.cursor:
             return
-        before = self._client.examples_behind(last.cursor, role)
+        before = self._client.examples_behind(last.cursor, behind.role)
         if before.sum() != last.examples:
             raise RefusalError(f"examples were changed or removed since earlier replies of this kind to this task; {remedy}")
+        new = behind.counts - before
         if is_training:
-            check_new(self._policy, _by_sum(reply, counts - before))
+            check_new(self._policy, _by_sum(reply, new))
         else:
-            check_new_figures(self._policy, int((counts - before).sum()))
+            check_new_figures(self._policy, int(new.sum()))
 
     def _split(self, reply: Reply, manifest: Manifest) -> str:
         """Names the settings that decide which examples are behind a reply."""
