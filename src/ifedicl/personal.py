@@ -87,7 +87,7 @@ def personalise(
     sections = {"seed": seed, "calibration": {"local_steps": _STEPS_AT_ONCE}}
     stated = method_of(adapter.provenance) if "method" in adapter.provenance else Method()
     method = changed(stated, sections, "the adapter's settings")
-    scorer = Scorer(backbone, adapter.task, first_layer=method.injection.active_layers(backbone.layers).start)
+    scorer = Scorer(backbone, adapter.task, first_layer=method.injected_layers(backbone.layers).start)
     encoded = scorer.encoded(train)
     coefficients, rounds = adapter.coefficients, math.ceil(steps / _STEPS_AT_ONCE)
     for number in range(rounds):

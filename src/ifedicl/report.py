@@ -182,13 +182,14 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def _pictures(report: Report) -> list[tuple[str, str]]:
-    """Titles and SVGs."""
-    pictures = [
-        ("Held-out examples of all clients, round by round", _rounds_picture(report.outcome)),
-        ("Calibrated coefficients", _coefficients_picture(report.adapter)),
-    ]
+    """Titles and SVGs; of rounds and coefficients, if there are any."""
+    pictures = []
     if report.rows:
-        pictures.insert(0, ("Accuracy on everyone's test text", _accuracy_picture(report.rows)))
+        pictures.append(("Accuracy on everyone's test text", _accuracy_picture(report.rows)))
+    if report.outcome.state.history:
+        pictures.append(("Held-out examples of all clients, round by round", _rounds_picture(report.outcome)))
+    if report.adapter.coefficients.count:
+        pictures.append(("Calibrated coefficients", _coefficients_picture(report.adapter)))
     return pictures
 
 
@@ -211,7 +212,7 @@ def _rounds_table(report: Report) -> Table:
     columns = "round", "clients", "training loss", "held-out loss", "held-out accuracy", "worst client"
     table = Table(*columns, title="The federation, round by round")
     zero_shot = report.outcome.state.zero_shot
-    if zero_shot is not None:
+    if zero_shot is not None and report.outcome.state.history:
         table.add_row("zero-shot", "", "", f"{zero_shot.loss:.3f}", percent(zero_shot.accuracy), "")
     for record in report.outcome.state.history:
         held_out = record.held_out

@@ -89,7 +89,7 @@ def test_a_gradient_sum_is_that_of_clipped_examples_and_says_nothing_else(backbo
     promise = ward._sums._latest
     assert promise is not None
     job, context = ward.client._in_context
-    part, total = job.part(Role.TRAIN), np.zeros(len(job.layers) * 4)
+    part, total = job.part(Role.TRAIN), np.zeros(len(context.layers) * 4)
     rows = range(len(part.labels))
     clipped = 0
     for _, arrays in example_gradients(job.scorer, part, context, request.coefficients, run, rows):

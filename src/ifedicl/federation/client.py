@@ -22,7 +22,7 @@ from ifedicl.data import Example, Role
 from ifedicl.errors import BudgetSpentError, DataError, IfediclError, TaskError
 from ifedicl.federation import messages
 from ifedicl.federation.client_task import ClientTask, ExampleSums
-from ifedicl.federation.manifest import Manifest
+from ifedicl.federation.manifest import Manifest, context_id
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.federation.request_validation import RequestChecks
 from ifedicl.settings import Method
@@ -204,6 +204,8 @@ class Client:
         if self._checks is None or self._checks.manifest.digest != manifest.digest:
             self._context = None  # its name belongs to one job
         self._checks = RequestChecks(manifest)
+        if method.is_one_shot:
+            self._context = context_id(manifest.digest, manifest.no_context), manifest.no_context
         return self._task
 
     def _check_time(self) -> None:

@@ -131,7 +131,7 @@ class ClientPool:
         if without_job:
             refused = self.introduce(without_job)
             ready = [name for name in without_job if name not in refused]
-            if ready and self._memory.state.context is not None:
+            if ready and not self.manifest.method.is_one_shot and self._memory.state.context is not None:
                 self.install(ready)
             again, failures_again = self._exchange({name: requests[name] for name in ready}, expected, usable, take)
             names |= again

@@ -63,7 +63,6 @@ class ClientTask:
         self.task = task
         self.method = method
         self.scorer = scorer
-        self.layers = method.injection.active_layers(scorer.backbone.layers)
         self.roles = split_roles(examples, selection=method.holdout.selection, gate=method.holdout.gate, seed=split_seed)
         self._parts: dict[Role, EncodedExamples] = {}
         self._keys: dict[Role, tuple[str, ...]] = {}

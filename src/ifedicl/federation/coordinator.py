@@ -17,7 +17,7 @@ from ifedicl.core.robust import Trust, robust_vectors
 from ifedicl.core.subspace import Context, subspace_basis
 from ifedicl.core.vectors import Array32, ContextVectors, pooled
 from ifedicl.core.warm_start import Start
-from ifedicl.errors import FederationError, LimitsReachedError
+from ifedicl.errors import ConfigError, Fault, FederationError, LimitsReachedError
 from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.client_pool import ClientPool
 from ifedicl.federation.engine import Engine
@@ -111,18 +111,26 @@ class Coordinator:
         Raises:
             TooFewClientsError: fewer usable replies than ``coordination.min_clients``. The checkpoint stays for a resume. If
                 only the owners' limits are the cause, and rounds were completed, the run ends with these rounds instead.
-            ConfigError: the checkpoint is of another task, method or model.
+            ConfigError: the checkpoint is of another task, method or model; or more rounds of a run without rounds.
             StorageError: the checkpoint cannot be written or read.
         """
+        if more_rounds and self._method.is_one_shot:
+            remedy = "For added examples, run the config again in another folder; for rounds, take a preset that has some."
+            fault = Fault("--more-rounds", str(more_rounds), "a run with rounds; rounds.rounds is 0", remedy)
+            raise ConfigError("this run", [fault])
         found = (resume or more_rounds > 0) and self._restore(more_rounds)
         self._observer(Begun(self._state if found else None))
         rounds, phases = self._state.last_round, self._state.phases
-        self._clients.manifest = Manifest.of(self._task, self._method, self._model, rounds=rounds, phases=phases)
+        manifest = Manifest.of(self._task, self._method, self._model, rounds=rounds, phases=phases)
+        self._clients.manifest = manifest
 
         # Stage 1 and 2a: context vectors, and their mean over clients (Eq. 1-3)
         if self._state.vectors_due:
             self._clients.introduce(self._clients.names)
-            self._refresh_vectors()
+            if self._method.is_one_shot:
+                self._memory.keep(replace(self._state.with_best(), context=manifest.no_context, vectors_due=False))
+            else:
+                self._refresh_vectors()
         self._selection.measure_zero_shot()
 
         # Stage 2b: rounds of calibration (Eq. 4-7)

@@ -13,11 +13,13 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, Self
 
+import numpy as np
 from pydantic import Field, ValidationError
 
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.core.subspace import Context
+from ifedicl.core.vectors import WRITES
 from ifedicl.settings import Method, Section, validated
 from ifedicl.task import Task
 
@@ -45,14 +47,15 @@ class Limits(Section):
         """What ``phases`` schedules of ``rounds`` rounds in all need, twice: an interrupted run repeats some steps."""
         evaluations = math.ceil(rounds / method.rounds.evaluate_every)
         once = method.readout is not None
-        in_a_phase = 2 * (method.holdout.selection > 0) + once + (method.holdout.gate > 0)  # zero-shot and the last round
+        injects = not method.is_one_shot
+        in_a_phase = 2 * injects * (method.holdout.selection > 0) + once + (method.holdout.gate > 0)  # zero-shot, last round
         figures = evaluations * (method.holdout.selection > 0) + phases * in_a_phase
         return cls(
             rounds=rounds,
             updates=_SLACK * rounds if method.sums_only else rounds,  # in open mode the repeated request is the same
             figures=_SLACK * figures,
-            sums=_SLACK * phases * (1 + once),
-            contexts=_SLACK * phases,
+            sums=_SLACK * phases * (injects + once),
+            contexts=_SLACK * phases * injects,
         )
 
 
@@ -155,12 +158,17 @@ class Manifest:
     @property
     def layers(self) -> range:
         """The injected layers."""
-        return self.method.injection.active_layers(self.model.layers)
+        return self.method.injected_layers(self.model.layers)
 
     @property
     def form(self) -> Form:
         """The shape of the coefficients."""
         return Form(len(self.layers), self.method.rank)
+
+    @property
+    def no_context(self) -> Context:
+        """The global vectors of a job without rounds: none, of no layer. Each side knows them."""
+        return Context(np.zeros((0, len(WRITES), self.model.width), dtype=np.float32))
 
     @property
     def identity(self) -> Coefficients:

@@ -36,13 +36,14 @@ class RequestChecks:
             case messages.JobRequest():
                 return request.manifest.digest == self.manifest.digest
             case messages.VectorsRequest():
-                return _CURSOR.fullmatch(request.cursor) is not None
+                return not method.is_one_shot and _CURSOR.fullmatch(request.cursor) is not None
             case messages.ContextRequest():
-                return request.wire_dtype == method.vectors.wire_dtype and self._fits_context(request.context)
+                fits = not method.is_one_shot and request.wire_dtype == method.vectors.wire_dtype
+                return fits and self._fits_context(request.context)
             case messages.UpdateRequest():
                 begun, ends = request.phase_start, request.phase_start + request.phase_rounds
                 in_schedule = 0 <= begun <= request.round < ends <= self.manifest.limits.rounds
-                return in_schedule and not method.takes_gradients and self._fits_coefficients(request.coefficients)
+                return in_schedule and method.takes_updates and self._fits_coefficients(request.coefficients)
             case messages.GradientRequest():
                 in_schedule = 0 <= request.round < self.manifest.limits.rounds
                 return in_schedule and method.takes_gradients and self._fits_coefficients(request.coefficients)

@@ -42,9 +42,11 @@ class SampleCounts:
 
 def sample_exchange(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
     """The request and reply of each step that the method needs, in the order of a run."""
-    holdout, coefficients = manifest.method.holdout, manifest.identity
-    steps = _vectors(manifest, counts) | _round(manifest, counts)
-    if holdout.selection > 0:
+    holdout, coefficients, injects = manifest.method.holdout, manifest.identity, not manifest.method.is_one_shot
+    steps: dict[str, Exchange] = {"job": (messages.JobRequest(manifest), messages.JobReply())}
+    if injects:
+        steps |= _vectors(manifest, counts) | _round(manifest, counts)
+    if injects and holdout.selection > 0:
         request = messages.EvaluateRequest(_CONTEXT_ID, coefficients)
         steps["evaluate"] = request, messages.EvaluateReply((_tally(counts.selection),))
     if manifest.method.readout is not None:
@@ -65,7 +67,6 @@ def _vectors(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
     context = Context(np.zeros(shape, dtype=np.float32), basis, layers.start)
     request = messages.VectorsRequest(manifest.digest, "")
     return {
-        "job": (messages.JobRequest(manifest), messages.JobReply()),
         "vectors": (request, messages.VectorsReply(vectors, _CURSOR, True, "float32", method.vectors.wire_dtype)),
         "context": (messages.ContextRequest(manifest.digest, context, method.vectors.wire_dtype), messages.ContextReply()),
     }

@@ -31,8 +31,12 @@ class Selection:
         self._checks = ReplyChecks(manifest)
 
     def measure_zero_shot(self) -> None:
-        """Evaluate the raw model on the selection examples, once for each context."""
-        if self._memory.state.zero_shot is None and self._manifest.method.holdout.selection > 0:
+        """Evaluate the raw model on the selection examples, once for each context.
+
+        Without rounds the label words that a readout is compared with are the raw model's.
+        """
+        method = self._manifest.method
+        if self._memory.state.zero_shot is None and method.holdout.selection > 0 and not method.is_one_shot:
             zero_shot = tally_of_all(self.evaluate(self._manifest.identity))
             self._memory.keep(replace(self._memory.state, zero_shot=zero_shot))
 
@@ -71,9 +75,11 @@ class Selection:
         readouts = total.sums.solve(directions, layer)
         trial = messages.EvaluateRequest(self._clients.context_id, state.best, tuple(readouts), TEMPERATURES)
         figures = zip(*(reply.tallies for reply in self._evaluations(trial).values()), strict=True)
-        ranks = [rank(sum(tallies, Tally()), method.rounds.select_by) for tallies in figures]  # empty if no client replied
+        totals = [sum(tallies, Tally()) for tallies in figures]  # empty if no client replied
+        ranks = [rank(total, method.rounds.select_by) for total in totals]
         best = trial.candidates[ranks.index(min(ranks))] if ranks else None
-        self._memory.keep(replace(self._memory.state, readout=best, readout_round=state.best_round))
+        zero_shot = totals[0] if totals and method.is_one_shot else self._memory.state.zero_shot
+        self._memory.keep(replace(self._memory.state, readout=best, readout_round=state.best_round, zero_shot=zero_shot))
 
     def compare(self) -> Comparison | None:
         """The chosen adapter and the raw model on the gate examples; None without a gate or without gate examples."""

@@ -47,10 +47,10 @@ def broken_rules(policy: Policy, manifest: Manifest, history: History, *, approv
         ),
         "allow.gradient_sums is false": method.takes_gradients and not allow.gradient_sums,
         f"least.step is {least.step}; a step of this job mixes {calibration.batch_size} examples": (
-            not method.takes_gradients and calibration.batch_size < least.step
+            method.takes_updates and calibration.batch_size < least.step
         ),
         f"work.steps is {work.steps}; an update of this job takes {calibration.local_steps} steps": (
-            not method.takes_gradients and calibration.local_steps > work.steps
+            method.takes_updates and calibration.local_steps > work.steps
         ),
         f"most.epsilon is {most.epsilon:g}; this job has no DP guarantee": most.epsilon > 0 and not method.promises_noise,
     }

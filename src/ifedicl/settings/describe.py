@@ -60,6 +60,11 @@ def _sent_without_noise(method: Method) -> list[str]:
         "once, at the end: on the gate examples, how many the adapter and the raw model get right, sums of their losses and of "
         "squared differences, on how many they disagree, how many have each label and how often each label is predicted"
     )
+    at_the_gate = [compared] if method.holdout.gate > 0 else []
+    if method.is_one_shot:
+        products = "once: sums of products of the raw model's hidden states and labels over its training examples"
+        tried = "once: for each readout that is tried, the number of held-out examples, how many were right, their summed loss"
+        return [products, tried, *at_the_gate]
     lowest = method.injection.from_depth
     above = "" if lowest == 0 else f" above {lowest:g} of its depth"
     return [
@@ -68,5 +73,5 @@ def _sent_without_noise(method: Method) -> list[str]:
         moved,
         "each evaluation: the number of held-out examples, how many were right, the sum of their losses",
         *readout,
-        *([compared] if method.holdout.gate > 0 else []),
+        *at_the_gate,
     ]

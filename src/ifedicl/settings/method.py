@@ -60,9 +60,21 @@ class Method(Section):
                 'server.update "gradient" draws examples, not clients, and must not depend on which client holds them; '
                 "leave rounds.client_fraction at 1"
             )
+        if self.is_one_shot and (wrong := one_shot_contradictions(self)):
+            raise ValueError(f"rounds.rounds is 0, so nothing is injected: {'; '.join(wrong)}")
         if self.readout is not None and self.holdout.selection == 0:
             raise ValueError("[readout] is chosen on held-out examples; set holdout.selection above 0, for instance to 0.2")
         return self
+
+    @property
+    def is_one_shot(self) -> bool:
+        """Whether there are no rounds: nothing is injected, and one message of each client gives a readout of the raw model."""
+        return self.rounds.rounds == 0
+
+    @property
+    def takes_updates(self) -> bool:
+        """Whether clients take local steps and send coefficients."""
+        return not (self.is_one_shot or self.takes_gradients)
 
     @property
     def rank(self) -> int:
@@ -76,7 +88,7 @@ class Method(Section):
         """
         if self.readout is None or self.readout.pooled_depth == 0:
             return None
-        return max(1, round(self.readout.pooled_depth * layers), self.injection.active_layers(layers).start)
+        return max(1, round(self.readout.pooled_depth * layers), self.injected_layers(layers).start)
 
     @property
     def promises_noise(self) -> bool:
@@ -101,11 +113,26 @@ class Method(Section):
     @property
     def classes_apart(self) -> bool:
         """Whether clients send context vectors by class."""
-        return self.vectors.balance == "class" or self.subspace is not None
+        return not self.is_one_shot and (self.vectors.balance == "class" or self.subspace is not None)
+
+    def injected_layers(self, layers: int) -> range:
+        """The injected layers of a model with ``layers`` layers; empty without rounds."""
+        return range(0) if self.is_one_shot else self.injection.active_layers(layers)
 
     def groups(self, classes: int) -> int:
         """The number of sums of writes that a client sends, for a task with ``classes`` labels."""
         return classes if self.classes_apart else 1
+
+
+def one_shot_contradictions(method: Method) -> list[str]:
+    """The settings that have no meaning without rounds; none: the method is a readout of the raw model."""
+    return _true_ones(
+        {
+            "[readout] must be there: without it nothing would be learnt": method.readout is None,
+            "[subspace] must be left out (subspace = false if a preset has it)": method.subspace is not None,
+            "[server] must be left out (server = false if a preset has it)": method.server is not None,
+        }
+    )
 
 
 def noise_contradictions(method: Method) -> list[str]:

@@ -154,7 +154,12 @@ class NoiseSettings(Section):
 class RoundSettings(Section):
     """The rounds, and the choice of one of them (paper Eq. 7; test text is not used)."""
 
-    rounds: int = Field(default=10, ge=1, le=100_000, description="number of rounds; 1 to 100000")
+    rounds: int = Field(
+        default=10,
+        ge=0,
+        le=100_000,
+        description="number of rounds; 0 to 100000; 0: no calibration, a readout of the raw model from one message",
+    )
     client_fraction: float = Field(
         default=1.0, gt=0.0, le=1.0, description="fraction of the clients asked in each round, in (0, 1]"
     )
