@@ -105,6 +105,12 @@ class Comparison:
         return self.is_better and self.beats_chance
 
     @property
+    def sentence(self) -> str:
+        """The figures of both, in words."""
+        ours, raw = (f"loss {tally.loss:.3f}, {100 * tally.accuracy:.1f}% right" for tally in (self.adapter, self.zero_shot))
+        return f"on {self.adapter.examples} held-out examples that nothing else has seen, {ours} against {raw}"
+
+    @property
     def beats_chance(self) -> bool:
         """Whether more answers are right than for a random permutation of the answers, one-sided at 1%.
 
@@ -139,6 +145,27 @@ class Comparison:
             _lower_bound(gain, self.squared_gains, count) >= 0
             and right + _standard_error(right, float(self.disagreements), count) >= 0
         )
+
+
+@dataclass(frozen=True)
+class CountedComparison(Comparison):
+    """A comparison whose counts have noise, and which has no losses: the better guess decides."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more answers of the adapter were counted as right than of the raw model."""
+        return self.is_better
+
+    @property
+    def is_better(self) -> bool:
+        """Whether more answers of the adapter were counted as right than of the raw model."""
+        return self.adapter.correct > self.zero_shot.correct
+
+    @property
+    def sentence(self) -> str:
+        """The figures of both, in words."""
+        ours, raw = (f"about {100 * tally.accuracy:.1f}% right" for tally in (self.adapter, self.zero_shot))
+        return f"on about {self.adapter.examples} held-out examples that nothing else has seen, {ours} against {raw}"
 
 
 def _added(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:

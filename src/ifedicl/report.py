@@ -102,7 +102,7 @@ def traffic_by_client(traffic: Sequence[Traffic], rounds: int) -> list[ClientTra
         setup, rest = list[Traffic](), list[Traffic]()
         is_trial = False  # of a readout: the evaluations after its sums, up to the next other step
         for item in exchanges:
-            is_trial = item.step == "statistics" or (is_trial and item.step in {"evaluate", "context"})
+            is_trial = item.step in {"statistics", "noisy_statistics"} or (is_trial and item.step in {"evaluate", "context"})
             (rest if item.step in _STEPS_OF_A_ROUND and not is_trial else setup).append(item)
         table.append(
             ClientTraffic(
@@ -142,13 +142,9 @@ def gate_sentences(outcome: Outcome) -> list[str]:
     if gate is None:
         return []
     decision = "open, the adapter is used" if gate.is_open else "SHUT, the raw model is used"
-    ours, raw = (f"loss {tally.loss:.3f}, {percent(tally.accuracy)} right" for tally in (gate.adapter, gate.zero_shot))
     if gate.is_better and not gate.is_open:
         decision = f"{decision}, since the adapter's answers are no better than chance"
-    return [
-        f"Gate: on {gate.adapter.examples} held-out examples that nothing else has seen, {ours} against {raw} of the raw "
-        f"model: {decision}."
-    ]
+    return [f"Gate: {gate.sentence} of the raw model: {decision}."]
 
 
 def evaluation_tables(adapter: Evaluation, zero_shot: Evaluation) -> list[Table]:
@@ -213,14 +209,16 @@ def _rounds_table(report: Report) -> Table:
     table = Table(*columns, title="The federation, round by round")
     zero_shot = report.outcome.state.zero_shot
     if zero_shot is not None and report.outcome.state.history:
-        table.add_row("zero-shot", "", "", f"{zero_shot.loss:.3f}", percent(zero_shot.accuracy), "")
+        table.add_row(
+            "zero-shot", "", "", f"{zero_shot.loss:.3f}" if zero_shot.loss_sum else "", percent(zero_shot.accuracy), ""
+        )
     for record in report.outcome.state.history:
         held_out = record.held_out
         table.add_row(
             f"{record.round}{' *' if record.round == report.outcome.chosen_round else ''}",
             str(_clients_in(report.outcome.state.traffic, record)),
             "" if record.train_loss is None else f"{record.train_loss:.3f}",
-            "" if held_out is None else f"{held_out.loss:.3f}",
+            "" if held_out is None or not held_out.loss_sum else f"{held_out.loss:.3f}",
             "" if held_out is None else percent(held_out.accuracy),
             "" if record.worst is None else f"{percent(record.by_client[record.worst].accuracy)} ({record.worst})",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ifedicl import Backbone, ModelSettings, cli, federate, simulate
@@ -13,7 +14,7 @@ from ifedicl.backbone.scoring import Scorer
 from ifedicl.data import Example
 from ifedicl.demo.fetch import demo_model, demo_places
 from ifedicl.demo.story import TASK
-from ifedicl.settings import Method, validated
+from ifedicl.settings import Method, changed, load_preset, validated
 
 pytestmark = pytest.mark.real
 UPPER = 0.7
@@ -64,7 +65,7 @@ def test_the_command_says_it_in_plain_words(tmp_path: Path, capsys: pytest.Captu
 
 def test_a_private_federation_of_the_real_model_tells_what_it_spent(real_backbone: Backbone) -> None:
     places = demo_places(pool=9, test=3, seed=0)
-    public = demo_places(pool=30, test=3, seed=1)["tweets"].pool[:8]
+    public = [example.text for example in demo_places(pool=30, test=3, seed=1)["tweets"].pool[:8]]
     pools = {name: place.pool for name, place in places.items() if name != "tweets"}
     method = validated(
         Method,
@@ -84,3 +85,23 @@ def test_a_private_federation_of_the_real_model_tells_what_it_spent(real_backbon
     stated = federated.adapter.provenance["privacy"]
     assert 3.9 < stated["epsilon"] <= 4.0
     assert not federated.adapter.coefficients.is_identity
+
+
+def test_a_private_readout_of_the_real_model_comes_from_one_noisy_sum(real_backbone: Backbone) -> None:
+    """With the noise of ε = 16, clients of few examples hardly learn anything: what is asked and what it cost is tried."""
+    places = demo_places(pool=12, test=3, seed=0)
+    public = [example.text for example in demo_places(pool=30, test=3, seed=1)["tweets"].pool[:16]]
+    pools = {name: place.pool for name, place in places.items() if name != "tweets"}
+    sections = {
+        "holdout": {"selection": 0.0, "gate": 0.2},
+        "privacy": {"mode": "private", "min_examples": 4, "noise": {"epsilon": 16.0}},
+    }
+    method = changed(load_preset("one-shot"), sections, "test")
+    model = ModelSettings(source=str(demo_model()), dtype="float32", device="cpu")
+    federated = federate(simulate(real_backbone, TASK, pools), model, TASK, method, public=public)
+    assert 15.9 < federated.adapter.provenance["privacy"]["epsilon"] <= 16.0
+    readout = federated.outcome.state.readout
+    assert readout is not None
+    assert np.isfinite(readout.weights).all()
+    steps = {item.step for item in federated.outcome.state.traffic}
+    assert steps == {"job", "noisy_statistics", "compare"}

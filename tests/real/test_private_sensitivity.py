@@ -18,7 +18,7 @@ def test_neighbouring_sums_of_the_real_model_differ_by_no_more_than_the_sensitiv
     real_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     places = demo_places(pool=40, test=3, seed=0)
-    own, public = places["shop reviews"].pool[:24], places["tweets"].pool[:8]
+    own, public = places["shop reviews"].pool[:24], [example.text for example in places["tweets"].pool[:8]]
     method = private_method(injection={"from_depth": 0.9}, subspace={"rank": 4})
     owner = PrivateOwner.of(real_backbone, TASK, method, own, public)
     try_neighbours(owner, monkeypatch, draws=10_000, fresh=2_500, seed="real", largest=20)

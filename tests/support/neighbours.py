@@ -23,24 +23,16 @@ from ifedicl.core.vectors import Array64
 from ifedicl.data import Example
 from ifedicl.dp.accountant import Budget
 from ifedicl.dp.clipping import Bound
-from ifedicl.dp.skellam import Crowd
 from ifedicl.federation.dp_client import DPSums
+from ifedicl.federation.manifest import Manifest
 from ifedicl.settings import Method
 from ifedicl.task import Task
-from tests.support.private import STEP
-
-
-def sums_of(method: Method, public: Sequence[Example]) -> DPSums:
-    """The sums of a private method, for three survivors of whom one colludes."""
-    assert method.privacy is not None
-    assert method.privacy.noise is not None
-    return DPSums(method.privacy.noise, Crowd(3, 1), method, public, step=STEP)
+from tests.support.private import dp_sums
 
 
 def bound_of(sums: DPSums) -> Bound:
-    """The bound of one example's part in the latest sum."""
-    assert sums._latest is not None
-    return sums._latest.bound
+    """The bound of one example's part in a gradient sum."""
+    return sums.plan.by_kind["gradient"].bound
 
 
 def steps_of(found: GradientSum, sums: DPSums) -> Array64:
@@ -64,7 +56,7 @@ class PrivateOwner:
 
     @classmethod
     def of(
-        cls, backbone: Backbone, task: Task, method: Method, examples: Sequence[Example], public: Sequence[Example]
+        cls, backbone: Backbone, task: Task, method: Method, examples: Sequence[Example], public: Sequence[str]
     ) -> PrivateOwner:
         """With random global vectors, and a random subspace of the method's rank."""
         first, rank = method.injection.active_layers(backbone.layers).start, method.subspace.rank if method.subspace else 0
@@ -73,7 +65,9 @@ class PrivateOwner:
         basis = subspace_basis(draw.standard_normal((0, *vectors.shape)), rank, draw, first_layer=first) if rank else None
         scorer, context = Scorer(backbone, task, first_layer=first), Context(vectors, basis, first)
         start = cold_start(form, method.injection)
-        return cls(scorer, scorer.encoded(examples), context, start, method, sums_of(method, public))
+        return cls(
+            scorer, scorer.encoded(examples), context, start, method, dp_sums(Manifest.of(task, method, backbone.shape), public)
+        )
 
     def released(self, rows: Sequence[int]) -> Array64:
         """``(D,)``: the released integers of some examples."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ifedicl.backbone.load import Backbone
-from ifedicl.dp.skellam import Crowd
+from ifedicl.data import Example
 from ifedicl.federation.client import Client
-from ifedicl.federation.dp_client import DPClient, DPSums
-from ifedicl.settings import Method, NoiseSettings
+from ifedicl.federation.client_task import ExampleSums
+from ifedicl.federation.dp_client import DPSums
+from ifedicl.federation.manifest import Manifest
+from ifedicl.federation.secure.quantised import STEPS
+from ifedicl.settings import Method
 from tests.support import tiny
-from tests.support.jobs import job_of
 
 
 def method(**sections: Any) -> Method:
@@ -35,18 +38,34 @@ def private_method(**sections: Any) -> Method:
     return method(weighting="examples", **merged)
 
 
-STEP = 2.0**-24
-PUBLIC = tiny.examples(8, seed=9)
+STEP = STEPS["gradient"]
+PUBLIC = tuple(example.text for example in tiny.examples(8, seed=9))
 
 
-def private_clients(backbone: Backbone, settings: NoiseSettings, run: Method, count: int = 3) -> list[DPClient]:
-    """Clients of five examples each, with a budget for three survivors."""
+def dp_sums(manifest: Manifest, public: Sequence[str] = PUBLIC, **options: Any) -> DPSums:
+    """The sums of a job with noise, with nothing spent yet; ``options`` override."""
+    return DPSums(manifest, public, **{"dtype": "float32", "steps": STEPS, "answered": {}} | options)
+
+
+def private_client(backbone: Backbone, rows: Sequence[Example], name: str = "ward", **options: Any) -> Client:
+    """A client that adds noise where a job promises it; ``options`` are of :func:`dp_sums`."""
+    client = Client(name, rows, backbone, secret=name.encode())
+
+    def sums_for(manifest: Manifest) -> ExampleSums:
+        promised = manifest.method.promises_noise
+        return dp_sums(manifest, **{"dtype": client.dtype} | options) if promised else ExampleSums()
+
+    return client.with_sums(sums_for)
+
+
+def private_clients(backbone: Backbone, count: int = 3) -> list[Client]:
+    """Clients of five examples each."""
     rows = tiny.examples(5 * count)
-    return [
-        DPClient(
-            Client(f"ward-{n}", rows[5 * n : 5 * n + 5], backbone, secret=f"ward-{n}".encode()),
-            DPSums(settings, Crowd(3, 1), run, PUBLIC, step=STEP),
-            job_of(run, backbone).run,
-        )
-        for n in range(count)
-    ]
+    return [private_client(backbone, rows[5 * n : 5 * n + 5], f"ward-{n}") for n in range(count)]
+
+
+def sums_in(client: Client) -> DPSums:
+    """The sums of the client's present job."""
+    sums = client._in_job.sums
+    assert isinstance(sums, DPSums)
+    return sums

@@ -82,7 +82,7 @@ def test_a_private_run_that_was_killed_within_a_round_ends_with_the_rounds_that_
 @pytest.mark.parametrize(
     ("sections", "field"),
     [
-        ({"holdout": {"selection": 0.2}}, "holdout"),
+        ({"rounds": {"select_by": "loss"}, "holdout": {"selection": 0.2}}, "rounds.select_by"),
         ({"server": {"update": "local"}}, "server.update"),
         ({"privacy": {"mode": "secure"}}, "noise"),
         ({"privacy": {"noise": None}}, "noise"),
@@ -125,7 +125,7 @@ epsilon = 3.0
 
 def settings_of(tmp_path: Path, model: Path, *, dtype: str = "float32") -> RunSettings:
     tiny.write_rows(tmp_path / "train.jsonl", tiny.rows(24, seed=0))
-    (tmp_path / "public.txt").write_text("".join(row.text + "\n" for row in PUBLIC))
+    (tmp_path / "public.txt").write_text("".join(text + "\n" for text in PUBLIC))
     (tmp_path / "config.toml").write_text(CONFIG.format(model=model).replace('dtype = "float32"', f'dtype = "{dtype}"'))
     return load_settings(tmp_path / "config.toml")
 
@@ -175,7 +175,7 @@ def test_private_mode_in_half_precision_is_an_error_before_anything_is_read(
 
 
 def test_clients_in_half_precision_take_no_part_in_a_private_federation(llama_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(TooFewClientsError, match="other_mode"):
+    with pytest.raises(ConfigError, match=r"model\.dtype"):
         run_of(tiny.load(llama_folder, dtype="bfloat16"), private_method(), tmp_path)
 
 

@@ -13,15 +13,13 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array64
 from ifedicl.data import Example
-from ifedicl.federation.client import Client
-from ifedicl.federation.dp_client import DPClient
 from ifedicl.federation.messages import GradientReply, GradientRequest, JobRequest
 from ifedicl.task import Task
 from tests.support import tiny
 from tests.support.families import QUICK
 from tests.support.jobs import context_of, job_of
-from tests.support.neighbours import PrivateOwner, bound_of, steps_of, sums_of, try_neighbours
-from tests.support.private import PUBLIC, private_method
+from tests.support.neighbours import PrivateOwner, bound_of, steps_of, try_neighbours
+from tests.support.private import private_client, private_method, sums_in
 
 DRAWS = 400
 """Of each family; 10,000 in all."""
@@ -48,7 +46,7 @@ def test_neighbouring_sums_differ_by_one_examples_own_part_and_never_beyond_the_
     loss, rank = ("labels", "labels", "vocabulary")[number % 3], (0, 0, 2, 2)[number % 4]
     subspace: dict[str, Any] = {"subspace": {"rank": rank}} if rank else {}
     method = private_method(calibration={"loss": loss}, **subspace)
-    public = tiny.examples(8, task=task, seed=9)
+    public = [example.text for example in tiny.examples(8, task=task, seed=9)]
     owner = PrivateOwner.of(tiny.family_backbone(family), task, method, _examples(20, task), public)
     try_neighbours(owner, monkeypatch, draws=DRAWS, fresh=DRAWS // 2, seed=family)
 
@@ -61,9 +59,9 @@ def test_clients_of_neighbouring_data_reply_with_neighbouring_sums(backbone: Bac
     given = context_of(job, Context(vectors, first_layer=job.layers.start))
 
     def steps(held: Sequence[Example], round_number: int) -> Array64:
-        sums = sums_of(run, PUBLIC)
-        client = DPClient(Client("ward", held, backbone, secret=b"w"), sums, job.run)
+        client = private_client(backbone, held)
         client.handle(JobRequest(job))
+        sums = sums_in(client)
         client.handle(given)
         reply = client.handle(GradientRequest(given.context_id, round_number, job.initial))
         assert isinstance(reply, GradientReply), reply

@@ -50,6 +50,11 @@ def _sums(rows: slice = slice(None)) -> ReadoutSums:
     return ReadoutSums.of(features(STATES[rows], LOGS[rows]), LABELS[rows], 3)
 
 
+def _of(reply: Reply) -> ReadoutSums:
+    assert isinstance(reply, StatisticsReply)
+    return reply.sums
+
+
 def _added(*parts: ReadoutSums) -> ReadoutSums:
     total = Total(StatisticsReply)
     for part in parts:
@@ -179,7 +184,7 @@ def test_a_federation_ends_with_a_readout_that_all_examples_made(backbone: Backb
     for client in clients:
         client.prepare(job_of(tiny.method(rounds={"rounds": 2}, readout={}), backbone))
         assert client._task is not None
-        own = client._task.readout_sums(outcome.context, coefficients)
+        own = _of(client._task.statistics(outcome.context, coefficients))
         assert own.examples == len(client._task.roles[Role.TRAIN])
         sums.append(ReadoutSums.from_wire(own.on_wire, own.examples))  # as they arrive
     candidates = [readout.sharpened(t).weights for readout in _added(*sums).solve(None) for t in TEMPERATURES]
@@ -202,7 +207,7 @@ def test_the_readout_is_the_same_whoever_holds_the_examples(backbone: Backbone) 
             client = Client(f"c{begin}", examples[begin:end], backbone, secret=b"s")
             client.prepare(job_of(method, backbone))
             assert client._task is not None
-            sums.append(client._task.readout_sums(context, identity))
+            sums.append(_of(client._task.statistics(context, identity)))
         totals.append(_added(*sums))
     np.testing.assert_allclose(totals[0].gram, totals[1].gram, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(totals[0].moment, totals[1].moment, rtol=1e-4, atol=1e-5)

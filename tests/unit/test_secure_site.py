@@ -43,14 +43,14 @@ def identity(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out.strip()
 
 
-def write(folder: Path, model: Path, sums: str = "") -> Path:
+def write(folder: Path, model: Path, sums: str = "", data: str = "") -> Path:
     folder.mkdir(exist_ok=True)
     tiny.write_rows(folder / "rows.jsonl", tiny.rows(40, seed=len(folder.name)))
     # The owner's secret divides its examples into roles: here always in the same way.
     (folder / "client.secret").write_bytes(folder.name.encode().ljust(32, b"."))
     path = folder / "client.toml"
     path.write_text(
-        f'[data]\nfile = "rows.jsonl"\n[model]\nsource = "{model}"\ndevice = "cpu"\ndtype = "float32"\n'
+        f'[data]\nfile = "rows.jsonl"\n{data}[model]\nsource = "{model}"\ndevice = "cpu"\ndtype = "float32"\n'
         f'[allow]\ntasks = ["any"]\nmodels = ["any"]\n[least]\nexamples = 4\n{sums}'
     )
     return path
@@ -84,6 +84,36 @@ def test_owners_who_pinned_each_other_run_a_federation_of_sums(sites: dict[str, 
         left = {entry.facts["kind"] for entry in entries if entry.event == REPLY}
         steps = {"sum_begin_reply", "sum_deal_reply", "sum_mask_reply", "sum_agree_reply", "sum_reveal_reply"}
         assert left == {"job_reply", "context_reply", *steps}
+
+
+def test_owners_with_public_text_add_noise_where_a_job_promises_it(
+    sites: dict[str, Path], llama_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    private = tiny.method(
+        weighting="examples",
+        rounds={"rounds": 0, "select_by": "accuracy"},
+        holdout={"selection": 0.3},
+        readout={},
+        privacy={"mode": "private", "min_examples": 4, "noise": {"epsilon": 8.0}},
+    )
+    with pytest.raises(TooFewClientsError, match="other_mode"):
+        run(sites, private)
+    assert "data.public" in caplog.text
+    for name, path in sites.items():
+        sums = path.read_text().partition("[sums]")[2]
+        (path.parent / "public.txt").write_text("".join(example.text + "\n" for example in tiny.examples(12, seed=3)))
+        allowed = "[most]\nepsilon = 8.0\n[sums]"
+        write(path.parent, llama_folder, allowed + sums, 'public = "public.txt"\n')
+        path.write_text(path.read_text().replace("[least]", "class_counts = true\nreadout_sums = true\n[least]"))
+        assert name in NAMES
+    outcome = run(sites, private)
+    assert outcome.state.readout_round == 0
+    for path in sites.values():
+        spent = [entry.facts["epsilon"] for entry in read(path.parent / "ledger.jsonl")[0] if entry.event == SUMMED]
+        assert len(spent) == 2
+        assert 7.9 < spent[-1] <= 8.0
+    with pytest.raises(TooFewClientsError, match="refused"):
+        run(sites)  # with most.epsilon, only noisy sums are answered
 
 
 def test_an_owner_with_sums_answers_no_open_run(sites: dict[str, Path]) -> None:

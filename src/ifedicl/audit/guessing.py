@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from ifedicl.dp.accountant import Release
+from ifedicl.dp.skellam import skellam
+
 _CONFIDENCE = 0.95
+_BATCH = 256
+"""Sums whose noise is in memory at once."""
 _LOW_RATE = 0.01
 
 
@@ -112,3 +118,30 @@ def one_run(scores: npt.NDArray[np.floating], present: npt.NDArray[np.bool_], de
         right = int(present[order[-number:]].sum() + (~present[order[:number]]).sum())
         bounds.append(one_run_epsilon(len(scores), 2 * number, right, delta, doubt=(1 - _CONFIDENCE) / len(numbers)))
     return max(bounds)
+
+
+def game_of_releases(
+    releases: Sequence[Release], delta: float, trials: int, draw: np.random.Generator, *, variance: float = 1.0
+) -> Game:
+    """The game of an attacker who knows all other examples, and an example that adds as much as it may to each sum.
+
+    Its score is the best for nearly normal noise: the product of what the example adds with each sum, over the variance.
+
+    Args:
+        releases: all noisy sums that the example is in.
+        delta: δ of the guarantee.
+        trials: number of sums with the example, and as many without it.
+        draw: of the noise and of the direction in which the example adds.
+        variance: factor of the noise's variance; below 1 the guarantee does not hold.
+    """
+    scores = np.zeros((2, trials))
+    for release in releases:
+        row = draw.standard_normal(release.size)
+        row *= release.sensitivity / np.linalg.norm(row)
+        for _ in range(release.times):
+            for number, present in enumerate((1, 0)):
+                for first in range(0, trials, _BATCH):
+                    count = min(_BATCH, trials - first)
+                    noise = skellam(count * release.size, variance * release.variance, draw).reshape(count, -1)
+                    scores[number, first : first + count] += (noise + present * row) @ row / release.variance
+    return game_of(scores[0], scores[1], delta)

@@ -177,16 +177,24 @@ class Scorer:
             result[batch] = logs if readout is None else readout.log_probabilities(states.float().cpu().numpy(), logs)
         return result
 
-    def read(self, prompts: Prompts, pooled_layer: int | None = None) -> Reading:
+    def read(self, prompts: Prompts, pooled_layer: int | None = None, *, alone: bool = False) -> Reading:
         """Hidden states and log-probabilities of the label words, for any number of prompts.
 
-        With a ``pooled_layer`` (1 to ``L``) the text's mean state at its input is read too.
+        Args:
+            prompts: encoded texts.
+            pooled_layer: the text's mean state at the input of this layer (1 to ``L``) is read too.
+            alone: each prompt in a pass of its own. In a pass of several, one changes the last bits of another.
         """
         hidden = hidden_count(self.backbone.width, pooled_layer)
         states = np.empty((len(prompts.tokens), hidden), dtype=np.float32)
         logs = np.empty((len(prompts.tokens), len(self.task.labels)), dtype=np.float32)
-        for batch, of_batch, batch_logs in self._readings(prompts, pooled_layer, None):
-            states[batch], logs[batch] = of_batch.float().cpu().numpy(), batch_logs
+        parts = [Prompts((tokens,), 0) for tokens in prompts.tokens] if alone else [prompts]
+        first = 0
+        for part in parts:
+            for batch, of_batch, batch_logs in self._readings(part, pooled_layer, None):
+                rows = [first + position for position in batch]
+                states[rows], logs[rows] = of_batch.float().cpu().numpy(), batch_logs
+            first += len(part.tokens)
         return Reading(states, logs)
 
     @torch.inference_mode()

@@ -19,9 +19,9 @@ from ifedicl.calibrate import ClientRound, calibrate, drawn
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role
-from ifedicl.errors import BudgetSpentError, DataError, IfediclError, TaskError
+from ifedicl.errors import BudgetSpentError, ConfigError, DataError, IfediclError, TaskError
 from ifedicl.federation import messages
-from ifedicl.federation.client_task import ClientTask, ExampleSums
+from ifedicl.federation.client_task import ClientTask, ExampleSums, exact_sums
 from ifedicl.federation.manifest import Manifest, context_id
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.federation.request_validation import RequestChecks
@@ -55,7 +55,7 @@ class Client:
         backbone: Backbone,
         *,
         secret: bytes,
-        sums: ExampleSums | None = None,
+        sums_for: Callable[[Manifest], ExampleSums] = exact_sums,
         split_key: bytes = b"",
         seconds: float = math.inf,
     ) -> None:
@@ -66,13 +66,13 @@ class Client:
             examples: its labelled text.
             backbone: the frozen model; simulated clients share one.
             secret: keys the cursors, so that they reveal nothing about the examples; the same after a restart.
-            sums: sums the examples; None: without a DP guarantee.
+            sums_for: gives what sums the examples in a job; by default without a DP guarantee.
             split_key: divides the examples into roles, and orders them, whatever a job says; empty: the job's seed does, as in
                 a simulation, which can then be repeated.
             seconds: longest time of one request; a longer one ends with the code ``refused``.
         """
         self.name = name
-        self._sums = sums or ExampleSums()
+        self._sums_for = sums_for
         self.examples = tuple(examples)
         self.backbone = backbone
         self._secret = secret
@@ -90,6 +90,7 @@ class Client:
             messages.GradientRequest: self._gradient,
             messages.EvaluateRequest: self._evaluate,
             messages.StatisticsRequest: self._statistics,
+            messages.NoisyStatisticsRequest: self._statistics,
             messages.CompareRequest: self._compare,
         }
 
@@ -102,6 +103,8 @@ class Client:
         try:
             if not isinstance(request, messages.JobRequest):
                 self._check(request)
+                if not self._in_job.sums.answers(request):
+                    raise _RefusalError(FailureCode.BAD_REQUEST)
             return handler(request)
         except _RefusalError as refusal:
             return Failure(refusal.code)
@@ -120,22 +123,30 @@ class Client:
             _log.exception("client %s could not answer a %s request", self.name, request.kind)
             return Failure(FailureCode.INTERNAL)
 
-    def with_sums(self, sums: ExampleSums) -> Self:
+    def with_sums(self, sums_for: Callable[[Manifest], ExampleSums]) -> Self:
         """The same client with other sums."""
         return type(self)(
             self.name,
             self.examples,
             self.backbone,
             secret=self._secret,
-            sums=sums,
+            sums_for=sums_for,
             split_key=self._split_key,
             seconds=self._seconds,
         )
 
     @property
     def spent_epsilon(self) -> float | None:
-        """The ε of all sums so far, for one example; None: there is no DP guarantee."""
-        return self._sums.spent_epsilon
+        """The ε of all replies to the present job, for one example; None: there is no DP guarantee."""
+        return None if self._task is None else self._task.sums.spent_epsilon
+
+    def noise(self, kind: str, size: int) -> npt.NDArray[np.int64]:
+        """``(size,)``: this client's share of the noise for its last reply to a request of this kind, in fixed-point steps.
+
+        Raises:
+            KeyError: no noise is planned for this kind, so the reply must not leave.
+        """
+        return self._in_job.sums.noise(kind, size)
 
     @property
     def dtype(self) -> str:
@@ -185,22 +196,23 @@ class Client:
         manifest = request.manifest
         if manifest.model != self.backbone.shape:
             raise _RefusalError(FailureCode.WRONG_MODEL)
-        if manifest.method.promises_noise and self._sums.spent_epsilon is None:
-            _log.error("client %s refuses a job with noise: it does not clip and add noise", self.name)
-            raise _RefusalError(FailureCode.OTHER_MODE)
         try:
             self._take(manifest)
         except TaskError as error:
             _log.error("client %s refuses the task: %s", self.name, error)
             raise _RefusalError(FailureCode.BAD_TASK) from None
+        except ConfigError as error:
+            _log.error("client %s refuses a job with noise: %s", self.name, error)
+            raise _RefusalError(FailureCode.OTHER_MODE) from None
         return messages.JobReply()
 
     def _take(self, manifest: Manifest) -> ClientTask:
         """Hold this job from now on. What was computed for the same task and method is kept."""
         task, method = manifest.task, manifest.method
         if self._task is None or (self._task.task, self._task.method) != (task, method):
+            sums = self._sums_for(manifest)
             scorer = Scorer(self.backbone, task, first_layer=manifest.layers.start, on_pass=self._check_time)
-            self._task = ClientTask(task, method, scorer, self.examples, self._sums, split_seed(self._split_key, method))
+            self._task = ClientTask(task, method, scorer, self.examples, sums, split_seed(self._split_key, method))
         if self._checks is None or self._checks.manifest.digest != manifest.digest:
             self._context = None  # its name belongs to one job
         self._checks = RequestChecks(manifest)
@@ -260,12 +272,12 @@ class Client:
         comparison = own.comparison(context, request.coefficients, request.readout)
         return self._checked(messages.CompareReply(comparison), bool(np.isfinite(comparison.squared_gains)))
 
-    def _statistics(self, request: messages.StatisticsRequest) -> Reply:
+    def _statistics(self, request: messages.StatisticsRequest | messages.NoisyStatisticsRequest) -> Reply:
         own, context = self._in_context
         if not own.roles[Role.TRAIN]:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
-        sums = own.readout_sums(context, request.coefficients)
-        return self._checked(messages.StatisticsReply(sums), sums.is_finite)
+        reply = own.statistics(context, request.coefficients)
+        return self._checked(reply, reply.sums.is_finite)
 
     def _check(self, request: messages.StepRequest) -> None:
         """Check that the request is one of the job that this client holds, and that its numbers fit the job."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +19,18 @@ from ifedicl.core.readout import Readout, ReadoutSums, features, projection
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role, split_roles
+from ifedicl.errors import ConfigError, Fault
 from ifedicl.extract import context_vectors
+from ifedicl.federation.manifest import Manifest
+from ifedicl.federation.messages import NoisyStatisticsReply, Request, StatisticsReply
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
 from ifedicl.task import Task
 
 _log = logging.getLogger(__name__)
+
+ReadoutReply: TypeAlias = StatisticsReply | NoisyStatisticsReply
+"""The sums that a readout is made of."""
 
 
 class ExampleSums:
@@ -33,6 +40,21 @@ class ExampleSums:
     def spent_epsilon(self) -> float | None:
         """The ε of all sums so far, for one example; None: there is no DP guarantee."""
         return None
+
+    @property
+    def reads_alone(self) -> bool:
+        """Whether each example is read in a pass of its own, so that it cannot change what another one gives."""
+        return False
+
+    def answers(self, request: Request) -> bool:
+        """Whether a reply to this request may leave at all."""
+        del request
+        return True
+
+    def noise(self, kind: str, size: int) -> npt.NDArray[np.int64]:
+        """``(size,)``: the noise for the last reply to a request of this kind, in steps of the fixed point: none."""
+        del kind
+        return np.zeros(size, dtype=np.int64)
 
     def vectors(self, scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method) -> ContextVectors:
         """As :func:`ifedicl.extract.context_vectors`."""
@@ -49,6 +71,38 @@ class ExampleSums:
     ) -> GradientSum:
         """As :func:`ifedicl.calibrate.gradient_sum`."""
         return gradient_sum(scorer, examples, context, coefficients, method, rows)
+
+    def tallies(self, logs: Sequence[npt.NDArray[np.floating]], labels: Sequence[int]) -> tuple[Tally, ...]:
+        """One tally for each candidate, from its ``(N, C)`` log-probabilities."""
+        return tuple(Tally.of(each, labels) for each in logs)
+
+    def comparison(
+        self, adapter: npt.NDArray[np.floating], zero_shot: npt.NDArray[np.floating], labels: Sequence[int]
+    ) -> Comparison:
+        """As :meth:`ifedicl.metrics.Comparison.of`."""
+        return Comparison.of(adapter, zero_shot, labels)
+
+    def statistics(
+        self, scorer: Scorer, reading: Reading, labels: Sequence[int], method: Method, pooled_layer: int | None
+    ) -> ReadoutReply:
+        """The readout sums of a reading of training examples, as a reply."""
+        del pooled_layer  # where the reading's text states are from
+        matrix = projection(reading.states.shape[1], scorer.backbone.width, method.seed)
+        states = reading.states if matrix is None else reading.states @ matrix
+        sums = ReadoutSums.of(features(states, reading.logs), np.asarray(labels), len(scorer.task.labels))
+        return StatisticsReply(sums)
+
+
+def exact_sums(manifest: Manifest) -> ExampleSums:
+    """Sums without a DP guarantee.
+
+    Raises:
+        ConfigError: the job promises one.
+    """
+    if manifest.method.promises_noise:
+        remedy = "Give public text, the same at every client: public in [data]."
+        raise ConfigError("private mode", [Fault("data.public", "nothing", "a file of texts that are no client's own", remedy)])
+    return ExampleSums()
 
 
 class ClientTask:
@@ -94,20 +148,20 @@ class ClientTask:
     def tallies(self, context: Context, coefficients: Coefficients, readouts: Sequence[Readout | None]) -> tuple[Tally, ...]:
         """An adapter's tally on the selection examples, for each readout."""
         reading, labels = self._reading(Role.SELECTION, context, coefficients), self.part(Role.SELECTION).labels
-        return tuple(Tally.of(reading.log_probabilities(readout), labels) for readout in readouts)
+        return self.sums.tallies([reading.log_probabilities(readout) for readout in readouts], labels)
 
     def comparison(self, context: Context, coefficients: Coefficients, readout: Readout | None) -> Comparison:
         """Compares the adapter with the raw model on the gate examples."""
         identity = Coefficients.identity(coefficients.form)
         adapted, raw = (self._reading(Role.GATE, context, values) for values in (coefficients, identity))
-        return Comparison.of(adapted.log_probabilities(readout), raw.logs, self.part(Role.GATE).labels)
+        return self.sums.comparison(adapted.log_probabilities(readout), raw.logs, self.part(Role.GATE).labels)
 
-    def readout_sums(self, context: Context, coefficients: Coefficients) -> ReadoutSums:
+    def statistics(self, context: Context, coefficients: Coefficients) -> ReadoutReply:
         """The readout sums of the training examples, in the adapted model."""
-        reading, labels = self._reading(Role.TRAIN, context, coefficients), self.part(Role.TRAIN).labels
-        matrix = projection(reading.states.shape[1], self.scorer.backbone.width, self.method.seed)
-        states = reading.states if matrix is None else reading.states @ matrix
-        return ReadoutSums.of(features(states, reading.logs), np.asarray(labels), len(self.task.labels))
+        reading = self._reading(Role.TRAIN, context, coefficients)
+        labels, layer = self.part(Role.TRAIN).labels, self.method.pooled_layer(self.scorer.backbone.layers)
+        with applied(self.scorer.backbone, context, coefficients):
+            return self.sums.statistics(self.scorer, reading, labels, self.method, layer)
 
     def _reading(self, role: Role, context: Context, coefficients: Coefficients) -> Reading:
         """Readings of one role's examples; those of the raw model are cached."""
@@ -115,7 +169,7 @@ class ClientTask:
             return self._zero_shot[role]
         layer = self.method.pooled_layer(self.scorer.backbone.layers)
         with applied(self.scorer.backbone, context, coefficients):
-            reading = self.scorer.read(self.part(role).prompts, layer)
+            reading = self.scorer.read(self.part(role).prompts, layer, alone=self.sums.reads_alone)
         if coefficients.is_identity:
             self._zero_shot[role] = reading
         return reading

@@ -1,130 +1,138 @@
-"""Differential privacy at a client: clipped gradients, noise for the secure sum, and a budget."""
+"""Differential privacy at a client: bounded sums of its examples, noise for the secure sum, and a budget."""
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ifedicl.backbone.encoding import EncodedExamples, Tokens
-from ifedicl.backbone.scoring import Scorer
+from ifedicl.backbone.scoring import Reading, Scorer
 from ifedicl.calibrate import example_gradients
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
+from ifedicl.core.framed_sums import Frame, FramedSums
+from ifedicl.core.readout import features, projection
 from ifedicl.core.subspace import Context
-from ifedicl.core.vectors import ContextVectors
-from ifedicl.data import Example
-from ifedicl.dp.accountant import Budget, Release, noise_multiplier
+from ifedicl.core.vectors import Array64, ContextVectors
+from ifedicl.data import Example, Role
+from ifedicl.dp.accountant import Budget
 from ifedicl.dp.clipping import Bound, Steps, joint
-from ifedicl.dp.skellam import Crowd, Shares
+from ifedicl.dp.skellam import Shares
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.extract import context_vectors
-from ifedicl.federation.client import Client
 from ifedicl.federation.client_task import ExampleSums
+from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import (
+    CompareReply,
+    CompareRequest,
     ContextRequest,
-    Failure,
-    FailureCode,
+    EvaluateReply,
+    EvaluateRequest,
     GradientRequest,
     JobRequest,
-    Reply,
+    NoisyStatisticsReply,
+    NoisyStatisticsRequest,
     Request,
     VectorsRequest,
 )
-from ifedicl.settings import Method, NoiseSettings, noise_contradictions
-
-_log = logging.getLogger(__name__)
-
-PRIVATE_DTYPE = "float32"
-"""What a model computes in under differential privacy. That one example changes no other was tested in nothing else."""
-
-_BEFORE_ARRAYS = 2
-"""A gradient sum begins with its number of examples and its loss. With noise both are always 0."""
+from ifedicl.federation.noise_plan import NoisePlan
+from ifedicl.federation.reply_sums import SUM_RULES, flat
+from ifedicl.metrics import Comparison, Tally
+from ifedicl.settings import PRIVATE_DTYPE, Method, noise_contradictions
 
 _EXACT = 2**24
 """Steps. Integers up to here are exact in float32."""
-
-_ANSWERED = (JobRequest, VectorsRequest, ContextRequest, GradientRequest)
-
-
-@dataclass(frozen=True)
-class _Promise:
-    """The bound of an example's joint gradient, one round's release, and public weights ``(L, 2, ...)`` by array name."""
-
-    bound: Bound
-    release: Release
-    weights: Mapping[str, npt.NDArray[np.float64]]
+_FEWEST_TEXTS = 2
+_MOST_WEIGHED = 64
+"""Public texts of stage 1, and those on which the size of each number's gradient is estimated."""
+_ROWS = 256
+"""Examples whose bounded features are in memory at once."""
+_FREE = (JobRequest, VectorsRequest, ContextRequest)
+"""Requests whose replies say nothing of the owner's examples."""
 
 
 class DPSums(ExampleSums):
-    """Sums under differential privacy: vectors of public text, clipped gradients, noise and a budget.
+    """Sums of one job under differential privacy: vectors of public text, bounded sums, noise and a budget.
 
     The guarantee needs a secure sum around the client: its own share of the noise is too small to hide its numbers.
     """
 
     def __init__(
         self,
-        settings: NoiseSettings,
-        crowd: Crowd,
-        method: Method,
-        public: Sequence[Example],
+        manifest: Manifest,
+        public: Sequence[str],
         *,
-        step: float,
-        spent_rounds: int = 0,
+        dtype: str,
+        steps: Mapping[str, float],
+        answered: Mapping[str, int],
     ) -> None:
-        """Check the settings.
+        """Plan the noise.
 
         Args:
-            settings: ε, δ and clip.
-            crowd: minimum survivors of a sum, and colluders among them.
-            method: the run's settings.
-            public: labelled texts, no client's own and the same at every client; vectors, basis and weights come from them.
-            step: of the secure sum's fixed point; a power of two.
-            spent_rounds: rounds of this run that the ledger already counts.
+            manifest: of a job with noise.
+            public: texts of no client, the same at every client; vectors, basis, frame and weights come from them.
+            dtype: that the client's model computes in.
+            steps: of the secure sums' fixed point, by kind of request; powers of two.
+            answered: how many noisy replies of this run have left, by kind of request.
 
         Raises:
-            ConfigError: the settings give no DP guarantee.
+            ConfigError: the settings, the dtype or the public texts give no DP guarantee.
         """
-        if wrong := noise_contradictions(method):
-            faults = [Fault("noise", "settings that guarantee nothing", sentence, "Change it.") for sentence in wrong]
+        if faults := _faults(manifest.method, public, dtype):
             raise ConfigError("differential privacy", faults)
-        self.budget = Budget(settings.epsilon, settings.delta)
-        self._spent_rounds = spent_rounds
-        self._settings, self.method = settings, method
-        self._crowd = crowd
-        self._public, self._step = public, step
-        self._promises: dict[str, _Promise] = {}  # by the digest of the context
-        self._latest: _Promise | None = None
+        self.manifest = manifest
+        self.plan = NoisePlan.of(manifest)
+        for kind, planned in self.plan.by_kind.items():
+            if planned.bound.step < steps[kind]:  # the noise would be finer than the fixed point
+                allowed = "a clip that the fixed point of the sum resolves"
+                fault = Fault("privacy.noise.clip", str(self.plan.settings.clip), allowed, "Take a larger one.")
+                raise ConfigError("differential privacy", [fault])
+        releases = {kind: planned.release for kind, planned in self.plan.by_kind.items()}
+        self._budgets = {role: Budget(self.plan.settings.epsilon, self.plan.settings.delta) for role in Role}
+        for kind, planned in self.plan.by_kind.items():
+            if times := answered.get(kind):
+                budget = self._budgets[planned.role]
+                spent = (*budget.spent, replace(planned.release, times=times))
+                self._budgets[planned.role] = replace(budget, spent=spent)
+        self._shares = Shares({kind: release.variance for kind, release in releases.items()}, self.plan.crowd)
+        self._steps = steps
+        labels = manifest.task.labels
+        self._public = tuple(Example(text, labels[place % len(labels)]) for place, text in enumerate(public))
+        self._places: dict[str, npt.NDArray[np.int64]] = {}  # by kind, of the noisy numbers in the latest reply
+        self._weights: dict[str, dict[str, Array64]] = {}  # by the digest of the context
 
     @property
     def spent_epsilon(self) -> float:
-        """The ε of all gradients so far, for one example."""
-        return self.budget.spent_epsilon
+        """The ε of all replies so far, for one example. It has one role, so the most that one role has spent."""
+        return max(budget.spent_epsilon for budget in self._budgets.values())
+
+    @property
+    def reads_alone(self) -> bool:
+        return True
+
+    def answers(self, request: Request) -> bool:
+        return isinstance(request, _FREE) or request.kind in self.plan.by_kind
 
     def noise(self, kind: str, size: int) -> Steps:
-        """``(size,)``: this client's share of the noise for a reply, in steps of the fixed point.
+        """``(size,)``: this client's share of the noise for its last reply of this kind, in steps of the fixed point.
 
         Raises:
             KeyError: there is no noise for this kind, so its reply must not leave.
         """
-        if kind == VectorsRequest.kind:
-            return np.zeros(size, dtype=np.int64)  # of public text
-        if self._latest is None:
-            raise KeyError(kind)
-        promise, result = self._latest, np.zeros(size, dtype=np.int64)
-        # The grid of the sums is coarser than the fixed point by a power of two.
-        shares = Shares({GradientRequest.kind: promise.release.variance}, self._crowd)
-        result[_BEFORE_ARRAYS:] = shares(kind, promise.bound.size) * round(promise.bound.step / self._step)
+        result = np.zeros(size, dtype=np.int64)
+        if kind != VectorsRequest.kind:  # these are of public text
+            places, bound = self._places[kind], self.plan.by_kind[kind].bound
+            # The grid of the bound is coarser than the fixed point by a power of two.
+            result[places] = self._shares(kind, len(places)) * round(bound.step / self._steps[kind])
         return result
 
     def vectors(self, scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method) -> ContextVectors:
         """The vectors of public text: the same at every client."""
         del prompts, labels  # the owner's: nothing of them may leave
-        public = scorer.encoded(self._public)
+        public = scorer.encoded(self._public[:_MOST_WEIGHED])
         return context_vectors(scorer, public.prompts.tokens, public.labels, method)
 
     def gradient(
@@ -141,90 +149,113 @@ class DPSums(ExampleSums):
         Raises:
             BudgetSpentError: the rest of the budget is too small.
         """
-        promise = self._promise_in(scorer, context, coefficients.form)
-        if self._spent_rounds:
-            self.budget = replace(self.budget, spent=(replace(promise.release, times=self._spent_rounds),))
-            self._spent_rounds = 0
-        self.budget = self.budget.after(promise.release)
-        self._latest = promise
-        total = np.zeros(promise.bound.size, dtype=np.int64)
+        kind = GradientRequest.kind
+        bound = self._spend(kind)
+        weights = self._weights_in(scorer, context, coefficients.form)
+        total = np.zeros(bound.size, dtype=np.int64)
         for _, arrays in example_gradients(scorer, examples, context, coefficients, method, rows, alone=True):
-            total += promise.bound.sum(joint(arrays, promise.weights))
+            total += bound.sum(joint(arrays, weights))
         # Larger numbers would round in float32. Clipping them does not increase the sensitivity.
-        whole = (np.clip(total, -_EXACT, _EXACT) * promise.bound.step).astype(np.float32)
-        parts = np.split(whole, np.cumsum([weight.size for weight in promise.weights.values()])[:-1])
-        shaped = {name: part.reshape(promise.weights[name].shape) for name, part in zip(promise.weights, parts, strict=True)}
+        whole = (np.clip(total, -_EXACT, _EXACT) * bound.step).astype(np.float32)
+        parts = np.split(whole, np.cumsum([weight.size for weight in weights.values()])[:-1])
+        shaped = {name: part.reshape(weights[name].shape) for name, part in zip(weights, parts, strict=True)}
+        before = 2  # number of examples and loss, both always 0
+        self._places[kind] = np.arange(before, before + bound.size)
         return GradientSum(shaped, 0, 0.0)
 
-    def _promise_in(self, scorer: Scorer, context: Context, form: Form) -> _Promise:
-        """Bound, noise and weights in a context, from public text and settings alone."""
-        if context.digest not in self._promises:
-            weights = self._weights(scorer, context, form)
-            size = sum(weight.size for weight in weights.values())
-            bound = Bound(self._settings.clip * math.sqrt(size), size)
-            if bound.step < self._step:  # the noise would be finer than the fixed point
-                allowed = "a clip that the fixed point of the sum resolves"
-                fault = Fault("privacy.noise.clip", str(self._settings.clip), allowed, "Take a larger one.")
-                raise ConfigError("differential privacy", [fault])
+    def tallies(self, logs: Sequence[npt.NDArray[np.floating]], labels: Sequence[int]) -> tuple[Tally, ...]:
+        """How many examples there are (stated with the first candidate alone), and how many each candidate gets right.
 
-            def release(multiplier: float, times: int = 1) -> Release:
-                return Release(size, bound.sensitivity, (multiplier * bound.sensitivity) ** 2, times)
+        Raises:
+            BudgetSpentError: the rest of the budget is too small.
+        """
+        self._spend(EvaluateRequest.kind)
+        counted = [replace(Tally.of(each, labels), loss_sum=0.0) for each in logs]
+        tallies = (counted[0], *(replace(tally, examples=0) for tally in counted[1:]))
+        marked = (Tally(1, 1), *(Tally(0, 1) for _ in counted[1:]))
+        self._mark(EvaluateRequest.kind, EvaluateReply(marked))
+        return tallies
 
-            rounds, settings = self.method.rounds.rounds, self._settings
-            multiplier = noise_multiplier(settings.epsilon, settings.delta, lambda noise: [release(noise, rounds)])
-            self._promises[context.digest] = _Promise(bound, release(multiplier), weights)
-        return self._promises[context.digest]
+    def comparison(
+        self, adapter: npt.NDArray[np.floating], zero_shot: npt.NDArray[np.floating], labels: Sequence[int]
+    ) -> Comparison:
+        """How many examples there are, how many each of the two gets right, and on how many exactly one of them does.
 
-    def _weights(self, scorer: Scorer, context: Context, form: Form) -> dict[str, npt.NDArray[np.float64]]:
+        Raises:
+            BudgetSpentError: the rest of the budget is too small.
+        """
+        self._spend(CompareRequest.kind)
+        full, none = Comparison.of(adapter, zero_shot, labels), (0,) * adapter.shape[1]
+        counts = Tally(full.adapter.examples, full.adapter.correct), Tally(0, full.zero_shot.correct)
+        self._mark(CompareRequest.kind, CompareReply(Comparison(Tally(1, 1), Tally(0, 1), 0.0, 1, none, none)))
+        return Comparison(*counts, 0.0, full.disagreements, none, none)
+
+    def statistics(
+        self, scorer: Scorer, reading: Reading, labels: Sequence[int], method: Method, pooled_layer: int | None
+    ) -> NoisyStatisticsReply:
+        """Bounded and rounded sums in the public frame. The budget is spent first.
+
+        Raises:
+            BudgetSpentError: the rest of the budget is too small.
+        """
+        kind = NoisyStatisticsRequest.kind
+        bound = self._spend(kind)
+        matrix = projection(reading.states.shape[1], scorer.backbone.width, method.seed)
+
+        def read(found: Reading) -> Array64:
+            states = found.states if matrix is None else found.states @ matrix
+            return features(states, found.logs)[:, :-1]
+
+        own = read(reading)
+        frame = Frame.of(read(scorer.read(scorer.encoded(self._public).prompts, pooled_layer)))
+        classes = len(scorer.task.labels)
+        total = FramedSums.of(np.zeros((0, bound.size)), (), classes, frame)
+        for first in range(0, len(labels), _ROWS):
+            rows = bound.rounded(frame.rows(own[first : first + _ROWS])).astype(np.float64) * bound.step
+            total = total + FramedSums.of(rows, labels[first : first + _ROWS], classes, frame)
+        reply = NoisyStatisticsReply(total)
+        noisy = total.moment.size + total.products.size
+        self._places[kind] = np.arange(noisy)  # they come first
+        return reply
+
+    def _spend(self, kind: str) -> Bound:
+        """Spend the budget for one reply, and give the bound on what one example adds to it."""
+        planned = self.plan.by_kind[kind]
+        self._budgets[planned.role] = self._budgets[planned.role].after(planned.release)
+        return planned.bound
+
+    def _mark(self, kind: str, reply: EvaluateReply | CompareReply) -> None:
+        """Note which numbers of a reply get noise: those that are not 0 in ``reply``."""
+        self._places[kind] = np.flatnonzero(flat(SUM_RULES[type(reply)].apart(reply)))
+
+    def _weights_in(self, scorer: Scorer, context: Context, form: Form) -> Mapping[str, Array64]:
         """1 / RMS of each number's gradient on public text, so that no number dominates the joint clip."""
-        start = cold_start(form, self.method.injection)
-        public = scorer.encoded(self._public)
-        squares = {name: np.zeros(shape) for name, shape in form.shapes.items()}
-        for _, arrays in example_gradients(scorer, public, context, start, self.method, range(len(public.labels))):
-            for name, array in arrays.items():
-                squares[name] += np.square(array, dtype=np.float64).sum(axis=0)
-        weights = {}
-        for name, total in squares.items():
-            sizes = np.sqrt(total / len(public.labels))
-            floor = max(float(np.median(sizes)) / 10, float(np.finfo(np.float32).tiny))
-            weights[name] = 1 / np.maximum(sizes, floor)
-        return weights
+        if context.digest not in self._weights:
+            method = self.manifest.method
+            start = cold_start(form, method.injection)
+            public = scorer.encoded(self._public[:_MOST_WEIGHED])
+            squares = {name: np.zeros(shape) for name, shape in form.shapes.items()}
+            for _, arrays in example_gradients(scorer, public, context, start, method, range(len(public.labels))):
+                for name, array in arrays.items():
+                    squares[name] += np.square(array, dtype=np.float64).sum(axis=0)
+            weights = {}
+            for name, total in squares.items():
+                sizes = np.sqrt(total / len(public.labels))
+                floor = max(float(np.median(sizes)) / 10, float(np.finfo(np.float32).tiny))
+                weights[name] = 1 / np.maximum(sizes, floor)
+            self._weights = {context.digest: weights}
+        return self._weights[context.digest]
 
 
-class DPClient:
-    """The layer around a client that answers only requests with planned noise. It gives the secure sum the client's noise."""
-
-    def __init__(self, client: Client, sums: DPSums, run: str) -> None:
-        """Take a client, whose examples ``sums`` will sum, and the digest of the run that the budget is for."""
-        self.name = client.name
-        self.client = client.with_sums(sums)
-        self.noise = sums.noise
-        self.cursor = self.client.cursor
-        self.examples_behind = self.client.examples_behind
-        self._sums = sums
-        self._run = run
-
-    @property
-    def split(self) -> str:
-        return self.client.split
-
-    @property
-    def spent_epsilon(self) -> float:
-        return self._sums.spent_epsilon
-
-    def handle(self, request: Request, /) -> Reply:
-        """Answer a request with planned noise, under the settings that the budget is for. Never raises."""
-        if self.client.dtype != PRIVATE_DTYPE:
-            _log.error(
-                "client %s refuses a %s request: model.dtype: received %s; allowed with noise: %s. Load the model in it",
-                self.name,
-                request.kind,
-                self.client.dtype,
-                PRIVATE_DTYPE,
-            )
-            return Failure(FailureCode.OTHER_MODE)
-        if not isinstance(request, _ANSWERED):
-            return Failure(FailureCode.BAD_REQUEST)
-        if isinstance(request, JobRequest) and request.manifest.run != self._run:
-            return Failure(FailureCode.BAD_REQUEST)
-        return self.client.handle(request)
+def _faults(method: Method, public: Sequence[str], dtype: str) -> list[Fault]:
+    """What leaves a job with noise without a guarantee, or without a scale."""
+    faults = [
+        Fault("noise", "settings that guarantee nothing", sentence, "Change it.") for sentence in noise_contradictions(method)
+    ]
+    if dtype != PRIVATE_DTYPE:
+        remedy = "That one example changes no other was tested in nothing else. Load the model in it."
+        faults.append(Fault("model.dtype", f'"{dtype}"', f'"{PRIVATE_DTYPE}" with noise', remedy))
+    if len(public) < _FEWEST_TEXTS:
+        remedy = "Give a file of them, the same at every client: public in [data]."
+        faults.append(Fault("data.public", f"{len(public)} texts", f"{_FEWEST_TEXTS} or more, of no client", remedy))
+    return faults

@@ -64,7 +64,7 @@ def drive(
         manifest: task, method and model.
         model: the source of the model, for the adapter.
         options: of the run.
-        spent: called after the last round; returns the spent privacy budgets.
+        spent: called after the last round; returns the spent privacy budgets. Without it a job with noise states its promise.
 
     Raises:
         IfediclError: as :meth:`Coordinator.run` raises it, or a package that the privacy mode needs is not installed.
@@ -115,7 +115,15 @@ def _provenance(outcome: Outcome, method: Method, clients: int) -> dict[str, Any
         "examples_vectorised": sum(vectors.examples for vectors in state.client_vectors.values()),
         "dtypes": sorted(set(state.dtypes.values())),
         "gate": None if outcome.gate is None else _gate_facts(outcome.gate),
-    }
+    } | _promised_privacy(method)
+
+
+def _promised_privacy(method: Method) -> dict[str, Any]:
+    """What a job with noise promises; each owner's own ledger has what it spent."""
+    if method.privacy is None or method.privacy.noise is None:
+        return {}
+    noise = method.privacy.noise
+    return {"privacy": {"epsilon": noise.epsilon, "delta": noise.delta, "of": "one example of one client"}}
 
 
 def _gate_facts(gate: Comparison) -> dict[str, Any]:

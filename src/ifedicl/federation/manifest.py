@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
+from ifedicl.core.readout import MOST_FEATURES, feature_count, hidden_count
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
 from ifedicl.settings import Method, Section, validated
@@ -159,6 +160,13 @@ class Manifest:
     def layers(self) -> range:
         """The injected layers."""
         return self.method.injected_layers(self.model.layers)
+
+    @property
+    def features(self) -> int:
+        """The number of features of the readout, without the constant one."""
+        classes, model = len(self.task.labels), self.model
+        hidden = hidden_count(model.width, self.method.pooled_layer(model.layers))
+        return feature_count(min(hidden, MOST_FEATURES), classes) - 1
 
     @property
     def form(self) -> Form:

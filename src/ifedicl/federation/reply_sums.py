@@ -11,16 +11,22 @@ import numpy as np
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.exact_sums import OrderlessSum
+from ifedicl.core.framed_sums import Frame, FramedSums
 from ifedicl.core.readout import ReadoutSums
 from ifedicl.core.vectors import Array64, ContextVectors
 from ifedicl.federation import messages
 from ifedicl.federation.messages import Reply
-from ifedicl.metrics import Comparison, Tally
+from ifedicl.metrics import Comparison, CountedComparison, Tally
 
 R = TypeVar("R", bound=Reply)
 
 Parts: TypeAlias = Mapping[str, Any]
 """Arrays or numbers by name, all of them sums over examples."""
+
+
+def flat(parts: Parts) -> Array64:
+    """``(count,)``: all numbers, part after part."""
+    return np.concatenate([np.ravel(np.asarray(part, dtype=np.float64)) for part in parts.values()])
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,12 @@ class SumRule(Generic[R]):
     """A client's reply as sums over its examples."""
     together: Callable[[Mapping[str, Array64]], R | None]
     """The total of all clients as one reply; None if it counts no example."""
+    from_noisy: Callable[[Mapping[str, Array64]], R | None] | None = None
+    """The same of a total with noise, whose counts may be impossible; None: as without noise."""
+
+    def of_total(self, total: Mapping[str, Array64], *, is_noisy: bool) -> R | None:
+        """The total of all clients as one reply; None if it counts no example."""
+        return ((is_noisy and self.from_noisy) or self.together)(total)
 
 
 class Total(Generic[R]):
@@ -125,6 +137,40 @@ def _compare_together(total: Mapping[str, Array64]) -> messages.CompareReply | N
     return messages.CompareReply(comparison) if adapter.examples else None
 
 
+def _noisy_statistics_apart(reply: messages.NoisyStatisticsReply) -> Parts:
+    """The noisy numbers first. The frame as numbers of similar size: with its offset in units of its scale."""
+    sums, frame = reply.sums, reply.sums.frame
+    public = {"offset": frame.offset / frame.scale, "scale": np.log(frame.scale), "directions": frame.directions}
+    return {"moment": sums.moment, "products": sums.products, "clients": reply.clients, **public}
+
+
+def _noisy_statistics_together(total: Mapping[str, Array64]) -> messages.NoisyStatisticsReply:
+    clients = max(1, _count(total["clients"]))
+    offset, scale, directions = (total[name] / clients for name in ("offset", "scale", "directions"))
+    frame = Frame(offset * np.exp(scale), np.exp(scale), directions)
+    return messages.NoisyStatisticsReply(FramedSums(total["moment"], total["products"], frame), clients)
+
+
+def _evaluate_from_noisy(total: Mapping[str, Array64]) -> messages.EvaluateReply:
+    """The number of examples is told with the first tally."""
+    examples = total["tallies"][0][0]
+    return messages.EvaluateReply(tuple(_possible(examples, row[1]) for row in total["tallies"]))
+
+
+def _compare_from_noisy(total: Mapping[str, Array64]) -> messages.CompareReply:
+    (examples, first, _), (_, second, _) = total["tallies"]
+    adapter, zero_shot = _possible(examples, first), _possible(examples, second)
+    least = abs(adapter.correct - zero_shot.correct)
+    disagreements = min(max(_count(total["gains"][1]), least), adapter.examples)
+    return messages.CompareReply(CountedComparison(adapter, zero_shot, disagreements=disagreements))
+
+
+def _possible(examples: float, correct: float) -> Tally:
+    """The nearest counts that are possible: at least one example, and no more right ones than there are."""
+    count = max(1, _count(examples))
+    return Tally(count, min(max(0, _count(correct)), count))
+
+
 def _row(tally: Tally) -> tuple[float, ...]:
     return tally.examples, tally.correct, tally.loss_sum
 
@@ -146,8 +192,9 @@ SUM_RULES: Mapping[type, SumRule[Any]] = {
     messages.VectorsReply: SumRule(_vectors_apart, _vectors_together),
     messages.UpdateReply: SumRule(_update_apart, _update_together),
     messages.GradientReply: SumRule(_gradient_apart, _gradient_together),
-    messages.EvaluateReply: SumRule(_evaluate_apart, _evaluate_together),
+    messages.EvaluateReply: SumRule(_evaluate_apart, _evaluate_together, _evaluate_from_noisy),
     messages.StatisticsReply: SumRule(_statistics_apart, _statistics_together),
-    messages.CompareReply: SumRule(_compare_apart, _compare_together),
+    messages.NoisyStatisticsReply: SumRule(_noisy_statistics_apart, _noisy_statistics_together),
+    messages.CompareReply: SumRule(_compare_apart, _compare_together, _compare_from_noisy),
 }
 """How each kind of reply is summed."""

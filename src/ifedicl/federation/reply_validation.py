@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.core.coefficients import LARGEST_COEFFICIENT, Coefficients
-from ifedicl.core.readout import MOST_FEATURES, feature_count, hidden_count
 from ifedicl.core.vectors import LARGEST_MEAN, WRITES
 from ifedicl.federation import messages
 from ifedicl.federation.manifest import Manifest
@@ -54,16 +53,20 @@ class ReplyChecks:
 
     def is_usable_statistics(self, reply: messages.StatisticsReply) -> bool:
         """Whether they have the run's shape, are finite, and have at least one example."""
-        manifest = self.manifest
-        classes, model = len(manifest.task.labels), manifest.model
-        hidden = hidden_count(model.width, manifest.method.pooled_layer(model.layers))
-        size = feature_count(min(hidden, MOST_FEATURES), classes)
-        fits = reply.sums.moment.shape == (size, classes) and reply.sums.is_finite
+        shape = self.manifest.features + 1, len(self.manifest.task.labels)
+        fits = reply.sums.moment.shape == shape and reply.sums.is_finite
         return fits and 0 < reply.sums.examples <= _MOST_EXAMPLES
+
+    def is_usable_noisy_statistics(self, reply: messages.NoisyStatisticsReply) -> bool:
+        """Whether they have the run's shape and are finite."""
+        shape = self.manifest.features + 1, len(self.manifest.task.labels)
+        return reply.sums.moment.shape == shape and reply.sums.is_finite and reply.clients > 0
 
     def is_usable_comparison(self, reply: messages.CompareReply) -> bool:
         """Whether both tallies are of the same examples, and the other sums are possible for them."""
         comparison = reply.comparison
+        if self.manifest.method.promises_noise:
+            return _is_possible(comparison.adapter) and _is_possible(comparison.zero_shot)
         count, squares = comparison.adapter.examples, comparison.squared_gains
         counts = comparison.truth, comparison.answers
         difference = abs(comparison.adapter.correct - comparison.zero_shot.correct)

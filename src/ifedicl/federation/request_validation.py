@@ -48,15 +48,19 @@ class RequestChecks:
                 in_schedule = 0 <= request.round < self.manifest.limits.rounds
                 return in_schedule and method.takes_gradients and self._fits_coefficients(request.coefficients)
             case messages.EvaluateRequest():
-                tried = TEMPERATURES if request.readouts else (1.0,)
-                fits = len(request.readouts) <= len(PENALTIES) and request.temperatures == tried
+                most, tried = (1, (1.0,)) if method.promises_noise else (len(PENALTIES), TEMPERATURES)
+                fits = len(request.readouts) <= most and request.temperatures == (tried if request.readouts else (1.0,))
                 fits = fits and method.holdout.selection > 0
                 return fits and self._fits_coefficients(request.coefficients) and self._fits_readouts(request.readouts)
             case messages.CompareRequest():
                 fits = method.holdout.gate > 0 and self._fits_coefficients(request.coefficients)
                 return fits and self._fits_readouts(request.readouts)
             case messages.StatisticsRequest():
-                return method.readout is not None and self._fits_coefficients(request.coefficients)
+                fits = method.readout is not None and not method.promises_noise
+                return fits and self._fits_coefficients(request.coefficients)
+            case messages.NoisyStatisticsRequest():
+                fits = method.readout is not None and method.promises_noise
+                return fits and self._fits_coefficients(request.coefficients)
 
     def _fits_context(self, context: Context) -> bool:
         manifest = self.manifest

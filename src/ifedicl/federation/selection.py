@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import operator
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import reduce
 
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.readout import TEMPERATURES, hidden_count, projection
+from ifedicl.core.readout import TEMPERATURES, Readout, hidden_count, projection
 from ifedicl.core.robust import Trust, trusted_clients
+from ifedicl.core.vectors import Array64
 from ifedicl.federation import messages
 from ifedicl.federation.checkpoint import Memory
-from ifedicl.federation.client_pool import ClientPool
+from ifedicl.federation.client_pool import ClientPool, Participation
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import FailureCode
 from ifedicl.federation.reply_validation import ReplyChecks, is_usable_evaluation, rank, tally_of_all
@@ -59,27 +62,49 @@ class Selection:
         state, method = self._memory.state, self._manifest.method
         if method.readout is None or state.readout_round == state.best_round:
             return
-        request = messages.StatisticsRequest(self._clients.context_id, state.best)
-        requests = dict.fromkeys(self._clients.names, request)
-        total, answers = self._clients.total(requests, messages.StatisticsReply, self._checks.is_usable_statistics)
+        readouts, answers = self._noisy_readouts() if method.promises_noise else self._readouts()
         is_final = all(code.is_final for code in answers.failures.values())
         if is_final and not self._clients.are_enough(answers):
             _log.warning("too few clients allow sums for a readout (%s): the label words are used", answers.reasons)
             self._memory.keep(replace(self._memory.state, readout=None, readout_round=state.best_round))
             return
         self._clients.require(answers, "statistics")
-        assert total is not None  # each usable reply has at least one example
-        model = self._manifest.model
-        layer = method.pooled_layer(model.layers)
-        directions = projection(hidden_count(model.width, layer), model.width, method.seed)
-        readouts = total.sums.solve(directions, layer)
-        trial = messages.EvaluateRequest(self._clients.context_id, state.best, tuple(readouts), TEMPERATURES)
+        if method.holdout.selection == 0:  # with noise one readout is made, and the gate alone decides
+            self._memory.keep(replace(self._memory.state, readout=readouts[0], readout_round=state.best_round))
+            return
+        temperatures = (1.0,) if method.promises_noise else TEMPERATURES
+        trial = messages.EvaluateRequest(self._clients.context_id, state.best, readouts, temperatures)
         figures = zip(*(reply.tallies for reply in self._evaluations(trial).values()), strict=True)
         totals = [sum(tallies, Tally()) for tallies in figures]  # empty if no client replied
         ranks = [rank(total, method.rounds.select_by) for total in totals]
         best = trial.candidates[ranks.index(min(ranks))] if ranks else None
         zero_shot = totals[0] if totals and method.is_one_shot else self._memory.state.zero_shot
         self._memory.keep(replace(self._memory.state, readout=best, readout_round=state.best_round, zero_shot=zero_shot))
+
+    def _readouts(self) -> tuple[tuple[Readout, ...], Participation]:
+        """A readout for each penalty; none without enough clients."""
+        request = messages.StatisticsRequest(self._clients.context_id, self._memory.state.best)
+        requests = dict.fromkeys(self._clients.names, request)
+        total, answers = self._clients.total(requests, messages.StatisticsReply, self._checks.is_usable_statistics)
+        return () if total is None else tuple(total.sums.solve(*self._features)), answers
+
+    def _noisy_readouts(self) -> tuple[tuple[Readout, ...], Participation]:
+        """The readout of noisy sums; none without enough clients."""
+        from ifedicl.federation.noise_plan import NoisePlan  # needs packages that other modes do not
+
+        request = messages.NoisyStatisticsRequest(self._clients.context_id, self._memory.state.best)
+        usable = self._checks.is_usable_noisy_statistics
+        replies, answers = self._clients.ask_all(request, messages.NoisyStatisticsReply, usable)
+        plan = NoisePlan.of(self._manifest)
+        solved = (total.sums.solve(plan.deviation(request.kind, total.clients), *self._features) for total in replies.values())
+        return tuple(solved), answers  # one reply stands for all clients
+
+    @property
+    def _features(self) -> tuple[Array64 | None, int | None]:
+        """The clients' projection of the hidden states, and the layer of the text's mean state."""
+        model, method = self._manifest.model, self._manifest.method
+        layer = method.pooled_layer(model.layers)
+        return projection(hidden_count(model.width, layer), model.width, method.seed), layer
 
     def compare(self) -> Comparison | None:
         """The chosen adapter and the raw model on the gate examples; None without a gate or without gate examples."""
@@ -93,7 +118,8 @@ class Selection:
         compared = {name: reply.comparison for name, reply in replies.items()}
         gains = {name: (item.zero_shot.loss - item.adapter.loss,) for name, item in compared.items()}
         trusted = self._trusted_names(gains, {name: item.adapter.examples for name, item in compared.items()})
-        return sum((compared[name] for name in trusted), Comparison())
+        # Of noisy counts there is one, which stands for all clients.
+        return reduce(operator.add, (compared[name] for name in trusted)) if trusted else Comparison()
 
     def _trusted_names(self, scores: Mapping[str, tuple[float, ...]], examples: Mapping[str, int]) -> list[str]:
         """All clients, in order; with [robust], those with middle scores."""

@@ -48,8 +48,6 @@ class JobSettings(Section):
 
     @model_validator(mode="after")
     def _check_method(self) -> Self:
-        if self.method.promises_noise:
-            raise ValueError('privacy.mode: received "private"; allowed over FLARE: "open" or "secure"')
         check_coordination(self.method, self.coordination)
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ _COUNTED: Mapping[str, str] = {
     "compare_reply": "figures",
     "vectors_reply": "sums",
     "statistics_reply": "sums",
+    "noisy_statistics_reply": "sums",
     "context_reply": "contexts",
 }
 """The count of :class:`Spent` that a kind of reply adds to."""
@@ -105,6 +107,7 @@ class History:
 
     def __init__(self) -> None:
         self._spent: dict[str, Spent] = {}
+        self._noisy: dict[str, Counter[str]] = {}
         self._answered: set[tuple[str, str]] = set()
         self._sets: dict[tuple[str, str], ExampleSet] = {}
         self._holdouts: dict[str, Holdout] = {}
@@ -130,6 +133,8 @@ class History:
         if counted is not None and not self.was_answered(run, asked):
             spent = replace(spent, **{counted: getattr(spent, counted) + 1})
         self._spent[run] = spent
+        if facts["epsilon"] is not None:
+            self._noisy.setdefault(run, Counter())[facts["kind"]] += 1
         if asked and facts["epsilon"] is None:  # noise is drawn again for the same request
             self._answered.add((run, asked))
         if facts.get("examples") is not None:
@@ -142,6 +147,10 @@ class History:
     def spent(self, run: str) -> Spent:
         """What was sent in the run with this digest."""
         return self._spent.get(run, Spent())
+
+    def noisy(self, run: str) -> Mapping[str, int]:
+        """How many replies of each kind of the run have left under differential privacy."""
+        return self._noisy.get(run, Counter())
 
     @property
     def total(self) -> Spent:

@@ -3,7 +3,7 @@
 ================  ==============================================================
 open sums         ``Client`` → ``Guard`` → ``Recorder``
 secure sums       ``Client`` → ``Guard`` → ``SumRecorder`` → ``SecureClient`` → ``Recorder``
-noisy sums        ``Client`` → ``DPClient`` → ``Guard`` → ``SumRecorder`` → ``SecureClient`` → ``Recorder``
+noisy sums        the same; the client sums with :class:`~ifedicl.federation.dp_client.DPSums`
 ================  ==============================================================
 
 A layer calls only the next inner one. A :class:`~ifedicl.federation.handler.Disclosure` carries a reply and its facts outward.
@@ -13,24 +13,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ifedicl.data import Example, read_texts
+from ifedicl.data import read_texts
 from ifedicl.federation.client import Client
+from ifedicl.federation.client_task import ExampleSums
 from ifedicl.federation.handler import Discloser, Endpoint
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import Envelope
 from ifedicl.federation.secure import named_missing_packages
 from ifedicl.ledger.usage import CountedLedger, History
-from ifedicl.owner.guard import Guard, GuardedClient, none_approved
+from ifedicl.owner.guard import Guard, none_approved
 from ifedicl.owner.policy import Policy, open_policy
 from ifedicl.owner.recorder import Recorder, SumRecorder, Unrecorded, no_bytes
-from ifedicl.settings import Method, PrivacySettings, RunSettings
+from ifedicl.settings import PrivacySettings
 
-_PUBLIC_TEXTS = 64
-"""How many public texts are read: enough to estimate the size of each number's gradient."""
+_PUBLIC_TEXTS = 512
+"""How many public texts are read: enough for the directions in which features vary."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,16 @@ class LedgerRecord:
 
 @dataclass(frozen=True)
 class Privacy:
-    """A client's numbers leave in secure sums only, with noise if the rules ask for it.
+    """A client's numbers leave in secure sums only, with noise if the job promises it.
 
     Attributes:
         rules: of each sum.
-        method: the only settings that get noisy replies; None: there is no noise.
-        run: digest of the run that the privacy budget belongs to.
-        public: labelled texts, no client's own and the same at every client; the noise is scaled on them.
+        public: texts, no client's own and the same at every client, that noise is scaled on; without them a job with noise is
+            refused.
     """
 
     rules: PrivacySettings
-    method: Method | None = None
-    run: str = ""
-    public: Sequence[Example] = ()
+    public: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,8 @@ def build_endpoint(
     if privacy is None:
         layer = Guard(client, policy, history, approved=approved)
     else:
-        client, inner, mask = _summing_client(client, history, privacy, peers)
-        guard = Guard(inner, policy, history, approved=approved, masked=True)
+        client, mask = _summing_client(client, history, privacy, peers)
+        guard = Guard(client, policy, history, approved=approved, masked=True)
         layer = mask(SumRecorder(guard, _noting(history) if record is None else record.ledger.append))
     if record is None:
         return ClientEndpoint(client, Unrecorded(layer, history), history)
@@ -116,28 +115,35 @@ def _noting(history: History) -> Callable[[str, Mapping[str, Any]], None]:
 
 def _summing_client(
     client: Client, history: History, privacy: Privacy, peers: Mapping[str, bytes]
-) -> tuple[Client, GuardedClient, Callable[[Discloser], Discloser]]:
-    """The client of secure sums; the same with its noise, if there is any; and what puts the masking layer around a layer."""
+) -> tuple[Client, Callable[[Discloser], Discloser]]:
+    """The client of secure sums, which can add noise if it has public text, and what puts the masking layer around a layer."""
     rules = privacy.rules
     with named_missing_packages(rules):
         from ifedicl.federation.secure.sum_client import SecureClient, identity_of
-    noise = None
-    if rules.noise is not None and privacy.method is not None:
-        with named_missing_packages(rules):  # a second of imports that sums without noise do not need
-            from ifedicl.dp.skellam import Crowd
-            from ifedicl.federation.dp_client import DPClient, DPSums
-            from ifedicl.federation.secure.quantised import GRADIENT_STEP
-        spent, public = history.spent(privacy.run).rounds, privacy.public[:_PUBLIC_TEXTS]
-        crowd = Crowd(rules.min_survivors, rules.colluders)
-        sums = DPSums(rules.noise, crowd, privacy.method, public, step=GRADIENT_STEP, spent_rounds=spent)
-        noise = DPClient(client, sums, privacy.run)
-        client = noise.client
+    if public := privacy.public[:_PUBLIC_TEXTS]:
+        client = client.with_sums(partial(_sums_of_job, public, client.dtype, history))
     everyone = {**peers, client.name: identity_of(client).public}
-    return client, noise or client, lambda layer: SecureClient(layer, client, everyone, rules, noise)
+    return client, lambda layer: SecureClient(layer, client, everyone, rules, client)
+
+
+def _sums_of_job(public: Sequence[str], dtype: str, history: History, manifest: Manifest) -> ExampleSums:
+    """What sums a client's examples in a job. The budget counts what earlier tries of its run spent.
+
+    Raises:
+        ConfigError: the job promises noise and its settings, the dtype or the public texts give no DP guarantee.
+    """
+    privacy = manifest.method.privacy
+    if privacy is None or not manifest.method.promises_noise:
+        return ExampleSums()
+    with named_missing_packages(privacy):  # a second of imports that sums without noise do not need
+        from ifedicl.federation.dp_client import DPSums
+        from ifedicl.federation.secure.quantised import STEPS
+    answered = {kind: history.noisy(manifest.run)[f"{kind}_reply"] for kind in STEPS}
+    return DPSums(manifest, public, dtype=dtype, steps=STEPS, answered=answered)
 
 
 def simulated_endpoints(
-    clients: Sequence[Client], manifest: Manifest, ledgers: Path | None, public: Sequence[Example]
+    clients: Sequence[Client], manifest: Manifest, ledgers: Path | None, public: Sequence[str]
 ) -> tuple[ClientEndpoint, ...]:
     """The endpoints of simulated clients, in the privacy mode of the method. Their policy allows everything.
 
@@ -155,8 +161,7 @@ def simulated_endpoints(
     method, peers = manifest.method, dict[str, bytes]()
     privacy = None
     if method.privacy is not None and method.sums_only:
-        noisy = method if method.promises_noise else None
-        privacy = Privacy(method.privacy, noisy, manifest.run, public)
+        privacy = Privacy(method.privacy, public)
         with named_missing_packages(method.privacy):
             from ifedicl.federation.secure.sum_client import identity_of
         # Each client pins the others' identities. Real owners exchange them without the coordinator.
@@ -178,9 +183,10 @@ def spent_privacy(endpoints: Sequence[ClientEndpoint], manifest: Manifest) -> di
     return {"privacy": {"epsilon": round(largest, 4), "delta": delta, "of": "one example of one client"}}
 
 
-def public_examples(settings: RunSettings) -> tuple[Example, ...]:
-    """Public texts, labelled with each label in turn. The true labels are unknown and do not matter."""
-    if settings.data.public is None:
-        return ()
-    texts, labels = read_texts(settings.data.public, text=settings.data.text_column), settings.task.labels
-    return tuple(Example(text, labels[position % len(labels)]) for position, text in enumerate(texts))
+def public_texts(file: str | None, column: str) -> tuple[str, ...]:
+    """The texts of a file that belongs to no client; none without a file.
+
+    Raises:
+        DataError: it cannot be read, or has no column of this name.
+    """
+    return () if file is None else tuple(read_texts(file, text=column))

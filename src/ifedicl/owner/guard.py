@@ -39,6 +39,7 @@ _NAME_SIZE = 32
 _ROLES: Mapping[type[Request], Role] = {
     messages.VectorsRequest: Role.TRAIN,
     messages.StatisticsRequest: Role.TRAIN,
+    messages.NoisyStatisticsRequest: Role.TRAIN,
     messages.GradientRequest: Role.TRAIN,
     messages.UpdateRequest: Role.TRAIN,
     messages.EvaluateRequest: Role.SELECTION,
@@ -238,7 +239,7 @@ class Guard:
 
 def _by_sum(reply: Reply, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Counts ``(C,)`` for each sum of the reply: ``(C,)`` if it has one by class, else their total ``(1,)``."""
-    by_class = isinstance(reply, messages.StatisticsReply) or (
+    by_class = isinstance(reply, messages.StatisticsReply | messages.NoisyStatisticsReply) or (
         isinstance(reply, messages.VectorsReply) and len(reply.vectors.counts) > 1
     )
     return counts if by_class else counts.sum(keepdims=True)

@@ -124,6 +124,11 @@ class SiteDataSettings(Section):
     file: PathText = Field(min_length=1, description="a .jsonl, .csv, .tsv or .parquet file")
     text_column: str = Field(default="text", description="the column that holds the text")
     label_column: str = Field(default="label", description="the column that holds the label")
+    public: PathText | None = Field(
+        default=None,
+        min_length=1,
+        description="a file of texts that are no client's own, the same at every client; a job with noise needs it",
+    )
 
 
 class LedgerSettings(Section):
@@ -191,7 +196,12 @@ def _in_folder(settings: ClientSettings, folder: Path) -> ClientSettings:
     data, ledger = settings.data, settings.ledger
     paths = {name: anchored(getattr(ledger, name), folder) for name in ("file", "secret", "approved")}
     update = {
-        "data": data.model_copy(update={"file": anchored(data.file, folder)}),
+        "data": data.model_copy(
+            update={
+                "file": anchored(data.file, folder),
+                "public": None if data.public is None else anchored(data.public, folder),
+            }
+        ),
         "model": anchored_model(settings.model, folder),
         "ledger": ledger.model_copy(update=paths),
     }

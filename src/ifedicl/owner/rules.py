@@ -103,7 +103,8 @@ def check_request(policy: Policy, request: Request) -> None:
     has_readout = isinstance(request, messages.EvaluateRequest | messages.CompareRequest) and bool(request.readouts)
     forbidden = {
         "allow.readout_sums or allow.class_counts is false; readout sums reveal products of hidden states and class counts": (
-            isinstance(request, messages.StatisticsRequest) and not (allow.readout_sums and allow.class_counts)
+            isinstance(request, messages.StatisticsRequest | messages.NoisyStatisticsRequest)
+            and not (allow.readout_sums and allow.class_counts)
         ),
         "allow.readout_sums or allow.class_counts is false; a readout can be built to count labels or to weigh hidden states": (
             has_readout and not (allow.readout_sums and allow.class_counts)
@@ -157,7 +158,7 @@ def check_enough(policy: Policy, manifest: Manifest, request: Request, examples:
         _require_steps(examples, least, manifest)
     elif isinstance(request, messages.EvaluateRequest | messages.CompareRequest):
         _require(examples, least.held_out, "held-out examples", "held_out")
-    elif isinstance(request, messages.StatisticsRequest) or (
+    elif isinstance(request, messages.StatisticsRequest | messages.NoisyStatisticsRequest) or (
         isinstance(request, messages.VectorsRequest) and not request.cursor and not manifest.method.promises_noise
     ):
         _require(examples, least.examples, "training examples", "examples")
@@ -235,8 +236,9 @@ def _statistics(reply: messages.StatisticsReply, least: LeastSettings, _manifest
     _require(reply.sums.examples, least.examples, "training examples", "examples")
 
 
-def _evaluate(reply: messages.EvaluateReply, least: LeastSettings, _manifest: Manifest) -> None:
-    _require(min(tally.examples for tally in reply.tallies), least.held_out, "held-out examples", "held_out")
+def _evaluate(reply: messages.EvaluateReply, least: LeastSettings, manifest: Manifest) -> None:
+    tallies = reply.tallies[:1] if manifest.method.promises_noise else reply.tallies  # with noise the first alone tells them
+    _require(min(tally.examples for tally in tallies), least.held_out, "held-out examples", "held_out")
 
 
 def _compare(reply: messages.CompareReply, least: LeastSettings, _manifest: Manifest) -> None:
@@ -264,6 +266,7 @@ _COUNTS: Mapping[type[Request], str] = {
     messages.CompareRequest: "figures",
     messages.VectorsRequest: "sums",
     messages.StatisticsRequest: "sums",
+    messages.NoisyStatisticsRequest: "sums",
     messages.ContextRequest: "contexts",
 }
 """The limit that a kind of request counts against."""

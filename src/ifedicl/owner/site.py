@@ -10,7 +10,7 @@ from ifedicl.backbone.load import load_backbone
 from ifedicl.data import read_labelled
 from ifedicl.federation.client import Client
 from ifedicl.federation.secure import named_missing_packages
-from ifedicl.owner.endpoint import ClientEndpoint, LedgerRecord, Privacy, build_endpoint
+from ifedicl.owner.endpoint import ClientEndpoint, LedgerRecord, Privacy, build_endpoint, public_texts
 from ifedicl.owner.own_files import approved_jobs, open_ledger, secret_of, split_key_of
 from ifedicl.owner.policy import load_client_settings
 from ifedicl.owner.recorder import no_bytes
@@ -40,7 +40,8 @@ def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = no_byte
         split_key=split_key_of(settings.ledger),
         seconds=settings.work.seconds,
     )
-    privacy = None if settings.sum_rules is None else Privacy(settings.sum_rules)
+    public = public_texts(data.public, data.text_column)
+    privacy = None if settings.sum_rules is None else Privacy(settings.sum_rules, public)
     peers = {} if settings.sums is None else {peer: bytes.fromhex(key) for peer, key in settings.sums.peers.items()}
     approved = partial(approved_jobs, settings.ledger)
     return build_endpoint(client, settings.policy, LedgerRecord(ledger, overhead), privacy, peers, approved=approved)

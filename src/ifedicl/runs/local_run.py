@@ -17,17 +17,14 @@ from ifedicl.federation.driver import Federated, RunOptions
 from ifedicl.federation.events import Event, ignore
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.metrics import Evaluation
-from ifedicl.owner.endpoint import public_examples
+from ifedicl.owner.endpoint import public_texts
 from ifedicl.runs.client_data import client_examples, test_examples
 from ifedicl.runs.simulated import federate, simulate, zero_shot_adapter
-from ifedicl.settings import ModelSettings, RunSettings
+from ifedicl.settings import PRIVATE_DTYPE, ModelSettings, RunSettings
 from ifedicl.store import open_store, requests
 from ifedicl.store.records import TaskKey
 from ifedicl.store.requests import Answer
 from ifedicl.store.signature import reference
-
-_PRIVATE_DTYPE = "float32"
-"""As ``PRIVATE_DTYPE`` of :mod:`ifedicl.federation.dp_client`, which needs packages that other modes do not."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +103,11 @@ def _model_of(settings: RunSettings) -> ModelSettings:
     """
     if not settings.promises_noise:
         return settings.model
-    if settings.model.dtype not in ("auto", _PRIVATE_DTYPE):
-        allowed = f'"{_PRIVATE_DTYPE}" or "auto" in privacy.mode "private"'
+    if settings.model.dtype not in ("auto", PRIVATE_DTYPE):
+        allowed = f'"{PRIVATE_DTYPE}" or "auto" in privacy.mode "private"'
         remedy = "Gradients that are clipped for the noise are computed in it. Change the line or leave it out."
         raise ConfigError("private mode", [Fault("model.dtype", f'"{settings.model.dtype}"', allowed, remedy)])
-    return settings.model.model_copy(update={"dtype": _PRIVATE_DTYPE})
+    return settings.model.model_copy(update={"dtype": PRIVATE_DTYPE})
 
 
 def _look_up_or_calibrate(
@@ -138,7 +135,11 @@ def _look_up_or_calibrate(
 
 
 def _calibrate(settings: RunSettings, folder: RunFolder, load: Callable[[], Backbone], options: RunOptions) -> RunResult:
-    examples, test, public = client_examples(settings), test_examples(settings), public_examples(settings)
+    examples, test, public = (
+        client_examples(settings),
+        test_examples(settings),
+        public_texts(settings.data.public, settings.data.text_column),
+    )
     backbone = load()
     model, task, method = settings.model, settings.task, settings.method
     clients = simulate(backbone, task, examples, seed=settings.seed)

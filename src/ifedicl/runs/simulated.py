@@ -72,7 +72,7 @@ def federate(
     *,
     engine: Callable[[Sequence[Endpoint]], Engine] = LocalEngine,
     ledgers: Path | None = None,
-    public: Sequence[Example] = (),
+    public: Sequence[str] = (),
     options: RunOptions = _DEFAULTS,
 ) -> Federated:
     """Run the federation of simulated clients.
@@ -85,7 +85,7 @@ def federate(
         engine: carries the messages.
         ledgers: a folder for the clients' ledgers of their uploads; None: no ledger. A privacy budget includes the uploads of
             earlier attempts of this run.
-        public: examples of no client; in private mode the vectors come from them.
+        public: texts of no client; in private mode vectors come from them, and the noise is scaled on them.
         options: deadline, checkpoint, observer and more.
 
     Raises:

@@ -18,6 +18,7 @@ from ifedicl.settings.earlier import method_of
 from ifedicl.settings.method import Method, noise_contradictions
 from ifedicl.settings.presets import anchored, anchored_model, changed, load_preset, load_settings, presets
 from ifedicl.settings.sections import (
+    PRIVATE_DTYPE,
     CalibrationSettings,
     HoldoutSettings,
     InjectionSettings,
@@ -34,6 +35,7 @@ from ifedicl.settings.sections import (
 from ifedicl.settings.validation import PathText, Section, read_toml, toml_of, validated
 
 __all__ = [
+    "PRIVATE_DTYPE",
     "TOGETHER",
     "CalibrationSettings",
     "Coordination",

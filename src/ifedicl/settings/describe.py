@@ -38,10 +38,23 @@ def what_leaves(method: Method) -> list[str]:
 
 
 def _sent_with_noise(method: Method) -> list[str]:
-    return [
-        "once: vectors of public text, the same from every client; its own progress, sealed so that only it can read it",
+    vectors = "once: vectors of public text, the same from every client; its own progress, which only it can read"
+    rounds = (
         f"each of {method.rounds.rounds} rounds, with its share of noise: the sum of the clipped gradients of the training "
-        "examples that it draws",
+        "examples that it draws"
+    )
+    readout = (
+        "once, with its share of noise: sums over its training examples of bounded features by label, and of products of their "
+        "leading coordinates; without noise, where features lie in public text"
+    )
+    figures = (
+        "each evaluation, with its share of noise: the number of held-out examples, and how many were right; at the gate also "
+        "on how many the adapter and the raw model disagree"
+    )
+    return [
+        *([] if method.is_one_shot else [vectors, rounds]),
+        *([readout] if method.readout else []),
+        *([figures] if method.holdout.selection + method.holdout.gate > 0 else []),
     ]
 
 

@@ -13,6 +13,9 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 _LARGEST_DECAY = 0.1
 """Of what a client's step keeps of the steps before it."""
 
+PRIVATE_DTYPE = "float32"
+"""What a model computes in under differential privacy. That one example changes no other was tested in nothing else."""
+
 WireDtype: TypeAlias = Literal["float32", "float16"]
 """Dtypes in which vectors are sent."""
 

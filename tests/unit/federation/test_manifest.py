@@ -122,7 +122,7 @@ def test_an_unknown_field_is_refused_by_name(section: tuple[str, ...]) -> None:
         ("limits.figures", True),
         ("limits.sums", None),
         ("limits.contexts", 1e300),
-        ("method.rounds.rounds", 0),
+        ("method.rounds.rounds", -1),
         ("method.seed", "7"),
     ],
 )

@@ -120,12 +120,11 @@ _PRIVATE: dict[str, Any] = {
 }
 
 
-def test_a_job_that_promises_noise_is_refused_as_it_is_not_carried(backbone: Backbone) -> None:
+def test_a_job_may_promise_noise(backbone: Backbone) -> None:
     settings = job(backbone)
     values = settings.model_dump(mode="json")
     values["method"] = changed(settings.method, _PRIVATE, "test").model_dump(mode="json")
-    with pytest.raises(ConfigError, match="allowed over FLARE"):
-        validated(JobSettings, values, "job")
+    assert validated(JobSettings, values, "job").manifest.method.promises_noise
 
 
 def test_a_config_becomes_a_job_with_the_models_fingerprint(llama_folder: Path, backbone: Backbone, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ StepRequest: TypeAlias = (
     | requests.GradientRequest
     | requests.EvaluateRequest
     | requests.StatisticsRequest
+    | requests.NoisyStatisticsRequest
     | requests.CompareRequest
 )
 """The plain requests of a coordinator. The other requests carry one of these through a secure sum."""
@@ -31,6 +32,7 @@ Reply: TypeAlias = (
     | replies.GradientReply
     | replies.EvaluateReply
     | replies.StatisticsReply
+    | replies.NoisyStatisticsReply
     | replies.CompareReply
     | SumReply
     | Failure

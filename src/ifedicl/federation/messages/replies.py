@@ -10,6 +10,7 @@ from typing import ClassVar, Self, get_args
 
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.framed_sums import FramedSums
 from ifedicl.core.readout import ReadoutSums
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.federation.messages.frames import Arrays, Header, Message, coefficients_of, exact_fields
@@ -189,6 +190,28 @@ class StatisticsReply(Message):
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
         return cls(ReadoutSums.from_wire(arrays, exact_fields(header, examples=int)["examples"]))
+
+
+@dataclass(frozen=True)
+class NoisyStatisticsReply(Message):
+    """What a client adds to the noisy sums of a readout, before its noise; it leaves in secure sums only.
+
+    Attributes:
+        sums: over its training examples. Their number is not told.
+        clients: 1; in a total, the number of clients, whose public frames are added, too.
+    """
+
+    kind: ClassVar[str] = "noisy_statistics_reply"
+    array_names: ClassVar[frozenset[str]] = frozenset({"moment", "products", "offset", "scale", "directions"})
+    sums: FramedSums
+    clients: int = 1
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {"clients": self.clients}, {**self.sums.on_wire}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(FramedSums.from_wire(arrays), exact_fields(header, clients=int)["clients"])
 
 
 @dataclass(frozen=True)

@@ -199,6 +199,23 @@ class StatisticsRequest(RequestMessage):
 
 
 @dataclass(frozen=True)
+class NoisyStatisticsRequest(RequestMessage):
+    """As :class:`StatisticsRequest`, in a public frame and with noise."""
+
+    kind: ClassVar[str] = "noisy_statistics"
+    array_names: ClassVar[frozenset[str]] = _COEFFICIENTS
+    context_id: str
+    coefficients: Coefficients
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {"context_id": self.context_id}, self.coefficients.on_wire
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(**exact_fields(header, context_id=str), coefficients=coefficients_of(arrays))
+
+
+@dataclass(frozen=True)
 class CompareRequest(RequestMessage):
     """Compare an adapter with the raw model on the gate examples.
 

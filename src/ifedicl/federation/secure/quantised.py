@@ -34,11 +34,6 @@ def count_of(layout: messages.Layout) -> int:
     return sum(math.prod(shape) for shape in layout.values())
 
 
-def flat(parts: Parts) -> Array64:
-    """``(count,)``: all numbers, part after part."""
-    return np.concatenate([np.ravel(np.asarray(part, dtype=np.float64)) for part in parts.values()])
-
-
 def shaped(numbers: Array64, layout: messages.Layout) -> dict[str, Array64]:
     """The parts of :func:`flat`."""
     ends = np.cumsum([math.prod(shape) for shape in layout.values()])[:-1]
@@ -51,11 +46,12 @@ SUMS: Mapping[type[Request], Sum] = {
     messages.GradientRequest: Sum(SUM_RULES[messages.GradientReply], FixedPoint(48, 24)),
     messages.EvaluateRequest: Sum(SUM_RULES[messages.EvaluateReply], FixedPoint(48, 20)),
     messages.StatisticsRequest: Sum(SUM_RULES[messages.StatisticsReply], FixedPoint(56, 24)),
+    messages.NoisyStatisticsRequest: Sum(SUM_RULES[messages.NoisyStatisticsReply], FixedPoint(40, 16)),
     messages.CompareRequest: Sum(SUM_RULES[messages.CompareReply], FixedPoint(48, 20)),
 }
 """By request. ``FixedPoint(bits, fraction)`` holds sums up to ``2^(bits - 1 - fraction)``: 134 million for vectors, which are
 most of the traffic. Products of features have fine steps, because a linear system is solved with them.
 """
 
-GRADIENT_STEP = SUMS[messages.GradientRequest].grid.step
-"""Step of the fixed point in which gradients are summed."""
+STEPS: Mapping[str, float] = {request.kind: summed.grid.step for request, summed in SUMS.items()}
+"""Step of the fixed point, by kind of request."""

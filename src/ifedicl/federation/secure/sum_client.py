@@ -18,7 +18,8 @@ from ifedicl.federation import messages
 from ifedicl.federation.client import key_for
 from ifedicl.federation.handler import Discloser, Disclosure
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
-from ifedicl.federation.secure.quantised import SUMS, flat, layout_of
+from ifedicl.federation.reply_sums import flat
+from ifedicl.federation.secure.quantised import SUMS, layout_of
 from ifedicl.ledger.usage import ReplyFacts
 from ifedicl.secagg.fixed_point import FixedPoint
 from ifedicl.secagg.keys import LOCK_SIZE, Identity, lock, unlock
@@ -38,7 +39,13 @@ _SESSION = re.compile(r"[0-9a-f]{32}")
 _CURSOR_SIZE = 64  # all cursors have one length: it would reveal the number of examples
 SEALED_CURSOR_SIZE = 2 * (_CURSOR_SIZE + LOCK_SIZE)
 """Characters of a cursor as it travels."""
-_FROM_TRAINING = {"vectors", "update", "gradient", "statistics"}  # the other replies count held-out examples
+_FROM_TRAINING = {
+    "vectors",
+    "update",
+    "gradient",
+    "statistics",
+    "noisy_statistics",
+}  # the other replies count held-out examples
 
 
 class SumMember(Protocol):

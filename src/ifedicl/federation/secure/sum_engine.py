@@ -131,7 +131,8 @@ class SecureEngine:
         except ObjectionError as error:
             raise _ObjectedError(error.names) from error
         total = shaped(grid.numbers(integers), layout)
-        reply = summed.rule.together(total) or Failure(FailureCode.NO_EXAMPLES)
+        is_noisy = self._rules.noise is not None
+        reply = summed.rule.of_total(total, is_noisy=is_noisy) or Failure(FailureCode.NO_EXAMPLES)
         if isinstance(reply, messages.VectorsReply):
             known = {**cursors, **{name: ready[name].cursor for name in masked}}
             dtypes = ", ".join(sorted({ready[name].dtype for name in masked}))
@@ -162,7 +163,9 @@ class SecureEngine:
             return FailureCode.SPENT
         if isinstance(asked, messages.VectorsRequest) and asked.cursor:
             return FailureCode.TOO_FEW  # too few clients have new examples: the sums stay as they are
-        if isinstance(asked, messages.StatisticsRequest) and all(code.is_final for code in codes):
+        if isinstance(asked, messages.StatisticsRequest | messages.NoisyStatisticsRequest) and all(
+            code.is_final for code in codes
+        ):
             return FailureCode.REFUSED  # a run works without a readout
         raise _too_few(asked.kind, "have something to add", ready, self._rules.min_survivors, link)
 
