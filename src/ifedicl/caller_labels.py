@@ -78,7 +78,7 @@ def _kind_of(items: list[Any]) -> type:
     """
     kinds = {type(item) for item in items}
     for number, item in enumerate(items, start=1):
-        if item is None or item != item:  # a missing number is not equal to itself
+        if _is_missing(item):
             raise InputError(f"y: received NaN or None as number {number}; allowed: {_ALLOWED}. Fill it, or leave the row out")
     if len(kinds) != 1 or not issubclass(kind := kinds.pop(), str | bool | int | float):
         shown = ", ".join(sorted(item.__name__ for item in {type(item) for item in items})) or "no labels"
@@ -88,6 +88,18 @@ def _kind_of(items: list[Any]) -> type:
             "y: Unknown label type: continuous: received fractions; allowed: text, integers or booleans. Give the labels' names"
         )
     return kind
+
+
+def _is_missing(item: Any) -> bool:
+    """Whether ``item`` stands for no value, in any library: None, NaN, NaT, NA."""
+    if item is None or isinstance(item, str | int):
+        return item is None
+    try:
+        return bool(item != item)
+    except TypeError:  # nor does pandas' NA say whether it is
+        return True
+    except (ValueError, RuntimeError):  # an array or tensor of several
+        return False
 
 
 def _values_of(kind: type, task: Task) -> dict[Any, str]:

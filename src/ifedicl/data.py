@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from ifedicl import seeds
-from ifedicl.errors import DataError
-from ifedicl.rows import columns_of, decoded, has_lone_surrogate, is_text, kind_of, rows_of
+from ifedicl.errors import DataError, InputError
+from ifedicl.inputs import described
+from ifedicl.rows import SURROGATE, columns_of, decoded, has_lone_surrogate, is_text, kind_of, rows_of
 from ifedicl.task import Task
 
 _SHOWN_FAULTS = 5
@@ -23,10 +24,21 @@ _COLUMN_REMEDY = "Name the columns: text_column and label_column under [data], o
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled text. ``label`` is one of the task's label names."""
+    """One labelled text. ``label`` is one of the task's label names.
+
+    Raises:
+        InputError: text or label is not a string, or holds an unpaired surrogate, which no tokenizer reads.
+    """
 
     text: str
     label: str
+
+    def __post_init__(self) -> None:
+        for field, value in vars(self).items():
+            if not isinstance(value, str):
+                raise InputError(f"{field} of an example: received {described(value)}; allowed: a string. Convert it")
+            if has_lone_surrogate(value):
+                raise InputError(f"{field} of an example: {SURROGATE}; allowed: valid Unicode. Repair it, or leave it out")
 
     @property
     def key(self) -> str:
@@ -202,8 +214,5 @@ def _no_text(row: Mapping[str, Any], column: str) -> str | None:
             "remove the row"
         )
     if has_lone_surrogate(str(cell)):
-        return (
-            f"column {column!r}: received an unpaired surrogate (for instance of a cut emoji); allowed: valid Unicode. "
-            "Repair or remove the row"
-        )
+        return f"column {column!r}: {SURROGATE}; allowed: valid Unicode. Repair or remove the row"
     return None

@@ -34,9 +34,21 @@ def disk_faults_named(path: Path) -> Iterator[None]:
             remedy = "the disk is full or the quota is used up. Free some space. Earlier files are intact."
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             remedy = "no permission to write there. Choose a folder of your own, or change its permissions."
+        elif (obstacle := _obstacle(path)) is not None:
+            remedy = obstacle
         else:
             remedy = f"{os.strerror(error.errno) if error.errno else error}. Earlier files are intact."
         raise StorageError(f"cannot write {path}: {remedy}") from error
+
+
+def _obstacle(path: Path) -> str | None:
+    """What stands where a folder above ``path`` should be, with a remedy; None: nothing does."""
+    for place in (path.absolute(), *path.absolute().parents):
+        if place.is_symlink() and not os.path.exists(place):  # noqa: PTH110 - links that lead in a circle exist for nobody
+            return f"{place} is a link to {place.readlink()}, which does not exist. Make that folder, or choose another."
+        if place != path.absolute() and os.path.exists(place):  # noqa: PTH110
+            return None if place.is_dir() else f"{place} is a file. Choose a folder."
+    return None
 
 
 def write_bytes(path: Path, data: bytes, *, private: bool = False) -> None:

@@ -27,7 +27,7 @@ def texts_of(given: object, field: str) -> list[str]:
     for number, text in enumerate(texts, start=1):
         if not isinstance(text, str):
             raise InputError(
-                f"{field}: received {_kind(text)} as number {number}; allowed: {_ALLOWED}. Convert it, or leave it out"
+                f"{field}: received {described(text)} as number {number}; allowed: {_ALLOWED}. Convert it, or leave it out"
             )
     return texts
 
@@ -44,7 +44,7 @@ def items_of(given: object, field: str, allowed: str) -> list[Any]:
     if not isinstance(column, Iterable) and hasattr(column, "__array__"):
         column = np.asarray(column)
     if isinstance(column, Mapping | Set) or not isinstance(column, Iterable):
-        raise InputError(f"{field}: received {_kind(column)}; allowed: {allowed}. Put the values in a list, in order")
+        raise InputError(f"{field}: received {described(column)}; allowed: {allowed}. Put the values in a list, in order")
     shape = getattr(column, "shape", (0,))
     if not isinstance(shape, tuple) or not shape or shape[1:] not in ((), (1,)):
         raise InputError(
@@ -93,7 +93,7 @@ def fraction(given: object, field: str, *, remedy: str) -> float:
     return float(given)
 
 
-def _kind(value: object) -> str:
-    """The kind of a value, without its content."""
+def described(value: object) -> str:
+    """The kind of a value, with its article and without its content."""
     name = type(value).__name__
     return "nothing (None)" if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

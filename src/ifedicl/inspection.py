@@ -11,16 +11,18 @@ import numpy as np
 
 from ifedicl import runs
 from ifedicl.adapter import Adapter
+from ifedicl.adapter.format import HEADER
 from ifedicl.backbone.load import load_backbone
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.data import split_roles
 from ifedicl.errors import DataError
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import Envelope, Reply, Request, RequestMessage
+from ifedicl.federation.run_folder import RunFolder
 from ifedicl.federation.sample_exchange import SampleCounts, sample_exchange
 from ifedicl.federation.secure import named_missing_packages
 from ifedicl.ledger.entries import Head
-from ifedicl.rows import columns_of, rows_of
+from ifedicl.rows import columns_of, holds_rows, rows_of
 from ifedicl.settings import RunSettings, load_settings
 from ifedicl.settings.describe import mode_of, what_leaves
 from ifedicl.task import SHOWN_LABEL
@@ -29,11 +31,13 @@ _HEAD = Head(100, "0" * 64)
 
 
 def inspect_path(path: Path) -> dict[str, Any]:
-    """Facts about an adapter folder, a config file or a data file, as JSON.
+    """Facts about an adapter folder, a config file, or a file or folder of data, as JSON.
 
     Raises:
         IfediclError: it cannot be read.
     """
+    if path.is_dir() and not ((path / HEADER).is_file() or RunFolder(path).has_begun) and holds_rows(path):
+        return inspect_data(path)
     if path.is_dir():
         return inspect_adapter(path)
     if path.suffix == ".toml":
@@ -119,7 +123,7 @@ def _size(message: Request | Reply) -> int:
 
 
 def inspect_data(path: Path) -> dict[str, Any]:
-    """Rows, labels and lengths of a data file, without texts."""
+    """Rows, labels and lengths of a data file or folder, without texts."""
     rows = [row for _, row in rows_of(path, ("text", "label"))]
     if not rows:
         raise DataError(f"{path}: no rows. Give a file with at least one labelled text")

@@ -89,7 +89,7 @@ def test_single_quotes_hold_a_windows_path_as_it_is(tmp_path: Path) -> None:
     assert str(load_settings(tmp_path / "config.toml").data.train).endswith(r"rows\train.jsonl")
 
 
-@pytest.mark.parametrize("name", ['""', '" "', r'"\t"', r'"a\nb"', r'"​"'])
+@pytest.mark.parametrize("name", ['""', '" "', r'"\t"', r'"a\nb"', r'"​"', f'"{"n" * 250}"', f'"{"病" * 30}"'])
 def test_a_client_has_a_name_that_can_be_seen(tmp_path: Path, name: str) -> None:
     (fault,) = faults_of(tmp_path, 'train = "train.jsonl"', f'clients = {{{name} = "a.jsonl", b = "b.jsonl"}}').items()
     assert fault[0] == "data.clients"

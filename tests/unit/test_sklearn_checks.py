@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.ensemble import StackingClassifier, VotingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -19,7 +20,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from ifedicl import AdapterClassifier, personalise, pipeline, simulate
 from ifedicl.backbone.load import Backbone
-from ifedicl.errors import DataError, IfediclError
+from ifedicl.data import Example
+from ifedicl.errors import DataError, IfediclError, InputError
 from ifedicl.task import Task
 from tests.support import tiny
 
@@ -287,6 +289,10 @@ def test_texts_of_another_kind_are_refused_wherever_texts_go_in(kind: str, backb
         ("sea", "y: received a single string"),
         (None, "y: received None"),
         ([*_turns(PLACES)[:-1], None], f"NaN or None as number {N}"),
+        (pd.Series([*_turns(PLACES)[:-1], pd.NA], dtype="string"), f"NaN or None as number {N}"),
+        (pd.Series([*[0, 1] * (N // 2 - 1), 0, None], dtype="Int64"), f"NaN or None as number {N}"),
+        ([*_turns(PLACES)[:-1], pd.NaT], f"NaN or None as number {N}"),
+        ([np.array(["sea", "town"])] * N, "received ndarray; allowed: text, integers or booleans, of one type"),
         ([*_turns(PLACES)[:-1], 1], "received int, str; allowed: text, integers or booleans, of one type"),
         ([0.5] * N, "Unknown label type"),
         (["see"] * N, "did you mean 'sea'"),
@@ -347,7 +353,35 @@ def test_examples_of_another_kind_are_refused(backbone: Backbone) -> None:
             classifier.evaluate(wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["", "  ", "a\tb", 3])
+HALF = "caf\ud83d"
+
+
+@pytest.mark.parametrize("texts", [[HALF, *TEXTS[1:]], [*TEXTS[:-1], "\udcff raw bytes"]], ids=["first", "last"])
+def test_half_a_character_is_an_error_that_names_its_text_wherever_texts_go_in(texts: list[str], backbone: Backbone) -> None:
+    fitted = _estimator(backbone, PLACES).fit(TEXTS, _turns(PLACES))
+    number = 1 + next(place for place, text in enumerate(texts) if text not in TEXTS)
+    ask = pipeline(fitted.adapter_, backbone=backbone)
+    for call in (fitted.predict, fitted.predict_proba, fitted.adapter_.classifier(backbone).classify, ask):
+        with pytest.raises(InputError, match=f"text number {number}: received an unpaired surrogate .* allowed: valid Unicode"):
+            call(texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "message"),
+    [
+        (HALF, "sea", "text of an example: received an unpaired surrogate"),
+        ("cold soup", HALF, "label of an example: received an unpaired surrogate"),
+        (None, "sea", r"text of an example: received nothing \(None\); allowed: a string"),
+        ("cold soup", 3.0, "label of an example: received a float; allowed: a string"),
+    ],
+)
+def test_an_example_holds_valid_text_only(text: Any, label: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        Example(text, label)
+    assert "cold soup" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\tb", 3, "n" * 300, "ü" * 40])
 def test_a_simulated_client_has_a_name_that_can_be_seen(name: Any, backbone: Backbone) -> None:
     with pytest.raises(IfediclError, match="clients: received the name "):
         simulate(backbone, tiny.TASK, {name: tiny.examples(4), "other": tiny.examples(4, seed=1)})

@@ -9,8 +9,10 @@ from typing import TypeAlias
 from ifedicl.backbone.control_tokens import ControlTokens
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.lock import exclusive
+from ifedicl.backbone.tokenizer_facts import around
 from ifedicl.backbone.turn import Turn
-from ifedicl.errors import DataError, TaskError
+from ifedicl.errors import DataError, InputError, TaskError
+from ifedicl.rows import SURROGATE, has_lone_surrogate
 from ifedicl.task import TEXT_FIELD, Task
 
 Tokens: TypeAlias = tuple[int, ...]
@@ -81,14 +83,20 @@ class Encoder:
 
         Raises:
             TaskError: the template leaves no room for text, a label word has no separate tokens behind the prompt, two label
-                words have the same tokens, or the task asks for a chat turn and the model's chat template gives none
-                (:class:`~ifedicl.backbone.turn.Turn`).
+                words have the same tokens, the template begins with a token that the tokenizer adds, or the task asks for a
+                chat turn and the model's chat template gives none (:class:`~ifedicl.backbone.turn.Turn`).
         """
         self._backbone = backbone
         self._task = task
         self._turn = Turn(backbone.tokenizer, task, backbone.source)
         self._control = ControlTokens(backbone.tokenizer)
+        before, self._behind = self._added()
         (self._empty,) = self._joint([self._turn.prompt("")])
+        if before and self._empty[len(before) : 2 * len(before)] == before:
+            raise TaskError(
+                f"task.template: it begins with {self._named(before)}, which the tokenizer of {backbone.source} adds itself: "
+                "prompts would begin with it twice. Remove it from task.template"
+            )
         self.tree = LabelTree.of(self._label_words())
         longest = max(map(len, self.tree.words))
         self._limit = backbone.context_window - longest
@@ -102,12 +110,15 @@ class Encoder:
         """Encode texts; a text that is too long is cut at its end, the template never.
 
         Raises:
-            DataError: a text adds no token to the template, or has the name of a control token and the tokenizer cannot read
-                that as text.
+            DataError: a text adds no token to the template, holds an unpaired surrogate, or has the name of a control token and
+                the tokenizer cannot read that as text.
             TaskError: the model's chat template raises for a text, or drops it.
         """
         if not texts:
             return Prompts((), 0)
+        for number, text in enumerate(texts, start=1):
+            if has_lone_surrogate(text):
+                raise InputError(f"text number {number}: {SURROGATE}; allowed: valid Unicode. Repair it, or leave it out")
         encoded = self._encoded(texts)
         truncated = 0
         for position, tokens in enumerate(encoded):
@@ -186,6 +197,7 @@ class Encoder:
             parts = (*parts[:-1], parts[-1] + self._task.separator, word)
         with exclusive(self._backbone):
             tokens = self._control.encoded(parts, adds_special=self._adds_special)
+        tokens = None if tokens is None else self._open(tokens)
         if tokens is None or self._control.adds(tokens, self._empty):
             what = "the characters of a control token" if named is None else f"{named!r}, a control token"
             reason = f"{what} of {self._backbone.source}, and its tokenizer cannot read them as plain text"
@@ -198,7 +210,24 @@ class Encoder:
         """The tokenizer's own tokens of whole prompts."""
         with exclusive(self._backbone):
             rows = self._backbone.tokenizer(prompts, add_special_tokens=self._adds_special)["input_ids"]
-        return [tuple(tokens) for tokens in rows]
+        return [self._open(tuple(tokens)) for tokens in rows]
+
+    def _open(self, tokens: Tokens) -> Tokens:
+        """A prompt without the tokens that the tokenizer adds behind it: the label word follows there, not an end of text."""
+        most = len(tokens) - len(self._behind)
+        return tokens[:most] if tokens[most:] == self._behind else tokens
+
+    def _added(self) -> tuple[Tokens, Tokens]:
+        """The tokens that the tokenizer adds before and behind a prompt."""
+        if not self._adds_special:
+            return (), ()
+        with exclusive(self._backbone):
+            whole, alone = (self._backbone.tokenizer("x", add_special_tokens=added)["input_ids"] for added in (True, False))
+        before, behind = around(list(whole), list(alone))
+        return tuple(before), tuple(behind)
+
+    def _named(self, tokens: Tokens) -> str:
+        return "".join(map(str, self._backbone.tokenizer.convert_ids_to_tokens(list(tokens))))
 
     @property
     def _adds_special(self) -> bool:

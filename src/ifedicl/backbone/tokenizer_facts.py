@@ -106,15 +106,15 @@ def _says(raw: Tokenizer, facts: _Facts, probes: list[str], config: Mapping[str,
     theirs = list(raw.encode("x").ids)
     if facts.ends == theirs:
         return True
-    before, after = _around(list(facts.ends), content)
-    told = [_around(theirs, content), ([], [])]
+    before, after = around(list(facts.ends), content)
+    told = [around(theirs, content), ([], [])]
     starts, ends = (_told_ids(raw, config, name) for name in ("bos_token", "eos_token"))
     fits_before = before in [side[0] for side in told] or (bool(settings.get("add_bos_token")) and set(before) <= starts)
     fits_after = after in [side[1] for side in told] or (bool(settings.get("add_eos_token")) and set(after) <= ends)
     return fits_before and fits_after
 
 
-def _around(tokens: list[int], content: list[int]) -> tuple[list[int], list[int]]:
+def around(tokens: list[int], content: list[int]) -> tuple[list[int], list[int]]:
     """The tokens before and after ``content``; all before if it is not there."""
     for start in range(len(tokens) - len(content) + 1):
         if tokens[start : start + len(content)] == content:
@@ -127,7 +127,7 @@ def _told_ids(raw: Tokenizer | None, config: Mapping[str, Any], name: str) -> se
     value = config.get(f"{name}_id")
     found = {int(number) for number in (value if isinstance(value, list) else [value]) if isinstance(number, int)}
     if raw is not None:
-        before, after = _around(list(raw.encode("x").ids), list(raw.encode("x", add_special_tokens=False).ids))
+        before, after = around(list(raw.encode("x").ids), list(raw.encode("x", add_special_tokens=False).ids))
         found |= {*before, *after}
     return found
 

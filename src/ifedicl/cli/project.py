@@ -53,7 +53,7 @@ def init(
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="An adapter folder, a config, or a data file.")],
+    path: Annotated[Path, typer.Argument(help="An adapter folder, a config, or a file or folder of data.")],
     as_json: Json = False,
 ) -> None:
     """Show what a file contains. For a config: what each client would send, in words and bytes, before anything is sent."""

@@ -20,6 +20,8 @@ NAME = ".lock"
 """The file that is locked. It holds who holds the lock, and is gone when nobody does."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _LARGEST = 4096
+_TRIES = 100
+"""Most times in a row that the folder may be gone before it is locked. More is no holder that ends: it cannot be made."""
 
 
 @contextlib.contextmanager
@@ -49,15 +51,18 @@ def held(folder: Path) -> Iterator[None]:
 def _taken(folder: Path) -> int | None:
     """The descriptor of the locked file; None where the file system has no locks."""
     file = folder / NAME
+    gone = 0
     while True:
         with files.disk_faults_named(file):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
             except (FileNotFoundError, FileExistsError):  # a holder that made the folder removed it
-                if folder.is_file():
+                gone += 1
+                if folder.is_file() or gone == _TRIES:
                     raise
                 continue
+        gone = 0
         try:
             try:
                 _lock(descriptor)

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from ifedicl.rows.reading import (
     HUB_PREFIX,
+    SURROGATE,
     columns_of,
     decoded,
     has_lone_surrogate,
+    holds_rows,
     is_text,
     kind_of,
     rows_of,
 )
 
-__all__ = ["HUB_PREFIX", "columns_of", "decoded", "has_lone_surrogate", "is_text", "kind_of", "rows_of"]
+__all__ = [
+    "HUB_PREFIX",
+    "SURROGATE",
+    "columns_of",
+    "decoded",
+    "has_lone_surrogate",
+    "holds_rows",
+    "is_text",
+    "kind_of",
+    "rows_of",
+]

@@ -22,6 +22,8 @@ Numbered: TypeAlias = Iterator[tuple[int | str, Mapping[str, Any]]]
 _Reader: TypeAlias = Callable[[Path, Sequence[str] | None], Iterable[tuple[int, Mapping[str, Any]]]]
 HUB_PREFIX = "hub:"
 """The beginning of a source that is a hub id, not a path."""
+SURROGATE = "received an unpaired surrogate (for instance of a cut emoji)"
+"""What is said of text with :func:`has_lone_surrogate`."""
 _NOT_TEXT: Mapping[bytes, tuple[str, str]] = {
     b"\x1f\x8b": ("a gzip archive", "Unpack it"),
     b"PK\x03\x04": ("a zip archive, as .xlsx files are", "Unpack it, or save the table as CSV"),
@@ -62,7 +64,11 @@ def columns_of(row: Mapping[str, Any]) -> list[str]:
 
 def has_lone_surrogate(text: str) -> bool:
     """Whether ``text`` holds an unpaired surrogate: of a cut emoji, or of bytes that are not UTF-8. Tokenizers refuse it."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def rows_of(source: str | Path, columns: Sequence[str] | None = None) -> Numbered:
@@ -89,6 +95,12 @@ def rows_of(source: str | Path, columns: Sequence[str] | None = None) -> Numbere
     if not path.is_file():
         raise DataError(f"{path}: there is no such file. Check the path (in a config it is relative to the config's folder)")
     yield from reader(path, columns)
+
+
+def holds_rows(folder: Path) -> bool:
+    """Whether a folder looks like a data set: parts of one, or one that ``save_to_disk`` wrote. It may still be unreadable."""
+    names = [file.name for file in folder.iterdir() if not file.name.startswith((".", "_"))]
+    return bool({arrow.STATE, arrow.SPLITS} & set(names)) or any(Path(name).suffix.lower() in _READERS for name in names)
 
 
 def _folder_rows(folder: Path, columns: Sequence[str] | None) -> Numbered:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ifedicl.data import Example, dirichlet_split, draw_pool, read_examples
 from ifedicl.errors import DataError, InputError
 from ifedicl.settings import RunSettings, SplitSettings
+from ifedicl.settings.config import CLIENT_NAME, is_client_name, shortened
 from ifedicl.task import Task
 
 
@@ -60,11 +61,11 @@ def check_names(clients: Iterable[str]) -> None:
     """Check that each client has a name that can be seen in logs and reports.
 
     Raises:
-        InputError: a name is not text, is blank, or holds a character that cannot be printed.
+        InputError: a name is not text, is blank or too long, or holds a character that cannot be printed.
     """
     for name in clients:
-        if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise InputError(f"clients: received the name {name!r}; allowed: text of one or more visible characters. Rename it")
+        if not is_client_name(name):
+            raise InputError(f"clients: received the name {shortened(str(name))!r}; allowed: {CLIENT_NAME}. Rename it")
 
 
 def test_examples(settings: RunSettings) -> tuple[Example, ...]:

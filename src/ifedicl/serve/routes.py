@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
@@ -16,6 +17,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT
 from ifedicl.core.vectors import Array32
@@ -27,7 +29,7 @@ from ifedicl.serve.faults import fault
 from ifedicl.serve.limits import Limits
 from ifedicl.serve.meters import Meters
 from ifedicl.serve.runviews import Runs, clients_of, per_class_of
-from ifedicl.serve.worker import Worker
+from ifedicl.serve.worker import LabelScores, Worker
 
 _FAULTS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.FaultAnswer, "description": description}
@@ -44,6 +46,9 @@ _FAULTS: dict[int | str, dict[str, Any]] = {
     )
 }
 _GZIP = b"\x1f\x8b"
+_CLIENT_LEFT = 499  # as proxies write it in their logs
+Left: TypeAlias = Callable[[], Awaitable[None]]
+"""A call that ends when a client has closed its connection."""
 _JSON_KINDS: Mapping[type, str] = {str: "text", bool: "true or false", list: "a list", dict: "an object"}
 _PARTS = {"", "adapters.js", "api.js", "app.js", "classify.js", "draw.js", "icon.svg", "runs.js", "style.css", "table.js"}
 _KINDS = {"": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
@@ -60,10 +65,16 @@ class ServerState:
     runs: Runs
     limits: Limits
 
-    async def classify(self, request: schemas.ClassifyRequest) -> schemas.ClassifyAnswer:
+    async def classify(self, request: schemas.ClassifyRequest, gone: Left | None = None) -> schemas.ClassifyAnswer:
         """Label texts.
 
+        Args:
+            request: texts and adapter.
+            gone: what it returns ends when nobody waits for the answer any more; texts that are not labelled by then are
+                left out.
+
         Raises:
+            ClientDisconnect: nobody waits any more.
             AdapterError: the adapter is not served.
             DataError: a text is too long, empty or not Unicode.
             BusyError: the queue is full.
@@ -73,8 +84,7 @@ class ServerState:
         served, texts = self.catalog.get(request.adapter), request.listed
         models = (served.placed, served.raw) if request.zero_shot else (served.placed,)
         self._check(texts, len(models))
-        future = asyncio.wrap_future(self.worker.submit(models, texts))  # a timeout cancels it
-        answer = await asyncio.wait_for(future, self.limits.seconds)
+        answer = await self._answer(asyncio.wrap_future(self.worker.submit(models, texts)), gone)
         self.meters.labelled(served.name, len(texts))
         labels = served.loaded.adapter.task.labels
         return schemas.ClassifyAnswer(
@@ -84,6 +94,20 @@ class ServerState:
             zero_shot=_labelled(labels, answer.logs[1]) if request.zero_shot else None,
             truncated=answer.truncated,
         )
+
+    async def _answer(self, future: asyncio.Future[LabelScores], gone: Left | None) -> LabelScores:
+        leaving = None if gone is None else asyncio.ensure_future(gone())
+        awaited = [task for task in (future, leaving) if task is not None]
+        try:
+            await asyncio.wait(awaited, timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+            if future.done():
+                return future.result()
+            if leaving is not None and leaving.done():
+                raise ClientDisconnect
+            raise TimeoutError
+        finally:
+            for task in awaited:
+                task.cancel()  # the worker leaves out what is cancelled
 
     def _check(self, texts: list[str], models: int) -> None:
         most, most_characters = self.limits.texts_of(models), self.limits.characters
@@ -114,7 +138,7 @@ def router(state: ServerState) -> APIRouter:
     )
     async def classify(request: Request) -> Response:
         """Label one text or many."""
-        body = await request.body()
+        body = (await request.body()).removeprefix(codecs.BOM_UTF8)
         coding = request.headers.get("content-encoding", "identity").strip().lower()
         if coding != "identity" or body.startswith(_GZIP):
             received = "gzip" if coding == "identity" else coding[:40]
@@ -126,7 +150,9 @@ def router(state: ServerState) -> APIRouter:
         if twice := _repeated(body):
             return fault(422, "field", f"{', '.join(twice)}: received more than once; allowed: once. Remove one")
         try:
-            answer = await state.classify(asked)
+            answer = await state.classify(asked, lambda: _left(request))
+        except ClientDisconnect:
+            return Response(status_code=_CLIENT_LEFT)  # for the figures: nobody reads it
         except TimeoutError:
             return fault(503, "slow", f"no answer within {state.limits.seconds:g} seconds; send fewer texts or ask again later")
         return Response(answer.model_dump_json(), media_type="application/json")
@@ -233,6 +259,12 @@ def _kind(value: object) -> str:
     if isinstance(value, list) and not value:
         return "an empty list"
     return _JSON_KINDS.get(type(value), "a number")
+
+
+async def _left(request: Request) -> None:
+    """Ends when the client of a request, whose body was read, closes the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _repeated(body: bytes) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Literal, Self
+from urllib.parse import quote
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +14,21 @@ from ifedicl.task import Task
 
 TOGETHER = "all clients"
 """The name under which the coordinator keeps sums; no client has it."""
+
+
+_LONGEST_NAME, _SHOWN_NAME = 200, 40
+CLIENT_NAME = "one character or more, all of them visible, and not too long for a file's name"
+"""What :func:`is_client_name` allows."""
+
+
+def is_client_name(name: object) -> bool:
+    """Whether a client can have this name: it is seen in reports, and a file is called after it."""
+    return isinstance(name, str) and bool(name.strip()) and name.isprintable() and len(quote(name)) <= _LONGEST_NAME
+
+
+def shortened(name: str) -> str:
+    """The beginning of a name, for messages."""
+    return name if len(name) <= _SHOWN_NAME else f"{name[:_SHOWN_NAME]}…"
 
 
 class Coordination(Section):
@@ -86,9 +102,9 @@ class DataSettings(Section):
     @field_validator("clients")
     @classmethod
     def _has_names(cls, clients: Mapping[str, str] | None) -> Mapping[str, str] | None:
-        wrong = [name for name in clients or () if not name.strip() or not name.isprintable()]
+        wrong = [name for name in clients or () if not is_client_name(name)]
         if wrong:
-            raise ValueError(f"give a client another name than {wrong[0]!r}: one character or more, all of them visible")
+            raise ValueError(f"give a client another name than {shortened(wrong[0])!r}: {CLIENT_NAME}")
         return clients
 
     @model_validator(mode="after")

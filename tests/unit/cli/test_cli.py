@@ -12,7 +12,7 @@ from ifedicl import cli
 from ifedicl.bench.plan import shipped
 from ifedicl.errors import DataError
 from tests.support import tiny
-from tests.support.command_line import run
+from tests.support.command_line import printed, run
 
 pytestmark = pytest.mark.usefixtures("no_pictures")  # but the run that is copied has them
 
@@ -37,11 +37,11 @@ def test_the_report_shows_no_row_of_the_data(finished: Path) -> None:
 
 def test_run_as_json_prints_one_object_and_nothing_else(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("run", str(config), "--out", str(config.parent / "r"), "--json") == 0
-    printed = capsys.readouterr()
-    facts = json.loads(printed.out)
+    shown = capsys.readouterr()
+    facts = json.loads(shown.out)
     assert facts["rounds"] == 2
     assert set(facts["test"]) == {"zero-shot", "the federation"}
-    assert printed.err == ""
+    assert shown.err == ""
 
 
 def test_a_second_run_in_the_same_folder_is_refused_and_says_how_to_go_on(
@@ -130,6 +130,21 @@ def test_inspecting_an_adapter_and_a_data_file(finished: Path, config: Path, cap
     assert tiny.examples(12)[0].text not in out
 
 
+def test_inspecting_a_folder_says_what_it_holds(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for part in range(2):
+        tiny.write_rows(parts / f"part-{part}.jsonl", tiny.rows(5, seed=part))
+    assert printed(capsys, "inspect", parts)["rows"] == 10
+    (parts / "other.csv").write_text("text,label\n")
+    assert run("inspect", parts) == 3
+    assert "received a folder with several data files" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    for folder in (finished, tmp_path / "empty"):  # a run's journal is no data
+        assert run("inspect", folder) == 5
+        assert "is not an adapter" in capsys.readouterr().err
+
+
 def test_init_writes_a_config_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.toml"
     assert run("init", str(path)) == 0
@@ -154,10 +169,10 @@ def test_errors_go_to_standard_error_with_a_code_and_no_traceback(
     arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*arguments) == code
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert message in printed.err
-    assert "Traceback" not in printed.err
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert message in shown.err
+    assert "Traceback" not in shown.err
 
 
 def test_one_class_only_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,10 +262,10 @@ def test_with_json_an_error_is_one_object_on_standard_output(
     arguments: list[str], code: int, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*arguments) == code
-    printed = capsys.readouterr()
-    error = json.loads(printed.out)["error"]
+    shown = capsys.readouterr()
+    error = json.loads(shown.out)["error"]
     assert (error["code"], error["kind"]) == (code, kind)
-    assert printed.err == f"error: {error['message']}\n"
+    assert shown.err == f"error: {error['message']}\n"
     if kind == "ConfigError":
         assert set(error["faults"][0]) == {"field", "received", "allowed", "remedy"}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ifedicl import runs
-from ifedicl.errors import ConfigError
+from ifedicl.errors import ConfigError, StorageError
 from ifedicl.federation import folder_lock
 from ifedicl.federation.events import Begun, Event
 from ifedicl.federation.folder_lock import NAME, held
@@ -95,6 +95,21 @@ def test_of_many_threads_one_at_a_time_holds_a_folder(tmp_path: Path) -> None:
         thread.join()
     assert taken
     assert max(most) == 1
+
+
+@pytest.mark.parametrize("below", ["", "deep/run"])
+@pytest.mark.parametrize("kind", ["dangling", "loop", "file", "proc"])
+def test_a_folder_that_cannot_be_made_is_an_error_and_not_waited_for(tmp_path: Path, kind: str, below: str) -> None:
+    place = tmp_path / kind
+    said = f"{kind} is a file. Choose a folder" if kind == "file" else f"{kind} is a link to .*, which does not exist. Make"
+    if kind == "file":
+        place.write_text("")
+    elif kind == "proc":
+        place, said = Path("/proc/ifedicl"), "cannot write /proc/ifedicl"
+    else:
+        place.symlink_to(place if kind == "loop" else tmp_path / "unmounted" / "disk")
+    with pytest.raises(StorageError, match=said), held(place / below):
+        raise AssertionError("it is held")
 
 
 def test_where_the_file_system_has_no_locks_runs_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

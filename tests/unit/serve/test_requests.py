@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import codecs
 import gzip
 import json
 from typing import Any
@@ -9,7 +11,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.support.serve import fault
+from ifedicl.backbone.load import Backbone
+from ifedicl.serve.routes import ServerState
+from tests.support.serve import TEXTS, PausedPasses, asking, fault
 
 
 @pytest.mark.parametrize(
@@ -25,6 +29,42 @@ def test_a_compressed_body_is_refused_for_what_it_is(client: TestClient, body: b
     status, code, message = fault(client.post("/v1/classify", content=body, headers=headers))
     assert (status, code) == (415, "encoding")
     assert f"received {headers.get('Content-Encoding', 'gzip')}; allowed: none" in message
+
+
+def test_a_byte_order_mark_before_the_body_means_nothing(client: TestClient) -> None:
+    body = codecs.BOM_UTF8 + json.dumps({"texts": "a", "adapter": "mood"}).encode()
+    assert client.post("/v1/classify", content=body).status_code == 200
+
+
+def test_a_request_whose_client_has_gone_is_given_up(
+    state: ServerState, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = PausedPasses(monkeypatch)
+    first = state.worker.submit([state.catalog.get("mood").placed], TEXTS[:1])
+    assert model.begun.wait(10)
+    body = json.dumps({"texts": TEXTS, "adapter": "mood"}).encode()
+    incoming: list[dict[str, Any]] = [{"type": "http.request", "body": body}, {"type": "http.disconnect"}]
+    outgoing: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return incoming.pop(0)
+
+    async def send(message: Any) -> None:
+        outgoing.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/classify", "raw_path": b"/v1/classify", "query_string": b""}
+    server = {"scheme": "http", "http_version": "1.1", "root_path": "", "client": ("127.0.0.1", 1), "server": ("test", 80)}
+
+    async def ask() -> None:
+        await asking(state).app({**scope, **server, "headers": [(b"host", b"127.0.0.1")]}, receive, send)
+
+    asyncio.run(ask())
+    assert outgoing[0]["status"] == 499
+    model.resume()
+    first.result(10)
+    state.worker.call(lambda: None).result(10)
+    assert model.passes == [1]
+    assert state.worker.waiting == 0
 
 
 def test_an_encoding_that_changes_nothing_is_none(client: TestClient) -> None:
