@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pytest_socket import disable_socket, enable_socket
@@ -76,6 +77,44 @@ def _no_waiting_for_the_disk(request: pytest.FixtureRequest, monkeypatch: pytest
     """``fsync`` is for power cuts, which no unit test makes; every line of a ledger would wait for it."""
     if _is_quick(request):
         monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+TRACEBACK = "Traceback (most recent call last)"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """No traceback reaches a user in any test: not on an output, not in a log, not from a process that a test starts.
+
+    A test in which a programming mistake is simulated has the mark ``mistake``: mistakes, and nothing else, may log theirs.
+    """
+    report = yield
+    if report.passed and item.get_closest_marker("mistake") is None:
+        shown = [name for name, text in report.sections if TRACEBACK in text and name.endswith(str(report.when))]
+        if shown:
+            report.outcome = "failed"
+            report.longrepr = f"a traceback would reach a user, in: {', '.join(shown)}"
+    return report
+
+
+@pytest.fixture(autouse=True)
+def _no_traceback_is_read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As :func:`pytest_runtest_makereport`, for output that a test takes itself, and for processes."""
+    if request.node.get_closest_marker("mistake") is not None:
+        return
+
+    def checked(take: Callable[..., Any]) -> Callable[..., Any]:
+        def taken(*arguments: Any, **options: Any) -> Any:
+            both = take(*arguments, **options)
+            for text in both:
+                shown = text.decode(errors="replace") if isinstance(text, bytes) else text or ""
+                assert TRACEBACK not in shown, f"a traceback would reach a user: {shown}"
+            return both
+
+        return taken
+
+    for owner, name in ((pytest.CaptureFixture, "readouterr"), (subprocess.Popen, "communicate")):
+        monkeypatch.setattr(owner, name, checked(getattr(owner, name)))
 
 
 @pytest.fixture

@@ -268,6 +268,14 @@ def test_a_site_cannot_take_another_ones_name(story: Story) -> None:
     federation.kill("impostor")
 
 
+def test_a_second_start_of_the_server_is_refused_with_the_port(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
+    """FLARE would start it all the same, where no site reaches it."""
+    assert run("flare", "start", story.federation.kits["server"]) == 8
+    printed = capsys.readouterr().err
+    assert f"port {story.federation.ports[0]}: the server cannot listen there" in printed
+    assert "an earlier start of this kit" in printed
+
+
 def test_a_kit_that_was_changed_does_not_start(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
     kit = story.folder / "changed"
     shutil.copytree(story.federation.kits["a"] / "startup", kit / "startup")

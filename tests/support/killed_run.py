@@ -1,4 +1,4 @@
-"""A run that is killed again and again; started by ``test_resume.py`` in a process of its own.
+"""A run that is killed again and again, at any moment; started by ``test_resume.py`` in a process of its own.
 
 One parent pays for the imports; each attempt is a fork of it, which loads the model and runs. The parent never computes a
 gradient: torch refuses to do so on both sides of a fork.
@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -38,25 +39,38 @@ def moments(rounds: int, kills: int, draw: random.Random) -> list[Moment]:
     return [stage_1, *during, (rounds, 9, draw.uniform(0.0, 0.004))]
 
 
-def attempt(settings: RunSettings, folder: Path, *, resume: bool, moment: Moment | None) -> bool:
-    """Whether the run was killed; False where it ended by itself first."""
-    reader, writer = os.pipe()
+def forked(settings: RunSettings, folder: Path, *, resume: bool, observer: Callable[[Event], None]) -> int:
+    """The process id of a fork that runs."""
     child = os.fork()
     if child == 0:
-        os.close(reader)
-
-        def tell(event: Event) -> None:
-            if isinstance(event, Begun):
-                return  # of no round, and before anything is sent
-            place = event.record if isinstance(event, RoundDone) else event.traffic if isinstance(event, Delivered) else event
-            os.write(writer, f"{place.round}\n".encode())
-
         try:
-            run(settings, folder, resume=resume, observer=tell)
+            run(settings, folder, resume=resume, observer=observer)
             os._exit(0)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
+    return child
+
+
+def was_killed(child: int) -> bool:
+    """Whether a fork, once it has ended, was killed; False where it ended by itself."""
+    _, status = os.waitpid(child, 0)
+    if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status):
+        sys.exit("the run failed")
+    return os.WIFSIGNALED(status)
+
+
+def attempt(settings: RunSettings, folder: Path, *, resume: bool, moment: Moment | None) -> bool:
+    """Whether the run was killed; False where it ended by itself first."""
+    reader, writer = os.pipe()
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Begun):
+            return  # of no round, and before anything is sent
+        place = event.record if isinstance(event, RoundDone) else event.traffic if isinstance(event, Delivered) else event
+        os.write(writer, f"{place.round}\n".encode())
+
+    child = forked(settings, folder, resume=resume, observer=tell)
     os.close(writer)
     seen = 0
     with os.fdopen(reader) as events:
@@ -68,12 +82,7 @@ def attempt(settings: RunSettings, folder: Path, *, resume: bool, moment: Moment
                 time.sleep(moment[2])
                 os.kill(child, signal.SIGKILL)
                 break
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return True
-    if os.WEXITSTATUS(status):
-        sys.exit("the run failed")
-    return False
+    return was_killed(child)
 
 
 def main(config: str, whole: str, broken: str, kills: str, seed: str) -> None:

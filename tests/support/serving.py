@@ -70,6 +70,7 @@ def serving(folder: Path, *arguments: str, port: int = 0) -> Iterator[Running]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    assert "Traceback" not in log.read_text(), log.read_text()
 
 
 def _url(process: subprocess.Popen[bytes], log: Path) -> str:

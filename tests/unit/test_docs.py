@@ -18,6 +18,7 @@ from ifedicl.bench.plan import load_plan
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "commands.md")]
+PAGES += [f"docs/dev/{path.name}" for path in sorted((ROOT / "docs" / "dev").glob("*.md"))]
 COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
 COMMANDS += [
     name
@@ -101,6 +102,18 @@ def test_every_promise_of_the_privacy_page_names_a_test_and_source_that_exist() 
             assert name in names_of_tests(ROOT / path), f"{path}::{name}"
         for path in re.findall(r"`([\w/]+\.py)`", enforced):
             assert (ROOT / "src" / "ifedicl" / path).exists(), path
+
+
+def test_every_report_names_its_thread_its_outcome_and_tests_that_exist() -> None:
+    page = (ROOT / "docs" / "dev" / "reports.md").read_text()
+    rows = rows_under("| report | situation | outcome | test |", page)
+    assert len(rows) >= 10
+    for report, _, outcome, tested in rows:
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+#\d+", report)
+        assert re.match("Held|Mended: ", outcome), report
+        assert "::test_" in tested, report
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", page):
+        assert name in names_of_tests(ROOT / path), f"{path}::{name}"
 
 
 def test_the_privacy_page_has_at_most_250_lines() -> None:

@@ -48,6 +48,20 @@ def test_every_family_that_can_store_it_gives_the_same_log_probabilities(case: s
     torch.testing.assert_close(_logs(backbone.model), plain, rtol=0, atol=0)  # the model at hand is left as it was
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "qwen2"])
+def test_a_model_whose_head_is_its_embedding_is_exported_as_one(family: str, tmp_path: Path) -> None:
+    backbone = tiny.load(tiny.save_model(tmp_path / "model", family, tie_word_embeddings=True))
+    adapter = tiny.drawn_adapter(backbone, rank=4, source=str(tmp_path / "model"))
+    with applied(backbone, adapter.context, adapter.coefficients):
+        expected = _logs(backbone.model)
+    adapter.export(tmp_path / "out", backbone)
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    assert reloaded.config.tie_word_embeddings
+    assert reloaded.get_output_embeddings().weight is reloaded.get_input_embeddings().weight
+    torch.testing.assert_close(reloaded.get_input_embeddings().weight, backbone.model.get_input_embeddings().weight)
+    torch.testing.assert_close(_logs(reloaded), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_every_family_is_stored_or_refused_with_the_way_that_is_left(tmp_path: Path) -> None:
     refused = {family for family, _ in tiny.FAMILY_CASES.values()} - set(STORAGE)
     assert refused | set(STORAGE) == set(FAMILIES)

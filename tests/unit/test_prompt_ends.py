@@ -56,6 +56,16 @@ def test_labels_behind_such_a_prompt_have_the_probabilities_of_the_open_one(back
     np.testing.assert_array_equal(closed, open_)
 
 
+@pytest.mark.parametrize("padding", ["<stop>", None])
+def test_a_padding_token_that_is_the_end_token_or_none_changes_no_label(backbone: Backbone, padding: str | None) -> None:
+    made = tokenizer("$A")
+    made.pad_token = padding
+    texts = [TEXTS[0], " ".join(tiny.SENTENCES[:3]), "x"]
+    classifier = tiny.drawn_adapter(backbone).classifier(replace(backbone, tokenizer=made))
+    alone = np.concatenate([classifier.log_probabilities([text]) for text in texts])
+    np.testing.assert_allclose(classifier.log_probabilities(texts), alone, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(("form", "begins"), [("<go> $A", "<go>"), ("<pad> <go> $A", "<pad><go>")])
 def test_a_template_that_begins_with_what_the_tokenizer_adds_is_refused_by_name(
     backbone: Backbone, form: str, begins: str

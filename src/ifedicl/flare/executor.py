@@ -13,6 +13,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import ReservedHeaderKey, Shareable
 from nvflare.apis.signal import Signal
 
+from ifedicl.errors import IfediclError
 from ifedicl.federation.handler import Endpoint
 from ifedicl.flare.byte_endpoint import answer
 from ifedicl.flare.names import CLIENT_FILE, PAYLOAD
@@ -43,6 +44,9 @@ class SiteExecutor(Executor):  # type: ignore[misc]
         start = time.perf_counter()
         try:
             self._endpoint = open_site(folder / CLIENT_FILE, name, overhead=self._overhead)
+        except IfediclError as error:
+            _log.error("client %s: could not be opened; every request will be refused: %s", name, error)
+            return
         except Exception:
             # FLARE would send the error's text to the server. It stays in the owner's log, and the server receives a code.
             _log.exception("client %s: could not be opened; every request will be refused", name)

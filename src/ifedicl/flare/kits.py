@@ -104,6 +104,12 @@ def _finish(kit: Path, key: object) -> None:
     sign_folders(str(kit / "startup"), key, signature_file=_SIGNATURES)
 
 
+def ports_of(kit: Path) -> tuple[int, ...]:
+    """The ports at which the server of a kit listens: for sites and for consoles."""
+    facts = json.loads((kit / "startup" / "fed_server.json").read_text(encoding="utf-8"))["servers"][0]
+    return int(facts["service"]["target"].rpartition(":")[2]), int(facts["admin_port"])
+
+
 def party_of(kit: Path) -> tuple[str, str]:
     """("server", host), ("site", name) or ("console", address) of a kit.
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 
 from ifedicl.errors import FederationError
-from ifedicl.flare.kits import check_kit, party_of
+from ifedicl.flare.kits import check_kit, party_of, ports_of
 from ifedicl.flare.names import CLIENT_FILE
 from ifedicl.flare.site_policy import write_server_rules, write_site_rules
 
@@ -58,14 +60,33 @@ def command(kit: Path) -> tuple[list[str], dict[str, str]]:
 def run(kit: Path) -> int:
     """Run the party of ``kit`` until it ends, or until this process gets SIGTERM or Ctrl-C, and return its exit code.
 
-    Raises: as :func:`command`.
+    Raises:
+        FederationError: as :func:`command`, or another program listens at a port of the server.
+        StorageError: as :func:`command`.
     """
     arguments, environment = command(kit)
+    if party_of(kit.resolve())[0] == "server":
+        _check_ports(ports_of(kit.resolve()))
     process = subprocess.Popen(arguments, env=environment, cwd=kit, start_new_session=True)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _signal, _frame: _end(process.pid))
     return process.wait()
+
+
+def _check_ports(ports: Iterable[int]) -> None:
+    """Refuse ports that are in use. FLARE's server would start all the same, and no site would reach it."""
+    for port in ports:
+        with socket.socket() as probe:
+            if sys.platform != "win32":  # there, it would let two programs share the port
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that has just ended does not count
+            try:
+                probe.bind(("", port))
+            except OSError as error:
+                raise FederationError(
+                    f"port {port}: the server cannot listen there ({error.strerror}). Stop the program that uses it, perhaps "
+                    "an earlier start of this kit, or choose other ports under [server] in the project file and provision again"
+                ) from error
 
 
 def _end(pid: int) -> None:

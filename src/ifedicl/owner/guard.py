@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.data import Role
+from ifedicl.errors import IfediclError
 from ifedicl.federation import messages
 from ifedicl.federation.handler import Disclosure, Replier
 from ifedicl.federation.manifest import Manifest
@@ -126,6 +127,9 @@ class Guard:
         except RefusalError as refusal:
             _log.warning("client %s refuses a %s request: %s", self.name, request.kind, refusal.reason)
             return Disclosure(Failure(refusal.code))
+        except IfediclError as error:
+            _log.error("client %s cannot answer a %s request: %s", self.name, request.kind, error)
+            return Disclosure(Failure(FailureCode.INTERNAL))
         except Exception:
             _log.exception("client %s could not answer a %s request", self.name, request.kind)
             return Disclosure(Failure(FailureCode.INTERNAL))

@@ -113,3 +113,22 @@ def test_somebody_elses_folder_is_left_alone(adapter: Adapter, tmp_path: Path) -
     adapter.save(tmp_path / "empty")
     adapter.save(tmp_path / "empty")
     assert Adapter.load(tmp_path / "empty").fingerprint == adapter.fingerprint
+
+
+@pytest.mark.parametrize("spread", [np.asfortranarray, lambda array: np.repeat(array, 2, axis=-1)[..., ::2]])
+def test_arrays_that_do_not_lie_in_one_piece_are_saved_in_their_order(
+    adapter: Adapter, tmp_path: Path, spread: Callable[[Any], Any]
+) -> None:
+    basis = adapter.context.basis
+    spread_out = replace(
+        adapter,
+        context=Context(spread(adapter.context.vectors), None if basis is None else spread(basis)),
+        coefficients=replace(adapter.coefficients, scales=spread(adapter.coefficients.scales)),
+    )
+    assert not spread_out.context.vectors.flags.c_contiguous
+    spread_out.save(tmp_path / "spread")
+    loaded = Adapter.load(tmp_path / "spread")
+    np.testing.assert_array_equal(loaded.context.vectors, adapter.context.vectors)
+    np.testing.assert_array_equal(loaded.coefficients.scales, adapter.coefficients.scales)
+    if basis is not None:
+        np.testing.assert_array_equal(loaded.context.basis, basis)

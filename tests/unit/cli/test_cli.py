@@ -130,6 +130,21 @@ def test_inspecting_an_adapter_and_a_data_file(finished: Path, config: Path, cap
     assert tiny.examples(12)[0].text not in out
 
 
+@pytest.mark.parametrize("name", ["[D] *x?", "{a} ~ 日本"])
+def test_no_character_of_a_path_has_a_meaning(
+    config: Path, llama_folder: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / name
+    (folder / "parts").mkdir(parents=True)
+    shutil.copytree(llama_folder, folder / "model [1]")
+    shutil.copytree(config.parent / "run" / "adapter", folder / "adapter")
+    for part in range(2):
+        tiny.write_rows(folder / "parts" / f"part-{part}.jsonl", tiny.rows(5, seed=part))
+    assert printed(capsys, "inspect", folder / "parts")["rows"] == 10
+    asked = ("evaluate", folder / "adapter", folder / "parts", "--model", folder / "model [1]", "--json")
+    assert printed(capsys, *asked)["adapter"]["examples"] == 10
+
+
 def test_inspecting_a_folder_says_what_it_holds(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parts = tmp_path / "parts"
     parts.mkdir()

@@ -69,6 +69,7 @@ def test_no_text_is_in_any_reply_of_a_whole_run(backbone: Backbone, monkeypatch:
     assert texts_in(pack("leak", {"text": HANDS["a"][0].text}, {})) == [HANDS["a"][0].text]
 
 
+@pytest.mark.mistake
 @pytest.mark.parametrize(
     ("module", "function", "step"),
     [(ExampleSums, "vectors", "vectors"), (client_module, "calibrate", "update"), (job_module, "applied", "evaluate")],

@@ -93,6 +93,17 @@ def test_the_classes_that_a_job_names_exist_and_keep_their_arguments(backbone: B
     assert (controller.job, controller.resume) == (settings, True)
 
 
+def test_a_site_that_cannot_open_its_client_says_why_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from ifedicl.flare.executor import SiteExecutor
+
+    (tmp_path / "client.toml").write_text("[data]\n")
+    SiteExecutor()._open(tmp_path, "north")
+    (record,) = caplog.records
+    assert "client north: could not be opened; every request will be refused: " in record.message
+    assert "data.file: received nothing" in record.message
+    assert record.exc_info is None
+
+
 def test_a_job_that_resumes_differs_in_that_alone(backbone: Backbone, tmp_path: Path) -> None:
     write_job(job(backbone), tmp_path / "job")
     name = "server/config/config_fed_server.json"

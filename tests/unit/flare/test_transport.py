@@ -237,6 +237,7 @@ def raises(request: Request) -> Reply:
     raise RuntimeError("the row of patient 4711")
 
 
+@pytest.mark.mistake
 def test_whatever_a_site_raises_becomes_a_code_without_text(caplog: pytest.LogCaptureFixture) -> None:
     wire = wire_of(UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32))))
     up = answer(bare(ScriptedClient("x", raises)), wire)

@@ -81,6 +81,7 @@ def test_a_job_of_the_other_mode_is_refused(tmp_path: Path, masked: bool) -> Non
 ROW = "Ms Jones of 4 Mill Lane has been coughing since Tuesday"
 
 
+@pytest.mark.mistake
 @pytest.mark.parametrize("error", [ValueError, KeyError, RuntimeError, StorageError, RecursionError])
 def test_an_exception_that_quotes_a_row_reaches_neither_reply_nor_ledger(
     tmp_path: Path, error: type[Exception], caplog: pytest.LogCaptureFixture
@@ -101,6 +102,7 @@ def test_an_exception_that_quotes_a_row_reaches_neither_reply_nor_ledger(
     assert "Jones" not in (tmp_path / "ledger.jsonl").read_text()
 
 
+@pytest.mark.mistake
 def test_an_exception_in_a_real_client_that_quotes_its_row_does_not_leak(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

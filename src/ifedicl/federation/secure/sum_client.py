@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ifedicl.core.vectors import Array64
 from ifedicl.data import Role
-from ifedicl.errors import MessageError, ObjectionError, SecureSumError
+from ifedicl.errors import IfediclError, MessageError, ObjectionError, SecureSumError
 from ifedicl.federation import messages
 from ifedicl.federation.client import key_for
 from ifedicl.federation.handler import Discloser, Disclosure
@@ -173,8 +173,9 @@ class SecureClient:
         except (SecureSumError, MessageError, ValueError) as error:
             _log.error("client %s leaves the sum at a %s request: %s", self.name, request.kind, error)
             code = FailureCode.PROTOCOL
-        except Exception:
-            _log.exception("client %s could not answer a %s request", self.name, request.kind)
+        except Exception as error:
+            is_mistake = not isinstance(error, IfediclError)
+            _log.error("client %s cannot answer a %s request: %s", self.name, request.kind, error, exc_info=is_mistake)
             code = FailureCode.INTERNAL
         self._session = None
         return Failure(code)
