@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ from ifedicl.backbone.soundness import refuse_not_finite
 from ifedicl.errors import BackboneError, NotEnoughMemoryError
 
 _AGAIN = "Download the model again"
+_NUMBERED = re.compile(r"(?P<list>.*?\.)(?P<number>\d+)\.")
+"""The name of a tensor in a list of layers."""
 
 
 def read_config(folder: Path, source: str) -> Any:
@@ -73,6 +78,7 @@ def read_model(folder: Path, config: Any, dtype: torch.dtype, device: torch.devi
         )
         _refuse_other_shapes(info["mismatched_keys"], source)
         refuse_missing(info["missing_keys"], source)
+        _refuse_more_layers(info["unexpected_keys"], model, source)
         refuse_not_finite(model, source)
         return model.to(device)
     except BackboneError:
@@ -100,6 +106,20 @@ def _refuse_other_shapes(mismatched: Any, source: str) -> None:
             f"config.json says, for instance {name}: received {tuple(stored)}; allowed: {tuple(wanted)}. Correct it, or "
             "download the model again"
         )
+
+
+def _refuse_more_layers(unexpected: Iterable[str], model: Any, source: str) -> None:
+    """Refuse a configuration that leaves layers of the weights out: what is loaded would be another model."""
+    counts: dict[str, int] = {}
+    for name, _ in model.named_parameters():
+        if (found := _NUMBERED.match(name)) is not None:
+            counts[found["list"]] = max(counts.get(found["list"], 0), int(found["number"]) + 1)
+    layers = int(model.config.get_text_config().num_hidden_layers)
+    named = [(name, found) for name in sorted(unexpected) if (found := _NUMBERED.match(name)) is not None]
+    beyond = [name for name, found in named if int(found["number"]) >= counts.get(found["list"], math.inf)]
+    if layers < 1 or beyond:
+        also = f"its weights hold more, for instance {beyond[0]}" if beyond else "a model has one or more"
+        raise BackboneError(f"{source}: its config.json says num_hidden_layers = {layers}, and {also}. Correct that field")
 
 
 def read_tokenizer(folder: Path, source: str) -> Any:

@@ -231,6 +231,12 @@ def test_memory_that_ends_while_a_model_is_loaded_is_an_error_with_a_remedy(
         ({"intermediate_size": 64}, "received (32, 48); allowed: (32, 64). Correct it, or download"),
         ({"hidden_act": "warp"}, "the model cannot be loaded (KeyError: 'warp')"),
         ({"num_hidden_layers": 5}, "lacks 18 tensors"),
+        (
+            {"num_hidden_layers": 2},
+            "num_hidden_layers = 2, and its weights hold more, for instance model.layers.2.inp",
+        ),
+        ({"num_hidden_layers": 0}, "num_hidden_layers = 0, and a model has one or more. Correct that field"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers = -1, and a model has one or more"),
     ],
 )
 def test_a_configuration_that_does_not_fit_its_weights_is_refused(model: Path, values: dict[str, Any], found: str) -> None:
@@ -298,3 +304,13 @@ def test_a_token_without_a_row_that_a_chat_turn_holds_is_refused(model: Path) ->
     _added(model, "<turn>", special=True)
     (model / "chat_template.jinja").write_text("<turn>{{ messages[0].content }}")
     _refused(model, "1 tokens without a row in the embedding of 320 rows (for instance '<turn>')")
+
+
+@pytest.mark.parametrize(
+    "names", [("model.layers.0.self_attn.rotary_emb.inv_freq",), ("vision.layers.9.weight", "mtp.5.weight"), ("model.layers",)]
+)
+def test_tensors_that_are_no_further_layers_do_no_harm(model: Path, backbone: Backbone, names: tuple[str, ...]) -> None:
+    file = model / "model.safetensors"
+    save_file({**load_file(file), **{name: np.zeros(2, np.float32) for name in names}}, file, {"format": "pt"})
+    row = torch.tensor([[5, 17, 3]])
+    torch.testing.assert_close(tiny.load(model).hidden_states(row), backbone.hidden_states(row))
