@@ -11,8 +11,8 @@ import numpy as np
 
 from ifedicl import runs
 from ifedicl.adapter import Adapter
-from ifedicl.backbone.load import load_backbone
 from ifedicl.backbone.model_shape import ModelShape
+from ifedicl.backbone.source import check_source
 from ifedicl.data import split_roles
 from ifedicl.errors import DataError
 from ifedicl.federation.manifest import Manifest
@@ -63,7 +63,11 @@ def inspect_adapter(path: Path) -> dict[str, Any]:
 def inspect_config(path: Path) -> dict[str, Any]:
     """What a run of this config would do, and the bytes of each message. They depend on the model, so it is loaded."""
     settings = load_settings(path)
+    check_source(settings.model)
     clients = runs.client_examples(settings)
+
+    from ifedicl.backbone.load import load_backbone  # torch takes seconds to import, and a wrong file is found first
+
     holdout = settings.holdout
     backbone = load_backbone(settings.model)
     return {

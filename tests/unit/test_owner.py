@@ -17,7 +17,7 @@ from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import Failure, FailureCode, JobRequest, Reply, VectorsReply, VectorsRequest
 from ifedicl.ledger.ledger import REPLY, read
-from ifedicl.owner.approval import OwnFacts, load_manifest
+from ifedicl.owner.approval import OwnFacts, manifest_of, read_job
 from ifedicl.owner.endpoint import ClientEndpoint
 from ifedicl.owner.policy import ClientSettings, Policy, load_client_settings
 from ifedicl.owner.preview import preview
@@ -161,7 +161,7 @@ def test_what_check_predicts_is_what_the_endpoint_then_does(
     client.write_text(text)
     config.write_text(wanted)
     own, settings = OwnFacts.of(load_client_settings(client)), load_settings(config)
-    foretold = preview(own, load_manifest(config, own.model))["would_leave"]
+    foretold = preview(own, manifest_of(read_job(config), own.model))["would_leave"]
     site = open_site(client, "north")
     shape = client_of(site).backbone.shape
     engine = RecordingEngine(LocalEngine([site]))

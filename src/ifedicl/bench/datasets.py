@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ifedicl.bench.plan import DEMO, SetSettings
+from ifedicl.bench.plan import SetSettings
+from ifedicl.bench.plan_file import DEMO, TEST, TRAIN
 from ifedicl.data import Example, read_examples
 from ifedicl.demo.fetch import demo_places
 from ifedicl.demo.story import TASK
@@ -63,7 +64,7 @@ def _sources(source: str) -> tuple[str, str]:
         return f"{source}/train", f"{source}/test"
     if not Path(source).is_dir():
         raise DataError(f"source: received {source}; no such folder. Give its parent folder with --data, or correct the plan.")
-    return str(Path(source) / "train.jsonl"), str(Path(source) / "test.jsonl")
+    return str(Path(source) / TRAIN), str(Path(source) / TEST)
 
 
 def _task(name: str, settings: SetSettings, train: str) -> Task:

@@ -45,10 +45,7 @@ def audit(
     report contains no text.
     """
     from ifedicl import files
-    from ifedicl.audit.markdown import page, summary
-    from ifedicl.audit.suite import Evidence, run_attacks
-    from ifedicl.backbone.load import load_backbone
-    from ifedicl.backbone.scoring import Scorer
+    from ifedicl.backbone.source import check_source
     from ifedicl.data import draw_pool
     from ifedicl.progress import LOADING, counted, waiting
 
@@ -57,6 +54,14 @@ def audit(
     if len(texts) < _MIN_TEXTS:
         raise DataError(f"{name}: received {len(texts)} examples; allowed: {_MIN_TEXTS} or more. Audit a larger client")
     known = _public(public, task, public_examples, seed)
+    check_source(settings)
+
+    # From here on torch, transformers and scipy are imported.
+    from ifedicl.audit.markdown import page, summary
+    from ifedicl.audit.suite import Evidence, run_attacks
+    from ifedicl.backbone.load import load_backbone
+    from ifedicl.backbone.scoring import Scorer
+
     with waiting(LOADING):
         backbone = load_backbone(settings)
     scorer = Scorer(backbone, task)

@@ -73,6 +73,9 @@ def start(kit: Kit) -> None:
     again: it rejoins the running job.
     """
     _needs_flare()
+    from ifedicl.flare.kit_folder import check_is_kit
+
+    check_is_kit(kit)
     from ifedicl.flare.processes import run
 
     raise typer.Exit(run(kit))
@@ -218,6 +221,9 @@ def _needs_flare() -> None:
 @contextmanager
 def _connected(kit: Path) -> Iterator[Console]:
     _needs_flare()
+    from ifedicl.flare.kit_folder import check_is_kit
+
+    check_is_kit(kit)
     from ifedicl.flare.console import connected
 
     with connected(kit) as console:

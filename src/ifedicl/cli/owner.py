@@ -48,7 +48,7 @@ def init_policy(
     """
     task = model = ""
     if config is not None:
-        from ifedicl.backbone.load import fingerprint
+        from ifedicl.backbone.source import fingerprint
         from ifedicl.settings import load_settings
 
         settings = load_settings(config)
@@ -67,12 +67,14 @@ def check_policy(
 
     Nothing is sent and no model is loaded; what was sent before is read from the ledger.
     """
-    from ifedicl.owner.approval import OwnFacts, load_manifest
+    from ifedicl.owner.approval import OwnFacts, manifest_of, read_job
     from ifedicl.owner.policy import load_client_settings
     from ifedicl.owner.preview import preview
 
-    own = OwnFacts.of(load_client_settings(path))
-    facts = preview(own, None if config is None else load_manifest(config, own.model))
+    settings = load_client_settings(path)
+    job = None if config is None else read_job(config)
+    own = OwnFacts.of(settings)
+    facts = preview(own, None if job is None else manifest_of(job, own.model))
     print(json.dumps(facts, indent=None if as_json else 2, ensure_ascii=False))
 
 
@@ -89,13 +91,14 @@ def approve_job(
     job that breaks another rule is not approved; the rules are listed, and the exit code is 2. Steps that your rules refuse are
     listed too; they are refused in an approved job as well.
     """
-    from ifedicl.owner.approval import OwnFacts, explain, load_manifest
+    from ifedicl.owner.approval import OwnFacts, explain, manifest_of, read_job
     from ifedicl.owner.own_files import approve_job as approve
     from ifedicl.owner.policy import load_client_settings
 
     settings = load_client_settings(path)
+    read = read_job(job)
     own = OwnFacts.of(settings)
-    facts = explain(own, load_manifest(job, own.model))
+    facts = explain(own, manifest_of(read, own.model))
     is_approved = not facts["breaks"] and not dry_run
     if is_approved:
         approve(settings.ledger, facts["job"])

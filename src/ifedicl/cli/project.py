@@ -57,11 +57,11 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show what a file contains. For a config: what each client would send, in words and bytes, before anything is sent."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder. Give an adapter folder, a .toml config or a data file")
     from ifedicl.inspection import inspect_path
     from ifedicl.progress import waiting
 
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder. Give an adapter folder, a .toml config or a data file")
     with waiting("reading (for a config, the model is loaded too)"):
         facts = inspect_path(path)
     print(json.dumps(facts, indent=None if as_json else 2, ensure_ascii=False))
@@ -79,23 +79,32 @@ def bench(
     After a crash, the same command continues: a finished cell is not run again. Writes results.jsonl, results.md and
     results.html.
     """
+    from ifedicl.bench.plan_file import PlanFile
+
+    file = PlanFile.read(plan, data)
+    if not dry_run:
+        file.check_sets()
+
+    # From here on torch and transformers are imported.
     from ifedicl import files
     from ifedicl.bench.estimate import estimates
-    from ifedicl.bench.plan import load_plan
+    from ifedicl.bench.plan import plan_of
     from ifedicl.bench.runner import RESULTS, run_plan, standing
     from ifedicl.bench.tables import bytes_table, markdown
     from ifedicl.bench.watch import watching
 
-    loaded = load_plan(plan, data)
+    loaded = plan_of(file)
     folder = out or Path("runs") / f"bench-{loaded.name}"
     if dry_run:
-        expected, left = estimates(loaded), len(standing(loaded, folder).left)
+        expected, left, missing = estimates(loaded), len(standing(loaded, folder).left), file.missing_files()
         if as_json:
-            print(json.dumps({"left": left, "models": [asdict(estimate) for estimate in expected]}))
+            print(json.dumps({"left": left, "models": [asdict(estimate) for estimate in expected], "missing": missing}))
             return
         for estimate in expected:
             print(estimate)
         print(f"{left} cells are left to run in {folder}")
+        for line in missing:
+            print(f"missing, so the run will be refused: {line}")
         print("", *bytes_table(), sep="\n")
         return
     require("ifedicl bench", "bench", "matplotlib")

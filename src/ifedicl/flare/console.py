@@ -16,7 +16,8 @@ from nvflare.fuel.flare_api.api_spec import InternalError, JobNotRunning, NoConn
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
 from ifedicl.errors import FederationError
-from ifedicl.flare.kits import check_kit, party_of
+from ifedicl.flare.kit_folder import party_of
+from ifedicl.flare.kits import check_kit
 from ifedicl.flare.names import STATUS
 
 _POLL_SECONDS = 1.0  # between two polls of a job's status

@@ -13,7 +13,8 @@ from ifedicl.bench.datasets import load_set
 from ifedicl.bench.estimate import estimates
 from ifedicl.bench.methods import METHODS
 from ifedicl.bench.methods.base import Scope
-from ifedicl.bench.plan import SetSettings, load_plan, shipped
+from ifedicl.bench.plan import SetSettings, load_plan
+from ifedicl.bench.plan_file import shipped
 from ifedicl.errors import ConfigError, DataError
 from tests.support import tiny
 from tests.support.bench import plan_of, write_set

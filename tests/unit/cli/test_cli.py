@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ifedicl import cli
-from ifedicl.bench.plan import shipped
+from ifedicl.bench.plan_file import shipped
 from ifedicl.errors import DataError
 from tests.support import tiny
 from tests.support.command_line import run

@@ -57,7 +57,7 @@ class PlayedSession:
 
 
 def test_the_status_of_a_run_that_the_server_does_not_know_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     class Played(PlayedSession):
         jobs = True
@@ -70,7 +70,9 @@ def test_the_status_of_a_run_that_the_server_does_not_know_is_an_error(
 
     session = Played()
     monkeypatch.setattr("ifedicl.flare.console.connected", lambda kit: contextlib.nullcontext(Console(session)))
-    status = ["flare", "status", "--console", "kit"]
+    (tmp_path / "startup").mkdir()
+    (tmp_path / "startup" / "signature.json").touch()
+    status = ["flare", "status", "--console", str(tmp_path)]
     with pytest.raises(FederationError, match="no job 'dusk'"):
         cli.app([*status, "dusk"], standalone_mode=False)
     cli.app([*status, "day"], standalone_mode=False)
