@@ -101,6 +101,8 @@ def job(
     _needs_flare()
     from ifedicl.flare.jobs import job_settings, write_job
     from ifedicl.owner.approval import write_manifest
+    from ifedicl.owner.needs import needs_of
+    from ifedicl.owner.policy import Policy
     from ifedicl.settings import load_settings
 
     settings = load_settings(config)
@@ -113,7 +115,10 @@ def job(
     manifest = write_manifest(made.manifest, out)
     print(f"wrote {out}: run {made.name}, task {made.task.digest}, model {made.fingerprint}")
     print(f"wrote {manifest}: send it to each site's owner, who approves it with: ifedicl policy approve {manifest.name}")
-    print(f"next: ifedicl flare submit {out}")
+    if needs := needs_of(made.manifest, Policy()):
+        print("a client.toml as `ifedicl policy init` writes it does not allow this job; each owner has to allow it:")
+        print("\n".join(f"  [{need.section}] {need.line}   # {need.why}" for need in needs))
+    print(f"next, when every owner has approved it: ifedicl flare submit {out}")
 
 
 @app.command()

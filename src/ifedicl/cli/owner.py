@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ifedicl.cli.extras import write_template
+from ifedicl.cli.extras import write_new
 from ifedicl.cli.options import Force, Json
 
 if TYPE_CHECKING:
     from ifedicl.ledger.entries import Entry
 
-Config = Annotated[Path | None, typer.Option(help="The coordinator's config: task, settings and model.")]
 JobOrConfig = Annotated[
     Path | None, typer.Option("--config", help="The coordinator's config, or a job's manifest: JOB.manifest.json.")
 ]
@@ -39,22 +38,30 @@ ledger = typer.Typer(
 @policy.command("init")
 def init_policy(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("client.toml"),
-    config: Config = None,
+    config: JobOrConfig = None,
     force: Force = False,
 ) -> None:
     """Write a commented client.toml.
 
-    Without --config it allows no task and no model; with --config, those of the config. Read the config's template first.
+    Without --config it allows no task and no model. With --config, those of the job; what else the job needs is written as
+    comments, for you to allow. Read the job's prompt first: it is printed.
     """
-    task = model = ""
-    if config is not None:
-        from ifedicl.backbone.source import fingerprint
-        from ifedicl.settings import load_settings
+    from ifedicl.owner.approval import read_job
+    from ifedicl.owner.new_file import new_client_file, prompt_lines
 
-        settings = load_settings(config)
-        task, model = f'"{settings.task.digest}"', f'"{fingerprint(settings.model)}"'
-    write_template("policy init", "client.toml", path, force=force, tasks=task, models=model)
-    print(f"wrote {path}. Name your file in it, then show what it allows: ifedicl policy check {path}")
+    made = new_client_file(None if config is None else read_job(config))
+    write_new(path, made.text, force=force)
+    print(f"wrote {path}")
+    if made.manifest is not None:
+        task = made.manifest.task
+        print(f"the job's prompt ({task.turn}), around each of your texts:")
+        print("\n".join(f"  | {line}" for line in prompt_lines(task)))
+    if made.needs:
+        print("the job needs what you have not allowed. These lines are comments in the file; remove their '# ' to allow them:")
+        print("\n".join(f"  [{need.section}] {need.line}   # {need.why}" for need in made.needs))
+    print(
+        f"next: name your file under [data], then: ifedicl policy check {path}{'' if config is None else f' --config {config}'}"
+    )
 
 
 @policy.command("check")

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ifedicl.cli.extras import require, write_template
+from ifedicl import files
+from ifedicl.cli.extras import require, write_new
 from ifedicl.cli.flare import demo as flare_demo
 from ifedicl.cli.options import Force, Json
 from ifedicl.errors import DataError
@@ -48,7 +49,7 @@ def init(
 
     Each line says what it does and what is allowed; the defaults work.
     """
-    write_template("init", "config.toml", path, force=force)
+    write_new(path, files.template("config.toml"), force=force)
     print(f"wrote {path}. Name your files in it; show what would be sent: ifedicl inspect {path}; then: ifedicl run {path}")
 
 
@@ -86,7 +87,6 @@ def bench(
         file.check_sets()
 
     # From here on torch and transformers are imported.
-    from ifedicl import files
     from ifedicl.bench.estimate import estimates
     from ifedicl.bench.plan import plan_of
     from ifedicl.bench.runner import RESULTS, run_plan, standing
