@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ifedicl.cli.extras import require
+from ifedicl.cli.flare_text import ending, round_line, status_lines
 from ifedicl.cli.options import Json
 from ifedicl.errors import ConfigError, Fault, FederationError
 
@@ -171,14 +172,18 @@ def status(
         facts = None if record is None else opened.status(record)
         if as_json:
             found = None if record is None else {"run": record.name, "id": record.id, "state": record.state}
-            print(json.dumps({"connected": sites, "job": found, "now": facts}))
+            result = opened.result(record) if record is not None and record.is_over else None
+            print(json.dumps({"connected": sites, "job": found, "now": facts, "result": result}))
             return
         print(f"connected: {', '.join(sites) or 'no site'}")
         if record is None:
             return
         print(f"run {record.name}: {record.state}")
+        if record.is_over:
+            print("\n".join(ending(opened.result(record))))
+            return
         if facts is not None:
-            print("\n".join(_status_lines(facts)))
+            print("\n".join(status_lines(facts)))
         if follow:
             _follow(opened, record)
 
@@ -193,11 +198,27 @@ def stop(console: ConsoleKit, run: Run = None) -> None:
 
 
 @app.command()
-def logs(kit: Kit, lines: Annotated[int, typer.Option(min=1, help="Number of last lines to show.")] = 40) -> None:
-    """Show the log of this machine's server or site. A site's log is never sent to the server."""
-    from ifedicl.flare.log_files import last_lines
+def logs(
+    kit: Kit,
+    lines: Annotated[int, typer.Option(min=1, help="Number of last lines to show.")] = 40,
+    everything: Annotated[bool, typer.Option("--all", help="Also show what FLARE says about its own work.")] = False,
+) -> None:
+    """Show the log of this machine's server or site; with the console's kit, the server's log of the newest finished job.
 
-    print("\n".join(last_lines(kit, lines)))
+    A site's log is never sent to the server.
+    """
+    from ifedicl.flare.kit_folder import is_console
+    from ifedicl.flare.log_files import last_lines, own_lines
+
+    if not is_console(kit):
+        print("\n".join(last_lines(kit, lines, everything=everything)))
+        return
+    with _connected(kit) as opened:
+        record = opened.job()
+        found = opened.log(record) if record.is_over else []
+    shown = found if everything else list(own_lines(found))
+    print(f"run {record.name}: {record.state}" + ("" if found else "; a log can be fetched when the job is over"))
+    print("\n".join(shown[-lines:]))
 
 
 def demo(out: Path, console: Printer, seed: int) -> None:
@@ -250,22 +271,11 @@ def _follow(console: Console, record: JobRecord) -> None:
         FederationError: the job failed.
     """
     for facts in console.rounds(record):
-        print(_round_line(facts), flush=True)
-    print(f"run {record.name}: {console.again(record).state}")
-
-
-def _round_line(facts: dict[str, Any]) -> str:
-    figures = [("training loss", facts["train_loss"]), ("held-out loss", facts["held_out_loss"])]
-    shown = "".join(f", {name} {value:.3f}" for name, value in figures if value is not None)
-    return f"round {facts['round']} of {facts['rounds']}{shown}"
-
-
-def _status_lines(facts: dict[str, Any]) -> Iterator[str]:
-    yield _round_line(facts)
-    yield f"now: {facts['step']}, {len(facts['answered'])} of {facts['asked']} have answered"
-    for name, site in facts["sites"].items():
-        seconds = "" if site["seconds"] is None else f" in {site['seconds']:.1f} s"
-        yield (
-            f"  {name}: {site['last']}{seconds}; bytes down {site['bytes_down']:,}, up {site['bytes_up']:,}, "
-            f"FLARE's own {site['carrier_bytes']:,}"
-        )
+        print(round_line(facts), flush=True)
+    last = console.again(record)
+    result = console.result(last)
+    print(f"run {record.name}: {last.state}")
+    print("\n".join(ending(result)))
+    if not last.is_done:
+        why = "" if result is None else f": {result['error']}"
+        raise FederationError(f"run {record.name} did not finish{why}")

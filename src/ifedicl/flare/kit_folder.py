@@ -36,3 +36,8 @@ def party_of(kit: Path) -> tuple[str, str]:
     if (startup / "fed_admin.json").is_file():
         return "console", str(json.loads((startup / "fed_admin.json").read_text(encoding="utf-8"))["admin"]["username"])
     raise FederationError(f"{kit} is not a start-up kit. Name a folder that `ifedicl flare provision` made")
+
+
+def is_console(kit: Path) -> bool:
+    """Whether the kit is the coordinator's."""
+    return (kit / "startup" / "fed_admin.json").is_file()
