@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,13 @@ from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.backbone.source import check_source
 from ifedicl.data import split_roles
 from ifedicl.errors import DataError
+from ifedicl.federation.expected_steps import expected_steps, step_sizes
 from ifedicl.federation.manifest import Manifest
-from ifedicl.federation.messages import Envelope, Reply, Request, RequestMessage
 from ifedicl.federation.sample_exchange import SampleCounts, sample_exchange
-from ifedicl.federation.secure import named_missing_packages
-from ifedicl.ledger.entries import Head
 from ifedicl.rows import columns_of, rows_of
 from ifedicl.settings import RunSettings, load_settings
 from ifedicl.settings.describe import mode_of, what_leaves
-from ifedicl.task import SHOWN_LABEL
-
-_HEAD = Head(100, "0" * 64)
+from ifedicl.task import SHOWN_LABEL, SHOWN_TEXT
 
 
 def inspect_path(path: Path) -> dict[str, Any]:
@@ -67,9 +64,14 @@ def inspect_config(path: Path) -> dict[str, Any]:
     clients = runs.client_examples(settings)
 
     from ifedicl.backbone.load import load_backbone  # torch takes seconds to import, and a wrong file is found first
+    from ifedicl.backbone.scoring import Scorer
 
     holdout = settings.holdout
     backbone = load_backbone(settings.model)
+    scorer = Scorer(backbone, settings.task)
+    shown = scorer.encoder.prompts([SHOWN_TEXT]).tokens[0]
+    sizes = _sizes(settings, backbone.shape, tuple(clients))
+    steps = expected_steps(Manifest.of(settings.task, settings.method, backbone.shape), sizes)
     return {
         "kind": "config",
         "model": settings.model.source,
@@ -84,7 +86,15 @@ def inspect_config(path: Path) -> dict[str, Any]:
             }
             for name, examples in clients.items()
         },
+        "labels": {name: dict(Counter(example.label for example in examples)) for name, examples in clients.items()},
+        "prompt": backbone.tokenizer.decode(list(shown)),
+        "label_words": list(settings.task.label_words),
         "bytes_per_client": expected_bytes(settings, backbone.shape, tuple(clients)),
+        "steps": [asdict(step) | {"what": step.what, "when": step.when} for step in steps],
+        "bytes_in_all": {
+            "down": sum(step.times * step.bytes_down for step in steps),
+            "up": sum(step.times * step.bytes_up for step in steps),
+        },
         "mode": mode_of(settings.method),
         "leaves_a_client": what_leaves(settings.method),
         "for_each_owner": for_owners(settings, backbone.fingerprint),
@@ -103,23 +113,16 @@ def for_owners(settings: RunSettings, fingerprint: str) -> dict[str, str]:
 
 def expected_bytes(settings: RunSettings, model: ModelShape, clients: Sequence[str]) -> dict[str, int]:
     """Bytes of each step for one client, from one encoded sample of each message in the shapes of this run."""
-    method = settings.method
-    counts = SampleCounts(np.full(method.groups(len(settings.task.labels)), 50), selection=100, gate=100)
-    steps = sample_exchange(Manifest.of(settings.task, method, model), counts)
-    if method.privacy is not None and method.sums_only:
-        with named_missing_packages(method.privacy):
-            from ifedicl.federation.secure.sample_sum import sample_sum
-
-        sums = {name: sample_sum(*step, clients) for name, step in steps.items()}
-        sizes = {f"{name}_sum_down": sum(map(_size, requests)) for name, (requests, _) in sums.items()}
-        return sizes | {f"{name}_sum_up": sum(map(_size, replies)) for name, (_, replies) in sums.items()}
-    sizes = {f"{name}_request_down": _size(request) for name, (request, _) in steps.items()}
-    return sizes | {f"{name}_reply_up": _size(reply) for name, (_, reply) in steps.items()}
+    sizes = _sizes(settings, model, clients)
+    kinds = ("sum", "sum") if settings.method.sums_only else ("request", "reply")
+    down = {f"{step}_{kinds[0]}_down": size for step, (size, _) in sizes.items()}
+    return down | {f"{step}_{kinds[1]}_up": size for step, (_, size) in sizes.items()}
 
 
-def _size(message: Request | Reply) -> int:
-    is_bare = isinstance(message, RequestMessage) and not message.carries_head
-    return Envelope.of(message, None if is_bare else _HEAD).size
+def _sizes(settings: RunSettings, model: ModelShape, clients: Sequence[str]) -> dict[str, tuple[int, int]]:
+    counts = SampleCounts(np.full(settings.method.groups(len(settings.task.labels)), 50), selection=100, gate=100)
+    manifest = Manifest.of(settings.task, settings.method, model)
+    return step_sizes(manifest, sample_exchange(manifest, counts), clients)
 
 
 def inspect_data(path: Path) -> dict[str, Any]:

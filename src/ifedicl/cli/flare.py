@@ -116,6 +116,7 @@ def job(
     manifest = write_manifest(made.manifest, out)
     print(f"wrote {out}: run {made.name}, task {made.task.digest}, model {made.fingerprint}")
     print(f"wrote {manifest}: send it to each site's owner, who approves it with: ifedicl policy approve {manifest.name}")
+    print(f"the job's digest {made.manifest.digest}: tell each owner its first 16 digits on another way than the file")
     if needs := needs_of(made.manifest, Policy()):
         print("a client.toml as `ifedicl policy init` writes it does not allow this job; each owner has to allow it:")
         print("\n".join(f"  [{need.section}] {need.line}   # {need.why}" for need in needs))

@@ -72,8 +72,10 @@ def check_policy(
 ) -> None:
     """Show what a client.toml allows; with --config, which requests of that job are answered, which are refused, and why.
 
-    Nothing is sent and no model is loaded; what was sent before is read from the ledger.
+    Nothing is sent and no model is loaded; what was sent before is read from the ledger. If the job or a step of it is refused,
+    the exit code is 2.
     """
+    from ifedicl.cli.facts_text import is_refused, print_policy
     from ifedicl.owner.approval import OwnFacts, manifest_of, read_job
     from ifedicl.owner.policy import load_client_settings
     from ifedicl.owner.preview import preview
@@ -82,7 +84,12 @@ def check_policy(
     job = None if config is None else read_job(config)
     own = OwnFacts.of(settings)
     facts = preview(own, None if job is None else manifest_of(job, own.model))
-    print(json.dumps(facts, indent=None if as_json else 2, ensure_ascii=False))
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+    else:
+        print_policy(facts)
+    if is_refused(facts):
+        raise typer.Exit(2)
 
 
 @policy.command("approve")

@@ -57,15 +57,22 @@ def inspect(
     path: Annotated[Path, typer.Argument(help="An adapter folder, a config, or a data file.")],
     as_json: Json = False,
 ) -> None:
-    """Show what a file contains. For a config: what each client would send, in words and bytes, before anything is sent."""
+    """Show what a file contains. For a config: what each client would send, in words and bytes, before anything is sent.
+
+    The sizes depend on the model, so a config loads it.
+    """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder. Give an adapter folder, a .toml config or a data file")
+    from ifedicl.cli.facts_text import print_inspected
     from ifedicl.inspection import inspect_path
     from ifedicl.progress import waiting
 
     with waiting("reading (for a config, the model is loaded too)"):
         facts = inspect_path(path)
-    print(json.dumps(facts, indent=None if as_json else 2, ensure_ascii=False))
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+    else:
+        print_inspected(facts)
 
 
 def bench(

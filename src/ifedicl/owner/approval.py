@@ -16,11 +16,9 @@ from ifedicl.backbone.source import shape_of
 from ifedicl.data import Example, Role, read_labelled, split_roles
 from ifedicl.errors import BackboneError, ConfigError, DownloadError, Fault
 from ifedicl.federation.client_keys import split_seed
+from ifedicl.federation.expected_steps import step_sizes
 from ifedicl.federation.manifest import Manifest
-from ifedicl.federation.messages import Envelope, Reply
 from ifedicl.federation.sample_exchange import Exchange, SampleCounts, sample_exchange
-from ifedicl.federation.secure import named_missing_packages
-from ifedicl.ledger.entries import Head
 from ifedicl.ledger.ledger import read
 from ifedicl.ledger.usage import History
 from ifedicl.owner.own_files import split_key_of
@@ -29,7 +27,6 @@ from ifedicl.owner.rules import RefusalError, broken_rules, check_behind, check_
 from ifedicl.settings import RunSettings, load_settings
 from ifedicl.settings.describe import mode_of, what_leaves
 
-_HEAD = Head(100, "0" * 64)
 _MANIFEST_SUFFIX = ".manifest.json"
 
 
@@ -176,7 +173,7 @@ def _refused_steps(policy: Policy, manifest: Manifest, steps: Mapping[str, Excha
 def _most_bytes(settings: ClientSettings, manifest: Manifest, steps: Mapping[str, Exchange]) -> int:
     """At most how many bytes the job's replies have, without the transport's own."""
     limits = manifest.limits
-    sizes = {name: _reply_size(settings, manifest, exchange) for name, exchange in steps.items()}
+    sizes = {name: up for name, (_, up) in own_sizes(settings, manifest, steps).items()}
     return (
         limits.updates * _largest(sizes, ("update", "gradient"))
         + limits.figures * _largest(sizes, ("evaluate", "readouts", "compare"))
@@ -185,16 +182,10 @@ def _most_bytes(settings: ClientSettings, manifest: Manifest, steps: Mapping[str
     )
 
 
+def own_sizes(settings: ClientSettings, manifest: Manifest, steps: Mapping[str, Exchange]) -> dict[str, tuple[int, int]]:
+    """Bytes of request and reply of each step, with the owner's peers in a secure sum."""
+    return step_sizes(manifest, steps, ["you", *(settings.sums.peers if settings.sums else ())])
+
+
 def _largest(sizes: Mapping[str, int], names: tuple[str, ...]) -> int:
     return max((sizes[name] for name in names if name in sizes), default=0)
-
-
-def _reply_size(settings: ClientSettings, manifest: Manifest, exchange: Exchange) -> int:
-    replies: list[Reply] = [exchange[1]]
-    privacy = manifest.method.privacy
-    if privacy is not None and manifest.method.sums_only:
-        with named_missing_packages(privacy):
-            from ifedicl.federation.secure.sample_sum import sample_sum
-        clients = ["you", *(settings.sums.peers if settings.sums else ())]
-        replies = sample_sum(*exchange, clients)[1]
-    return sum(Envelope.of(reply, _HEAD).size for reply in replies)

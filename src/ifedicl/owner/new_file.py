@@ -12,10 +12,9 @@ from ifedicl.owner.approval import manifest_of
 from ifedicl.owner.needs import Need, marked, needs_of
 from ifedicl.owner.policy import Policy
 from ifedicl.settings import RunSettings
-from ifedicl.task import Task
+from ifedicl.task import SHOWN_TEXT, Task
 
 _MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-_TEXT = "(one of your texts)"
 
 
 @dataclass(frozen=True)
@@ -59,5 +58,5 @@ def new_client_file(job: Manifest | RunSettings | None) -> NewFile:
 def prompt_lines(task: Task) -> list[str]:
     """The prompt around a text and the words that may follow it, for people to read: nothing in it moves a cursor."""
     words = " or ".join(task.label_words)
-    lines = (task.prompt(_TEXT) + task.separator + words).splitlines() or [""]
+    lines = (task.prompt(SHOWN_TEXT) + task.separator + words).splitlines() or [""]
     return ["".join(character if character.isprintable() else ascii(character)[1:-1] for character in line) for line in lines]

@@ -327,13 +327,17 @@ def test_a_manifest_with_a_field_too_many_or_of_another_format_is_refused(job: P
 def test_check_tells_of_a_job_whether_it_is_approved_and_what_would_leave(
     client: Path, job: Path, manifest: Manifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    facts = printed(capsys, "policy", "check", client, "--config", job)
+    capsys.readouterr()
+    assert run("policy", "check", client, "--config", job, "--json") == 2
+    facts = json.loads(capsys.readouterr().out)
     assert facts["job"] == {"digest": manifest.digest, "approved": False, "limits": manifest.limits.model_dump()}
     assert set(facts["would_leave"]) == {"everything"}
     assert run("policy", "approve", job, client) == 0
-    facts = printed(capsys, "policy", "check", client, "--config", job)
+    facts = printed(capsys, "policy", "check", client, "--config", job, "--json")
     assert facts["job"]["approved"] is True
-    assert facts["would_leave"] == {kind: {"leaves": True} for kind in ("vectors", "update", "evaluate")}
+    leaves = {kind: item["leaves"] for kind, item in facts["would_leave"].items()}
+    assert leaves == {"vectors": True, "update": True, "evaluate": True}
+    assert facts["would_leave"]["update"]["times"] == manifest.method.rounds.rounds
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2, "jobs": {}}', '{"format": 1, "jobs": []}'])

@@ -37,7 +37,7 @@ def read(folder: Path, text: str) -> ClientSettings:
 
 def allowed(text: str) -> str:
     """What an owner does who allows all: the two characters before each line that the job needs are removed."""
-    return re.sub(r"^(# The job needs the next line\..*\n)# ", r"\1", text, flags=re.MULTILINE)
+    return re.sub(r"^(# The job needs the next line\..*\n)# (?=[a-z])", r"\1", text, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,22 @@ def test_the_shipped_config_and_the_shipped_policy_fit_after_what_init_says_is_d
     assert settings.model.source == str(llama_folder)  # not another model than the fingerprint's
     assert run("policy", "approve", config, client) == 2
     assert "allow.class_counts is false" in capsys.readouterr().out
-    client.write_text(allowed(client.read_text()))
+    assert run("policy", "check", client, "--config", config) == 2
+    said = capsys.readouterr().out
+    assert "refused, all of it:" in said
+    assert "allow.class_counts is false" in said
+    half = client.read_text().replace("# class_counts = true", "class_counts = true")
+    client.write_text(half)
+    assert run("policy", "check", client, "--config", config) == 2
+    said = capsys.readouterr().out
+    assert "REFUSED" in said
+    assert "refused, sums for the readout: allow.readout_sums" in said
+    client.write_text(allowed(half))
+    assert run("policy", "check", client, "--config", config) == 0
+    table = capsys.readouterr().out
+    assert "REFUSED" not in table
+    assert "each round" in table
+    assert "{" not in table
     assert run("policy", "approve", config, client) == 0
     said = capsys.readouterr().out
     assert "refuse these steps" not in said
