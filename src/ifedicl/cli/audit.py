@@ -57,10 +57,12 @@ def audit(
     check_source(settings)
 
     # From here on torch, transformers and scipy are imported.
+    from ifedicl.audit.conclusion import conclusion
     from ifedicl.audit.markdown import page, summary
     from ifedicl.audit.suite import Evidence, run_attacks
     from ifedicl.backbone.load import load_backbone
     from ifedicl.backbone.scoring import Scorer
+    from ifedicl.owner.policy import LeastSettings
 
     with waiting(LOADING):
         backbone = load_backbone(settings)
@@ -81,11 +83,12 @@ def audit(
         "read position": method.vectors.read_position,
         "seed": seed,
     }
-    files.write_text(out, page(f"Audit of {name}", facts, tables))
+    ending = conclusion(tables, LeastSettings().examples)
+    files.write_text(out, page(f"Audit of {name}", facts, tables, ending))
     if as_json:
-        print(json.dumps({"facts": facts, "page": str(out), **tables}, ensure_ascii=False))
+        print(json.dumps({"facts": facts, "page": str(out), "conclusion": ending, **tables}, ensure_ascii=False))
         return
-    for sentence in summary(tables):
+    for sentence in (*summary(tables), *ending):
         print(sentence)
     print(f"tables: {out}")
 
