@@ -12,9 +12,10 @@ import numpy as np
 
 from ifedicl import runs
 from ifedicl.adapter import Adapter
+from ifedicl.adapter.format import adapter_folder
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.backbone.source import check_source
-from ifedicl.data import split_roles
+from ifedicl.data import COLUMN_REMEDY, split_roles
 from ifedicl.errors import DataError
 from ifedicl.federation.expected_steps import expected_steps, step_sizes
 from ifedicl.federation.manifest import Manifest
@@ -25,8 +26,13 @@ from ifedicl.settings.describe import mode_of, what_leaves
 from ifedicl.task import SHOWN_LABEL, SHOWN_TEXT
 
 
-def inspect_path(path: Path) -> dict[str, Any]:
+def inspect_path(path: Path, *, text: str = "text", label: str = "label") -> dict[str, Any]:
     """Facts about an adapter folder, a config file or a data file, as JSON.
+
+    Args:
+        path: of the folder or file.
+        text: the column of a data file that holds the text.
+        label: the column that holds the label.
 
     Raises:
         IfediclError: it cannot be read.
@@ -35,7 +41,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
         return inspect_adapter(path)
     if path.suffix == ".toml":
         return inspect_config(path)
-    return inspect_data(path)
+    return inspect_data(path, text, label)
 
 
 def inspect_adapter(path: Path) -> dict[str, Any]:
@@ -52,7 +58,7 @@ def inspect_adapter(path: Path) -> dict[str, Any]:
         "width": width,
         "rank": adapter.context.rank,
         "calibrated_coefficients": adapter.coefficients.count,
-        "bytes": sum(file.stat().st_size for file in path.iterdir()),
+        "bytes": sum(file.stat().st_size for file in adapter_folder(path).iterdir()),
         "provenance": dict(adapter.provenance),
     }
 
@@ -125,22 +131,19 @@ def _sizes(settings: RunSettings, model: ModelShape, clients: Sequence[str]) -> 
     return step_sizes(manifest, sample_exchange(manifest, counts), clients)
 
 
-def inspect_data(path: Path) -> dict[str, Any]:
+def inspect_data(path: Path, text: str = "text", label: str = "label") -> dict[str, Any]:
     """Rows, labels and lengths of a data file, without texts."""
-    rows = [row for _, row in rows_of(path, ("text", "label"))]
+    rows = [row for _, row in rows_of(path, (text, label))]
     if not rows:
         raise DataError(f"{path}: no rows. Give a file with at least one labelled text")
     columns = columns_of(rows[0])
     facts: dict[str, Any] = {"kind": "data", "rows": len(rows), "columns": columns}
-    if missing := [name for name in ("text", "label") if name not in columns]:
-        facts["note"] = (
-            f"no column named {' or '.join(missing)}; name the columns with text_column and label_column in a config, or "
-            "check that the first line is a header"
-        )
-    if "label" in columns:
-        facts["labels"] = dict(Counter(str(row.get("label"))[:SHOWN_LABEL] for row in rows).most_common())
-    if "text" in columns:
-        words = sorted(len(str(row.get("text", "")).split()) for row in rows)
+    if missing := [name for name in (text, label) if name not in columns]:
+        facts["note"] = f"no column named {' or '.join(missing)}. {COLUMN_REMEDY}; or check that the first line is a header"
+    if label in columns:
+        facts["labels"] = dict(Counter(str(row.get(label))[:SHOWN_LABEL] for row in rows).most_common())
+    if text in columns:
+        words = sorted(len(str(row.get(text, "")).split()) for row in rows)
         facts["words"] = {"median": words[len(words) // 2], "most": words[-1]}
-        facts["repeated_texts"] = len(rows) - len({str(row.get("text")) for row in rows})
+        facts["repeated_texts"] = len(rows) - len({str(row.get(text)) for row in rows})
     return facts

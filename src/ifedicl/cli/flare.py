@@ -39,7 +39,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(short_help="Make a start-up kit for each party.")
 def provision(
     project: Annotated[Path, typer.Argument(help="A TOML file: name, server, sites, coordinator.")],
     out: Annotated[Path, typer.Option(help="A folder that only you can read: it keeps the authority's key.")] = Path(
@@ -66,7 +66,7 @@ def provision(
     print(f"give each party its folder; keep {out} secret: its key can sign a certificate in any name")
 
 
-@app.command()
+@app.command(short_help="Run the server or a site.")
 def start(kit: Kit) -> None:
     """Run the server or a site, until Ctrl-C or SIGTERM.
 
@@ -82,7 +82,7 @@ def start(kit: Kit) -> None:
     raise typer.Exit(run(kit))
 
 
-@app.command()
+@app.command(short_help="Make a job from a config.")
 def job(
     config: Annotated[Path, typer.Argument(help="A config as for `ifedicl run`; its [data] clients name the sites.")],
     out: Annotated[Path, typer.Option(help="The job's folder.")] = Path("job"),
@@ -123,7 +123,7 @@ def job(
     print(f"next, when every owner has approved it: ifedicl flare submit {out}")
 
 
-@app.command()
+@app.command(short_help="Sign a job and send it.")
 def submit(
     folder: Annotated[Path, typer.Argument(help="The folder that `ifedicl flare job` wrote.")],
     console: ConsoleKit,
@@ -139,7 +139,7 @@ def submit(
         _show_sent(opened, "submitted", follow=follow)
 
 
-@app.command()
+@app.command(short_help="Continue a run whose job ended early.")
 def resume(
     folder: Annotated[Path, typer.Argument(help="The job's folder, as it was submitted.")],
     console: ConsoleKit,
@@ -158,7 +158,7 @@ def resume(
         _show_sent(opened, "resumed", follow=follow)
 
 
-@app.command()
+@app.command(short_help="Show sites, rounds, and how a run ended.")
 def status(
     console: ConsoleKit,
     run: Run = None,
@@ -189,7 +189,7 @@ def status(
             _follow(opened, record)
 
 
-@app.command()
+@app.command(short_help="Abort a run's job; its checkpoint stays.")
 def stop(console: ConsoleKit, run: Run = None) -> None:
     """Abort a run's job. Its checkpoint stays: `ifedicl flare resume` continues it."""
     with _connected(console) as opened:
@@ -198,7 +198,7 @@ def stop(console: ConsoleKit, run: Run = None) -> None:
         print(f"stopped: run {record.name}")
 
 
-@app.command()
+@app.command(short_help="Show a party's log, or the server's.")
 def logs(
     kit: Kit,
     lines: Annotated[int, typer.Option(min=1, help="Number of last lines to show.")] = 40,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 from rich.console import Console
 
-from ifedicl.cli.options import AdapterFolder, Json, LabelColumn, ModelSource, TextColumn
+from ifedicl.cli.options import AdapterFolder, IdColumn, Json, LabelColumn, ModelSource, TextColumn
 from ifedicl.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def classify(
     adapter: AdapterFolder,
     texts: Annotated[list[str] | None, typer.Argument(help="Texts. Default: one a line from standard input.")] = None,
     file: Annotated[Path | None, typer.Option(help="A .txt (one a line), .jsonl, .csv, .tsv or .parquet file.")] = None,
-    column: Annotated[str, typer.Option(help="The column of FILE that holds the text.")] = "text",
+    text_column: TextColumn = "text",
+    id_column: IdColumn = None,
     model: ModelSource = None,
     as_json: Json = False,
 ) -> None:
@@ -36,15 +37,20 @@ def classify(
     from ifedicl.progress import LOADING, waiting
 
     loaded = _loaded(adapter, model)
-    wanted = _texts(texts, file, column)
+    wanted = _texts(texts, file, text_column)
+    ids = _ids(file, id_column)
     with waiting(LOADING):
         classifier = loaded.classifier()
     predictions = _counted("texts", len(wanted), lambda done: classifier.classify(wanted, on_progress=done))
-    for text, prediction in zip(wanted, predictions, strict=True):
+    for number, (text, prediction) in enumerate(zip(wanted, predictions, strict=True)):
+        named = None if ids is None else ids[number]
         if as_json:
-            print(json.dumps({"text": text, **asdict(prediction)}, ensure_ascii=False))
+            facts = {} if named is None else {"id": named}
+            print(json.dumps({**facts, "text": text, **asdict(prediction)}, ensure_ascii=False))
         else:
-            print(f"{prediction.label}\t{prediction.probabilities[prediction.label]:.3f}\t{' '.join(text.split())}")
+            columns = [] if named is None else [named]
+            columns += [prediction.label, f"{prediction.probabilities[prediction.label]:.3f}", " ".join(text.split())]
+            print("\t".join(columns))
 
 
 def evaluate(
@@ -134,6 +140,19 @@ def _loaded(folder: Path, model: str | None) -> Adapter:
     adapter = Adapter.load(folder).with_model_source(model)
     check_source(adapter.model)
     return adapter
+
+
+def _ids(file: Path | None, column: str | None) -> list[str] | None:
+    """The values of the id column, row by row; None: none is asked for."""
+    if column is None:
+        return None
+    from ifedicl.data import read_texts
+
+    if file is None or file.suffix.lower() == ".txt":
+        raise DataError(
+            f"--id-column: received {column!r} without a table. Give a .jsonl, .csv, .tsv or .parquet file with --file"
+        )
+    return [" ".join(value.split()) for value in read_texts(file, text=column)]
 
 
 def _texts(texts: Sequence[str] | None, file: Path | None, column: str) -> list[str]:

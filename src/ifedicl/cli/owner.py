@@ -35,7 +35,7 @@ ledger = typer.Typer(
 )
 
 
-@policy.command("init")
+@policy.command("init", short_help="Write a client.toml, with a job's needs as comments.")
 def init_policy(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("client.toml"),
     config: JobOrConfig = None,
@@ -64,7 +64,7 @@ def init_policy(
     )
 
 
-@policy.command("check")
+@policy.command("check", short_help="Show what your rules allow, and what a job gets.")
 def check_policy(
     path: ClientFile = Path("client.toml"),
     config: JobOrConfig = None,
@@ -92,7 +92,7 @@ def check_policy(
         raise typer.Exit(2)
 
 
-@policy.command("approve")
+@policy.command("approve", short_help="Explain a job, and approve it.")
 def approve_job(
     job: Annotated[Path, typer.Argument(metavar="JOB", help="A job's manifest, its folder beside it, or a config.")],
     path: ClientFile = Path("client.toml"),
@@ -122,7 +122,7 @@ def approve_job(
         raise typer.Exit(2)
 
 
-@policy.command("identity")
+@policy.command("identity", short_help="Print your identity in secure sums.")
 def show_identity(path: ClientFile = Path("client.toml")) -> None:
     """Print this client's identity in secure sums: 64 digits for the [sums.peers] of the other clients.
 
@@ -133,7 +133,7 @@ def show_identity(path: ClientFile = Path("client.toml")) -> None:
     print(identity(path))
 
 
-@ledger.command("show")
+@ledger.command("show", short_help="Print every line.")
 def show_ledger(path: LedgerFile, as_json: Json = False) -> None:
     """Print every line: time, kind, job, bytes (and those that the transport added), ε, and digest."""
     from ifedicl.ledger.ledger import read
@@ -145,7 +145,7 @@ def show_ledger(path: LedgerFile, as_json: Json = False) -> None:
             print(_line(entry))
 
 
-@ledger.command("verify")
+@ledger.command("verify", short_help="Check that no line was changed.")
 def verify_ledger(
     path: LedgerFile,
     heads: Annotated[
@@ -173,7 +173,7 @@ def verify_ledger(
     print(json.dumps(facts) if as_json else "\n".join(_verdict(entries, facts)))
 
 
-@ledger.command("restore")
+@ledger.command("restore", short_help="Put back a copy of a lost ledger.")
 def restore_ledger(
     copy: Annotated[Path, typer.Argument(metavar="COPY", help="The newest copy of the ledger.")],
     path: ClientFile = Path("client.toml"),
@@ -190,7 +190,7 @@ def restore_ledger(
     print(f"restored {settings.file}: {lines} lines. Next: ifedicl ledger verify {settings.file}")
 
 
-@ledger.command("forget")
+@ledger.command("forget", short_help="Begin a new ledger, at a cost.")
 def forget_ledger(
     path: ClientFile = Path("client.toml"),
     yes: Annotated[bool, typer.Option("--yes", help="Do it.")] = False,

@@ -13,7 +13,7 @@ from rich.console import Console
 from ifedicl import files
 from ifedicl.cli.extras import require, write_new
 from ifedicl.cli.flare import demo as flare_demo
-from ifedicl.cli.options import Force, Json
+from ifedicl.cli.options import Force, Json, LabelColumn, TextColumn
 from ifedicl.errors import DataError
 
 
@@ -55,6 +55,8 @@ def init(
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="An adapter folder, a config, or a data file.")],
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
     as_json: Json = False,
 ) -> None:
     """Show what a file contains. For a config: what each client would send, in words and bytes, before anything is sent.
@@ -68,7 +70,7 @@ def inspect(
     from ifedicl.progress import waiting
 
     with waiting("reading (for a config, the model is loaded too)"):
-        facts = inspect_path(path)
+        facts = inspect_path(path, text=text_column, label=label_column)
     if as_json:
         print(json.dumps(facts, ensure_ascii=False))
     else:
