@@ -44,6 +44,14 @@ def blocks_of(page: str) -> Iterator[Block]:
         yield Block(match["who"] or "", match["kind"], match["text"])
 
 
+def console_lines(page: str, heading: str) -> list[str]:
+    """The commands behind ``$`` below a heading of a page, without remarks, up to the next heading of that level."""
+    text = (ROOT / page).read_text().split(f"\n{heading}\n")[1]
+    level = heading.split()[0]
+    text = text.split(f"\n{level} ")[0]
+    return [line.removeprefix("$ ").split("  #")[0].rstrip() for line in text.splitlines() if line.startswith("$ ")]
+
+
 def run_block(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run the lines of a ``bash`` block in a folder, within this process, and return what they print.
 
