@@ -24,7 +24,7 @@ class SetSettings(Section):
 
     source: str = Field(
         min_length=1,
-        description='a folder with train.jsonl and test.jsonl (and meta.json), "hub:OWNER/NAME", or "demo"',
+        description='a folder with train and test (.jsonl, .csv, .tsv, .parquet) and meta.json, "hub:OWNER/NAME", or "demo"',
     )
     template: str | None = Field(default=None, description="the prompt; default: that of meta.json, or the usual one")
     labels: tuple[str, ...] | None = Field(default=None, description="default: those of meta.json, or of the training rows")

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ifedicl.errors import ConfigError, DataError, Fault
-from ifedicl.rows import HUB_PREFIX
+from ifedicl.rows import DATA_ENDINGS, HUB_PREFIX
 from ifedicl.settings import anchored, toml_of
 
 DEMO = "demo"
 """The source of a model or a set that stands for the demo's."""
-TRAIN, TEST = "train.jsonl", "test.jsonl"
-"""The files of a set's folder."""
+TRAIN, TEST = "train", "test"
+"""The files of a set's folder, without their endings, which are those that ``ifedicl run`` reads."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class PlanFile:
             if not isinstance(source, str) or source == DEMO or source.startswith(HUB_PREFIX):
                 continue
             folder = Path(anchored(source, self.folder))
-            missing += [f"{name}: {folder / file}" for file in (TRAIN, TEST) if not (folder / file).is_file()]
+            absent = [file for file in (TRAIN, TEST) if data_file(folder, file) is None]
+            missing += [f"{name}: {folder / file}, ending in {' or '.join(DATA_ENDINGS)}" for file in absent]
         return missing
 
     def check_sets(self) -> None:
@@ -69,6 +70,11 @@ class PlanFile:
         if missing := self.missing_files():
             remedy = "Give the folder that holds the sets with --data, or correct the plan"
             raise DataError(f"sets: {len(missing)} files are not there. {remedy}\n  " + "\n  ".join(missing))
+
+
+def data_file(folder: Path, name: str) -> Path | None:
+    """The file of that name with the first ending that is there; None: there is none."""
+    return next((path for ending in DATA_ENDINGS if (path := folder / f"{name}{ending}").is_file()), None)
 
 
 def shipped() -> tuple[str, ...]:

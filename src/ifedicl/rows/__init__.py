@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ifedicl.rows.reading import (
+    DATA_ENDINGS,
     HUB_PREFIX,
     columns_of,
     decoded,
@@ -12,4 +13,4 @@ from ifedicl.rows.reading import (
     rows_of,
 )
 
-__all__ = ["HUB_PREFIX", "columns_of", "decoded", "has_lone_surrogate", "is_text", "kind_of", "rows_of"]
+__all__ = ["DATA_ENDINGS", "HUB_PREFIX", "columns_of", "decoded", "has_lone_surrogate", "is_text", "kind_of", "rows_of"]
