@@ -1,9 +1,10 @@
 """Claims: a wrong path is answered in ≤ 0.7 s; `classify` and `serve` start in ≤ 1.5 times ``import torch, transformers``.
 
 Each side is a fresh process, and the sides run in turn, so that a busy machine slows all alike. The model is the tests' tiny
-one: what is measured is imports. `serve` counts until its first answer. Ratios are of one turn. The second reference imports
-the model's class too: with it transformers imports much that no labelling uses (torch's compiler and distributed tensors,
-scipy.optimize, accelerate) and that we cannot leave out.
+one: what is measured is imports. `serve` counts until its first answer. Ratios are of one turn. Wrong paths are counted in
+processor seconds, which a busy machine changes little. The second reference imports the model's class too: with it transformers
+imports much that no labelling uses (torch's compiler and distributed tensors, scipy.optimize, accelerate) and that we cannot
+leave out.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -50,11 +52,18 @@ def main() -> None:
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
         environment |= {"PYTHONPYCACHEPREFIX": str(folder / "pyc"), "TOKENIZERS_PARALLELISM": "false"}
 
-        def finished(command: list[str], *, fails: bool = False) -> float:
+        def finished(command: list[str]) -> float:
             start = time.perf_counter()
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=not fails)
-            assert not fails or 2 <= done.returncode <= 9, done.stderr
+            subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)
             return time.perf_counter() - start
+
+        def refused(words: list[str]) -> float:
+            """Processor seconds of a command that finds its path wrong."""
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            done = subprocess.run([*_COMMAND, *words], cwd=folder, env=environment, capture_output=True, check=False)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            assert 2 <= done.returncode <= 9, done.stderr
+            return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
         finished([*_COMMAND, "init"])
         sides: dict[str, Callable[[], float]] = {
@@ -62,14 +71,14 @@ def main() -> None:
             "imports and class": lambda: finished([sys.executable, "-c", _CLASS]),
             "classify": lambda: finished([*_COMMAND, "classify", _ADAPTER, "good", "--model", _MODEL]),
             "serve": lambda: served(folder, environment),
-            **{name: partial(finished, [*_COMMAND, *words], fails=True) for name, words in _WRONG.items()},
+            **{name: partial(refused, words) for name, words in _WRONG.items()},
         }
         turns = [{name: side() for name, side in sides.items()} for _ in range(arguments.turns + 1)][1:]
     seconds = {name: statistics.median(turn[name] for turn in turns) for name in sides}
     for name, value in seconds.items():
         print(f"{value:6.2f} s  {name}")
     slowest = max(_WRONG, key=lambda name: seconds[name])
-    print(f"slowest wrong path: {slowest}, {seconds[slowest]:.2f} s; claimed ≤ 0.7 s on a machine that does nothing else")
+    print(f"slowest wrong path: {slowest}, {seconds[slowest]:.2f} s; of a processor; claimed ≤ 0.7 s")
     for side, reference, most in _RATIOS:
         ratios = sorted(turn[side] / turn[reference] for turn in turns)
         median = statistics.median(ratios)
