@@ -36,7 +36,7 @@ unit: setup
 	$(PYTEST) -m 'not soak' --dist worksteal tests/unit
 
 test: unit
-	$(PYTEST) -m 'not soak' --dist loadfile --no-loadscope-reorder tests/real tests/attacks
+	$(PYTEST) -m 'not soak' --dist loadfile --no-loadscope-reorder tests/real tests/attacks tests/journeys
 
 # Many kills, seconds of load, every method of the benchmark: minutes that tell little after a small change. .ci/run runs them once.
 soak: setup

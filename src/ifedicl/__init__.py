@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ifedicl.metrics import Comparison, Evaluation, Tally
     from ifedicl.personal import Personal, personalise
     from ifedicl.pipelines import Pipeline, Scored, pipeline
-    from ifedicl.runs import Cache, Federated, RunOptions, RunResult, federate, run, simulate
+    from ifedicl.runs import Cache, Federated, RunData, RunOptions, RunResult, federate, run, simulate
     from ifedicl.settings import Coordination, Method, ModelSettings, RunSettings, load_preset, load_settings
     from ifedicl.sklearn import AdapterClassifier
     from ifedicl.task import Task
@@ -56,7 +56,7 @@ _MODULES = {
     "metrics": ("Comparison", "Evaluation", "Tally"),
     "personal": ("Personal", "personalise"),
     "pipelines": ("Pipeline", "Scored", "pipeline"),
-    "runs": ("Cache", "Federated", "RunOptions", "RunResult", "federate", "run", "simulate"),
+    "runs": ("Cache", "Federated", "RunData", "RunOptions", "RunResult", "federate", "run", "simulate"),
     "settings": ("Coordination", "Method", "ModelSettings", "RunSettings", "load_preset", "load_settings"),
     "sklearn": ("AdapterClassifier",),
     "task": ("Task",),
@@ -95,6 +95,7 @@ __all__ = [
     "Receipt",
     "RoundDone",
     "RoundRecord",
+    "RunData",
     "RunOptions",
     "RunResult",
     "RunSettings",

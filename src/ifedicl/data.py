@@ -19,7 +19,7 @@ from ifedicl.task import Task
 
 _SHOWN_FAULTS = 5
 _SPLITS_TRIED = 10_000
-_COLUMN_REMEDY = "Name the columns: text_column and label_column under [data], or --text-column and --label-column"
+COLUMN_REMEDY = "Name the columns: text_column and label_column under [data], or --text-column and --label-column"
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,9 @@ def _read(source: str | Path, task: Task | None, text: str, label: str) -> tuple
     examples: list[Example] = []
     faults: list[str] = []
     for line, row in rows_of(source, (text, label)):
+        if not examples and not faults and (absent := [name for name in (text, label) if name not in row]):
+            has = ", ".join(map(repr, columns_of(row)))
+            raise DataError(f"{source}: no column {' and no '.join(map(repr, absent))}; it has {has}. {COLUMN_REMEDY}")
         fault = _fault_of(row, task, text, label)
         if fault is None:
             given = str(row[label])
@@ -182,7 +185,8 @@ def read_texts(source: str | Path, *, text: str = "text") -> tuple[str, ...]:
 
 def _text_of(source: str | Path, line: int | str, row: Mapping[str, Any], column: str) -> str:
     if row.get(column) is None:
-        raise DataError(f"{source}, line {line}: no column {column!r}; it has {', '.join(map(repr, columns_of(row)))}")
+        has = ", ".join(map(repr, columns_of(row)))
+        raise DataError(f"{source}, line {line}: no column {column!r}; it has {has}. {COLUMN_REMEDY}")
     fault = _no_text(row, column)
     if fault is not None:
         raise DataError(f"{source}, line {line}: {fault}")
@@ -194,7 +198,7 @@ def _fault_of(row: Mapping[str, Any], task: Task | None, text: str, label: str) 
         if column in row and row[column] is None:
             return f"column {column!r} is empty; fill it or remove the row"
         if column not in row:
-            return f"no column {column!r}; it has {', '.join(map(repr, columns_of(row)))}. {_COLUMN_REMEDY}"
+            return f"no column {column!r}; it has {', '.join(map(repr, columns_of(row)))}. {COLUMN_REMEDY}"
         fault = _no_text(row, column)
         if fault is not None:
             return fault

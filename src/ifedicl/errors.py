@@ -4,6 +4,7 @@
 
     IfediclError                    catch this to catch all of them
     ├── ConfigError                 settings or a config file are wrong        exit 2
+    │   └── FileExistsAlreadyError  a command would replace a file
     ├── TaskError                   the task cannot be scored with this model  exit 2
     ├── DataError                   a data file or its rows are wrong          exit 3
     │   └── InputError              an argument of a Python call is wrong
@@ -76,6 +77,14 @@ class ConfigError(IfediclError):
         lines = "\n".join(f"  - {fault}" for fault in self.faults)
         count = len(self.faults)
         super().__init__(f"{source}: {count} {'fault' if count == 1 else 'faults'}\n{lines}")
+
+
+class FileExistsAlreadyError(ConfigError):
+    """A command would replace a file that it has not made."""
+
+    def __init__(self, path: object) -> None:
+        self.source, self.faults = str(path), ()
+        IfediclError.__init__(self, f"{path} exists already. Choose another name, or replace it with --force")
 
 
 class TaskError(IfediclError):

@@ -66,4 +66,4 @@ def example_writes(
 
 def groups_of(labels: Sequence[int], method: Method) -> npt.NDArray[np.int64]:
     """``(N,)``: the group of each example: its class, or 0 if all classes are summed together."""
-    return np.asarray(labels, dtype=np.int64) if method.classes_apart else np.zeros(len(labels), dtype=np.int64)
+    return np.array([method.group_of(label) for label in labels], dtype=np.int64)

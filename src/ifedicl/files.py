@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -170,3 +171,11 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def template(name: str, **values: str) -> str:
+    """The shipped template ``name``, with ``@key@`` replaced by each value."""
+    text = (resources.files("ifedicl") / "templates" / name).read_text(encoding="utf-8")
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", value)
+    return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,38 +12,39 @@ import numpy as np
 
 from ifedicl import runs
 from ifedicl.adapter import Adapter
-from ifedicl.adapter.format import HEADER
-from ifedicl.backbone.load import load_backbone
+from ifedicl.adapter.format import HEADER, adapter_folder
 from ifedicl.backbone.model_shape import ModelShape
-from ifedicl.data import split_roles
+from ifedicl.backbone.source import check_source
+from ifedicl.data import COLUMN_REMEDY, split_roles
 from ifedicl.errors import DataError
+from ifedicl.federation.expected_steps import expected_steps, step_sizes
 from ifedicl.federation.manifest import Manifest
-from ifedicl.federation.messages import Envelope, Reply, Request, RequestMessage
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.federation.sample_exchange import SampleCounts, sample_exchange
-from ifedicl.federation.secure import named_missing_packages
-from ifedicl.ledger.entries import Head
 from ifedicl.rows import columns_of, holds_rows, rows_of
 from ifedicl.settings import RunSettings, load_settings
 from ifedicl.settings.describe import mode_of, what_leaves
-from ifedicl.task import SHOWN_LABEL
-
-_HEAD = Head(100, "0" * 64)
+from ifedicl.task import SHOWN_LABEL, SHOWN_TEXT
 
 
-def inspect_path(path: Path) -> dict[str, Any]:
+def inspect_path(path: Path, *, text: str = "text", label: str = "label") -> dict[str, Any]:
     """Facts about an adapter folder, a config file, or a file or folder of data, as JSON.
+
+    Args:
+        path: of the folder or file.
+        text: the column of a data file that holds the text.
+        label: the column that holds the label.
 
     Raises:
         IfediclError: it cannot be read.
     """
     if path.is_dir() and not ((path / HEADER).is_file() or RunFolder(path).has_begun) and holds_rows(path):
-        return inspect_data(path)
+        return inspect_data(path, text, label)
     if path.is_dir():
         return inspect_adapter(path)
     if path.suffix == ".toml":
         return inspect_config(path)
-    return inspect_data(path)
+    return inspect_data(path, text, label)
 
 
 def inspect_adapter(path: Path) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def inspect_adapter(path: Path) -> dict[str, Any]:
         "width": width,
         "rank": adapter.context.rank,
         "calibrated_coefficients": adapter.coefficients.count,
-        "bytes": sum(file.stat().st_size for file in path.iterdir()),
+        "bytes": sum(file.stat().st_size for file in adapter_folder(path).iterdir()),
         "provenance": dict(adapter.provenance),
     }
 
@@ -67,9 +69,18 @@ def inspect_adapter(path: Path) -> dict[str, Any]:
 def inspect_config(path: Path) -> dict[str, Any]:
     """What a run of this config would do, and the bytes of each message. They depend on the model, so it is loaded."""
     settings = load_settings(path)
+    check_source(settings.model)
     clients = runs.client_examples(settings)
+
+    from ifedicl.backbone.load import load_backbone  # torch takes seconds to import, and a wrong file is found first
+    from ifedicl.backbone.scoring import Scorer
+
     holdout = settings.holdout
     backbone = load_backbone(settings.model)
+    scorer = Scorer(backbone, settings.task)
+    shown = scorer.encoder.prompts([SHOWN_TEXT]).tokens[0]
+    sizes = _sizes(settings, backbone.shape, tuple(clients))
+    steps = expected_steps(Manifest.of(settings.task, settings.method, backbone.shape), sizes)
     return {
         "kind": "config",
         "model": settings.model.source,
@@ -84,7 +95,15 @@ def inspect_config(path: Path) -> dict[str, Any]:
             }
             for name, examples in clients.items()
         },
+        "labels": {name: dict(Counter(example.label for example in examples)) for name, examples in clients.items()},
+        "prompt": backbone.tokenizer.decode(list(shown)),
+        "label_words": list(settings.task.label_words),
         "bytes_per_client": expected_bytes(settings, backbone.shape, tuple(clients)),
+        "steps": [asdict(step) | {"what": step.what, "when": step.when} for step in steps],
+        "bytes_in_all": {
+            "down": sum(step.times * step.bytes_down for step in steps),
+            "up": sum(step.times * step.bytes_up for step in steps),
+        },
         "mode": mode_of(settings.method),
         "leaves_a_client": what_leaves(settings.method),
         "for_each_owner": for_owners(settings, backbone.fingerprint),
@@ -103,41 +122,31 @@ def for_owners(settings: RunSettings, fingerprint: str) -> dict[str, str]:
 
 def expected_bytes(settings: RunSettings, model: ModelShape, clients: Sequence[str]) -> dict[str, int]:
     """Bytes of each step for one client, from one encoded sample of each message in the shapes of this run."""
-    method = settings.method
-    counts = SampleCounts(np.full(method.groups(len(settings.task.labels)), 50), selection=100, gate=100)
-    steps = sample_exchange(Manifest.of(settings.task, method, model), counts)
-    if method.privacy is not None and method.sums_only:
-        with named_missing_packages(method.privacy):
-            from ifedicl.federation.secure.sample_sum import sample_sum
-
-        sums = {name: sample_sum(*step, clients) for name, step in steps.items()}
-        sizes = {f"{name}_sum_down": sum(map(_size, requests)) for name, (requests, _) in sums.items()}
-        return sizes | {f"{name}_sum_up": sum(map(_size, replies)) for name, (_, replies) in sums.items()}
-    sizes = {f"{name}_request_down": _size(request) for name, (request, _) in steps.items()}
-    return sizes | {f"{name}_reply_up": _size(reply) for name, (_, reply) in steps.items()}
+    sizes = _sizes(settings, model, clients)
+    kinds = ("sum", "sum") if settings.method.sums_only else ("request", "reply")
+    down = {f"{step}_{kinds[0]}_down": size for step, (size, _) in sizes.items()}
+    return down | {f"{step}_{kinds[1]}_up": size for step, (_, size) in sizes.items()}
 
 
-def _size(message: Request | Reply) -> int:
-    is_bare = isinstance(message, RequestMessage) and not message.carries_head
-    return Envelope.of(message, None if is_bare else _HEAD).size
+def _sizes(settings: RunSettings, model: ModelShape, clients: Sequence[str]) -> dict[str, tuple[int, int]]:
+    counts = SampleCounts(np.full(settings.method.groups(len(settings.task.labels)), 50), selection=100, gate=100)
+    manifest = Manifest.of(settings.task, settings.method, model)
+    return step_sizes(manifest, sample_exchange(manifest, counts), clients)
 
 
-def inspect_data(path: Path) -> dict[str, Any]:
+def inspect_data(path: Path, text: str = "text", label: str = "label") -> dict[str, Any]:
     """Rows, labels and lengths of a data file or folder, without texts."""
-    rows = [row for _, row in rows_of(path, ("text", "label"))]
+    rows = [row for _, row in rows_of(path, (text, label))]
     if not rows:
         raise DataError(f"{path}: no rows. Give a file with at least one labelled text")
     columns = columns_of(rows[0])
     facts: dict[str, Any] = {"kind": "data", "rows": len(rows), "columns": columns}
-    if missing := [name for name in ("text", "label") if name not in columns]:
-        facts["note"] = (
-            f"no column named {' or '.join(missing)}; name the columns with text_column and label_column in a config, or "
-            "check that the first line is a header"
-        )
-    if "label" in columns:
-        facts["labels"] = dict(Counter(str(row.get("label"))[:SHOWN_LABEL] for row in rows).most_common())
-    if "text" in columns:
-        words = sorted(len(str(row.get("text", "")).split()) for row in rows)
+    if missing := [name for name in (text, label) if name not in columns]:
+        facts["note"] = f"no column named {' or '.join(missing)}. {COLUMN_REMEDY}; or check that the first line is a header"
+    if label in columns:
+        facts["labels"] = dict(Counter(str(row.get(label))[:SHOWN_LABEL] for row in rows).most_common())
+    if text in columns:
+        words = sorted(len(str(row.get(text, "")).split()) for row in rows)
         facts["words"] = {"median": words[len(words) // 2], "most": words[-1]}
-        facts["repeated_texts"] = len(rows) - len({str(row.get("text")) for row in rows})
+        facts["repeated_texts"] = len(rows) - len({str(row.get(text)) for row in rows})
     return facts

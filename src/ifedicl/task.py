@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ifedicl.errors import DataError
 
 TEXT_FIELD = "{text}"
+SHOWN_TEXT = "(one of your texts)"
+"""Stands for a text where a prompt is shown."""
 SHOWN_LABEL = 40
 """Most characters of a label in a message: if the file has other columns it may be a text."""
 _MOST_LABELS = 10_000

@@ -18,7 +18,7 @@ from ifedicl.calibrate import ClientRound, batches_of, gradient_sum
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.data import Role
 from ifedicl.errors import ConfigError, MessageError
-from ifedicl.federation.client import order_seed
+from ifedicl.federation.client_keys import order_seed
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import (
     Failure,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ifedicl import Backbone, ModelSettings, load_backbone
-from ifedicl.backbone.load import fingerprint
+from ifedicl.backbone.source import fingerprint
 from ifedicl.demo.fetch import demo_model, demo_texts
 from tests.support import tiny
 

@@ -16,7 +16,8 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
 from ifedicl.data import Example
-from ifedicl.federation.client import Client, key_for
+from ifedicl.federation.client import Client
+from ifedicl.federation.client_keys import key_for
 from ifedicl.federation.handler import Endpoint
 from ifedicl.federation.manifest import Manifest, context_id
 from ifedicl.federation.messages import Envelope, Failure, FailureCode, JobRequest, Reply, Request

@@ -13,6 +13,7 @@ from scipy import stats
 
 from _narrow_frame import NarrowFrame
 from ifedicl import cli
+from ifedicl.audit.conclusion import conclusion
 from ifedicl.audit.defence import DELTA, Defence, budgets
 from ifedicl.audit.differencing import attack_difference
 from ifedicl.audit.guessing import Game, game_of, one_run, one_run_epsilon
@@ -227,6 +228,41 @@ def test_the_page_says_it_in_words_and_shows_no_text(tables: dict[str, Any]) -> 
     assert "of their rare words come back" in written
     assert len(summary(tables)) > 6
     assert not any(sentence in written for sentence in tiny.SENTENCES)
+
+
+@pytest.mark.parametrize(
+    ("aucs", "recalls", "risk", "advice"),
+    [
+        ((0.99, 0.9, 0.55, 0.52), (0.5, 0.3, 0.04, 0.0), "HIGH", "set least.examples = 16"),
+        ((0.99, 0.7, 0.7, 0.52), (0.0, 0.0, 0.0, 0.0), "MODERATE", "set least.examples = 64"),
+        ((0.99, 0.55, 0.7, 0.52), (0.0, 0.0, 0.0, 0.0), "LOW", "little better than guessing there"),
+        ((0.99, 0.55, 0.55, 0.52), (0.5, 0.3, 0.3, 0.3), "HIGH", "no limit on their number helps"),
+    ],
+)
+def test_the_conclusion_names_the_risk_at_the_limit_and_the_limit_from_which_it_is_low(
+    aucs: tuple[float, ...], recalls: tuple[float, ...], risk: str, advice: str
+) -> None:
+    sizes = (1, 4, 16, 64)
+    member = [
+        {"attacker": "outsider", "examples": size, "epsilon": epsilon, "auc": 0.5 if epsilon else auc}
+        for epsilon in (None, 1.0)
+        for size, auc in zip(sizes, aucs, strict=True)
+    ]
+    member.append({"attacker": "insider", "examples": 16, "epsilon": None, "auc": 1.0})
+    words = [
+        {"examples": size, "epsilon": None, "recall": recall + 0.1, "baseline": 0.1}
+        for size, recall in zip(sizes, recalls, strict=True)
+    ]
+    first, second = conclusion({"membership": member, "words": words}, limit=8)
+    assert f"with 4 examples behind a reply (the default limit is 8) the risk for a single text is {risk}" in first
+    assert advice in second
+
+
+def test_the_page_begins_with_the_conclusion(tables: dict[str, Any]) -> None:
+    ending = conclusion(tables, limit=8)
+    written = page("Audit of ward 3", {"examples": 35}, tables, ending)
+    assert written.index("Conclusion:") < written.index("- With 1 example")
+    assert "(50% is guessing)" in "".join(sentence for sentence in summary(tables) if "updates" in sentence)
 
 
 def test_an_audit_repeats(tables: dict[str, Any], backbone: Backbone) -> None:

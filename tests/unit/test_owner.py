@@ -6,7 +6,6 @@ import json
 import re
 import tomllib
 from contextlib import suppress
-from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,9 @@ from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import Failure, FailureCode, JobRequest, Reply, VectorsReply, VectorsRequest
 from ifedicl.ledger.ledger import REPLY, read
-from ifedicl.owner.approval import OwnFacts, load_manifest
+from ifedicl.owner.approval import OwnFacts, manifest_of, read_job
 from ifedicl.owner.endpoint import ClientEndpoint
+from ifedicl.owner.new_file import new_client_file
 from ifedicl.owner.policy import ClientSettings, Policy, load_client_settings
 from ifedicl.owner.preview import preview
 from ifedicl.owner.site import open_site
@@ -64,10 +64,9 @@ def client(config: Path, llama_folder: Path) -> Path:
 
 def test_the_written_file_shows_every_setting_with_its_default(tmp_path: Path) -> None:
     """What is commented out and what is not name all there is, once."""
-    text = (resources.files("ifedicl") / "templates" / "client.toml").read_text()
-    shown = re.sub(r"^# (\w+ = )", r"\1", text.replace("@tasks@", "").replace("@models@", ""), flags=re.MULTILINE)
-    values = tomllib.loads(shown)
-    defaults = ClientSettings.model_validate(tomllib.loads(text.replace("@tasks@", "").replace("@models@", "")))
+    text = new_client_file(None).text
+    values = tomllib.loads(re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE))
+    defaults = ClientSettings.model_validate(tomllib.loads(text))
     assert ClientSettings.model_validate(values).policy == defaults.policy == Policy()
     for section in ("data", "allow", "least", "most", "work", "ledger"):
         assert set(values[section]) == set(type(getattr(defaults, section)).model_fields), section
@@ -116,7 +115,9 @@ def test_paths_of_a_client_file_are_taken_from_its_folder(client: Path) -> None:
 
 
 def test_check_tells_what_a_run_would_get_and_why_not(client: Path, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    facts = printed(capsys, "policy", "check", str(client), "--config", str(config), "--json")
+    capsys.readouterr()
+    assert run("policy", "check", str(client), "--config", str(config), "--json") == 2
+    facts = json.loads(capsys.readouterr().out)
     assert facts["task"]["template"] == "Text: {text}\nMood:"
     assert facts["task"]["allowed"]
     assert facts["model"]["allowed"]
@@ -128,14 +129,16 @@ def test_check_tells_what_a_run_would_get_and_why_not(client: Path, config: Path
 
 
 def test_check_without_a_config_tells_the_rules_and_what_has_left(client: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    facts = printed(capsys, "policy", "check", str(client))
+    facts = printed(capsys, "policy", "check", str(client), "--json")
     assert facts["policy"]["least"]["examples"] == 8
     assert facts["left_so_far"]["jobs"] == {}
 
 
 def test_a_config_with_another_template_gets_nothing(client: Path, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config.write_text(config.read_text().replace("Text:", "Is it Ms Jones?"))
-    facts = printed(capsys, "policy", "check", str(client), "--config", str(config))
+    capsys.readouterr()
+    assert run("policy", "check", str(client), "--config", str(config), "--json") == 2
+    facts = json.loads(capsys.readouterr().out)
     assert set(facts["would_leave"]) == {"everything"}
     assert "allow.tasks does not list" in facts["would_leave"]["everything"]["why"]
 
@@ -161,7 +164,7 @@ def test_what_check_predicts_is_what_the_endpoint_then_does(
     client.write_text(text)
     config.write_text(wanted)
     own, settings = OwnFacts.of(load_client_settings(client)), load_settings(config)
-    foretold = preview(own, load_manifest(config, own.model))["would_leave"]
+    foretold = preview(own, manifest_of(read_job(config), own.model))["would_leave"]
     site = open_site(client, "north")
     shape = client_of(site).backbone.shape
     engine = RecordingEngine(LocalEngine([site]))

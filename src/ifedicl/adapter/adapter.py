@@ -22,7 +22,7 @@ import numpy as np
 from ifedicl import files
 from ifedicl.adapter import card
 from ifedicl.adapter.content import Content
-from ifedicl.adapter.format import CARD, HEADER, TENSORS, pack, unpack
+from ifedicl.adapter.format import CARD, HEADER, TENSORS, adapter_folder, pack, unpack
 from ifedicl.backbone import hub
 from ifedicl.backbone.licence import terms_of
 from ifedicl.core.vectors import Array32
@@ -82,19 +82,19 @@ class Adapter(Content):
 
     @classmethod
     def load(cls, folder: str | Path) -> Adapter:
-        """Read what :meth:`save` wrote. The model is not loaded yet.
+        """Read what :meth:`save` wrote, from its folder or the run's. The model is not loaded yet.
 
         Raises:
             AdapterError: the folder is absent, torn, or of another format version.
         """
-        folder = Path(folder)
+        folder = adapter_folder(Path(folder))
         try:
             header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
             data = (folder / TENSORS).read_bytes()
         except FileNotFoundError as error:
             raise AdapterError(
                 f"{folder} is not an adapter: {Path(error.filename).name} is missing. Give the folder that `ifedicl run` "
-                "or `ifedicl demo` wrote, usually RUN/adapter"
+                "or `ifedicl demo` wrote: RUN or RUN/adapter"
             ) from error
         except (OSError, ValueError, RecursionError) as error:
             raise AdapterError(f"{folder}: {HEADER} cannot be read ({error}); copy the adapter again") from error

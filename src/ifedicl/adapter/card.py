@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from huggingface_hub import ModelCardData
-
 from ifedicl.adapter.content import Content
 from ifedicl.backbone.licence import Terms
 
@@ -64,6 +62,8 @@ def _terms(terms: Terms) -> str:
 
 
 def _front_matter(content: Content, terms: Terms, library: str, pipeline: str) -> str:
+    from huggingface_hub import ModelCardData  # takes a third of a second to import, and only exports need it
+
     is_hub_id = not Path(content.model.source).expanduser().exists()
     facts = ModelCardData(
         license=terms.licence,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -41,6 +42,12 @@ class _Header(BaseModel):
     provenance: dict[str, Any]
     readout: _ReadoutHeader | None = None
     first_layer: StrictInt = Field(default=0, ge=0)
+
+
+def adapter_folder(path: Path) -> Path:
+    """The adapter's folder: ``path`` itself, or the one within a run's folder."""
+    inner = path / "adapter"
+    return inner if not (path / HEADER).exists() and (inner / HEADER).exists() else path
 
 
 def pack(content: Content) -> tuple[dict[str, Any], bytes]:

@@ -21,9 +21,12 @@ def summary(tables: Tables) -> list[str]:
     ]
 
 
-def page(title: str, facts: Mapping[str, Any], tables: Tables) -> str:
-    """A Markdown page from the tables of :func:`ifedicl.audit.suite.run_attacks`; ``facts`` describe the audited data."""
-    parts = [f"# {title}", ", ".join(f"{name} {value}" for name, value in facts.items()) + "."]
+def page(title: str, facts: Mapping[str, Any], tables: Tables, ending: Sequence[str] = ()) -> str:
+    """A Markdown page from the tables of :func:`ifedicl.audit.suite.run_attacks`.
+
+    ``facts`` describe the audited data; ``ending`` is the conclusion, which comes first on the page.
+    """
+    parts = [f"# {title}", *ending, ", ".join(f"{name} {value}" for name, value in facts.items()) + "."]
     parts += [f"- {sentence}" for sentence in summary(tables)]
     parts.append(_CAUTION)
     for name, heading in _HEADINGS.items():
@@ -114,7 +117,8 @@ def _membership(rows: Sequence[Row]) -> list[str]:
 
 def _updates(rows: Sequence[Row]) -> list[str]:
     return [
-        f"From the sum of {row['canaries']} updates, {row['right']:.0%} of the examples are guessed right {_with_noise(row)}"
+        f"From the sum of {row['canaries']} updates, {row['right']:.0%} of the examples are guessed right (50% is guessing) "
+        + _with_noise(row)
         + ("." if row["epsilon"] is None else f" over {row['rounds']} rounds.")
         for row in [*_plain(rows)[:1], *_strictest(rows)[-1:]]
     ]

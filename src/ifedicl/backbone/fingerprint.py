@@ -11,15 +11,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from typing import Any
 
-import transformers
 from platformdirs import user_cache_path
 
 from ifedicl import files
-from ifedicl.backbone.tokenizer_facts import unhashed_behaviour
 from ifedicl.errors import BackboneError, StorageError
 
 SINGLE = "model.safetensors"
@@ -85,6 +84,10 @@ def fingerprint_of(folder: Path) -> str:
     tokenizer = [folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()]
 
     def compute() -> str:
+        # transformers takes seconds to import, and the digest is mostly known.
+        from ifedicl.backbone.quiet import quiet_transformers
+        from ifedicl.backbone.tokenizer_facts import unhashed_behaviour
+
         digest = hashlib.sha256()
         tensors = stored_tensors(folder)
         with ThreadPoolExecutor() as pool:
@@ -94,13 +97,15 @@ def fingerprint_of(folder: Path) -> str:
         digest.update(json.dumps([config, settings], sort_keys=True).encode())
         for file in tokenizer:
             digest.update(f"{file.name}\x1f{files.sha256_of(file)}\x1e".encode())
-        if behaviour := unhashed_behaviour(folder, tokenizer, config, settings):
+        with quiet_transformers():
+            behaviour = unhashed_behaviour(folder, tokenizer, config, settings)
+        if behaviour:
             digest.update(f"tokenizer\x1f{behaviour}\x1e".encode())
         return digest.hexdigest()
 
     rest = sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix in _TOKENIZER_ENDINGS)
     sources = [*weights, *tokenizer, *(file for file in rest if file not in tokenizer)]
-    return cached_digest(sources, compute, transformers.__version__)
+    return cached_digest(sources, compute, version("transformers"))
 
 
 def cached_digest(sources: list[Path], compute: Callable[[], str], version: str = "") -> str:

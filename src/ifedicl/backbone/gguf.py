@@ -12,14 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from platformdirs import user_cache_path
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ifedicl import files
 from ifedicl.backbone.fingerprint import cached_digest
-from ifedicl.backbone.preflight import check_memory, refuse_missing
 from ifedicl.errors import BackboneError, StorageError
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
@@ -75,11 +72,23 @@ def converted_folder(file: Path, cache: Path | None = None) -> Path:
     folder = (cache or user_cache_path("ifedicl")) / "gguf" / fingerprint_of(file)
     if folder.is_dir():
         return folder
+    _convert(file, parts, folder)
+    return folder
+
+
+def _convert(file: Path, parts: Sequence[Path], folder: Path) -> None:
+    """Write the float32 copy. What it needs takes seconds to import, and it is written once."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ifedicl.backbone.preflight import check_memory, refuse_missing
+    from ifedicl.backbone.quiet import quiet_transformers
+
     elements = _elements(parts)
     check_memory(elements, torch.float32, torch.device("cpu"), str(file))
     try:
         # The converter draws a progress bar that no setting switches off; callers show their own.
-        with _whole(parts, folder.parent) as whole, redirect_stderr(io.StringIO()):
+        with _whole(parts, folder.parent) as whole, redirect_stderr(io.StringIO()), quiet_transformers():
             location = {"pretrained_model_name_or_path": str(whole.parent), "gguf_file": whole.name}
             model, info = AutoModelForCausalLM.from_pretrained(**location, dtype=torch.float32, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(**location)
@@ -102,7 +111,6 @@ def converted_folder(file: Path, cache: Path | None = None) -> Path:
             raise StorageError(
                 f"cannot write {folder}: {error}. The float32 copy needs {needed:,} MiB; free some space"
             ) from error
-    return folder
 
 
 @contextmanager

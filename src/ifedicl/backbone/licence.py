@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import metadata_load, snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
+from ifedicl.backbone import gguf
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.settings import ModelSettings
 
@@ -82,14 +80,15 @@ def terms_of(settings: ModelSettings) -> Terms:
     """Read the terms from the folder, the GGUF file or the downloaded hub files of a model; nothing is downloaded."""
     source = Path(settings.source).expanduser()
     if source.is_file():
-        from ifedicl.backbone import gguf  # imports torch and transformers
-
         return Terms(gguf.licence_of(source), _notices(source.parent))
     folder = source if source.is_dir() else _downloaded(settings)
     return Terms(None, ()) if folder is None else Terms(_card_licence(folder / "README.md"), _notices(folder))
 
 
 def _downloaded(settings: ModelSettings) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(snapshot_download(settings.source, revision=settings.revision, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError):
@@ -103,6 +102,8 @@ def _notices(folder: Path) -> tuple[Path, ...]:
 def _card_licence(card: Path) -> str | None:
     if not card.is_file():
         return None
+    from huggingface_hub import metadata_load
+
     try:
         licence = (metadata_load(card) or {}).get("license")
     except ValueError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,16 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers.utils import logging as transformers_logging
 
-from ifedicl.backbone import gguf, hub
-from ifedicl.backbone.checkpoint_folder import check_folder
 from ifedicl.backbone.families import Writes, layer_modules, write_modules, writes_of
-from ifedicl.backbone.fingerprint import fingerprint_of, stored_tensors
+from ifedicl.backbone.fingerprint import stored_tensors
 from ifedicl.backbone.from_files import read_config, read_model, read_tokenizer
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.backbone.preflight import check_memory
+from ifedicl.backbone.quiet import quiet_transformers
 from ifedicl.backbone.soundness import refuse_tokens_without_rows
+from ifedicl.backbone.source import files_of
 from ifedicl.backbone.tree_attention import Branches, branch_limit
 from ifedicl.errors import BackboneError
 from ifedicl.settings import ModelSettings
@@ -30,14 +30,11 @@ from ifedicl.settings import ModelSettings
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The dtypes that a model computes or is stored in, by name."""
 
+_log = logging.getLogger(__name__)
 _SHORT = 256  # tokens of a row: for longer rows unfused attention is hardly faster and needs much more memory
 _CHOOSING = threading.RLock()
-_BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16")
-# The files that are downloaded from a hub repository: weights without code, and the tokenizer's files.
-_HUB_FILES = ["*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*", "vocab*"]
-_HUB_FILES += ["merges.txt", "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model"]
-_HUB_FILES += ["adapter_config.json"]  # an adapter is refused by it
-_HUB_FILES += ["LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "ACCEPTABLE_USE*", "README.md"]  # copied by an export
+_UNITS = {"bfloat16": ("amx_bf16", "avx512_bf16"), "float16": ("amx_fp16", "avx512_fp16")}
+"""Of a processor, by torch's names: without one of them, a product in this dtype is many times slower than in float32."""
 
 
 @contextmanager
@@ -169,7 +166,7 @@ def load_backbone(settings: ModelSettings, *, cache: Path | None = None) -> Back
         DownloadError: the hub cannot be reached or the download was cut short.
         StorageError: the cache cannot be written.
     """
-    folder, fingerprint = _weights_and_fingerprint(settings, cache)
+    folder, fingerprint = files_of(settings, cache)
     with quiet_transformers():
         config = read_config(folder, settings.source)
         writes = writes_of(config.model_type, settings.writes)
@@ -180,49 +177,6 @@ def load_backbone(settings: ModelSettings, *, cache: Path | None = None) -> Back
         tokenizer = read_tokenizer(folder, settings.source)
     refuse_tokens_without_rows(model, tokenizer, settings.source)
     return wrap(model, tokenizer, writes, settings, fingerprint)
-
-
-def fingerprint(settings: ModelSettings) -> str:
-    """The fingerprint of the model that ``settings`` name, without loading it; cached by path, size and time of its files.
-
-    Raises:
-        BackboneError: there is no such model.
-        DownloadError: the hub cannot be reached.
-    """
-    return _weights_and_fingerprint(settings)[1]
-
-
-def shape_of(settings: ModelSettings) -> ModelShape:
-    """Fingerprint and size of the model that ``settings`` name, without loading it.
-
-    Raises: as :func:`fingerprint`.
-    """
-    folder, fingerprint = _weights_and_fingerprint(settings)
-    text = read_config(folder, settings.source).get_text_config()
-    return ModelShape(fingerprint, int(text.num_hidden_layers), int(text.hidden_size))
-
-
-def _weights_and_fingerprint(settings: ModelSettings, cache: Path | None = None) -> tuple[Path, str]:
-    """The folder with the weights, converted or downloaded if necessary, and the model's fingerprint."""
-    original = Path(settings.source).expanduser()
-    try:
-        if original.suffix.lower() == ".gguf" and not original.is_dir():
-            with quiet_transformers():
-                return gguf.converted_folder(original, cache), gguf.fingerprint_of(original)
-        if original.is_file():
-            raise BackboneError(
-                f"model.source: received the file {settings.source}; allowed: a folder, a .gguf file or a hub id. Give its "
-                "folder"
-            )
-        folder = original if original.is_dir() else _downloaded(settings)
-        check_folder(folder, settings.source)
-        with quiet_transformers():
-            return folder, fingerprint_of(folder)
-    except OSError as error:
-        raise BackboneError(
-            f"model.source: {settings.source}: {error.filename or 'a file'} cannot be read ({error.strerror or error}). "
-            "Check that it is there, and its permissions"
-        ) from error
 
 
 def wrap(model: Any, tokenizer: Any, writes: Writes, settings: ModelSettings, fingerprint: str) -> Backbone:
@@ -282,18 +236,6 @@ def _check_head(backbone: Backbone) -> None:
         )
 
 
-def _downloaded(settings: ModelSettings) -> Path:
-    folder = hub.download(
-        settings.source, settings.revision, _HUB_FILES, instead="give a folder or a .gguf file as model.source"
-    )
-    if folder is None:
-        raise BackboneError(
-            f"model.source {settings.source!r} (revision {settings.revision or 'default'}): no such folder, .gguf file or "
-            "hub model. Check the spelling; a gated model needs `hf auth login` first"
-        )
-    return folder
-
-
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -309,24 +251,20 @@ def _device(name: str) -> torch.device:
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype by name; "auto" is bfloat16 only if the processor multiplies it faster than float32."""
-    if name != "auto":
-        return DTYPES[name]
-    if device.type == "cuda":
+    """The dtype by name; "auto" is bfloat16 only where the processor is faster in it than in float32."""
+    if name == "auto" and device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if name == "auto":
+        return torch.bfloat16 if _has_units("bfloat16") else torch.float32
+    if device.type == "cpu" and name in _UNITS and not _has_units(name):
+        _log.warning(
+            "model.dtype: %s on a processor without units for it: a product takes many times as long as in float32 (37 times, "
+            'measured with AVX2). Use "auto" or "float32"',
+            name,
+        )
+    return DTYPES[name]
+
+
+def _has_units(dtype: str) -> bool:
     capabilities = torch.cpu.get_capabilities()
-    return torch.bfloat16 if any(capabilities.get(unit, False) for unit in _BFLOAT16_UNITS) else torch.float32
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Hide the loading bars and advice of transformers; the user's settings are restored afterwards."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+    return any(capabilities.get(unit, False) for unit in _UNITS[dtype])

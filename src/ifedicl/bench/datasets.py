@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ifedicl.bench.plan import DEMO, SetSettings
+from ifedicl.bench.plan import SetSettings
+from ifedicl.bench.plan_file import DEMO, TEST, TRAIN, data_file
 from ifedicl.data import Example, read_examples
 from ifedicl.demo.fetch import demo_places
 from ifedicl.demo.story import TASK
 from ifedicl.errors import DataError
-from ifedicl.rows import HUB_PREFIX, rows_of
+from ifedicl.rows import DATA_ENDINGS, HUB_PREFIX, rows_of
 from ifedicl.settings import validated
 from ifedicl.task import Task
 
@@ -63,7 +64,11 @@ def _sources(source: str) -> tuple[str, str]:
         return f"{source}/train", f"{source}/test"
     if not Path(source).is_dir():
         raise DataError(f"source: received {source}; no such folder. Give its parent folder with --data, or correct the plan.")
-    return str(Path(source) / "train.jsonl"), str(Path(source) / "test.jsonl")
+    files = [data_file(Path(source), name) for name in (TRAIN, TEST)]
+    if None in files:
+        raise DataError(f"source: {source} has no train or no test file; allowed endings: {', '.join(DATA_ENDINGS)}. Add it")
+    train, test = map(str, files)
+    return train, test
 
 
 def _task(name: str, settings: SetSettings, train: str) -> Task:

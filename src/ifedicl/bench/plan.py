@@ -6,8 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -16,10 +14,9 @@ from pydantic import Field, field_validator, model_validator
 from ifedicl.bench.methods import METHODS
 from ifedicl.bench.methods.base import PAPER, BenchMethod, Scope, Size
 from ifedicl.bench.methods.ours import IFedICL
-from ifedicl.errors import ConfigError, Fault
-from ifedicl.settings import Method, ModelSettings, Section, anchored, changed, load_preset, toml_of, validated
-
-DEMO = "demo"
+from ifedicl.bench.plan_file import DEMO, PlanFile
+from ifedicl.errors import ConfigError
+from ifedicl.settings import Method, ModelSettings, Section, anchored, changed, load_preset, validated
 
 
 class SetSettings(Section):
@@ -27,7 +24,7 @@ class SetSettings(Section):
 
     source: str = Field(
         min_length=1,
-        description='a folder with train.jsonl and test.jsonl (and meta.json), "hub:OWNER/NAME", or "demo"',
+        description='a folder with train and test (.jsonl, .csv, .tsv, .parquet) and meta.json, "hub:OWNER/NAME", or "demo"',
     )
     template: str | None = Field(default=None, description="the prompt; default: that of meta.json, or the usual one")
     labels: tuple[str, ...] | None = Field(default=None, description="default: those of meta.json, or of the training rows")
@@ -213,37 +210,24 @@ class Plan(Section):
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def shipped() -> tuple[str, ...]:
-    """Names of the shipped plans."""
-    return tuple(sorted(file.name.removesuffix(".toml") for file in _plans().iterdir() if file.name.endswith(".toml")))
-
-
 def load_plan(name: str, data: Path | None = None) -> Plan:
-    """Read a plan file, or a shipped plan by its name.
-
-    Args:
-        name: a path, or for instance ``cpu``.
-        data: base folder of the sets' relative folders; default: the plan's folder, or the current one for a shipped plan.
+    """Read a plan file, or a shipped plan by its name, as :meth:`PlanFile.read`.
 
     Raises:
         ConfigError: the plan does not exist, or has faults; the message names all of them.
     """
-    is_shipped = name in shipped()
-    folder = data or (Path() if is_shipped else Path(name).resolve().parent)
-    try:
-        values = toml_of(_plans() / f"{name}.toml" if is_shipped else Path(name))
-    except (OSError, UnicodeDecodeError) as error:
-        allowed = f"a TOML file, or one of {', '.join(shipped())}"
-        raise ConfigError(name, [Fault("plan", name, allowed, f"It cannot be read: {error}.")]) from error
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(name, [Fault("file", name, "TOML", f"{error}. Compare with docs/benchmark.md.")]) from error
-    plan = validated(Plan, values, name)
+    return plan_of(PlanFile.read(name, data))
+
+
+def plan_of(file: PlanFile) -> Plan:
+    """The plan in a file.
+
+    Raises:
+        ConfigError: it has faults; the message names all of them.
+    """
+    plan = validated(Plan, file.values, file.name)
     sets = {
-        key: value if value.source == DEMO else value.model_copy(update={"source": anchored(value.source, folder)})
+        key: value if value.source == DEMO else value.model_copy(update={"source": anchored(value.source, file.folder)})
         for key, value in plan.sets.items()
     }
     return plan.model_copy(update={"sets": sets})
-
-
-def _plans() -> Traversable:
-    return resources.files("ifedicl") / "bench" / "plans"

@@ -18,7 +18,8 @@ from ifedicl.bench import provenance
 from ifedicl.bench.cells import CurvePoint, Record, load_records, save_records
 from ifedicl.bench.costs import PeakMemory
 from ifedicl.bench.datasets import DataSet, load_set
-from ifedicl.bench.plan import DEMO, Cell, Plan
+from ifedicl.bench.plan import Cell, Plan
+from ifedicl.bench.plan_file import DEMO
 from ifedicl.bench.setup import Setup, ignore_progress
 from ifedicl.data import dirichlet_split, draw_pool
 from ifedicl.demo.fetch import demo_model

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ifedicl.cli.options import Json
+from ifedicl.cli.options import Json, LabelColumn, TextColumn
 from ifedicl.errors import ConfigError, DataError, Fault
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def audit(
     public: Annotated[
         Path | None, typer.Option(help="A file of public text that the attacker learns from. Default: the demo's sentences.")
     ] = None,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
     examples: Annotated[int, typer.Option(min=_MIN_TEXTS, help="Maximum number of the client's texts.")] = 200,
     public_examples: Annotated[int, typer.Option(min=_MIN_TEXTS, help="Maximum number of public texts.")] = 300,
     updates: Annotated[int, typer.Option(min=2, help="Number of texts whose updates are attacked too; the slowest part.")] = 60,
@@ -45,18 +47,25 @@ def audit(
     report contains no text.
     """
     from ifedicl import files
+    from ifedicl.backbone.source import check_source
+    from ifedicl.data import draw_pool
+    from ifedicl.progress import LOADING, counted, waiting
+
+    task, method, settings, name, texts = _audited(path, client, model, (text_column, label_column))
+    texts = draw_pool(texts, examples, seed)
+    if len(texts) < _MIN_TEXTS:
+        raise DataError(f"{name}: received {len(texts)} examples; allowed: {_MIN_TEXTS} or more. Audit a larger client")
+    known = _public(public, task, public_examples, seed, text_column)
+    check_source(settings)
+
+    # From here on torch, transformers and scipy are imported.
+    from ifedicl.audit.conclusion import conclusion
     from ifedicl.audit.markdown import page, summary
     from ifedicl.audit.suite import Evidence, run_attacks
     from ifedicl.backbone.load import load_backbone
     from ifedicl.backbone.scoring import Scorer
-    from ifedicl.data import draw_pool
-    from ifedicl.progress import LOADING, counted, waiting
+    from ifedicl.owner.policy import LeastSettings
 
-    task, method, settings, name, texts = _audited(path, client, model)
-    texts = draw_pool(texts, examples, seed)
-    if len(texts) < _MIN_TEXTS:
-        raise DataError(f"{name}: received {len(texts)} examples; allowed: {_MIN_TEXTS} or more. Audit a larger client")
-    known = _public(public, task, public_examples, seed)
     with waiting(LOADING):
         backbone = load_backbone(settings)
     scorer = Scorer(backbone, task)
@@ -76,30 +85,34 @@ def audit(
         "read position": method.vectors.read_position,
         "seed": seed,
     }
-    files.write_text(out, page(f"Audit of {name}", facts, tables))
+    ending = conclusion(tables, LeastSettings().examples)
+    files.write_text(out, page(f"Audit of {name}", facts, tables, ending))
     if as_json:
-        print(json.dumps({"facts": facts, "page": str(out), **tables}, ensure_ascii=False))
+        print(json.dumps({"facts": facts, "page": str(out), "conclusion": ending, **tables}, ensure_ascii=False))
         return
-    for sentence in summary(tables):
+    for sentence in (*summary(tables), *ending):
         print(sentence)
     print(f"tables: {out}")
 
 
-def _audited(path: Path, client: str | None, model: str | None) -> tuple[Task, Method, ModelSettings, str, Sequence[Example]]:
-    """Task, method, model, name and examples of the audited client."""
+def _audited(
+    path: Path, client: str | None, model: str | None, columns: tuple[str, str]
+) -> tuple[Task, Method, ModelSettings, str, Sequence[Example]]:
+    """Task, method, model, name and examples of the audited client. A config names its columns itself."""
     if not path.exists():
         raise DataError(f"{path}: no such file. Give a .toml config or a file of labelled text")
     if path.suffix == ".toml":
         return _client_of_config(path, client, model)
-    from ifedicl.data import read_examples
+    from ifedicl.data import read_examples, read_labelled
     from ifedicl.demo.fetch import demo_model
-    from ifedicl.rows import rows_of
     from ifedicl.settings import Method, ModelSettings, validated
     from ifedicl.task import Task
 
-    labels = sorted({str(row["label"]) for _, row in rows_of(path, ("label",)) if row.get("label") is not None})
-    task = validated(Task, {"name": path.stem, "labels": labels}, str(path))
-    return task, Method(), ModelSettings(source=model or str(demo_model())), path.name, read_examples(path, task)
+    text, label = columns
+    named = read_labelled(path, text=text, label=label)
+    task = validated(Task, {"name": path.stem, "labels": sorted({example.label for example in named})}, str(path))
+    examples = read_examples(path, task, text=text, label=label)
+    return task, Method(), ModelSettings(source=model or str(demo_model())), path.name, examples
 
 
 def _client_of_config(
@@ -118,14 +131,14 @@ def _client_of_config(
     return settings.task, settings.method, settings.model, name, clients[name]
 
 
-def _public(path: Path | None, task: Task, count: int, seed: int) -> tuple[Example, ...]:
+def _public(path: Path | None, task: Task, count: int, seed: int, column: str) -> tuple[Example, ...]:
     """Public texts with random labels: the attacker knows the label words, but no true labels."""
     from ifedicl import seeds
     from ifedicl.data import Example, read_texts
     from ifedicl.demo.fetch import demo_places
 
     if path is not None:
-        texts = list(read_texts(path))
+        texts = list(read_texts(path, text=column))
     else:
         pools = [place.pool for place in demo_places(pool=count, test=3, seed=0).values()]
         texts = [example.text for row in zip(*pools, strict=False) for example in row]

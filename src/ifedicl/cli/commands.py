@@ -26,7 +26,7 @@ _INTERRUPTED = 130  # typer's exit code for Ctrl-C
 app = typer.Typer(
     name="ifedicl",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Calibrate one frozen language model together, without showing each other your text (IFed-ICL, arXiv 2511.06757).\n\n"
@@ -37,23 +37,28 @@ app = typer.Typer(
     '{"error": {"code": EXIT CODE, "kind": ..., "message": ..., "faults": [...]}}.',
 )
 
-for group, name in ((tasks.app, "tasks"), (flare.app, "flare"), (owner.policy, "policy"), (owner.ledger, "ledger")):
-    app.add_typer(group, name=name)
-for command in (
-    project.demo,
-    project.init,
-    project.inspect,
-    run.run,
-    inference.classify,
-    inference.evaluate,
-    inference.personalise,
-    export.export,
-    serve.serve,
-    serve.key,
-    audit.audit,
-    project.bench,
+for command, summary in (
+    (project.demo, "Four organisations, alone and together, in minutes."),
+    (project.init, "Write a commented config for your own data."),
+    (project.inspect, "Show what a file holds, or what a config would send."),
+    (run.run, "Run a federation of all clients on this machine."),
+    (inference.classify, "Label texts with an adapter."),
+    (inference.evaluate, "Measure an adapter on labelled text."),
+    (inference.personalise, "Calibrate an adapter further on your own text."),
+    (export.export, "Fold an adapter into an ordinary checkpoint."),
+    (serve.serve, "Serve adapters: REST, metrics and a page."),
+    (serve.key, "Make an API key for `ifedicl serve`."),
+    (audit.audit, "Attack what a client would send, before it is sent."),
+    (project.bench, "Measure methods on data sets."),
 ):
-    app.command()(command)
+    app.command(short_help=summary)(command)
+for group, name, summary in (
+    (tasks.app, "tasks", "The task cache: stored adapters."),
+    (flare.app, "flare", "A federation of separate machines."),
+    (owner.policy, "policy", "A data owner's rules, and approval of jobs."),
+    (owner.ledger, "ledger", "A data owner's record of what was sent."),
+):
+    app.add_typer(group, name=name, short_help=summary)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -36,9 +36,11 @@ def export(
     """
     from ifedicl.adapter import Adapter
     from ifedicl.backbone.licence import terms_of
+    from ifedicl.backbone.source import check_source
     from ifedicl.progress import LOADING, waiting
 
     loaded = Adapter.load(adapter).with_model_source(model)  # the model's folder also has the licence
+    check_source(loaded.model)
     if hub is not None:
         terms_of(loaded.model).check_name(hub)
     with waiting(LOADING):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
 from ifedicl import files
-from ifedicl.errors import ConfigError, Fault
+from ifedicl.errors import ConfigError, Fault, FileExistsAlreadyError
 
 
 def require(command: str, extra: str, *packages: str) -> None:
@@ -23,16 +22,12 @@ def require(command: str, extra: str, *packages: str) -> None:
         raise ConfigError(command, [fault])
 
 
-def write_template(command: str, name: str, path: Path, *, force: bool, **values: str) -> None:
-    """Write the shipped template ``name`` to ``path``, with ``@key@`` replaced by each value.
+def write_new(path: Path, text: str, *, force: bool) -> None:
+    """Write a file.
 
     Raises:
-        ConfigError: ``path`` exists, and ``force`` is not set.
+        FileExistsAlreadyError: ``path`` exists, and ``force`` is not set.
     """
     if path.exists() and not force:
-        fault = Fault("path", str(path), "a file that does not exist", "Choose another name, or replace it with --force.")
-        raise ConfigError(command, [fault])
-    text = (resources.files("ifedicl") / "templates" / name).read_text(encoding="utf-8")
-    for key, value in values.items():
-        text = text.replace(f"@{key}@", value)
+        raise FileExistsAlreadyError(path)
     files.write_text(path, text)

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ifedicl.cli.extras import require
+from ifedicl.cli.flare_text import ending, round_line, status_lines
 from ifedicl.cli.options import Json
 from ifedicl.errors import ConfigError, Fault, FederationError
 
@@ -38,7 +39,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
+@app.command(short_help="Make a start-up kit for each party.")
 def provision(
     project: Annotated[Path, typer.Argument(help="A TOML file: name, server, sites, coordinator.")],
     out: Annotated[Path, typer.Option(help="A folder that only you can read: it keeps the authority's key.")] = Path(
@@ -65,7 +66,7 @@ def provision(
     print(f"give each party its folder; keep {out} secret: its key can sign a certificate in any name")
 
 
-@app.command()
+@app.command(short_help="Run the server or a site.")
 def start(kit: Kit) -> None:
     """Run the server or a site, until Ctrl-C or SIGTERM.
 
@@ -73,12 +74,15 @@ def start(kit: Kit) -> None:
     again: it rejoins the running job.
     """
     _needs_flare()
+    from ifedicl.flare.kit_folder import check_is_kit
+
+    check_is_kit(kit)
     from ifedicl.flare.processes import run
 
     raise typer.Exit(run(kit))
 
 
-@app.command()
+@app.command(short_help="Make a job from a config.")
 def job(
     config: Annotated[Path, typer.Argument(help="A config as for `ifedicl run`; its [data] clients name the sites.")],
     out: Annotated[Path, typer.Option(help="The job's folder.")] = Path("job"),
@@ -98,6 +102,8 @@ def job(
     _needs_flare()
     from ifedicl.flare.jobs import job_settings, write_job
     from ifedicl.owner.approval import write_manifest
+    from ifedicl.owner.needs import needs_of
+    from ifedicl.owner.policy import Policy
     from ifedicl.settings import load_settings
 
     settings = load_settings(config)
@@ -110,10 +116,14 @@ def job(
     manifest = write_manifest(made.manifest, out)
     print(f"wrote {out}: run {made.name}, task {made.task.digest}, model {made.fingerprint}")
     print(f"wrote {manifest}: send it to each site's owner, who approves it with: ifedicl policy approve {manifest.name}")
-    print(f"next: ifedicl flare submit {out}")
+    print(f"the job's digest {made.manifest.digest}: tell each owner its first 16 digits on another way than the file")
+    if needs := needs_of(made.manifest, Policy()):
+        print("a client.toml as `ifedicl policy init` writes it does not allow this job; each owner has to allow it:")
+        print("\n".join(f"  [{need.section}] {need.line}   # {need.why}" for need in needs))
+    print(f"next, when every owner has approved it: ifedicl flare submit {out}")
 
 
-@app.command()
+@app.command(short_help="Sign a job and send it.")
 def submit(
     folder: Annotated[Path, typer.Argument(help="The folder that `ifedicl flare job` wrote.")],
     console: ConsoleKit,
@@ -129,7 +139,7 @@ def submit(
         _show_sent(opened, "submitted", follow=follow)
 
 
-@app.command()
+@app.command(short_help="Continue a run whose job ended early.")
 def resume(
     folder: Annotated[Path, typer.Argument(help="The job's folder, as it was submitted.")],
     console: ConsoleKit,
@@ -148,7 +158,7 @@ def resume(
         _show_sent(opened, "resumed", follow=follow)
 
 
-@app.command()
+@app.command(short_help="Show sites, rounds, and how a run ended.")
 def status(
     console: ConsoleKit,
     run: Run = None,
@@ -163,19 +173,23 @@ def status(
         facts = None if record is None else opened.status(record)
         if as_json:
             found = None if record is None else {"run": record.name, "id": record.id, "state": record.state}
-            print(json.dumps({"connected": sites, "job": found, "now": facts}))
+            result = opened.result(record) if record is not None and record.is_over else None
+            print(json.dumps({"connected": sites, "job": found, "now": facts, "result": result}))
             return
         print(f"connected: {', '.join(sites) or 'no site'}")
         if record is None:
             return
         print(f"run {record.name}: {record.state}")
+        if record.is_over:
+            print("\n".join(ending(opened.result(record))))
+            return
         if facts is not None:
-            print("\n".join(_status_lines(facts)))
+            print("\n".join(status_lines(facts)))
         if follow:
             _follow(opened, record)
 
 
-@app.command()
+@app.command(short_help="Abort a run's job; its checkpoint stays.")
 def stop(console: ConsoleKit, run: Run = None) -> None:
     """Abort a run's job. Its checkpoint stays: `ifedicl flare resume` continues it."""
     with _connected(console) as opened:
@@ -184,12 +198,28 @@ def stop(console: ConsoleKit, run: Run = None) -> None:
         print(f"stopped: run {record.name}")
 
 
-@app.command()
-def logs(kit: Kit, lines: Annotated[int, typer.Option(min=1, help="Number of last lines to show.")] = 40) -> None:
-    """Show the log of this machine's server or site. A site's log is never sent to the server."""
-    from ifedicl.flare.log_files import last_lines
+@app.command(short_help="Show a party's log, or the server's.")
+def logs(
+    kit: Kit,
+    lines: Annotated[int, typer.Option(min=1, help="Number of last lines to show.")] = 40,
+    everything: Annotated[bool, typer.Option("--all", help="Also show what FLARE says about its own work.")] = False,
+) -> None:
+    """Show the log of this machine's server or site; with the console's kit, the server's log of the newest finished job.
 
-    print("\n".join(last_lines(kit, lines)))
+    A site's log is never sent to the server.
+    """
+    from ifedicl.flare.kit_folder import is_console
+    from ifedicl.flare.log_files import last_lines, own_lines
+
+    if not is_console(kit):
+        print("\n".join(last_lines(kit, lines, everything=everything)))
+        return
+    with _connected(kit) as opened:
+        record = opened.job()
+        found = opened.log(record) if record.is_over else []
+    shown = found if everything else list(own_lines(found))
+    print(f"run {record.name}: {record.state}" + ("" if found else "; a log can be fetched when the job is over"))
+    print("\n".join(shown[-lines:]))
 
 
 def demo(out: Path, console: Printer, seed: int) -> None:
@@ -218,6 +248,9 @@ def _needs_flare() -> None:
 @contextmanager
 def _connected(kit: Path) -> Iterator[Console]:
     _needs_flare()
+    from ifedicl.flare.kit_folder import check_is_kit
+
+    check_is_kit(kit)
     from ifedicl.flare.console import connected
 
     with connected(kit) as console:
@@ -239,22 +272,11 @@ def _follow(console: Console, record: JobRecord) -> None:
         FederationError: the job failed.
     """
     for facts in console.rounds(record):
-        print(_round_line(facts), flush=True)
-    print(f"run {record.name}: {console.again(record).state}")
-
-
-def _round_line(facts: dict[str, Any]) -> str:
-    figures = [("training loss", facts["train_loss"]), ("held-out loss", facts["held_out_loss"])]
-    shown = "".join(f", {name} {value:.3f}" for name, value in figures if value is not None)
-    return f"round {facts['round']} of {facts['rounds']}{shown}"
-
-
-def _status_lines(facts: dict[str, Any]) -> Iterator[str]:
-    yield _round_line(facts)
-    yield f"now: {facts['step']}, {len(facts['answered'])} of {facts['asked']} have answered"
-    for name, site in facts["sites"].items():
-        seconds = "" if site["seconds"] is None else f" in {site['seconds']:.1f} s"
-        yield (
-            f"  {name}: {site['last']}{seconds}; bytes down {site['bytes_down']:,}, up {site['bytes_up']:,}, "
-            f"FLARE's own {site['carrier_bytes']:,}"
-        )
+        print(round_line(facts), flush=True)
+    last = console.again(record)
+    result = console.result(last)
+    print(f"run {record.name}: {last.state}")
+    print("\n".join(ending(result)))
+    if not last.is_done:
+        why = "" if result is None else f": {result['error']}"
+        raise FederationError(f"run {record.name} did not finish{why}")

@@ -7,13 +7,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
 
-from ifedicl.cli.options import AdapterFolder, Json, LabelColumn, ModelSource, TextColumn
+from ifedicl.cli.options import AdapterFolder, IdColumn, Json, LabelColumn, ModelSource, TextColumn
 from ifedicl.errors import DataError
+
+if TYPE_CHECKING:
+    from ifedicl.adapter import Adapter
 
 T = TypeVar("T")
 
@@ -22,7 +25,8 @@ def classify(
     adapter: AdapterFolder,
     texts: Annotated[list[str] | None, typer.Argument(help="Texts. Default: one a line from standard input.")] = None,
     file: Annotated[Path | None, typer.Option(help="A .txt (one a line), .jsonl, .csv, .tsv or .parquet file.")] = None,
-    column: Annotated[str, typer.Option(help="The column of FILE that holds the text.")] = "text",
+    text_column: TextColumn = "text",
+    id_column: IdColumn = None,
     model: ModelSource = None,
     as_json: Json = False,
 ) -> None:
@@ -30,19 +34,23 @@ def classify(
 
     Prints label, probability and text, separated by tabs; with --json one object a line, with all probabilities.
     """
-    from ifedicl.adapter import Adapter
     from ifedicl.progress import LOADING, waiting
 
-    loaded = Adapter.load(adapter)
-    wanted = _texts(texts, file, column)
+    loaded = _loaded(adapter, model)
+    wanted = _texts(texts, file, text_column)
+    ids = _ids(file, id_column)
     with waiting(LOADING):
-        classifier = loaded.with_model_source(model).classifier()
+        classifier = loaded.classifier()
     predictions = _counted("texts", len(wanted), lambda done: classifier.classify(wanted, on_progress=done))
-    for text, prediction in zip(wanted, predictions, strict=True):
+    for number, (text, prediction) in enumerate(zip(wanted, predictions, strict=True)):
+        named = None if ids is None else ids[number]
         if as_json:
-            print(json.dumps({"text": text, **asdict(prediction)}, ensure_ascii=False))
+            facts = {} if named is None else {"id": named}
+            print(json.dumps({**facts, "text": text, **asdict(prediction)}, ensure_ascii=False))
         else:
-            print(f"{prediction.label}\t{prediction.probabilities[prediction.label]:.3f}\t{' '.join(text.split())}")
+            columns = [] if named is None else [named]
+            columns += [prediction.label, f"{prediction.probabilities[prediction.label]:.3f}", " ".join(text.split())]
+            print("\t".join(columns))
 
 
 def evaluate(
@@ -55,16 +63,17 @@ def evaluate(
 ) -> None:
     """Measure an adapter on labelled text: accuracy with its 95% interval, macro-F1 and confusion, compared with zero-shot."""
     from ifedicl import runs
-    from ifedicl.adapter import Adapter
     from ifedicl.data import read_examples
     from ifedicl.metrics import paired_p
     from ifedicl.progress import LOADING, waiting
+
+    loaded = _loaded(adapter, model)
+    examples = read_examples(file, loaded.task, text=text_column, label=label_column)
+
     from ifedicl.report import evaluation_tables
 
-    loaded = Adapter.load(adapter)
-    examples = read_examples(file, loaded.task, text=text_column, label=label_column)
     with waiting(LOADING):
-        classifier = loaded.with_model_source(model).classifier()
+        classifier = loaded.classifier()
     raw = runs.zero_shot_adapter(classifier.backbone, loaded.model, loaded.task).classifier(classifier.backbone)
     zero_shot = _counted("zero-shot", len(examples), lambda done: raw.evaluate(examples, on_progress=done))
     result = _counted("adapter", len(examples), lambda done: classifier.evaluate(examples, on_progress=done))
@@ -94,15 +103,16 @@ def personalise(
 
     The result is written only if it is better than the federation's adapter on held-out examples of FILE.
     """
-    from ifedicl.adapter import Adapter
     from ifedicl.data import read_examples
-    from ifedicl.personal import personalise as personalised
     from ifedicl.progress import LOADING, counted, waiting
 
-    loaded = Adapter.load(adapter)
+    loaded = _loaded(adapter, model)
     examples = read_examples(file, loaded.task, text=text_column, label=label_column)
+
+    from ifedicl.personal import personalise as personalised
+
     with waiting(LOADING):
-        backbone = loaded.with_model_source(model).classifier().backbone
+        backbone = loaded.classifier().backbone
     with counted("calibrating", steps) as advance:
         result = personalised(loaded, examples, backbone, steps=steps, held_out=held_out, seed=seed, on_progress=advance)
     own, federation = result.comparison.adapter, result.comparison.zero_shot
@@ -120,6 +130,29 @@ def personalise(
     )
     refused = "not better by a paired 95% bound: nothing was written; use the federation's adapter"
     console.print(f"wrote {out}" if result.is_used else refused, highlight=False)
+
+
+def _loaded(folder: Path, model: str | None) -> Adapter:
+    """An adapter whose model, ``model`` if it is given, is looked for before torch is imported."""
+    from ifedicl.adapter import Adapter
+    from ifedicl.backbone.source import check_source
+
+    adapter = Adapter.load(folder).with_model_source(model)
+    check_source(adapter.model)
+    return adapter
+
+
+def _ids(file: Path | None, column: str | None) -> list[str] | None:
+    """The values of the id column, row by row; None: none is asked for."""
+    if column is None:
+        return None
+    from ifedicl.data import read_texts
+
+    if file is None or file.suffix.lower() == ".txt":
+        raise DataError(
+            f"--id-column: received {column!r} without a table. Give a .jsonl, .csv, .tsv or .parquet file with --file"
+        )
+    return [" ".join(value.split()) for value in read_texts(file, text=column)]
 
 
 def _texts(texts: Sequence[str] | None, file: Path | None, column: str) -> list[str]:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ifedicl.cli.extras import write_template
+from ifedicl.cli.extras import write_new
 from ifedicl.cli.options import Force, Json
 
 if TYPE_CHECKING:
     from ifedicl.ledger.entries import Entry
 
-Config = Annotated[Path | None, typer.Option(help="The coordinator's config: task, settings and model.")]
 JobOrConfig = Annotated[
     Path | None, typer.Option("--config", help="The coordinator's config, or a job's manifest: JOB.manifest.json.")
 ]
@@ -36,28 +35,36 @@ ledger = typer.Typer(
 )
 
 
-@policy.command("init")
+@policy.command("init", short_help="Write a client.toml, with a job's needs as comments.")
 def init_policy(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("client.toml"),
-    config: Config = None,
+    config: JobOrConfig = None,
     force: Force = False,
 ) -> None:
     """Write a commented client.toml.
 
-    Without --config it allows no task and no model; with --config, those of the config. Read the config's template first.
+    Without --config it allows no task and no model. With --config, those of the job; what else the job needs is written as
+    comments, for you to allow. Read the job's prompt first: it is printed.
     """
-    task = model = ""
-    if config is not None:
-        from ifedicl.backbone.load import fingerprint
-        from ifedicl.settings import load_settings
+    from ifedicl.owner.approval import read_job
+    from ifedicl.owner.new_file import new_client_file, prompt_lines
 
-        settings = load_settings(config)
-        task, model = f'"{settings.task.digest}"', f'"{fingerprint(settings.model)}"'
-    write_template("policy init", "client.toml", path, force=force, tasks=task, models=model)
-    print(f"wrote {path}. Name your file in it, then show what it allows: ifedicl policy check {path}")
+    made = new_client_file(None if config is None else read_job(config))
+    write_new(path, made.text, force=force)
+    print(f"wrote {path}")
+    if made.manifest is not None:
+        task = made.manifest.task
+        print(f"the job's prompt ({task.turn}), around each of your texts:")
+        print("\n".join(f"  | {line}" for line in prompt_lines(task)))
+    if made.needs:
+        print("the job needs what you have not allowed. These lines are comments in the file; remove their '# ' to allow them:")
+        print("\n".join(f"  [{need.section}] {need.line}   # {need.why}" for need in made.needs))
+    print(
+        f"next: name your file under [data], then: ifedicl policy check {path}{'' if config is None else f' --config {config}'}"
+    )
 
 
-@policy.command("check")
+@policy.command("check", short_help="Show what your rules allow, and what a job gets.")
 def check_policy(
     path: ClientFile = Path("client.toml"),
     config: JobOrConfig = None,
@@ -65,18 +72,27 @@ def check_policy(
 ) -> None:
     """Show what a client.toml allows; with --config, which requests of that job are answered, which are refused, and why.
 
-    Nothing is sent and no model is loaded; what was sent before is read from the ledger.
+    Nothing is sent and no model is loaded; what was sent before is read from the ledger. If the job or a step of it is refused,
+    the exit code is 2.
     """
-    from ifedicl.owner.approval import OwnFacts, load_manifest
+    from ifedicl.cli.facts_text import is_refused, print_policy
+    from ifedicl.owner.approval import OwnFacts, manifest_of, read_job
     from ifedicl.owner.policy import load_client_settings
     from ifedicl.owner.preview import preview
 
-    own = OwnFacts.of(load_client_settings(path))
-    facts = preview(own, None if config is None else load_manifest(config, own.model))
-    print(json.dumps(facts, indent=None if as_json else 2, ensure_ascii=False))
+    settings = load_client_settings(path)
+    job = None if config is None else read_job(config)
+    own = OwnFacts.of(settings)
+    facts = preview(own, None if job is None else manifest_of(job, own.model))
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+    else:
+        print_policy(facts)
+    if is_refused(facts):
+        raise typer.Exit(2)
 
 
-@policy.command("approve")
+@policy.command("approve", short_help="Explain a job, and approve it.")
 def approve_job(
     job: Annotated[Path, typer.Argument(metavar="JOB", help="A job's manifest, its folder beside it, or a config.")],
     path: ClientFile = Path("client.toml"),
@@ -89,13 +105,14 @@ def approve_job(
     job that breaks another rule is not approved; the rules are listed, and the exit code is 2. Steps that your rules refuse are
     listed too; they are refused in an approved job as well.
     """
-    from ifedicl.owner.approval import OwnFacts, explain, load_manifest
+    from ifedicl.owner.approval import OwnFacts, explain, manifest_of, read_job
     from ifedicl.owner.own_files import approve_job as approve
     from ifedicl.owner.policy import load_client_settings
 
     settings = load_client_settings(path)
+    read = read_job(job)
     own = OwnFacts.of(settings)
-    facts = explain(own, load_manifest(job, own.model))
+    facts = explain(own, manifest_of(read, own.model))
     is_approved = not facts["breaks"] and not dry_run
     if is_approved:
         approve(settings.ledger, facts["job"])
@@ -105,7 +122,7 @@ def approve_job(
         raise typer.Exit(2)
 
 
-@policy.command("identity")
+@policy.command("identity", short_help="Print your identity in secure sums.")
 def show_identity(path: ClientFile = Path("client.toml")) -> None:
     """Print this client's identity in secure sums: 64 digits for the [sums.peers] of the other clients.
 
@@ -116,7 +133,7 @@ def show_identity(path: ClientFile = Path("client.toml")) -> None:
     print(identity(path))
 
 
-@ledger.command("show")
+@ledger.command("show", short_help="Print every line.")
 def show_ledger(path: LedgerFile, as_json: Json = False) -> None:
     """Print every line: time, kind, job, bytes (and those that the transport added), ε, and digest."""
     from ifedicl.ledger.ledger import read
@@ -128,7 +145,7 @@ def show_ledger(path: LedgerFile, as_json: Json = False) -> None:
             print(_line(entry))
 
 
-@ledger.command("verify")
+@ledger.command("verify", short_help="Check that no line was changed.")
 def verify_ledger(
     path: LedgerFile,
     heads: Annotated[
@@ -156,7 +173,7 @@ def verify_ledger(
     print(json.dumps(facts) if as_json else "\n".join(_verdict(entries, facts)))
 
 
-@ledger.command("restore")
+@ledger.command("restore", short_help="Put back a copy of a lost ledger.")
 def restore_ledger(
     copy: Annotated[Path, typer.Argument(metavar="COPY", help="The newest copy of the ledger.")],
     path: ClientFile = Path("client.toml"),
@@ -173,7 +190,7 @@ def restore_ledger(
     print(f"restored {settings.file}: {lines} lines. Next: ifedicl ledger verify {settings.file}")
 
 
-@ledger.command("forget")
+@ledger.command("forget", short_help="Begin a new ledger, at a cost.")
 def forget_ledger(
     path: ClientFile = Path("client.toml"),
     yes: Annotated[bool, typer.Option("--yes", help="Do it.")] = False,

@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ifedicl.cli.extras import require, write_template
+from ifedicl import files
+from ifedicl.cli.extras import require, write_new
 from ifedicl.cli.flare import demo as flare_demo
-from ifedicl.cli.options import Force, Json
+from ifedicl.cli.options import Force, Json, LabelColumn, TextColumn
 from ifedicl.errors import DataError
 
 
@@ -48,23 +49,32 @@ def init(
 
     Each line says what it does and what is allowed; the defaults work.
     """
-    write_template("init", "config.toml", path, force=force)
+    write_new(path, files.template("config.toml"), force=force)
     print(f"wrote {path}. Name your files in it; show what would be sent: ifedicl inspect {path}; then: ifedicl run {path}")
 
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="An adapter folder, a config, or a file or folder of data.")],
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
     as_json: Json = False,
 ) -> None:
-    """Show what a file contains. For a config: what each client would send, in words and bytes, before anything is sent."""
+    """Show what a file contains. For a config: what each client would send, in words and bytes, before anything is sent.
+
+    The sizes depend on the model, so a config loads it.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder. Give an adapter folder, a .toml config or a data file")
+    from ifedicl.cli.facts_text import print_inspected
     from ifedicl.inspection import inspect_path
     from ifedicl.progress import waiting
 
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder. Give an adapter folder, a .toml config or a data file")
     with waiting("reading (for a config, the model is loaded too)"):
-        facts = inspect_path(path)
-    print(json.dumps(facts, indent=None if as_json else 2, ensure_ascii=False))
+        facts = inspect_path(path, text=text_column, label=label_column)
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+    else:
+        print_inspected(facts)
 
 
 def bench(
@@ -79,23 +89,31 @@ def bench(
     After a crash, the same command continues: a finished cell is not run again. Writes results.jsonl, results.md and
     results.html.
     """
-    from ifedicl import files
+    from ifedicl.bench.plan_file import PlanFile
+
+    file = PlanFile.read(plan, data)
+    if not dry_run:
+        file.check_sets()
+
+    # From here on torch and transformers are imported.
     from ifedicl.bench.estimate import estimates
-    from ifedicl.bench.plan import load_plan
+    from ifedicl.bench.plan import plan_of
     from ifedicl.bench.runner import RESULTS, run_plan, standing
     from ifedicl.bench.tables import bytes_table, markdown
     from ifedicl.bench.watch import watching
 
-    loaded = load_plan(plan, data)
+    loaded = plan_of(file)
     folder = out or Path("runs") / f"bench-{loaded.name}"
     if dry_run:
-        expected, left = estimates(loaded), len(standing(loaded, folder).left)
+        expected, left, missing = estimates(loaded), len(standing(loaded, folder).left), file.missing_files()
         if as_json:
-            print(json.dumps({"left": left, "models": [asdict(estimate) for estimate in expected]}))
+            print(json.dumps({"left": left, "models": [asdict(estimate) for estimate in expected], "missing": missing}))
             return
         for estimate in expected:
             print(estimate)
         print(f"{left} cells are left to run in {folder}")
+        for line in missing:
+            print(f"missing, so the run will be refused: {line}")
         print("", *bytes_table(), sep="\n")
         return
     require("ifedicl bench", "bench", "matplotlib")

@@ -43,22 +43,28 @@ def run(
     A checkpoint is written after each round. After a crash, --resume continues the run and ends with the same adapter.
     """
     from ifedicl import runs
-    from ifedicl.federation.events import Begun, each
+    from ifedicl.backbone.source import check_source
     from ifedicl.federation.run_folder import RunFolder
-    from ifedicl.progress import federation_bars
-    from ifedicl.report import Figures, Report, print_report, write_report
     from ifedicl.settings import load_settings
 
+    start = time.perf_counter()
     settings = load_settings(config)
     folder = out or Path("runs") / config.stem
-    start = time.perf_counter()
     paths = RunFolder(folder)
     paths.check(resume=resume, more_rounds=more_rounds)
+    check_source(settings.model)
+    data = runs.RunData.read(settings) if store is None else None  # the cache may have the adapter
+
+    # From here on torch and transformers are imported.
+    from ifedicl.federation.events import Begun, each
+    from ifedicl.progress import federation_bars
+    from ifedicl.report import Figures, Report, print_report, write_report
+
     keeper = paths.settings_keeper("config.toml", config.read_text(encoding="utf-8"))
     cache = None if store is None else runs.Cache(store, federation, recalibrate or resume or more_rounds > 0)
     with federation_bars(settings.task.name, settings.rounds.rounds) as observer:
         observed = each(keeper, observer)
-        result = runs.run(settings, folder, resume=resume, more_rounds=more_rounds, observer=observed, cache=cache)
+        result = runs.run(settings, folder, resume=resume, more_rounds=more_rounds, observer=observed, cache=cache, data=data)
     if result.answer is not None and not as_json:
         print(f"task cache: {result.answer.found.kind}: {result.answer.found.why}")
     if result.federated is None:  # the answer was stored, and no federation ran

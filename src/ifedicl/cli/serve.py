@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from ifedicl.serve.catalog import Catalog, Source
     from ifedicl.settings import ModelSettings
     from ifedicl.store.protocol import Store
+
+_PACKAGES = ("fastapi", "prometheus_client", "uvicorn")
 
 
 def serve(
@@ -52,25 +55,27 @@ def serve(
 
     Needs: pip install 'ifedicl[serve]'. Ctrl-C or SIGTERM stops it after the current requests. Texts are never logged.
     """
-    try:
-        from ifedicl.serve.api_keys import Keys
-        from ifedicl.serve.catalog import Folder, StoreSource
-        from ifedicl.serve.limits import Limits
-        from ifedicl.serve.server import bound
-        from ifedicl.serve.server import serve as run_server
-    except ModuleNotFoundError as error:
-        raise ServeError(f"packages: {error.name} is not installed. Install it: pip install 'ifedicl[serve]'") from error
-    from ifedicl.backbone.load import load_backbone
-    from ifedicl.progress import LOADING, waiting
-    from ifedicl.store import open_store
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
+        raise ServeError(f"packages: {', '.join(missing)} is not installed. Install it: pip install 'ifedicl[serve]'")
     _check_open(host, keys, allowed=without_keys)
     if most_texts > most_waiting:
         remedy = f"Give --most-waiting {most_texts} or more, or a smaller --most-texts."
         fault = Fault("most-waiting", str(most_waiting), f"at least --most-texts, {most_texts}", remedy)
         raise ConfigError("serve", [fault])
+    _check_adapters(adapters or (), model)
+
+    # From here on torch, transformers and the web framework are imported.
+    from ifedicl.backbone.load import load_backbone
+    from ifedicl.progress import LOADING, waiting
+    from ifedicl.serve.api_keys import Keys
+    from ifedicl.serve.catalog import Folder, StoreSource
+    from ifedicl.serve.limits import Limits
+    from ifedicl.serve.server import bound
+    from ifedicl.serve.server import serve as run_server
+    from ifedicl.store import open_store
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     known = None if keys is None else Keys(keys)
     limits = Limits(
         texts=most_texts,
@@ -124,6 +129,20 @@ def _print_start(url: str, catalog: Catalog) -> None:
     print(f"serving {names} at {url}", file=sys.stderr, flush=True)
 
 
+def _check_adapters(folders: Sequence[str], source: str | None) -> None:
+    """Read each adapter and look for the model, before torch and the web framework are imported."""
+    from ifedicl.adapter import Adapter
+    from ifedicl.backbone.source import check_source
+
+    for folder in folders:
+        check_source(Adapter.load(_path_of(folder)).with_model_source(source).model)
+
+
+def _path_of(named: str) -> Path:
+    """The folder of ``[NAME=]FOLDER``."""
+    return Path(named.rpartition("=")[2]).expanduser()
+
+
 def _check_open(host: str, keys: Path | None, *, allowed: bool) -> None:
     """Refuse an address that other machines reach, unless there are keys or requests without a key are ``allowed``."""
     from ifedicl.serve.hosts import is_loopback
@@ -142,7 +161,7 @@ def _model(
     from ifedicl.settings import ModelSettings
 
     if folders:
-        adapter = Adapter.load(Path(folders[0].rpartition("=")[2]).expanduser())
+        adapter = Adapter.load(_path_of(folders[0]))
     elif store is not None and (entries := store.entries(federation=federation)):
         adapter = store.get(max(entry.id for entry in entries)).adapter
     elif store is not None and source is not None:

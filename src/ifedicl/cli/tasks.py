@@ -39,7 +39,7 @@ app = typer.Typer(
 )
 
 
-@app.command("list")
+@app.command("list", short_help="List every version of every task.")
 def list_tasks(
     federation: Annotated[str | None, typer.Option(help="Show this federation only.")] = None,
     store: Url = None,
@@ -55,7 +55,7 @@ def list_tasks(
         print(_line(entry))
 
 
-@app.command()
+@app.command(short_help="Show one version.")
 def show(version: Version, store: Url = None, as_json: Json = False) -> None:
     """Show one version: metrics, prompt and provenance."""
     with _opened(store) as opened:
@@ -69,7 +69,7 @@ def show(version: Version, store: Url = None, as_json: Json = False) -> None:
     print(json.dumps(facts, indent=None if as_json else 2, ensure_ascii=False))
 
 
-@app.command()
+@app.command(short_help="Show the nearest versions.")
 def search(
     version: Version,
     count: Annotated[int, typer.Option(min=1, help="Maximum number of versions.")] = 5,
@@ -92,7 +92,7 @@ def search(
         print(f"{item.cosine:.3f}\t{_line(item.entry)}")
 
 
-@app.command("export")
+@app.command("export", short_help="Write a version as an adapter folder.")
 def export_task(
     version: Version,
     folder: Annotated[Path, typer.Argument(help="The adapter folder to write.")],
@@ -109,7 +109,7 @@ def export_task(
     print(f"wrote {folder}")
 
 
-@app.command("import")
+@app.command("import", short_help="Store an adapter folder.")
 def import_task(
     folder: Annotated[Path, typer.Argument(help="An adapter folder that `run` or `tasks export` wrote.")],
     federation: Annotated[str, typer.Option(help="The federation that can use it.")] = "default",
@@ -117,16 +117,17 @@ def import_task(
 ) -> None:
     """Store an adapter folder as a new version. This is the only way to share one between federations."""
     from ifedicl.adapter import Adapter
+    from ifedicl.adapter.format import adapter_folder
     from ifedicl.store.records import TaskKey
 
     adapter = Adapter.load(folder)
-    key, signature = TaskKey.of_adapter(federation, adapter), _signature(folder / _SIGNATURE)
+    key, signature = TaskKey.of_adapter(federation, adapter), _signature(adapter_folder(folder) / _SIGNATURE)
     with _opened(store, make=True) as opened:
         entry = opened.put(key, adapter, signature, {"found": "import"})
     print(f"stored as id {entry.id}: {entry.task}, version {entry.version}, federation {entry.federation}")
 
 
-@app.command("rm")
+@app.command("rm", short_help="Delete versions.")
 def remove(versions: Annotated[list[int], typer.Argument(metavar="ID...", help="Ids of versions.")], store: Url = None) -> None:
     """Delete versions permanently; a task without versions is deleted too."""
     with _opened(store) as opened:
@@ -135,7 +136,7 @@ def remove(versions: Annotated[list[int], typer.Argument(metavar="ID...", help="
     print(f"removed {len(versions)}")
 
 
-@app.command()
+@app.command(short_help="Delete old versions of every task.")
 def gc(
     keep: Annotated[int, typer.Option(min=1, help="Number of newest versions of each task to keep.")] = 3, store: Url = None
 ) -> None:

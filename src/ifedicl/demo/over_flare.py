@@ -22,7 +22,8 @@ from rich.console import Console
 
 from ifedicl import files, runs, seeds
 from ifedicl.adapter import Adapter
-from ifedicl.backbone.load import load_backbone, shape_of
+from ifedicl.backbone.load import load_backbone
+from ifedicl.backbone.source import shape_of
 from ifedicl.demo.fetch import Place, demo_model, demo_places
 from ifedicl.demo.story import POOL, TASK, TEST
 from ifedicl.errors import FederationError

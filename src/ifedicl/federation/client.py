@@ -21,11 +21,11 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role
 from ifedicl.errors import BudgetSpentError, ConfigError, DataError, IfediclError, TaskError
 from ifedicl.federation import messages
+from ifedicl.federation.client_keys import key_for, order_seed, split_seed
 from ifedicl.federation.client_task import ClientTask, ExampleSums, exact_sums
 from ifedicl.federation.manifest import Manifest, context_id
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.federation.request_validation import RequestChecks
-from ifedicl.settings import Method
 
 _log = logging.getLogger(__name__)
 
@@ -314,32 +314,6 @@ class Client:
     @staticmethod
     def _checked(reply: Reply, finite: bool) -> Reply:
         return reply if finite else Failure(FailureCode.NOT_FINITE)
-
-
-def split_seed(key: bytes, method: Method) -> int:
-    """The seed that divides a client's examples into roles: by the owner's key, one for all jobs.
-
-    Without a key it is the job's, as in a simulation.
-    """
-    return _seed_for(key, "roles") if key else method.seed
-
-
-def order_seed(key: bytes, method: Method) -> int | None:
-    """The seed of the order in which the examples are trained on, which the coordinator must not know. None: no key.
-
-    Jobs that take other numbers of examples have unrelated orders: two updates never differ by a few examples.
-    """
-    taken = method.calibration.batch_size, method.calibration.local_steps
-    return _seed_for(key, f"order {taken}") if key else None
-
-
-def _seed_for(key: bytes, purpose: str) -> int:
-    return int.from_bytes(key_for(key, purpose)[:8], "little")
-
-
-def key_for(secret: bytes, purpose: str) -> bytes:
-    """A key of 32 bytes for one purpose, from a client's secret."""
-    return hmac.digest(secret, purpose.encode(), hashlib.sha256)
 
 
 def _fits(vectors: ContextVectors, wire_dtype: str) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +18,10 @@ from nvflare.fuel.flare_api.api_spec import InternalError, JobNotRunning, NoConn
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
 from ifedicl.errors import FederationError
-from ifedicl.flare.kits import check_kit, party_of
-from ifedicl.flare.names import STATUS
+from ifedicl.flare.kit_folder import party_of
+from ifedicl.flare.kits import check_kit
+from ifedicl.flare.log_files import LOG, lines_of
+from ifedicl.flare.names import RESULT, STATUS
 
 _POLL_SECONDS = 1.0  # between two polls of a job's status
 
@@ -84,11 +88,7 @@ class Console:
             return None
 
     def rounds(self, job: JobRecord) -> Iterator[dict[str, Any]]:
-        """The status of a job at each new round, until the job is over.
-
-        Raises:
-            FederationError: it ended with an error.
-        """
+        """The status of a job at each new round, until the job is over."""
         shown = -1
         while not job.is_over:
             facts = self.status(job)
@@ -97,8 +97,25 @@ class Console:
                 yield facts
             time.sleep(_POLL_SECONDS)
             job = self.again(job)
-        if not job.is_done:
-            raise FederationError(f"run {job.name} ended as {job.state}. The server's log has more: ifedicl flare logs KIT")
+
+    def result(self, job: JobRecord) -> dict[str, Any] | None:
+        """How a finished job ended, as its server wrote it; None if the job never began, or is of an earlier ifedicl."""
+        with self._downloaded(job) as folder:
+            found = next(iter(folder.rglob(RESULT)), None)
+            return None if found is None else dict(json.loads(found.read_text(encoding="utf-8")))
+
+    def log(self, job: JobRecord) -> list[str]:
+        """The server's log of a finished job, in lines; none if it never began."""
+        with self._downloaded(job) as folder:
+            return [line for file in sorted(folder.rglob(LOG)) for line in lines_of(file)]
+
+    @contextmanager
+    def _downloaded(self, job: JobRecord) -> Iterator[Path]:
+        """The folder that the server kept of a finished job. It holds the server's files alone, nothing of a site."""
+        with tempfile.TemporaryDirectory() as place:
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(NoReply, InternalError):
+                self._session.download_job_result(job.id, place)
+            yield Path(place)
 
     def stop(self, job: JobRecord) -> None:
         """Abort a job; its checkpoint stays."""

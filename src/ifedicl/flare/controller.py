@@ -15,10 +15,12 @@ from nvflare.apis.impl.controller import Controller
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 
+from ifedicl import files
 from ifedicl.errors import IfediclError
+from ifedicl.federation.events import Delivered, Event, RoundDone, each
 from ifedicl.flare.job_run import run_job
 from ifedicl.flare.jobs import JobSettings
-from ifedicl.flare.names import PAYLOAD, RUNS, STATUS, TASK
+from ifedicl.flare.names import PAYLOAD, RESULT, RUNS, STATUS, TASK
 from ifedicl.flare.status import Board
 from ifedicl.flare.transport import SiteReply, TransportEngine
 from ifedicl.settings import validated
@@ -44,19 +46,35 @@ class RoundsController(Controller):  # type: ignore[misc]
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
         folder = Path(fl_ctx.get_engine().get_workspace().get_root_dir()) / RUNS
+        board: Board | None = None
         try:
             job = validated(JobSettings, self.job, "job")
-            board = Board(job)
-            fl_ctx.get_engine().register_app_command(STATUS, lambda _topic, _data, _context: board.facts)
+            board = known = Board(job)
+            fl_ctx.get_engine().register_app_command(STATUS, lambda _topic, _data, _context: known.facts)
             engine = TransportEngine(_FlareTransport(self, fl_ctx, abort_signal), job.sites)
-            run_job(engine, job, folder / job.name, resume=self.resume, observer=board.observe)
+            outcome = run_job(engine, job, folder / job.name, resume=self.resume, observer=each(board.observe, _log_round))
+            _log.info("run %s has ended after %d rounds; its adapter is in %s", job.name, outcome.state.round, RUNS)
+            self._keep(board.ended(outcome, str(folder / job.name / "adapter")), fl_ctx)
         except IfediclError as error:
+            _log.error("the run cannot go on: %s", error)
+            self._keep({"error": str(error)} if board is None else board.failed(str(error)), fl_ctx)
             self.system_panic(str(error), fl_ctx)
+
+    def _keep(self, result: Mapping[str, Any], fl_ctx: FLContext) -> None:
+        """Write how the job ended where the console finds it: nobody can ask a job that has ended."""
+        files.write_json(Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id())) / RESULT, result)
 
     def process_result_of_unknown_task(
         self, client: FlareClient, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
     ) -> None:
         _log.info("client %s: a reply arrived after the deadline of its step and is ignored", client.name)
+
+
+def _log_round(event: Event) -> None:
+    if isinstance(event, Delivered) and event.traffic.failure is not None:
+        _log.warning("site %s, %s: %s", event.traffic.client, event.traffic.step, event.traffic.failure)
+    if isinstance(event, RoundDone):
+        _log.info("round %d of %d is done: %s", event.record.round, event.rounds, ", ".join(event.record.clients) or "start")
 
 
 class _FlareTransport:

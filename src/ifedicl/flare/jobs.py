@@ -64,7 +64,7 @@ def job_settings(settings: RunSettings, sites: Sequence[str], name: str, interva
         ConfigError: a setting is not allowed.
         BackboneError: the model is not found.
     """
-    from ifedicl.backbone.load import shape_of  # transformers takes seconds to import, and the server's job does not need it
+    from ifedicl.backbone.source import shape_of  # transformers takes seconds to import, and the server's job does not need it
 
     model = shape_of(settings.model)
     values = settings.model_dump(mode="json", include={"task", "coordination", "model"}) | {

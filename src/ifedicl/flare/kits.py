@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +16,9 @@ from nvflare.lighter.utils import sign_folders, verify_folder_signature
 
 from ifedicl.errors import ConfigError, Fault, FederationError
 from ifedicl.files import disk_faults_named
+from ifedicl.flare.kit_folder import SIGNATURES, check_is_kit
 from ifedicl.flare.participants import Project
 
-_SIGNATURES = "signature.json"
 _OTHER_WAYS = ("start.sh", "sub_start.sh", "stop_fl.sh", "fl_admin.sh", "system_info.ipynb", "readme.txt")
 """FLARE's own scripts, which start it without our rules."""
 
@@ -74,10 +73,9 @@ def check_kit(kit: Path) -> None:
     Raises:
         FederationError: ``kit`` is not a kit, or a file in its ``startup`` folder differs from the signed one.
     """
+    check_is_kit(kit)
     startup = kit / "startup"
-    if not (startup / _SIGNATURES).is_file():
-        raise FederationError(f"{kit} is not a start-up kit: startup/{_SIGNATURES} is missing. Name the folder of a kit")
-    if not verify_folder_signature(str(startup), str(startup / "rootCA.pem"), single_signer=True, signature_file=_SIGNATURES):
+    if not verify_folder_signature(str(startup), str(startup / "rootCA.pem"), single_signer=True, signature_file=SIGNATURES):
         raise FederationError(f"{kit} was changed: a file in startup/ differs from the signed one. Get the kit again")
 
 
@@ -101,27 +99,4 @@ def _finish(kit: Path, key: object) -> None:
         path.unlink(missing_ok=True)
     for folder, _, _ in os.walk(kit):
         Path(folder).chmod(0o700)
-    sign_folders(str(kit / "startup"), key, signature_file=_SIGNATURES)
-
-
-def ports_of(kit: Path) -> tuple[int, ...]:
-    """The ports at which the server of a kit listens: for sites and for consoles."""
-    facts = json.loads((kit / "startup" / "fed_server.json").read_text(encoding="utf-8"))["servers"][0]
-    return int(facts["service"]["target"].rpartition(":")[2]), int(facts["admin_port"])
-
-
-def party_of(kit: Path) -> tuple[str, str]:
-    """("server", host), ("site", name) or ("console", address) of a kit.
-
-    Raises:
-        FederationError: it is not a kit.
-    """
-    startup = kit / "startup"
-    if (startup / "fed_server.json").is_file():
-        facts = json.loads((startup / "fed_server.json").read_text(encoding="utf-8"))
-        return "server", str(facts["servers"][0]["admin_server"])
-    if (startup / "fed_client.json").is_file():
-        return "site", str(json.loads((startup / "fed_client.json").read_text(encoding="utf-8"))["client"]["fqsn"])
-    if (startup / "fed_admin.json").is_file():
-        return "console", str(json.loads((startup / "fed_admin.json").read_text(encoding="utf-8"))["admin"]["username"])
-    raise FederationError(f"{kit} is not a start-up kit. Name a folder that `ifedicl flare provision` made")
+    sign_folders(str(kit / "startup"), key, signature_file=SIGNATURES)

@@ -9,6 +9,9 @@ PAYLOAD = "message"
 STATUS = "ifedicl.status"
 """The command by which the console asks a running job for its status."""
 
+RESULT = "ifedicl.result.json"
+"""The file in a job's folder on the server that says how the job ended. FLARE keeps the folder with the finished job."""
+
 _ROOM = "ifedicl.flare"
 EXECUTOR = f"{_ROOM}.executor.SiteExecutor"
 CONTROLLER = f"{_ROOM}.controller.RoundsController"

@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 
 from ifedicl.errors import FederationError
-from ifedicl.flare.kits import check_kit, party_of, ports_of
+from ifedicl.flare.kit_folder import party_of, ports_of
+from ifedicl.flare.kits import check_kit
 from ifedicl.flare.names import CLIENT_FILE
 from ifedicl.flare.site_policy import write_server_rules, write_site_rules
 

@@ -6,6 +6,7 @@ import threading
 import time
 from typing import Any
 
+from ifedicl.federation.coordinator import Outcome
 from ifedicl.federation.events import Delivered, Event, RoundDone, StepStarted
 from ifedicl.federation.state import RoundRecord, Traffic
 from ifedicl.flare.jobs import JobSettings
@@ -55,6 +56,25 @@ class Board:
                 "sites": {site: self._site(site) for site in self._job.sites},
             }
 
+    def failed(self, error: str) -> dict[str, Any]:
+        """How a run ended that could not go on; ``error`` is the coordinator's own sentence."""
+        return self.facts | {"error": error}
+
+    def ended(self, outcome: Outcome, adapter: str) -> dict[str, Any]:
+        """How a run ended: the chosen round's figures, and where the server has the ``adapter``."""
+        state, gate = outcome.state, outcome.gate
+        chosen = next((record.held_out for record in state.history if record.round == outcome.chosen_round), None)
+        return self.facts | {
+            "error": None,
+            "round": state.round,
+            "chosen_round": outcome.chosen_round,
+            "held_out_loss": chosen and chosen.loss,
+            "held_out_accuracy": chosen and chosen.accuracy,
+            "zero_shot_accuracy": state.zero_shot and state.zero_shot.accuracy,
+            "gate": None if gate is None else {"open": gate.is_open},
+            "adapter": adapter,
+        }
+
     def _deliver(self, traffic: Traffic) -> None:
         down, up, carrier = self._bytes[traffic.client]
         self._bytes[traffic.client] = (down + traffic.bytes_down, up + traffic.bytes_up, carrier + traffic.carrier_bytes)
@@ -67,6 +87,7 @@ class Board:
         down, up, carrier = self._bytes[name]
         return {
             "last": "no reply yet" if last is None else (last.failure or "answered"),
+            "step": last and last.step,
             "seconds": last and round(last.seconds, 3),
             "bytes_down": down,
             "bytes_up": up,

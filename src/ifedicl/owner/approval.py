@@ -11,26 +11,22 @@ from typing import Any
 import numpy as np
 
 from ifedicl import files
-from ifedicl.backbone.load import shape_of
 from ifedicl.backbone.model_shape import ModelShape
+from ifedicl.backbone.source import shape_of
 from ifedicl.data import Example, Role, read_labelled, split_roles
 from ifedicl.errors import BackboneError, ConfigError, DownloadError, Fault
-from ifedicl.extract import groups_of
-from ifedicl.federation.client import split_seed
+from ifedicl.federation.client_keys import split_seed
+from ifedicl.federation.expected_steps import step_sizes
 from ifedicl.federation.manifest import Manifest
-from ifedicl.federation.messages import Envelope, Reply
 from ifedicl.federation.sample_exchange import Exchange, SampleCounts, sample_exchange
-from ifedicl.federation.secure import named_missing_packages
-from ifedicl.ledger.entries import Head
 from ifedicl.ledger.ledger import read
 from ifedicl.ledger.usage import History
 from ifedicl.owner.own_files import split_key_of
 from ifedicl.owner.policy import ClientSettings, Policy
 from ifedicl.owner.rules import RefusalError, broken_rules, check_behind, check_request
-from ifedicl.settings import load_settings
+from ifedicl.settings import RunSettings, load_settings
 from ifedicl.settings.describe import mode_of, what_leaves
 
-_HEAD = Head(100, "0" * 64)
 _MANIFEST_SUFFIX = ".manifest.json"
 
 
@@ -73,17 +69,13 @@ class OwnFacts:
         seed = split_seed(split_key_of(self.settings.ledger), method)
         roles = split_roles(usable, selection=method.holdout.selection, gate=method.holdout.gate, seed=seed)
         train, selection, gate = (roles[role] for role in Role)
-        groups = groups_of([task.index(example.label) for example in train], method)
-        counts = np.bincount(groups, minlength=method.groups(len(task.labels))).astype(np.int64)
+        groups = [method.group_of(task.index(example.label)) for example in train]
+        counts = np.bincount(np.asarray(groups, dtype=np.int64), minlength=method.groups(len(task.labels))).astype(np.int64)
         return sample_exchange(manifest, SampleCounts(counts, len(selection), len(gate)))
 
 
-def load_manifest(path: Path, model: ModelShape | None) -> Manifest:
-    """The manifest of a job: from its ``.manifest.json``, from a folder that ``ifedicl flare job`` wrote, or from a config.
-
-    Args:
-        path: the file or folder.
-        model: the owner's, for a config, which names no fingerprint; None: unknown.
+def read_job(path: Path) -> Manifest | RunSettings:
+    """A job's ``.manifest.json``, that of a folder which ``ifedicl flare job`` wrote, or a config. No model is looked at.
 
     Raises:
         ConfigError: it is none of these, or a setting is not allowed.
@@ -91,8 +83,7 @@ def load_manifest(path: Path, model: ModelShape | None) -> Manifest:
     if path.is_dir():
         path = path.with_name(path.name + _MANIFEST_SUFFIX)
     if path.suffix == ".toml":
-        run = load_settings(path)
-        return Manifest.of(run.task, run.method, model or ModelShape("unknown", layers=1, width=1))
+        return load_settings(path)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
@@ -104,8 +95,20 @@ def load_manifest(path: Path, model: ModelShape | None) -> Manifest:
     return Manifest.from_json(values, str(path))
 
 
+def manifest_of(job: Manifest | RunSettings, model: ModelShape | None) -> Manifest:
+    """The manifest of what :func:`read_job` read.
+
+    Args:
+        job: a manifest or a config.
+        model: the owner's, for a config, which names no fingerprint; None: unknown.
+    """
+    if isinstance(job, Manifest):
+        return job
+    return Manifest.of(job.task, job.method, model or ModelShape("unknown", layers=1, width=1))
+
+
 def write_manifest(manifest: Manifest, job: Path) -> Path:
-    """Write a job's manifest beside the job's folder, for :func:`load_manifest`, and return its path.
+    """Write a job's manifest beside the job's folder, for :func:`read_job`, and return its path.
 
     Raises:
         StorageError: it cannot be written.
@@ -170,7 +173,7 @@ def _refused_steps(policy: Policy, manifest: Manifest, steps: Mapping[str, Excha
 def _most_bytes(settings: ClientSettings, manifest: Manifest, steps: Mapping[str, Exchange]) -> int:
     """At most how many bytes the job's replies have, without the transport's own."""
     limits = manifest.limits
-    sizes = {name: _reply_size(settings, manifest, exchange) for name, exchange in steps.items()}
+    sizes = {name: up for name, (_, up) in own_sizes(settings, manifest, steps).items()}
     return (
         limits.updates * _largest(sizes, ("update", "gradient"))
         + limits.figures * _largest(sizes, ("evaluate", "readouts", "compare"))
@@ -179,16 +182,10 @@ def _most_bytes(settings: ClientSettings, manifest: Manifest, steps: Mapping[str
     )
 
 
+def own_sizes(settings: ClientSettings, manifest: Manifest, steps: Mapping[str, Exchange]) -> dict[str, tuple[int, int]]:
+    """Bytes of request and reply of each step, with the owner's peers in a secure sum."""
+    return step_sizes(manifest, steps, ["you", *(settings.sums.peers if settings.sums else ())])
+
+
 def _largest(sizes: Mapping[str, int], names: tuple[str, ...]) -> int:
     return max((sizes[name] for name in names if name in sizes), default=0)
-
-
-def _reply_size(settings: ClientSettings, manifest: Manifest, exchange: Exchange) -> int:
-    replies: list[Reply] = [exchange[1]]
-    privacy = manifest.method.privacy
-    if privacy is not None and manifest.method.sums_only:
-        with named_missing_packages(privacy):
-            from ifedicl.federation.secure.sample_sum import sample_sum
-        clients = ["you", *(settings.sums.peers if settings.sums else ())]
-        replies = sample_sum(*exchange, clients)[1]
-    return sum(Envelope.of(reply, _HEAD).size for reply in replies)

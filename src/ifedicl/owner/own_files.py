@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ifedicl import files
 from ifedicl.errors import ConfigError, Fault, LedgerError, StorageError
-from ifedicl.federation.client import key_for
+from ifedicl.federation.client_keys import key_for
 from ifedicl.ledger.entries import now
 from ifedicl.ledger.ledger import read
 from ifedicl.ledger.usage import CountedLedger

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from ifedicl.federation.expected_steps import expected_steps
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import Reply, StepRequest
 from ifedicl.ledger.usage import History
-from ifedicl.owner.approval import OwnFacts
+from ifedicl.owner.approval import OwnFacts, own_sizes
 from ifedicl.owner.own_files import approved_jobs
 from ifedicl.owner.policy import Policy
-from ifedicl.owner.rules import RefusalError, check_behind, check_job, check_limits, check_request
+from ifedicl.owner.rules import RefusalError, broken_rules, check_behind, check_job, check_limits, check_request
 
 _NOT_ASKED = {"job", "context", "readouts"}
 """Steps without a verdict: replies to a job and a context are empty; the trial of readouts needs what evaluations and readout
@@ -53,19 +54,26 @@ def preview(own: OwnFacts, manifest: Manifest | None) -> dict[str, Any]:
         },
         "job": {"digest": manifest.digest, "approved": approved, "limits": manifest.limits.model_dump()},
         "run": manifest.run,
+        "breaks": [refusal.reason for refusal in broken_rules(settings.policy, manifest, own.history, approved=approved)],
         "would_leave": _would_leave(own, manifest, approved=approved),
     }
 
 
 def _would_leave(own: OwnFacts, manifest: Manifest, *, approved: bool) -> dict[str, Any]:
-    """By step, whether the policy allows its reply."""
+    """By step: what leaves, how often and how many bytes, and whether the policy allows its reply."""
     policy = own.settings.policy
     try:
         check_job(policy, manifest, own.history, approved=approved)
     except RefusalError as refusal:
         return {"everything": _refused(refusal)}
     steps = own.exchange(manifest)
-    return {name: _verdict(policy, manifest, own.history, *step) for name, step in steps.items() if name not in _NOT_ASKED}
+    expected = expected_steps(manifest, own_sizes(own.settings, manifest, steps))
+    return {
+        step.step: _verdict(policy, manifest, own.history, *steps[step.step])
+        | {"what": step.what, "when": step.when, "times": step.times, "bytes": step.bytes_up}
+        for step in expected
+        if step.step not in _NOT_ASKED
+    }
 
 
 def _verdict(policy: Policy, manifest: Manifest, history: History, request: StepRequest, reply: Reply) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ifedicl.rows.reading import (
+    DATA_ENDINGS,
     HUB_PREFIX,
     SURROGATE,
     columns_of,
@@ -15,6 +16,7 @@ from ifedicl.rows.reading import (
 )
 
 __all__ = [
+    "DATA_ENDINGS",
     "HUB_PREFIX",
     "SURROGATE",
     "columns_of",

@@ -276,3 +276,5 @@ _READERS: Mapping[str, _Reader] = {
     ".tsv": _delimited("\t"),
     ".parquet": _parquet_rows,
 }
+DATA_ENDINGS = tuple(_READERS)
+"""The endings of data files."""

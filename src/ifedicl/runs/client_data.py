@@ -3,12 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
-from ifedicl.data import Example, dirichlet_split, draw_pool, read_examples
+from ifedicl.data import Example, dirichlet_split, draw_pool, read_examples, read_texts
 from ifedicl.errors import DataError, InputError
 from ifedicl.settings import RunSettings, SplitSettings
 from ifedicl.settings.config import CLIENT_NAME, is_client_name, shortened
 from ifedicl.task import Task
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The labelled text of a run.
+
+    Attributes:
+        clients: each client's examples.
+        test: labelled text that is read once at the end; empty if the config names no file.
+    """
+
+    clients: Mapping[str, tuple[Example, ...]]
+    test: tuple[Example, ...]
+
+    @classmethod
+    def read(cls, settings: RunSettings) -> Self:
+        """Read the files that a config names. No model and no torch is needed, so a wrong path is found at once.
+
+        Raises:
+            DataError: a file or its rows are wrong, or all clients together hold one class only.
+        """
+        data = settings.data
+        test = () if data.test is None else _read(settings, data.test)
+        if data.public is not None:
+            read_texts(data.public, text=data.text_column)  # a check: only private mode needs them, and reads them
+        return cls(client_examples(settings), test)
 
 
 def client_examples(settings: RunSettings) -> dict[str, tuple[Example, ...]]:
@@ -66,15 +94,6 @@ def check_names(clients: Iterable[str]) -> None:
     for name in clients:
         if not is_client_name(name):
             raise InputError(f"clients: received the name {shortened(str(name))!r}; allowed: {CLIENT_NAME}. Rename it")
-
-
-def test_examples(settings: RunSettings) -> tuple[Example, ...]:
-    """The test file's examples; none if the config names no file.
-
-    Raises:
-        DataError: the file or its rows are wrong.
-    """
-    return () if settings.data.test is None else _read(settings, settings.data.test)
 
 
 def _read(settings: RunSettings, source: str) -> tuple[Example, ...]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from ifedicl.backbone.load import Backbone, fingerprint, load_backbone
+from ifedicl.backbone.load import Backbone, load_backbone
+from ifedicl.backbone.source import fingerprint
 from ifedicl.core.vectors import Array32
 from ifedicl.data import Example
 from ifedicl.errors import ConfigError, Fault
@@ -18,7 +19,7 @@ from ifedicl.federation.events import Event, ignore
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.metrics import Evaluation
 from ifedicl.owner.endpoint import public_texts
-from ifedicl.runs.client_data import client_examples, test_examples
+from ifedicl.runs.client_data import RunData
 from ifedicl.runs.simulated import federate, simulate, zero_shot_adapter
 from ifedicl.settings import PRIVATE_DTYPE, ModelSettings, RunSettings
 from ifedicl.store import open_store, requests
@@ -69,6 +70,7 @@ def run(
     more_rounds: int = 0,
     observer: Callable[[Event], None] = ignore,
     cache: Cache | None = None,
+    data: RunData | None = None,
 ) -> RunResult:
     """Read data, load the model, run the federation, save the adapter, and read the test file once at the end.
 
@@ -79,6 +81,7 @@ def run(
         more_rounds: after a finished run: vectorise new examples and calibrate for this number of further rounds.
         observer: called with each event of the run.
         cache: a task cache that may have the adapter, and stores a new one; None: no cache.
+        data: the text of the run; None: it is read here, unless the cache has the adapter.
 
     Raises:
         ConfigError: the folder has a run, and neither ``resume`` nor ``more_rounds`` is given; or it has none, and one is; or
@@ -89,10 +92,15 @@ def run(
     run_folder = RunFolder(folder)
     run_folder.check(resume=resume, more_rounds=more_rounds)
     options = RunOptions(settings.coordination, resume=resume, more_rounds=more_rounds, observer=observer)
-    backbone = lru_cache(lambda: load_backbone(model))  # once, and only if it is needed
+    load = lru_cache(lambda: load_backbone(model))  # once, and only if it is needed
+    read = lru_cache(lambda: data or RunData.read(settings))
+
+    def calibrate(options: RunOptions) -> RunResult:
+        return _calibrate(settings, run_folder, read(), load, options)
+
     if cache is None:
-        return _calibrate(settings, run_folder, backbone, options)
-    return _look_up_or_calibrate(settings, run_folder, backbone, options, cache)
+        return calibrate(options)
+    return _look_up_or_calibrate(settings, run_folder, load, calibrate, options, cache)
 
 
 def _model_of(settings: RunSettings) -> ModelSettings:
@@ -111,22 +119,27 @@ def _model_of(settings: RunSettings) -> ModelSettings:
 
 
 def _look_up_or_calibrate(
-    settings: RunSettings, folder: RunFolder, backbone: Callable[[], Backbone], options: RunOptions, cache: Cache
+    settings: RunSettings,
+    folder: RunFolder,
+    load: Callable[[], Backbone],
+    calibrate: Callable[[RunOptions], RunResult],
+    options: RunOptions,
+    cache: Cache,
 ) -> RunResult:
     """Take the adapter from the task cache, or calibrate one and store it."""
     key = TaskKey.of(cache.federation, fingerprint(settings.model), settings.task, settings.method)
     results: list[RunResult] = []
 
     def centre() -> Array32:
-        return reference(backbone(), settings.vectors.read_position)
+        return reference(load(), settings.vectors.read_position)
 
-    def calibrate(starter: Starter) -> Federated:
-        results.append(_calibrate(settings, folder, backbone, replace(options, starter=starter)))
+    def calibrated(starter: Starter) -> Federated:
+        results.append(calibrate(replace(options, starter=starter)))
         assert results[-1].federated is not None
         return results[-1].federated
 
     with closing(open_store(cache.url)) as store:
-        answer, federated = requests.request(store, key, settings.method, calibrate, centre, recalibrate=cache.recalibrate)
+        answer, federated = requests.request(store, key, settings.method, calibrated, centre, recalibrate=cache.recalibrate)
     if federated is not None:
         return replace(results[-1], answer=answer)
     with folder.held():
@@ -134,12 +147,10 @@ def _look_up_or_calibrate(
     return RunResult(None, {}, None, None, answer)
 
 
-def _calibrate(settings: RunSettings, folder: RunFolder, load: Callable[[], Backbone], options: RunOptions) -> RunResult:
-    examples, test, public = (
-        client_examples(settings),
-        test_examples(settings),
-        public_texts(settings.data.public, settings.data.text_column),
-    )
+def _calibrate(
+    settings: RunSettings, folder: RunFolder, data: RunData, load: Callable[[], Backbone], options: RunOptions
+) -> RunResult:
+    examples, public = data.clients, public_texts(settings.data.public, settings.data.text_column)
     backbone = load()
     model, task, method = settings.model, settings.task, settings.method
     clients = simulate(backbone, task, examples, seed=settings.seed)
@@ -150,8 +161,8 @@ def _calibrate(settings: RunSettings, folder: RunFolder, load: Callable[[], Back
 
     federated = folder.carry_out(work, options, journal)
     zero_shot = evaluation = None
-    if test:
-        zero_shot = zero_shot_adapter(backbone, model, task).classifier(backbone).evaluate(test)
-        evaluation = federated.adapter.classifier(backbone).evaluate(test)
+    if data.test:
+        zero_shot = zero_shot_adapter(backbone, model, task).classifier(backbone).evaluate(data.test)
+        evaluation = federated.adapter.classifier(backbone).evaluate(data.test)
     journal.finish(federated.outcome, {"zero-shot": zero_shot, "adapter": evaluation})
     return RunResult(federated, examples, zero_shot, evaluation)

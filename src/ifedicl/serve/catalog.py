@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ifedicl.adapter import Adapter
+from ifedicl.adapter.format import adapter_folder
 from ifedicl.backbone.multi_adapter import Placed
 from ifedicl.errors import AdapterError, FingerprintError, IfediclError, ServeError
 from ifedicl.federation.run_folder import RunFolder
@@ -79,7 +80,7 @@ class Folder:
     def of(cls, argument: str) -> Folder:
         """From ``FOLDER`` or ``NAME=FOLDER``; the name of RUN/adapter is RUN."""
         name, _, folder = argument.rpartition("=")
-        path = Path(folder).expanduser()
+        path = adapter_folder(Path(folder).expanduser())
         absolute = path.absolute()
         return cls(slug(name or (absolute.parent.name if absolute.name == "adapter" else absolute.name)), path)
 

@@ -124,6 +124,10 @@ class Method(Section):
         """The number of sums of writes that a client sends, for a task with ``classes`` labels."""
         return classes if self.classes_apart else 1
 
+    def group_of(self, label: int) -> int:
+        """The group of an example whose label has this position in the task: its class, or 0 if all are summed together."""
+        return label if self.classes_apart else 0
+
 
 def one_shot_contradictions(method: Method) -> list[str]:
     """The settings that have no meaning without rounds; none: the method is a readout of the raw model."""

@@ -19,6 +19,24 @@ from ifedicl.settings.moved import REMEDIES
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SINGLE_QUOTES = "Write paths with /, or in single quotes, as in 'C:\\data\\a.jsonl'"
 M = TypeVar("M", bound=BaseModel)
+_PLAIN = (
+    (r"^Input should be greater than or equal to (\S+)", r"it must be \1 or more"),
+    (r"^Input should be less than or equal to (\S+)", r"it must be \1 or less"),
+    (r"^Input should be greater than (\S+)", r"it must be above \1"),
+    (r"^Input should be less than (\S+)", r"it must be below \1"),
+    (r"^Input should be a valid (?:integer|int).*", "it must be a whole number"),
+    (r"^Input should be a valid number.*", "it must be a number"),
+    (r"^Input should be a finite number", "it must be a number that is not nan or inf"),
+    (r"^Input should be a valid boolean.*", "it must be true or false"),
+    (r"^Input should be a valid (?:dictionary|mapping).*|^Input should be an object", "it must be a table, as in { name = 1 }"),
+    (r"^(?:String|Value) should have at least (\d+) \S+.*", r"it must have \1 or more characters"),
+    (r"^(?:String|Value) should have at most (\d+) \S+.*", r"it must have \1 or fewer characters"),
+    (r"^String should match pattern .*", "it has another form than what is allowed"),
+    (r"^(?:Tuple|List|Dictionary|Mapping) should have at least (\d+) \S+.*", r"it must have \1 or more entries"),
+    (r"^(?:Tuple|List|Dictionary|Mapping) should have at most (\d+) \S+.*", r"it must have \1 or fewer entries"),
+    (r"^Input should be ", "it must be "),
+)
+"""Messages of pydantic, and what they say to somebody who writes a file."""
 _SHOWN_CHARACTERS = 80
 
 
@@ -126,7 +144,15 @@ def _remedy_of(error: Mapping[str, Any], message: str) -> str:
         return f'Write it in quotes: "{plain}".' if isinstance(value, bool | int | float) else "Write text, in quotes."
     if error["type"] in ("tuple_type", "list_type"):
         return 'Write a list, as in ["a", "b"].'
-    return f"{message[0].upper()}{message[1:]}."
+    plain = _plain(message)
+    return f"{plain[0].upper()}{plain[1:]}."
+
+
+def _plain(message: str) -> str:
+    """A message of pydantic in the words of this file: it speaks of values as Python has them."""
+    for pattern, words in _PLAIN:
+        message = re.sub(pattern, words, message)
+    return message
 
 
 def _roots(errors: Sequence[Any]) -> list[Any]:
@@ -157,7 +183,7 @@ def _fault(model: type[BaseModel], error: Mapping[str, Any]) -> Fault:
     remedy = "Add it." if missing else _remedy_of(error, message)
     if described is None and (inner := section_in(section.model_fields[name].annotation) if name else section):
         described = f"a section [{field}] with {', '.join(inner.model_fields)}"
-    return Fault(field, received, described or message.removeprefix("Input should be "), remedy)
+    return Fault(field, received, described or _plain(message).removeprefix("it must be "), remedy)
 
 
 def _section_of(model: type[BaseModel], location: list[str]) -> tuple[type[BaseModel], str | None]:
@@ -181,6 +207,8 @@ def section_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()  # as TOML has it
     try:
         text = repr(value)
     except ValueError:  # Python does not print a number of thousands of digits

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from ifedicl.errors import StorageError
+from ifedicl.store.location import check_exists, location_of
 from ifedicl.store.protocol import Store
 from ifedicl.store.records import Entry, Neighbour, Stored, TaskKey
 from ifedicl.store.requests import Answer, Found
@@ -25,8 +28,11 @@ def open_store(url: str | None = None, *, make: bool = True) -> Store:
         StorageError: the file does not exist and is not to be made, a package is missing, the database cannot be reached, or
             a newer ifedicl made it.
     """
-    try:
-        from ifedicl.store.database import Database
-    except ModuleNotFoundError as error:
-        raise StorageError(f"packages: {error.name} is not installed. Install it: pip install 'ifedicl[store]'") from error
-    return Database(url, make=make)
+    if missing := [name for name in ("alembic", "sqlalchemy") if find_spec(name) is None]:
+        raise StorageError(f"packages: {', '.join(missing)} is not installed. Install it: pip install 'ifedicl[store]'")
+    location = location_of(url)
+    if not make:
+        check_exists(location)
+    from ifedicl.store.database import Database
+
+    return Database(location)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
-from platformdirs import user_data_path
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -45,14 +44,14 @@ _ENTRY = sa.select(
 class Database:
     """A :class:`~ifedicl.store.protocol.Store`; :func:`~ifedicl.store.open_store` documents its parameters."""
 
-    def __init__(self, url: str | None = None, *, make: bool = True) -> None:
-        text = url or os.environ.get("IFEDICL_STORE") or str(user_data_path("ifedicl") / "tasks.sqlite")
-        parsed = _parsed(text)
+    def __init__(self, location: str) -> None:
+        """Open the store at ``location``, or make it."""
+        parsed = _parsed(location)
         self.name = parsed.render_as_string(hide_password=True)
         self._dialect = parsed.get_backend_name()
         is_file = self._dialect == "sqlite"
         try:
-            self._engine = _sqlite(parsed, make=make) if is_file else sa.create_engine(parsed, pool_pre_ping=True)
+            self._engine = _sqlite(parsed) if is_file else sa.create_engine(parsed, pool_pre_ping=True)
             self._index: VectorIndex = MemoryIndex() if is_file else PgVectorIndex()
         except ModuleNotFoundError as error:
             raise StorageError(
@@ -257,12 +256,8 @@ def _parsed(text: str) -> sa.URL:
     return url.set(drivername="postgresql+psycopg") if backend == "postgresql" else url
 
 
-def _sqlite(url: sa.URL, *, make: bool) -> sa.Engine:
+def _sqlite(url: sa.URL) -> sa.Engine:
     path = Path(url.database or "")
-    if not make and not path.is_file():
-        raise StorageError(
-            f"{path}: there is no such task cache. Check the path; `ifedicl run --store` and `ifedicl tasks import` make one"
-        )
     with disk_faults_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Readable by its owner only, before it has content; SQLite gives its journal the same mode.

@@ -6,16 +6,18 @@ cosines are near 1. Subtracting the vectors of neutral text leaves the part that
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ifedicl import seeds
-from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
-from ifedicl.extract import context_vectors
 from ifedicl.settings import Method, VectorSettings
 from ifedicl.task import Task
+
+if TYPE_CHECKING:
+    from ifedicl.backbone.load import Backbone
 
 SIZE = 256
 """Numbers of a signature. The cosine of two random directions has mean 0 and standard deviation 1/16."""
@@ -35,6 +37,9 @@ _SENTENCES = (
 
 def reference(backbone: Backbone, read_position: str) -> Array32:
     """``(L, 2, d)``: the context vectors of neutral text; ``read_position`` is that of the tasks' settings."""
+    from ifedicl.backbone.scoring import Scorer  # torch takes seconds to import, and most uses of a store need no model
+    from ifedicl.extract import context_vectors
+
     scorer = Scorer(backbone, _NEUTRAL)
     method = Method(vectors=VectorSettings.model_validate({"read_position": read_position}))
     texts = [text for text in _SENTENCES for _ in _NEUTRAL.labels]

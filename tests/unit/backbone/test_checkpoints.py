@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from ifedicl import files
 from ifedicl.backbone.fingerprint import fingerprint_of
-from ifedicl.backbone.load import Backbone, fingerprint
+from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.source import fingerprint
 from ifedicl.errors import BackboneError, NotEnoughMemoryError
 from ifedicl.settings import ModelSettings
 from tests.support import tiny

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from ifedicl.backbone import preflight
 from ifedicl.backbone.load import Backbone
+from ifedicl.bench.plan import load_plan
 from ifedicl.errors import (
     BackboneError,
     NotEnoughMemoryError,
@@ -235,3 +236,21 @@ def test_sequences_stay_where_positions_mean_the_same_to_all_rows(rope_type: str
     rope = {"rope_type": rope_type, "original_max_position_embeddings": 64}
     config = SimpleNamespace(max_position_embeddings=256, rope_parameters=rope)
     assert _window(config) == (256 if rope_type == "llama3" else 64)
+
+
+@pytest.mark.parametrize("plan", ["cpu", "dev"])
+def test_the_plans_for_processors_ask_for_no_dtype_that_may_be_slow(plan: str) -> None:
+    assert {model.dtype for model in load_plan(plan).models.values()} == {"auto"}
+
+
+@pytest.mark.parametrize(("units", "warned"), [({}, True), ({"avx512_bf16": True}, False)])
+def test_a_dtype_for_which_the_processor_has_no_units_gets_a_warning_and_auto_avoids_it(
+    units: dict[str, bool], warned: bool, model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
+    assert tiny.load(model, dtype="bfloat16").dtype == "bfloat16"
+    assert ('Use "auto" or "float32"' in caplog.text) == warned
+    caplog.clear()
+    assert tiny.load(model, dtype="auto").dtype == ("float32" if warned else "bfloat16")
+    assert tiny.load(model, dtype="float32").dtype == "float32"
+    assert caplog.text == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,12 @@ from ifedicl.bench.datasets import load_set
 from ifedicl.bench.estimate import estimates
 from ifedicl.bench.methods import METHODS
 from ifedicl.bench.methods.base import Scope
-from ifedicl.bench.plan import SetSettings, load_plan, shipped
+from ifedicl.bench.plan import SetSettings, load_plan
+from ifedicl.bench.plan_file import shipped
 from ifedicl.errors import ConfigError, DataError
 from tests.support import tiny
 from tests.support.bench import plan_of, write_set
+from tests.support.command_line import run
 
 # --- plans -------------------------------------------------------------------------------------------------------------
 
@@ -176,3 +179,26 @@ def test_a_missing_folder_and_torn_meta_are_named(tmp_path: Path) -> None:
     (write_set(tmp_path / "torn") / "meta.json").write_text('{"labels": [')
     with pytest.raises(DataError, match=r"meta\.json"):
         load_set("moods", SetSettings(source=str(tmp_path / "torn")))
+
+
+def test_a_set_has_files_of_any_kind_that_run_takes_and_the_dry_run_names_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = write_set(tmp_path / "moods", meta=False)
+    rows = [json.loads(line) for line in (written / "test.jsonl").read_text().splitlines()]
+    quoted = "".join(f'"{row["text"]}",{row["label"]}\n' for row in rows)
+    (written / "test.csv").write_text(f"text,label\n{quoted}")
+    expected = load_set("moods", SetSettings(source=str(written)))
+    (written / "test.jsonl").unlink()
+    assert load_set("moods", SetSettings(source=str(written))) == expected
+    (written / "test.csv").unlink()
+    with pytest.raises(DataError, match="no train or no test file"):
+        load_set("moods", SetSettings(source=str(written)))
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        'name = "p"\n[models]\nm = { source = "demo" }\n[sets]\nmoods = "moods"\n[[grids]]\nmethods = ["zero-shot"]\n'
+    )
+    assert run("bench", plan, "--dry-run") == 0
+    assert "missing, so the run will be refused: moods: " in capsys.readouterr().out
+    assert run("bench", plan) == 3
+    assert "1 files are not there" in capsys.readouterr().err

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from ifedicl import cli
-from ifedicl.bench.plan import shipped
+from ifedicl.bench.plan_file import shipped
 from ifedicl.errors import DataError
+from ifedicl.task import SHOWN_TEXT
 from tests.support import tiny
 from tests.support.command_line import run
 
@@ -41,7 +43,7 @@ def test_run_as_json_prints_one_object_and_nothing_else(config: Path, capsys: py
     facts = json.loads(shown.out)
     assert facts["rounds"] == 2
     assert set(facts["test"]) == {"zero-shot", "the federation"}
-    assert shown.err == ""
+    assert "round 2 of 2" in shown.err  # progress, for whoever watches a log
 
 
 def test_a_second_run_in_the_same_folder_is_refused_and_says_how_to_go_on(
@@ -119,6 +121,25 @@ def test_inspecting_a_config_gives_the_bytes_that_a_run_then_sends(
     assert down == [expected["context_request_down"]] * 2
 
 
+def test_the_steps_that_a_config_announces_are_those_of_the_run_and_their_bytes_add_up(
+    finished: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("inspect", str(config), "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    sent = Counter(line["step"] for line in lines if line["event"] == "exchange" and line["client"] == "north")
+    assert {step["step"]: step["times"] for step in facts["steps"]} == sent
+    up = sum(line["bytes_up"] for line in lines if line["event"] == "exchange" and line["client"] == "north")
+    assert abs(facts["bytes_in_all"]["up"] - up) <= 24 * sum(sent.values())
+    assert facts["labels"]["north"] == {"good": 6, "bad": 6}
+    assert facts["prompt"] == tiny.TASK.prompt(SHOWN_TEXT)
+    assert run("inspect", str(config)) == 0
+    table = capsys.readouterr().out
+    for words in ("north", "good 6, bad 6", "means of what the model's", "each round", f"{facts['bytes_in_all']['up']:,}"):
+        assert words in table
+    assert "{" not in table
+
+
 def test_inspecting_an_adapter_and_a_data_file(finished: Path, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("inspect", str(finished / "adapter"), "--json") == 0
     assert json.loads(capsys.readouterr().out)["layers"] == 3
@@ -128,6 +149,11 @@ def test_inspecting_an_adapter_and_a_data_file(finished: Path, config: Path, cap
     assert facts["rows"] == 12
     assert facts["labels"] == {"good": 6, "bad": 6}
     assert tiny.examples(12)[0].text not in out
+    assert run("inspect", str(finished / "adapter")) == 0
+    assert run("inspect", str(config.parent / "north.jsonl")) == 0
+    tables = capsys.readouterr().out
+    assert "mood: good, bad" in tables
+    assert "good 6, bad 6" in tables
 
 
 def test_init_writes_a_config_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

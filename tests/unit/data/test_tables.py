@@ -84,7 +84,7 @@ def test_a_needed_column_that_cannot_be_read_is_named_with_its_type(tmp_path: Pa
 
 def test_a_missing_column_is_named_with_all_that_there_are(tmp_path: Path) -> None:
     parquet.write_table(_table(other=OTHERS["nanoseconds"]), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="line 1: no column 'note'; it has 'text', 'label', 'other'"):
+    with pytest.raises(DataError, match="no column 'note' and no 'mood'; it has 'text', 'label', 'other'"):
         read_examples(tmp_path / "a.parquet", TASK, text="note", label="mood")
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ifedicl import cli
-from ifedicl.backbone.load import Backbone, shape_of
+from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.source import shape_of
 from ifedicl.errors import ConfigError
 from ifedicl.flare import names, processes
 from ifedicl.flare.jobs import JobSettings, as_resume, job_settings, read_job, write_job

@@ -18,7 +18,7 @@ from ifedicl.federation.manifest import Limits, Manifest
 from ifedicl.federation.messages import FailureCode, JobReply, JobRequest, VectorsReply, VectorsRequest
 from ifedicl.ledger.ledger import REPLY, read
 from ifedicl.ledger.usage import CountedLedger
-from ifedicl.owner.approval import OwnFacts, explain, load_manifest, write_manifest
+from ifedicl.owner.approval import OwnFacts, explain, manifest_of, read_job, write_manifest
 from ifedicl.owner.endpoint import LedgerRecord, build_endpoint
 from ifedicl.owner.own_files import approve_job, approved_jobs
 from ifedicl.owner.policy import LedgerSettings, Policy, load_client_settings
@@ -64,7 +64,7 @@ def own(client: Path) -> OwnFacts:
 
 @pytest.fixture
 def manifest(own: OwnFacts, config: Path) -> Manifest:
-    return load_manifest(config, own.model)
+    return manifest_of(read_job(config), own.model)
 
 
 @pytest.fixture
@@ -300,9 +300,9 @@ def test_a_job_is_named_by_its_manifest_by_its_folder_or_by_a_config(
     (tmp_path / "JOB").mkdir()
     assert job.name == "JOB.manifest.json"
     for path in (job, tmp_path / "JOB", config):
-        assert load_manifest(path, own.model) == manifest
-    assert load_manifest(job, None).digest == manifest.digest  # the coordinator's own file names the model
-    unknown = load_manifest(config, None)
+        assert manifest_of(read_job(path), own.model) == manifest
+    assert manifest_of(read_job(job), None).digest == manifest.digest  # the coordinator's own file names the model
+    unknown = manifest_of(read_job(config), None)
     assert unknown.model != manifest.model
 
 
@@ -312,7 +312,7 @@ def test_a_file_that_is_no_manifest_is_an_error_with_what_to_do(tmp_path: Path, 
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        load_manifest(path, None)
+        manifest_of(read_job(path), None)
     assert caught.value.exit_code == 2
 
 
@@ -321,19 +321,23 @@ def test_a_manifest_with_a_field_too_many_or_of_another_format_is_refused(job: P
     for changes, field in (({"format": 2}, "format"), ({"rows": []}, "rows"), ({"limits": {}}, "limits")):
         job.write_text(json.dumps(values | changes))
         with pytest.raises(ConfigError, match=field):
-            load_manifest(job, None)
+            manifest_of(read_job(job), None)
 
 
 def test_check_tells_of_a_job_whether_it_is_approved_and_what_would_leave(
     client: Path, job: Path, manifest: Manifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    facts = printed(capsys, "policy", "check", client, "--config", job)
+    capsys.readouterr()
+    assert run("policy", "check", client, "--config", job, "--json") == 2
+    facts = json.loads(capsys.readouterr().out)
     assert facts["job"] == {"digest": manifest.digest, "approved": False, "limits": manifest.limits.model_dump()}
     assert set(facts["would_leave"]) == {"everything"}
     assert run("policy", "approve", job, client) == 0
-    facts = printed(capsys, "policy", "check", client, "--config", job)
+    facts = printed(capsys, "policy", "check", client, "--config", job, "--json")
     assert facts["job"]["approved"] is True
-    assert facts["would_leave"] == {kind: {"leaves": True} for kind in ("vectors", "update", "evaluate")}
+    leaves = {kind: item["leaves"] for kind, item in facts["would_leave"].items()}
+    assert leaves == {"vectors": True, "update": True, "evaluate": True}
+    assert facts["would_leave"]["update"]["times"] == manifest.method.rounds.rounds
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 2, "jobs": {}}', '{"format": 1, "jobs": []}'])

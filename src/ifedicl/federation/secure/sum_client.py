@@ -15,7 +15,7 @@ from ifedicl.core.vectors import Array64
 from ifedicl.data import Role
 from ifedicl.errors import IfediclError, MessageError, ObjectionError, SecureSumError
 from ifedicl.federation import messages
-from ifedicl.federation.client import key_for
+from ifedicl.federation.client_keys import key_for
 from ifedicl.federation.handler import Discloser, Disclosure
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.federation.reply_sums import flat
