@@ -28,7 +28,8 @@ from ifedicl.backbone.encoding import EncodedExamples, Prompts, Tokens
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.layout import right_padded
 from ifedicl.backbone.load import Backbone, load_backbone
-from ifedicl.backbone.scoring import Scorer, length_batches
+from ifedicl.backbone.passes import length_batches
+from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import ClientRound, batches_of, calibrate
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.core.subspace import Context

@@ -20,6 +20,7 @@ from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
 from ifedicl.core.schedules import SCHEDULES
 from ifedicl.core.subspace import Context, ContextTensors
+from ifedicl.core.transfer import to_device, to_host
 from ifedicl.core.vectors import WRITES, Array32
 from ifedicl.settings import CalibrationSettings, Method
 
@@ -70,20 +71,20 @@ class Objective:
         layers = method.injection.active_layers(scorer.backbone.layers)
         self._active = np.array([[layer in layers] * len(WRITES) for layer in context.layers])
 
-    def backward(self, values: Mapping[str, Tensor], rows: Sequence[int], *, scale: float) -> float:
+    def backward(self, values: Mapping[str, Tensor], rows: Sequence[int], *, scale: float) -> Tensor:
         """Add the gradient of ``scale`` times the summed loss of some examples to the leaves of ``values``.
 
         Args:
-            values: as :attr:`Coefficients.arrays`: ``scales`` on the CPU, the others on the model's device.
+            values: as :attr:`Coefficients.arrays`, on the model's device.
             rows: positions of the examples; memory decides the number of passes.
             scale: factor of the loss.
 
         Returns:
-            ``scale`` times the summed loss, in nats.
+            ``scale`` times the summed loss, in nats: a float64 scalar on the model's device. Nothing waits for it.
         """
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=self._scorer.backbone.device)
         for batch in self._scorer.batches([self._prompts[row] for row in rows]):
-            total += self.pass_backward(values, [rows[index] for index in batch], scale=scale)
+            total = total + self.pass_backward(values, [rows[index] for index in batch], scale=scale)
         return total
 
     def pass_backward(
@@ -93,14 +94,14 @@ class Objective:
         *,
         scale: float = 1.0,
         watcher: Watcher | None = None,
-    ) -> float:
-        """As :meth:`backward`, in one pass; ``watcher`` as in :func:`injected`."""
+    ) -> Tensor:
+        """As :meth:`backward` in float32, in one pass; ``watcher`` as in :func:`injected`."""
         backbone, core = self._scorer.backbone, values.get("core")
         with injected(backbone, self._context, values["scales"], self._active, core=core, watcher=watcher):
             losses = self._losses(self._scorer, [self._prompts[row] for row in rows], [self._labels[row] for row in rows])
         share = losses.sum() * scale
         share.backward()  # type: ignore[no-untyped-call]
-        return float(share.item())
+        return share.detach()
 
 
 def calibrate(
@@ -114,8 +115,9 @@ def calibrate(
     settings = method.calibration
     objective = Objective(scorer, examples, context.on(scorer.backbone.device), method)
     point = _Point.at(coefficients, scorer.backbone.device)
-    optimizer = AdamW(list(point.deviations.values()), settings.learning_rate, weight_decay=settings.weight_decay)
-    losses = []
+    # Fused: one operation, and the number of the step stays on the device.
+    optimizer = AdamW(list(point.deviations.values()), settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    losses = list[Tensor]()
     count = len(examples.labels)
     seed = method.seed if turn.order is None else turn.order
     batches = batches_of(turn.round, settings.local_steps, count, settings.batch_size, seed, turn.client)
@@ -124,7 +126,9 @@ def calibrate(
         optimizer.zero_grad()
         losses.append(objective.backward(point.values, rows, scale=1 / len(rows)))
         optimizer.step()
-    return LocalUpdate(point.coefficients, float(np.mean(losses)))
+    values = point.values
+    of_losses, *arrays = to_host(torch.stack(losses), *values.values())
+    return LocalUpdate(Coefficients.of(dict(zip(values, arrays, strict=True))), float(np.mean(of_losses)))
 
 
 def gradient_sum(
@@ -133,12 +137,10 @@ def gradient_sum(
     """The gradient of the summed loss of the examples ``rows``; zeros for no examples."""
     objective = Objective(scorer, examples, context.on(scorer.backbone.device), method)
     point = _Point.at(coefficients, scorer.backbone.device)
-    loss = objective.backward(point.values, rows, scale=1.0) if rows else 0.0
-    leaves = point.deviations.items()
-    arrays = {
-        name: torch.zeros_like(leaf).cpu().numpy() if leaf.grad is None else leaf.grad.cpu().numpy() for name, leaf in leaves
-    }
-    return GradientSum(arrays, len(rows), loss)
+    loss = objective.backward(point.values, rows, scale=1.0)
+    leaves = point.deviations.values()
+    of_loss, *arrays = to_host(loss, *(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves))
+    return GradientSum(dict(zip(point.deviations, arrays, strict=True)), len(rows), float(of_loss))
 
 
 def example_gradients(
@@ -182,7 +184,7 @@ def example_gradients(
             for name, shape in coefficients.form.shapes.items()
         }
         objective.pass_backward(point.values, part, watcher=_row_gradients(found, tensors))
-        yield part, {name: array.cpu().numpy() for name, array in found.items()}
+        yield part, dict(zip(found, to_host(*found.values()), strict=True))
 
 
 def _row_gradients(found: Mapping[str, Tensor], context: ContextTensors) -> Watcher:
@@ -217,10 +219,10 @@ class _Point:
 
     @classmethod
     def at(cls, coefficients: Coefficients, device: torch.device) -> Self:
-        """λ and β on the CPU, matrices on ``device``."""
+        """All of them on ``device``."""
 
         def tensors(arrays: Mapping[str, Array32]) -> dict[str, Tensor]:
-            return {name: torch.from_numpy(array).to("cpu" if name == "scales" else device) for name, array in arrays.items()}
+            return {name: to_device(array, device) for name, array in arrays.items()}
 
         identity = tensors(Coefficients.identity(coefficients.form).arrays)
         values = tensors(coefficients.arrays)
@@ -230,11 +232,6 @@ class _Point:
     def values(self) -> dict[str, Tensor]:
         """The coefficients as differentiable tensors."""
         return {name: self.identity[name] + deviation for name, deviation in self.deviations.items()}
-
-    @property
-    def coefficients(self) -> Coefficients:
-        """The present coefficients."""
-        return Coefficients.of({name: value.detach().cpu().numpy() for name, value in self.values.items()})
 
 
 def batches_of(update: int, steps: int, examples: int, batch_size: int, seed: int, client: str) -> list[list[int]]:

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from ifedicl.backbone.encoding import EncodedExamples, Tokens
 from ifedicl.backbone.hooks import applied
-from ifedicl.backbone.scoring import Reading, Scorer
+from ifedicl.backbone.readings import Reading
+from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import gradient_sum
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
