@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 
-def to_device(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """The array on a device, without waiting for it. On a CPU the tensor shares the array's memory."""
+def to_device(array: npt.NDArray[Any], device: torch.device | None) -> Tensor:
+    """The array on a device (None: the CPU), without waiting for it. On a CPU the tensor shares the array's memory."""
     # From memory that is not pinned, CUDA takes the bytes before the call returns: the array may go.
     return torch.from_numpy(array).to(device, non_blocking=True)
 

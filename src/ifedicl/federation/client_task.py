@@ -15,7 +15,7 @@ from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import gradient_sum
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.readout import Readout, ReadoutSums, features, projection
+from ifedicl.core.readout import Readout, ReadoutSums, features, projected, projection
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role, split_roles
@@ -107,9 +107,10 @@ class ClientTask:
     def readout_sums(self, context: Context, coefficients: Coefficients) -> ReadoutSums:
         """The readout sums of the training examples, in the adapted model."""
         reading, labels = self._reading(Role.TRAIN, context, coefficients), self.part(Role.TRAIN).labels
+        device = self.scorer.backbone.device
         matrix = projection(reading.states.shape[1], self.scorer.backbone.width, self.method.seed)
-        states = reading.states if matrix is None else reading.states @ matrix
-        return ReadoutSums.of(features(states, reading.logs), np.asarray(labels), len(self.task.labels))
+        states = reading.states if matrix is None else projected(reading.states, matrix, device)
+        return ReadoutSums.of(features(states, reading.logs), np.asarray(labels), len(self.task.labels), device)
 
     def _reading(self, role: Role, context: Context, coefficients: Coefficients) -> Reading:
         """Readings of one role's examples; those of the raw model are cached."""
