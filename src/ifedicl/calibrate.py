@@ -83,7 +83,7 @@ class Objective:
             ``scale`` times the summed loss, in nats: a float64 scalar on the model's device. Nothing waits for it.
         """
         total = torch.zeros((), dtype=torch.float64, device=self._scorer.backbone.device)
-        for batch in self._scorer.batches([self._prompts[row] for row in rows]):
+        for batch in self._scorer.batches([self._prompts[row] for row in rows], trains=True):
             total = total + self.pass_backward(values, [rows[index] for index in batch], scale=scale)
         return total
 
@@ -175,7 +175,7 @@ def example_gradients(
     objective = Objective(scorer, examples, tensors, method)
     passes = [[place] for place in range(len(rows))]
     if not alone:
-        passes = scorer.batches([examples.prompts.tokens[row] for row in rows])
+        passes = scorer.batches([examples.prompts.tokens[row] for row in rows], trains=True)
     for batch in passes:
         part = [rows[index] for index in batch]
         point = _Point.at(coefficients, scorer.backbone.device)

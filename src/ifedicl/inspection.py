@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,13 @@ import numpy as np
 
 from ifedicl import runs
 from ifedicl.adapter import Adapter
-from ifedicl.backbone.load import load_backbone
+from ifedicl.backbone.families import writes_of
+from ifedicl.backbone.layer_cache import MOST_BYTES
+from ifedicl.backbone.load import Backbone, load_backbone
+from ifedicl.backbone.memory import RESERVE, ModelMemory
 from ifedicl.backbone.model_shape import ModelShape
-from ifedicl.data import split_roles
+from ifedicl.backbone.scoring import Scorer
+from ifedicl.data import Example, split_roles
 from ifedicl.errors import DataError
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import Envelope, Reply, Request, RequestMessage
@@ -25,6 +29,7 @@ from ifedicl.settings import RunSettings, load_settings
 from ifedicl.settings.describe import mode_of, what_leaves
 from ifedicl.task import SHOWN_LABEL
 
+_SAMPLE = 64  # texts of each client
 _HEAD = Head(100, "0" * 64)
 
 
@@ -81,6 +86,7 @@ def inspect_config(path: Path) -> dict[str, Any]:
             for name, examples in clients.items()
         },
         "bytes_per_client": expected_bytes(settings, backbone.shape, tuple(clients)),
+        "memory": expected_memory(settings, backbone, clients),
         "mode": mode_of(settings.method),
         "leaves_a_client": what_leaves(settings.method),
         "for_each_owner": for_owners(settings, backbone.fingerprint),
@@ -111,6 +117,35 @@ def expected_bytes(settings: RunSettings, model: ModelShape, clients: Sequence[s
         return sizes | {f"{name}_sum_up": sum(map(_size, replies)) for name, (_, replies) in sums.items()}
     sizes = {f"{name}_request_down": _size(request) for name, (request, _) in steps.items()}
     return sizes | {f"{name}_reply_up": _size(reply) for name, (_, reply) in steps.items()}
+
+
+def expected_memory(settings: RunSettings, backbone: Backbone, clients: Mapping[str, Sequence[Example]]) -> dict[str, int]:
+    """Bytes that calibration needs on one machine, planned from the model's configuration and a sample of the texts.
+
+    ``peak`` is the weights, one pass of a step, and the states that are kept for one client; ``gpu`` is that and what a GPU's
+    driver and allocator take. ``model.max_pass_tokens`` bounds ``tokens_in_a_pass``.
+    """
+    config = backbone.model.config
+    memory = ModelMemory.of(config, writes_of(config.model_type, settings.model.writes), backbone.model.dtype)
+    scorer = Scorer(backbone, settings.task)
+    sample = [example.text for examples in clients.values() for example in examples[:_SAMPLE]]
+    lengths = [scorer.layout([prompt]).width(prompt) for prompt in scorer.encoder.prompts(sample).tokens]
+    step = settings.calibration.batch_size * max(lengths)
+    bound = scorer.budget.tokens if backbone.trained_tokens is None else min(scorer.budget.tokens, backbone.trained_tokens)
+    in_a_pass = max(max(lengths), min(step, bound))
+    kept = 0
+    if settings.injection.active_layers(backbone.layers).start:
+        most = max(map(len, clients.values()))
+        kept = min(MOST_BYTES // memory.kept_token, most * sum(lengths) // len(lengths))
+    peak = memory.peak(in_a_pass, kept)
+    return {
+        "weights": memory.weights,
+        "token_of_a_step": memory.trained_token,
+        "tokens_in_a_pass": in_a_pass,
+        "kept_states_of_a_client": kept * memory.kept_token,
+        "peak": peak,
+        "gpu": peak + RESERVE,
+    }
 
 
 def _size(message: Request | Reply) -> int:

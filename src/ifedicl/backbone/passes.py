@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,6 +21,10 @@ class PassBudget:
     tokens: int
     overhead: int
     remembered: int
+
+    def within(self, tokens: int) -> PassBudget:
+        """The budget with at most so many tokens in a pass."""
+        return replace(self, tokens=min(self.tokens, tokens))
 
 
 BUDGETS = {

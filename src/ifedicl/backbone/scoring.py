@@ -160,15 +160,19 @@ class Scorer:
             (result[[position for batch in groups for position in batch]],) = to_host(torch.cat(states))
         return result
 
-    def batches(self, prompts: Sequence[Tokens], prefix: Prefix | None = None) -> list[list[int]]:
-        """Positions of ``prompts`` in groups, one for each forward pass; with a ``prefix``, prompts are what follows it."""
+    def batches(self, prompts: Sequence[Tokens], prefix: Prefix | None = None, *, trains: bool = False) -> list[list[int]]:
+        """Positions of ``prompts`` in groups, one for each forward pass; with a ``prefix``, prompts are what follows it.
+
+        A pass that ``trains`` keeps what its gradient needs, so memory bounds its tokens too.
+        """
         before, share = prefix.length if prefix else 0, self.budget.tokens / self.budget.remembered
         sizes = []
         for tokens in prompts:
             layout = self.layout([tokens], before)
             width = layout.width(tokens)
             sizes.append(len(layout.tails) * max(width, math.ceil((before + width) * share)))
-        return length_batches(sizes, self.budget)
+        bound = self.backbone.trained_tokens if trains else None
+        return length_batches(sizes, self.budget if bound is None else self.budget.within(bound))
 
     def layout(self, prompts: Sequence[Tokens], before: int = 0) -> Layout:
         """How the label words follow the prompts of one pass: in branches, if the model can branch at their length.

@@ -52,6 +52,12 @@ class ModelSettings(Section):
     max_prompt_tokens: int | None = Field(
         default=None, ge=8, description="longest prompt; longer texts are cut, the template never; default: the model's window"
     )
+    max_pass_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="most tokens, padding included, in one pass of a training step, which is divided into as many; default: as "
+        "many as the GPU's memory holds, up to 4 GiB beside the weights. See `ifedicl inspect`",
+    )
     writes: Mapping[str, str] | None = Field(
         default=None,
         description='layers, attention and mlp of a family that ifedicl does not know, as in {layers = "model.layers", '
