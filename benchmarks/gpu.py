@@ -12,20 +12,21 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch.optim import AdamW
-from torch.profiler import ProfilerActivity, profile
 
 import _gpu_parity
+from _gpu_profile import peak, profiled
 from _gpu_shapes import SHAPES, TINY, backbone_of
 from _pairs import TASK, Bench, Claim, Comparison, as_json, compare, machine, sentences, timed
-from ifedicl.backbone.encoding import EncodedExamples, Prompts
+from ifedicl.backbone.encoding import EncodedExamples
+from ifedicl.backbone.lockstep import Lockstep
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.methods.lora import lora_layers
 from ifedicl.calibrate import ClientRound, batches_of, calibrate
@@ -41,9 +42,6 @@ from ifedicl.settings.presets import changed
 _OWNED, _ROUNDS, _STEPS, _BATCH = 64, 4, 2, 16  # of a client whose seconds are compared
 _BATCHES = (4, 16, 64)
 _LOSSES = {"labels": 1.10, "vocabulary": 1.15}  # most times a bare pass
-_LONG = 55  # tokens of a prompt where memory is measured
-_LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
-_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 
 
 @dataclass(frozen=True)
@@ -130,6 +128,32 @@ def steps(batch_size: int, loss: str) -> Row:
     return row
 
 
+def together(clients: int) -> Row:
+    """One step of several clients whose rows share a pass, against one step of one of them."""
+
+    def row(card: Card, pairs: int) -> Comparison:
+        bench, lockstep = card.steps_of(4, "labels"), Lockstep()
+        examples = EncodedExamples(bench.prompts, bench.labels)
+
+        def step(number: int, pair: int, shared: Lockstep | None) -> None:
+            turn = ClientRound(f"client {number}", pair, 0, pair + 1)
+            calibrate(bench.scorer, examples, bench.context, bench.coefficients, bench.method, turn, lockstep=shared)
+
+        def member(number: int, pair: int) -> None:
+            with lockstep.member(number):
+                step(number, pair, lockstep)
+
+        def ours(pair: int) -> None:
+            lockstep.begin(clients)
+            with ThreadPoolExecutor(clients) as pool:
+                list(pool.map(member, range(clients), [pair] * clients))
+
+        claim = Claim(f"{clients} clients of 4 in lockstep / one", at_most=1.5)
+        return compare(claim, timed(ours), timed(lambda pair: step(0, pair, None)), pairs)
+
+    return row
+
+
 def lora_steps(batch_size: int) -> Row:
     """A step of LoRA, r=8 on queries and values, against a bare pass."""
 
@@ -203,64 +227,12 @@ ROWS: dict[str, Row] = {
     "extraction": extraction,
     "inference": inference,
     **{f"step {size} {loss}": steps(size, loss) for size in _BATCHES for loss in _LOSSES},
+    "ten clients in lockstep": together(10),
     "client, paper's form": client("paper", _ROUNDS, 0.8),
     "client, default": client("subspace", _ROUNDS, 0.4),
     "client, one shot": client("readout", 0, 0.1),
     **{f"LoRA step {size}": lora_steps(size) for size in _BATCHES},
 }
-
-
-def peak(card: Card) -> dict[str, object]:
-    """Bytes above the weights in a step of 64 prompts of 55 tokens: planned passes, and one pass of all."""
-    device = card.bench.backbone.device
-    if device.type != "cuda":
-        return {"not measured": f"the device is {device}; torch counts the memory of a GPU only"}
-    draw = np.random.default_rng(0)
-    prompts = tuple(tuple(map(int, draw.integers(1, 500, _LONG))) for _ in range(64))
-    examples = EncodedExamples(Prompts(prompts, 0), tuple(number % 2 for number in range(64)))
-    bench, found = card.steps_of(64, "labels"), dict[str, object]()
-    for name, tokens in (("planned passes", bench.backbone.trained_tokens), ("one pass", None)):
-        scorer = Scorer(replace(bench.backbone, trained_tokens=tokens), TASK)
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        calibrate(scorer, examples, bench.context, bench.coefficients, bench.method, ClientRound("bench", 0, 0, 1))
-        found[name] = {"tokens in a pass": tokens, "bytes": torch.cuda.max_memory_allocated() - before}
-    return {**found, "goal": "planned passes at most 4 GiB"}
-
-
-def profiled(card: Card) -> dict[str, object]:
-    """Launches, copies and waits of a step of 16 and of a bare pass, and where the step's time goes."""
-    bench = card.steps_of(_BATCH, "labels")
-    step, bare = _profile(bench.step), _profile(bare_step(bench))
-    goal = "1 wait, no item, at most 1.2 times the launches"
-    return {"step of 16": step[0], "bare pass": bare[0], "goal": goal, "longest of the step": step[1]}
-
-
-def _profile(work: Callable[[int], object]) -> tuple[dict[str, int], list[dict[str, Any]]]:
-    work(0)
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-    with profile(activities=activities) as seen:
-        work(0)
-    events = seen.key_averages()
-    calls = {event.key: int(event.count) for event in events}
-    counts = {
-        "launches": sum(calls.get(name, 0) for name in _LAUNCHES),
-        "waits": sum(calls.get(name, 0) for name in _WAITS),
-        "copies": calls.get("cudaMemcpyAsync", 0),
-        "item": calls.get("aten::item", 0),
-        "operations": sum(count for name, count in calls.items() if name.startswith("aten::")),
-    }
-    longest = sorted(events, key=lambda event: -(event.self_device_time_total or event.self_cpu_time_total))[:20]
-    return counts, [
-        {
-            "name": event.key[:80],
-            "calls": int(event.count),
-            "device_us": round(float(event.self_device_time_total)),
-            "cpu_us": round(float(event.self_cpu_time_total)),
-        }
-        for event in longest
-    ]
 
 
 def measured(shape: str, device: torch.device, arguments: argparse.Namespace) -> dict[str, object]:
@@ -281,7 +253,11 @@ def measured(shape: str, device: torch.device, arguments: argparse.Namespace) ->
     }
     rows = dict(_rows(card, arguments, begun))
     facts |= {"rows": rows, "left out for time": [name for name in ROWS if name not in rows]}
-    return facts | {"peak": peak(card), "profile": profiled(card), "seconds": round(time.perf_counter() - begun, 1)}
+    return facts | {
+        "peak": peak(card.steps_of(64, "labels")),
+        "profile": profiled(card.steps_of(_BATCH, "labels"), bare_step(card.steps_of(_BATCH, "labels"))),
+        "seconds": round(time.perf_counter() - begun, 1),
+    }
 
 
 def _rows(card: Card, arguments: argparse.Namespace, begun: float) -> Iterator[tuple[str, dict[str, object]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from ifedicl import seeds
-from ifedicl.backbone.encoding import EncodedExamples, Tokens
+from ifedicl.backbone.encoding import EncodedExamples
 from ifedicl.backbone.hooks import Watcher, injected
+from ifedicl.backbone.lockstep import Lockstep, Losses, Share
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
@@ -24,7 +25,7 @@ from ifedicl.core.transfer import to_device, to_host
 from ifedicl.core.vectors import WRITES, Array32
 from ifedicl.settings import CalibrationSettings, Method
 
-_LOSSES: Mapping[str, Callable[[Scorer, Sequence[Tokens], Sequence[int]], Tensor]] = {
+_LOSSES: Mapping[str, Losses] = {
     "vocabulary": Scorer.word_losses,
     "labels": Scorer.label_losses,
 }
@@ -60,8 +61,16 @@ class LocalUpdate:
 class Objective:
     """The loss of one client's examples as a function of the coefficients (paper Eq. 6)."""
 
-    def __init__(self, scorer: Scorer, examples: EncodedExamples, context: ContextTensors, method: Method) -> None:
-        """Compute nothing yet; ``context`` is on the model's device."""
+    def __init__(
+        self,
+        scorer: Scorer,
+        examples: EncodedExamples,
+        context: ContextTensors,
+        method: Method,
+        lockstep: Lockstep | None = None,
+    ) -> None:
+        """Compute nothing yet; ``context`` is on the model's device. In lockstep, passes are shared with other clients."""
+        self._lockstep = lockstep
         self._scorer = scorer
         self._prompts = examples.prompts.tokens
         self._labels = examples.labels
@@ -84,8 +93,16 @@ class Objective:
         """
         total = torch.zeros((), dtype=torch.float64, device=self._scorer.backbone.device)
         for batch in self._scorer.batches([self._prompts[row] for row in rows], trains=True):
-            total = total + self.pass_backward(values, [rows[index] for index in batch], scale=scale)
+            part = [rows[index] for index in batch]
+            if self._lockstep is None:
+                total = total + self.pass_backward(values, part, scale=scale)
+            else:
+                total = total + self._lockstep.backward(self._share(values, part, scale))
         return total
+
+    def _share(self, values: Mapping[str, Tensor], rows: Sequence[int], scale: float) -> Share:
+        prompts, labels = [self._prompts[row] for row in rows], [self._labels[row] for row in rows]
+        return Share(self._scorer, self._losses, self._context, values, self._active, prompts, labels, scale)
 
     def pass_backward(
         self,
@@ -105,15 +122,23 @@ class Objective:
 
 
 def calibrate(
-    scorer: Scorer, examples: EncodedExamples, context: Context, coefficients: Coefficients, method: Method, turn: ClientRound
+    scorer: Scorer,
+    examples: EncodedExamples,
+    context: Context,
+    coefficients: Coefficients,
+    method: Method,
+    turn: ClientRound,
+    *,
+    lockstep: Lockstep | None = None,
 ) -> LocalUpdate:
     """Take ``local_steps`` optimizer steps from the global ``coefficients`` on the client's training examples.
 
     The optimizer starts without state in each round and works on deviations from identity: weight decay pulls λ and Γ to 0 and
-    β to 1. The examples of a step follow from seed, client and round alone (:func:`batches_of`).
+    β to 1. The examples of a step follow from seed, client and round alone (:func:`batches_of`). In lockstep, passes are shared
+    with other clients that calibrate at the same time in threads of their own.
     """
     settings = method.calibration
-    objective = Objective(scorer, examples, context.on(scorer.backbone.device), method)
+    objective = Objective(scorer, examples, context.on(scorer.backbone.device), method, lockstep)
     point = _Point.at(coefficients, scorer.backbone.device)
     # Fused: one operation, and the number of the step stays on the device.
     optimizer = AdamW(list(point.deviations.values()), settings.learning_rate, weight_decay=settings.weight_decay, fused=True)

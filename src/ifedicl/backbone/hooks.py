@@ -169,11 +169,12 @@ def applied(backbone: Backbone, context: Context, coefficients: Coefficients) ->
 
 @contextmanager
 def injected_by_row(backbone: Backbone, spans: Sequence[tuple[Injection | None, int]]) -> Iterator[None]:
-    """Use a different injection for each span of rows of one forward pass; for inference.
+    """Use a different injection for each span of rows of one forward pass.
 
     Args:
         backbone: the model; its weights do not change.
-        spans: injections and their numbers of rows, in the order of the rows; None: the raw model.
+        spans: injections and their numbers of rows, or of prompts that all have the same number of rows, in the order of the
+            rows; None: the raw model.
     """
     counts = [count for _, count in spans]
 

@@ -23,6 +23,12 @@ class Coordination(Section):
 
     deadline_seconds: float = Field(default=3600.0, gt=0.0, description="longest wait for a step; above 0")
     min_clients: int = Field(default=1, ge=1, description="minimum number of usable replies in a step; 1 or more")
+    clients_in_a_pass: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="simulated clients whose training rows share each pass, 1 to 1000; 1: one client after another",
+    )
     patience: int = Field(default=0, ge=0, description="evaluations without improvement before the run stops; 0: no early stop")
 
 

@@ -55,6 +55,6 @@ def test_without_a_gpu_the_script_says_so(capsys: pytest.CaptureFixture[str], mo
 
 
 def test_rows_that_find_no_time_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "profiled", lambda _card: {})
+    monkeypatch.setattr(gpu, "profiled", lambda *_arguments: {})
     gpu.main(["--tiny", "--pairs", "1", "--examples", "4", "--seconds", "0", "--out", str(tmp_path)])
     assert json.loads((tmp_path / "tiny.json").read_text())["left out for time"] == list(gpu.ROWS)
