@@ -28,7 +28,8 @@ from ifedicl.backbone.encoding import EncodedExamples, Prompts, Tokens
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.layout import right_padded
 from ifedicl.backbone.load import Backbone, load_backbone
-from ifedicl.backbone.scoring import Scorer, length_batches
+from ifedicl.backbone.passes import length_batches
+from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import ClientRound, batches_of, calibrate
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.core.subspace import Context
@@ -288,7 +289,7 @@ def report(title: str, arguments: argparse.Namespace, comparisons: Sequence[Comp
     """
     setting = {**machine(), "dtype": arguments.dtype, "device": arguments.device, "examples": arguments.examples, **facts}
     if arguments.json:
-        print(json.dumps({"benchmark": title, **setting, "comparisons": [_as_json(item) for item in comparisons]}))
+        print(json.dumps({"benchmark": title, **setting, "comparisons": [as_json(item) for item in comparisons]}))
         return
     print(f"{title}: median (minimum to maximum) of {arguments.pairs} interleaved pairs")
     print("  " + ", ".join(f"{name} {value}" for name, value in setting.items()))
@@ -305,7 +306,8 @@ def machine() -> dict[str, object]:
     return {"cpu": _cpu(), "cores": _cores(), "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
-def _as_json(item: Comparison) -> dict[str, object]:
+def as_json(item: Comparison) -> dict[str, object]:
+    """For a results file."""
     spreads = {"ratio": asdict(item.ratio), "first": asdict(item.first), "second": asdict(item.second)}
     return {"claim": asdict(item.claim), "verdict": item.verdict, **spreads, "pairs": item.pairs}
 

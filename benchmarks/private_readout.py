@@ -24,7 +24,8 @@ from _victims import demo_backbone, public_examples
 from ifedicl import files, runs
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.encoding import Prompts
-from ifedicl.backbone.scoring import Reading, Scorer
+from ifedicl.backbone.readings import Reading
+from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import SetSettings
 from ifedicl.data import Example, dirichlet_split

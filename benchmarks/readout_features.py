@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from ifedicl.backbone.load import load_backbone
-from ifedicl.backbone.scoring import Reading, Scorer
+from ifedicl.backbone.readings import Reading
+from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import load_plan
 from ifedicl.core.readout import PENALTIES, Readout, ReadoutSums, features

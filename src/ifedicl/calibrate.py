@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,17 +13,19 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from ifedicl import seeds
-from ifedicl.backbone.encoding import EncodedExamples, Tokens
+from ifedicl.backbone.encoding import EncodedExamples
 from ifedicl.backbone.hooks import Watcher, injected
+from ifedicl.backbone.lockstep import Lockstep, Losses, Share
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
 from ifedicl.core.schedules import SCHEDULES
 from ifedicl.core.subspace import Context, ContextTensors
+from ifedicl.core.transfer import to_device, to_host
 from ifedicl.core.vectors import WRITES, Array32
 from ifedicl.settings import CalibrationSettings, Method
 
-_LOSSES: Mapping[str, Callable[[Scorer, Sequence[Tokens], Sequence[int]], Tensor]] = {
+_LOSSES: Mapping[str, Losses] = {
     "vocabulary": Scorer.word_losses,
     "labels": Scorer.label_losses,
 }
@@ -59,8 +61,16 @@ class LocalUpdate:
 class Objective:
     """The loss of one client's examples as a function of the coefficients (paper Eq. 6)."""
 
-    def __init__(self, scorer: Scorer, examples: EncodedExamples, context: ContextTensors, method: Method) -> None:
-        """Compute nothing yet; ``context`` is on the model's device."""
+    def __init__(
+        self,
+        scorer: Scorer,
+        examples: EncodedExamples,
+        context: ContextTensors,
+        method: Method,
+        lockstep: Lockstep | None = None,
+    ) -> None:
+        """Compute nothing yet; ``context`` is on the model's device. In lockstep, passes are shared with other clients."""
+        self._lockstep = lockstep
         self._scorer = scorer
         self._prompts = examples.prompts.tokens
         self._labels = examples.labels
@@ -70,21 +80,29 @@ class Objective:
         layers = method.injection.active_layers(scorer.backbone.layers)
         self._active = np.array([[layer in layers] * len(WRITES) for layer in context.layers])
 
-    def backward(self, values: Mapping[str, Tensor], rows: Sequence[int], *, scale: float) -> float:
+    def backward(self, values: Mapping[str, Tensor], rows: Sequence[int], *, scale: float) -> Tensor:
         """Add the gradient of ``scale`` times the summed loss of some examples to the leaves of ``values``.
 
         Args:
-            values: as :attr:`Coefficients.arrays`: ``scales`` on the CPU, the others on the model's device.
+            values: as :attr:`Coefficients.arrays`, on the model's device.
             rows: positions of the examples; memory decides the number of passes.
             scale: factor of the loss.
 
         Returns:
-            ``scale`` times the summed loss, in nats.
+            ``scale`` times the summed loss, in nats: a float64 scalar on the model's device. Nothing waits for it.
         """
-        total = 0.0
-        for batch in self._scorer.batches([self._prompts[row] for row in rows]):
-            total += self.pass_backward(values, [rows[index] for index in batch], scale=scale)
+        total = torch.zeros((), dtype=torch.float64, device=self._scorer.backbone.device)
+        for batch in self._scorer.batches([self._prompts[row] for row in rows], trains=True):
+            part = [rows[index] for index in batch]
+            if self._lockstep is None:
+                total = total + self.pass_backward(values, part, scale=scale)
+            else:
+                total = total + self._lockstep.backward(self._share(values, part, scale))
         return total
+
+    def _share(self, values: Mapping[str, Tensor], rows: Sequence[int], scale: float) -> Share:
+        prompts, labels = [self._prompts[row] for row in rows], [self._labels[row] for row in rows]
+        return Share(self._scorer, self._losses, self._context, values, self._active, prompts, labels, scale)
 
     def pass_backward(
         self,
@@ -93,29 +111,38 @@ class Objective:
         *,
         scale: float = 1.0,
         watcher: Watcher | None = None,
-    ) -> float:
-        """As :meth:`backward`, in one pass; ``watcher`` as in :func:`injected`."""
+    ) -> Tensor:
+        """As :meth:`backward` in float32, in one pass; ``watcher`` as in :func:`injected`."""
         backbone, core = self._scorer.backbone, values.get("core")
         with injected(backbone, self._context, values["scales"], self._active, core=core, watcher=watcher):
             losses = self._losses(self._scorer, [self._prompts[row] for row in rows], [self._labels[row] for row in rows])
         share = losses.sum() * scale
         share.backward()  # type: ignore[no-untyped-call]
-        return float(share.item())
+        return share.detach()
 
 
 def calibrate(
-    scorer: Scorer, examples: EncodedExamples, context: Context, coefficients: Coefficients, method: Method, turn: ClientRound
+    scorer: Scorer,
+    examples: EncodedExamples,
+    context: Context,
+    coefficients: Coefficients,
+    method: Method,
+    turn: ClientRound,
+    *,
+    lockstep: Lockstep | None = None,
 ) -> LocalUpdate:
     """Take ``local_steps`` optimizer steps from the global ``coefficients`` on the client's training examples.
 
     The optimizer starts without state in each round and works on deviations from identity: weight decay pulls λ and Γ to 0 and
-    β to 1. The examples of a step follow from seed, client and round alone (:func:`batches_of`).
+    β to 1. The examples of a step follow from seed, client and round alone (:func:`batches_of`). In lockstep, passes are shared
+    with other clients that calibrate at the same time in threads of their own.
     """
     settings = method.calibration
-    objective = Objective(scorer, examples, context.on(scorer.backbone.device), method)
+    objective = Objective(scorer, examples, context.on(scorer.backbone.device), method, lockstep)
     point = _Point.at(coefficients, scorer.backbone.device)
-    optimizer = AdamW(list(point.deviations.values()), settings.learning_rate, weight_decay=settings.weight_decay)
-    losses = []
+    # Fused: one operation, and the number of the step stays on the device.
+    optimizer = AdamW(list(point.deviations.values()), settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    losses = list[Tensor]()
     count = len(examples.labels)
     seed = method.seed if turn.order is None else turn.order
     batches = batches_of(turn.round, settings.local_steps, count, settings.batch_size, seed, turn.client)
@@ -124,7 +151,9 @@ def calibrate(
         optimizer.zero_grad()
         losses.append(objective.backward(point.values, rows, scale=1 / len(rows)))
         optimizer.step()
-    return LocalUpdate(point.coefficients, float(np.mean(losses)))
+    values = point.values
+    of_losses, *arrays = to_host(torch.stack(losses), *values.values())
+    return LocalUpdate(Coefficients.of(dict(zip(values, arrays, strict=True))), float(np.mean(of_losses)))
 
 
 def gradient_sum(
@@ -133,12 +162,10 @@ def gradient_sum(
     """The gradient of the summed loss of the examples ``rows``; zeros for no examples."""
     objective = Objective(scorer, examples, context.on(scorer.backbone.device), method)
     point = _Point.at(coefficients, scorer.backbone.device)
-    loss = objective.backward(point.values, rows, scale=1.0) if rows else 0.0
-    leaves = point.deviations.items()
-    arrays = {
-        name: torch.zeros_like(leaf).cpu().numpy() if leaf.grad is None else leaf.grad.cpu().numpy() for name, leaf in leaves
-    }
-    return GradientSum(arrays, len(rows), loss)
+    loss = objective.backward(point.values, rows, scale=1.0)
+    leaves = point.deviations.values()
+    of_loss, *arrays = to_host(loss, *(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves))
+    return GradientSum(dict(zip(point.deviations, arrays, strict=True)), len(rows), float(of_loss))
 
 
 def example_gradients(
@@ -173,7 +200,7 @@ def example_gradients(
     objective = Objective(scorer, examples, tensors, method)
     passes = [[place] for place in range(len(rows))]
     if not alone:
-        passes = scorer.batches([examples.prompts.tokens[row] for row in rows])
+        passes = scorer.batches([examples.prompts.tokens[row] for row in rows], trains=True)
     for batch in passes:
         part = [rows[index] for index in batch]
         point = _Point.at(coefficients, scorer.backbone.device)
@@ -182,7 +209,7 @@ def example_gradients(
             for name, shape in coefficients.form.shapes.items()
         }
         objective.pass_backward(point.values, part, watcher=_row_gradients(found, tensors))
-        yield part, {name: array.cpu().numpy() for name, array in found.items()}
+        yield part, dict(zip(found, to_host(*found.values()), strict=True))
 
 
 def _row_gradients(found: Mapping[str, Tensor], context: ContextTensors) -> Watcher:
@@ -217,10 +244,10 @@ class _Point:
 
     @classmethod
     def at(cls, coefficients: Coefficients, device: torch.device) -> Self:
-        """λ and β on the CPU, matrices on ``device``."""
+        """All of them on ``device``."""
 
         def tensors(arrays: Mapping[str, Array32]) -> dict[str, Tensor]:
-            return {name: torch.from_numpy(array).to("cpu" if name == "scales" else device) for name, array in arrays.items()}
+            return {name: to_device(array, device) for name, array in arrays.items()}
 
         identity = tensors(Coefficients.identity(coefficients.form).arrays)
         values = tensors(coefficients.arrays)
@@ -230,11 +257,6 @@ class _Point:
     def values(self) -> dict[str, Tensor]:
         """The coefficients as differentiable tensors."""
         return {name: self.identity[name] + deviation for name, deviation in self.deviations.items()}
-
-    @property
-    def coefficients(self) -> Coefficients:
-        """The present coefficients."""
-        return Coefficients.of({name: value.detach().cpu().numpy() for name, value in self.values.items()})
 
 
 def batches_of(update: int, steps: int, examples: int, batch_size: int, seed: int, client: str) -> list[list[int]]:

@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from ifedicl.backbone.encoding import Tokens
-from ifedicl.backbone.hooks import record
+from ifedicl.backbone.hooks import Recording, record
 from ifedicl.backbone.layout import right_padded
-from ifedicl.backbone.scoring import Scorer, length_batches
+from ifedicl.backbone.passes import length_batches
+from ifedicl.backbone.scoring import Scorer
+from ifedicl.core.transfer import to_device, to_host
 from ifedicl.core.vectors import WRITES, Array64, ContextVectors
 from ifedicl.settings import Method
 
@@ -30,16 +33,14 @@ def context_vectors(scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[
     """
     backbone = scorer.backbone
     size = method.groups(len(scorer.encoder.tree.words))
-    layers = method.injection.active_layers(backbone.layers)
-    sums, counts = np.zeros((size, len(layers), len(WRITES), backbone.width)), np.zeros(size, dtype=np.int64)
-    groups = groups_of(labels, method)
-    for batch, writes in example_writes(scorer, prompts, labels, method):
-        np.add.at(sums, groups[batch], writes)
-        np.add.at(counts, groups[batch], 1)
-    return ContextVectors.of_sums(sums, counts)
+    layers, groups = method.injection.active_layers(backbone.layers), groups_of(labels, method)
+    sums = torch.zeros(size, len(layers), len(WRITES), backbone.width, dtype=torch.float64, device=backbone.device)
+    for batch, recording in _passes(scorer, prompts, labels, method):
+        _add(sums, recording, groups[batch])
+    counts = np.bincount(groups, minlength=size)
+    return ContextVectors.of_sums(to_host(sums)[0], counts)
 
 
-@torch.inference_mode()
 def example_writes(
     scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method
 ) -> Iterator[tuple[list[int], Array64]]:
@@ -48,6 +49,16 @@ def example_writes(
     Yields:
         For each batch the positions of ``B`` demonstrations and their ``(B, L, 2, d)`` writes.
     """
+    for batch, recording in _passes(scorer, prompts, labels, method):
+        (writes,) = to_host(recording.stacked().double())  # (L, 2, B, d)
+        yield batch, writes.transpose(2, 0, 1, 3)
+
+
+@torch.inference_mode()
+def _passes(
+    scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method
+) -> Iterator[tuple[list[int], Recording]]:
+    """For each pass the positions of its demonstrations, and their writes at the read position, on the device."""
     backbone, words = scorer.backbone, scorer.encoder.tree.words
     if method.vectors.read_position == "label":
         sequences = [prompt + words[label] for prompt, label in zip(prompts, labels, strict=True)]
@@ -58,10 +69,23 @@ def example_writes(
         scorer.on_pass()
         rows = [sequences[position] for position in batch]
         with record(backbone, layers) as recording:  # each pass its own: who takes the writes does not hold the model
-            recording.positions = torch.tensor([len(row) - 1 for row in rows], device=backbone.device)
+            recording.positions = to_device(np.array([len(row) - 1 for row in rows]), backbone.device)
             backbone.hidden_states(right_padded(rows, backbone.device))
-        writes = recording.stacked().double().cpu().numpy()  # (L, 2, B, d)
-        yield batch, writes.transpose(2, 0, 1, 3)
+        yield batch, recording
+
+
+@torch.inference_mode()
+def _add(sums: Tensor, recording: Recording, groups: npt.NDArray[np.int64]) -> None:
+    """Add the writes of ``B`` demonstrations to the ``(G, L, 2, d)`` float64 sums of their groups, on the device.
+
+    A product with one-hot rows adds in a fixed order, where a GPU's indexed sum would add in any.
+    """
+    one_hot = to_device(np.eye(len(sums))[:, groups], sums.device)  # (G, B)
+    for of_layer, layer in zip(
+        sums.unbind(1), recording.layers, strict=True
+    ):  # one at a time: float64 takes four times a write's memory
+        writes = torch.stack([recording.rows[layer, write] for write in range(len(WRITES))]).double()  # (2, B, d)
+        of_layer.transpose(0, 1).baddbmm_(one_hot.expand(len(WRITES), -1, -1), writes)
 
 
 def groups_of(labels: Sequence[int], method: Method) -> npt.NDArray[np.int64]:

@@ -74,6 +74,7 @@ def inspect_config(path: Path) -> dict[str, Any]:
 
     from ifedicl.backbone.load import load_backbone  # torch takes seconds to import, and a wrong file is found first
     from ifedicl.backbone.scoring import Scorer
+    from ifedicl.runs.expected_memory import expected_memory
 
     holdout = settings.holdout
     backbone = load_backbone(settings.model)
@@ -104,6 +105,7 @@ def inspect_config(path: Path) -> dict[str, Any]:
             "down": sum(step.times * step.bytes_down for step in steps),
             "up": sum(step.times * step.bytes_up for step in steps),
         },
+        "memory": expected_memory(settings, backbone, clients),
         "mode": mode_of(settings.method),
         "leaves_a_client": what_leaves(settings.method),
         "for_each_owner": for_owners(settings, backbone.fingerprint),

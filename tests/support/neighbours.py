@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from ifedicl import calibrate, seeds
@@ -125,14 +126,14 @@ def _repeat_passes(monkeypatch: pytest.MonkeyPatch) -> dict[Any, dict[str, Tenso
         filled[:] = [found]
         return fill(found, context)
 
-    def once(self: Objective, values: Any, rows: Sequence[int], **options: Any) -> float:
+    def once(self: Objective, values: Any, rows: Sequence[int], **options: Any) -> Tensor:
         key = (tuple(self._prompts[row] for row in rows), tuple(self._labels[row] for row in rows))
         if key not in passes:
             run(self, values, rows, **options)
             passes[key] = {name: array.clone() for name, array in filled[0].items()}
         for name, array in passes[key].items():
             filled[0][name].copy_(array)
-        return 0.0
+        return torch.zeros(())
 
     monkeypatch.setattr(calibrate, "_row_gradients", filling)
     monkeypatch.setattr(Objective, "pass_backward", once)

@@ -23,7 +23,8 @@ from ifedicl.backbone.layer_cache import UpperLayers
 from ifedicl.backbone.layout import Layout, Row, branches_of, states_of
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.multi_adapter import Asked, Placed, mixed_batches, mixed_log_probabilities
-from ifedicl.backbone.scoring import PassBudget, Scorer
+from ifedicl.backbone.passes import PassBudget
+from ifedicl.backbone.scoring import Scorer
 from ifedicl.backbone.tree_attention import branch_limit
 from ifedicl.calibrate import example_gradients, gradient_sum
 from ifedicl.core.coefficients import Coefficients

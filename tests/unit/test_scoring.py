@@ -20,7 +20,8 @@ from torch import Tensor
 from ifedicl.backbone.encoding import Encoder, LabelTree, Prompts, Tokens
 from ifedicl.backbone.layout import right_padded
 from ifedicl.backbone.load import Backbone, Prefix
-from ifedicl.backbone.scoring import PassBudget, Scorer, length_batches
+from ifedicl.backbone.passes import PassBudget, length_batches
+from ifedicl.backbone.scoring import Scorer
 from ifedicl.errors import DataError, TaskError
 from ifedicl.task import Task
 from tests.support import tiny

@@ -218,7 +218,7 @@ def test_the_written_config_shows_every_setting_with_its_default() -> None:
         "# test",
         "# public",
         "# label_words",
-        "# max_prompt",
+        "# max_p",  # max_pass_tokens, max_prompt_tokens
         "# revision",
         "# writes = { l",
     )

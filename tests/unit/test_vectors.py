@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.scoring import PassBudget, Scorer
+from ifedicl.backbone.passes import PassBudget
+from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.aggregation import AGGREGATE_VECTORS
 from ifedicl.core.vectors import ContextVectors, pooled_mean, uniform_mean
 from ifedicl.extract import context_vectors

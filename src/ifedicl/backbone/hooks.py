@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import zip_longest
 from typing import TypeAlias
 
 import numpy as np
@@ -19,12 +20,15 @@ from torch import Tensor, nn
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.lock import exclusive
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
-from ifedicl.core.injection import inject
+from ifedicl.core.injection import Maps, inject
 from ifedicl.core.subspace import Context, ContextTensors
+from ifedicl.core.transfer import to_device
 from ifedicl.core.vectors import WRITES
 
 _Hook: TypeAlias = Callable[[int, int, Tensor], Tensor | None]
 """Called with layer, write and the module's output; what it returns replaces the output."""
+_Part: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Maps | None]
+"""``λ·v``, β, Γ and the maps of one write."""
 Watcher: TypeAlias = Callable[[int, int, Tensor, Tensor], None]
 """Called in the backward pass with layer, write, the write ``(..., d)`` before injection and the gradient after it. Layers are
 counted from the context's first, as in the arrays of the coefficients."""
@@ -36,18 +40,33 @@ class Recording:
 
     Attributes:
         layers: the layers that are read.
-        positions: ``(B,)`` int64: the token to read in each row; set before each forward pass.
+        positions: ``(B,)`` int64 on the model's device: the token to read in each row; set before each forward pass.
         rows: for each layer and write a ``(B, d)`` tensor of the last forward pass.
     """
 
     layers: range
     positions: Tensor | None = None
     rows: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    _places: tuple[Tensor, int, Tensor] | None = None  # positions, tokens in a row, and where both say to read
 
     def stacked(self) -> Tensor:
         """``(L, 2, B, d)`` of the last forward pass."""
-        by_layer = ([self.rows[layer, write] for write in range(len(WRITES))] for layer in self.layers)
-        return torch.stack([torch.stack(writes) for writes in by_layer])
+        writes = [self.rows[layer, write] for layer in self.layers for write in range(len(WRITES))]
+        return torch.stack(writes).view(len(self.layers), len(WRITES), *writes[0].shape)
+
+    def read(self, layer: int, write: int, output: Tensor) -> None:
+        """Take the rows of one write, ``(B, T, d)``; OPT flattens it to ``(B·T, d)`` for its MLP."""
+        if self.positions is None:
+            raise RuntimeError("recording.positions: set them before the forward pass")
+        tokens = output.reshape(-1, output.shape[-1])
+        self.rows[layer, write] = tokens.index_select(0, self._flat(self.positions, len(tokens)))
+
+    def _flat(self, positions: Tensor, tokens: int) -> Tensor:
+        """``(B,)``: the positions in all rows put together; computed once a pass."""
+        if self._places is None or self._places[0] is not positions or self._places[1] != tokens:
+            starts = torch.arange(0, tokens, tokens // len(positions), device=positions.device)
+            self._places = positions, tokens, starts + positions
+        return self._places[2]
 
 
 @contextmanager
@@ -59,25 +78,17 @@ def record(backbone: Backbone, layers: range | None = None) -> Iterator[Recordin
     """
     recording = Recording(range(backbone.layers) if layers is None else layers)
 
-    def read(layer: int, write: int, output: Tensor) -> None:
-        positions = recording.positions
-        if positions is None:
-            raise RuntimeError("recording.positions: set them before the forward pass")
-        # OPT flattens (B, T, d) to (B·T, d) for its MLP.
-        sequences = output.view(len(positions), -1, output.shape[-1])  # (B, T, d)
-        recording.rows[layer, write] = sequences[torch.arange(len(positions), device=output.device), positions]
-
-    with _hooked(backbone, read, lambda layer, _write: layer in recording.layers):
+    with _hooked(backbone, recording.read, lambda layer, _write: layer in recording.layers):
         yield recording
 
 
 @dataclass(frozen=True, eq=False)
 class Injection:
-    """Context and coefficients, ready for the model.
+    """Context and coefficients, ready for the model: what each write needs is taken apart once, not at each pass.
 
     Attributes:
         context: global vectors and basis, on the model's device.
-        scales: ``(L, 2, 2)`` float32 on the CPU.
+        scales: ``(L, 2, 2)`` float32 on the model's device.
         active: ``(L, 2)``: the writes to change.
         core: ``(L, 2, r, r)`` float32 on the model's device; None without a subspace.
     """
@@ -86,12 +97,24 @@ class Injection:
     scales: Tensor
     active: npt.NDArray[np.bool_]
     core: Tensor | None = None
+    _parts: tuple[_Part, ...] = field(init=False)  # of each write
+
+    def __post_init__(self) -> None:
+        # Taken apart by one operation each, so that the gradients come together again in one.
+        shifts = (self.scales[..., CONTEXT, None] * self.context.vectors).flatten(0, 1).unbind()
+        scales = self.scales[..., ACTIVATION].flatten().unbind()
+        cores, maps = list[Tensor | None](), list[Maps | None]()
+        if self.core is not None and self.context.basis is not None:
+            together = self.core.flatten(0, 1)
+            cores += together.unbind()
+            maps += Maps.of(self.context.basis.flatten(0, 1), together)
+        object.__setattr__(self, "_parts", tuple(zip_longest(shifts, scales, cores, maps)))
 
     @classmethod
     def of(cls, context: Context, coefficients: Coefficients, device: torch.device) -> Injection:
         """The injection of finished coefficients."""
-        core = None if coefficients.core is None else torch.from_numpy(coefficients.core).to(device)
-        return cls(context.on(device), torch.from_numpy(coefficients.scales), coefficients.active, core)
+        core = None if coefficients.core is None else to_device(coefficients.core, device)
+        return cls(context.on(device), to_device(coefficients.scales, device), coefficients.active, core)
 
     def is_active(self, layer: int, write: int) -> bool:
         """Whether this write of the model's layer number ``layer`` is changed."""
@@ -101,15 +124,8 @@ class Injection:
         """``β·y + λ·v + Uᵀ Γ U y`` for a write ``y``, ``(..., d)``, of the model's ``layer``; ``y`` itself if not active."""
         if not self.is_active(layer, write):
             return output
-        row = layer - self.context.first_layer
-        return inject(
-            output,
-            self.context.vectors[row, write],
-            self.scales[row, write, CONTEXT],
-            self.scales[row, write, ACTIVATION],
-            None if self.context.basis is None else self.context.basis[row, write],
-            None if self.core is None else self.core[row, write],
-        )
+        place = (layer - self.context.first_layer) * len(WRITES) + write
+        return inject(output, *self._parts[place])
 
 
 @contextmanager
@@ -127,7 +143,7 @@ def injected(
     Args:
         backbone: the model; its weights do not change.
         context: global vectors and basis, on the model's device.
-        scales: ``(L, 2, 2)`` float32 on the CPU; differentiable.
+        scales: ``(L, 2, 2)`` float32 on the model's device; differentiable.
         active: ``(L, 2)``: the writes to change.
         core: ``(L, 2, r, r)`` float32 on the model's device, differentiable; None without a subspace.
         watcher: gets what each row's gradient of the coefficients follows from.
@@ -153,11 +169,12 @@ def applied(backbone: Backbone, context: Context, coefficients: Coefficients) ->
 
 @contextmanager
 def injected_by_row(backbone: Backbone, spans: Sequence[tuple[Injection | None, int]]) -> Iterator[None]:
-    """Use a different injection for each span of rows of one forward pass; for inference.
+    """Use a different injection for each span of rows of one forward pass.
 
     Args:
         backbone: the model; its weights do not change.
-        spans: injections and their numbers of rows, in the order of the rows; None: the raw model.
+        spans: injections and their numbers of rows, or of prompts that all have the same number of rows, in the order of the
+            rows; None: the raw model.
     """
     counts = [count for _, count in spans]
 

@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ifedicl.backbone.layout import Row, states_of
 from ifedicl.backbone.load import Backbone
+from ifedicl.core.transfer import to_device
 
 MOST_BYTES = 2**30
 """Size of the cache, for one client and task."""
@@ -50,11 +52,13 @@ class UpperLayers:
 
     def _entering(self, rows: Sequence[Row]) -> Tensor:
         """``(B, T, d)``: the input of layer ``first``."""
-        shape = (len(rows), max(len(row.tokens) for row in rows), self._backbone.width)
-        states = torch.zeros(shape, dtype=self._backbone.model.dtype, device=self._backbone.device)
-        for number, row in enumerate(rows):
-            states[number, : len(row.tokens)] = self._entering_alone(row)
-        return states
+        kept = [self._entering_alone(row) for row in rows]
+        places = np.zeros((len(rows), max(map(len, kept))), dtype=np.int64)  # of padding 0: a row of zeros stands there
+        ends = np.cumsum([len(states) for states in kept]) + 1
+        for number, (states, end) in enumerate(zip(kept, ends, strict=True)):
+            places[number, : len(states)] = np.arange(end - len(states), end)
+        together = torch.cat([torch.zeros_like(kept[0][:1]), *kept])
+        return together.index_select(0, to_device(places.ravel(), together.device)).view(*places.shape, -1)
 
     def _entering_alone(self, row: Row) -> Tensor:
         """``(T, d)``: the same bits whatever ran before, whether they are cached or computed."""

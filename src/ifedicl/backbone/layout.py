@@ -20,6 +20,7 @@ from ifedicl.backbone.load import Backbone, Prefix
 from ifedicl.backbone.lock import exclusive
 from ifedicl.backbone.pooling import Span
 from ifedicl.backbone.tree_attention import Branches
+from ifedicl.core.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,16 @@ class Layout:
 
     def read(self, states: Tensor, prompts: Sequence[Tokens]) -> Tensor:
         """``(B, N, d)`` of ``(B·R, T, d)``: the states that predict the tokens behind each node."""
-        rows = [[number * len(self.tails) + tail for tail, _ in self.reads] for number in range(len(prompts))]
-        columns = [[len(prompt) - 1 + behind for _, behind in self.reads] for prompt in prompts]
-        return states[rows, columns]
+        tails, behind = np.array(self.reads).T
+        rows = np.arange(len(prompts))[:, None] * len(self.tails) + tails
+        return tokens_at(states, rows, np.array([[len(prompt) - 1] for prompt in prompts]) + behind)
+
+
+def tokens_at(states: Tensor, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> Tensor:
+    """``(*I, d)`` of ``(B, T, d)``: the states at rows and columns of shape ``I``, in one operation."""
+    _, width, _ = states.shape
+    flat = to_device((rows * width + columns).ravel(), states.device)
+    return states.flatten(0, 1).index_select(0, flat).view(*rows.shape, -1)
 
 
 def right_padded(sequences: Sequence[Tokens], device: torch.device) -> Tensor:
@@ -98,7 +106,7 @@ def right_padded(sequences: Sequence[Tokens], device: torch.device) -> Tensor:
     padded = np.zeros((len(sequences), width), dtype=np.int64)
     for row, sequence in enumerate(sequences):
         padded[row, : len(sequence)] = sequence
-    return torch.from_numpy(padded).to(device)
+    return to_device(padded, device)
 
 
 def branches_of(rows: Sequence[Row], device: torch.device) -> Branches | None:
@@ -119,7 +127,7 @@ def branches_of(rows: Sequence[Row], device: torch.device) -> Branches | None:
         positions[number, :begin] = np.arange(begin)
         positions[number, begin:end] = begin + among.sum(axis=1) - 1
         seen[number, begin:end, begin:end] = among
-    return Branches(torch.from_numpy(positions).to(device), torch.from_numpy(seen).to(device))
+    return Branches(to_device(positions, device), to_device(seen, device))
 
 
 def _ancestors(parents: tuple[int, ...]) -> npt.NDArray[np.bool_]:

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ifedicl.backbone.families import Writes, layer_modules, write_modules, writes_of
 from ifedicl.backbone.fingerprint import stored_tensors
 from ifedicl.backbone.from_files import read_config, read_model, read_tokenizer
+from ifedicl.backbone.memory import ModelMemory
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.backbone.preflight import check_memory
 from ifedicl.backbone.quiet import quiet_transformers
@@ -66,6 +67,7 @@ class Backbone:
         dtype: the dtype it computes in, by name; not part of the fingerprint.
         context_window: most tokens in a sequence.
         branch_limit: most tokens in a sequence of a row that branches; 0: rows never branch.
+        trained_tokens: most tokens in a pass that keeps what its gradient needs; None: no bound.
     """
 
     model: Any
@@ -77,6 +79,7 @@ class Backbone:
     dtype: str
     context_window: int
     branch_limit: int
+    trained_tokens: int | None = None
 
     def __deepcopy__(self, memo: object) -> Backbone:
         """The model itself: it never changes, and a copy takes memory (scikit-learn's ``clone`` copies parameters)."""
@@ -204,6 +207,7 @@ def wrap(model: Any, tokenizer: Any, writes: Writes, settings: ModelSettings, fi
         dtype=str(model.dtype).removeprefix("torch."),
         context_window=window,
         branch_limit=branch_limit(writes, text_config, window),
+        trained_tokens=settings.max_pass_tokens or ModelMemory.trained_tokens_of(model, writes),
     )
     if settings.writes is not None:
         _check_head(backbone)

@@ -14,9 +14,12 @@ from ifedicl.backbone.encoding import Tokens
 from ifedicl.backbone.hooks import Injection, injected_by_row
 from ifedicl.backbone.layout import Layout, states_of
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.passes import length_batches
 from ifedicl.backbone.pooling import Span, text_means
-from ifedicl.backbone.scoring import Scorer, length_batches, with_text
+from ifedicl.backbone.readings import Reading
+from ifedicl.backbone.scoring import Scorer, with_text
 from ifedicl.core.readout import Readout
+from ifedicl.core.transfer import to_host
 from ifedicl.core.vectors import Array32
 
 
@@ -90,8 +93,5 @@ def _read(
     placed: Placed, layout: Layout, states: Tensor, prompts: Sequence[Tokens], text: Sequence[Tensor]
 ) -> Iterator[Array32]:
     last, scores = placed.scorer.scored(states, prompts, layout)
-    logs: Array32 = scores.log_softmax(dim=-1).cpu().numpy()
-    if placed.readout is None:
-        yield from logs
-    else:
-        yield from placed.readout.log_probabilities(with_text(last, text).float().cpu().numpy(), logs)
+    reading = Reading(*to_host(with_text(last, text).float(), scores.log_softmax(dim=-1)))
+    yield from reading.log_probabilities(placed.readout)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,79 +13,21 @@ from torch.nn import functional
 
 from ifedicl.backbone.encoding import EncodedExamples, Encoder, Prompts, Tokens, shared_length
 from ifedicl.backbone.layer_cache import UpperLayers
-from ifedicl.backbone.layout import Layout, Row, states_of
+from ifedicl.backbone.layout import Layout, Row, states_of, tokens_at
 from ifedicl.backbone.load import Backbone, Prefix
 from ifedicl.backbone.lock import exclusive
+from ifedicl.backbone.passes import BUDGETS, length_batches
 from ifedicl.backbone.pooling import Span, text_means
+from ifedicl.backbone.readings import Reading
 from ifedicl.backbone.tree_attention import WIDEST
 from ifedicl.core.readout import Readout, hidden_count
+from ifedicl.core.transfer import to_device, to_host
 from ifedicl.data import Example
 from ifedicl.task import Task
 
-
-@dataclass(frozen=True)
-class PassBudget:
-    """How prompts are grouped into forward passes.
-
-    Attributes:
-        tokens: most tokens in one pass, padding included. More only adds padding on a CPU; a GPU is faster if it is full.
-        overhead: the fixed cost of a pass (weights are read, modules called), in tokens.
-        remembered: most tokens whose keys and values are in memory at once, if prompts share a beginning.
-    """
-
-    tokens: int
-    overhead: int
-    remembered: int
-
-
-_BUDGETS = {
-    "cpu": PassBudget(tokens=512, overhead=80, remembered=8_192),
-    "cuda": PassBudget(tokens=16_384, overhead=2_048, remembered=65_536),
-}
 _MOST_READ = 512  # states whose logits over the whole vocabulary are computed at once: 256 MiB for 128,000 tokens
+_HELD = 2**25  # numbers of hidden states that wait on the device: 128 MiB
 _FEWEST_SHARED = 32  # tokens: running a shorter beginning again is cheaper than copying its cache to every row
-
-
-def length_batches(lengths: Sequence[int], budget: PassBudget) -> list[list[int]]:
-    """Positions in groups of similar length, longest first: the groups with the least cost of padding and overhead.
-
-    A sequence of more than ``budget.tokens`` tokens is a group by itself.
-    """
-    order = sorted(range(len(lengths)), key=lambda position: (-lengths[position], position))
-    widths = np.array([lengths[position] for position in order], dtype=np.int64)
-    cost, begin = np.zeros(len(order) + 1), np.zeros(len(order) + 1, dtype=np.int64)  # of the best groups of the first n
-    for end in range(1, len(order) + 1):
-        most = max(1, budget.tokens // int(widths[end - 1]))
-        starts = np.arange(max(0, end - most), end)
-        tokens = (end - starts) * widths[starts]
-        fits = (tokens <= budget.tokens) | (starts == end - 1)
-        total = np.where(fits, cost[starts] + tokens + budget.overhead, np.inf)
-        best = int(total.argmin())
-        cost[end], begin[end] = total[best], starts[best]
-    groups: list[list[int]] = []
-    end = len(order)
-    while end:
-        groups.append(order[begin[end] : end])
-        end = int(begin[end])
-    return groups[::-1]
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What a model gives for prompts.
-
-    Attributes:
-        states: ``(N, d)`` float32, the last hidden state at each prompt's last token, which predicts the label word; with a
-            pooled layer ``(N, 2d)``, the mean state of the text's tokens behind it.
-        logs: ``(N, C)`` float32, ``log P(label | prompt)`` among the labels by their words.
-    """
-
-    states: npt.NDArray[np.float32]
-    logs: npt.NDArray[np.float32]
-
-    def log_probabilities(self, readout: Readout | None) -> npt.NDArray[np.float32]:
-        """``(N, C)`` log-probabilities among the labels, by a readout; None: by the label words."""
-        return self.logs if readout is None else readout.log_probabilities(self.states, self.logs)
 
 
 class Scorer:
@@ -114,11 +55,13 @@ class Scorer:
         self._upper = UpperLayers(backbone, first_layer) if first_layer else None
         self.task = task
         self.encoder = Encoder(backbone, task)
-        self.budget = _BUDGETS[backbone.device.type]
+        self.budget = BUDGETS[backbone.device.type]
         self._tree = self.encoder.tree
         self._branching, self._by_paths = Layout.branching(self._tree), Layout.by_paths(self._tree)
-        self._ended = self._tree.continuations()
-        self._first_tokens = torch.tensor([word[0] for word in self._tree.words], device=backbone.device)
+        device, words = backbone.device, self._tree.words
+        self._ended = {word: to_device(np.array(behind), device) for word, behind in self._tree.continuations().items()}
+        self._first_tokens = to_device(np.array([word[0] for word in words]), device)
+        self._word_lengths = to_device(np.array([len(word) for word in words], dtype=np.float32), device)
 
     def encoded(self, examples: Sequence[Example]) -> EncodedExamples:
         """Encode labelled texts.
@@ -145,23 +88,25 @@ class Scorer:
         words = [self._tree.words[label] for label in labels]
         run = [prompt + (word if word in self._ended else word[:-1]) for prompt, word in zip(prompts, words, strict=True)]
         states = self._states(list(map(Row, run)), None)  # (B, T, d)
-        rows = [row for row, word in enumerate(words) for _ in word]
+        rows = np.array([row for row, word in enumerate(words) for _ in word])
         columns = [len(prompt) - 1 + step for prompt, word in zip(prompts, words, strict=True) for step in range(len(word))]
-        targets = torch.tensor([token for word in words for token in word], device=states.device)
-        read = self.backbone.logits(states[rows, columns])  # (sum of word lengths, V)
-        losses = functional.cross_entropy(read, targets, reduction="none")
-        totals = torch.zeros(len(words), device=states.device).index_add(0, torch.tensor(rows, device=states.device), losses)
+        targets = to_device(np.array([token for word in words for token in word]), states.device)
+        read = self.backbone.logits(tokens_at(states, rows, np.array(columns)))  # (sum of word lengths, V)
+        totals = _row_sums(functional.cross_entropy(read, targets, reduction="none"), [len(word) for word in words])
         ended = [row for row, word in enumerate(words) if word in self._ended]
         if ended:
-            logs = self.backbone.logits(states[ended, [len(run[row]) - 1 for row in ended]]).log_softmax(dim=-1)  # (E, V)
-            ends = torch.stack([self._log_ends(logs[at], words[row]) for at, row in enumerate(ended)])
-            totals = totals.index_add(0, torch.tensor(ended, device=states.device), -ends)
-        return totals / self._lengths(words, totals) if self.task.normalise_length else totals
+            ends = np.array([len(run[row]) - 1 for row in ended])
+            logs = self.backbone.logits(tokens_at(states, np.array(ended), ends)).log_softmax(dim=-1)  # (E, V)
+            logs = torch.stack([self._log_ends(logs[at], words[row]) for at, row in enumerate(ended)])
+            totals = totals.index_add(0, to_device(np.array(ended), states.device), -logs)
+        if not self.task.normalise_length:
+            return totals
+        return totals / to_device(np.array([len(word) for word in words], dtype=np.float32), states.device)
 
     def label_losses(self, prompts: Sequence[Tokens], labels: Sequence[int]) -> Tensor:
         """``(B,)`` float32: ``-log P(label | prompt)`` among the labels, in nats."""
         scores = self.label_scores(prompts)
-        return functional.cross_entropy(scores, torch.tensor(labels, device=scores.device), reduction="none")
+        return functional.cross_entropy(scores, to_device(np.array(labels), scores.device), reduction="none")
 
     def log_probabilities(
         self, prompts: Prompts, *, readout: Readout | None = None, on_progress: Callable[[int], None] | None = None
@@ -172,9 +117,8 @@ class Scorer:
         by their words. ``on_progress`` is called with the number of prompts just done.
         """
         result = np.empty((len(prompts.tokens), len(self.task.labels)), dtype=np.float32)
-        pooled_layer = None if readout is None else readout.pooled_layer
-        for batch, states, logs in self._readings(prompts, pooled_layer, on_progress):
-            result[batch] = logs if readout is None else readout.log_probabilities(states.float().cpu().numpy(), logs)
+        for positions, reading in self._blocks(prompts, None if readout is None else readout.pooled_layer, on_progress):
+            result[positions] = reading.log_probabilities(readout)
         return result
 
     def read(self, prompts: Prompts, pooled_layer: int | None = None, *, alone: bool = False) -> Reading:
@@ -191,30 +135,52 @@ class Scorer:
         parts = [Prompts((tokens,), 0) for tokens in prompts.tokens] if alone else [prompts]
         first = 0
         for part in parts:
-            for batch, of_batch, batch_logs in self._readings(part, pooled_layer, None):
-                rows = [first + position for position in batch]
-                states[rows], logs[rows] = of_batch.float().cpu().numpy(), batch_logs
+            for positions, reading in self._blocks(part, pooled_layer, None):
+                rows = [first + position for position in positions]
+                states[rows], logs[rows] = reading.states, reading.logs
             first += len(part.tokens)
         return Reading(states, logs)
+
+    def _blocks(
+        self, prompts: Prompts, pooled_layer: int | None, on_progress: Callable[[int], None] | None
+    ) -> Iterator[tuple[list[int], Reading]]:
+        """Readings of many passes with their prompts' positions. They leave the device together, for each :data:`_HELD`."""
+        positions, states, logs = list[int](), list[Tensor](), list[Tensor]()
+        for batch, of_batch, batch_logs in self._readings(prompts, pooled_layer, on_progress):
+            positions += batch
+            states.append(of_batch)
+            logs.append(batch_logs)
+            if len(positions) * of_batch.shape[1] >= _HELD:
+                yield positions, Reading(*to_host(torch.cat(states), torch.cat(logs)))
+                positions, states, logs = [], [], []
+        if positions:
+            yield positions, Reading(*to_host(torch.cat(states), torch.cat(logs)))
 
     @torch.inference_mode()
     def features(self, prompts: Prompts) -> npt.NDArray[np.float32]:
         """``(N, d)``: the last hidden state at each prompt's last token, which predicts the label word."""
-        result = np.empty((len(prompts.tokens), self.backbone.width), dtype=np.float32)
-        for batch in length_batches([len(tokens) for tokens in prompts.tokens], self.budget):
+        groups, states = length_batches([len(tokens) for tokens in prompts.tokens], self.budget), list[Tensor]()
+        for batch in groups:
             tokens = [prompts.tokens[position] for position in batch]
-            result[batch] = _last(self._states([Row(prompt) for prompt in tokens], None), tokens).float().cpu().numpy()
+            states.append(_last(self._states([Row(prompt) for prompt in tokens], None), tokens).float())
+        result = np.empty((len(prompts.tokens), self.backbone.width), dtype=np.float32)
+        if groups:
+            (result[[position for batch in groups for position in batch]],) = to_host(torch.cat(states))
         return result
 
-    def batches(self, prompts: Sequence[Tokens], prefix: Prefix | None = None) -> list[list[int]]:
-        """Positions of ``prompts`` in groups, one for each forward pass; with a ``prefix``, prompts are what follows it."""
+    def batches(self, prompts: Sequence[Tokens], prefix: Prefix | None = None, *, trains: bool = False) -> list[list[int]]:
+        """Positions of ``prompts`` in groups, one for each forward pass; with a ``prefix``, prompts are what follows it.
+
+        A pass that ``trains`` keeps what its gradient needs, so memory bounds its tokens too.
+        """
         before, share = prefix.length if prefix else 0, self.budget.tokens / self.budget.remembered
         sizes = []
         for tokens in prompts:
             layout = self.layout([tokens], before)
             width = layout.width(tokens)
             sizes.append(len(layout.tails) * max(width, math.ceil((before + width) * share)))
-        return length_batches(sizes, self.budget)
+        bound = self.backbone.trained_tokens if trains else None
+        return length_batches(sizes, self.budget if bound is None else self.budget.within(bound))
 
     def layout(self, prompts: Sequence[Tokens], before: int = 0) -> Layout:
         """How the label words follow the prompts of one pass: in branches, if the model can branch at their length.
@@ -244,15 +210,15 @@ class Scorer:
     @torch.inference_mode()
     def _readings(
         self, prompts: Prompts, pooled_layer: int | None, on_progress: Callable[[int], None] | None
-    ) -> Iterator[tuple[list[int], Tensor, npt.NDArray[np.float32]]]:
-        """For each batch: positions, ``(B, d)`` or ``(B, 2d)`` states and ``(B, C)`` log-probabilities."""
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """For each batch: positions, ``(B, d)`` or ``(B, 2d)`` states and ``(B, C)`` log-probabilities, both float32."""
         spans = self.spans(prompts.tokens, pooled_layer)
         text_begins = None if pooled_layer is None else min((span.first for span in spans if span), default=0)
         prefix, rests = self._without_prefix(prompts.tokens, text_begins)
         for batch in self.batches(rests, prefix):
             of_batch = [_behind(spans[position], prefix) for position in batch]
             states, scores = self._read([rests[position] for position in batch], prefix, of_batch)
-            yield batch, states, scores.log_softmax(dim=-1).cpu().numpy()
+            yield batch, states.float(), scores.log_softmax(dim=-1)
             if on_progress is not None:
                 on_progress(len(batch))
 
@@ -268,7 +234,7 @@ class Scorer:
 
         ``states`` are the ``(B·R, T, d)`` last hidden states of the rows that ``layout`` makes of the ``B`` prompts.
         """
-        last = _last(states[:: len(layout.tails)], prompts)
+        last = _last(states, prompts, len(layout.tails))
         if not self._tree.is_flat:
             return last, self._tree_scores(layout.read(states, prompts))
         # One token each: the normaliser over the vocabulary is the same for all, so only these logits are needed.
@@ -295,7 +261,7 @@ class Scorer:
         """``(B, C)`` scores from the states ``(B, N, d)`` at the nodes of the tree."""
         parts = torch.split(read, max(1, _MOST_READ // len(self._tree.nodes)))
         scores = torch.cat([self._word_scores(part) for part in parts])
-        return scores / self._lengths(self._tree.words, scores) if self.task.normalise_length else scores
+        return scores / self._word_lengths if self.task.normalise_length else scores
 
     def _word_scores(self, read: Tensor) -> Tensor:
         nodes = {node: position for position, node in enumerate(self._tree.nodes)}
@@ -308,18 +274,24 @@ class Scorer:
 
     def _log_ends(self, logs: Tensor, word: Tokens) -> Tensor:
         """``(...)`` of ``(..., V)``: the log-probability that no other label word goes on from ``word``, of those behind it."""
-        others = torch.ones(logs.shape[-1], dtype=torch.bool, device=logs.device)
-        others[list(self._ended[word])] = False
-        return logs[..., others].logsumexp(dim=-1)
-
-    @staticmethod
-    def _lengths(words: Sequence[Tokens], like: Tensor) -> Tensor:
-        return torch.tensor([len(word) for word in words], device=like.device, dtype=like.dtype)
+        return logs.index_fill(-1, self._ended[word], -torch.inf).logsumexp(dim=-1)
 
 
-def _last(states: Tensor, prompts: Sequence[Tokens]) -> Tensor:
-    """``(B, d)`` of ``(B, T, d)``: the state that predicts the first token of the label word."""
-    return states[torch.arange(len(prompts)), [len(prompt) - 1 for prompt in prompts]]
+def _last(states: Tensor, prompts: Sequence[Tokens], rows: int = 1) -> Tensor:
+    """``(B, d)`` of ``(B·rows, T, d)``: the state that predicts the first token of the label word, in a prompt's first row."""
+    return tokens_at(states, np.arange(len(prompts)) * rows, np.array([len(prompt) - 1 for prompt in prompts]))
+
+
+def _row_sums(values: Tensor, lengths: Sequence[int]) -> Tensor:
+    """``(B,)``: sums of so many values each, in their order; a GPU's indexed sum would add in any."""
+    if max(lengths) == 1:
+        return values
+    places = np.full((max(lengths), len(lengths)), len(values), dtype=np.int64)  # behind the last value is a zero
+    ends = np.cumsum(lengths)
+    for row, (end, length) in enumerate(zip(ends, lengths, strict=True)):
+        places[:length, row] = np.arange(end - length, end)
+    steps = functional.pad(values, (0, 1)).index_select(0, to_device(places.ravel(), values.device)).view(places.shape)
+    return sum(steps.unbind(), torch.zeros_like(steps[0]))
 
 
 def with_text(states: Tensor, text: Sequence[Tensor]) -> Tensor:

@@ -2,36 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def inject(
-    write: Tensor,
-    vector: Tensor,
-    context_scale: Tensor,
-    activation_scale: Tensor,
-    basis: Tensor | None = None,
-    core: Tensor | None = None,
-) -> Tensor:
-    """``β·y + λ·v + Uᵀ Γ U y`` at every token; without a basis the paper's ``β·y + λ·v``.
+class Maps(NamedTuple):
+    """What the subspace of one write needs beside Γ: made once a pass for all writes, not at each write.
 
-    Differentiable in ``write``, the two scales and the core. The gradients of the coefficients are float32 for every model
-    dtype.
+    Attributes:
+        basis: ``Uᵀ``, ``(d, r)`` float32.
+        forwards: ``ΓᵀU``, ``(r, d)`` float32.
+        backwards: ``ΓU``, ``(r, d)`` float32, for the gradient.
+    """
+
+    basis: Tensor
+    forwards: Tensor
+    backwards: Tensor
+
+    @classmethod
+    def of(cls, basis: Tensor, core: Tensor) -> list[Self]:
+        """The maps of ``W`` writes with bases ``U``, ``(W, r, d)``, and cores ``Γ``, ``(W, r, r)``."""
+        core = core.detach()  # its gradient is :func:`inject`'s
+        together = basis.mT, core.mT @ basis, core @ basis
+        return [cls(*of_write) for of_write in zip(*(maps.unbind() for maps in together), strict=True)]
+
+
+def inject(
+    write: Tensor, shift: Tensor, activation_scale: Tensor, core: Tensor | None = None, maps: Maps | None = None
+) -> Tensor:
+    """``β·y + λ·v + Uᵀ Γ U y`` at every token; without a core the paper's ``β·y + λ·v``.
+
+    Differentiable in ``write``, the shift, the scale and the core. Their gradients are float32 for every model dtype. The host
+    reads nothing: all arguments are on one device, and the formula takes as few operations as plain torch allows.
 
     Args:
         write: ``y``, ``(..., d)``: what attention or MLP adds to the residual stream.
-        vector: ``v``, ``(d,)``: the global context vector of this write; float32 on the device of ``write``.
-        context_scale: ``λ``, a float32 scalar on the CPU (reading it there does not wait for a GPU).
-        activation_scale: ``β``, a float32 scalar on the CPU.
-        basis: ``U``, ``(r, d)`` float32 on the device of ``write``.
-        core: ``Γ``, ``(r, r)`` float32 on the device of ``write``; given with a basis.
+        shift: ``λ·v``, ``(d,)`` float32: the scaled global context vector of this write.
+        activation_scale: ``β``, a float32 scalar.
+        core: ``Γ``, ``(r, r)`` float32.
+        maps: of this core; given with it.
     """
-    result: Tensor = _Inject.apply(write, vector, context_scale, activation_scale, basis, core)  # type: ignore[no-untyped-call]
+    if not torch.is_grad_enabled():
+        return _injected(write, shift, activation_scale, maps)[0]
+    result: Tensor = _Inject.apply(write, shift, activation_scale, core, maps)  # type: ignore[no-untyped-call]
     return result
+
+
+def _injected(write: Tensor, shift: Tensor, activation_scale: Tensor, maps: Maps | None) -> tuple[Tensor, Tensor | None]:
+    """The result in the dtype of the write, and ``U y``, ``(tokens, r)`` float32, where there is a subspace."""
+    # Float32 arguments make the sum float32. It is rounded once, at its end: in bfloat16 a β of 1.003 would be 1.
+    if maps is None:
+        return torch.addcmul(shift, write, activation_scale, out=_other(write)), None
+    total = torch.addcmul(shift, write, activation_scale)
+    rows = total.view(-1, write.shape[-1])
+    within = write.reshape(rows.shape).to(torch.float32) @ maps.basis
+    rows.addmm_(within, maps.forwards)
+    return total.to(write.dtype), within
+
+
+def _other(like: Tensor) -> Tensor | None:
+    """Where a float32 result is put that is rounded on its way; None: it is not rounded."""
+    return None if like.dtype == torch.float32 else torch.empty_like(like)
 
 
 class _Inject(torch.autograd.Function):
@@ -42,41 +76,35 @@ class _Inject(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        write: Tensor,
-        vector: Tensor,
-        context_scale: Tensor,
-        activation_scale: Tensor,
-        basis: Tensor | None,
-        core: Tensor | None,
+        ctx: Any, write: Tensor, shift: Tensor, activation_scale: Tensor, _core: Tensor | None, maps: Maps | None
     ) -> Tensor:
-        # The float32 vector promotes the sum to float32; it is rounded once, at its end. Between bfloat16 tensors a CPU would
-        # round ``alpha`` itself: a β of 1.003 would be 1.
-        total = torch.add(vector * float(context_scale), write, alpha=float(activation_scale))
-        within = None
-        if basis is not None and core is not None:
-            within = write.float() @ basis.T  # (..., r)
-            total = total + (within @ core.T) @ basis
-        ctx.save_for_backward(write, vector, activation_scale, basis, core, within)
-        return total.to(write.dtype)
+        result, within = _injected(write, shift, activation_scale, maps)
+        ctx.save_for_backward(write, activation_scale, within)
+        ctx.maps = maps
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        write, vector, activation_scale, basis, core, within = ctx.saved_tensors
-        for_write = gradient * float(activation_scale) if ctx.needs_input_grad[0] else None
-        for_context = for_activation = for_core = None
+        write, activation_scale, within = ctx.saved_tensors
+        maps: Maps | None = ctx.maps
+        exact = gradient.to(torch.float32)
+        for_write = for_shift = for_activation = for_core = None
+        if ctx.needs_input_grad[1]:
+            for_shift = exact.sum(dim=tuple(range(exact.dim() - 1)))
         if ctx.needs_input_grad[2]:
-            for_context = (gradient.flatten(0, -2).sum(dim=0, dtype=torch.float32) @ vector).cpu()
+            for_activation = torch.dot(exact.reshape(-1), write.reshape(-1).to(torch.float32))
+        if maps is None:
+            if ctx.needs_input_grad[0]:
+                for_write = torch.mul(exact, activation_scale, out=_other(write))
+            return for_write, for_shift, for_activation, None, None
+        rows = exact.reshape(-1, exact.shape[-1])
+        inner = rows @ maps.basis  # (tokens, r)
         if ctx.needs_input_grad[3]:
-            for_activation = torch.dot(gradient.flatten().float(), write.flatten().float()).cpu()
-        if basis is not None:
-            inner = gradient.float() @ basis.T  # (..., r)
-            if ctx.needs_input_grad[5]:
-                for_core = inner.flatten(0, -2).T @ within.flatten(0, -2)
-            if for_write is not None:
-                for_write = (for_write + (inner @ core) @ basis).to(write.dtype)
-        return for_write, None, for_context, for_activation, None, for_core
+            for_core = inner.T @ within
+        if ctx.needs_input_grad[0]:
+            for_write = (rows * activation_scale).addmm_(inner, maps.backwards).to(write.dtype).view(write.shape)
+        return for_write, for_shift, for_activation, for_core, None
 
 
 def fold(
@@ -91,7 +119,7 @@ def fold(
     """Float32 weight and bias of a linear layer that gives what :func:`inject` makes of the given layer's output.
 
     ``W ← (βI + UᵀΓU) W`` and ``b ← (βI + UᵀΓU) b + λv``: exact, since the injection is affine in the write. ``weight`` is
-    ``(d, n)``, ``bias`` ``(d,)`` or None; the other arguments are those of :func:`inject`.
+    ``(d, n)``, ``bias`` ``(d,)`` or None, ``vector`` is ``v``, ``(d,)``, ``basis`` is ``U``, ``(r, d)``.
     """
 
     def changed(values: Tensor) -> Tensor:

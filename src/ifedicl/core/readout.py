@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from ifedicl import seeds
 from ifedicl.core.vectors import Array32, Array64, all_finite
+
+if TYPE_CHECKING:
+    import torch
 
 MOST_FEATURES = 2048
 """Hidden states of more numbers than this are projected to this many random directions."""
@@ -82,9 +85,13 @@ class ReadoutSums:
     examples: int
 
     @classmethod
-    def of(cls, features: Array64, labels: npt.NDArray[np.integer], classes: int) -> Self:
-        """Sum over ``(N, F)`` features and ``(N,)`` label positions."""
-        return cls(features.T @ features, features.T @ np.eye(classes)[labels], len(labels))
+    def of(cls, features: Array64, labels: npt.NDArray[np.integer], classes: int, device: torch.device | None = None) -> Self:
+        """Sum over ``(N, F)`` features and ``(N,)`` label positions, on a device (None: the CPU)."""
+        from ifedicl.core.transfer import to_device, to_host  # a FLARE server, which has no model, needs no torch
+
+        rows, targets = (to_device(array, device) for array in (features, np.eye(classes)[labels]))
+        gram, moment = to_host(rows.T @ rows, rows.T @ targets)
+        return cls(gram, moment, len(labels))
 
     @classmethod
     def from_wire(cls, arrays: Mapping[str, npt.NDArray[np.generic]], examples: int) -> Self:
@@ -197,6 +204,14 @@ def projection(hidden: int, width: int, seed: int, most: int = MOST_FEATURES) ->
     blocks = [draw.standard_normal((width, share)) / np.sqrt(share) for _ in range(states)]
     directions: Array64 = block_diag(*blocks)
     return directions
+
+
+def projected(states: Array32, directions: Array64, device: torch.device | None = None) -> Array64:
+    """``(N, m)``: states in random :func:`projection` directions, computed on a device (None: the CPU)."""
+    from ifedicl.core.transfer import to_device, to_host
+
+    result: Array64 = to_host(to_device(states, device).double() @ to_device(directions, device))[0]
+    return result
 
 
 def log_softmax(scores: Array64) -> Array64:

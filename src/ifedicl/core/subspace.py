@@ -90,9 +90,9 @@ class Context:
 
     def on(self, device: torch.device) -> ContextTensors:
         """The context as tensors on a device."""
-        import torch  # takes seconds, and a FLARE server, which has no model, never calls this
+        from ifedicl.core.transfer import to_device  # torch takes seconds, and a FLARE server, which has no model, needs none
 
-        tensors = {name: torch.from_numpy(array).to(device) for name, array in self.arrays.items()}
+        tensors = {name: to_device(array, device) for name, array in self.arrays.items()}
         return ContextTensors(tensors["vectors"], tensors.get("basis"), self.first_layer)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.lockstep import Lockstep
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import ClientRound, calibrate, drawn
 from ifedicl.core.subspace import Context
@@ -72,6 +73,8 @@ class Client:
             seconds: longest time of one request; a longer one ends with the code ``refused``.
         """
         self.name = name
+        self.lockstep: Lockstep | None = None
+        """Clients of one process share passes through it; None: each has its own."""
         self._sums_for = sums_for
         self.examples = tuple(examples)
         self.backbone = backbone
@@ -245,7 +248,7 @@ class Client:
             raise _RefusalError(FailureCode.NO_EXAMPLES)
         order = order_seed(self._split_key, own.method)
         place = ClientRound(self.name, request.round, request.phase_start, request.phase_rounds, order)
-        update = calibrate(own.scorer, part, context, request.coefficients, own.method, place)
+        update = calibrate(own.scorer, part, context, request.coefficients, own.method, place, lockstep=self.lockstep)
         reply = messages.UpdateReply(update.coefficients, len(part.labels), update.loss)
         return self._checked(reply, update.coefficients.is_finite and bool(np.isfinite(update.loss)))
 

@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from ifedicl.backbone.encoding import EncodedExamples, Tokens
 from ifedicl.backbone.hooks import applied
-from ifedicl.backbone.scoring import Reading, Scorer
+from ifedicl.backbone.readings import Reading
+from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import gradient_sum
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.readout import Readout, ReadoutSums, features, projection
+from ifedicl.core.readout import Readout, ReadoutSums, features, projected, projection
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role, split_roles
@@ -87,9 +88,10 @@ class ExampleSums:
     ) -> ReadoutReply:
         """The readout sums of a reading of training examples, as a reply."""
         del pooled_layer  # where the reading's text states are from
+        device = scorer.backbone.device
         matrix = projection(reading.states.shape[1], scorer.backbone.width, method.seed)
-        states = reading.states if matrix is None else reading.states @ matrix
-        sums = ReadoutSums.of(features(states, reading.logs), np.asarray(labels), len(scorer.task.labels))
+        states = reading.states if matrix is None else projected(reading.states, matrix, device)
+        sums = ReadoutSums.of(features(states, reading.logs), np.asarray(labels), len(scorer.task.labels), device)
         return StatisticsReply(sums)
 
 

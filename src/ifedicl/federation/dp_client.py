@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.backbone.encoding import EncodedExamples, Tokens
-from ifedicl.backbone.scoring import Reading, Scorer
+from ifedicl.backbone.readings import Reading
+from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import example_gradients
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form, cold_start

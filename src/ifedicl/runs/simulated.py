@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -11,6 +12,7 @@ import numpy as np
 from ifedicl import seeds
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.lockstep import Lockstep
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
@@ -70,7 +72,7 @@ def federate(
     task: Task,
     method: Method,
     *,
-    engine: Callable[[Sequence[Endpoint]], Engine] = LocalEngine,
+    engine: Callable[[Sequence[Endpoint]], Engine] | None = None,
     ledgers: Path | None = None,
     public: Sequence[str] = (),
     options: RunOptions = _DEFAULTS,
@@ -82,7 +84,7 @@ def federate(
         model: source and settings of the clients' model, for the adapter.
         task: the task to learn.
         method: the settings of the method.
-        engine: carries the messages.
+        engine: carries the messages; None: a local one, with as many clients in a pass as the options say.
         ledgers: a folder for the clients' ledgers of their uploads; None: no ledger. A privacy budget includes the uploads of
             earlier attempts of this run.
         public: texts of no client; in private mode vectors come from them, and the noise is scaled on them.
@@ -96,9 +98,13 @@ def federate(
     """
     manifest = Manifest.of(task, method, clients[0].backbone.shape)
     endpoints = simulated_endpoints(clients, manifest, ledgers, public)
+    most = options.coordination.clients_in_a_pass
+    lockstep = Lockstep() if most > 1 and engine is None else None
     for endpoint in endpoints:
         endpoint.client.prepare(manifest)
-    return drive(engine(endpoints), manifest, model, options, spent=lambda: spent_privacy(endpoints, manifest))
+        endpoint.client.lockstep = lockstep
+    build = engine or partial(LocalEngine, lockstep=lockstep, most=most)
+    return drive(build(endpoints), manifest, model, options, spent=lambda: spent_privacy(endpoints, manifest))
 
 
 def zero_shot_adapter(backbone: Backbone, model: ModelSettings, task: Task) -> Adapter:

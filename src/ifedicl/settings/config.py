@@ -39,6 +39,12 @@ class Coordination(Section):
 
     deadline_seconds: float = Field(default=3600.0, gt=0.0, description="longest wait for a step; above 0")
     min_clients: int = Field(default=1, ge=1, description="minimum number of usable replies in a step; 1 or more")
+    clients_in_a_pass: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="simulated clients whose training rows share each pass, 1 to 1000; 1: one client after another",
+    )
     patience: int = Field(default=0, ge=0, description="evaluations without improvement before the run stops; 0: no early stop")
 
 
@@ -67,6 +73,12 @@ class ModelSettings(Section):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description='"auto", "cpu", "cuda" or "cuda:N"')
     max_prompt_tokens: int | None = Field(
         default=None, ge=8, description="longest prompt; longer texts are cut, the template never; default: the model's window"
+    )
+    max_pass_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="most tokens, padding included, in one pass of a training step, which is divided into as many; default: as "
+        "many as the GPU's memory holds, up to 4 GiB beside the weights. See `ifedicl inspect`",
     )
     writes: Mapping[str, str] | None = Field(
         default=None,

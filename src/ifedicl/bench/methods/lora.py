@@ -168,7 +168,7 @@ def _local_steps(setup: Setup, layers: LoRALayers, client: EncodedClient, rate: 
             group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
         (batch,) = batches_of(step, 1, len(labels), settings.batch_size, setup.method.seed, client.name)
         optimizer.zero_grad()
-        for part in scorer.batches([tokens[row] for row in batch]):
+        for part in scorer.batches([tokens[row] for row in batch], trains=True):
             rows = [batch[position] for position in part]
             losses = scorer.label_losses([tokens[row] for row in rows], [labels[row] for row in rows])
             (losses.sum() / len(batch)).backward()  # type: ignore[no-untyped-call]

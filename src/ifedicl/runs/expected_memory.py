@@ -1,0 +1,44 @@
+"""The memory that a run's calibration needs on one machine, before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ifedicl.backbone.families import writes_of
+from ifedicl.backbone.layer_cache import MOST_BYTES
+from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.memory import RESERVE, ModelMemory
+from ifedicl.backbone.scoring import Scorer
+from ifedicl.data import Example
+from ifedicl.settings import RunSettings
+
+_SAMPLE = 64  # texts of each client
+
+
+def expected_memory(settings: RunSettings, backbone: Backbone, clients: Mapping[str, Sequence[Example]]) -> dict[str, int]:
+    """Bytes that calibration needs on one machine, planned from the model's configuration and a sample of the texts.
+
+    ``peak`` is the weights, one pass of a step, and the states that are kept for one client; ``gpu`` is that and what a GPU's
+    driver and allocator take. ``model.max_pass_tokens`` bounds ``tokens_in_a_pass``.
+    """
+    config = backbone.model.config
+    memory = ModelMemory.of(config, writes_of(config.model_type, settings.model.writes), backbone.model.dtype)
+    scorer = Scorer(backbone, settings.task)
+    sample = [example.text for examples in clients.values() for example in examples[:_SAMPLE]]
+    lengths = [scorer.layout([prompt]).width(prompt) for prompt in scorer.encoder.prompts(sample).tokens]
+    step = settings.calibration.batch_size * max(lengths)
+    bound = scorer.budget.tokens if backbone.trained_tokens is None else min(scorer.budget.tokens, backbone.trained_tokens)
+    in_a_pass = max(max(lengths), min(step, bound))
+    kept = 0
+    if settings.method.injected_layers(backbone.layers).start:
+        most = max(map(len, clients.values()))
+        kept = min(MOST_BYTES // memory.kept_token, most * sum(lengths) // len(lengths))
+    peak = memory.peak(in_a_pass, kept)
+    return {
+        "weights": memory.weights,
+        "token_of_a_step": memory.trained_token,
+        "tokens_in_a_pass": in_a_pass,
+        "kept_states_of_a_client": kept * memory.kept_token,
+        "peak": peak,
+        "gpu": peak + RESERVE,
+    }
