@@ -8,8 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from tests.conftest import TRACEBACK, pytest_runtest_makereport
 
 ROOT = Path(__file__).parents[2]
 GENERATORS = {"default_rng", "generator", "Generator", "manual_seed", "Random", "RandomState"}
@@ -89,3 +93,27 @@ def test_each_shared_file_name_is_justified() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     section = re.split(r"^## ", page.partition("## Shared file names")[2], flags=re.MULTILINE)[0]
     assert set(re.findall(r"`([\w/]+\.py)`", section)) == shared_file_names()
+
+
+# No traceback reaches a user in any test
+
+
+def test_a_traceback_that_a_test_reads_fails_it(capsys: pytest.CaptureFixture[str]) -> None:
+    print(f"{TRACEBACK}:")
+    with pytest.raises(AssertionError, match="a traceback would reach a user"):
+        capsys.readouterr()
+
+
+@pytest.mark.parametrize(("mark", "outcome"), [(None, "failed"), ("mistake", "passed")])
+@pytest.mark.parametrize("where", ["stdout", "stderr", "log"])
+def test_a_traceback_that_a_test_leaves_behind_fails_it_unless_it_simulates_a_mistake(
+    where: str, mark: str | None, outcome: str
+) -> None:
+    item: Any = SimpleNamespace(get_closest_marker=lambda name: name if name == mark else None)
+    sections = [(f"Captured {where} call", f"x\n{TRACEBACK}:\n")]
+    report: Any = SimpleNamespace(passed=True, when="call", outcome="passed", sections=sections)
+    hook = pytest_runtest_makereport(item)
+    next(hook)
+    with pytest.raises(StopIteration) as done:
+        hook.send(report)
+    assert done.value.value.outcome == outcome
