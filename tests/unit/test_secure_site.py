@@ -153,6 +153,8 @@ def test_the_written_file_shows_the_sums_with_their_defaults(tmp_path: Path) -> 
     text = (resources.files("ifedicl") / "templates" / "client.toml").read_text()
     shown = re.sub(r"^# (?=\[sums\]|  [\[\w])", "", text, flags=re.MULTILINE)
     path = tmp_path / "client.toml"
-    path.write_text(shown.replace("@tasks@", "").replace("@models@", "").replace("64 hexadecimal digits", "a" * 64))
+    for name, value in {"@tasks@": "", "@models@": "", "@source@": '"m"', "64 hexadecimal digits": "a" * 64}.items():
+        shown = shown.replace(name, value)
+    path.write_text(re.sub(r"@\w+@", "", shown))
     sums = load_client_settings(path).sums
     assert sums == SumSettings(peers={"clinic-b": "a" * 64})

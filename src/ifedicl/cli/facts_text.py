@@ -95,6 +95,11 @@ def _config(facts: Facts, console: Console) -> None:
     total = facts["bytes_in_all"]
     steps.add_row("in all, for each client", "", "", f"{total['up']:,}", f"{total['down']:,}", style="bold")
     console.print(steps)
+    memory = {name: f"{facts['memory'][name] / 2**30:.1f} GiB" for name in ("weights", "peak", "gpu")}
+    console.print(
+        f"memory of a calibration: {memory['peak']} at its peak, of which the weights take {memory['weights']}; on a GPU "
+        f"{memory['gpu']} with what its driver takes. model.max_pass_tokens bounds a pass"
+    )
     console.print(f"mode {facts['mode']}. Sentences on each line, for scripts and reviews: --json")
     console.print(f"each owner: {facts['for_each_owner']['policy']}")
 

@@ -395,9 +395,3 @@ def test_text_that_is_not_utf8_is_an_error_and_no_traceback(
     assert "not UTF-8 text (byte 1)" in capsys.readouterr().err
     assert run("classify", str(finished / "adapter"), "caf\udce9 bleeding") == DataError.exit_code
     assert "--file" in capsys.readouterr().err
-
-
-def test_inspecting_a_file_without_the_columns_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "a.csv").write_text("note,mood\nfine,good\n")
-    assert run("inspect", str(tmp_path / "a.csv"), "--json") == 0
-    assert "no column named text or label" in json.loads(capsys.readouterr().out)["note"]

@@ -132,6 +132,7 @@ def test_memory_bounds_a_shared_pass_too(backbone: Backbone, monkeypatch: pytest
     assert 1 <= max(seen) < 4
 
 
+@pytest.mark.mistake
 def test_a_client_that_fails_leaves_the_others_going(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     update, seen = Client._update, _passes(monkeypatch)
 
@@ -146,6 +147,7 @@ def test_a_client_that_fails_leaves_the_others_going(backbone: Backbone, monkeyp
     assert not federated.adapter.coefficients.is_identity
 
 
+@pytest.mark.mistake
 def test_a_pass_that_fails_fails_for_each_of_its_clients(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_arguments: Any) -> Any:
         raise RuntimeError("of the test")

@@ -31,6 +31,7 @@ ValueError: row 3
 """
 
 
+@pytest.mark.mistake
 def test_logs_show_our_own_last_lines_with_their_tracebacks_and_with_all_those_of_flare(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +156,7 @@ def test_the_console_finds_asks_and_stops_a_run_by_its_name() -> None:
         opened.job("dusk")
 
 
+@pytest.mark.mistake
 def test_the_console_shows_the_servers_log_of_a_finished_job(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
