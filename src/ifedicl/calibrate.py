@@ -67,9 +67,12 @@ class Objective:
         examples: EncodedExamples,
         context: ContextTensors,
         method: Method,
-        lockstep: Lockstep | None = None,
+        lockstep: tuple[Lockstep, str] | None = None,
     ) -> None:
-        """Compute nothing yet; ``context`` is on the model's device. In lockstep, passes are shared with other clients."""
+        """Compute nothing yet; ``context`` is on the model's device.
+
+        In lockstep, passes are shared with other clients whose context has the same digest.
+        """
         self._lockstep = lockstep
         self._scorer = scorer
         self._prompts = examples.prompts.tokens
@@ -97,12 +100,13 @@ class Objective:
             if self._lockstep is None:
                 total = total + self.pass_backward(values, part, scale=scale)
             else:
-                total = total + self._lockstep.backward(self._share(values, part, scale))
+                lockstep, digest = self._lockstep
+                total = total + lockstep.backward(self._share(values, part, scale, digest))
         return total
 
-    def _share(self, values: Mapping[str, Tensor], rows: Sequence[int], scale: float) -> Share:
+    def _share(self, values: Mapping[str, Tensor], rows: Sequence[int], scale: float, digest: str) -> Share:
         prompts, labels = [self._prompts[row] for row in rows], [self._labels[row] for row in rows]
-        return Share(self._scorer, self._losses, self._context, values, self._active, prompts, labels, scale)
+        return Share(self._scorer, self._losses, self._context, digest, values, self._active, prompts, labels, scale)
 
     def pass_backward(
         self,
@@ -138,7 +142,8 @@ def calibrate(
     with other clients that calibrate at the same time in threads of their own.
     """
     settings = method.calibration
-    objective = Objective(scorer, examples, context.on(scorer.backbone.device), method, lockstep)
+    shared = None if lockstep is None else (lockstep, context.digest)
+    objective = Objective(scorer, examples, context.on(scorer.backbone.device), method, shared)
     point = _Point.at(coefficients, scorer.backbone.device)
     # Fused: one operation, and the number of the step stays on the device.
     optimizer = AdamW(list(point.deviations.values()), settings.learning_rate, weight_decay=settings.weight_decay, fused=True)

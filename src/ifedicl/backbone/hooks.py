@@ -5,7 +5,7 @@ From their beginning to their end they hold the model's lock: a pass of another 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.lock import exclusive
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
-from ifedicl.core.injection import Maps, inject
+from ifedicl.core.injection import Maps, inject, inject_rows
 from ifedicl.core.subspace import Context, ContextTensors
 from ifedicl.core.transfer import to_device
 from ifedicl.core.vectors import WRITES
@@ -169,12 +169,11 @@ def applied(backbone: Backbone, context: Context, coefficients: Coefficients) ->
 
 @contextmanager
 def injected_by_row(backbone: Backbone, spans: Sequence[tuple[Injection | None, int]]) -> Iterator[None]:
-    """Use a different injection for each span of rows of one forward pass.
+    """Use a different injection for each span of rows of one forward pass; for inference.
 
     Args:
         backbone: the model; its weights do not change.
-        spans: injections and their numbers of rows, or of prompts that all have the same number of rows, in the order of the
-            rows; None: the raw model.
+        spans: injections and their numbers of rows, in the order of the rows; None: the raw model.
     """
     counts = [count for _, count in spans]
 
@@ -189,6 +188,50 @@ def injected_by_row(backbone: Backbone, spans: Sequence[tuple[Injection | None, 
 
     def is_active(layer: int, write: int) -> bool:
         return any(injection is not None and injection.is_active(layer, write) for injection, _ in spans)
+
+    with _hooked(backbone, change, is_active):
+        yield
+
+
+@contextmanager
+def injected_by_owner(
+    backbone: Backbone,
+    context: ContextTensors,
+    values: Sequence[Mapping[str, Tensor]],
+    active: npt.NDArray[np.bool_],
+    counts: Sequence[int],
+) -> Iterator[None]:
+    """Use the coefficients of several owners in one pass, each in its own rows. It is differentiable.
+
+    Args:
+        backbone: the model; its weights do not change.
+        context: global vectors and basis of all owners, on the model's device.
+        values: of each owner, as :attr:`Coefficients.arrays`, on the model's device.
+        active: ``(L, 2)``: the writes to change.
+        counts: how many prompts each owner has, in the order of the rows; all prompts have the same number of rows.
+    """
+
+    def of_prompts(name: str) -> Tensor:
+        """``(P, L, 2, ...)``. Numbers of one owner that are not finite reach no other, and gradients are added in order."""
+        return torch.cat([each[name].expand(count, *each[name].shape) for each, count in zip(values, counts, strict=True)])
+
+    scales = of_prompts("scales").flatten(1, 2)  # (P, 2 L, 2)
+    shifts = (scales[..., CONTEXT, None, None] * context.vectors.flatten(0, 1).unsqueeze(1)).unbind(1)  # (P, 1, d) each
+    factors = scales[..., ACTIVATION, None, None].unbind(1)  # (P, 1, 1) each
+    cores = of_prompts("core").flatten(1, 2).unbind(1) if "core" in values[0] else None
+
+    def change(layer: int, write: int, output: Tensor) -> Tensor:
+        row = layer - context.first_layer
+        place = row * len(WRITES) + write
+        # OPT flattens (B, T, d) to (B·T, d) for its MLP. All rows of a prompt are one group.
+        groups = output.view(sum(counts), -1, output.shape[-1])
+        basis = None if context.basis is None else context.basis[row, write]
+        return inject_rows(groups, shifts[place], factors[place], None if cores is None else cores[place], basis).view_as(
+            output
+        )
+
+    def is_active(layer: int, write: int) -> bool:
+        return layer in context.layers and bool(active[layer - context.first_layer, write])
 
     with _hooked(backbone, change, is_active):
         yield

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ifedicl.backbone.encoding import Tokens
-from ifedicl.backbone.hooks import Injection, injected_by_row
+from ifedicl.backbone.hooks import injected_by_owner
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.subspace import ContextTensors
 
@@ -34,6 +34,7 @@ class Share:
         scorer: of the client. All clients have one model and one task.
         losses: of its rows.
         context: global vectors and basis, on the model's device.
+        digest: of the context; only shares of one context meet in a pass.
         values: the coefficients, differentiable, on the model's device.
         active: ``(L, 2)``: the writes to change.
         prompts: encoded.
@@ -44,6 +45,7 @@ class Share:
     scorer: Scorer
     losses: Losses
     context: ContextTensors
+    digest: str
     values: Mapping[str, Tensor]
     active: npt.NDArray[np.bool_]
     prompts: Sequence[Tokens]
@@ -122,7 +124,7 @@ def _groups(shares: Sequence[Share]) -> list[list[Share]]:
     together: list[Tokens] = []
     for share in shares:
         together += share.prompts
-        if groups and len(scorer.batches(together, trains=True)) == 1:
+        if groups and share.digest == groups[-1][0].digest and len(scorer.batches(together, trains=True)) == 1:
             groups[-1].append(share)
         else:
             groups.append([share])
@@ -141,16 +143,13 @@ def _run(shares: Sequence[Share]) -> None:
 
 
 def _losses(shares: Sequence[Share]) -> list[Tensor]:
-    first = shares[0]
-    spans = [
-        (Injection(share.context, share.values["scales"], share.active, share.values.get("core")), len(share.labels))
-        for share in shares
-    ]
+    first, counts = shares[0], [len(share.labels) for share in shares]
+    values = [share.values for share in shares]
     prompts = [prompt for share in shares for prompt in share.prompts]
     labels = [label for share in shares for label in share.labels]
-    with injected_by_row(first.scorer.backbone, spans):
+    with injected_by_owner(first.scorer.backbone, first.context, values, first.active, counts):
         losses = first.losses(first.scorer, prompts, labels)
-    parts = torch.split(losses, [len(share.labels) for share in shares])
+    parts = torch.split(losses, counts)
     scaled = [part.sum() * share.scale for part, share in zip(parts, shares, strict=True)]
     torch.stack(scaled).sum().backward()  # type: ignore[no-untyped-call]
     return [loss.detach() for loss in scaled]

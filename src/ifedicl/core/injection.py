@@ -107,6 +107,57 @@ class _Inject(torch.autograd.Function):
         return for_write, for_shift, for_activation, for_core, None
 
 
+def inject_rows(
+    write: Tensor, shift: Tensor, activation_scale: Tensor, core: Tensor | None = None, basis: Tensor | None = None
+) -> Tensor:
+    """:func:`inject` with other coefficients in each of ``P`` groups of rows, in as many operations as with one.
+
+    Args:
+        write: ``y``, ``(P, N, d)``.
+        shift: ``λ·v``, ``(P, 1, d)`` float32.
+        activation_scale: ``β``, ``(P, 1, 1)`` float32.
+        core: ``Γ``, ``(P, r, r)`` float32.
+        basis: ``U``, ``(r, d)`` float32, of all groups; given with a core.
+    """
+    result: Tensor = _InjectRows.apply(write, shift, activation_scale, core, basis)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _InjectRows(torch.autograd.Function):
+    """As :class:`_Inject`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, write: Tensor, shift: Tensor, activation_scale: Tensor, core: Tensor | None, basis: Tensor | None
+    ) -> Tensor:
+        within = None
+        if core is None or basis is None:
+            result = torch.addcmul(shift, write, activation_scale, out=_other(write))
+        else:
+            total = torch.addcmul(shift, write, activation_scale)
+            within = write.to(torch.float32) @ basis.T  # (P, N, r)
+            total.view(-1, total.shape[-1]).addmm_((within @ core.mT).view(-1, len(basis)), basis)
+            result = total.to(write.dtype)
+        ctx.save_for_backward(write, activation_scale, core, basis, within)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        write, activation_scale, core, basis, within = ctx.saved_tensors
+        exact, for_core = gradient.to(torch.float32), None
+        for_shift = exact.sum(dim=1, keepdim=True)
+        for_activation = (exact * write).sum(dim=(1, 2), keepdim=True)
+        if core is None:
+            for_write = torch.mul(exact, activation_scale, out=_other(write))
+            return for_write, for_shift, for_activation, None, None
+        inner = exact @ basis.T  # (P, N, r)
+        for_core = inner.mT @ within
+        through = exact * activation_scale
+        through.view(-1, through.shape[-1]).addmm_((inner @ core).view(-1, len(basis)), basis)
+        return through.to(write.dtype), for_shift, for_activation, for_core, None
+
+
 def fold(
     weight: Tensor,
     bias: Tensor | None,
