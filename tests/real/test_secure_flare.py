@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import load_backbone
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.data import Example
@@ -54,14 +56,40 @@ def write_config(folder: Path, model: Path) -> Path:
     return tiny.write_config(folder / "config.toml", model, SITES, sections, seed=5, weighting="examples")
 
 
+def write_private_config(folder: Path, model: Path) -> Path:
+    """A readout with noise, without rounds. The same examples are held out as in the other job."""
+    (folder / "public.txt").write_text("".join(f"{row['text']}\n" for row in tiny.rows(12, seed=9)))
+    sections = """
+        [holdout]
+        selection = 0.3
+        [rounds]
+        rounds = 0
+        select_by = "accuracy"
+        [readout]
+        [coordination]
+        deadline_seconds = 90
+        [privacy]
+        mode = "private"
+        min_examples = 4
+        [privacy.noise]
+        epsilon = 8.0
+        """
+    path = tiny.write_config(folder / "private.toml", model, SITES, sections, seed=5, weighting="examples")
+    path.write_text(path.read_text().replace("[data]", '[data]\npublic = "public.txt"'))
+    return path
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> tuple[Path, dict[str, Path], Path]:
-    """A job that ran to its end: everything's folder, the sites' kits, and the run's folder on the server."""
+    """A job of sums that ran to its end, and one with noise: everything's folder, the sites' kits, the first run's folder."""
     folder = tmp_path_factory.mktemp("sums")
-    config = write_config(folder, llama_folder)
+    config, private = write_config(folder, llama_folder), write_private_config(folder, llama_folder)
     with Federation(folder, SITES) as federation:
         # No task and no model is listed: each owner approves the job.
         own = {site: owner_file(folder / f"{site}.jsonl", llama_folder).replace('["any"]', "[]") for site in SITES}
+        public = f'[data]\npublic = "{folder / "public.txt"}"\n'
+        allowed = "class_counts = true\nreadout_sums = true\n"
+        own = {site: text.replace("[data]\n", public).replace("class_counts = true\n", allowed) for site, text in own.items()}
         for site in SITES:
             federation.client_file(site, own[site])
             # The owner's key divides the examples into roles: the same ones in each run of this test.
@@ -78,6 +106,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> tu
             assert "approved" in output_of("policy", "approve", folder / "job.manifest.json", files[site])
         output_of("flare", "submit", folder / "job", "--console", federation.console)
         output_of("flare", "status", "config", "--console", federation.console, "--follow")
+        output_of("flare", "job", private, "--out", folder / "noisy", "--interval", "0.2")
+        for site in SITES:
+            assert "approved" in output_of("policy", "approve", folder / "noisy.manifest.json", files[site])
+        output_of("flare", "submit", folder / "noisy", "--console", federation.console)
+        output_of("flare", "status", "private", "--console", federation.console, "--follow")
+        shutil.copytree(federation.run_folder("private"), folder / "private")
         return folder, {site: federation.kits[site] for site in SITES}, federation.run_folder("config")
 
 
@@ -121,3 +155,16 @@ def test_each_sites_ledger_says_what_went_into_the_sums_and_that_only_masked_mes
         left = {entry.facts["kind"] for entry in entries if entry.event == REPLY}
         steps = {"sum_begin_reply", "sum_deal_reply", "sum_mask_reply", "sum_agree_reply", "sum_reveal_reply"}
         assert left == {"job_reply", "context_reply", *steps}
+
+
+def test_a_job_with_noise_runs_over_flare_and_each_owners_ledger_counts_its_epsilon(
+    finished: tuple[Path, dict[str, Path], Path],
+) -> None:
+    folder, kits, _ = finished
+    adapter = Adapter.load(folder / "private" / "adapter")
+    assert adapter.provenance["privacy"] == {"epsilon": 8.0, "delta": 1e-5, "of": "one example of one client"}
+    for kit in kits.values():
+        entries, _ = read(kit / "ledger.jsonl")
+        spent = {entry.facts["kind"]: entry.facts["epsilon"] for entry in entries if entry.event == SUMMED}
+        assert 7.9 < spent["noisy_statistics_reply"] <= 8.0
+        assert 7.9 < spent["evaluate_reply"] <= 8.0
