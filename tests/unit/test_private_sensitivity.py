@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from ifedicl import seeds
+from ifedicl.backbone.encoding import Prompts
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array64
 from ifedicl.data import Example
@@ -77,3 +79,25 @@ def test_clients_of_neighbouring_data_reply_with_neighbouring_sums(backbone: Bac
         np.testing.assert_array_equal(change, steps([removed, mate], place % 3) - steps([mate], place % 3))
         changes += bool(change.any())
     assert 0 < changes < len(rows), "those that were not drawn change nothing"
+
+
+@pytest.mark.parametrize("family", tiny.FAMILY_CASES)
+def test_what_is_read_of_a_text_alone_does_not_depend_on_the_others(family: str) -> None:
+    """The sums of a private readout and the held-out figures are made of such readings."""
+    task, draws = tiny.MANY_TOKENS if len(family) % 2 else tiny.TASK, np.random.default_rng(3)
+    scorer = Scorer(tiny.family_backbone(family), task)
+    prompts = scorer.encoded(_examples(8, task)).prompts.tokens
+    layer = scorer.backbone.layers
+    whole = scorer.read(Prompts(prompts, 0), layer, alone=True)
+    order = [int(row) for row in draws.permutation(len(prompts))[:5]]
+    part = scorer.read(Prompts(tuple(prompts[row] for row in order), 0), layer, alone=True)
+    np.testing.assert_array_equal(part.states, whole.states[order])
+    np.testing.assert_array_equal(part.logs, whole.logs[order])
+
+
+def test_what_is_read_of_a_text_in_company_depends_on_the_company(backbone: Backbone) -> None:
+    """Or reading texts alone would be a waste."""
+    scorer = Scorer(backbone, tiny.TASK)
+    prompts = scorer.encoded(_examples(12, tiny.TASK)).prompts.tokens
+    whole, part = scorer.read(Prompts(prompts, 0), 2), scorer.read(Prompts(prompts[:3], 0), 2)
+    assert not np.array_equal(whole.states[:3], part.states)
