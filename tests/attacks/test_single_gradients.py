@@ -53,8 +53,8 @@ WIPED = {"batch_size": 1, "local_steps": STEPS, "learning_rate": RATE, "weight_d
 class _Sgd(torch.optim.SGD):
     """Another optimizer with decoupled decay: what AdamW would be without its moments."""
 
-    def __init__(self, parameters: list[torch.Tensor], rate: float, weight_decay: float) -> None:
-        super().__init__(parameters, rate, weight_decay=weight_decay)
+    def __init__(self, parameters: list[torch.Tensor], rate: float, weight_decay: float, fused: bool) -> None:
+        super().__init__(parameters, rate, weight_decay=weight_decay, fused=fused)
 
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "SGD"])
@@ -131,7 +131,7 @@ def test_two_jobs_whose_steps_differ_by_one_example_share_no_order(backbone: Bac
         seen: list[ClientRound] = []
         with pytest.MonkeyPatch.context() as patch:
 
-            def stop(*asked: Any) -> None:
+            def stop(*asked: Any, **_: object) -> None:
                 seen.append(asked[-1])
                 raise RuntimeError
 

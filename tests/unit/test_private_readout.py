@@ -14,6 +14,7 @@ from ifedicl import runs
 from ifedicl.audit.guessing import game_of_releases
 from ifedicl.backbone.load import Backbone
 from ifedicl.core.framed_sums import SENSITIVITY, Frame, FramedSums
+from ifedicl.core.readout import Readout
 from ifedicl.core.vectors import Array64
 from ifedicl.data import Example, Role
 from ifedicl.dp.accountant import epsilon
@@ -37,7 +38,10 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.federation.reply_sums import SUM_RULES, flat
 from ifedicl.ledger.ledger import SUMMED, read
+from ifedicl.ledger.usage import CountedLedger
 from ifedicl.metrics import CountedComparison, Tally
+from ifedicl.owner.guard import Guard
+from ifedicl.owner.policy import LeastSettings, open_policy
 from ifedicl.settings import Method, ModelSettings, load_preset
 from tests.support import tiny
 from tests.support.jobs import job_of
@@ -308,3 +312,65 @@ def test_the_best_attack_proves_less_than_the_promised_epsilon_and_more_if_noise
     draw = np.random.default_rng(1)
     assert game_of_releases([release], 1e-5, 1_500, draw).bound <= 1.0
     assert game_of_releases([release], 1e-5, 1_500, draw, variance=0.03).bound > 1.0
+
+
+@pytest.mark.parametrize(("examples", "features", "classes"), [(434, 1153, 2), (220, 1155, 4), (61, 579, 3)])
+def test_the_number_of_other_rows_changes_no_bit_of_a_rows_scores(examples: int, features: int, classes: int) -> None:
+    """A coordinator that lies chose weights that differ by the last bit, so that rounding decides: one row more turned the
+    answers of dozens of others. Sizes about that from which a matrix product is divided differently.
+    """
+    draw = np.random.default_rng(6)
+    hidden = features - classes
+    states, logs = draw.normal(size=(examples, hidden)) * 30, np.log(draw.dirichlet(np.ones(classes), size=examples))
+    weights = np.repeat(draw.normal(size=(1, features + 1)) * 1e5, classes, axis=0).astype(np.float32)
+    weights[:, -1] = np.nextafter(np.full(classes, 1e5, dtype=np.float32), np.float32(np.inf)) * np.arange(1, classes + 1)
+    readout = Readout(weights)
+    whole = readout.log_probabilities(states, logs, alone=True)
+    for first, last in ((1, examples), (0, examples - 1), (7, examples // 2)):
+        part = readout.log_probabilities(states[first:last], logs[first:last], alone=True)
+        np.testing.assert_array_equal(part, whole[first:last])
+    frame = Frame.of(draw.normal(size=(40, features)))
+    rows = draw.normal(size=(examples, features)) * 2
+    np.testing.assert_array_equal(frame.rows(rows)[1:], frame.rows(rows[1:]))
+
+
+def test_an_example_that_the_task_cannot_use_is_left_out_and_no_code_tells_of_it(
+    backbone: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows, method = tiny.examples(24), one_shot()
+    replies = []
+    for held in (rows, (*rows, Example("a row of its own", "no label of the task"), Example("", rows[0].label))):
+        client = private_client(backbone, held)
+        replies.append([client.handle(request) for request in requests_of(*ready(client, backbone, method))])
+    for first, second in zip(*replies, strict=True):
+        numbers = [flat(SUM_RULES[type(reply)].apart(reply)) for reply in (first, second)]
+        np.testing.assert_array_equal(numbers[0], numbers[1])
+    assert "2 examples are left out" in caplog.text
+
+
+def test_a_client_with_few_or_no_examples_answers_as_any_other(backbone: Backbone, tmp_path: Path) -> None:
+    """No code tells how many examples there are, or that some were added or removed since an earlier reply."""
+    policy = open_policy()
+    strict = policy.model_copy(update={"least": LeastSettings()})
+    rows, method = tiny.examples(40), one_shot(privacy=PRIVACY | {"min_examples": 8})
+    for number, held in enumerate((rows[:24], rows[:25], rows[:23], rows[:3], ())):
+        ledger = CountedLedger(tmp_path / "ledger.jsonl", "ward")
+        client = private_client(backbone, held)
+        guard = Guard(client, strict, ledger.history, masked=True)
+        job = job_of(method.model_copy(update={"seed": number}), backbone)
+        assert guard.handle(JobRequest(job)).reply == JobReply()
+        for request in requests_of(job, context_id(job.digest, job.no_context)):
+            found = guard.handle(request)
+            assert not isinstance(found.reply, Failure), (len(held), request.kind, found.reply)
+            ledger.append(SUMMED, {"kind": found.reply.kind, "bytes": 0, "engine_bytes": 0} | found.facts.as_json)
+
+
+def test_an_owners_limit_of_delta_holds(backbone: Backbone, tmp_path: Path) -> None:
+    policy = open_policy()
+    limited = policy.model_copy(update={"most": policy.most.model_copy(update={"epsilon": 20.0, "delta": 1e-5})})
+    ward = private_client(backbone, tiny.examples(24))
+    history = CountedLedger(tmp_path / "ledger.jsonl", "ward").history
+    guard = Guard(ward, limited, history, masked=True)
+    loose = one_shot(privacy=PRIVACY | {"noise": {"epsilon": 8.0, "delta": 1e-4}})
+    assert guard.handle(JobRequest(job_of(loose, backbone))).reply == Failure(FailureCode.REFUSED)
+    assert guard.handle(JobRequest(job_of(one_shot(), backbone))).reply == JobReply()

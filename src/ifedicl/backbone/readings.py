@@ -23,6 +23,9 @@ class Reading:
     states: npt.NDArray[np.float32]
     logs: npt.NDArray[np.float32]
 
-    def log_probabilities(self, readout: Readout | None) -> npt.NDArray[np.float32]:
-        """``(N, C)`` log-probabilities among the labels, by a readout; None: by the label words."""
-        return self.logs if readout is None else readout.log_probabilities(self.states, self.logs)
+    def log_probabilities(self, readout: Readout | None, *, alone: bool = False) -> npt.NDArray[np.float32]:
+        """``(N, C)`` log-probabilities among the labels, by a readout; None: by the label words.
+
+        ``alone``: no row changes a bit of another.
+        """
+        return self.logs if readout is None else readout.log_probabilities(self.states, self.logs, alone=alone)

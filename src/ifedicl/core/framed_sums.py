@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl.core.readout import Readout
+from ifedicl.core.readout import Readout, products_alone
 from ifedicl.core.vectors import Array64, all_finite
 
 DIRECTIONS = 64
@@ -78,7 +78,7 @@ class Frame:
         standard = (features.astype(np.float64) - self.offset) / self.scale
         standard[~np.isfinite(standard).all(axis=1)] = 0.0
         standard /= np.maximum(1.0, np.linalg.norm(standard, axis=1, keepdims=True))
-        along = standard @ self.directions.T
+        along = products_alone(standard, np.ascontiguousarray(self.directions.T))
         first, second = np.triu_indices(along.shape[1])
         products = along[:, first] * along[:, second] * np.where(first == second, 1.0, math.sqrt(2))
         outside = np.maximum(np.square(standard).sum(axis=1) - np.square(along).sum(axis=1), 0.0)

@@ -58,16 +58,19 @@ class Readout:
         """The readout with all scores times ``temperature``: other probabilities, the same labels."""
         return replace(self, weights=(self.weights * np.float32(temperature)).astype(np.float32))
 
-    def log_probabilities(self, states: npt.NDArray[np.floating], logs: npt.NDArray[np.floating]) -> Array32:
+    def log_probabilities(
+        self, states: npt.NDArray[np.floating], logs: npt.NDArray[np.floating], *, alone: bool = False
+    ) -> Array32:
         """``(N, C)`` log-probabilities among the labels.
 
         Args:
             states: ``(N, h)``: last hidden states at the token that predicts the label; with a :attr:`pooled_layer` the text's
                 mean states behind them.
             logs: ``(N, C)``: log-probabilities of the label words.
+            alone: each row by itself (:func:`products_alone`).
         """
-        scores = features(states, logs) @ self.weights.T.astype(np.float64)
-        return log_softmax(scores).astype(np.float32)
+        rows, weights = features(states, logs), self.weights.T.astype(np.float64)
+        return log_softmax(products_alone(rows, weights) if alone else rows @ weights).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,18 @@ def projected(states: Array32, directions: Array64, device: torch.device | None 
 
     result: Array64 = to_host(to_device(states, device).double() @ to_device(directions, device))[0]
     return result
+
+
+def products_alone(rows: npt.NDArray[np.floating], matrix: Array64) -> Array64:
+    """``(N, K)``: ``rows @ matrix``, where the number and the values of other rows change no bit of a row's products.
+
+    Differential privacy counts on it. A product of all rows at once depends on their number: libraries divide it into blocks.
+    """
+    row, products = np.empty(matrix.shape[0]), np.empty((len(rows), matrix.shape[1]))
+    for place, values in enumerate(rows):
+        row[:] = values  # the same memory each time, so the same code
+        products[place] = row @ matrix
+    return products
 
 
 def log_softmax(scores: Array64) -> Array64:

@@ -230,8 +230,7 @@ class Client:
     def _vectors(self, request: messages.VectorsRequest) -> Reply:
         own = self._in_job
         keys = own.keys(Role.TRAIN)
-        if not keys:
-            raise _RefusalError(FailureCode.NO_EXAMPLES)
+        self._require(keys)
         known = self._known(request.cursor, keys)
         vectors, wire_dtype = own.vectors(known), own.method.vectors.wire_dtype
         reply = messages.VectorsReply(vectors, self._cursor(keys), known == 0, self.backbone.dtype, wire_dtype)
@@ -244,8 +243,7 @@ class Client:
     def _update(self, request: messages.UpdateRequest) -> Reply:
         own, context = self._in_context
         part = own.part(Role.TRAIN)
-        if not part.labels:
-            raise _RefusalError(FailureCode.NO_EXAMPLES)
+        self._require(part.labels)
         order = order_seed(self._split_key, own.method)
         place = ClientRound(self.name, request.round, request.phase_start, request.phase_rounds, order)
         update = calibrate(own.scorer, part, context, request.coefficients, own.method, place, lockstep=self.lockstep)
@@ -255,32 +253,33 @@ class Client:
     def _gradient(self, request: messages.GradientRequest) -> Reply:
         own, context = self._in_context
         part = own.part(Role.TRAIN)
-        if not part.labels:
-            raise _RefusalError(FailureCode.NO_EXAMPLES)
+        self._require(part.labels)
         rows = drawn(own.keys(Role.TRAIN), request.round, own.method)
         sums = own.sums.gradient(own.scorer, part, context, request.coefficients, own.method, rows)
         return self._checked(messages.GradientReply(sums), sums.is_finite)
 
     def _evaluate(self, request: messages.EvaluateRequest) -> Reply:
         own, context = self._in_context
-        if not own.roles[Role.SELECTION]:
-            raise _RefusalError(FailureCode.NO_EXAMPLES)
+        self._require(own.roles[Role.SELECTION])
         tallies = own.tallies(context, request.coefficients, request.candidates)
         return self._checked(messages.EvaluateReply(tallies), all(bool(np.isfinite(tally.loss_sum)) for tally in tallies))
 
     def _compare(self, request: messages.CompareRequest) -> Reply:
         own, context = self._in_context
-        if not own.roles[Role.GATE]:
-            raise _RefusalError(FailureCode.NO_EXAMPLES)
+        self._require(own.roles[Role.GATE])
         comparison = own.comparison(context, request.coefficients, request.readout)
         return self._checked(messages.CompareReply(comparison), bool(np.isfinite(comparison.squared_gains)))
 
     def _statistics(self, request: messages.StatisticsRequest | messages.NoisyStatisticsRequest) -> Reply:
         own, context = self._in_context
-        if not own.roles[Role.TRAIN]:
-            raise _RefusalError(FailureCode.NO_EXAMPLES)
+        self._require(own.roles[Role.TRAIN])
         reply = own.statistics(context, request.coefficients)
         return self._checked(reply, reply.sums.is_finite)
+
+    def _require(self, examples: Sequence[object]) -> None:
+        """Refuse without examples. With noise the sum of none is as good as any: a code would tell that there are none."""
+        if not examples and not self._in_job.method.promises_noise:
+            raise _RefusalError(FailureCode.NO_EXAMPLES)
 
     def _check(self, request: messages.StepRequest) -> None:
         """Check that the request is one of the job that this client holds, and that its numbers fit the job."""

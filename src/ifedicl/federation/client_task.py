@@ -20,7 +20,7 @@ from ifedicl.core.readout import Readout, ReadoutSums, features, projected, proj
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role, split_roles
-from ifedicl.errors import ConfigError, Fault
+from ifedicl.errors import ConfigError, DataError, Fault, TaskError
 from ifedicl.extract import context_vectors
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import NoisyStatisticsReply, Request, StatisticsReply
@@ -119,6 +119,8 @@ class ClientTask:
         self.task = task
         self.method = method
         self.scorer = scorer
+        if sums.reads_alone:
+            examples = _readable(scorer, examples)
         self.roles = split_roles(examples, selection=method.holdout.selection, gate=method.holdout.gate, seed=split_seed)
         self._parts: dict[Role, EncodedExamples] = {}
         self._keys: dict[Role, tuple[str, ...]] = {}
@@ -150,13 +152,15 @@ class ClientTask:
     def tallies(self, context: Context, coefficients: Coefficients, readouts: Sequence[Readout | None]) -> tuple[Tally, ...]:
         """An adapter's tally on the selection examples, for each readout."""
         reading, labels = self._reading(Role.SELECTION, context, coefficients), self.part(Role.SELECTION).labels
-        return self.sums.tallies([reading.log_probabilities(readout) for readout in readouts], labels)
+        alone = self.sums.reads_alone
+        return self.sums.tallies([reading.log_probabilities(readout, alone=alone) for readout in readouts], labels)
 
     def comparison(self, context: Context, coefficients: Coefficients, readout: Readout | None) -> Comparison:
         """Compares the adapter with the raw model on the gate examples."""
         identity = Coefficients.identity(coefficients.form)
         adapted, raw = (self._reading(Role.GATE, context, values) for values in (coefficients, identity))
-        return self.sums.comparison(adapted.log_probabilities(readout), raw.logs, self.part(Role.GATE).labels)
+        ours = adapted.log_probabilities(readout, alone=self.sums.reads_alone)
+        return self.sums.comparison(ours, raw.logs, self.part(Role.GATE).labels)
 
     def statistics(self, context: Context, coefficients: Coefficients) -> ReadoutReply:
         """The readout sums of the training examples, in the adapted model."""
@@ -185,3 +189,17 @@ class ClientTask:
         if role not in self._keys:
             self._keys[role] = tuple(row.key for row in self.roles[role])
         return self._keys[role]
+
+
+def _readable(scorer: Scorer, examples: Sequence[Example]) -> tuple[Example, ...]:
+    """The examples that the task can use. One that it cannot use must not change the reply about all others into a code."""
+    readable = []
+    for example in examples:
+        try:
+            scorer.encoded([example])
+        except (DataError, TaskError):
+            continue
+        readable.append(example)
+    if left_out := len(examples) - len(readable):
+        _log.warning("%d examples are left out: their label is not of the task, or the model cannot read their text", left_out)
+    return tuple(readable)

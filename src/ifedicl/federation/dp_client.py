@@ -15,7 +15,7 @@ from ifedicl.calibrate import example_gradients
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.core.framed_sums import Frame, FramedSums
-from ifedicl.core.readout import features, projection
+from ifedicl.core.readout import features, products_alone, projection
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array64, ContextVectors
 from ifedicl.data import Example, Role
@@ -204,7 +204,7 @@ class DPSums(ExampleSums):
         matrix = projection(reading.states.shape[1], scorer.backbone.width, method.seed)
 
         def read(found: Reading) -> Array64:
-            states = found.states if matrix is None else found.states @ matrix
+            states = found.states if matrix is None else products_alone(found.states, matrix)
             return features(states, found.logs)[:, :-1]
 
         own = read(reading)

@@ -77,6 +77,7 @@ class MostSettings(Section):
     epsilon: float = Field(
         default=0.0, ge=0.0, description="maximum ε of one example over all jobs; above 0, only noisy sums leave; 0: no limit"
     )
+    delta: float = Field(default=1e-5, ge=0.0, le=1e-3, description="maximum δ of a job with noise, if epsilon is above 0")
     jobs: int = Field(default=20, ge=0, description="maximum runs (task, settings and model) that get replies; 0: no limit")
 
 
@@ -173,7 +174,7 @@ def open_policy() -> Policy:
     return Policy(
         allow=AllowSettings(tasks=(ANY,), models=(ANY,), **kinds),
         least=LeastSettings(examples=1, new_examples=1, step=1, group=1, held_out=1),
-        most=MostSettings(**dict.fromkeys(MostSettings.model_fields, 0)),
+        most=MostSettings(**dict.fromkeys(MostSettings.model_fields, 0) | {"delta": 1e-3}),
         work=WorkSettings(steps=10_000),
     )
 

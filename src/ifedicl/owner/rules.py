@@ -53,6 +53,7 @@ def broken_rules(policy: Policy, manifest: Manifest, history: History, *, approv
             method.takes_updates and calibration.local_steps > work.steps
         ),
         f"most.epsilon is {most.epsilon:g}; this job has no DP guarantee": most.epsilon > 0 and not method.promises_noise,
+        f"most.delta is {most.delta:g}; this job's δ is larger": most.epsilon > 0 and method.delta > most.delta,
     }
     for name in ("rounds", "figures", "sums", "contexts"):
         allowed, asked = getattr(most, name), getattr(limits, name)
@@ -151,8 +152,8 @@ def check_enough(policy: Policy, manifest: Manifest, request: Request, examples:
     Raises:
         RefusalError: there are too few.
     """
-    if not examples:
-        return  # the client says so itself, and computes nothing
+    if not examples or manifest.method.promises_noise:
+        return  # the client says so itself, and computes nothing; with noise a code would tell the number of examples
     least = policy.least
     if isinstance(request, messages.UpdateRequest):
         _require_steps(examples, least, manifest)
@@ -170,7 +171,8 @@ def check_behind(policy: Policy, manifest: Manifest, reply: Reply) -> None:
     Raises:
         RefusalError: there are too few.
     """
-    if rule := _BEHIND.get(type(reply)):
+    rule = _BEHIND.get(type(reply))
+    if rule is not None and not manifest.method.promises_noise:
         rule(reply, policy.least, manifest)
 
 
@@ -226,9 +228,8 @@ def _update(reply: messages.UpdateReply, least: LeastSettings, manifest: Manifes
     _require_steps(reply.examples, least, manifest)
 
 
-def _gradient(reply: messages.GradientReply, least: LeastSettings, manifest: Manifest) -> None:
-    # With noise the number is not sent, and noise hides each example. Without a check, an empty sum may leave too.
-    if not manifest.method.promises_noise and least.examples > 1:
+def _gradient(reply: messages.GradientReply, least: LeastSettings, _manifest: Manifest) -> None:
+    if least.examples > 1:  # without a check, an empty sum may leave too
         _require(reply.sums.examples, least.examples, "examples in a gradient sum", "examples")
 
 
@@ -236,9 +237,8 @@ def _statistics(reply: messages.StatisticsReply, least: LeastSettings, _manifest
     _require(reply.sums.examples, least.examples, "training examples", "examples")
 
 
-def _evaluate(reply: messages.EvaluateReply, least: LeastSettings, manifest: Manifest) -> None:
-    tallies = reply.tallies[:1] if manifest.method.promises_noise else reply.tallies  # with noise the first alone tells them
-    _require(min(tally.examples for tally in tallies), least.held_out, "held-out examples", "held_out")
+def _evaluate(reply: messages.EvaluateReply, least: LeastSettings, _manifest: Manifest) -> None:
+    _require(min(tally.examples for tally in reply.tallies), least.held_out, "held-out examples", "held_out")
 
 
 def _compare(reply: messages.CompareReply, least: LeastSettings, _manifest: Manifest) -> None:

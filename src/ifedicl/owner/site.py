@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,8 @@ from ifedicl.owner.own_files import approved_jobs, open_ledger, secret_of, split
 from ifedicl.owner.policy import load_client_settings
 from ifedicl.owner.recorder import no_bytes
 from ifedicl.settings import PrivacySettings
+
+_log = logging.getLogger(__name__)
 
 
 def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = no_bytes) -> ClientEndpoint:
@@ -41,6 +44,10 @@ def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = no_byte
         seconds=settings.work.seconds,
     )
     public = public_texts(data.public, data.text_column)
+    if own := len({example.text for example in examples} & set(public)):
+        _log.warning(
+            "data.public: %d of its texts are among your examples. They are not hidden by noise: name other texts", own
+        )
     privacy = None if settings.sum_rules is None else Privacy(settings.sum_rules, public)
     peers = {} if settings.sums is None else {peer: bytes.fromhex(key) for peer, key in settings.sums.peers.items()}
     approved = partial(approved_jobs, settings.ledger)

@@ -97,6 +97,11 @@ class Method(Section):
         return self.privacy is not None and self.privacy.noise is not None
 
     @property
+    def delta(self) -> float:
+        """δ of the promise; 0 without noise."""
+        return 0.0 if self.privacy is None or self.privacy.noise is None else self.privacy.noise.delta
+
+    @property
     def sums_only(self) -> bool:
         """Whether the coordinator sees sums over clients, and no single client's replies."""
         return self.privacy is not None and self.privacy.is_secure

@@ -150,7 +150,10 @@ class NoiseSettings(Section):
         description="probability that ε does not hold, in (0, 0.001]; well below 1 / number of examples",
     )
     clip: float = Field(
-        default=1.0, gt=0.0, description="longest gradient of one example, relative to a usual one; a positive number"
+        default=1.0,
+        gt=0.0,
+        le=100.0,
+        description="longest gradient of one example, relative to a usual one; above 0 and at most 100",
     )
 
 
