@@ -106,7 +106,7 @@ def expected_bytes(settings: RunSettings, model: ModelShape, clients: Sequence[s
         with named_missing_packages(method.privacy):
             from ifedicl.federation.secure.sample_sum import sample_sum
 
-        sums = {name: sample_sum(*step, clients) for name, step in steps.items()}
+        sums = {name: sample_sum(*step, clients, method) for name, step in steps.items()}
         sizes = {f"{name}_sum_down": sum(map(_size, requests)) for name, (requests, _) in sums.items()}
         return sizes | {f"{name}_sum_up": sum(map(_size, replies)) for name, (_, replies) in sums.items()}
     sizes = {f"{name}_request_down": _size(request) for name, (request, _) in steps.items()}

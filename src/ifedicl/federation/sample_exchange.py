@@ -23,6 +23,7 @@ from ifedicl.metrics import Comparison, Tally
 Exchange: TypeAlias = tuple[messages.StepRequest, Reply]
 
 _CONTEXT_ID, _CURSOR, _ROUND = "0" * CONTEXT_ID_SIZE, f"100:{'0' * 32}", 10
+_WEIGHT_BITS = 16
 _LOSS = 0.123456789
 
 
@@ -77,7 +78,8 @@ def _round(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
     if server is not None and manifest.method.takes_gradients:
         sums = GradientSum(coefficients.arrays, round(server.draw * counts.train), _LOSS)
         return {"gradient": (messages.GradientRequest(_CONTEXT_ID, _ROUND, coefficients), messages.GradientReply(sums))}
-    request = messages.UpdateRequest(_CONTEXT_ID, _ROUND, 0, _ROUND, coefficients)
+    weight_bits = _WEIGHT_BITS if manifest.method.sums_only else 0
+    request = messages.UpdateRequest(_CONTEXT_ID, _ROUND, 0, _ROUND, coefficients, weight_bits)
     return {"update": (request, messages.UpdateReply(coefficients, counts.train, _LOSS))}
 
 

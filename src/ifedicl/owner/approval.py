@@ -190,5 +190,5 @@ def _reply_size(settings: ClientSettings, manifest: Manifest, exchange: Exchange
         with named_missing_packages(privacy):
             from ifedicl.federation.secure.sample_sum import sample_sum
         clients = ["you", *(settings.sums.peers if settings.sums else ())]
-        replies = sample_sum(*exchange, clients)[1]
+        replies = sample_sum(*exchange, clients, manifest.method, most=True)[1]
     return sum(Envelope.of(reply, _HEAD).size for reply in replies)

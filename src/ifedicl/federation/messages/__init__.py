@@ -42,6 +42,8 @@ from ifedicl.federation.messages.secure_sum import (
     ObjectReply,
     RevealReply,
     RevealRequest,
+    SharesReply,
+    SharesRequest,
     SumRequest,
 )
 
@@ -77,6 +79,8 @@ __all__ = [
     "RequestMessage",
     "RevealReply",
     "RevealRequest",
+    "SharesReply",
+    "SharesRequest",
     "StatisticsReply",
     "StatisticsRequest",
     "StepRequest",
