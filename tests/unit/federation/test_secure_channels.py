@@ -90,6 +90,23 @@ def test_a_sum_over_others_than_were_expected_takes_one_exchange_more_and_tells_
     assert asked(engine) == FIVE
 
 
+def test_whom_a_sum_expects_follows_from_the_last_one_of_its_kind() -> None:
+    """A client without held-out examples is ready for each update and for no evaluation."""
+    clients = fixed(5)
+    engine = RecordingEngine(behind(clients))
+    secure = SecureEngine(engine, RULES)
+    missing = Failure(FailureCode.NO_EXAMPLES)
+    engine.change = lambda name, request, reply: (
+        missing if name == "c4" and isinstance(request, BeginRequest) and b"evaluate" in request.request else reply
+    )
+    exchanges = []
+    for _ in range(2):
+        for kind in ("update", "evaluate"):
+            list(secure.exchange({TOGETHER: REQUESTS[kind]}, 60.0, {}))
+            exchanges.append(asked(engine))
+    assert exchanges == [FIVE, FIVE, FOUR, FOUR]
+
+
 def test_a_client_that_starts_again_makes_a_new_key_and_the_others_are_told_of_it() -> None:
     clients = fixed(5)
     layers = masking(clients)

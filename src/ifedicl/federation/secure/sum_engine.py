@@ -45,7 +45,7 @@ class SecureEngine:
         self._rules = rules
         self._calibration = calibration if rules.noise is None else None
         self._book = ChannelBook()
-        self._ready: tuple[str, ...] = ()  # clients that were ready for the last sum
+        self._ready: dict[str, tuple[str, ...]] = {}  # clients that were ready for the last sum, by kind of request
         self._weight_bits: int | None = None  # if updates need another form than the coordinator's; 0: as they are
         self._forgetful: tuple[str, ...] = ()  # clients without the job or its global vectors; empty: send them to all
         self._supplied: tuple[str, ...] = ()  # clients that received them last
@@ -117,14 +117,15 @@ class SecureEngine:
         begin, changes = messages.BeginRequest(session, content), Changes.of(self._calibration, asked)
         absent = self._refused | self._left_out
         members = [name for name in self._inner.clients() if name not in absent]
-        expected = self._expected(members)
+        expected = self._expected(asked.kind, members)
         to_each = self._begin_requests(begin, members, expected, cursors)
         ready = link.ask(to_each, messages.BeginReply, lambda reply: reply.session == session, heads)
         link.failures |= absent
         if FailureCode.LIGHT in link.failures.values() and self._weight_bits != 0:
             raise OtherFormError(0)
         ready = self._with_channels(_with_usual_layout(ready, link), link)
-        self._ready = tuple(ready)
+        self._ready.pop(asked.kind, None)
+        self._ready[asked.kind] = tuple(ready)  # the last one is the newest
         if code := self._not_ready(asked, ready, link, heads):
             return Failure(code)
         binding = binding_of(session, self._rules.model_dump_json(), content)
@@ -160,9 +161,10 @@ class SecureEngine:
             return replace(asked, weight_bits=needed and max(asked.weight_bits, needed))
         return asked
 
-    def _expected(self, members: Sequence[str]) -> tuple[str, ...]:
+    def _expected(self, kind: str, members: Sequence[str]) -> tuple[str, ...]:
         """The clients that will probably be ready; empty: they cannot deal before a roster is known."""
-        expected = tuple(name for name in self._ready if name in members)
+        before = self._ready.get(kind) or next(reversed(self._ready.values()), ())
+        expected = tuple(name for name in before if name in members)
         enough = len(expected) >= self._rules.threshold(len(expected))
         return expected if enough and self._book.can_deal_at_once(expected) else ()
 
