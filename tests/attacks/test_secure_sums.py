@@ -32,9 +32,11 @@ from ifedicl.federation.messages import (
     VectorsRequest,
     encode,
 )
+from ifedicl.federation.secure import sum_client
 from ifedicl.federation.secure.sum_client import SecureClient, identity_from
 from ifedicl.federation.secure.sum_engine import SecureEngine
 from ifedicl.ledger.entries import Head
+from ifedicl.secagg.channels import Channels
 from ifedicl.settings import TOGETHER, Method, PrivacySettings
 from tests.support import tiny
 from tests.support.attacker import Overheard, client_behind, cosine, default_rules, flat, job, ones, owner, place_of
@@ -121,8 +123,9 @@ def test_clients_that_were_told_another_method_enter_no_sum_with_the_others(
     engine = begun(owners(backbone, tmp_path, over_flare=over_flare), lie, real)
     assert summed(engine, update) == Failure(FailureCode.NO_CONTEXT)
     assert engine.codes == dict.fromkeys(NAMES[1:], FailureCode.NO_CONTEXT)
-    # Without it: a name that is only a string.
+    # Without it: a name that is only a string, and channel keys that are signed for any job.
     monkeypatch.setattr("ifedicl.federation.messages.requests.context_id", lambda _job, _context: place_of(real))
+    monkeypatch.setattr(sum_client, "Channels", lambda name, identity, peers, _job: Channels(name, identity, peers, "any"))
     every = owners(backbone, tmp_path / "undefended", over_flare=over_flare)
     reply = summed(begun(every, lie, real), update)
     assert isinstance(reply, UpdateReply)
@@ -153,12 +156,12 @@ def test_clients_that_hold_jobs_with_other_rules_cannot_sign_one_roster(backbone
     assert engine.codes == {"south": FailureCode.NO_CONTEXT}  # the vectors of a job that it does not hold
 
 
-@pytest.mark.parametrize("session", ["s", "a" * 10_000, "A" * 32, "0" * 31])
-def test_a_name_of_a_sum_that_is_not_one_is_refused_and_not_kept(backbone: Backbone, tmp_path: Path, session: str) -> None:
+@pytest.mark.parametrize("session", [b"", b"s", b"a" * 10_000, bytes(15), bytes(32)], ids=len)
+def test_a_name_of_a_sum_that_is_not_one_is_refused_and_not_kept(backbone: Backbone, tmp_path: Path, session: bytes) -> None:
     victim = owners(backbone, tmp_path)["north"]
     assert victim.handle(JobRequest(job(backbone, secure_method()))) == JobReply()
     assert victim.handle(BeginRequest(session, b"")) == Failure(FailureCode.PROTOCOL)
-    good = BeginRequest("0" * 32, encode(VectorsRequest("0" * 64, "")))
+    good = BeginRequest(bytes(16), encode(VectorsRequest("0" * 64, "")))
     assert isinstance(victim.handle(good), Failure)
     layer = victim.endpoint.outermost._inner
     assert not layer._used  # neither names of nothing nor sums that did not begin

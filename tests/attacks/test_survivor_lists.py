@@ -2,47 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import combinations, product
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from ifedicl.errors import SecureSumError
 from ifedicl.secagg import shamir
-from ifedicl.secagg.keys import Identity, agreed
-from ifedicl.secagg.masks import Integers, mask
+from ifedicl.secagg.masks import mask
 from ifedicl.secagg.party import Party
-from ifedicl.secagg.roster import Roster
 from ifedicl.settings import PrivacySettings
-
-BINDING = b"b" * 32
-NUMBERS = np.arange(5, dtype=np.int64) * 7 - 3
-VICTIM = "c0"
-
-
-def names_of(count: int) -> list[str]:
-    return [f"c{number}" for number in range(count)]
-
-
-def masked_parties(
-    count: int, threshold: int, dealt: Mapping[str, list[str]]
-) -> tuple[dict[str, Party], Roster, dict[str, Integers]]:
-    """Parties that have sent masked numbers, each told its own list of dealers."""
-    names = names_of(count)
-    identities = {name: Identity(name.encode()) for name in names}
-    pins = {name: identity.public for name, identity in identities.items()}
-    parties = {name: Party(name, identities[name], pins, BINDING) for name in names}
-    adverts = {name: party.advertise() for name, party in parties.items()}
-    deals = {name: party.deal(adverts, threshold) for name, party in parties.items()}
-    masked = {}
-    for name, party in parties.items():
-        sealed = {other: deals[other].sealed[name] for other in dealt.get(name, names) if other != name}
-        masked[name] = party.mask(NUMBERS * (names.index(name) + 1), sealed)
-    return parties, Roster(BINDING, adverts, threshold), masked
+from tests.support.parties import NUMBERS, VICTIM, masked_parties, names_of, to
 
 
 def told(names: list[str], threshold: int) -> dict[str, list[str]] | None:
@@ -69,30 +42,30 @@ def attack(count: int, threshold: int) -> npt.NDArray[np.int64]:
     names = names_of(count)
     lists = told(names, threshold)
     assert lists is not None
-    parties, roster, masked = masked_parties(count, threshold, {VICTIM: names[:threshold]})
+    run = masked_parties(count, threshold, {VICTIM: names[:threshold]})
     lists[VICTIM] = names[:threshold]  # it knows of no others
-    signatures = {name: parties[name].agree(lists[name]) for name in names}
-    revealed = {name: parties[name].reveal(signatures) for name in names}
-
-    def shares(owner: str, *, survived: bool) -> dict[int, bytes]:
-        holders = [name for name in names if owner in revealed[name] and (owner in lists[name]) is survived]
-        return {roster.positions[name]: revealed[name][owner] for name in holders[:threshold]}
-
-    found = masked[VICTIM] - mask(roster.own_seed(shamir.join(shares(VICTIM, survived=True)), VICTIM), len(NUMBERS))
+    tags, roster = run.agree(lists), run.roster
+    sent = {name: {sender: tags[sender].get(name, b"") for sender in names} for name in names}
+    revealed = {name: run.parties[name].reveal(sent[name]) for name in names}
+    found = run.masked[VICTIM] - mask(roster.own_seed(revealed[VICTIM].own, VICTIM), len(NUMBERS))
     for partner in names[1:threshold]:
-        key = X25519PrivateKey.from_private_bytes(shamir.join(shares(partner, survived=False)))
-        secret = agreed(key, roster.adverts[VICTIM].mask_key)
-        shared = mask(roster.pair_seed(secret, VICTIM, partner), len(NUMBERS))
+        added = dict(zip(roster.corrected, run.deals[partner].pairs, strict=True))
+        holders = [name for name in names if partner in revealed[name].pairs][:threshold]
+        points = {
+            roster.positions[name]: revealed[name].pairs[partner] - added.get(roster.positions[name], 0) for name in holders
+        }
+        (on,) = shamir.interpolated(points, (roster.positions[VICTIM],))
+        shared = mask(roster.pair_seed(on + added.get(roster.positions[VICTIM], 0), VICTIM, partner), len(NUMBERS))
         found = found - shared if roster.sign(VICTIM, partner) > 0 else found + shared
     return found.astype(np.int64)
 
 
 @pytest.mark.parametrize(("count", "threshold"), [(5, 3), (10, 6), (20, 12)])
 def test_different_lists_of_survivors_unmask_nobody(count: int, threshold: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SecureSumError, match="signed the lists that this client was told"):
+    with pytest.raises(SecureSumError, match="confirmed the lists that this client was told"):
         attack(count, threshold)
     # Without the defence, all of the victim's numbers.
-    monkeypatch.setattr(Party, "_signed", lambda *_: True)
+    monkeypatch.setattr(Party, "_confirms", lambda *_: True)
     np.testing.assert_array_equal(attack(count, threshold), NUMBERS)
 
 
@@ -120,29 +93,29 @@ def test_no_legal_threshold_lets_two_lists_have_enough_signatures() -> None:
 def test_two_groups_that_are_told_different_lists_do_not_both_reveal(count: int, threshold: int) -> None:
     """The first group is told that the last clients were lost, the second that the first were."""
     names = names_of(count)
-    parties, _, _ = masked_parties(count, threshold, {})
+    run = masked_parties(count, threshold, {})
     first, second = names[:threshold], names[-threshold:]
     lists = {name: first if name in first[: count // 2] else second for name in names}
-    signatures = {name: parties[name].agree(lists[name]) for name in names if name in lists[name]}
+    tags = run.agree({name: lists[name] for name in names if name in lists[name]})
     revealing = 0
-    for name in signatures:
+    for name in tags:
         try:
-            parties[name].reveal(signatures)
+            run.parties[name].reveal(to(name, tags))
         except SecureSumError:
             continue
         revealing += 1
     assert revealing in (0, threshold)
-    assert len({tuple(lists[name]) for name in signatures}) == 2
+    assert len({tuple(lists[name]) for name in tags}) == 2
 
 
 def revealed_to_both_groups(count: int, colluders: int, threshold: int) -> tuple[int, int]:
-    """How many shares of the victim's mask key and of its own secret a server gets that tells two groups different lists.
+    """How many of the victim's pairwise secrets and shares of its own a server gets that tells two groups different lists.
 
-    The first group is told that the victim was lost, the second that it survived. Colluders sign both lists and give away both
-    shares.
+    The first group is told that the victim was lost, the second that it survived. Colluders confirm both lists.
+    What the victim reveals itself counts as the threshold.
     """
     names = names_of(count)
-    parties, roster, _ = masked_parties(count, threshold, {})
+    run = masked_parties(count, threshold, {})
     honest, told_lies = names[: count - colluders], names[count - colluders :]
     half = (len(honest) + 1) // 2
     groups = honest[half:], honest[:half]  # the victim itself must be told that it survived
@@ -152,14 +125,17 @@ def revealed_to_both_groups(count: int, colluders: int, threshold: int) -> tuple
         if len(alive) < threshold:
             shares.append(0)
             continue
-        content = roster.agreement(names, alive)
-        signatures = {name: parties[name].agree(alive) for name in group}
-        signatures |= {name: parties[name]._identity.sign(content) for name in told_lies}
-        got = 0
+        content = run.roster.agreement(names, alive)
+        tags = run.agree(dict.fromkeys(group, alive)) | {name: run.forged(content, name) for name in told_lies}
+        got = colluders
         for name in group:
             with suppress(SecureSumError):
-                got += VICTIM in parties[name].reveal(signatures)
-        shares.append(got + colluders)
+                revealed = run.parties[name].reveal(to(name, tags))
+                if name == VICTIM:
+                    got += threshold
+                else:
+                    got += VICTIM in (revealed.pairs if VICTIM not in alive else run.parties[name].shares([VICTIM]))
+        shares.append(got)
     return shares[0], shares[1]
 
 
@@ -180,42 +156,41 @@ def test_two_groups_with_colluders_do_not_both_reveal_in_large_sums(count: int) 
         assert min(revealed_to_both_groups(count, colluders, legal)) < legal
 
 
-def test_the_list_of_dealers_is_signed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_list_of_dealers_is_confirmed_too() -> None:
     """All are told the same survivors, and the victim fewer dealers: its mask would cover lost clients only."""
     names, threshold = names_of(5), 3
     few = names[:threshold]
-    parties, _, _ = masked_parties(5, threshold, {VICTIM: few})
-    signatures = {name: parties[name].agree(few) for name in few}
+    run = masked_parties(5, threshold, {VICTIM: few})
+    tags = run.agree(dict.fromkeys(few, few))
     for name in few:
-        with pytest.raises(SecureSumError, match="signed the lists"):
-            parties[name].reveal(signatures)
+        with pytest.raises(SecureSumError, match="confirmed the lists"):
+            run.parties[name].reveal(to(name, tags))
 
 
-def test_a_client_signs_no_list_without_itself_or_with_one_that_did_not_deal() -> None:
+def test_a_client_confirms_no_list_without_itself_or_with_one_that_did_not_deal() -> None:
     names = names_of(5)
     for survivors, dealt in ((names[1:], names), (names[:4], names[:3]), (names[:2], names)):
-        parties, _, _ = masked_parties(5, 3, {VICTIM: dealt})
+        run = masked_parties(5, 3, {VICTIM: dealt})
         with pytest.raises(SecureSumError, match="survivors named"):
-            parties[VICTIM].agree(survivors)
+            run.parties[VICTIM].agree(survivors)
 
 
-def test_signatures_of_another_sum_or_of_strangers_do_not_count() -> None:
+def test_tags_of_another_sum_of_strangers_and_for_others_do_not_count() -> None:
     names = names_of(4)
-    parties, _, _ = masked_parties(4, 3, {})
-    others, _, _ = masked_parties(4, 3, {})
-    stale = {name: others[name].agree(names) for name in names}
-    own = parties[VICTIM].agree(names)
-    with pytest.raises(SecureSumError, match="1 survivors signed"):
-        parties[VICTIM].reveal({**stale, VICTIM: own, "stranger": own})
+    run, other = masked_parties(4, 3, {}), masked_parties(4, 3, {})
+    stale, own = to(VICTIM, other.agree(dict.fromkeys(names, names))), run.agree(dict.fromkeys(names, names))
+    wrong = {**stale, VICTIM: own["c1"][VICTIM], "stranger": own["c1"][VICTIM], "c2": own["c2"]["c1"]}
+    with pytest.raises(SecureSumError, match="1 survivors confirmed"):
+        run.parties[VICTIM].reveal(wrong)
 
 
-def test_a_wrong_signature_of_one_of_ten_stops_nobody() -> None:
+def test_a_wrong_tag_of_one_of_ten_stops_nobody() -> None:
     names = names_of(10)
-    parties, _, _ = masked_parties(10, 7, {})
-    signatures = {name: parties[name].agree(names) for name in names}
-    signatures["c4"] = bytes(64)
+    run = masked_parties(10, 7, {})
+    tags = run.agree(dict.fromkeys(names, names))
+    tags["c4"] = dict.fromkeys(names, bytes(8))
     for name in names:
-        assert parties[name].reveal(signatures)
+        assert run.parties[name].reveal(to(name, tags))
 
 
 # A model of the protocol: who reveals what, and what follows from it
@@ -258,10 +233,13 @@ def is_determined(told_: list[tuple[frozenset[int], frozenset[int]]], count: int
 
     def is_known(owner: int, *, own: bool) -> bool:
         holders = [i for i in revealing if owner in told_[i][0] and (owner in told_[i][1]) is own]
-        return len(holders) + colluders >= threshold
+        return (own and owner in revealing) or len(holders) + colluders >= threshold
+
+    def is_told(teller: int, lost: int) -> bool:
+        return teller in revealing and lost in told_[teller][0] - told_[teller][1]
 
     seeds, keys = ([is_known(k, own=own) for k in honest] for own in (True, False))
-    pairs = [(k, j) for k, j in combinations(honest, 2) if not keys[k] and not keys[j]]
+    pairs = [(k, j) for k, j in combinations(honest, 2) if not (keys[k] or keys[j] or is_told(k, j) or is_told(j, k))]
     rows = np.zeros((len(told_), len(told_) + len(pairs)))
     for k in honest:
         rows[k, k] = not seeds[k]

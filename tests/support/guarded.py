@@ -124,7 +124,7 @@ class Masking:
         disclosure = self.inner.handle(request)
         if isinstance(disclosure.reply, Failure) or isinstance(request, messages.JobRequest | messages.ContextRequest):
             return disclosure
-        return Disclosure(messages.RevealReply("0" * 32, ()), ReplyFacts(run=disclosure.facts.run))
+        return Disclosure(messages.RevealReply(bytes(16), bytes(16), b""), ReplyFacts(run=disclosure.facts.run))
 
 
 def summed(folder: Path, policy: Policy) -> tuple[Asked, ScriptedClient]:

@@ -229,7 +229,7 @@ def test_a_client_that_cannot_keep_the_promise_refuses_the_job(backbone: Backbon
     assert plain.handle(VectorsRequest(job.digest, "")) == Failure(FailureCode.NO_CONTEXT)
     masking = secure_layer(plain, {"plain": identity_of(plain).public}, run.privacy.model_copy(update={"noise": None}))
     assert masking.handle(JobRequest(job)).reply == Failure(FailureCode.OTHER_MODE)
-    begin = BeginRequest("0" * 32, encode(VectorsRequest(job.digest, "")))
+    begin = BeginRequest(bytes(16), encode(VectorsRequest(job.digest, "")))
     assert masking.handle(begin).reply == Failure(FailureCode.NO_CONTEXT)
 
 

@@ -22,6 +22,7 @@ STEP_WORDS: Mapping[str, str] = {
     "gradient": "a sum of gradients, a count, a loss",
     "evaluate": "counts right and losses on held-out examples",
     "statistics": "sums for the readout",
+    "noisy_statistics": "noisy sums for the readout; where its features lie in public text",
     "readouts": "counts right of the readout's candidates",
     "compare": "figures of adapter and raw model at the gate",
 }
@@ -73,13 +74,16 @@ def expected_steps(manifest: Manifest, sizes: Mapping[str, tuple[int, int]]) -> 
     return tuple(ExpectedStep(step, often.get(step, 1), down, up) for step, (down, up) in sizes.items())
 
 
-def step_sizes(manifest: Manifest, steps: Mapping[str, Exchange], clients: Sequence[str]) -> dict[str, tuple[int, int]]:
+def step_sizes(
+    manifest: Manifest, steps: Mapping[str, Exchange], clients: Sequence[str], *, most: bool = False
+) -> dict[str, tuple[int, int]]:
     """Bytes of request and reply of each step, for one client; in a secure sum those of all its messages together.
 
     Args:
         manifest: of the job.
         steps: a sample of each step, from :func:`~ifedicl.federation.sample_exchange.sample_exchange`.
         clients: names of all clients; a secure sum's messages grow with them.
+        most: the most bytes of a sum, in which other clients are ready than were expected.
 
     Raises:
         ConfigError: a package that the job's privacy mode needs is not installed.
@@ -89,7 +93,7 @@ def step_sizes(manifest: Manifest, steps: Mapping[str, Exchange], clients: Seque
         return {name: (_size(request), _size(reply)) for name, (request, reply) in steps.items()}
     with named_missing_packages(privacy):
         from ifedicl.federation.secure.sample_sum import sample_sum
-    sums = {name: sample_sum(*step, clients) for name, step in steps.items()}
+    sums = {name: sample_sum(*step, clients, manifest.method, most=most) for name, step in steps.items()}
     return {name: (sum(map(_size, requests)), sum(map(_size, replies))) for name, (requests, replies) in sums.items()}
 
 

@@ -43,6 +43,7 @@ class RequestChecks:
             case messages.UpdateRequest():
                 begun, ends = request.phase_start, request.phase_start + request.phase_rounds
                 in_schedule = 0 <= begun <= request.round < ends <= self.manifest.limits.rounds
+                in_schedule = in_schedule and request.weight_bits in range(64 if method.sums_only else 1)
                 return in_schedule and method.takes_updates and self._fits_coefficients(request.coefficients)
             case messages.GradientRequest():
                 in_schedule = 0 <= request.round < self.manifest.limits.rounds

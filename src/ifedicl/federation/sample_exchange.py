@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.core.aggregation import GradientSum
+from ifedicl.core.framed_sums import Frame, FramedSums
 from ifedicl.core.readout import MOST_FEATURES, PENALTIES, TEMPERATURES, Readout, ReadoutSums, feature_count, hidden_count
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, ContextVectors
@@ -23,6 +24,7 @@ from ifedicl.metrics import Comparison, Tally
 Exchange: TypeAlias = tuple[messages.StepRequest, Reply]
 
 _CONTEXT_ID, _CURSOR, _ROUND = "0" * CONTEXT_ID_SIZE, f"100:{'0' * 32}", 10
+_WEIGHT_BITS = 16
 _LOSS = 0.123456789
 
 
@@ -78,7 +80,8 @@ def _round(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
     if server is not None and manifest.method.takes_gradients:
         sums = GradientSum(coefficients.arrays, round(server.draw * counts.train), _LOSS)
         return {"gradient": (messages.GradientRequest(_CONTEXT_ID, _ROUND, coefficients), messages.GradientReply(sums))}
-    request = messages.UpdateRequest(_CONTEXT_ID, _ROUND, 0, _ROUND, coefficients)
+    weight_bits = _WEIGHT_BITS if manifest.method.sums_only else 0
+    request = messages.UpdateRequest(_CONTEXT_ID, _ROUND, 0, _ROUND, coefficients, weight_bits)
     return {"update": (request, messages.UpdateReply(coefficients, counts.train, _LOSS))}
 
 
@@ -89,6 +92,16 @@ def _readout(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
     classes, layer = len(manifest.task.labels), method.pooled_layer(model.layers)
     hidden = hidden_count(model.width, layer)
     size = feature_count(min(hidden, MOST_FEATURES), classes)
+    if method.promises_noise:
+        frame = Frame(np.zeros(size - 1), np.ones(size - 1), np.zeros((Frame.direction_count(size - 1), size - 1)))
+        products = Frame.row_size(size - 1) - size
+        noisy = messages.NoisyStatisticsReply(FramedSums(np.zeros((size, classes)), np.zeros(products), frame))
+        steps: dict[str, Exchange] = {"noisy_statistics": (messages.NoisyStatisticsRequest(_CONTEXT_ID, coefficients), noisy)}
+        if method.holdout.selection > 0:
+            single = (Readout(np.zeros((classes, feature_count(hidden, classes)), dtype=np.float32), layer),)
+            trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, single, (1.0,))
+            steps["readouts"] = trial, messages.EvaluateReply((_tally(counts.selection),) * len(trial.candidates))
+        return steps
     sums = ReadoutSums(np.eye(size), np.ones((size, classes)), counts.train)
     readouts = tuple(Readout(np.zeros((classes, feature_count(hidden, classes)), dtype=np.float32), layer) for _ in PENALTIES)
     trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, readouts, TEMPERATURES)

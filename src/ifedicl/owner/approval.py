@@ -184,7 +184,7 @@ def _most_bytes(settings: ClientSettings, manifest: Manifest, steps: Mapping[str
 
 def own_sizes(settings: ClientSettings, manifest: Manifest, steps: Mapping[str, Exchange]) -> dict[str, tuple[int, int]]:
     """Bytes of request and reply of each step, with the owner's peers in a secure sum."""
-    return step_sizes(manifest, steps, ["you", *(settings.sums.peers if settings.sums else ())])
+    return step_sizes(manifest, steps, ["you", *(settings.sums.peers if settings.sums else ())], most=True)
 
 
 def _largest(sizes: Mapping[str, int], names: tuple[str, ...]) -> int:

@@ -174,7 +174,7 @@ def open_policy() -> Policy:
     return Policy(
         allow=AllowSettings(tasks=(ANY,), models=(ANY,), **kinds),
         least=LeastSettings(examples=1, new_examples=1, step=1, group=1, held_out=1),
-        most=MostSettings(**dict.fromkeys(MostSettings.model_fields, 0) | {"delta": 1e-3}),
+        most=MostSettings.model_validate(dict.fromkeys(MostSettings.model_fields, 0) | {"delta": 1e-3}),
         work=WorkSettings(steps=10_000),
     )
 

@@ -48,6 +48,12 @@ class FixedPoint:
             raise SecureSumError(self._too_large(1))
         return scaled.astype(np.int64)
 
+    def bounded(self, numbers: Array64, clients: int) -> npt.NDArray[np.int64]:
+        """As :meth:`integers`, with each number brought into the range of :meth:`limit`, and 0 for one that is not a number."""
+        limit = self._limit(clients)
+        scaled = np.clip(np.nan_to_num(numbers, posinf=np.inf, neginf=-np.inf) * 2.0**self.fraction, -limit, limit)
+        return np.rint(scaled).astype(np.int64)
+
     def check(self, integers: npt.NDArray[np.int64], clients: int) -> None:
         """Refuse integers that could overflow in a sum over ``clients``.
 

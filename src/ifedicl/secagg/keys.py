@@ -1,4 +1,4 @@
-"""Keys of the secure sum, all from the ``cryptography`` library: X25519, HKDF-SHA256, ChaCha20-Poly1305, Ed25519."""
+"""Keys of the secure sum: X25519, HKDF, ChaCha20-Poly1305 and Ed25519 of ``cryptography``, keyed BLAKE2b of ``hashlib``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from ifedicl.errors import SecureSumError
 
 KEY_SIZE = 32
 SIGNATURE_SIZE = 64
-SEAL_SIZE = 16
-"""Bytes that :func:`seal` adds to a text."""
-_NONCE = bytes(12)  # each key seals once
-LOCK_SIZE = len(_NONCE) + SEAL_SIZE
+_NONCE_SIZE = 12
+LOCK_SIZE = _NONCE_SIZE + 16
 """Bytes that :func:`lock` adds to a text."""
 
 
@@ -48,26 +46,21 @@ def agreed(own: X25519PrivateKey, other: bytes) -> bytes:
         raise SecureSumError("a public key is invalid; no honest client sends it") from error
 
 
-def seal(key: bytes, text: bytes, context: bytes) -> bytes:
-    """Encrypt ``text`` and authenticate it together with ``context``. A key must seal one text only: the nonce is fixed."""
-    return ChaCha20Poly1305(key).encrypt(_NONCE, text, context)
+def keyed(key: bytes, purpose: bytes, *parts: bytes, size: int = KEY_SIZE) -> bytes:
+    """Pseudorandom bytes of ``parts`` under a key, or a tag of them: keyed BLAKE2b (RFC 7693), five times as fast as HKDF.
 
-
-def unseal(key: bytes, sealed: bytes, context: bytes) -> bytes:
-    """The text that :func:`seal` sealed.
-
-    Raises:
-        SecureSumError: it was changed, or sealed with another key or in another context, for instance replayed.
+    Args:
+        key: of 64 bytes at most.
+        purpose: of 16 bytes at most, with none of which another use of the key begins.
+        parts: of fixed lengths for each purpose.
+        size: bytes of the result, 64 at most.
     """
-    try:
-        return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, context)
-    except InvalidTag as error:
-        raise SecureSumError("a sealed message was changed on its way, or belongs to another session") from error
+    return hashlib.blake2b(b"".join(parts), key=key, person=purpose, digest_size=size).digest()
 
 
 def lock(key: bytes, text: bytes) -> bytes:
     """Encrypt a text for the client itself. One key may lock many texts: the nonce is random and stands in front."""
-    nonce = os.urandom(len(_NONCE))
+    nonce = os.urandom(_NONCE_SIZE)
     return nonce + ChaCha20Poly1305(key).encrypt(nonce, text, None)
 
 
@@ -78,7 +71,7 @@ def unlock(key: bytes, locked: bytes) -> bytes:
         SecureSumError: it was changed, or locked with another key.
     """
     try:
-        return ChaCha20Poly1305(key).decrypt(locked[: len(_NONCE)], locked[len(_NONCE) :], None)
+        return ChaCha20Poly1305(key).decrypt(locked[:_NONCE_SIZE], locked[_NONCE_SIZE:], None)
     except (InvalidTag, ValueError) as error:
         raise SecureSumError("a locked text was changed, or is not this client's own") from error
 

@@ -1,80 +1,89 @@
-"""Shamir's secret sharing (1979): any ``threshold`` shares reconstruct a secret, fewer say nothing about it.
+"""Shamir's secret sharing (1979), of shares that both sides derive: ``threshold`` of them give the others, fewer say nothing.
 
-The field is the integers modulo the largest prime below ``2^256``, so that a share is 32 bytes. No library does this at this
-size: PyCryptodome splits 16 bytes and takes seconds for fifty clients.
+A dealer and each holder derive the holder's share from the key of the pair, so no share travels. Shares that are drawn so lie
+on no polynomial of degree ``threshold - 1``; the dealer publishes by how much each misses the polynomial through the first
+``threshold`` of them. The field is the integers modulo the largest prime below ``2^128``. No library does this.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import zip_longest
+from operator import mul
 
 from ifedicl.errors import SecureSumError
 
-SIZE = 32
-"""Bytes of a secret and of a share."""
-PRIME = 2**256 - 189
+SIZE = 16
+"""Bytes of an element of the field."""
+PRIME = 2**128 - 159
 
 
-def drawn() -> bytes:
-    """A random secret: an element of the field."""
-    return secrets.randbelow(PRIME).to_bytes(SIZE, "big")
+def drawn() -> int:
+    """A random element."""
+    return secrets.randbelow(PRIME)
 
 
-def split(secret: bytes, threshold: int, count: int) -> list[bytes]:
-    """Shares for positions 1 to ``count``: a random polynomial of degree ``threshold - 1`` with the secret at 0.
-
-    Raises:
-        ValueError: the threshold is above ``count`` or below 1, or the secret is outside the field.
-    """
-    constant = int.from_bytes(secret, "big")
-    if not 1 <= threshold <= count or len(secret) != SIZE or constant >= PRIME:
-        raise ValueError(f"cannot share a secret of {len(secret)} bytes, threshold {threshold} of {count} shares")
-    polynomial = [constant, *(secrets.randbelow(PRIME) for _ in range(threshold - 1))]
-    return [_value(polynomial, position).to_bytes(SIZE, "big") for position in range(1, count + 1)]
+def element(data: bytes) -> int:
+    """An element from 16 bytes; of uniform bytes it is uniform to within ``2^-120``."""
+    return int.from_bytes(data, "big") % PRIME
 
 
-def join(shares: Mapping[int, bytes]) -> bytes:
-    """The secret that ``threshold`` or more shares, by position, reconstruct. With fewer, or a wrong one, it is another.
+def to_bytes(value: int) -> bytes:
+    """16 bytes, as elements travel."""
+    return value.to_bytes(SIZE, "big")
+
+
+def from_bytes(data: bytes) -> int:
+    """The element of :func:`to_bytes`.
 
     Raises:
-        SecureSumError: a share is not an element of the field.
+        SecureSumError: the bytes are no element.
     """
-    values = {position: int.from_bytes(share, "big") for position, share in shares.items()}
-    if any(len(share) != SIZE for share in shares.values()) or any(value >= PRIME for value in values.values()):
+    value = int.from_bytes(data, "big")
+    if len(data) != SIZE or value >= PRIME:
         raise SecureSumError("a share is not an element of the field; its sender runs another version, or changed it")
-    weights = _weights(tuple(values))
-    total = sum(weight * value for weight, value in zip(weights, values.values(), strict=True))
-    return (total % PRIME).to_bytes(SIZE, "big")
+    return value
 
 
-def corrected(shares: Mapping[int, bytes], threshold: int) -> tuple[bytes, tuple[int, ...]]:
-    """The secret, and the positions of wrong shares: up to ``(len(shares) - threshold) // 2`` of them are corrected.
+def corrections(values: Sequence[int], threshold: int) -> list[int]:
+    """By how much the values at positions ``threshold + 1`` and up miss the polynomial through those at 1 to ``threshold``."""
+    through = interpolated(dict(enumerate(values[:threshold], start=1)), range(threshold + 1, len(values) + 1))
+    return [(value - on) % PRIME for value, on in zip(values[threshold:], through, strict=True)]
 
-    Shares are a Reed-Solomon code word. This is Gao's decoder (2003): the extended Euclidean algorithm, on the polynomial
-    through all shares and the one that is 0 at their positions, stops at the true polynomial times the locator of the errors.
+
+def interpolated(points: Mapping[int, int], positions: Sequence[int]) -> list[int]:
+    """The values at ``positions`` of the polynomial of lowest degree through the points."""
+    values, others = tuple(points.values()), tuple(position for position in positions if position not in points)
+    rows = dict(zip(others, _weights(tuple(points), others), strict=True))
+    return [points[position] if position in points else sum(map(mul, rows[position], values)) % PRIME for position in positions]
+
+
+def wrong_positions(points: Mapping[int, int], threshold: int) -> tuple[int, ...]:
+    """Positions whose values are wrong: up to ``(len(points) - threshold) // 2`` of them can be found.
+
+    The points are a Reed-Solomon code word. This is Gao's decoder (2003): the extended Euclidean algorithm, on the polynomial
+    through all points and the one that is 0 at their positions, stops at the true polynomial times the locator of the errors.
 
     Raises:
-        SecureSumError: more shares are wrong.
+        SecureSumError: more are wrong.
     """
-    values = {position: int.from_bytes(share, "big") % PRIME for position, share in shares.items()}
     zero, through = [1], [0]
-    for position, value in values.items():  # Newton's interpolation
+    for position, value in points.items():  # Newton's interpolation
         step = (value - _value(through, position)) * pow(_value(zero, position), -1, PRIME) % PRIME
         through = _sum(through, [step * number % PRIME for number in zero])
         zero = _product(zero, [-position % PRIME, 1])
     before, now, locator_before, locator = zero, through, [0], [1]
-    while 2 * (len(now) - 1) >= len(values) + threshold:
+    while 2 * (len(now) - 1) >= len(points) + threshold:
         quotient, rest = _divided(before, now)
         before, now = now, rest
         locator_before, locator = locator, _sum(locator_before, [-number % PRIME for number in _product(quotient, locator)])
     polynomial, rest = _divided(now, locator)
-    wrong = tuple(position for position, value in values.items() if _value(polynomial, position) != value)
-    if rest != [0] or len(polynomial) > threshold or 2 * len(wrong) > len(values) - threshold:
-        raise SecureSumError(f"more than {(len(values) - threshold) // 2} of {len(values)} shares are wrong")
-    return polynomial[0].to_bytes(SIZE, "big"), wrong
+    wrong = tuple(position for position, value in points.items() if _value(polynomial, position) != value)
+    if rest != [0] or len(polynomial) > threshold or 2 * len(wrong) > len(points) - threshold:
+        raise SecureSumError(f"more than {(len(points) - threshold) // 2} of {len(points)} shares are wrong")
+    return wrong
 
 
 def _sum(one: list[int], other: list[int]) -> list[int]:
@@ -117,14 +126,24 @@ def _value(polynomial: list[int], position: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def _weights(positions: tuple[int, ...]) -> tuple[int, ...]:
-    """Lagrange weights at 0. They are the same for all secrets whose shares the same clients hold."""
-    weights = []
-    for own in positions:
-        numerator = denominator = 1
-        for other in positions:
+def _weights(nodes: tuple[int, ...], positions: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Lagrange weights of the nodes at each position. They are the same for all secrets that the same clients open."""
+    slopes = []  # inverse of the product of differences between a node and the others
+    for own in nodes:
+        product = 1
+        for other in nodes:
             if other != own:
-                numerator = numerator * other % PRIME
-                denominator = denominator * (other - own) % PRIME
-        weights.append(numerator * pow(denominator, -1, PRIME) % PRIME)
-    return tuple(weights)
+                product = product * (own - other) % PRIME
+        slopes.append(pow(product, -1, PRIME))
+    rows = []
+    for position in positions:
+        whole = 1
+        for node in nodes:
+            whole = whole * (position - node) % PRIME
+        rows.append(tuple(whole * slope * _inverse(position - node) % PRIME for node, slope in zip(nodes, slopes, strict=True)))
+    return tuple(rows)
+
+
+@lru_cache(maxsize=4096)
+def _inverse(difference: int) -> int:
+    return pow(difference, -1, PRIME)

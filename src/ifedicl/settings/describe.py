@@ -25,8 +25,8 @@ def mode_of(method: Method) -> str:
 def what_leaves(method: Method) -> list[str]:
     """All that a client of this run sends, in words; for sums, what goes into them."""
     masked = (
-        "everything below goes into sums over clients: each client sends its numbers masked, with fresh public keys, sealed "
-        "shares, a signature and one share of each other client. Only the layout, the dtype, and a code if it takes no part can"
+        "everything below goes into sums over clients: each client sends its numbers masked, and a public key, corrections, "
+        "tags and secrets that take the masks off the sum alone. Only the layout, the dtype, and a code if it takes no part can"
         " be read"
     )
     return [

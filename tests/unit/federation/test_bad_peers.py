@@ -1,4 +1,4 @@
-"""Secure sums with bad peers: a rotated key, bent shares, wrong signatures, silence. The others' sum comes out."""
+"""Secure sums with bad peers: a rotated key, bent secrets, wrong tags, silence. The others' sum comes out."""
 
 from __future__ import annotations
 
@@ -124,14 +124,10 @@ def test_the_next_sum_of_the_run_begins_without_the_bad_peer() -> None:
 
 def bent(reply: Reply) -> Reply:
     """The reply with one bit of its secret part changed."""
-    if isinstance(reply, DealReply):
-        return replace(reply, sealed=(bytes([reply.sealed[0][0] ^ 1]) + reply.sealed[0][1:], *reply.sealed[1:]))
-    if isinstance(reply, AgreeReply):
-        return replace(reply, signature=bytes([reply.signature[0] ^ 1]) + reply.signature[1:])
-    if isinstance(reply, RevealReply):
-        return replace(reply, shares=tuple(bytes([share[0], share[1] ^ 1]) + share[2:] for share in reply.shares))
-    if isinstance(reply, BeginReply):
-        return replace(reply, signature=bytes([reply.signature[0] ^ 1]) + reply.signature[1:])
+    for kind, field in ((BeginReply, "channel"), (DealReply, "deal"), (AgreeReply, "tags"), (RevealReply, "own")):
+        if isinstance(reply, kind):
+            secret = getattr(reply, field)
+            return replace(reply, **{field: bytes([secret[0] ^ 1]) + secret[1:]})
     return reply
 
 
@@ -146,13 +142,13 @@ IN_THE_SUM: Mapping[type[Request], bool] = {
 
 
 @pytest.mark.parametrize("step", [BeginRequest, DealRequest, AgreeRequest, RevealRequest])
-def test_one_peer_that_sends_a_wrong_signature_or_share_stops_nobody(step: type[Request]) -> None:
+def test_one_peer_that_sends_a_wrong_key_tag_or_secret_stops_nobody(step: type[Request]) -> None:
     def change(name: str, request: Request, reply: Reply) -> Reply:
         return bent(reply) if name == "c4" and isinstance(request, step) else reply
 
     engine = RecordingEngine(engine_of(clients()), change)
     reply, _ = summed(engine)
-    check(reply, [name for name in NAMES if IN_THE_SUM[step] or name != "c4"])
+    check(reply, [name for name in NAMES if step is not BeginRequest or name != "c4"])
     assert len({request.session for _, request, _ in engine.crossed if isinstance(request, BeginRequest)}) <= 2
 
 
@@ -174,8 +170,11 @@ def test_peers_that_fall_silent_stop_nobody(step: type[Request], lost: tuple[str
 
 
 def test_peers_that_object_again_in_the_second_try_end_the_sum_by_name() -> None:
+    left: set[str] = set()
+
     def change(name: str, request: Request, reply: Reply) -> Reply:
-        if isinstance(request, DealRequest) and name == request.names[0]:
+        if isinstance(request, DealRequest) and name == ("c0" if "c1" not in left else "c2"):
+            left.add("c1")
             return ObjectReply(request.session, (1,))
         return reply
 
@@ -191,7 +190,7 @@ def test_a_total_that_came_out_costs_another_reply_and_a_sum_that_did_not_costs_
     layer.handle(JobRequest(secure_job(RULES)))
 
     def begin(number: int) -> Disclosure:
-        return layer.handle(BeginRequest(f"{number:032x}", messages.encode(UPDATE)))
+        return layer.handle(BeginRequest(number.to_bytes(16, "big"), messages.encode(UPDATE)))
 
     for number, computed in ((1, 1), (2, 1), (3, 2), (4, 2), (5, 3)):
         assert isinstance(begin(number).reply, BeginReply)
@@ -223,12 +222,17 @@ def replies_of(own: list[ScriptedClient]) -> dict[str, int]:
 
 
 def test_with_noise_whoever_has_sent_masked_numbers_pays_for_another_try() -> None:
-    """A server that lies may have the total of the first one. Whoever objected has sent nothing, and pays once."""
+    """A server that lies may have the total of the first one. Whoever was not asked for numbers pays once."""
     own, _, engine = noisy_engine()
+    sessions: dict[bytes, None] = {}
 
     def change(name: str, request: Request, reply: Reply) -> Reply:
-        if isinstance(reply, DealReply) and name == "c4":  # only c9 cannot open what c4 sealed for it
-            return replace(reply, sealed=(*reply.sealed[:-1], bytes(len(reply.sealed[-1]))))
+        if isinstance(reply, DealReply):
+            sessions[reply.session] = None
+        if isinstance(reply, DealReply) and name == "c4":  # neither its own secret nor the others' shares fit the commitment
+            return replace(reply, deal=reply.deal[:-36] + bytes(16) + reply.deal[-20:])
+        if isinstance(request, DealRequest) and name == "c9" and len(sessions) == 1:
+            return Failure(FailureCode.LOST)
         return reply
 
     reply, _ = summed(RecordingEngine(engine, change))

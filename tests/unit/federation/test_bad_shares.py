@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ifedicl.federation.messages import BeginRequest, DealReply, Reply, Request, RevealReply, UpdateReply
+from ifedicl.federation.messages import BeginRequest, DealReply, Reply, Request, RevealReply, SharesReply, UpdateReply
 from ifedicl.federation.reply_sums import Total
 from ifedicl.settings import PrivacySettings
 from tests.support.engines import RecordingEngine
@@ -38,13 +38,19 @@ def total_of(bad: tuple[str, ...], damage: Callable[[Reply], Reply]) -> tuple[Up
 
 
 def bent_shares(reply: Reply) -> Reply:
-    if not isinstance(reply, RevealReply):
-        return reply
-    return replace(reply, shares=tuple(bytes([share[0], share[1] ^ 1]) + share[2:] for share in reply.shares))
+    if isinstance(reply, RevealReply):
+        return replace(reply, own=bent(reply.own), pairs=bent(reply.pairs))
+    return replace(reply, shares=bent(reply.shares)) if isinstance(reply, SharesReply) else reply
+
+
+def bent(elements: bytes) -> bytes:
+    """Each element of the field with one bit changed."""
+    return bytes(byte ^ (place % 16 == 1) for place, byte in enumerate(elements))
 
 
 def false_commitment(reply: Reply) -> Reply:
-    return replace(reply, commitment=bytes(32)) if isinstance(reply, DealReply) else reply
+    """Nobody's shares fit, and the dealer's own secret does not either."""
+    return replace(reply, deal=reply.deal[:-36] + bytes(16) + reply.deal[-20:]) if isinstance(reply, DealReply) else reply
 
 
 @pytest.mark.parametrize("bad", [("c4",), ("c4", "c7"), ("c0", "c1"), ("c0", "c4", "c7")])

@@ -41,6 +41,7 @@ WEIGHTED: dict[str, Any] = {
     "rounds": {"rounds": 2},
     "holdout": {"selection": 0.25, "gate": 0.2},
 }
+CALIBRATION = tiny.method(**WEIGHTED).calibration
 
 
 def real(backbone: Backbone, hands: Mapping[str, tuple[Example, ...]] = HANDS) -> list[Client]:
@@ -65,7 +66,7 @@ def run(
 @pytest.fixture(scope="module")
 def whole(backbone: Backbone) -> Outcome:
     """A secure run that nothing disturbs."""
-    return run(backbone, SecureEngine(masked(backbone), RULES))
+    return run(backbone, SecureEngine(masked(backbone), RULES, CALIBRATION))
 
 
 SECTIONS = [
@@ -79,7 +80,7 @@ SECTIONS = [
 @pytest.mark.parametrize("sections", SECTIONS, ids=["mean", "gradient", "server", "by class"])
 def test_a_secure_run_gives_the_open_runs_adapter_up_to_rounding(backbone: Backbone, sections: Any) -> None:
     plain = run(backbone, engine_of(real(backbone)), rules=None, sections=sections)
-    secure = run(backbone, SecureEngine(masked(backbone), RULES), sections=sections)
+    secure = run(backbone, SecureEngine(masked(backbone), RULES, CALIBRATION), sections=sections)
     np.testing.assert_allclose(secure.context.vectors, plain.context.vectors, atol=2.0**-12)
     np.testing.assert_allclose(secure.coefficients.scales, plain.coefficients.scales, atol=1e-4)
     assert secure.chosen_round == plain.chosen_round
@@ -94,7 +95,7 @@ def test_a_secure_run_gives_the_open_runs_adapter_up_to_rounding(backbone: Backb
 
 def test_a_secure_run_with_subspace_and_readout_ends_with_both(backbone: Backbone) -> None:
     sections = {"subspace": {"rank": 2}, "readout": {}}
-    outcome = run(backbone, SecureEngine(masked(backbone), RULES), sections=sections)
+    outcome = run(backbone, SecureEngine(masked(backbone), RULES, CALIBRATION), sections=sections)
     assert outcome.context.rank == 2
     assert outcome.state.readout_round == outcome.chosen_round
 
@@ -110,8 +111,8 @@ def test_the_coordinator_keeps_no_single_clients_figures_but_its_traffic(whole: 
 def test_a_run_that_was_killed_goes_on_to_the_same_adapter(backbone: Backbone, whole: Outcome, tmp_path: Path) -> None:
     file = tmp_path / "state"
     with pytest.raises(StopError):
-        run(backbone, SecureEngine(masked(backbone), RULES), checkpoint_file=file, observer=stop_after(1))
-    resumed = run(backbone, SecureEngine(masked(backbone), RULES), checkpoint_file=file, resume=True)
+        run(backbone, SecureEngine(masked(backbone), RULES, CALIBRATION), checkpoint_file=file, observer=stop_after(1))
+    resumed = run(backbone, SecureEngine(masked(backbone), RULES, CALIBRATION), checkpoint_file=file, resume=True)
     np.testing.assert_array_equal(resumed.coefficients.scales, whole.coefficients.scales)
     assert resumed.state.history == whole.state.history
 
@@ -138,7 +139,9 @@ def told(backbone: Backbone, folder: Path, **options: Any) -> tuple[Telling, Out
     """A run with ledgers, and the engine that noted the heads."""
     manifest = Manifest.of(tiny.TASK, tiny.method(**WEIGHTED, privacy=RULES.model_dump()), backbone.shape)
     engine = Telling(LocalEngine(simulated_endpoints(real(backbone), manifest, folder / "ledgers", ())))
-    return engine, run(backbone, SecureEngine(engine, RULES), checkpoint_file=folder / "checkpoint" / "state", **options)
+    return engine, run(
+        backbone, SecureEngine(engine, RULES, CALIBRATION), checkpoint_file=folder / "checkpoint" / "state", **options
+    )
 
 
 def line_of(folder: Path, name: str, head: Head) -> Entry:
@@ -183,7 +186,7 @@ def test_a_restarted_client_is_sent_the_vectors_again_and_nobody_else_is(backbon
         return reply
 
     engine = RecordingEngine(local, change)
-    outcome = run(backbone, SecureEngine(engine, RULES))
+    outcome = run(backbone, SecureEngine(engine, RULES, CALIBRATION))
     assert engine.asked(JobRequest) == [*HANDS, "b"]
     assert engine.asked(ContextRequest) == [*HANDS, "b"]
     assert {item.failure for item in outcome.state.traffic} == {None, "no_context"}
@@ -192,9 +195,9 @@ def test_a_restarted_client_is_sent_the_vectors_again_and_nobody_else_is(backbon
 
 def test_added_examples_are_taken_in_by_more_rounds(backbone: Backbone, tmp_path: Path) -> None:
     file = tmp_path / "state"
-    run(backbone, SecureEngine(masked(backbone), RULES), checkpoint_file=file)
+    run(backbone, SecureEngine(masked(backbone), RULES, CALIBRATION), checkpoint_file=file)
     more = {name: (*rows, *tiny.examples(30, seed=99)[20:]) for name, rows in HANDS.items()}
-    outcome = run(backbone, SecureEngine(masked(backbone, more), RULES), checkpoint_file=file, more_rounds=1)
+    outcome = run(backbone, SecureEngine(masked(backbone, more), RULES, CALIBRATION), checkpoint_file=file, more_rounds=1)
     plain = tmp_path / "plain"
     run(backbone, engine_of(real(backbone)), rules=None, checkpoint_file=plain)
     expected = run(backbone, engine_of(real(backbone, more)), rules=None, checkpoint_file=plain, more_rounds=1)

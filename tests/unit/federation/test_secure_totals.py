@@ -48,7 +48,7 @@ from ifedicl.federation.messages import (
     decode_reply,
     encode,
 )
-from ifedicl.federation.secure.quantised import SUMS
+from ifedicl.federation.secure.quantised import SUMS, layout_of
 from ifedicl.federation.secure.sum_client import identity_of
 from ifedicl.federation.secure.sum_engine import SecureEngine
 from ifedicl.ledger.entries import Head
@@ -267,18 +267,18 @@ def test_only_keys_shares_and_masked_numbers_cross(kind: str) -> None:
 def test_recorded_traffic_of_one_client_and_its_difference_over_two_rounds_is_uniform() -> None:
     rows = 20_000
     same = StatisticsReply(ReadoutSums.of(np.ones((40, 200)), np.zeros(40, dtype=np.int64), 2))
-    masked: list[np.ndarray[Any, np.dtype[np.uint8]]] = []
+    masked: list[bytes] = []
     for _ in range(2):
         engine = RecordingEngine(behind(fixed(4, rule=lambda request: same)))
         summed(engine, REQUESTS["statistics"])
         masked += [reply.masked for name, _, reply in engine.crossed if name == "c2" and isinstance(reply, MaskReply)]
     first, second = masked
-    assert len(first) > rows
-    assert uniform_p(first.tobytes()) > NEVER
-    grid = SUMS[StatisticsRequest].grid
-    difference = grid.packed(grid.unpacked(first) - grid.unpacked(second))
-    assert uniform_p(difference.tobytes()) > NEVER
-    assert not np.array_equal(first, second)
+    summed_as = SUMS[StatisticsRequest]
+    form = summed_as.form(layout_of(summed_as.rule.apart(same)))
+    assert form.count > rows
+    assert uniform_p(first) > NEVER
+    assert uniform_p(form.packed(form.unpacked(first) - form.unpacked(second))) > NEVER
+    assert first != second
 
 
 def test_a_cursor_tells_nothing_and_comes_back_as_it_was() -> None:

@@ -44,6 +44,8 @@ from ifedicl.federation.messages.secure_sum import (
     ObjectReply,
     RevealReply,
     RevealRequest,
+    SharesReply,
+    SharesRequest,
     SumRequest,
 )
 
@@ -81,6 +83,8 @@ __all__ = [
     "RequestMessage",
     "RevealReply",
     "RevealRequest",
+    "SharesReply",
+    "SharesRequest",
     "StatisticsReply",
     "StatisticsRequest",
     "StepRequest",

@@ -52,6 +52,8 @@ class FailureCode(StrEnum):
     """The client does not answer in this privacy mode, or requires stricter rules."""
     PROTOCOL = "protocol"
     """A step of the secure sum did not verify or came out of order, or the client's numbers do not fit it."""
+    LIGHT = "light"
+    """The client has so few of all examples that its change would round to nothing: ask for it in more bits."""
     LATE = "late"
     """The reply came after the deadline (from the engine)."""
     LOST = "lost"

@@ -99,6 +99,7 @@ class UpdateRequest(RequestMessage):
         phase_start: the round at which the present learning-rate schedule began.
         phase_rounds: its number of rounds.
         coefficients: the global ones.
+        weight_bits: of a secure sum: the clients have at most 2 to the power of it examples, all together; 0: it says nothing.
     """
 
     kind: ClassVar[str] = "update"
@@ -108,14 +109,15 @@ class UpdateRequest(RequestMessage):
     phase_start: int
     phase_rounds: int
     coefficients: Coefficients
+    weight_bits: int = 0
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        header = {name: getattr(self, name) for name in ("context_id", "round", "phase_start", "phase_rounds")}
-        return header, self.coefficients.on_wire
+        names = ("context_id", "round", "phase_start", "phase_rounds", "weight_bits")
+        return {name: getattr(self, name) for name in names}, self.coefficients.on_wire
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = exact_fields(header, context_id=str, round=int, phase_start=int, phase_rounds=int)
+        fields = exact_fields(header, context_id=str, round=int, phase_start=int, phase_rounds=int, weight_bits=int)
         return cls(**fields, coefficients=coefficients_of(arrays))
 
 

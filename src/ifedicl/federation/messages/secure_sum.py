@@ -1,13 +1,16 @@
-"""The five exchanges of a secure sum: keys, sealed shares, masked numbers, signed lists, shares.
+"""The exchanges of a secure sum: who is ready, deals, masked numbers, confirmed lists, secrets.
 
-``session`` names a sum and is never used twice. The rules of the sum are in the job's manifest. Positions are those of clients
-in the roster, from 0.
+``session`` names a sum and is never used twice. The rules of the sum are in the job's manifest. The server gives each
+introduction of a client a number; a roster is a set of these numbers, in ascending order. Positions are those in the roster,
+from 0. Sets travel as bitmaps, and each message as one array: in a round of a few kilobytes headers would count.
 """
 
 from __future__ import annotations
 
+import json
 import operator
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -18,253 +21,291 @@ from ifedicl.federation.messages.frames import Arrays, Header, Message, RequestM
 
 Layout: TypeAlias = Mapping[str, tuple[int, ...]]
 """Names and shapes of a reply's arrays, in order."""
-_KEY_SIZE, _SIGNATURE_SIZE = 32, 64
+_SIZES = struct.Struct("<I")
+_MOST = 1 << 16
+"""Numbers and positions are below it."""
+
+
+class _SumMessage(Message):
+    """The base: fields of bytes, each with its length in front, in one array."""
+
+    array_names: ClassVar[frozenset[str]] = frozenset({"body"})
+
+    def fields(self) -> tuple[bytes, ...]:
+        """The message as fields of bytes."""
+        raise NotImplementedError
+
+    @classmethod
+    def of_fields(cls, *fields: bytes) -> Self:
+        """From :meth:`fields`.
+
+        Raises:
+            TypeError, ValueError: other fields than these.
+        """
+        return cls(*fields)
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        body = b"".join(_SIZES.pack(len(field)) + field for field in self.fields())
+        return {}, {"body": np.frombuffer(body, dtype=np.uint8)}
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        exact_fields(header)
+        body, fields, place = _bytes(arrays["body"]), list[bytes](), 0
+        while place < len(body):
+            try:
+                (size,) = _SIZES.unpack_from(body, place)
+            except struct.error as error:
+                raise ValueError("a length that is not whole") from error
+            start, place = place + _SIZES.size, place + _SIZES.size + size
+            fields.append(body[start:place])
+        if place > len(body):
+            raise ValueError(f"fields of {place} bytes in {len(body)}")
+        return cls.of_fields(*fields)
+
+
+class _SumRequest(_SumMessage, RequestMessage):
+    carries_head: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
-class BeginRequest(RequestMessage):
-    """Compute a reply, keep it, and advertise keys for this sum.
+class BeginRequest(_SumRequest):
+    """Compute a reply, and keep it.
 
     Attributes:
+        session: 16 bytes.
         request: the bytes of the plain request, the same for all clients.
         cursor: of a vectors request, this client's own; else empty.
+        introduce: whether the server lacks this client's channel key.
+        roster: numbers of the clients that will probably be ready: deal at once; empty: a deal request follows.
     """
 
     kind: ClassVar[str] = "sum_begin"
-    array_names: ClassVar[frozenset[str]] = frozenset({"request"})
-    session: str
+    carries_head: ClassVar[bool] = True
+    session: bytes
     request: bytes
     cursor: str = ""
+    introduce: bool = False
+    roster: tuple[int, ...] = ()
 
-    def to_wire(self) -> tuple[Header, Arrays]:
-        return {"session": self.session, "cursor": self.cursor}, {"request": _row(self.request)}
+    def fields(self) -> tuple[bytes, ...]:
+        return self.session, self.request, self.cursor.encode(), bytes([self.introduce]), _bitmap(self.roster)
 
     @classmethod
-    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = exact_fields(header, session=str, cursor=str)
-        return cls(fields["session"], _bytes(arrays["request"]), fields["cursor"])
+    def of_fields(cls, *fields: bytes) -> Self:
+        session, request, cursor, introduce, roster = fields
+        if introduce not in {b"\0", b"\1"}:
+            raise ValueError("introduce is neither 0 nor 1")
+        return cls(session, request, cursor.decode(), introduce == b"\1", _numbers(roster))
 
 
 @dataclass(frozen=True)
-class BeginReply(Message):
+class BeginReply(_SumMessage):
     """The reply is ready; nothing of it has left.
 
     Attributes:
-        mask_key: X25519.
-        channel_key: X25519.
-        signature: Ed25519, of both keys.
+        session: of the request.
         layout: of the numbers to come.
         dtype: of the client's model.
         cursor: of a vectors reply, sealed; else empty.
+        channel: key and signature of this client, if it was asked to introduce itself; else empty.
+        deal: for the roster of the request; empty if the client cannot deal for it.
     """
 
     kind: ClassVar[str] = "sum_begin_reply"
-    array_names: ClassVar[frozenset[str]] = frozenset({"keys"})
-    session: str
-    mask_key: bytes
-    channel_key: bytes
-    signature: bytes
+    session: bytes
     layout: Layout
     dtype: str
     cursor: str = ""
+    channel: bytes = b""
+    deal: bytes = b""
 
-    def to_wire(self) -> tuple[Header, Arrays]:
-        layout = {name: list(shape) for name, shape in self.layout.items()}
-        header = {"session": self.session, "layout": layout, "dtype": self.dtype, "cursor": self.cursor}
-        return header, {"keys": _row(self.mask_key + self.channel_key + self.signature)}
+    def fields(self) -> tuple[bytes, ...]:
+        layout = json.dumps(self.layout, separators=(",", ":")).encode()
+        return self.session, layout, self.dtype.encode(), self.cursor.encode(), self.channel, self.deal
 
     @classmethod
-    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = exact_fields(header, session=str, layout=dict, dtype=str, cursor=str)
-        layout = {str(name): tuple(map(operator.index, shape)) for name, shape in fields["layout"].items()}
-        return cls(fields["session"], *_keys(_bytes(arrays["keys"])), layout, fields["dtype"], fields["cursor"])
+    def of_fields(cls, *fields: bytes) -> Self:
+        session, layout, dtype, cursor, channel, deal = fields
+        shapes = {str(name): tuple(map(operator.index, shape)) for name, shape in dict(json.loads(layout)).items()}
+        return cls(session, shapes, dtype.decode(), cursor.decode(), channel, deal)
 
 
 @dataclass(frozen=True)
-class DealRequest(RequestMessage):
-    """Deal shares of your secrets to the clients of this roster.
+class DealRequest(_SumRequest):
+    """Deal for this roster.
 
-    ``keys`` holds the mask key, channel key and signature of each client in ``names``.
+    Attributes:
+        session: of the sum.
+        roster: numbers of all clients that are ready.
+        introductions: number, name, channel key and signature of clients that this one has not been told of.
     """
 
     kind: ClassVar[str] = "sum_deal"
-    array_names: ClassVar[frozenset[str]] = frozenset({"keys"})
-    carries_head: ClassVar[bool] = False
-    session: str
-    names: tuple[str, ...]
-    keys: tuple[tuple[bytes, bytes, bytes], ...]
+    session: bytes
+    roster: tuple[int, ...]
+    introductions: tuple[tuple[int, str, bytes, bytes], ...] = ()
 
-    def to_wire(self) -> tuple[Header, Arrays]:
-        return {"session": self.session, "names": list(self.names)}, {"keys": _rows([b"".join(keys) for keys in self.keys])}
+    def fields(self) -> tuple[bytes, ...]:
+        told = [part for number, name, *keys in self.introductions for part in (_SIZES.pack(number), name.encode(), *keys)]
+        return self.session, _bitmap(self.roster), *told
 
     @classmethod
-    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = exact_fields(header, session=str, names=list)
-        names, keys = tuple(map(str, fields["names"])), tuple(_keys(row) for row in _each(arrays["keys"]))
-        if len(set(names)) != len(names) or len(keys) != len(names):
-            raise ValueError(f"{len(names)} names, {len(set(names))} different, for {len(keys)} keys")
-        return cls(fields["session"], names, keys)
+    def of_fields(cls, *fields: bytes) -> Self:
+        session, roster, *told = fields
+        each = zip(*(told[start::4] for start in range(4)), strict=True)
+        return cls(session, _numbers(roster), tuple((_number(place), name.decode(), *keys) for place, name, *keys in each))
 
 
 @dataclass(frozen=True)
-class DealReply(Message):
-    """Sealed shares, for each other client of the roster in order, and a commitment to the client's own secret."""
+class DealReply(_SumMessage):
+    """What the client publishes for this roster (``secagg.roster.Deal``)."""
 
     kind: ClassVar[str] = "sum_deal_reply"
-    array_names: ClassVar[frozenset[str]] = frozenset({"sealed", "commitment"})
-    session: str
-    sealed: tuple[bytes, ...]
-    commitment: bytes
+    session: bytes
+    deal: bytes
 
-    def to_wire(self) -> tuple[Header, Arrays]:
-        return {"session": self.session}, {"sealed": _rows(self.sealed), "commitment": _row(self.commitment)}
-
-    @classmethod
-    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        session = exact_fields(header, session=str)["session"]
-        return cls(session, tuple(_each(arrays["sealed"])), _bytes(arrays["commitment"]))
+    def fields(self) -> tuple[bytes, ...]:
+        return self.session, self.deal
 
 
 @dataclass(frozen=True)
-class MaskRequest(RequestMessage):
-    """Send your masked numbers. ``sealed`` holds what each other client, at ``senders``, dealt to this one."""
+class MaskRequest(_SumRequest):
+    """Send your masked numbers: the clients at these positions dealt."""
 
     kind: ClassVar[str] = "sum_mask"
-    array_names: ClassVar[frozenset[str]] = frozenset({"sealed"})
-    carries_head: ClassVar[bool] = False
-    session: str
-    senders: tuple[int, ...]
-    sealed: tuple[bytes, ...]
+    session: bytes
+    dealt: tuple[int, ...]
 
-    def to_wire(self) -> tuple[Header, Arrays]:
-        return {"session": self.session, "senders": list(self.senders)}, {"sealed": _rows(self.sealed)}
+    def fields(self) -> tuple[bytes, ...]:
+        return self.session, _bitmap(self.dealt)
 
     @classmethod
-    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = exact_fields(header, session=str, senders=list)
-        return cls(fields["session"], _positions(fields["senders"]), tuple(_each(arrays["sealed"])))
+    def of_fields(cls, *fields: bytes) -> Self:
+        session, dealt = fields
+        return cls(session, _numbers(dealt))
 
 
 @dataclass(frozen=True)
-class MaskReply(Message):
-    """Masked numbers, ``(count, bits / 8)`` uint8: integers modulo ``2^bits``."""
+class MaskReply(_SumMessage):
+    """Masked numbers, packed in the form of the sum."""
 
     kind: ClassVar[str] = "sum_mask_reply"
-    array_names: ClassVar[frozenset[str]] = frozenset({"masked"})
-    session: str
-    masked: npt.NDArray[np.uint8]
+    session: bytes
+    masked: bytes
 
-    def to_wire(self) -> tuple[Header, Arrays]:
-        return {"session": self.session}, {"masked": self.masked}
-
-    @classmethod
-    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        return cls(exact_fields(header, session=str)["session"], arrays["masked"])
+    def fields(self) -> tuple[bytes, ...]:
+        return self.session, self.masked
 
 
 @dataclass(frozen=True)
-class ObjectReply(Message):
-    """The client cannot go on with the clients at these positions of the roster: their keys or sealed shares are wrong."""
+class ObjectReply(_SumMessage):
+    """The client cannot go on with the clients at these positions of the roster: their keys are wrong."""
 
     kind: ClassVar[str] = "sum_object_reply"
-    session: str
+    session: bytes
     positions: tuple[int, ...]
 
-    def to_wire(self) -> tuple[Header, Arrays]:
-        return {"session": self.session, "positions": list(self.positions)}, {}
+    def fields(self) -> tuple[bytes, ...]:
+        return self.session, _bitmap(self.positions)
 
     @classmethod
-    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = exact_fields(header, session=str, positions=list)
-        return cls(fields["session"], _positions(fields["positions"]))
+    def of_fields(cls, *fields: bytes) -> Self:
+        session, positions = fields
+        return cls(session, _numbers(positions))
 
 
 @dataclass(frozen=True)
-class AgreeRequest(RequestMessage):
-    """Sign the lists of clients that dealt and of survivors, whose masked numbers arrived."""
+class AgreeRequest(_SumRequest):
+    """Confirm the lists of clients that dealt and of survivors, whose masked numbers arrived."""
 
     kind: ClassVar[str] = "sum_agree"
-    carries_head: ClassVar[bool] = False
-    session: str
+    session: bytes
     survivors: tuple[int, ...]
 
-    def to_wire(self) -> tuple[Header, Arrays]:
-        return {"session": self.session, "survivors": list(self.survivors)}, {}
+    def fields(self) -> tuple[bytes, ...]:
+        return self.session, _bitmap(self.survivors)
 
     @classmethod
-    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = exact_fields(header, session=str, survivors=list)
-        return cls(fields["session"], _positions(fields["survivors"]))
+    def of_fields(cls, *fields: bytes) -> Self:
+        session, survivors = fields
+        return cls(session, _numbers(survivors))
 
 
 @dataclass(frozen=True)
-class AgreeReply(Message):
-    """An Ed25519 signature of both lists."""
+class AgreeReply(_SumMessage):
+    """A tag of both lists for each other survivor, in order."""
 
     kind: ClassVar[str] = "sum_agree_reply"
-    array_names: ClassVar[frozenset[str]] = frozenset({"signature"})
-    session: str
-    signature: bytes
+    session: bytes
+    tags: bytes
 
-    def to_wire(self) -> tuple[Header, Arrays]:
-        return {"session": self.session}, {"signature": _row(self.signature)}
-
-    @classmethod
-    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        return cls(exact_fields(header, session=str)["session"], _bytes(arrays["signature"]))
+    def fields(self) -> tuple[bytes, ...]:
+        return self.session, self.tags
 
 
 @dataclass(frozen=True)
-class RevealRequest(RequestMessage):
-    """Reveal one share of each client that dealt. The signatures of the lists are those of the survivors at ``signers``."""
+class RevealRequest(_SumRequest):
+    """Reveal what takes off the masks. ``tags`` of the lists are those of the survivors at ``senders``, for this client."""
 
     kind: ClassVar[str] = "sum_reveal"
-    array_names: ClassVar[frozenset[str]] = frozenset({"signatures"})
-    carries_head: ClassVar[bool] = False
-    session: str
-    signers: tuple[int, ...]
-    signatures: tuple[bytes, ...]
+    session: bytes
+    senders: tuple[int, ...]
+    tags: bytes
 
-    def to_wire(self) -> tuple[Header, Arrays]:
-        return {"session": self.session, "signers": list(self.signers)}, {"signatures": _rows(self.signatures)}
+    def fields(self) -> tuple[bytes, ...]:
+        return self.session, _bitmap(self.senders), self.tags
 
     @classmethod
-    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = exact_fields(header, session=str, signers=list)
-        signers, signatures = _positions(fields["signers"]), tuple(_each(arrays["signatures"]))
-        if len(signers) != len(signatures):
-            raise ValueError(f"{len(signatures)} signatures of {len(signers)} clients")
-        return cls(fields["session"], signers, signatures)
+    def of_fields(cls, *fields: bytes) -> Self:
+        session, senders, tags = fields
+        return cls(session, _numbers(senders), tags)
 
 
 @dataclass(frozen=True)
-class RevealReply(Message):
-    """One share of each client that dealt, in order: of a survivor's own secret, or of a lost client's mask key."""
+class RevealReply(_SumMessage):
+    """The client's own secret, and of each lost client, in order, the secret of the mask that the two share."""
 
     kind: ClassVar[str] = "sum_reveal_reply"
-    array_names: ClassVar[frozenset[str]] = frozenset({"shares"})
-    session: str
-    shares: tuple[bytes, ...]
+    session: bytes
+    own: bytes
+    pairs: bytes
 
-    def to_wire(self) -> tuple[Header, Arrays]:
-        return {"session": self.session}, {"shares": _rows(self.shares)}
+    def fields(self) -> tuple[bytes, ...]:
+        return self.session, self.own, self.pairs
+
+
+@dataclass(frozen=True)
+class SharesRequest(_SumRequest):
+    """Reveal your shares of the own secrets of the survivors at these positions, who did not reveal them themselves."""
+
+    kind: ClassVar[str] = "sum_shares"
+    session: bytes
+    owners: tuple[int, ...]
+
+    def fields(self) -> tuple[bytes, ...]:
+        return self.session, _bitmap(self.owners)
 
     @classmethod
-    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        return cls(exact_fields(header, session=str)["session"], tuple(_each(arrays["shares"])))
+    def of_fields(cls, *fields: bytes) -> Self:
+        session, owners = fields
+        return cls(session, _numbers(owners))
 
 
-SumRequest: TypeAlias = BeginRequest | DealRequest | MaskRequest | AgreeRequest | RevealRequest
-SumReply: TypeAlias = BeginReply | DealReply | MaskReply | AgreeReply | RevealReply | ObjectReply
+@dataclass(frozen=True)
+class SharesReply(_SumMessage):
+    """A share of each owner, in order."""
+
+    kind: ClassVar[str] = "sum_shares_reply"
+    session: bytes
+    shares: bytes
+
+    def fields(self) -> tuple[bytes, ...]:
+        return self.session, self.shares
 
 
-def _row(data: bytes) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(data, dtype=np.uint8)
-
-
-def _rows(items: Sequence[bytes]) -> npt.NDArray[np.uint8]:
-    """``(count, size)`` uint8, from strings of equal size."""
-    return _row(b"".join(items)).reshape(len(items), -1 if items else 0)
+SumRequest: TypeAlias = BeginRequest | DealRequest | MaskRequest | AgreeRequest | RevealRequest | SharesRequest
+SumReply: TypeAlias = BeginReply | DealReply | MaskReply | AgreeReply | RevealReply | SharesReply | ObjectReply
 
 
 def _bytes(array: npt.NDArray[Any]) -> bytes:
@@ -273,20 +314,20 @@ def _bytes(array: npt.NDArray[Any]) -> bytes:
     return array.tobytes()
 
 
-def _each(array: npt.NDArray[Any]) -> list[bytes]:
-    if array.dtype != np.uint8 or array.ndim != 2:
-        raise TypeError(f"{array.dtype} {array.shape} are not rows of bytes")
-    return [row.tobytes() for row in array]
+def _bitmap(numbers: Collection[int]) -> bytes:
+    """Bit ``n`` says whether ``n`` is among the numbers."""
+    return sum(1 << number for number in numbers).to_bytes((max(numbers, default=-1) + 8) // 8, "little")
 
 
-def _keys(data: bytes) -> tuple[bytes, bytes, bytes]:
-    if len(data) != 2 * _KEY_SIZE + _SIGNATURE_SIZE:
-        raise ValueError(f"keys of {len(data)} bytes")
-    return data[:_KEY_SIZE], data[_KEY_SIZE : 2 * _KEY_SIZE], data[2 * _KEY_SIZE :]
+def _numbers(bitmap: bytes) -> tuple[int, ...]:
+    """The numbers of :func:`_bitmap`, ascending."""
+    if len(bitmap) > _MOST // 8:
+        raise ValueError(f"a set of numbers up to {8 * len(bitmap)}")
+    return tuple(int(number) for number in np.flatnonzero(np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")))
 
 
-def _positions(values: Sequence[object]) -> tuple[int, ...]:
-    positions = tuple(map(operator.index, values))  # type: ignore[arg-type]
-    if len(set(positions)) != len(positions) or min(positions, default=0) < 0:
-        raise ValueError("positions that occur twice or are negative")
-    return positions
+def _number(data: bytes) -> int:
+    number = int.from_bytes(data, "little")
+    if len(data) != _SIZES.size or number >= _MOST:
+        raise ValueError(f"a number of {len(data)} bytes; allowed: below {_MOST}")
+    return number

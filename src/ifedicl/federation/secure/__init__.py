@@ -35,4 +35,4 @@ def summing_engine(engine: Engine, method: Method) -> Engine:
         return engine
     with named_missing_packages(method.privacy):
         from ifedicl.federation.secure.sum_engine import SecureEngine
-    return SecureEngine(engine, method.privacy)
+    return SecureEngine(engine, method.privacy, method.calibration)

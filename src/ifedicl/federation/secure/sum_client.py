@@ -1,17 +1,15 @@
-"""The layer of a client in secure sums: replies leave only as keys, sealed shares, masked numbers and signed lists."""
+"""The layer of a client in secure sums: replies leave only as masked numbers, with what takes the masks off their sum."""
 
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl.core.vectors import Array64
 from ifedicl.data import Role
 from ifedicl.errors import IfediclError, MessageError, ObjectionError, SecureSumError
 from ifedicl.federation import messages
@@ -19,12 +17,15 @@ from ifedicl.federation.client_keys import key_for
 from ifedicl.federation.handler import Discloser, Disclosure
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.federation.reply_sums import flat
+from ifedicl.federation.secure.changes import Changes
 from ifedicl.federation.secure.quantised import SUMS, layout_of
+from ifedicl.federation.secure.sum_memory import HeldJob, Session, Summand
 from ifedicl.ledger.usage import ReplyFacts
-from ifedicl.secagg.fixed_point import FixedPoint
+from ifedicl.secagg import shamir
+from ifedicl.secagg.channels import Channels
 from ifedicl.secagg.keys import LOCK_SIZE, Identity, lock, unlock
 from ifedicl.secagg.party import Party
-from ifedicl.secagg.roster import Advert, binding_of
+from ifedicl.secagg.roster import TAG_SIZE, binding_of
 from ifedicl.settings import PrivacySettings
 
 _LONGEST_UPDATE = 100.0
@@ -35,7 +36,8 @@ _log = logging.getLogger(__name__)
 _IDENTITY = "secure sum identity"
 _TRIES = 2
 """Sums that one reply may be in, if the first one ends without a total."""
-_SESSION = re.compile(r"[0-9a-f]{32}")
+SESSION_SIZE = 16
+"""Bytes of the name of a sum."""
 _CURSOR_SIZE = 64  # all cursors have one length: it would reveal the number of examples
 SEALED_CURSOR_SIZE = 2 * (_CURSOR_SIZE + LOCK_SIZE)
 """Characters of a cursor as it travels."""
@@ -73,43 +75,6 @@ class NoiseSource(Protocol):
         """``(size,)``: noise for the reply to a request of this kind, in steps of the fixed point."""
 
 
-@dataclass
-class _Summand:
-    """What this client adds to a sum. It is kept for one more try, until its masked numbers have left.
-
-    Attributes:
-        asked: the bytes of the request and the sealed cursor that it answers.
-        kind: of the request.
-        numbers: to add.
-        grid: their fixed-point format.
-        layout: of the numbers.
-        cursor: of a vectors reply, sealed; else empty.
-        is_sent: whether its masked numbers have left. The server may have a total with them then, whatever the client sees.
-        tries: sums that it was in.
-    """
-
-    asked: tuple[bytes, str]
-    kind: str
-    numbers: Array64
-    grid: FixedPoint
-    layout: messages.Layout
-    cursor: str
-    is_sent: bool = False
-    tries: int = 0
-
-
-@dataclass
-class _Session:
-    """The sum that this client takes part in now."""
-
-    name: str
-    party: Party
-    summand: _Summand
-    rules: PrivacySettings
-    roster: tuple[str, ...] = ()
-    dealt: tuple[str, ...] = ()
-
-
 class SecureClient:
     """The layer that masks. It takes part in one sum at a time; an error ends the sum, and no step happens twice."""
 
@@ -135,13 +100,13 @@ class SecureClient:
         self._client = client
         self._peers = peers
         self._rules = rules
-        self._job_rules: PrivacySettings | None = None  # of the job that the client holds
+        self._job: HeldJob | None = None
         self._noise = noise
         self._cursor_key = client.secret_for("secure sum cursor")
         self._identity = identity_of(client)
-        self._session: _Session | None = None
-        self._kept: _Summand | None = None
-        self._used: set[str] = set()  # sessions that have begun here
+        self._session: Session | None = None
+        self._kept: Summand | None = None
+        self._used: set[bytes] = set()  # sessions that have begun here
         self._facts = ReplyFacts()  # of the run that asked last
 
     def handle(self, request: Request, /) -> Disclosure:
@@ -166,6 +131,8 @@ class SecureClient:
                     return self._agree(request)
                 case messages.RevealRequest():
                     return self._reveal(request)
+                case messages.SharesRequest():
+                    return self._shares(request)
                 case _:
                     return Failure(FailureCode.OTHER_MODE)
         except ObjectionError as error:
@@ -196,35 +163,38 @@ class SecureClient:
             return Disclosure(Failure(FailureCode.OTHER_MODE))
         disclosure = self._inner.handle(request)
         if isinstance(disclosure.reply, messages.JobReply):
-            self._session, self._kept, self._job_rules = None, None, asked
+            self._session = self._kept = None
+            channels = Channels(self.name, self._identity, self._peers, request.manifest.digest)
+            calibration = request.manifest.method.calibration if asked.noise is None else None
+            self._job = HeldJob(asked, calibration, channels)
         return disclosure
 
     def _begin(self, request: messages.BeginRequest) -> Reply:
         self._session = None
-        if _SESSION.fullmatch(request.session) is None:
-            raise SecureSumError("session: received another name than 32 hexadecimal digits")
+        if len(request.session) != SESSION_SIZE:
+            raise SecureSumError(f"session: received a name of {len(request.session)} bytes, not {SESSION_SIZE}")
         if request.session in self._used:
             raise SecureSumError("session: it has begun before; the message is replayed")
-        rules = self._job_rules
-        if rules is None:
+        job = self._job
+        if job is None:
             return Failure(FailureCode.NO_CONTEXT)
-        kept = self._kept
-        if kept is None or kept.asked != (request.request, request.cursor) or kept.is_sent or kept.tries >= _TRIES:
+        kept, asked = self._kept, (request.request, request.cursor)
+        if kept is None or kept.asked != asked or kept.is_sent or kept.tries >= _TRIES:
             self._kept = None
-            found = self._summand(request, rules)
+            found = self._summand(request, job)
             if isinstance(found, Failure):
                 return found
             self._kept = kept = found
         kept.tries += 1
         self._used.add(request.session)  # no more than the owner's limits let through, times the tries
-        binding = binding_of(request.session, rules.model_dump_json(), request.request)
-        party = Party(self.name, self._identity, self._peers, binding)
-        self._session = _Session(request.session, party, kept, rules)
-        advert = party.advertise()
-        keys = advert.mask_key, advert.channel_key, advert.signature
-        return messages.BeginReply(request.session, *keys, kept.layout, self._client.dtype, kept.cursor)
+        party = Party(job.channels, binding_of(request.session, job.rules.model_dump_json(), request.request))
+        self._session = Session(request.session, party, kept, job.rules)
+        own = job.channels.introduction
+        channel = own.key + own.signature if request.introduce else b""
+        deal = self._dealt(job.keys(request.roster)) if request.roster else b""
+        return messages.BeginReply(request.session, kept.layout, self._client.dtype, kept.cursor, channel, deal)
 
-    def _summand(self, request: messages.BeginRequest, rules: PrivacySettings) -> _Summand | Failure:
+    def _summand(self, request: messages.BeginRequest, job: HeldJob) -> Summand | Failure:
         """Compute what this client adds, or the code in its place."""
         asked = messages.decode_request(request.request)
         summed = SUMS.get(type(asked))
@@ -232,72 +202,103 @@ class SecureClient:
             raise SecureSumError(f"request: {asked.kind} replies cannot be summed")
         if isinstance(asked, messages.VectorsRequest):
             asked = replace(asked, cursor=self._unlocked(request.cursor))
+        changes = Changes.of(job.calibration, asked)
+        if changes is not None and changes.is_light(self._client.count(Role.TRAIN)):
+            return Failure(FailureCode.LIGHT)
         reply = self._answer(asked)
         if isinstance(reply, Failure):
             return reply
-        if code := self._code_against(asked, reply, rules):
+        if code := self._code_against(asked, reply, job.rules):
             return Failure(code)
-        # What the coordinator would have had in open mode.
-        parts = summed.rule.apart(messages.decode_reply(messages.encode(reply)))
+        if changes is not None and isinstance(reply, messages.UpdateReply):
+            parts, form = changes.apart(reply), changes.form
+        else:
+            parts = summed.rule.apart(messages.decode_reply(messages.encode(reply)))  # what open mode would have sent
+            form = summed.form(layout_of(parts))
         cursor = self._locked(reply.cursor) if isinstance(reply, messages.VectorsReply) else ""
         asked_bytes = request.request, request.cursor
-        return _Summand(asked_bytes, asked.kind, flat(parts), summed.grid, layout_of(parts), cursor)
+        return Summand(asked_bytes, asked.kind, flat(parts), form, layout_of(parts), cursor)
 
     def _object(self, error: ObjectionError) -> Reply:
-        """Name the clients whose keys or shares are wrong; the sum ends here, and may be tried again without them."""
+        """Name the clients whose keys are wrong; the sum ends here, and may be tried again without them."""
         assert self._session is not None
         _log.error("client %s leaves a sum: %s", self.name, error)
         session, self._session = self._session, None
         return messages.ObjectReply(session.name, tuple(session.roster.index(name) for name in error.names))
 
     def _deal(self, request: messages.DealRequest) -> Reply:
-        session = self._current(request.session)
-        threshold = session.rules.threshold(len(request.names))
-        if len(request.names) < threshold:
-            raise SecureSumError(f"names: {len(request.names)} clients are too few; the threshold is {threshold}")
-        adverts = {name: Advert(*keys) for name, keys in zip(request.names, request.keys, strict=True)}
-        session.roster = request.names
-        deal = session.party.deal(adverts, threshold)
-        return messages.DealReply(session.name, tuple(deal.sealed.values()), deal.commitment)
+        session, job = self._current(request.session), self._job
+        assert job is not None
+        job.meet(request.introductions)
+        return messages.DealReply(session.name, self._dealt(job.keys(request.roster)))
+
+    def _dealt(self, keys: Mapping[str, bytes]) -> bytes:
+        """What this client publishes for a roster."""
+        session = self._session
+        assert session is not None
+        threshold = session.rules.threshold(len(keys))
+        if len(keys) < threshold:
+            raise SecureSumError(f"roster: {len(keys)} clients are too few; the threshold is {threshold}")
+        session.roster = tuple(keys)
+        return session.party.deal(keys, threshold).to_bytes()
 
     def _mask(self, request: messages.MaskRequest) -> Reply:
         session = self._current(request.session)
-        senders, summand = _names_at(session.roster, request.senders), session.summand
-        integers = summand.grid.integers(summand.numbers)
+        dealt, summand = _names_at(session.roster, request.dealt), session.summand
+        form, clients = summand.form, len(session.roster)
+        if session.rules.noise is None:
+            integers = form.integers(summand.numbers)
+            form.check(integers, clients)
+        else:
+            # A refusal would be an answer that this client's own share of the noise alone hides. So nothing is refused.
+            integers = form.bounded(summand.numbers, clients)
         if self._noise is not None:
             integers = integers + self._noise.noise(summand.kind, len(integers))
-        summand.grid.check(integers, len(session.roster))
-        masked = session.party.mask(integers, dict(zip(senders, request.sealed, strict=True)))
+        masked = session.party.mask(integers, dealt)
         summand.is_sent = True
-        present = {*senders, self.name}
-        session.dealt = tuple(name for name in session.roster if name in present)
-        return messages.MaskReply(session.name, summand.grid.packed(masked))
+        return messages.MaskReply(session.name, summand.form.packed(masked))
 
     def _agree(self, request: messages.AgreeRequest) -> Reply:
         session = self._current(request.session)
-        return messages.AgreeReply(session.name, session.party.agree(_names_at(session.roster, request.survivors)))
+        tags = session.party.agree(_names_at(session.roster, request.survivors))
+        return messages.AgreeReply(session.name, b"".join(tags.values()))
 
     def _reveal(self, request: messages.RevealRequest) -> Reply:
         session = self._current(request.session)
-        names = _names_at(session.roster, request.signers)
-        shares = session.party.reveal(dict(zip(names, request.signatures, strict=True)))
-        self._session = self._kept = None  # the sum is out: another one of the same request costs another reply
-        return messages.RevealReply(session.name, tuple(shares[name] for name in session.dealt))
+        names, tags = _names_at(session.roster, request.senders), request.tags
+        if len(tags) != TAG_SIZE * len(names):
+            raise SecureSumError(f"tags: {len(tags)} bytes of {len(names)} clients")
+        each = [tags[start : start + TAG_SIZE] for start in range(0, len(tags), TAG_SIZE)]
+        revealed = session.party.reveal(dict(zip(names, each, strict=True)))
+        self._kept = None  # the sum is out: another one of the same request costs another reply
+        pairs = b"".join(map(shamir.to_bytes, revealed.pairs.values()))
+        return messages.RevealReply(session.name, shamir.to_bytes(revealed.own), pairs)
 
-    def _current(self, name: str) -> _Session:
+    def _shares(self, request: messages.SharesRequest) -> Reply:
+        session = self._current(request.session)
+        shares = session.party.shares(_names_at(session.roster, request.owners))
+        self._session = None
+        return messages.SharesReply(session.name, b"".join(map(shamir.to_bytes, shares.values())))
+
+    def _current(self, name: bytes) -> Session:
         if self._session is None or self._session.name != name:
             raise SecureSumError("session: it is not under way here; the message is replayed or late")
         return self._session
 
     def _code_against(self, asked: Request, reply: Reply, rules: PrivacySettings) -> FailureCode | None:
-        """The code in place of a reply that must not enter a sum; None: it may."""
+        """The code in place of a reply that must not enter a sum; None: it may.
+
+        With noise any reply may: noise hides each example, and a code would tell of them.
+        """
+        if rules.noise is not None:
+            return None
         minimum = max(rules.min_examples, self._rules.min_examples)
         if isinstance(asked, messages.VectorsRequest) and isinstance(reply, messages.VectorsReply):
             if asked.cursor and reply.replaces:
                 return FailureCode.CHANGED
             if reply.vectors.examples < minimum:
                 return FailureCode.TOO_FEW
-        if isinstance(reply, messages.GradientReply) and rules.noise is None and reply.sums.examples < minimum:
+        if isinstance(reply, messages.GradientReply) and reply.sums.examples < minimum:
             return FailureCode.TOO_FEW  # an empty hand would count as one of the crowd
         if asked.kind in _FROM_TRAINING and self._client.count(Role.TRAIN) < minimum:
             return FailureCode.TOO_FEW
