@@ -11,11 +11,14 @@ import pytest
 from ifedicl import runs
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.errors import ConfigError, TooFewClientsError
+from ifedicl.federation import messages
 from ifedicl.federation.events import Delivered, Event
 from ifedicl.federation.run_folder import RunFolder
+from ifedicl.federation.secure.quantised import SUMS, Sum
 from ifedicl.ledger.ledger import SUMMED, Ledger, read
 from ifedicl.ledger.usage import History
 from ifedicl.runs import local_run
+from ifedicl.secagg.fixed_point import FixedPoint
 from ifedicl.settings import Method, ModelSettings, RunSettings, load_settings
 from ifedicl.settings.describe import mode_of, what_leaves
 from tests.support import tiny
@@ -183,3 +186,17 @@ def test_private_mode_without_public_text_is_an_error(tmp_path: Path, llama_fold
     (tmp_path / "config.toml").write_text(CONFIG.format(model=llama_folder).replace('public = "public.txt"\n', ""))
     with pytest.raises(ConfigError, match=r"data\.public"):
         load_settings(tmp_path / "config.toml")
+
+
+def test_numbers_that_do_not_fit_the_sum_are_no_reason_to_refuse(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether they fit depends on the examples, and on one client's share of the noise alone: a code would tell of them."""
+    asked = messages.GradientRequest
+    monkeypatch.setitem(SUMS, asked, Sum(SUMS[asked].rule, FixedPoint(24, 24)))  # from -0.5 to 0.5, for all clients together
+    traffic = run_of(backbone, private_method(), tmp_path).outcome.state.traffic
+    assert not [item for item in traffic if item.failure]
+    assert sum(item.step == "gradient" for item in traffic) == 3 * 4
+    np.testing.assert_array_equal(
+        FixedPoint(16, 8).bounded(np.array([1e9, -np.inf, np.nan, 0.5]), 2), [16383, -16384 + 1, 0, 128]
+    )

@@ -23,6 +23,17 @@ STEPS = {
         {"holdout": {"gate": 0.2}, "subspace": {"rank": 2}, "readout": {}},
         {"job", "vectors", "context", "update", "evaluate", "statistics", "readouts", "compare"},
     ),
+    "no rounds": ({"rounds": {"rounds": 0}, "readout": {}}, {"job", "statistics", "readouts"}),
+    "noise": (
+        {
+            "weighting": "examples",
+            "rounds": {"rounds": 0, "select_by": "accuracy"},
+            "holdout": {"gate": 0.2},
+            "readout": {},
+            "privacy": {"mode": "private", "noise": {}},
+        },
+        {"job", "noisy_statistics", "readouts", "compare"},
+    ),
 }
 
 
@@ -39,6 +50,7 @@ def test_the_coordinator_would_take_every_sample_reply(sections: dict[str, Any],
         "update": checks.is_usable_update,
         "gradient": checks.is_usable_gradient,
         "statistics": checks.is_usable_statistics,
+        "noisy_statistics": checks.is_usable_noisy_statistics,
         "compare": checks.is_usable_comparison,
     }
     for name, (request, reply) in exchange.items():
