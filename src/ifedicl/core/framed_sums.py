@@ -28,6 +28,8 @@ SENSITIVITY = math.sqrt(1 + _COUNT**2 + _PRODUCT**2)
 """The largest L2 norm of what one example adds, before it is rounded."""
 _SHRINKAGE = 0.7
 """Part of the expected squared noise that is taken off a mean's squared length. Chosen on development sets."""
+_PRIOR = 0.5
+"""Power of the labels' shares in their prior: between equal priors and the clients' shares. Chosen on development sets."""
 _NARROWEST = 0.1  # of the median deviation: features that hardly vary in public text are not blown up
 
 
@@ -141,7 +143,7 @@ class FramedSums:
         return all_finite(self.on_wire) and bool((self.frame.scale > 0).all())
 
     def solve(self, deviation: float, projection: Array64 | None, pooled_layer: int | None = None) -> Readout:
-        """The linear discriminant of all examples, in which all labels are equally likely beforehand.
+        """The linear discriminant of all examples, in which a label is likely beforehand by the root of its share.
 
         Args:
             deviation: the standard deviation of the noise on each number.
@@ -167,7 +169,7 @@ class FramedSums:
         weighted = (vectors / (np.maximum(values, 0.0) + floor)) @ vectors.T @ inside
         weights = directions.T @ weighted + beyond / (outside + floor)  # (F, C)
         lengths = (weighted * inside).sum(axis=0) + np.square(beyond).sum(axis=0) / (outside + floor)
-        offset = -centre @ weights - lengths / 2
+        offset = -centre @ weights - lengths / 2 + _PRIOR * np.log(counts / total)
         # From the frame back to the features as they are.
         raw = weights / frame.scale[:, None]
         intercept = offset - frame.offset @ raw
