@@ -184,10 +184,9 @@ class EvaluateRequest(RequestMessage):
 
 
 @dataclass(frozen=True)
-class StatisticsRequest(RequestMessage):
-    """Sum the statistics of a readout over the client's training examples, in the model with these coefficients."""
+class _OfTrainingExamples(RequestMessage):
+    """Asks for sums over the client's training examples, in the model with these coefficients."""
 
-    kind: ClassVar[str] = "statistics"
     array_names: ClassVar[frozenset[str]] = _COEFFICIENTS
     context_id: str
     coefficients: Coefficients
@@ -201,20 +200,17 @@ class StatisticsRequest(RequestMessage):
 
 
 @dataclass(frozen=True)
-class NoisyStatisticsRequest(RequestMessage):
+class StatisticsRequest(_OfTrainingExamples):
+    """Sum the statistics of a readout over the client's training examples, in the model with these coefficients."""
+
+    kind: ClassVar[str] = "statistics"
+
+
+@dataclass(frozen=True)
+class NoisyStatisticsRequest(_OfTrainingExamples):
     """As :class:`StatisticsRequest`, in a public frame and with noise."""
 
     kind: ClassVar[str] = "noisy_statistics"
-    array_names: ClassVar[frozenset[str]] = _COEFFICIENTS
-    context_id: str
-    coefficients: Coefficients
-
-    def to_wire(self) -> tuple[Header, Arrays]:
-        return {"context_id": self.context_id}, self.coefficients.on_wire
-
-    @classmethod
-    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        return cls(**exact_fields(header, context_id=str), coefficients=coefficients_of(arrays))
 
 
 @dataclass(frozen=True)
