@@ -20,6 +20,7 @@ FAILURE_WORDS: Mapping[FailureCode, str] = {
     FailureCode.SPENT: f"a limit of its owner is reached; {_OWNERS_LOG} limit",
     FailureCode.LEDGER: "its ledger cannot be written, or is not the one that the server knows: restore the newest there",
     FailureCode.CHANGED: "its examples have changed since an earlier sum",
+    FailureCode.LIGHT: "it has so few of all examples that its change would round to nothing",
     FailureCode.OTHER_MODE: "its [sums] section and the job's privacy.mode differ",
     FailureCode.PROTOCOL: "a step of the secure sum did not verify or came out of order",
     FailureCode.LATE: "no reply before coordination.deadline_seconds",
