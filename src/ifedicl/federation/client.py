@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.lockstep import Lockstep
-from ifedicl.backbone.scoring import Scorer
+from ifedicl.backbone.scoring import Scorers
 from ifedicl.calibrate import ClientRound, calibrate, drawn
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
@@ -59,6 +59,7 @@ class Client:
         sums_for: Callable[[Manifest], ExampleSums] = exact_sums,
         split_key: bytes = b"",
         seconds: float = math.inf,
+        scorers: Scorers | None = None,
     ) -> None:
         """Take the owner's examples.
 
@@ -71,6 +72,7 @@ class Client:
             split_key: divides the examples into roles, and orders them, whatever a job says; empty: the job's seed does, as in
                 a simulation, which can then be repeated.
             seconds: longest time of one request; a longer one ends with the code ``refused``.
+            scorers: of all clients of this process; None: this client is alone.
         """
         self.name = name
         self.lockstep: Lockstep | None = None
@@ -81,6 +83,7 @@ class Client:
         self._secret = secret
         self._split_key = split_key
         self._seconds = seconds
+        self._scorers = scorers or Scorers(backbone)
         self._deadline = math.inf
         self._checks: RequestChecks | None = None  # of the job that it holds
         self._task: ClientTask | None = None
@@ -136,6 +139,7 @@ class Client:
             sums_for=sums_for,
             split_key=self._split_key,
             seconds=self._seconds,
+            scorers=self._scorers,
         )
 
     @property
@@ -214,7 +218,7 @@ class Client:
         task, method = manifest.task, manifest.method
         if self._task is None or (self._task.task, self._task.method) != (task, method):
             sums = self._sums_for(manifest)
-            scorer = Scorer(self.backbone, task, first_layer=manifest.layers.start, on_pass=self._check_time)
+            scorer = self._scorers.of(task, manifest.layers.start, self._check_time)
             self._task = ClientTask(task, method, scorer, self.examples, sums, split_seed(self._split_key, method))
         if self._checks is None or self._checks.manifest.digest != manifest.digest:
             self._context = None  # its name belongs to one job
