@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -88,21 +88,10 @@ class Client:
         self._checks: RequestChecks | None = None  # of the job that it holds
         self._task: ClientTask | None = None
         self._context: tuple[str, Context] | None = None
-        self._handlers: Mapping[type[Request], Callable[..., Reply]] = {
-            messages.JobRequest: self._job,
-            messages.VectorsRequest: self._vectors,
-            messages.ContextRequest: self._install,
-            messages.UpdateRequest: self._update,
-            messages.GradientRequest: self._gradient,
-            messages.EvaluateRequest: self._evaluate,
-            messages.StatisticsRequest: self._statistics,
-            messages.NoisyStatisticsRequest: self._statistics,
-            messages.CompareRequest: self._compare,
-        }
 
     def handle(self, request: Request, /) -> Reply:
         """Answer one request. Never raises: an error becomes a :class:`Failure` with a code and no text."""
-        handler = self._handlers.get(type(request))
+        handler = self._HANDLERS.get(type(request))
         if handler is None or isinstance(request, messages.SumRequest):
             return Failure(FailureCode.OTHER_MODE)
         self._deadline = time.monotonic() + self._seconds
@@ -111,7 +100,7 @@ class Client:
                 self._check(request)
                 if not self._in_job.sums.answers(request):
                     raise _RefusalError(FailureCode.BAD_REQUEST)
-            return handler(request)
+            return handler(self, request)
         except _RefusalError as refusal:
             return Failure(refusal.code)
         except _TooLongError:
@@ -321,6 +310,18 @@ class Client:
     @staticmethod
     def _checked(reply: Reply, finite: bool) -> Reply:
         return reply if finite else Failure(FailureCode.NOT_FINITE)
+
+    _HANDLERS: ClassVar[Mapping[type[Request], Callable[..., Reply]]] = {
+        messages.JobRequest: _job,
+        messages.VectorsRequest: _vectors,
+        messages.ContextRequest: _install,
+        messages.UpdateRequest: _update,
+        messages.GradientRequest: _gradient,
+        messages.EvaluateRequest: _evaluate,
+        messages.StatisticsRequest: _statistics,
+        messages.NoisyStatisticsRequest: _statistics,
+        messages.CompareRequest: _compare,
+    }
 
 
 def _fits(vectors: ContextVectors, wire_dtype: str) -> bool:
