@@ -90,6 +90,7 @@ class Encoder:
         self._task = task
         self._turn = Turn(backbone.tokenizer, task, backbone.source)
         self._control = ControlTokens(backbone.tokenizer)
+        self._ids: dict[int, int] = {}  # a tokenizer makes a new number of 28 bytes for each token; these are kept once
         before, self._behind = self._added()
         (self._empty,) = self._joint([self._turn.prompt("")])
         if before and self._empty[len(before) : 2 * len(before)] == before:
@@ -210,7 +211,7 @@ class Encoder:
         """The tokenizer's own tokens of whole prompts."""
         with exclusive(self._backbone):
             rows = self._backbone.tokenizer(prompts, add_special_tokens=self._adds_special)["input_ids"]
-        return [self._open(tuple(tokens)) for tokens in rows]
+        return [self._open(tuple(self._ids.setdefault(token, token) for token in tokens)) for tokens in rows]
 
     def _open(self, tokens: Tokens) -> Tokens:
         """A prompt without the tokens that the tokenizer adds behind it: the label word follows there, not an end of text."""

@@ -23,7 +23,7 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.core.transfer import to_device
 
 MOST_BYTES = 2**30
-"""Size of the cache, for one client and task."""
+"""Size of the cache of a task; clients of one process share it."""
 
 
 class _EnteredError(Exception):

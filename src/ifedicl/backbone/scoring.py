@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +64,12 @@ class Scorer:
         self._ended = {word: to_device(np.array(behind), device) for word, behind in self._tree.continuations().items()}
         self._first_tokens = to_device(np.array([word[0] for word in words]), device)
         self._word_lengths = to_device(np.array([len(word) for word in words], dtype=np.float32), device)
+
+    def shared(self, on_pass: Callable[[], None]) -> Self:
+        """The same scorer with another ``on_pass``. Both use the same tokens and the same kept states."""
+        twin = copy(self)
+        twin.on_pass = on_pass
+        return twin
 
     def encoded(self, examples: Sequence[Example]) -> EncodedExamples:
         """Encode labelled texts.
@@ -304,3 +312,22 @@ def _behind(span: Span | None, prefix: Prefix | None) -> Span | None:
     if span is None or prefix is None:
         return span
     return Span(span.layer, span.first - prefix.length, span.end - prefix.length)
+
+
+class Scorers:
+    """The present task's scorer for all clients of one process: label words are encoded once, and kept states are shared."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        """Prepare nothing yet."""
+        self._backbone = backbone
+        self._last: tuple[Task, int, Scorer] | None = None
+
+    def of(self, task: Task, first_layer: int, on_pass: Callable[[], None]) -> Scorer:
+        """A scorer as :class:`Scorer` makes it; it shares what the one before has, if that has the same task and layer.
+
+        Raises:
+            TaskError: as :class:`Scorer`.
+        """
+        if self._last is None or self._last[:2] != (task, first_layer):
+            self._last = task, first_layer, Scorer(self._backbone, task, first_layer=first_layer)
+        return self._last[2].shared(on_pass)

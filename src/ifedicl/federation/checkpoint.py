@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from ifedicl import files
@@ -16,13 +18,14 @@ from ifedicl.core.server_optimizer import Moments
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import ConfigError, Fault, MessageError, StorageError
+from ifedicl.federation.checkpoint_tables import StoredTables, Tables
 from ifedicl.federation.messages import Arrays, pack, unpack
-from ifedicl.federation.state import RoundRecord, State, Traffic
-from ifedicl.ledger.entries import Head
+from ifedicl.federation.state import State
 from ifedicl.metrics import Tally
 
-RUN_FORMAT = 2
-"""The run format. Checkpoints of format 1 have no number; their digest holds settings that no longer exist."""
+RUN_FORMAT = 3
+"""The run format. Checkpoints of format 1 have no number; their digest holds settings that no longer exist. Format 2 had all
+exchanges in the header of the frame, which has a largest size."""
 _KIND = "checkpoint"
 _HEADER = (
     "run",
@@ -47,6 +50,7 @@ class Memory:
         """Begin with ``state``. Without a path nothing is ever written."""
         self.state = state
         self._path = path
+        self._tables = Tables()
 
     @property
     def heads_file(self) -> Path | None:
@@ -65,7 +69,7 @@ class Memory:
         """
         self.note(state)
         if self._path is not None:
-            save(state, self._path)
+            save(state, self._path, self._tables)
 
     def recall(self) -> bool:
         """Go on from the file, if there is one of this run; return whether there is.
@@ -85,20 +89,20 @@ class Memory:
         return True
 
 
-def save(state: State, path: Path) -> None:
-    """Write ``state`` atomically.
+def save(state: State, path: Path, tables: Tables | None = None) -> None:
+    """Write ``state`` atomically; ``tables`` are of the states before it, which saves work.
 
     Raises:
         StorageError: the disk refuses; the checkpoint before it is untouched.
     """
-    header = {"format": RUN_FORMAT} | {name: getattr(state, name) for name in _HEADER}
-    header["heads"] = {name: asdict(head) for name, head in state.heads.items()}
+    words, rows = (tables or Tables()).of(state)
+    header: dict[str, Any] = {name: getattr(state, name) for name in _HEADER}
+    header["words"] = words
+    header["losses"] = [(record.round, record.train_loss) for record in state.history]
     header["zero_shot"] = state.zero_shot and asdict(state.zero_shot)
     header["first_layer"] = state.context.first_layer if state.context else 0
     header["moments"] = state.moments and state.moments.steps
     header["pooled_layer"] = state.readout and state.readout.pooled_layer
-    header["history"] = [asdict(record) for record in state.history]
-    header["traffic"] = [asdict(item) for item in state.traffic]
     folders: dict[str, Mapping[str, npt.NDArray[Any]]] = {
         "coefficients": state.coefficients.arrays,
         "best": state.best.arrays,
@@ -108,10 +112,11 @@ def save(state: State, path: Path) -> None:
         "means": {name: vectors.means for name, vectors in state.client_vectors.items()},
         "counts": {name: vectors.counts for name, vectors in state.client_vectors.items()},
     }
-    arrays: Arrays = {f"{folder}/{name}": array for folder, own in folders.items() for name, array in own.items()}
+    arrays = rows | {f"{folder}/{name}": array for folder, own in folders.items() for name, array in own.items()}
     if state.readout is not None:
         arrays["readout"] = state.readout.weights
-    files.write_bytes(path, pack(_KIND, header, arrays), private=True)  # it holds single clients' sums
+    arrays["json"] = np.frombuffer(json.dumps(header, separators=(",", ":")).encode(), dtype=np.uint8)
+    files.write_bytes(path, pack(_KIND, {"format": RUN_FORMAT}, arrays), private=True)  # it holds single clients' sums
 
 
 def load(path: Path) -> State | None:
@@ -134,7 +139,7 @@ def load(path: Path) -> State | None:
         if (found := header.get("format", 1)) != RUN_FORMAT:
             remedy = "Finish the run with the ifedicl that began it, or start again in another folder."
             raise ConfigError(str(path), [Fault("checkpoint", f"run format {found}", f"run format {RUN_FORMAT}", remedy)])
-        return _state(header, arrays)
+        return _state(json.loads(arrays["json"].tobytes()), arrays)
     except (MessageError, KeyError, TypeError, ValueError) as error:
         raise StorageError(f"{path} is not a whole checkpoint ({error}); remove it to start the run again") from error
 
@@ -144,21 +149,17 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
         return {name.removeprefix(f"{folder}/"): array for name, array in arrays.items() if name.startswith(f"{folder}/")}
 
     context, counts, steps = within("context"), within("counts"), header["moments"]
+    tables = StoredTables(header["words"], arrays)
     return State(
-        **{name: header[name] for name in _HEADER if name in header},  # "phases" is new; the first schedule is the default
+        **{name: header[name] for name in _HEADER},
         coefficients=Coefficients.of(within("coefficients")),
         best=Coefficients.of(within("best")),
         client_vectors={name: ContextVectors(means, counts[name]) for name, means in within("means").items()},
-        heads={name: Head(**own) for name, own in header["heads"].items()},
+        heads=tables.heads,
         context=Context(**context, first_layer=header["first_layer"]) if context else None,
         moments=None if steps is None else Moments(steps, within("first"), within("second")),
         readout=Readout(arrays["readout"], header["pooled_layer"]) if "readout" in arrays else None,
         zero_shot=header["zero_shot"] and Tally(**header["zero_shot"]),
-        history=tuple(map(_record, header["history"])),
-        traffic=tuple(Traffic(**item) for item in header["traffic"]),
+        history=tables.history(header["losses"]),
+        traffic=tables.traffic,
     )
-
-
-def _record(item: Mapping[str, Any]) -> RoundRecord:
-    by_client = {name: Tally(**tally) for name, tally in item["by_client"].items()}
-    return RoundRecord(item["round"], tuple(item["clients"]), item["train_loss"], by_client)

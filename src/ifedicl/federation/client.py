@@ -8,14 +8,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.lockstep import Lockstep
-from ifedicl.backbone.scoring import Scorer
+from ifedicl.backbone.scoring import Scorers
 from ifedicl.calibrate import ClientRound, calibrate, drawn
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
@@ -59,6 +59,7 @@ class Client:
         sums_for: Callable[[Manifest], ExampleSums] = exact_sums,
         split_key: bytes = b"",
         seconds: float = math.inf,
+        scorers: Scorers | None = None,
     ) -> None:
         """Take the owner's examples.
 
@@ -71,6 +72,7 @@ class Client:
             split_key: divides the examples into roles, and orders them, whatever a job says; empty: the job's seed does, as in
                 a simulation, which can then be repeated.
             seconds: longest time of one request; a longer one ends with the code ``refused``.
+            scorers: of all clients of this process; None: this client is alone.
         """
         self.name = name
         self.lockstep: Lockstep | None = None
@@ -81,25 +83,15 @@ class Client:
         self._secret = secret
         self._split_key = split_key
         self._seconds = seconds
+        self._scorers = scorers or Scorers(backbone)
         self._deadline = math.inf
         self._checks: RequestChecks | None = None  # of the job that it holds
         self._task: ClientTask | None = None
         self._context: tuple[str, Context] | None = None
-        self._handlers: Mapping[type[Request], Callable[..., Reply]] = {
-            messages.JobRequest: self._job,
-            messages.VectorsRequest: self._vectors,
-            messages.ContextRequest: self._install,
-            messages.UpdateRequest: self._update,
-            messages.GradientRequest: self._gradient,
-            messages.EvaluateRequest: self._evaluate,
-            messages.StatisticsRequest: self._statistics,
-            messages.NoisyStatisticsRequest: self._statistics,
-            messages.CompareRequest: self._compare,
-        }
 
     def handle(self, request: Request, /) -> Reply:
         """Answer one request. Never raises: an error becomes a :class:`Failure` with a code and no text."""
-        handler = self._handlers.get(type(request))
+        handler = self._HANDLERS.get(type(request))
         if handler is None or isinstance(request, messages.SumRequest):
             return Failure(FailureCode.OTHER_MODE)
         self._deadline = time.monotonic() + self._seconds
@@ -108,7 +100,7 @@ class Client:
                 self._check(request)
                 if not self._in_job.sums.answers(request):
                     raise _RefusalError(FailureCode.BAD_REQUEST)
-            return handler(request)
+            return handler(self, request)
         except _RefusalError as refusal:
             return Failure(refusal.code)
         except _TooLongError:
@@ -136,6 +128,7 @@ class Client:
             sums_for=sums_for,
             split_key=self._split_key,
             seconds=self._seconds,
+            scorers=self._scorers,
         )
 
     @property
@@ -214,7 +207,7 @@ class Client:
         task, method = manifest.task, manifest.method
         if self._task is None or (self._task.task, self._task.method) != (task, method):
             sums = self._sums_for(manifest)
-            scorer = Scorer(self.backbone, task, first_layer=manifest.layers.start, on_pass=self._check_time)
+            scorer = self._scorers.of(task, manifest.layers.start, self._check_time)
             self._task = ClientTask(task, method, scorer, self.examples, sums, split_seed(self._split_key, method))
         if self._checks is None or self._checks.manifest.digest != manifest.digest:
             self._context = None  # its name belongs to one job
@@ -316,6 +309,18 @@ class Client:
     @staticmethod
     def _checked(reply: Reply, finite: bool) -> Reply:
         return reply if finite else Failure(FailureCode.NOT_FINITE)
+
+    _HANDLERS: ClassVar[Mapping[type[Request], Callable[..., Reply]]] = {
+        messages.JobRequest: _job,
+        messages.VectorsRequest: _vectors,
+        messages.ContextRequest: _install,
+        messages.UpdateRequest: _update,
+        messages.GradientRequest: _gradient,
+        messages.EvaluateRequest: _evaluate,
+        messages.StatisticsRequest: _statistics,
+        messages.NoisyStatisticsRequest: _statistics,
+        messages.CompareRequest: _compare,
+    }
 
 
 def _fits(vectors: ContextVectors, wire_dtype: str) -> bool:

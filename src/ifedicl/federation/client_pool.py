@@ -168,9 +168,9 @@ class ClientPool:
         self._observer(StepStarted(step, state.round, len(requests)))
         answered: set[str] = set()
         failures: dict[str, FailureCode] = {}
-        traffic = list(state.traffic)
+        traffic: list[Traffic] = []
         received: list[Received] = []
-        heads = state.heads
+        heads = dict(state.heads)
         known = state.heads if request.carries_head else {}
         for delivery in self._engine.exchange(requests, self._coordination.deadline_seconds, known):
             reply = delivery.reply
@@ -187,9 +187,9 @@ class ClientPool:
                     run, receipt = self.manifest.run, part.receipt
                     received.append(Received(part.client, receipt.head, receipt.sha256, run, step, state.round))
                     if request.carries_head or part.client not in state.heads:
-                        heads = advanced_heads(heads, part)  # else nothing says that the head continues the known one
+                        advance_head(heads, part)  # else nothing says that the head continues the known one
         self._heads.note(received)
-        self._memory.note(replace(self._memory.state, traffic=tuple(traffic), heads=heads))
+        self._memory.note(replace(self._memory.state, traffic=(*state.traffic, *traffic), heads=heads))
         return answered, failures
 
 
@@ -198,18 +198,17 @@ def lacks_job(name: str, code: FailureCode, heads: Mapping[str, Head]) -> bool:
     return code is FailureCode.NO_CONTEXT or (code is FailureCode.LEDGER and name not in heads)
 
 
-def advanced_heads(heads: Mapping[str, Head], delivery: Delivery) -> Mapping[str, Head]:
-    """The known heads of the clients' ledgers after this delivery.
+def advance_head(heads: dict[str, Head], delivery: Delivery) -> None:
+    """Note the head of a client's ledger after this delivery.
 
     The head of another ledger does not replace the known one: the client sends code ``ledger``, or the head has no more lines.
     """
     if delivery.receipt is None:
-        return heads
+        return
     before, after, reply = heads.get(delivery.client), delivery.receipt.head, delivery.reply
     is_other = isinstance(reply, Failure) and reply.code is FailureCode.LEDGER
-    if is_other or (before is not None and after.entries <= before.entries):
-        return heads
-    return {**heads, delivery.client: after}
+    if not is_other and (before is None or after.entries > before.entries):
+        heads[delivery.client] = after
 
 
 def _traffic(delivery: Delivery, step: str, round_number: int, failure: FailureCode | None) -> Traffic:

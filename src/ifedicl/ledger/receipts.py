@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from ifedicl import files
@@ -59,7 +59,9 @@ class HeadLog:
         if self._size is None:
             self._size = _repaired_size(self._path)
         time = now()
-        data = b"".join(canonical_json({"time": time, **asdict(reply)}) + b"\n" for reply in replies)
+        # Not asdict, which copies every field: a line for each client and round is a third of a coordinator's work.
+        lines = (canonical_json({"time": time, **vars(reply), "head": vars(reply.head)}) for reply in replies)
+        data = b"".join(line + b"\n" for line in lines)
         files.append(self._path, data, at=self._size)
         self._size += len(data)
 

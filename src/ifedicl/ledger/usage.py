@@ -108,7 +108,7 @@ class History:
     def __init__(self) -> None:
         self._spent: dict[str, Spent] = {}
         self._noisy: dict[str, Counter[str]] = {}
-        self._answered: set[tuple[str, str]] = set()
+        self._answered: dict[str, set[str]] = {}
         self._sets: dict[tuple[str, str], ExampleSet] = {}
         self._holdouts: dict[str, Holdout] = {}
 
@@ -136,7 +136,7 @@ class History:
         if facts["epsilon"] is not None:
             self._noisy.setdefault(run, Counter())[facts["kind"]] += 1
         if asked and facts["epsilon"] is None:  # noise is drawn again for the same request
-            self._answered.add((run, asked))
+            self._answered.setdefault(run, set()).add(asked)
         if facts.get("examples") is not None:
             examples = ExampleSet(**facts["examples"])
             self._sets[examples.question, facts["kind"]] = examples
@@ -159,7 +159,7 @@ class History:
 
     def was_answered(self, run: str, asked: str) -> bool:
         """Whether this request of the run was answered before with the same numbers."""
-        return (run, asked) in self._answered
+        return asked in self._answered.get(run, ())
 
     def epsilon_without(self, run: str) -> float:
         """The sum of ε over all other runs."""

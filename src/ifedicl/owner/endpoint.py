@@ -122,7 +122,9 @@ def _summing_client(
         from ifedicl.federation.secure.sum_client import SecureClient, identity_of
     if public := privacy.public[:_PUBLIC_TEXTS]:
         client = client.with_sums(partial(_sums_of_job, public, client.dtype, history))
-    everyone = {**peers, client.name: identity_of(client).public}
+    own = identity_of(client).public
+    # Simulated clients have one book of identities; a copy for each would take memory with the square of their number.
+    everyone = peers if peers.get(client.name) == own else {**peers, client.name: own}
     return client, lambda layer: SecureClient(layer, client, everyone, rules, client)
 
 
@@ -170,7 +172,8 @@ def simulated_endpoints(
     def record(name: str) -> LedgerRecord | None:
         return None if ledgers is None else LedgerRecord(CountedLedger(ledgers / f"{quote(name, safe=' ')}.jsonl", name))
 
-    return tuple(build_endpoint(client, open_policy(), record(client.name), privacy, peers) for client in clients)
+    policy = open_policy()
+    return tuple(build_endpoint(client, policy, record(client.name), privacy, peers) for client in clients)
 
 
 def spent_privacy(endpoints: Sequence[ClientEndpoint], manifest: Manifest) -> dict[str, Any]:

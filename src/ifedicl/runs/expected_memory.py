@@ -18,7 +18,7 @@ _SAMPLE = 64  # texts of each client
 def expected_memory(settings: RunSettings, backbone: Backbone, clients: Mapping[str, Sequence[Example]]) -> dict[str, int]:
     """Bytes that calibration needs on one machine, planned from the model's configuration and a sample of the texts.
 
-    ``peak`` is the weights, one pass of a step, and the states that are kept for one client; ``gpu`` is that and what a GPU's
+    ``peak`` is the weights, one pass of a step, and the states that are kept for all clients; ``gpu`` is that and what a GPU's
     driver and allocator take. ``model.max_pass_tokens`` bounds ``tokens_in_a_pass``.
     """
     config = backbone.model.config
@@ -31,14 +31,14 @@ def expected_memory(settings: RunSettings, backbone: Backbone, clients: Mapping[
     in_a_pass = max(max(lengths), min(step, bound))
     kept = 0
     if settings.method.injected_layers(backbone.layers).start:
-        most = max(map(len, clients.values()))
-        kept = min(MOST_BYTES // memory.kept_token, most * sum(lengths) // len(lengths))
+        examples = sum(map(len, clients.values()))
+        kept = min(MOST_BYTES // memory.kept_token, examples * sum(lengths) // len(lengths))
     peak = memory.peak(in_a_pass, kept)
     return {
         "weights": memory.weights,
         "token_of_a_step": memory.trained_token,
         "tokens_in_a_pass": in_a_pass,
-        "kept_states_of_a_client": kept * memory.kept_token,
+        "kept_states": kept * memory.kept_token,
         "peak": peak,
         "gpu": peak + RESERVE,
     }

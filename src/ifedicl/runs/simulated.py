@@ -13,6 +13,7 @@ from ifedicl import seeds
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.lockstep import Lockstep
+from ifedicl.backbone.scoring import Scorers
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
@@ -54,6 +55,7 @@ def simulate(
     """
     check_names(examples)
     check_classes(task, examples)
+    scorers = Scorers(backbone)
     return tuple(
         Client(
             name,
@@ -61,6 +63,7 @@ def simulate(
             backbone,
             secret=seeds.derive(seed, "secret", name).to_bytes(8, "little"),
             split_key=split_keys.get(name, b""),
+            scorers=scorers,
         )
         for name, rows in examples.items()
     )

@@ -115,7 +115,7 @@ def test_inspecting_a_config_gives_the_bytes_that_a_run_then_sends(
     facts = json.loads(capsys.readouterr().out)
     expected, memory = facts["bytes_per_client"], facts["memory"]
     assert memory["peak"] == memory["weights"] + memory["tokens_in_a_pass"] * memory["token_of_a_step"] > memory["weights"]
-    assert memory["kept_states_of_a_client"] == 0, "all layers are injected, so no states are kept"
+    assert memory["kept_states"] == 0, "all layers are injected, so no states are kept"
     exchanges = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     for step, name in (("vectors", "vectors_reply_up"), ("update", "update_reply_up"), ("evaluate", "evaluate_reply_up")):
         sent = [item["bytes_up"] for item in exchanges if item.get("step") == step]

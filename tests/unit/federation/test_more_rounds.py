@@ -11,6 +11,7 @@ import pytest
 from ifedicl.backbone.load import Backbone
 from ifedicl.data import Example, Role, split_roles
 from ifedicl.federation import checkpoint
+from ifedicl.federation.checkpoint_tables import Tables
 from ifedicl.federation.coordinator import Outcome
 from ifedicl.federation.events import Begun, Event
 from ifedicl.federation.messages import UpdateRequest
@@ -53,8 +54,8 @@ def test_more_rounds_stopped_at_any_moment_and_resumed_end_the_same(
         shutil.copy(tmp_path / "first", file)
         left = [stop_at]
 
-        def stopping(state: State, path: Path) -> None:
-            save(state, path)
+        def stopping(state: State, path: Path, tables: Tables) -> None:
+            save(state, path, tables)
             if left[0] is not None:
                 left[0] -= 1
                 if left[0] < 0:

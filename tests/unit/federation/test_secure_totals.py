@@ -17,7 +17,7 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import ReadoutSums
 from ifedicl.core.vectors import pooled
 from ifedicl.errors import TooFewClientsError
-from ifedicl.federation.client_pool import advanced_heads
+from ifedicl.federation.client_pool import advance_head
 from ifedicl.federation.engine import Delivery
 from ifedicl.federation.messages import (
     AgreeReply,
@@ -85,7 +85,7 @@ def test_a_ledger_in_anothers_place_is_never_believed() -> None:
     for _ in range(4):
         (delivery,) = engine.exchange({TOGETHER: REQUESTS["update"]}, 60.0, heads)
         for part in delivery.parts:
-            heads = dict(advanced_heads(heads, part))
+            advance_head(heads, part)
     assert sent == [None, own, own, own]
 
 
