@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -13,9 +15,14 @@ from urllib.parse import urlparse
 
 import pytest
 
+from ifedicl import federate, simulate
+from ifedicl.adapter import Adapter
+from ifedicl.backbone.load import Backbone
 from ifedicl.federation.events import Event, RoundDone
-from ifedicl.runs import run
-from ifedicl.settings import RunSettings, validated
+from ifedicl.metrics import Evaluation
+from ifedicl.report import Figures, Report, write_report
+from ifedicl.runs import run, zero_shot_adapter
+from ifedicl.settings import ModelSettings, RunSettings, validated
 from tests.support import tiny
 from tests.support.chromium import CHROMIUM, FLAGS
 from tests.support.serving import Running, serving
@@ -157,9 +164,9 @@ def test_everything_is_done_by_keyboard_alone(watched: Watched) -> None:
     page.keyboard.type(TEXTS[0])
     page.keyboard.press("Control+Enter")
     playwright.expect(page.locator("#table tbody tr")).to_have_count(1)
-    for name in ("file", "go", "compare", "download"):
+    for name in ("file", "sample", "sample", "sample", "go", "compare", "download"):
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.id") == name
+        assert page.evaluate("document.activeElement.id || document.activeElement.className") == name
         assert page.evaluate("getComputedStyle(document.activeElement.closest('.row')).display") == "flex"
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Space")  # without zero-shot
@@ -242,7 +249,8 @@ def test_an_adapter_shows_its_numbers_figures_and_what_each_client_sent(watched:
     assert view.locator("svg rect").count() == 3 * 2 * 3  # λ, β, Γ; two writes; three layers
     assert (view.locator("svg rect title").first.text_content() or "").startswith("layer 0, attention: ")
     cells = [row.locator("td").all_inner_texts() for row in view.locator("tbody tr").all()]
-    assert cells[:2] == [["good", "4", "50.0% (2)", "75.0% (3)"], ["bad", "4", "25.0% (1)", "100.0% (4)"]]
+    assert cells[0] == ["good", "4", "50.0% (2)", "75.0% (3)", "+25.0 points"]
+    assert cells[1] == ["bad", "4", "25.0% (1)", "100.0% (4)", "+75.0 points"]
     assert cells[2] == ["north", "1.0 KB", "2.0 KB", "200 B", "10.5 KB", "0"]
     page.locator("#shown-adapter").select_option("place")
     playwright.expect(view).to_contain_text("Not known here")
@@ -256,12 +264,132 @@ def test_the_description_of_the_api_loads_nothing_from_elsewhere(watched: Watche
     assert watched.hosts == {urlparse(watched.url).netloc}
 
 
+def test_a_sample_text_is_labelled_with_one_click(watched: Watched) -> None:
+    page = watched.at("")
+    playwright.expect(page.locator("#classify")).to_contain_text("Gives each text one of the adapter's labels")
+    sample = page.locator("#samples button").first
+    words = sample.inner_text()
+    sample.click()
+    playwright.expect(page.locator("#table tbody tr td").first).to_have_text(words)
+    assert page.get_by_label("Texts, one a line").input_value() == words
+
+
+@pytest.mark.parametrize(("count", "shown"), [(5, 5), (6, 3)])
+def test_all_labels_are_shown_or_it_says_how_many_there_are(watched: Watched, count: int, shown: int) -> None:
+    probabilities = {f"label {number}": (number + 1) / (count * (count + 1) / 2) for number in range(count)}
+    labelled = {"label": f"label {count - 1}", "probabilities": probabilities}
+    answer = {"adapter": {"name": "mood", "version": "1"}, "results": [labelled], "zero_shot": [labelled]}
+    watched.page.route("**/v1/classify", lambda route: route.fulfill(json=answer))
+    page = watched.at("")
+    page.get_by_label("Texts, one a line").fill("a text")
+    page.get_by_role("button", name="Label", exact=True).click()
+    cell = page.locator("#table tbody td").last
+    playwright.expect(cell.locator(".choice")).to_have_count(shown)
+    assert ("top 3 of 6" in cell.inner_text()) == (count > shown)
+
+
+# Phone width
+
+CUT_OFF = """
+[...document.querySelectorAll("body *")].filter((own) => {
+  const box = own.getBoundingClientRect(), style = getComputedStyle(own);
+  if (!box.width || !box.height || own.closest("pre, textarea, .unseen, .skip, thead")) return false;
+  const outside = box.right > innerWidth + 0.5 || box.left < -0.5;
+  return outside || (style.overflowX !== "visible" && own.tagName !== "SELECT" && own.scrollWidth > own.clientWidth + 1);
+}).map((own) => `${own.tagName}.${own.className} ${own.textContent.slice(0, 40)}`)
+"""
+
+
+def cut_off(page: playwright.Page) -> list[str]:
+    """Elements that do not fit the width, or hold more than they show."""
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    return [*([f"the page scrolls sideways by {wide} pixels"] if wide > 0 else []), *page.evaluate(CUT_OFF)]
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_nothing_is_cut_off_on_a_phone(watched: Watched, width: int) -> None:
+    page = watched.page
+    page.set_viewport_size({"width": width, "height": 800})
+    watched.at("")
+    page.locator("#adapter").select_option("mood")
+    page.get_by_label("Texts, one a line").fill("\n".join([*TEXTS, "a-word-without-an-end-" * 8]))
+    page.get_by_role("button", name="Label", exact=True).click()
+    playwright.expect(page.get_by_role("status").first).to_contain_text("4 texts labelled")
+    assert cut_off(page) == []
+    cell = page.locator("#table tbody td").nth(2)
+    assert cell.locator(".choice span").last.is_visible()
+    told = cell.evaluate("(own) => getComputedStyle(own, '::before').content")
+    assert told == ('"mood"' if width < 600 else "none")  # cards name their columns
+    watched.at("#adapters")
+    page.locator("#shown-adapter").select_option("mood")
+    playwright.expect(page.locator("#adapter-view")).to_contain_text("What each client sent")
+    assert cut_off(page) == []
+    letters = page.evaluate("[...document.querySelectorAll('#adapter-view svg')].map((own) => own.getScreenCTM().a * 11)")
+    assert min(letters) > 8  # pixels of a letter in a picture
+    watched.at("#runs")
+    page.get_by_label("Run", exact=True).select_option("finished")
+    playwright.expect(page.locator("#runs-status")).to_contain_text("Finished")
+    assert cut_off(page) == []
+    watched.at("docs")
+    assert cut_off(page) == []
+
+
+def test_pictures_are_drawn_again_for_another_width(watched: Watched) -> None:
+    page = watched.at("#adapters")
+    picture = page.locator("#adapter-view svg").first
+    playwright.expect(picture).to_have_attribute("viewBox", re.compile("^0 0 920 "))
+    page.set_viewport_size({"width": 390, "height": 800})
+    playwright.expect(picture).to_have_attribute("viewBox", re.compile("^0 0 320 "))
+
+
+def test_the_curl_of_the_api_page_works_as_it_stands(watched: Watched) -> None:
+    page = watched.at("docs")
+    command, sample = page.locator("#curl").inner_text(), json.loads(page.locator("#sample-answer").inner_text())
+    done = subprocess.run([str(shutil.which("bash")), "-c", command], capture_output=True, text=True, check=True, timeout=60)
+    answer = json.loads(done.stdout)
+    assert set(answer) == set(sample)
+    assert len(answer["results"]) == len(answer["zero_shot"]) == len(sample["results"]) == 1
+    assert set(answer["results"][0]) == set(sample["results"][0])
+
+
+def test_a_report_fits_a_phone_in_light_and_dark(watched: Watched, tmp_path: Path, backbone: Backbone) -> None:
+    examples = {"a client with a long name": tiny.examples(12), "south": tiny.examples(12, seed=1)}
+    model = ModelSettings(source="tiny", device="cpu", dtype="float32")
+    done = federate(simulate(backbone, tiny.TASK, examples), model, tiny.TASK, tiny.method(rounds={"rounds": 1}))
+    tested = runs_of_tests(backbone, model, done.adapter)
+    rows = [Figures(name, found, {}, 1.0) for name, found in zip(("zero-shot", "the federation"), tested, strict=True)]
+    report = Report("mood", done.adapter, done.outcome, examples, rows, ["It does NOT beat zero-shot."], [], 1.0)
+    write_report(report, tmp_path / "report.html")
+    page = watched.page
+    for scheme, width in (("light", 390), ("dark", 390), ("light", 1440)):
+        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+        page.set_viewport_size({"width": width, "height": 800})
+        page.goto((tmp_path / "report.html").as_uri())
+        assert cut_off(page) == []
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        ink = page.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
+        assert (level(paper) > 700 and level(ink) < 150) if scheme == "light" else (level(paper) < 120 and level(ink) > 600)
+    watched.hosts.clear()
+    watched.at("")
+
+
+def runs_of_tests(backbone: Backbone, model: ModelSettings, adapter: Adapter) -> list[Evaluation]:
+    """Zero-shot and an adapter on text that neither has seen."""
+    both = zero_shot_adapter(backbone, model, tiny.TASK), adapter
+    return [own.classifier(backbone).evaluate(tiny.examples(20, seed=3)) for own in both]
+
+
+def level(colour: str) -> int:
+    """Red, green and blue of a colour, added."""
+    return sum(map(int, colour.removeprefix("rgb(").rstrip(")").split(",")))
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_light_and_dark_are_both_readable(watched: Watched, scheme: Literal["light", "dark"]) -> None:
     watched.page.emulate_media(color_scheme=scheme)
     page = watched.at("")
     ink, paper = page.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
-    levels = [sum(map(int, colour.removeprefix("rgb(").rstrip(")").split(","))) for colour in (ink, paper)]
+    levels = [level(ink), level(paper)]
     assert (levels[0] < 150 and levels[1] > 700) if scheme == "light" else (levels[0] > 600 and levels[1] < 120)
 
 

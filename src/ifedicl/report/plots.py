@@ -68,8 +68,8 @@ def _labels(report: Report) -> list[Picture]:
         axes.plot(
             [raw, right], [place, place], color=UP if right >= raw else DOWN, linewidth=3, solid_capstyle="round", zorder=1
         )
-        axes.scatter([raw], [place], color=RAW, s=34, marker="s", zorder=2)
-        axes.scatter([right], [place], color=ACCENT, s=42, zorder=3)
+        axes.scatter([raw], [place], color=RAW, s=64, marker="s", zorder=2)
+        axes.scatter([right], [place], color=ACCENT, s=26, zorder=3)
     axes.set_yticks(range(len(rows)), [row.label for row in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     _percent_axis(axes)
