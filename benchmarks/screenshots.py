@@ -10,6 +10,7 @@ import io
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -48,9 +49,7 @@ def main(runs: Path, out: Path) -> None:
             for name, width in WIDTHS.items():
                 page = context.new_page()
                 page.set_viewport_size({"width": width, "height": 760})
-                _shoot(
-                    page, server.url, runs, lambda view, own=f"{name}-{scheme}", shown=page: _save(shown, out, f"{view}-{own}")
-                )
+                _shoot(page, server.url, runs, partial(_save, page, out, f"{name}-{scheme}"))
                 page.close()
             context.close()
 
@@ -75,8 +74,8 @@ def _shoot(page: Page, url: str, runs: Path, save: Callable[[str], None]) -> Non
     save("report")
 
 
-def _save(page: Page, out: Path, name: str) -> None:
-    path = out / f"{name}.webp"
+def _save(page: Page, out: Path, size: str, view: str) -> None:
+    path = out / f"{view}-{size}.webp"
     image = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
     image.crop((0, 0, image.width, min(image.height, MOST))).save(path, quality=QUALITY, method=6)
 

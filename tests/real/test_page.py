@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlparse
 
 import pytest
 
-from ifedicl import federate, simulate
-from ifedicl.adapter import Adapter
-from ifedicl.backbone.load import Backbone
 from ifedicl.federation.events import Event, RoundDone
-from ifedicl.metrics import Evaluation
-from ifedicl.report import Figures, Report, write_report
-from ifedicl.runs import run, zero_shot_adapter
-from ifedicl.settings import ModelSettings, RunSettings, validated
+from ifedicl.runs import run
+from ifedicl.settings import RunSettings, validated
 from tests.support import tiny
-from tests.support.chromium import CHROMIUM, FLAGS
-from tests.support.serving import Running, serving
+from tests.support.browsing import TEXTS, Watched, append, beginning, ending, level, one_round, write
+from tests.support.chromium import CHROMIUM
+from tests.support.serving import serving
 
 if TYPE_CHECKING:
     from playwright import sync_api as playwright
@@ -33,60 +27,6 @@ else:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine (Debian: apt install chromium)")
 playwright.expect.set_options(timeout=20_000)  # on a busy machine
-TEXTS = ("the soup was warm and kind", "a cold room with a loud fan", 'they said "late", twice')
-
-
-class Watched:
-    """A page, and everything that must not happen on it."""
-
-    def __init__(self, page: playwright.Page, url: str) -> None:
-        self.page, self.url = page, url
-        self.complaints: list[str] = []
-        self.hosts: set[str] = set()
-        page.on(
-            "console", lambda message: self.complaints.append(message.text) if message.type in ("error", "warning") else None
-        )
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", lambda request: self.hosts.add(urlparse(request.url).netloc))
-
-    def at(self, view: str) -> playwright.Page:
-        self.page.goto(f"{self.url}{view}")
-        return self.page
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def server(tiny_adapters: Path, runs: Path) -> Iterator[Running]:
-    # As `ifedicl run` leaves it: the adapter beside its metrics.jsonl.
-    shutil.copytree(tiny_adapters / "mood", runs / "finished" / "adapter")
-    write(runs / "finished", [*beginning(), *one_round(1), *one_round(2), *ending()])
-    with serving(runs, f"mood={runs}/finished/adapter", f"{tiny_adapters}/place", "--runs", str(runs)) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[playwright.BrowserContext]:
-    with playwright.sync_playwright() as driver:
-        folder = tmp_path_factory.mktemp("browser")
-        context = driver.chromium.launch_persistent_context(folder, executable_path=CHROMIUM, args=FLAGS, accept_downloads=True)
-        context.set_default_timeout(20_000)
-        yield context
-        context.close()
-
-
-@pytest.fixture
-def watched(browser: playwright.BrowserContext, server: Running) -> Iterator[Watched]:
-    """Whatever a test does, nothing may be complained of, and no other host asked."""
-    page = browser.new_page()
-    watched = Watched(page, server.url)
-    yield watched
-    page.close()
-    assert watched.complaints == []
-    assert watched.hosts == {f"127.0.0.1:{server.port}"}
 
 
 def test_pasted_texts_are_labelled_beside_zero_shot(watched: Watched) -> None:
@@ -288,60 +228,6 @@ def test_all_labels_are_shown_or_it_says_how_many_there_are(watched: Watched, co
     assert ("top 3 of 6" in cell.inner_text()) == (count > shown)
 
 
-# Phone width
-
-CUT_OFF = """
-[...document.querySelectorAll("body *")].filter((own) => {
-  const box = own.getBoundingClientRect(), style = getComputedStyle(own);
-  if (!box.width || !box.height || own.closest("pre, textarea, .unseen, .skip, thead")) return false;
-  const outside = box.right > innerWidth + 0.5 || box.left < -0.5;
-  return outside || (style.overflowX !== "visible" && own.tagName !== "SELECT" && own.scrollWidth > own.clientWidth + 1);
-}).map((own) => `${own.tagName}.${own.className} ${own.textContent.slice(0, 40)}`)
-"""
-
-
-def cut_off(page: playwright.Page) -> list[str]:
-    """Elements that do not fit the width, or hold more than they show."""
-    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    return [*([f"the page scrolls sideways by {wide} pixels"] if wide > 0 else []), *page.evaluate(CUT_OFF)]
-
-
-@pytest.mark.parametrize("width", [320, 390, 768])
-def test_nothing_is_cut_off_on_a_phone(watched: Watched, width: int) -> None:
-    page = watched.page
-    page.set_viewport_size({"width": width, "height": 800})
-    watched.at("")
-    page.locator("#adapter").select_option("mood")
-    page.get_by_label("Texts, one a line").fill("\n".join([*TEXTS, "a-word-without-an-end-" * 8]))
-    page.get_by_role("button", name="Label", exact=True).click()
-    playwright.expect(page.get_by_role("status").first).to_contain_text("4 texts labelled")
-    assert cut_off(page) == []
-    cell = page.locator("#table tbody td").nth(2)
-    assert cell.locator(".choice span").last.is_visible()
-    told = cell.evaluate("(own) => getComputedStyle(own, '::before').content")
-    assert told == ('"mood"' if width < 600 else "none")  # cards name their columns
-    watched.at("#adapters")
-    page.locator("#shown-adapter").select_option("mood")
-    playwright.expect(page.locator("#adapter-view")).to_contain_text("What each client sent")
-    assert cut_off(page) == []
-    letters = page.evaluate("[...document.querySelectorAll('#adapter-view svg')].map((own) => own.getScreenCTM().a * 11)")
-    assert min(letters) > 8  # pixels of a letter in a picture
-    watched.at("#runs")
-    page.get_by_label("Run", exact=True).select_option("finished")
-    playwright.expect(page.locator("#runs-status")).to_contain_text("Finished")
-    assert cut_off(page) == []
-    watched.at("docs")
-    assert cut_off(page) == []
-
-
-def test_pictures_are_drawn_again_for_another_width(watched: Watched) -> None:
-    page = watched.at("#adapters")
-    picture = page.locator("#adapter-view svg").first
-    playwright.expect(picture).to_have_attribute("viewBox", re.compile("^0 0 920 "))
-    page.set_viewport_size({"width": 390, "height": 800})
-    playwright.expect(picture).to_have_attribute("viewBox", re.compile("^0 0 320 "))
-
-
 def test_the_curl_of_the_api_page_works_as_it_stands(watched: Watched) -> None:
     page = watched.at("docs")
     command, sample = page.locator("#curl").inner_text(), json.loads(page.locator("#sample-answer").inner_text())
@@ -350,38 +236,6 @@ def test_the_curl_of_the_api_page_works_as_it_stands(watched: Watched) -> None:
     assert set(answer) == set(sample)
     assert len(answer["results"]) == len(answer["zero_shot"]) == len(sample["results"]) == 1
     assert set(answer["results"][0]) == set(sample["results"][0])
-
-
-def test_a_report_fits_a_phone_in_light_and_dark(watched: Watched, tmp_path: Path, backbone: Backbone) -> None:
-    examples = {"a client with a long name": tiny.examples(12), "south": tiny.examples(12, seed=1)}
-    model = ModelSettings(source="tiny", device="cpu", dtype="float32")
-    done = federate(simulate(backbone, tiny.TASK, examples), model, tiny.TASK, tiny.method(rounds={"rounds": 1}))
-    tested = runs_of_tests(backbone, model, done.adapter)
-    rows = [Figures(name, found, {}, 1.0) for name, found in zip(("zero-shot", "the federation"), tested, strict=True)]
-    report = Report("mood", done.adapter, done.outcome, examples, rows, ["It does NOT beat zero-shot."], [], 1.0)
-    write_report(report, tmp_path / "report.html")
-    page = watched.page
-    for scheme, width in (("light", 390), ("dark", 390), ("light", 1440)):
-        page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
-        page.set_viewport_size({"width": width, "height": 800})
-        page.goto((tmp_path / "report.html").as_uri())
-        assert cut_off(page) == []
-        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        ink = page.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
-        assert (level(paper) > 700 and level(ink) < 150) if scheme == "light" else (level(paper) < 120 and level(ink) > 600)
-    watched.hosts.clear()
-    watched.at("")
-
-
-def runs_of_tests(backbone: Backbone, model: ModelSettings, adapter: Adapter) -> list[Evaluation]:
-    """Zero-shot and an adapter on text that neither has seen."""
-    both = zero_shot_adapter(backbone, model, tiny.TASK), adapter
-    return [own.classifier(backbone).evaluate(tiny.examples(20, seed=3)) for own in both]
-
-
-def level(colour: str) -> int:
-    """Red, green and blue of a colour, added."""
-    return sum(map(int, colour.removeprefix("rgb(").rstrip(")").split(",")))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -425,73 +279,3 @@ def test_a_server_that_takes_few_texts_at_a_time_is_asked_for_few(
         playwright.expect(page.get_by_role("status").first).to_contain_text("6 texts labelled")
         assert sizes == [2, 2, 1, 1]  # beside zero-shot each counts twice; two long ones are too many bytes
         page.close()
-
-
-# Runs as files: what a coordinator writes, by hand
-
-Line = dict[str, object]
-
-
-def beginning() -> list[Line]:
-    clients = ["north", "south"]
-    vectors = [exchange(name, "vectors", 0, up=1024, down=512) for name in clients]
-    return [
-        {"event": "run", "task": "mood", "labels": ["good", "bad"], "clients": clients},
-        {"event": "step", "step": "vectors", "round": 0, "clients": 2},
-        *vectors,
-    ]
-
-
-def exchange(client: str, step: str, number: int, *, up: int, down: int, failure: str | None = None) -> Line:
-    return {"event": "exchange", "client": client, "step": step, "round": number, "bytes_up": up, "bytes_down": down,
-            "seconds": 0.1, "failure": failure}  # fmt: skip
-
-
-def one_round(number: int, failing: str | None = None) -> list[Line]:
-    clients = ["north", "south"]
-    own = {name: {"examples": 4, "correct": 1 + number, "loss_sum": 4.0 - number} for name in clients}
-    held_out = {"examples": 8, "correct": 2 + 2 * number, "loss_sum": 8.0 - 2 * number}
-    failures = {name: "late" if name == failing else None for name in clients}
-    return [
-        {"event": "step", "step": "update", "round": number - 1, "clients": 2},
-        *(
-            exchange(name, "update", number - 1, up=0 if failures[name] else 1024, down=4096, failure=failures[name])
-            for name in clients
-        ),
-        {"event": "step", "step": "evaluate", "round": number - 1, "clients": 2},
-        *(exchange(name, "evaluate", number - 1, up=100, down=1024) for name in clients),
-        {"event": "round", "round": number, "rounds": 3, "clients": [name for name in clients if name != failing],
-         "train_loss": 1.0 / number, "by_client": own, "held_out": held_out, "worst": "north"},
-    ]  # fmt: skip
-
-
-def ending() -> list[Line]:
-    tally = {"examples": 8, "correct": 3, "loss_sum": 6.0}
-
-    def tested(name: str, confusion: list[list[int]]) -> Line:
-        right = confusion[0][0] + confusion[1][1]
-        return {"event": "test", "name": name, "examples": 8, "accuracy": right / 8, "interval": [0.3, 0.9], "macro_f1": 0.5,
-                "loss": 0.6, "labels": list(tiny.TASK.labels), "confusion": confusion}  # fmt: skip
-
-    return [
-        {"event": "zero_shot", "held_out": tally},
-        {"event": "finished", "chosen_round": 2, "gate": {"open": True, "adapter": {**tally, "correct": 6}, "raw": tally}},
-        tested("zero-shot", [[2, 2], [3, 1]]),
-        tested("adapter", [[3, 1], [0, 4]]),
-    ]
-
-
-def write(run: Path, lines: list[Line]) -> None:
-    run.mkdir(exist_ok=True, parents=True)
-    (run / "new").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (run / "new").rename(run / "metrics.jsonl")
-
-
-def append(run: Path, lines: list[Line]) -> None:
-    """In two writes, the first of which ends within a line."""
-    content = "".join(json.dumps(line) + "\n" for line in lines)
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write(content[:-40])
-        file.flush()
-        time.sleep(0.3)
-        file.write(content[-40:])

@@ -155,7 +155,8 @@ def test_without_test_text_the_answer_says_what_its_figure_is_worth(backbone: Ba
 
 def test_the_readout_is_used_rejected_or_behind_a_shut_gate(backbone: Backbone) -> None:
     report = report_of(run_of(backbone, "one-shot"))
-    fitted = replace(report.outcome.state, readout=report.outcome.readout or object())
+    assert report.outcome.readout is not None
+    fitted = replace(report.outcome.state, readout=report.outcome.readout)
 
     def said(**parts: object) -> list[str]:
         own = replace(report, outcome=replace(report.outcome, **parts))  # type: ignore[arg-type]
@@ -188,6 +189,7 @@ def test_every_kind_of_run_reads_well(backbone: Backbone, tmp_path: Path, kind: 
     content = write(report, tmp_path)
     page = Page(content)
     assert "nan" not in page.text
+    assert not re.search(r" ,|\(\)|None", page.text)  # no gap where a run has no such fact
     assert "0 rounds" not in page.text
     assert ("one message of each client" in page.text) == (kind == "one-shot")
     assert ("a round up" in page.text) == (kind != "one-shot")

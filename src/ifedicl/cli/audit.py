@@ -91,7 +91,7 @@ def audit(
     ending, picture = conclusion(tables, limit), out.with_suffix(".svg") if can_draw() else None
     if picture is not None:
         files.write_text(picture, plot(tables, limit))
-    files.write_text(out, page(f"Audit of {name}", facts, tables, ending, picture and picture.name))
+    files.write_text(out, page(f"Audit of {name}", facts, tables, ending, None if picture is None else picture.name))
     if as_json:
         print(json.dumps({"facts": facts, "page": str(out), "conclusion": ending, **tables}, ensure_ascii=False))
         return

@@ -38,7 +38,7 @@ def pictures_of(report: Report) -> list[Picture]:
         *([_accuracy(report.rows)] if report.rows else []),
         *_labels(report),
         *rounds_pictures(report.outcome),
-        *(_coefficients(report.adapter) if report.adapter.coefficients.count else []),
+        *(coefficient_pictures(report.adapter) if report.adapter.coefficients.count else []),
     ]
 
 
@@ -79,6 +79,8 @@ def _labels(report: Report) -> list[Picture]:
 
 def rounds_pictures(outcome: Outcome) -> list[Picture]:
     """Held-out loss and accuracy by round. Noisy counts come without losses, and then there is no picture of them."""
+    from matplotlib.ticker import MaxNLocator
+
     records = [(record.round, record.held_out) for record in outcome.state.history if record.held_out is not None]
     if not records:
         return []
@@ -95,14 +97,15 @@ def rounds_pictures(outcome: Outcome) -> list[Picture]:
             axes.axhline(getattr(raw, name), color=RAW, linestyle="--")
         axes.axvline(outcome.chosen_round, color=QUIET, linewidth=1, linestyle=":")
         axes.set_xlabel("round")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if name == "accuracy":
             axes.yaxis.set_major_formatter(lambda value, _place: f"{100 * value:.0f}%")
         pictures.append(Picture(f"Held-out {name} of all clients", key, svg(figure)))
     return pictures
 
 
-def _coefficients(adapter: Adapter) -> list[Picture]:
+def coefficient_pictures(adapter: Adapter) -> list[Picture]:
+    """λ, β - 1 and, with a subspace, the norm of Γ, by layer and write; layers are numbered as the model's."""
     scales, core = adapter.coefficients.scales, adapter.coefficients.core  # (L, 2, 2), (L, 2, r, r)
     shown = [
         ("λ, how much context is added", "by layer; blue above 0, orange below", scales[..., CONTEXT]),
@@ -116,6 +119,7 @@ def _coefficients(adapter: Adapter) -> list[Picture]:
 def _heat_map(title: str, key: str, values: Array32, first: int) -> Picture:
     """``(L, 2)`` numbers, with the colours of the page of ``ifedicl serve``: the sign by colour, the strength by opacity."""
     from matplotlib.patches import Rectangle
+    from matplotlib.ticker import MaxNLocator
 
     most = float(np.abs(values).max()) or 1.0
     figure = blank(_WIDTH, 1.1)
@@ -127,7 +131,7 @@ def _heat_map(title: str, key: str, values: Array32, first: int) -> Picture:
     axes.set_xlim(first - 0.5, first + len(values) - 0.5)
     axes.set_ylim(len(WRITES) - 0.5, -0.5)
     axes.set_yticks(range(len(WRITES)), WRITES)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return Picture(title, f"{key}; strongest ±{most:.3g}", svg(figure))
 
 

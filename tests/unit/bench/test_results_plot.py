@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from benchmarks import results_plot
 
+import results_plot
 from ifedicl.bench.cells import load_records
 from ifedicl.bench.plan import load_plan
 
