@@ -1,12 +1,16 @@
-"""Make the pictures of docs/serving.md: python benchmarks/screenshots.py RUNS, with the run of `ifedicl demo` in RUNS/demo.
+"""Pictures of the page and the report at three widths, light and dark: python benchmarks/screenshots.py RUNS OUT.
 
-Needs Debian's chromium. The sentences are our own.
+RUNS/demo is the run of `ifedicl demo`. Those that the documents show lie in docs/images. Needs Debian's chromium. The sentences
+are our own.
 """
 
 from __future__ import annotations
 
+import io
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -27,7 +31,12 @@ SENTENCES = (
 )
 
 
-def main(runs: Path) -> None:
+QUALITY, MOST = 60, 1400  # of WebP; pixels of height, from the top
+WIDTHS = {"phone": 390, "tablet": 768, "desk": 1440}
+
+
+def main(runs: Path, out: Path) -> None:
+    """Every view and the report, at every width, light and dark."""
     with (
         tempfile.TemporaryDirectory() as folder,
         sync_playwright() as driver,
@@ -35,35 +44,41 @@ def main(runs: Path) -> None:
     ):
         for scheme in ("light", "dark"):
             context = driver.chromium.launch_persistent_context(
-                f"{folder}/{scheme}",
-                executable_path=CHROMIUM,
-                args=FLAGS,
-                color_scheme=scheme,
-                viewport={"width": 1100, "height": 760},
+                f"{folder}/{scheme}", executable_path=CHROMIUM, args=FLAGS, color_scheme=scheme
             )
-            _shoot(context.new_page(), server.url, scheme)
+            for name, width in WIDTHS.items():
+                page = context.new_page()
+                page.set_viewport_size({"width": width, "height": 760})
+                _shoot(page, server.url, runs, partial(_save, page, out, f"{name}-{scheme}"))
+                page.close()
             context.close()
 
 
-def _shoot(page: Page, url: str, scheme: str) -> None:
+def _shoot(page: Page, url: str, runs: Path, save: Callable[[str], None]) -> None:
     page.goto(url)
+    page.locator("#labels", has_text="version").wait_for()
+    save("page-first")
     page.get_by_label("Texts, one a line").fill("\n".join(SENTENCES))
     page.get_by_role("button", name="Label", exact=True).click()
     page.get_by_text("texts labelled").wait_for()
-    _save(page, f"page-labels-{scheme}")
+    save("page-labels")
     page.goto(f"{url}#adapters")
     page.get_by_text("What each client sent").wait_for()
-    _save(page, f"page-adapter-{scheme}")
+    save("page-adapter")
     page.goto(f"{url}#runs")
     page.get_by_text("Finished after").wait_for()
-    _save(page, f"page-run-{scheme}")
+    save("page-run")
+    page.goto(f"{url}docs")
+    save("page-api")
+    page.goto((runs / "demo" / "report.html").absolute().as_uri())
+    save("report")
 
 
-def _save(page: Page, name: str) -> None:
-    path = ROOT / "docs" / "images" / f"{name}.png"
-    page.screenshot(path=path, full_page=True)
-    Image.open(path).convert("RGB").quantize(128).save(path, optimize=True)
+def _save(page: Page, out: Path, size: str, view: str) -> None:
+    path = out / f"{view}-{size}.webp"
+    image = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+    image.crop((0, 0, image.width, min(image.height, MOST))).save(path, quality=QUALITY, method=6)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

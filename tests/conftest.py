@@ -120,7 +120,7 @@ def _no_traceback_is_read(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 @pytest.fixture
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without pictures: to draw them takes longer than the run of a tiny model that they show."""
-    monkeypatch.setattr("ifedicl.report.can_draw", lambda: False)
+    monkeypatch.setattr("ifedicl.report.writing.can_draw", lambda: False)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,9 @@ from ifedicl import Backbone, ModelSettings, load_backbone
 from ifedicl.backbone.source import fingerprint
 from ifedicl.demo.fetch import demo_model, demo_texts
 from tests.support import tiny
+from tests.support.browsing import browser, runs, server, watched
+
+__all__ = ["browser", "runs", "server", "watched"]  # fixtures of the tests of the page
 
 
 def real_model() -> ModelSettings:

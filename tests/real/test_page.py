@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlparse
@@ -17,8 +17,9 @@ from ifedicl.federation.events import Event, RoundDone
 from ifedicl.runs import run
 from ifedicl.settings import RunSettings, validated
 from tests.support import tiny
-from tests.support.chromium import CHROMIUM, FLAGS
-from tests.support.serving import Running, serving
+from tests.support.browsing import TEXTS, Watched, append, beginning, ending, level, one_round, write
+from tests.support.chromium import CHROMIUM
+from tests.support.serving import serving
 
 if TYPE_CHECKING:
     from playwright import sync_api as playwright
@@ -26,60 +27,6 @@ else:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine (Debian: apt install chromium)")
 playwright.expect.set_options(timeout=20_000)  # on a busy machine
-TEXTS = ("the soup was warm and kind", "a cold room with a loud fan", 'they said "late", twice')
-
-
-class Watched:
-    """A page, and everything that must not happen on it."""
-
-    def __init__(self, page: playwright.Page, url: str) -> None:
-        self.page, self.url = page, url
-        self.complaints: list[str] = []
-        self.hosts: set[str] = set()
-        page.on(
-            "console", lambda message: self.complaints.append(message.text) if message.type in ("error", "warning") else None
-        )
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", lambda request: self.hosts.add(urlparse(request.url).netloc))
-
-    def at(self, view: str) -> playwright.Page:
-        self.page.goto(f"{self.url}{view}")
-        return self.page
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def server(tiny_adapters: Path, runs: Path) -> Iterator[Running]:
-    # As `ifedicl run` leaves it: the adapter beside its metrics.jsonl.
-    shutil.copytree(tiny_adapters / "mood", runs / "finished" / "adapter")
-    write(runs / "finished", [*beginning(), *one_round(1), *one_round(2), *ending()])
-    with serving(runs, f"mood={runs}/finished/adapter", f"{tiny_adapters}/place", "--runs", str(runs)) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[playwright.BrowserContext]:
-    with playwright.sync_playwright() as driver:
-        folder = tmp_path_factory.mktemp("browser")
-        context = driver.chromium.launch_persistent_context(folder, executable_path=CHROMIUM, args=FLAGS, accept_downloads=True)
-        context.set_default_timeout(20_000)
-        yield context
-        context.close()
-
-
-@pytest.fixture
-def watched(browser: playwright.BrowserContext, server: Running) -> Iterator[Watched]:
-    """Whatever a test does, nothing may be complained of, and no other host asked."""
-    page = browser.new_page()
-    watched = Watched(page, server.url)
-    yield watched
-    page.close()
-    assert watched.complaints == []
-    assert watched.hosts == {f"127.0.0.1:{server.port}"}
 
 
 def test_pasted_texts_are_labelled_beside_zero_shot(watched: Watched) -> None:
@@ -157,9 +104,9 @@ def test_everything_is_done_by_keyboard_alone(watched: Watched) -> None:
     page.keyboard.type(TEXTS[0])
     page.keyboard.press("Control+Enter")
     playwright.expect(page.locator("#table tbody tr")).to_have_count(1)
-    for name in ("file", "go", "compare", "download"):
+    for name in ("file", "sample", "sample", "sample", "go", "compare", "download"):
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.id") == name
+        assert page.evaluate("document.activeElement.id || document.activeElement.className") == name
         assert page.evaluate("getComputedStyle(document.activeElement.closest('.row')).display") == "flex"
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Space")  # without zero-shot
@@ -242,7 +189,8 @@ def test_an_adapter_shows_its_numbers_figures_and_what_each_client_sent(watched:
     assert view.locator("svg rect").count() == 3 * 2 * 3  # λ, β, Γ; two writes; three layers
     assert (view.locator("svg rect title").first.text_content() or "").startswith("layer 0, attention: ")
     cells = [row.locator("td").all_inner_texts() for row in view.locator("tbody tr").all()]
-    assert cells[:2] == [["good", "4", "50.0% (2)", "75.0% (3)"], ["bad", "4", "25.0% (1)", "100.0% (4)"]]
+    assert cells[0] == ["good", "4", "50.0% (2)", "75.0% (3)", "+25.0 points"]
+    assert cells[1] == ["bad", "4", "25.0% (1)", "100.0% (4)", "+75.0 points"]
     assert cells[2] == ["north", "1.0 KB", "2.0 KB", "200 B", "10.5 KB", "0"]
     page.locator("#shown-adapter").select_option("place")
     playwright.expect(view).to_contain_text("Not known here")
@@ -256,12 +204,46 @@ def test_the_description_of_the_api_loads_nothing_from_elsewhere(watched: Watche
     assert watched.hosts == {urlparse(watched.url).netloc}
 
 
+def test_a_sample_text_is_labelled_with_one_click(watched: Watched) -> None:
+    page = watched.at("")
+    playwright.expect(page.locator("#classify")).to_contain_text("Gives each text one of the adapter's labels")
+    sample = page.locator("#samples button").first
+    words = sample.inner_text()
+    sample.click()
+    playwright.expect(page.locator("#table tbody tr td").first).to_have_text(words)
+    assert page.get_by_label("Texts, one a line").input_value() == words
+
+
+@pytest.mark.parametrize(("count", "shown"), [(5, 5), (6, 3)])
+def test_all_labels_are_shown_or_it_says_how_many_there_are(watched: Watched, count: int, shown: int) -> None:
+    probabilities = {f"label {number}": (number + 1) / (count * (count + 1) / 2) for number in range(count)}
+    labelled = {"label": f"label {count - 1}", "probabilities": probabilities}
+    answer = {"adapter": {"name": "mood", "version": "1"}, "results": [labelled], "zero_shot": [labelled]}
+    watched.page.route("**/v1/classify", lambda route: route.fulfill(json=answer))
+    page = watched.at("")
+    page.get_by_label("Texts, one a line").fill("a text")
+    page.get_by_role("button", name="Label", exact=True).click()
+    cell = page.locator("#table tbody td").last
+    playwright.expect(cell.locator(".choice")).to_have_count(shown)
+    assert ("top 3 of 6" in cell.inner_text()) == (count > shown)
+
+
+def test_the_curl_of_the_api_page_works_as_it_stands(watched: Watched) -> None:
+    page = watched.at("docs")
+    command, sample = page.locator("#curl").inner_text(), json.loads(page.locator("#sample-answer").inner_text())
+    done = subprocess.run([str(shutil.which("bash")), "-c", command], capture_output=True, text=True, check=True, timeout=60)
+    answer = json.loads(done.stdout)
+    assert set(answer) == set(sample)
+    assert len(answer["results"]) == len(answer["zero_shot"]) == len(sample["results"]) == 1
+    assert set(answer["results"][0]) == set(sample["results"][0])
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_light_and_dark_are_both_readable(watched: Watched, scheme: Literal["light", "dark"]) -> None:
     watched.page.emulate_media(color_scheme=scheme)
     page = watched.at("")
     ink, paper = page.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
-    levels = [sum(map(int, colour.removeprefix("rgb(").rstrip(")").split(","))) for colour in (ink, paper)]
+    levels = [level(ink), level(paper)]
     assert (levels[0] < 150 and levels[1] > 700) if scheme == "light" else (levels[0] > 600 and levels[1] < 120)
 
 
@@ -297,73 +279,3 @@ def test_a_server_that_takes_few_texts_at_a_time_is_asked_for_few(
         playwright.expect(page.get_by_role("status").first).to_contain_text("6 texts labelled")
         assert sizes == [2, 2, 1, 1]  # beside zero-shot each counts twice; two long ones are too many bytes
         page.close()
-
-
-# Runs as files: what a coordinator writes, by hand
-
-Line = dict[str, object]
-
-
-def beginning() -> list[Line]:
-    clients = ["north", "south"]
-    vectors = [exchange(name, "vectors", 0, up=1024, down=512) for name in clients]
-    return [
-        {"event": "run", "task": "mood", "labels": ["good", "bad"], "clients": clients},
-        {"event": "step", "step": "vectors", "round": 0, "clients": 2},
-        *vectors,
-    ]
-
-
-def exchange(client: str, step: str, number: int, *, up: int, down: int, failure: str | None = None) -> Line:
-    return {"event": "exchange", "client": client, "step": step, "round": number, "bytes_up": up, "bytes_down": down,
-            "seconds": 0.1, "failure": failure}  # fmt: skip
-
-
-def one_round(number: int, failing: str | None = None) -> list[Line]:
-    clients = ["north", "south"]
-    own = {name: {"examples": 4, "correct": 1 + number, "loss_sum": 4.0 - number} for name in clients}
-    held_out = {"examples": 8, "correct": 2 + 2 * number, "loss_sum": 8.0 - 2 * number}
-    failures = {name: "late" if name == failing else None for name in clients}
-    return [
-        {"event": "step", "step": "update", "round": number - 1, "clients": 2},
-        *(
-            exchange(name, "update", number - 1, up=0 if failures[name] else 1024, down=4096, failure=failures[name])
-            for name in clients
-        ),
-        {"event": "step", "step": "evaluate", "round": number - 1, "clients": 2},
-        *(exchange(name, "evaluate", number - 1, up=100, down=1024) for name in clients),
-        {"event": "round", "round": number, "rounds": 3, "clients": [name for name in clients if name != failing],
-         "train_loss": 1.0 / number, "by_client": own, "held_out": held_out, "worst": "north"},
-    ]  # fmt: skip
-
-
-def ending() -> list[Line]:
-    tally = {"examples": 8, "correct": 3, "loss_sum": 6.0}
-
-    def tested(name: str, confusion: list[list[int]]) -> Line:
-        right = confusion[0][0] + confusion[1][1]
-        return {"event": "test", "name": name, "examples": 8, "accuracy": right / 8, "interval": [0.3, 0.9], "macro_f1": 0.5,
-                "loss": 0.6, "labels": list(tiny.TASK.labels), "confusion": confusion}  # fmt: skip
-
-    return [
-        {"event": "zero_shot", "held_out": tally},
-        {"event": "finished", "chosen_round": 2, "gate": {"open": True, "adapter": {**tally, "correct": 6}, "raw": tally}},
-        tested("zero-shot", [[2, 2], [3, 1]]),
-        tested("adapter", [[3, 1], [0, 4]]),
-    ]
-
-
-def write(run: Path, lines: list[Line]) -> None:
-    run.mkdir(exist_ok=True, parents=True)
-    (run / "new").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (run / "new").rename(run / "metrics.jsonl")
-
-
-def append(run: Path, lines: list[Line]) -> None:
-    """In two writes, the first of which ends within a line."""
-    content = "".join(json.dumps(line) + "\n" for line in lines)
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write(content[:-40])
-        file.flush()
-        time.sleep(0.3)
-        file.write(content[-40:])

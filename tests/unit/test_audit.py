@@ -20,6 +20,7 @@ from ifedicl.audit.guessing import Game, game_of, one_run, one_run_epsilon
 from ifedicl.audit.markdown import page, summary
 from ifedicl.audit.membership import Outsider, insider, play_membership
 from ifedicl.audit.mix import Span, class_means, mix_attack
+from ifedicl.audit.plot import plot
 from ifedicl.audit.suite import Evidence, run_attacks
 from ifedicl.audit.victims import Victims, rare_words
 from ifedicl.audit.words import Inverter, best_layer, lens, nearest_word, recover_words, word_directions
@@ -265,6 +266,15 @@ def test_the_page_begins_with_the_conclusion(tables: dict[str, Any]) -> None:
     assert "(50% is guessing)" in "".join(sentence for sentence in summary(tables) if "updates" in sentence)
 
 
+def test_the_plot_has_a_curve_for_every_defence_the_limit_and_no_text(tables: dict[str, Any]) -> None:
+    drawn = plot(tables, limit=8)
+    for words in ("no noise", "ε = 1", "ε = 8", "the default limit, 8", "dashed: guessing"):
+        assert f"{words}" in drawn
+    assert not any(sentence in drawn for sentence in tiny.SENTENCES)
+    assert drawn == plot(tables, limit=8)
+    assert drawn != plot(tables, limit=16)
+
+
 def test_an_audit_repeats(tables: dict[str, Any], backbone: Backbone) -> None:
     scorer, rows = Scorer(backbone, tiny.TASK), tiny.examples(70)
     evidence = Evidence.of(scorer, rows[:35], rows[35:], tiny.method(), updates=20)
@@ -294,7 +304,10 @@ def test_the_command_audits_a_data_file(tmp_path: Path, llama_folder: Path, caps
     assert stop.value.code == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["facts"]["examples"] == 30
-    assert (tmp_path / "audit.md").read_text().startswith("# Audit of own.jsonl")
+    written = (tmp_path / "audit.md").read_text()
+    assert written.startswith("# Audit of own.jsonl")
+    assert "(audit.svg)" in written
+    assert (tmp_path / "audit.svg").read_text().rstrip().endswith("</svg>")
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_a_gguf_model_without_its_packages_is_refused_with_the_command_that_inst
 def test_a_report_without_matplotlib_has_its_tables_and_says_how_to_get_pictures(
     installed: bool, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "can_draw", lambda: installed)
+    monkeypatch.setattr("ifedicl.report.writing.can_draw", lambda: installed)
     examples = {"north": tiny.examples(12), "south": tiny.examples(12, seed=1)}
     model = ModelSettings(source="tiny", device="cpu", dtype="float32")
     method = tiny.method(rounds={"rounds": 1})

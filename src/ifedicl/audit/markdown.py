@@ -21,12 +21,14 @@ def summary(tables: Tables) -> list[str]:
     ]
 
 
-def page(title: str, facts: Mapping[str, Any], tables: Tables, ending: Sequence[str] = ()) -> str:
+def page(title: str, facts: Mapping[str, Any], tables: Tables, ending: Sequence[str] = (), picture: str | None = None) -> str:
     """A Markdown page from the tables of :func:`ifedicl.audit.suite.run_attacks`.
 
-    ``facts`` describe the audited data; ``ending`` is the conclusion, which comes first on the page.
+    ``facts`` describe the audited data; ``ending`` is the conclusion, which comes first on the page, and
+    ``picture`` the name of the plot's file beside it; None: matplotlib is not installed.
     """
-    parts = [f"# {title}", *ending, ", ".join(f"{name} {value}" for name, value in facts.items()) + "."]
+    shown = _NO_PICTURE if picture is None else f"![How well the attacks do, by the number of examples]({picture})"
+    parts = [f"# {title}", *ending, shown, ", ".join(f"{name} {value}" for name, value in facts.items()) + "."]
     parts += [f"- {sentence}" for sentence in summary(tables)]
     parts.append(_CAUTION)
     for name, heading in _HEADINGS.items():
@@ -46,6 +48,7 @@ _CAUTION = (
     "proven bound; the lower bounds show how close these attacks come to it. ε is that of one release (for updates, of all "
     "rounds), at δ = 1e-5, with each example clipped. none: no clip and no noise."
 )
+_NO_PICTURE = "The plot needs matplotlib: pip install 'ifedicl[pictures]'."
 _HEADINGS = {
     "words": "Which words come back from a mean vector",
     "membership": "Was this example there? (vectors)",

@@ -9,14 +9,14 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ifedicl import __version__, files
 from ifedicl.bench.cells import Record
 from ifedicl.bench.plan import Plan
 from ifedicl.bench.tables import PAPER_FORM, by_model, by_set, markdown
-from ifedicl.pictures import ACCENT, PALE, svg
+from ifedicl.pictures import ACCENT, PALE, blank, svg
 
 _ALONE = "client-alone"
 _COLUMNS = 3
@@ -73,18 +73,19 @@ def _pictures(plan: Plan, records: Sequence[Record]) -> list[tuple[str, str]]:
 def _each_set(plan: Plan, records: Sequence[Record], alpha: float | None, draw: Callable[[Axes, _Table], None]) -> str:
     """A picture with one panel for each data set."""
     rows = -(-len(plan.sets) // _COLUMNS)
-    figure = Figure(figsize=(11, 3.2 * rows))
+    figure = blank(11, 3.2 * rows + 0.5)
     panels = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
     by_method = {name: by_set(records, plan, name, alpha) for name in plan.methods}
+    labelled: dict[str, Artist] = {}  # of all panels: one key above them, and none over a plot
     for axes, name in zip(panels, plan.sets, strict=False):
         draw(axes, {method: table[name] for method, table in by_method.items() if name in table})
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False, fontsize=7)
+        labelled |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         axes.set_title(name, fontsize=10, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[len(plan.sets) :]:
         axes.set_visible(False)
-    figure.tight_layout()
+    if labelled:
+        figure.legend(labelled.values(), labelled.keys(), loc="outside upper left", ncols=6, frameon=False, fontsize=8)
     return svg(figure)
 
 

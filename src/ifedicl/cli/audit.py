@@ -37,7 +37,7 @@ def audit(
     updates: Annotated[int, typer.Option(min=2, help="Number of texts whose updates are attacked too; the slowest part.")] = 60,
     trials: Annotated[int, typer.Option(min=100, help="Trials of each membership game.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of draws and noise.")] = 0,
-    out: Annotated[Path, typer.Option(help="The report's file.")] = Path("audit.md"),
+    out: Annotated[Path, typer.Option(help="The report's file; its plot lies beside it.")] = Path("audit.md"),
     as_json: Json = False,
 ) -> None:
     """Attack what a client would send, on its own text and on this machine; nothing is sent.
@@ -61,10 +61,12 @@ def audit(
     # From here on torch, transformers and scipy are imported.
     from ifedicl.audit.conclusion import conclusion
     from ifedicl.audit.markdown import page, summary
+    from ifedicl.audit.plot import plot
     from ifedicl.audit.suite import Evidence, run_attacks
     from ifedicl.backbone.load import load_backbone
     from ifedicl.backbone.scoring import Scorer
     from ifedicl.owner.policy import LeastSettings
+    from ifedicl.pictures import can_draw
 
     with waiting(LOADING):
         backbone = load_backbone(settings)
@@ -85,8 +87,11 @@ def audit(
         "read position": method.vectors.read_position,
         "seed": seed,
     }
-    ending = conclusion(tables, LeastSettings().examples)
-    files.write_text(out, page(f"Audit of {name}", facts, tables, ending))
+    limit = LeastSettings().examples
+    ending, picture = conclusion(tables, limit), out.with_suffix(".svg") if can_draw() else None
+    if picture is not None:
+        files.write_text(picture, plot(tables, limit))
+    files.write_text(out, page(f"Audit of {name}", facts, tables, ending, None if picture is None else picture.name))
     if as_json:
         print(json.dumps({"facts": facts, "page": str(out), "conclusion": ending, **tables}, ensure_ascii=False))
         return

@@ -58,7 +58,7 @@ def run(
     # From here on torch and transformers are imported.
     from ifedicl.federation.events import Begun, each
     from ifedicl.progress import federation_bars
-    from ifedicl.report import Figures, Report, print_report, write_report
+    from ifedicl.report import Figures, Report, compare, print_report, write_report
 
     keeper = paths.settings_keeper("config.toml", config.read_text(encoding="utf-8"))
     cache = None if store is None else runs.Cache(store, federation, recalibrate or resume or more_rounds > 0)
@@ -81,13 +81,16 @@ def run(
         for name, evaluation, took in (("zero-shot", result.zero_shot, 0.0), ("the federation", result.test, seconds))
         if evaluation is not None
     ]
+    verdicts = []
+    if result.test is not None and result.zero_shot is not None:
+        verdicts.append(compare("The federation", result.test, "zero-shot", result.zero_shot.hits))
     report = Report(
         title=f"ifedicl: {settings.task.name}",
         adapter=result.federated.adapter,
         outcome=result.federated.outcome,
         clients=result.clients,
         rows=rows,
-        verdicts=(),
+        verdicts=verdicts,
         samples=(),
         seconds=seconds,
     )

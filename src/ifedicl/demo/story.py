@@ -18,9 +18,9 @@ from ifedicl.federation.client import Client
 from ifedicl.federation.events import Event, each, ignore
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.federation.state import Traffic
-from ifedicl.metrics import Evaluation, mean_hits, paired_p
+from ifedicl.metrics import Evaluation, mean_hits
 from ifedicl.progress import LOADING, counted, federation_bars, waiting
-from ifedicl.report import Figures, Report, print_report, write_report
+from ifedicl.report import Figures, Report, compare, print_report, write_report
 from ifedicl.settings import Method, ModelSettings, load_preset
 from ifedicl.settings.describe import what_leaves
 from ifedicl.task import Task
@@ -33,7 +33,6 @@ SENTENCES = (
     "After three weeks of waiting the machine arrived broken.",
 )
 POOL, TEST = 96, 45
-_LEVEL = 0.05
 
 
 def tell(
@@ -115,13 +114,8 @@ def verdicts(evaluations: Sequence[Evaluation]) -> list[str]:
     ``evaluations`` are zero-shot first, then each client alone, the federation last.
     """
     zero_shot, *alone, together = evaluations
-    sentences = []
-    for name, hits in (("zero-shot", zero_shot.hits), ("the mean of the clients alone", mean_hits(alone))):
-        difference, p = float(together.hits.mean() - hits.mean()), paired_p(together.hits, hits)
-        verb = "beats" if p < _LEVEL and difference > 0 else "does NOT beat"
-        figures = f"{100 * difference:+.1f} points on {len(hits)} test sentences, paired p = {p:.4f}"
-        sentences.append(f"The federation {verb} {name}: {figures}.")
-    return sentences
+    others = (("zero-shot", zero_shot.hits), ("the mean of the clients alone", mean_hits(alone)))
+    return [compare("The federation", together, name, hits) for name, hits in others]
 
 
 class _Acts:

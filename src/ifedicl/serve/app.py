@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -18,6 +20,7 @@ from ifedicl.serve.api_keys import Keys
 from ifedicl.serve.faults import error_response, fault
 from ifedicl.serve.hosts import Hosts
 from ifedicl.serve.routes import ServerState, router
+from ifedicl.serve.schemas import ANSWER_EXAMPLE, TEXTS_EXAMPLE
 
 
 class HeadAsGet:
@@ -48,10 +51,19 @@ def application(state: ServerState, keys: Keys | None, host: str) -> FastAPI:
     app = FastAPI(title="ifedicl", version=__version__, docs_url=None, redoc_url=None)
 
     @app.get("/docs", include_in_schema=False)
-    def docs() -> Response:
+    def docs(request: Request) -> Response:
         environment = Environment(loader=PackageLoader("ifedicl.serve", "page"), autoescape=select_autoescape())
-        template = environment.get_template("docs.html")
-        return HTMLResponse(template.render(operations=_operations(app.openapi()), version=__version__))
+        names = [served.name for served in state.catalog]
+        # Where keys are asked for, the names of adapters are for those who have one.
+        named = names[0] if len(names) > 1 and keys is None else None
+        page = environment.get_template("docs.html").render(
+            operations=_operations(app.openapi()),
+            version=__version__,
+            curl=_curl(str(request.base_url), named, needs_key=keys is not None),
+            needs_key=keys is not None,
+            sample=json.dumps(ANSWER_EXAMPLE, indent=2),
+        )
+        return HTMLResponse(page)
 
     @app.exception_handler(IfediclError)
     async def ours(_request: Request, error: IfediclError) -> Response:
@@ -76,6 +88,14 @@ def application(state: ServerState, keys: Keys | None, host: str) -> FastAPI:
     hosts = Hosts(host) if keys is None else None
     app.add_middleware(AccessControl, limits=state.limits, keys=keys, hosts=hosts, on_answer=state.meters.answered)
     return app
+
+
+def _curl(url: str, adapter: str | None, *, needs_key: bool) -> str:
+    """A command that labels a text at this address; it names an adapter if there are several."""
+    body = {"texts": TEXTS_EXAMPLE, **({} if adapter is None else {"adapter": adapter}), "zero_shot": True}
+    key = [' -H "Authorization: Bearer $KEY"'] if needs_key else []
+    lines = [f"curl -s {shlex.quote(url + 'v1/classify')} -H 'Content-Type: application/json'", *key]
+    return " \\\n ".join([*lines, f" -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"])
 
 
 def _operations(schema: dict[str, Any]) -> list[dict[str, Any]]:

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+TEXTS_EXAMPLE = ["The nurse called me back within minutes and explained everything kindly."]
+ANSWER_EXAMPLE: dict[str, Any] = {
+    "model": {
+        "name": "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "fingerprint": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        "dtype": "float32",
+    },
+    "adapter": {"name": "demo", "version": "4236301f3912"},
+    "results": [{"label": "positive", "probabilities": {"negative": 0.1086, "neutral": 0.0382, "positive": 0.8533}}],
+    "zero_shot": [{"label": "positive", "probabilities": {"negative": 0.0687, "neutral": 0.0073, "positive": 0.924}}],
+    "truncated": 0,
+}
+"""What the demo's adapter answers to :data:`TEXTS_EXAMPLE`."""
 
 
 class ClassifyRequest(BaseModel):
@@ -13,7 +27,7 @@ class ClassifyRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     texts: str | Annotated[list[str], Field(min_length=1)] = Field(
-        description="one text, or a list of them", examples=[["The nurse called me back within minutes."]]
+        description="one text, or a list of them", examples=[TEXTS_EXAMPLE]
     )
     adapter: str | None = Field(default=None, description="name of the adapter; may be left out where only one is served")
     zero_shot: bool = Field(default=False, strict=True, description="true or false: also ask the raw model, for comparison")
@@ -48,6 +62,8 @@ class AdapterName(BaseModel):
 
 class ClassifyAnswer(BaseModel):
     """The answers, in the order of the texts."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [ANSWER_EXAMPLE]})
 
     model: ModelFacts
     adapter: AdapterName

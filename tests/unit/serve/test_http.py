@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from fastapi.testclient import TestClient
 from ifedicl import cli
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import ServeError
+from ifedicl.serve import schemas
 from ifedicl.serve.api_keys import Keys, new_key
 from ifedicl.serve.routes import ServerState
 from ifedicl.serve.worker import Worker
@@ -206,7 +209,8 @@ def test_every_answer_forbids_other_hosts_and_nothing_served_names_one(client: T
         answer = client.get(path)
         assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        foreign = re.findall(r"https?://[\w.]+", answer.text.replace("http://www.w3.org/2000/svg", ""))
+        own = answer.text.replace("http://www.w3.org/2000/svg", "").replace(str(client.base_url), "")  # the command's address
+        foreign = re.findall(r"https?://[\w.]+", own)
         assert foreign == [], path
 
 
@@ -217,6 +221,33 @@ def test_the_description_lists_every_path_and_what_it_takes(client: TestClient) 
     page = client.get("/docs").text
     for words in ("POST /v1/classify", "also ask the raw model, for comparison", "429: the queue is full"):
         assert words in page
+
+
+def test_the_description_shows_a_whole_answer_and_a_command_for_this_address(state: ServerState, tmp_path: Path) -> None:
+    schemas.ClassifyAnswer.model_validate(schemas.ANSWER_EXAMPLE, strict=True)
+    assert set(schemas.ANSWER_EXAMPLE) == set(schemas.ClassifyAnswer.model_fields)
+    for side in ("results", "zero_shot"):
+        for item in schemas.ANSWER_EXAMPLE[side]:
+            assert sum(item["probabilities"].values()) == pytest.approx(1, abs=1e-4)
+            assert item["label"] == max(item["probabilities"], key=item["probabilities"].get)
+    open_client = asking(state)
+    page = html.unescape(open_client.get("/docs").text)
+    words = shlex.split(page.partition('id="curl">')[2].partition("</pre>")[0])
+    assert words[2] == f"{open_client.base_url}/v1/classify"
+    answer = open_client.post("/v1/classify", json=json.loads(words[words.index("-d") + 1]))  # names one of several adapters
+    assert set(answer.json()) == set(schemas.ANSWER_EXAMPLE)
+    asked = asking(state, Keys(tmp_path / "keys") if new_key(tmp_path / "keys", "reader") else None).get("/docs").text
+    assert "Bearer $KEY" in asked
+    assert "mood" not in asked  # names are for those who have a key
+
+
+def test_an_address_cannot_write_into_the_command(state: ServerState, tmp_path: Path) -> None:
+    new_key(tmp_path / "keys", "reader")
+    client = asking(state, Keys(tmp_path / "keys"))  # with keys any Host is answered
+    page = client.get("/docs", headers={"Host": "labels.example;rm$(x)'<b>"}).text
+    assert "<b>" not in page
+    words = shlex.split(html.unescape(page.partition('id="curl">')[2].partition("</pre>")[0]))
+    assert (words[0], words[1], words[3]) == ("curl", "-s", "-H")
 
 
 def test_an_adapter_tells_its_coefficients_by_layer(client: TestClient, backbone: Backbone) -> None:

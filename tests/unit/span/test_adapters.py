@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from transformers import AutoModelForCausalLM
 
-from ifedicl import report, runs
+from ifedicl import runs
 from ifedicl.adapter import Adapter
 from ifedicl.audit.suite import Evidence, run_attacks
 from ifedicl.backbone.hooks import applied
@@ -26,6 +26,7 @@ from ifedicl.core.warm_start import warm_start
 from ifedicl.errors import AdapterError
 from ifedicl.federation.coordinator import Starter
 from ifedicl.personal import personalise
+from ifedicl.report import plots
 from ifedicl.settings import Method, ModelSettings
 from ifedicl.store import open_store, requests
 from ifedicl.store.protocol import Store
@@ -194,10 +195,10 @@ def test_pictures_number_the_layers_as_the_model_does(four: Backbone, monkeypatc
     shown: list[tuple[float, float]] = []
 
     def kept(figure: Figure) -> str:
-        shown.extend(axes.get_xlim() for axes in figure.axes if axes.get_title(loc="left"))
+        shown.extend(axes.get_xlim() for axes in figure.axes)
         return ""
 
-    monkeypatch.setattr(report, "svg", kept)
+    monkeypatch.setattr(plots, "svg", kept)
     for layers in (range(4), range(2, 4)):
-        report._coefficients_picture(cut(tiny.drawn_adapter(four), layers))
+        plots.coefficient_pictures(cut(tiny.drawn_adapter(four), layers))
     assert shown == [(-0.5, 3.5)] * 2 + [(1.5, 3.5)] * 2

@@ -1,29 +1,35 @@
 // One adapter: its numbers by layer, its figures, where it comes from, what each client sent.
 
 import { ask } from "./api.js";
-import { bytes, heat, make, options, percent, say, table } from "./draw.js";
+import { bytes, heat, make, onWidth, options, percent, say, table } from "./draw.js";
 
 const place = (id) => document.getElementById(id);
+let shown = null;
 
 export function prepare() {
-  place("shown-adapter").addEventListener("change", draw);
+  place("shown-adapter").addEventListener("change", load);
+  onWidth(() => shown && draw());
 }
 
 export async function show(adapters) {
   options(place("shown-adapter"), adapters.map((own) => own.name), place("shown-adapter").value);
-  if (adapters.length) await draw();
+  if (adapters.length) await load();
   else say("adapters-status", "No adapter is served at the moment.");
 }
 
-async function draw() {
-  let own;
+async function load() {
   try {
-    own = await ask(`v1/adapters/${encodeURIComponent(place("shown-adapter").value)}`);
+    shown = await ask(`v1/adapters/${encodeURIComponent(place("shown-adapter").value)}`);
   } catch (fault) {
     say("adapters-status", fault.message, true);
     return;
   }
   say("adapters-status", "");
+  draw();
+}
+
+function draw() {
+  const own = shown;
   place("adapter-view").replaceChildren(facts(own), ...maps(own), ...figures(own), ...clients(own), provenance(own));
 }
 
@@ -55,8 +61,9 @@ function figures(own) {
   const title = make("h3", { textContent: "Right answers by label" });
   if (!own.per_class.length) return [title, make("p", { className: "quiet", textContent: "Not known: the run that made it had no test text, or its folder is not beside the adapter." })];
   const rate = (right, count) => (count ? `${percent(right / count)} (${right})` : "");
-  const rows = own.per_class.map((item) => [item.label, String(item.examples), item.zero_shot_right === null ? "" : rate(item.zero_shot_right, item.examples), rate(item.right, item.examples)]);
-  return [title, table([["Label"], ["Test texts", true], ["Zero-shot", true], ["Adapter", true]], rows)];
+  const change = (item) => (item.zero_shot_right === null || !item.examples ? "" : `${item.right < item.zero_shot_right ? "−" : "+"}${(100 * Math.abs(item.right - item.zero_shot_right) / item.examples).toFixed(1)} points`);
+  const rows = own.per_class.map((item) => [item.label, String(item.examples), item.zero_shot_right === null ? "" : rate(item.zero_shot_right, item.examples), rate(item.right, item.examples), change(item)]);
+  return [title, table([["Label"], ["Test texts", true], ["Zero-shot", true], ["Adapter", true], ["Change", true]], rows)];
 }
 
 function clients(own) {

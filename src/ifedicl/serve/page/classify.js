@@ -1,10 +1,10 @@
 // Paste or drop texts; labels and probabilities beside each other.
 
 import { ask, pieces, sleep } from "./api.js";
-import { make, options, percent, say } from "./draw.js";
+import { make, named, options, percent, say } from "./draw.js";
 import { csv, download, opened } from "./table.js";
 
-const PIECE = 32, SHOWN = 200, CHOICES = 3;
+const PIECE = 32, SHOWN = 200, ALL = 5, CHOICES = 3; // up to ALL labels are shown all, of more the first CHOICES
 const place = (id) => document.getElementById(id);
 let served = [], limits = null, file = null, done = null;
 
@@ -17,6 +17,9 @@ export function prepare() {
   place("file").addEventListener("change", () => { if (place("file").files[0]) take(place("file").files[0]); });
   place("close-file").addEventListener("click", () => { close(); place("texts").focus(); });
   place("download").addEventListener("click", save);
+  for (const sample of document.querySelectorAll("#samples button")) {
+    sample.addEventListener("click", () => { close(); place("texts").value = sample.textContent; label(); });
+  }
   addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
   addEventListener("dragleave", () => document.body.classList.remove("dropping"));
   addEventListener("drop", (event) => {
@@ -119,8 +122,8 @@ function draw() {
   const head = make("tr", {}, ...names.map((name) => make("th", { scope: "col", textContent: name })));
   const rows = done.results.slice(0, SHOWN).map((own, at) => {
     const cells = [make("td", { textContent: done.texts[at] })];
-    if (done.compare) cells.push(choices(done.raw[at]));
-    cells.push(choices(own));
+    if (done.compare) cells.push(named(choices(done.raw[at]), "Zero-shot"));
+    cells.push(named(choices(own), done.name));
     return make("tr", { className: done.compare && done.raw[at].label !== own.label ? "differs" : "" }, ...cells);
   });
   place("table").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
@@ -130,12 +133,14 @@ function draw() {
 }
 
 function choices(answer) {
-  const ranked = Object.entries(answer.probabilities).sort((one, other) => other[1] - one[1]).slice(0, CHOICES);
+  const all = Object.entries(answer.probabilities).sort((one, other) => other[1] - one[1]);
+  const ranked = all.length > ALL ? all.slice(0, CHOICES) : all;
+  const left = all.length > ranked.length ? [make("div", { className: "quiet", textContent: `top ${CHOICES} of ${all.length}` })] : [];
   return make("td", {}, ...ranked.map(([name, probability]) => {
     const bar = make("i");
     bar.style.width = percent(probability);
     return make("div", { className: "choice" }, bar, make("span", { textContent: name }), make("span", { textContent: percent(probability) }));
-  }));
+  }), ...left);
 }
 
 function save() {

@@ -31,11 +31,21 @@ export function options(select, names, chosen) {
 export function table(columns, rows) {
   const kind = (place) => (columns[place][1] ? "number" : "");
   const head = make("tr", {}, ...columns.map(([name], place) => make("th", { scope: "col", className: kind(place), textContent: name })));
-  const body = rows.map((row) => make("tr", {}, ...row.map((cell, place) => make("td", { className: kind(place) }, cell))));
-  return make("div", { className: "scroll", tabIndex: 0 }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)));
+  const body = rows.map((row) => make("tr", {}, ...row.map((cell, place) => named(make("td", { className: kind(place) }, cell), columns[place][0]))));
+  return make("div", { className: "scroll", tabIndex: 0 }, make("table", { className: "cards" }, make("thead", {}, head), make("tbody", {}, ...body)));
 }
 
-const WIDE = 460, HIGH = 200, LEFT = 44, BELOW = 26;
+// A cell that shows its column's name where the rows are cards, on a phone.
+export function named(cell, name) {
+  cell.dataset.name = name;
+  return cell;
+}
+
+// A picture is drawn in the pixels that it will have, so that its letters keep their size; `again` draws it for another width.
+const phone = matchMedia("(max-width: 40rem)");
+export const onWidth = (again) => phone.addEventListener("change", again);
+const wide = (full) => (phone.matches ? 320 : full);
+const HIGH = 200, LEFT = 44, BELOW = 26;
 
 // Lines over rounds 1 to `last`: each is {points: [[round, value]], className}; `flat` is a level to compare with.
 export function lines(title, note, all, last, flat, chosen, format) {
@@ -49,7 +59,7 @@ export function lines(title, note, all, last, flat, chosen, format) {
   let [low, high] = [Math.min(...values), Math.max(...values)];
   const room = (high - low || Math.abs(high) || 1) * 0.08;
   [low, high] = [low - room, high + room];
-  const first = 1;
+  const first = 1, WIDE = wide(460);
   const x = (round) => LEFT + ((round - first) / (last - first)) * (WIDE - LEFT - 8);
   const y = (value) => (HIGH - BELOW) * (1 - (value - low) / (high - low)) + 6;
   const picture = svg("svg", { viewBox: `0 0 ${WIDE} ${HIGH + 8}`, role: "img", "aria-label": `${title}: ${format(all[0].points.at(-1)?.[1] ?? values[0])} at last` });
@@ -76,8 +86,8 @@ export function heat(title, note, values, centre, first) {
   const writes = ["attention", "MLP"];
   const off = values.map((row) => row.map((value) => value - centre));
   const most = Math.max(...off.flat().map(Math.abs)) || 1;
-  const cell = (WIDE * 2 - 70) / values.length, high = 22;
-  const picture = svg("svg", { viewBox: `0 0 ${WIDE * 2} ${2 * high + 22}`, role: "img", "aria-label": `${title}, ${values.length} layers, largest ${most.toPrecision(3)}` });
+  const all = wide(920), cell = (all - 70) / values.length, high = 22;
+  const picture = svg("svg", { viewBox: `0 0 ${all} ${2 * high + 22}`, role: "img", "aria-label": `${title}, ${values.length} layers, largest ${most.toPrecision(3)}` });
   writes.forEach((name, write) => {
     picture.append(svg("text", { x: 62, y: write * high + 15, "text-anchor": "end" }, name));
     off.forEach((row, layer) => {
@@ -87,7 +97,7 @@ export function heat(title, note, values, centre, first) {
           svg("title", {}, `layer ${first + layer}, ${name}: ${values[layer][write].toPrecision(4)}`)));
     });
   });
-  const step = Math.ceil(values.length / 16);
+  const step = Math.ceil(values.length / (phone.matches ? 8 : 16));
   for (let layer = 0; layer < values.length; layer += step) picture.append(svg("text", { x: 70 + (layer + 0.5) * cell, y: 2 * high + 15, "text-anchor": "middle" }, String(first + layer)));
   return make("figure", {}, make("figcaption", {}, title, make("span", { textContent: ` ${note}; strongest ±${most.toPrecision(3)}` })), picture);
 }

@@ -1,14 +1,15 @@
 // A run, while it goes on and after: rounds, loss, held-out accuracy, bytes, who answered.
 
 import { ask, sleep } from "./api.js";
-import { bytes, lines, make, options, percent, say, table } from "./draw.js";
+import { bytes, lines, make, onWidth, options, percent, say, table } from "./draw.js";
 
 const EVERY = 1, QUIET = 60, MANY = 100_000;
 const place = (id) => document.getElementById(id);
-let watching = 0;
+let watching = 0, shown = null;
 
 export function prepare() {
   place("shown-run").addEventListener("change", () => watch(place("shown-run").value));
+  onWidth(() => shown && draw(shown));
 }
 
 export function hide() {
@@ -85,18 +86,20 @@ function status(run, age) {
 }
 
 function draw(run) {
+  shown = run;
   const evaluated = run.history.filter((line) => line.held_out?.examples);
   const held = (value) => [{ points: evaluated.map((line) => [line.round, value(line.held_out)]) }];
   const training = { className: "training", points: run.history.filter((line) => line.train_loss !== null).map((line) => [line.round, line.train_loss]) };
   const raw = run.zeroShot?.examples ? run.zeroShot : null, chosen = run.finished?.chosen_round ?? null;
   const last = Math.max(2, run.rounds, run.history.at(-1)?.round ?? 0);
+  const counted = evaluated.length && evaluated.every((line) => !line.held_out.loss_sum); // noisy counts come without losses
   const bar = make("progress", { max: run.rounds || 1, value: run.history.at(-1)?.round ?? 0 });
   bar.setAttribute("aria-label", "rounds");
   place("run-view").replaceChildren(
     make("p", { className: "quiet", textContent: run.task }),
     bar,
     make("div", { className: "pair" },
-      lines("Loss on held-out text", training.points.length ? "and, thin, in training" : "", [...held(loss), training], last, raw && loss(raw), chosen, (value) => value.toFixed(2)),
+      ...(counted ? [] : [lines("Loss on held-out text", training.points.length ? "and, thin, in training" : "", [...held(loss), training], last, raw && loss(raw), chosen, (value) => value.toFixed(2))]),
       lines("Right on held-out text", raw ? "dashed: zero-shot" : "", held(accuracy), last, raw && accuracy(raw), chosen, percent)),
     ...outcome(run),
     make("h3", { textContent: "Clients" }),
