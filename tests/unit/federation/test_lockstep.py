@@ -23,6 +23,7 @@ from ifedicl.core.subspace import Context
 from ifedicl.errors import FederationError
 from ifedicl.federation.client import Client
 from ifedicl.federation.local_engine import LocalEngine
+from ifedicl.federation.messages import UpdateRequest
 from ifedicl.runs import Federated, RunOptions, federate, simulate
 from ifedicl.settings import Coordination, Method, ModelSettings
 from ifedicl.task import Task
@@ -177,7 +178,7 @@ def test_a_client_that_fails_leaves_the_others_going(backbone: Backbone, monkeyp
             raise RuntimeError("of the test")
         return update(self, request)
 
-    monkeypatch.setattr(Client, "_update", failing)
+    monkeypatch.setitem(Client._HANDLERS, UpdateRequest, failing)
     federated = _federated(backbone, 4)
     assert set(seen) == {3}
     assert not federated.adapter.coefficients.is_identity

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ifedicl.backbone import scoring
+from ifedicl.backbone import encoding, layer_cache, scoring
 from ifedicl.backbone.load import Backbone
 from ifedicl.federation import checkpoint
 from ifedicl.federation.checkpoint_tables import Tables
@@ -130,12 +130,12 @@ def test_what_an_earlier_checkpoint_had_is_not_converted_again() -> None:
 def test_simulated_clients_share_what_is_the_same_for_all(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     made = list[str]()
 
-    class Encoder(scoring.Encoder):
+    class Encoder(encoding.Encoder):
         def __init__(self, *arguments: Any) -> None:
             made.append("encoder")
             super().__init__(*arguments)
 
-    class UpperLayers(scoring.UpperLayers):
+    class UpperLayers(layer_cache.UpperLayers):
         def __init__(self, *arguments: Any) -> None:
             made.append("kept states")
             super().__init__(*arguments)
