@@ -11,6 +11,7 @@ from ifedicl.federation.client import Client
 from ifedicl.federation.client_task import ExampleSums
 from ifedicl.federation.dp_client import DPSums
 from ifedicl.federation.manifest import Manifest
+from ifedicl.federation.public_text import PublicText
 from ifedicl.federation.secure.quantised import STEPS
 from ifedicl.settings import Method
 from tests.support import tiny
@@ -44,7 +45,7 @@ PUBLIC = tuple(example.text for example in tiny.examples(8, seed=9))
 
 def dp_sums(manifest: Manifest, public: Sequence[str] = PUBLIC, **options: Any) -> DPSums:
     """The sums of a job with noise, with nothing spent yet; ``options`` override."""
-    return DPSums(manifest, public, **{"dtype": "float32", "steps": STEPS, "answered": {}} | options)
+    return DPSums(manifest, PublicText(public), **{"dtype": "float32", "steps": STEPS, "answered": {}} | options)
 
 
 def private_client(backbone: Backbone, rows: Sequence[Example], name: str = "ward", **options: Any) -> Client:

@@ -256,6 +256,20 @@ def test_a_private_run_without_rounds_makes_a_readout_and_asks_the_gate(backbone
     ]
 
 
+def test_public_text_is_read_once_for_all_clients_of_a_process(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, of = list[int](), Frame.of
+
+    def counted(features: Array64) -> Frame:
+        made.append(len(features))
+        return of(features)
+
+    monkeypatch.setattr(Frame, "of", counted)
+    run(backbone, tmp_path, one_shot())
+    assert made == [len(PUBLIC)]
+
+
 def test_a_run_that_is_killed_and_resumed_spends_no_epsilon_twice(backbone: Backbone, tmp_path: Path) -> None:
     def at_the_gate(event: Event) -> bool:
         return getattr(event, "step", "") == "compare"

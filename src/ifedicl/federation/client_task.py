@@ -84,10 +84,16 @@ class ExampleSums:
         return Comparison.of(adapter, zero_shot, labels)
 
     def statistics(
-        self, scorer: Scorer, reading: Reading, labels: Sequence[int], method: Method, pooled_layer: int | None
+        self,
+        scorer: Scorer,
+        reading: Reading,
+        labels: Sequence[int],
+        method: Method,
+        context: Context,
+        coefficients: Coefficients,
     ) -> ReadoutReply:
-        """The readout sums of a reading of training examples, as a reply."""
-        del pooled_layer  # where the reading's text states are from
+        """The readout sums of a reading of training examples in the model with these coefficients, as a reply."""
+        del context, coefficients  # the reading is of them
         device = scorer.backbone.device
         matrix = projection(reading.states.shape[1], scorer.backbone.width, method.seed)
         states = reading.states if matrix is None else projected(reading.states, matrix, device)
@@ -165,9 +171,8 @@ class ClientTask:
     def statistics(self, context: Context, coefficients: Coefficients) -> ReadoutReply:
         """The readout sums of the training examples, in the adapted model."""
         reading = self._reading(Role.TRAIN, context, coefficients)
-        labels, layer = self.part(Role.TRAIN).labels, self.method.pooled_layer(self.scorer.backbone.layers)
-        with applied(self.scorer.backbone, context, coefficients):
-            return self.sums.statistics(self.scorer, reading, labels, self.method, layer)
+        labels = self.part(Role.TRAIN).labels
+        return self.sums.statistics(self.scorer, reading, labels, self.method, context, coefficients)
 
     def _reading(self, role: Role, context: Context, coefficients: Coefficients) -> Reading:
         """Readings of one role's examples; those of the raw model are cached."""

@@ -14,11 +14,10 @@ from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import example_gradients
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
-from ifedicl.core.framed_sums import Frame, FramedSums
-from ifedicl.core.readout import features, products_alone, projection
+from ifedicl.core.framed_sums import FramedSums
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array64, ContextVectors
-from ifedicl.data import Example, Role
+from ifedicl.data import Role
 from ifedicl.dp.accountant import Budget
 from ifedicl.dp.clipping import Bound, Steps, joint
 from ifedicl.dp.skellam import Shares
@@ -40,6 +39,7 @@ from ifedicl.federation.messages import (
     VectorsRequest,
 )
 from ifedicl.federation.noise_plan import NoisePlan
+from ifedicl.federation.public_text import PublicText, framed_features
 from ifedicl.federation.reply_sums import SUM_RULES, flat
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import PRIVATE_DTYPE, Method, noise_contradictions
@@ -64,7 +64,7 @@ class DPSums(ExampleSums):
     def __init__(
         self,
         manifest: Manifest,
-        public: Sequence[str],
+        public: PublicText,
         *,
         dtype: str,
         steps: Mapping[str, float],
@@ -74,7 +74,7 @@ class DPSums(ExampleSums):
 
         Args:
             manifest: of a job with noise.
-            public: texts of no client, the same at every client; vectors, basis, frame and weights come from them.
+            public: the same at every client; vectors, basis, frame and weights come from it.
             dtype: that the client's model computes in.
             steps: of the secure sums' fixed point, by kind of request; powers of two.
             answered: how many noisy replies of this run have left, by kind of request.
@@ -100,8 +100,7 @@ class DPSums(ExampleSums):
                 self._budgets[planned.role] = replace(budget, spent=spent)
         self._shares = Shares({kind: release.variance for kind, release in releases.items()}, self.plan.crowd)
         self._steps = steps
-        labels = manifest.task.labels
-        self._public = tuple(Example(text, labels[place % len(labels)]) for place, text in enumerate(public))
+        self._public = public
         self._places: dict[str, npt.NDArray[np.int64]] = {}  # by kind, of the noisy numbers in the latest reply
         self._weights: dict[str, dict[str, Array64]] = {}  # by the digest of the context
 
@@ -133,7 +132,7 @@ class DPSums(ExampleSums):
     def vectors(self, scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method) -> ContextVectors:
         """The vectors of public text: the same at every client."""
         del prompts, labels  # the owner's: nothing of them may leave
-        public = scorer.encoded(self._public[:_MOST_WEIGHED])
+        public = self._weighed(scorer)
         return context_vectors(scorer, public.prompts.tokens, public.labels, method)
 
     def gradient(
@@ -192,7 +191,13 @@ class DPSums(ExampleSums):
         return Comparison(*counts, 0.0, full.disagreements, none, none)
 
     def statistics(
-        self, scorer: Scorer, reading: Reading, labels: Sequence[int], method: Method, pooled_layer: int | None
+        self,
+        scorer: Scorer,
+        reading: Reading,
+        labels: Sequence[int],
+        method: Method,
+        context: Context,
+        coefficients: Coefficients,
     ) -> NoisyStatisticsReply:
         """Bounded and rounded sums in the public frame. The budget is spent first.
 
@@ -201,15 +206,9 @@ class DPSums(ExampleSums):
         """
         kind = NoisyStatisticsRequest.kind
         bound = self._spend(kind)
-        matrix = projection(reading.states.shape[1], scorer.backbone.width, method.seed)
-
-        def read(found: Reading) -> Array64:
-            states = found.states if matrix is None else products_alone(found.states, matrix)
-            return features(states, found.logs)[:, :-1]
-
-        own = read(reading)
-        frame = Frame.of(read(scorer.read(scorer.encoded(self._public).prompts, pooled_layer)))
-        classes = len(scorer.task.labels)
+        own, classes = framed_features(reading, scorer.backbone.width, method.seed), len(scorer.task.labels)
+        layer = method.pooled_layer(scorer.backbone.layers)
+        frame = self._public.frame(scorer, context, coefficients, layer, method.seed)
         total = FramedSums.of(np.zeros((0, bound.size)), (), classes, frame)
         for first in range(0, len(labels), _ROWS):
             rows = bound.rounded(frame.rows(own[first : first + _ROWS])).astype(np.float64) * bound.step
@@ -218,6 +217,9 @@ class DPSums(ExampleSums):
         noisy = total.moment.size + total.products.size
         self._places[kind] = np.arange(noisy)  # they come first
         return reply
+
+    def _weighed(self, scorer: Scorer) -> EncodedExamples:
+        return scorer.encoded(self._public.examples(scorer.task)[:_MOST_WEIGHED])
 
     def _spend(self, kind: str) -> Bound:
         """Spend the budget for one reply, and give the bound on what one example adds to it."""
@@ -234,7 +236,7 @@ class DPSums(ExampleSums):
         if context.digest not in self._weights:
             method = self.manifest.method
             start = cold_start(form, method.injection)
-            public = scorer.encoded(self._public[:_MOST_WEIGHED])
+            public = self._weighed(scorer)
             squares = {name: np.zeros(shape) for name, shape in form.shapes.items()}
             for _, arrays in example_gradients(scorer, public, context, start, method, range(len(public.labels))):
                 for name, array in arrays.items():
@@ -248,7 +250,7 @@ class DPSums(ExampleSums):
         return self._weights[context.digest]
 
 
-def _faults(method: Method, public: Sequence[str], dtype: str) -> list[Fault]:
+def _faults(method: Method, public: PublicText, dtype: str) -> list[Fault]:
     """What leaves a job with noise without a guarantee, or without a scale."""
     faults = [
         Fault("noise", "settings that guarantee nothing", sentence, "Change it.") for sentence in noise_contradictions(method)
@@ -256,7 +258,7 @@ def _faults(method: Method, public: Sequence[str], dtype: str) -> list[Fault]:
     if dtype != PRIVATE_DTYPE:
         remedy = "That one example changes no other was tested in nothing else. Load the model in it."
         faults.append(Fault("model.dtype", f'"{dtype}"', f'"{PRIVATE_DTYPE}" with noise', remedy))
-    if len(public) < _FEWEST_TEXTS:
+    if (count := len(public.texts)) < _FEWEST_TEXTS:
         remedy = "Give a file of them, the same at every client: public in [data]."
-        faults.append(Fault("data.public", f"{len(public)} texts", f"{_FEWEST_TEXTS} or more, of no client", remedy))
+        faults.append(Fault("data.public", f"{count} texts", f"{_FEWEST_TEXTS} or more, of no client", remedy))
     return faults

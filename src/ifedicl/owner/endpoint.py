@@ -24,15 +24,13 @@ from ifedicl.federation.client_task import ExampleSums
 from ifedicl.federation.handler import Discloser, Endpoint
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import Envelope
+from ifedicl.federation.public_text import PublicText
 from ifedicl.federation.secure import named_missing_packages
 from ifedicl.ledger.usage import CountedLedger, History
 from ifedicl.owner.guard import Guard, none_approved
 from ifedicl.owner.policy import Policy, open_policy
 from ifedicl.owner.recorder import Recorder, SumRecorder, Unrecorded, no_bytes
 from ifedicl.settings import PrivacySettings
-
-_PUBLIC_TEXTS = 512
-"""How many public texts are read: enough for the directions in which features vary."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,11 @@ class Privacy:
 
     Attributes:
         rules: of each sum.
-        public: texts, no client's own and the same at every client, that noise is scaled on; without them a job with noise is
-            refused.
+        public: the same at every client; noise is scaled on it. None: a job with noise is refused.
     """
 
     rules: PrivacySettings
-    public: Sequence[str] = ()
+    public: PublicText | None = None
 
 
 @dataclass(frozen=True)
@@ -120,15 +117,15 @@ def _summing_client(
     rules = privacy.rules
     with named_missing_packages(rules):
         from ifedicl.federation.secure.sum_client import SecureClient, identity_of
-    if public := privacy.public[:_PUBLIC_TEXTS]:
-        client = client.with_sums(partial(_sums_of_job, public, client.dtype, history))
+    if privacy.public is not None:
+        client = client.with_sums(partial(_sums_of_job, privacy.public, client.dtype, history))
     own = identity_of(client).public
     # Simulated clients have one book of identities; a copy for each would take memory with the square of their number.
     everyone = peers if peers.get(client.name) == own else {**peers, client.name: own}
     return client, lambda layer: SecureClient(layer, client, everyone, rules, client)
 
 
-def _sums_of_job(public: Sequence[str], dtype: str, history: History, manifest: Manifest) -> ExampleSums:
+def _sums_of_job(public: PublicText, dtype: str, history: History, manifest: Manifest) -> ExampleSums:
     """What sums a client's examples in a job. The budget counts what earlier tries of its run spent.
 
     Raises:
@@ -163,7 +160,7 @@ def simulated_endpoints(
     method, peers = manifest.method, dict[str, bytes]()
     privacy = None
     if method.privacy is not None and method.sums_only:
-        privacy = Privacy(method.privacy, public)
+        privacy = Privacy(method.privacy, PublicText(public) if public else None)
         with named_missing_packages(method.privacy):
             from ifedicl.federation.secure.sum_client import identity_of
         # Each client pins the others' identities. Real owners exchange them without the coordinator.

@@ -10,6 +10,7 @@ from pathlib import Path
 from ifedicl.backbone.load import load_backbone
 from ifedicl.data import read_labelled
 from ifedicl.federation.client import Client
+from ifedicl.federation.public_text import PublicText
 from ifedicl.federation.secure import named_missing_packages
 from ifedicl.owner.endpoint import ClientEndpoint, LedgerRecord, Privacy, build_endpoint, public_texts
 from ifedicl.owner.own_files import approved_jobs, open_ledger, secret_of, split_key_of
@@ -48,7 +49,7 @@ def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = no_byte
         _log.warning(
             "data.public: %d of its texts are among your examples. They are not hidden by noise: name other texts", own
         )
-    privacy = None if settings.sum_rules is None else Privacy(settings.sum_rules, public)
+    privacy = None if settings.sum_rules is None else Privacy(settings.sum_rules, PublicText(public) if public else None)
     peers = {} if settings.sums is None else {peer: bytes.fromhex(key) for peer, key in settings.sums.peers.items()}
     approved = partial(approved_jobs, settings.ledger)
     return build_endpoint(client, settings.policy, LedgerRecord(ledger, overhead), privacy, peers, approved=approved)

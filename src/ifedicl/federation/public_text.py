@@ -1,0 +1,51 @@
+"""Public text: it shows where the features of a private readout lie, the same at every client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from ifedicl.backbone.hooks import applied
+from ifedicl.backbone.readings import Reading
+from ifedicl.backbone.scoring import Scorer
+from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.framed_sums import Frame
+from ifedicl.core.readout import features, products_alone, projection
+from ifedicl.core.subspace import Context
+from ifedicl.core.vectors import Array64
+from ifedicl.data import Example
+from ifedicl.task import Task
+
+_Asked: TypeAlias = tuple[str, str, bytes, int | None, int]
+_MOST = 512
+"""Texts that are used: enough for the directions in which features vary."""
+
+
+class PublicText:
+    """Texts of no client. What is read of them is computed once for all clients of a process that share this object."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = tuple(texts[:_MOST])
+        self._frame: tuple[_Asked, Frame] | None = None  # the last one: all clients ask for the same
+
+    def examples(self, task: Task) -> tuple[Example, ...]:
+        """The texts, labelled with each label in turn. The true labels are unknown and do not matter."""
+        return tuple(Example(text, task.labels[place % len(task.labels)]) for place, text in enumerate(self.texts))
+
+    def frame(self, scorer: Scorer, context: Context, coefficients: Coefficients, pooled_layer: int | None, seed: int) -> Frame:
+        """The frame of the readout's features in the model with these coefficients; ``seed`` is of their projection."""
+        numbers = b"".join(array.tobytes() for array in coefficients.arrays.values())
+        asked = scorer.task.digest, context.digest, numbers, pooled_layer, seed
+        if self._frame is None or self._frame[0] != asked:
+            prompts = scorer.encoded(self.examples(scorer.task)).prompts
+            with applied(scorer.backbone, context, coefficients):
+                reading = scorer.read(prompts, pooled_layer)
+            self._frame = asked, Frame.of(framed_features(reading, scorer.backbone.width, seed))
+        return self._frame[1]
+
+
+def framed_features(reading: Reading, width: int, seed: int) -> Array64:
+    """``(N, F)``: the readout's features without the constant one. No row changes a bit of another."""
+    matrix = projection(reading.states.shape[1], width, seed)
+    states = reading.states if matrix is None else products_alone(reading.states, matrix)
+    return features(states, reading.logs)[:, :-1]
