@@ -18,6 +18,7 @@ from ifedicl.dp.clipping import Bound
 from ifedicl.dp.skellam import Crowd
 from ifedicl.federation import messages
 from ifedicl.federation.manifest import Manifest
+from ifedicl.federation.messages import RequestMessage
 from ifedicl.settings import NoiseSettings
 
 _READOUT_PART = 0.5
@@ -61,9 +62,9 @@ class NoisePlan:
         privacy = manifest.method.privacy
         assert privacy is not None
         assert privacy.noise is not None
-        planned = dict[str, PlannedNoise]()
-        for role, wanted in _wanted(manifest, privacy.noise).items():
-            planned |= _shared(role, wanted, privacy.noise)
+        wanted, planned = _wanted(manifest, privacy.noise), dict[str, PlannedNoise]()
+        for role in Role:
+            planned |= _shared(role, [item for item in wanted if item.request.role is role and item.times], privacy.noise)
         return cls(privacy.noise, Crowd(privacy.min_survivors, privacy.colluders), planned)
 
     def deviation(self, kind: str, clients: int) -> float:
@@ -77,7 +78,7 @@ class NoisePlan:
 class _Wanted:
     """Replies of one kind that a run asks for, and the part of the budget for all of them, up to a factor."""
 
-    kind: str
+    request: type[RequestMessage]
     bound: Bound
     times: int
     part: float = 1.0
@@ -96,23 +97,24 @@ def _shared(role: Role, wanted: list[_Wanted], settings: NoiseSettings) -> dict[
     multiplier = noise_multiplier(
         settings.epsilon, settings.delta, lambda each: [release(item, each, item.times) for item in wanted]
     )
-    return {item.kind: PlannedNoise(role, item.bound, release(item, multiplier)) for item in wanted}
+    return {item.request.kind: PlannedNoise(role, item.bound, release(item, multiplier)) for item in wanted}
 
 
-def _wanted(manifest: Manifest, settings: NoiseSettings) -> dict[Role, list[_Wanted]]:
-    """What a run asks for, by the role of the examples that are in it."""
-    method, training = manifest.method, list[_Wanted]()
+def _wanted(manifest: Manifest, settings: NoiseSettings) -> list[_Wanted]:
+    """What a run asks for."""
+    method = manifest.method
+    wanted = [
+        _Wanted(messages.EvaluateRequest, _FIGURES, _evaluations(manifest)),
+        _Wanted(messages.CompareRequest, _FIGURES, int(method.holdout.gate > 0)),
+    ]
     if method.takes_gradients:
         size = sum(math.prod(shape) for shape in manifest.form.shapes.values())
-        bound, part = Bound(settings.clip * math.sqrt(size), size), 1 - _READOUT_PART
-        training.append(_Wanted(messages.GradientRequest.kind, bound, method.rounds.rounds, part))
+        bound = Bound(settings.clip * math.sqrt(size), size)
+        wanted.append(_Wanted(messages.GradientRequest, bound, method.rounds.rounds, 1 - _READOUT_PART))
     if method.readout is not None:
         bound = Bound(SENSITIVITY, Frame.row_size(manifest.features))
-        training.append(_Wanted(messages.NoisyStatisticsRequest.kind, bound, 1, _READOUT_PART))
-    figures = {Role.SELECTION: (messages.EvaluateRequest.kind, _evaluations(manifest))}
-    figures[Role.GATE] = messages.CompareRequest.kind, int(method.holdout.gate > 0)
-    held_out = {role: [_Wanted(kind, _FIGURES, times)] for role, (kind, times) in figures.items() if times}
-    return {Role.TRAIN: training, **held_out}
+        wanted.append(_Wanted(messages.NoisyStatisticsRequest, bound, 1, _READOUT_PART))
+    return wanted
 
 
 def _evaluations(manifest: Manifest) -> int:

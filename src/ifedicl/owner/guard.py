@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -37,16 +37,6 @@ _ATTEMPTS = 10
 """Requests of a run for each reply that its job needs."""
 _NAME_SIZE = 32
 """Hexadecimal digits that name a request in the ledger."""
-_ROLES: Mapping[type[Request], Role] = {
-    messages.VectorsRequest: Role.TRAIN,
-    messages.StatisticsRequest: Role.TRAIN,
-    messages.NoisyStatisticsRequest: Role.TRAIN,
-    messages.GradientRequest: Role.TRAIN,
-    messages.UpdateRequest: Role.TRAIN,
-    messages.EvaluateRequest: Role.SELECTION,
-    messages.CompareRequest: Role.GATE,
-}
-"""The examples behind the reply to a request. Two replies of one kind to one question can be compared."""
 
 
 def none_approved() -> Collection[str]:
@@ -196,7 +186,7 @@ class Guard:
 
     def _behind(self, request: messages.StepRequest) -> _Behind | None:
         """The examples behind the reply to come, before anything is computed; None for replies without any."""
-        role = _ROLES.get(type(request))
+        role = request.role
         if role is None:
             return None
         cursor = self._client.cursor(role)

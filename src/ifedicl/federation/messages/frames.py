@@ -14,6 +14,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from ifedicl.core.coefficients import Coefficients
+from ifedicl.data import Role
 from ifedicl.errors import MessageError
 
 Header: TypeAlias = dict[str, Any]
@@ -35,6 +36,8 @@ class RequestMessage(Message):
 
     carries_head: ClassVar[bool] = True
     """Whether the head of the client's ledger comes with it. Without one the same bytes go to all clients."""
+    role: ClassVar[Role | None] = None
+    """Of the examples that the reply is about; None: of no examples. Two replies of one kind can be compared."""
 
 
 def pack(kind: str, header: Header, arrays: Arrays) -> bytes:

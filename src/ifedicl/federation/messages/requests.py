@@ -14,6 +14,7 @@ import numpy as np
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
+from ifedicl.data import Role
 from ifedicl.federation.manifest import Manifest, context_id
 from ifedicl.federation.messages.frames import Arrays, Header, RequestMessage, coefficients_of, exact_fields
 
@@ -52,6 +53,7 @@ class VectorsRequest(RequestMessage):
     """
 
     kind: ClassVar[str] = "vectors"
+    role: ClassVar[Role | None] = Role.TRAIN
     job: str
     cursor: str
 
@@ -103,6 +105,7 @@ class UpdateRequest(RequestMessage):
     """
 
     kind: ClassVar[str] = "update"
+    role: ClassVar[Role | None] = Role.TRAIN
     array_names: ClassVar[frozenset[str]] = _COEFFICIENTS
     context_id: str
     round: int
@@ -126,6 +129,7 @@ class GradientRequest(RequestMessage):
     """Stage 2b with exact aggregation: sum the gradient over the client's examples that this round draws."""
 
     kind: ClassVar[str] = "gradient"
+    role: ClassVar[Role | None] = Role.TRAIN
     array_names: ClassVar[frozenset[str]] = _COEFFICIENTS
     context_id: str
     round: int
@@ -150,6 +154,7 @@ class EvaluateRequest(RequestMessage):
     """
 
     kind: ClassVar[str] = "evaluate"
+    role: ClassVar[Role | None] = Role.SELECTION
     array_names: ClassVar[frozenset[str]] = _COEFFICIENTS | {"readouts"}
     context_id: str
     coefficients: Coefficients
@@ -187,6 +192,7 @@ class EvaluateRequest(RequestMessage):
 class _OfTrainingExamples(RequestMessage):
     """Asks for sums over the client's training examples, in the model with these coefficients."""
 
+    role: ClassVar[Role | None] = Role.TRAIN
     array_names: ClassVar[frozenset[str]] = _COEFFICIENTS
     context_id: str
     coefficients: Coefficients
@@ -223,6 +229,7 @@ class CompareRequest(RequestMessage):
     """
 
     kind: ClassVar[str] = "compare"
+    role: ClassVar[Role | None] = Role.GATE
     array_names: ClassVar[frozenset[str]] = _COEFFICIENTS | {"readout"}
     context_id: str
     coefficients: Coefficients

@@ -32,8 +32,8 @@ class _SumMessage(Message):
     array_names: ClassVar[frozenset[str]] = frozenset({"body"})
 
     def fields(self) -> tuple[bytes, ...]:
-        """The message as fields of bytes."""
-        raise NotImplementedError
+        """The message as fields of bytes: all of its attributes, unless a message says otherwise."""
+        return tuple(vars(self).values())
 
     @classmethod
     def of_fields(cls, *fields: bytes) -> Self:
@@ -165,9 +165,6 @@ class DealReply(_SumMessage):
     session: bytes
     deal: bytes
 
-    def fields(self) -> tuple[bytes, ...]:
-        return self.session, self.deal
-
 
 @dataclass(frozen=True)
 class MaskRequest(_SumRequest):
@@ -193,9 +190,6 @@ class MaskReply(_SumMessage):
     kind: ClassVar[str] = "sum_mask_reply"
     session: bytes
     masked: bytes
-
-    def fields(self) -> tuple[bytes, ...]:
-        return self.session, self.masked
 
 
 @dataclass(frozen=True)
@@ -240,9 +234,6 @@ class AgreeReply(_SumMessage):
     session: bytes
     tags: bytes
 
-    def fields(self) -> tuple[bytes, ...]:
-        return self.session, self.tags
-
 
 @dataclass(frozen=True)
 class RevealRequest(_SumRequest):
@@ -271,9 +262,6 @@ class RevealReply(_SumMessage):
     own: bytes
     pairs: bytes
 
-    def fields(self) -> tuple[bytes, ...]:
-        return self.session, self.own, self.pairs
-
 
 @dataclass(frozen=True)
 class SharesRequest(_SumRequest):
@@ -299,9 +287,6 @@ class SharesReply(_SumMessage):
     kind: ClassVar[str] = "sum_shares_reply"
     session: bytes
     shares: bytes
-
-    def fields(self) -> tuple[bytes, ...]:
-        return self.session, self.shares
 
 
 SumRequest: TypeAlias = BeginRequest | DealRequest | MaskRequest | AgreeRequest | RevealRequest | SharesRequest

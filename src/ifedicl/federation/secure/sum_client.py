@@ -41,13 +41,6 @@ SESSION_SIZE = 16
 _CURSOR_SIZE = 64  # all cursors have one length: it would reveal the number of examples
 SEALED_CURSOR_SIZE = 2 * (_CURSOR_SIZE + LOCK_SIZE)
 """Characters of a cursor as it travels."""
-_FROM_TRAINING = {
-    "vectors",
-    "update",
-    "gradient",
-    "statistics",
-    "noisy_statistics",
-}  # the other replies count held-out examples
 
 
 class SumMember(Protocol):
@@ -300,7 +293,7 @@ class SecureClient:
                 return FailureCode.TOO_FEW
         if isinstance(reply, messages.GradientReply) and reply.sums.examples < minimum:
             return FailureCode.TOO_FEW  # an empty hand would count as one of the crowd
-        if asked.kind in _FROM_TRAINING and self._client.count(Role.TRAIN) < minimum:
+        if asked.role is Role.TRAIN and self._client.count(Role.TRAIN) < minimum:
             return FailureCode.TOO_FEW
         if isinstance(asked, messages.UpdateRequest) and isinstance(reply, messages.UpdateReply):
             before, after = asked.coefficients.arrays, reply.coefficients.arrays
