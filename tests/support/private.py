@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from ifedicl import runs
 from ifedicl.backbone.load import Backbone
 from ifedicl.data import Example
 from ifedicl.federation.client import Client
@@ -13,7 +15,7 @@ from ifedicl.federation.dp_client import DPSums
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.public_text import PublicText
 from ifedicl.federation.secure.quantised import STEPS
-from ifedicl.settings import Method
+from ifedicl.settings import Method, ModelSettings
 from tests.support import tiny
 
 
@@ -70,3 +72,18 @@ def sums_in(client: Client) -> DPSums:
     sums = client._in_job.sums
     assert isinstance(sums, DPSums)
     return sums
+
+
+def private_run(backbone: Backbone, method: Method, folder: Path, *, each: int = 6, **options: Any) -> runs.Federated:
+    """A run of four simulated clients with ``each`` examples; ledgers and checkpoint are in ``folder``."""
+    rows = tiny.examples(4 * each)
+    clients = runs.simulate(backbone, tiny.TASK, {f"ward-{n}": rows[each * n : each * (n + 1)] for n in range(4)})
+    return runs.federate(
+        clients,
+        ModelSettings(source="tiny"),
+        tiny.TASK,
+        method,
+        ledgers=folder / "ledgers",
+        public=PUBLIC,
+        options=runs.RunOptions(checkpoint=folder / "state.safetensors", **options),
+    )

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ifedicl import runs
 from ifedicl.audit.guessing import game_of_releases
 from ifedicl.backbone.load import Backbone
 from ifedicl.core.framed_sums import SENSITIVITY, Frame, FramedSums
@@ -42,10 +41,10 @@ from ifedicl.ledger.usage import CountedLedger
 from ifedicl.metrics import CountedComparison, Tally
 from ifedicl.owner.guard import Guard
 from ifedicl.owner.policy import LeastSettings, open_policy
-from ifedicl.settings import Method, ModelSettings, load_preset
+from ifedicl.settings import Method, load_preset
 from tests.support import tiny
 from tests.support.jobs import job_of
-from tests.support.private import PUBLIC, dp_sums, private_client, private_method, sums_in
+from tests.support.private import PUBLIC, dp_sums, private_client, private_method, private_run, sums_in
 from tests.support.stopping import StopError, stop_when
 
 PRIVACY = {"mode": "private", "min_survivors": 3, "min_examples": 2, "noise": {"epsilon": 8.0}}
@@ -227,23 +226,8 @@ def test_counts_that_noise_made_impossible_become_possible() -> None:
     assert not CountedComparison(Tally(10, 4), Tally(10, 4)).is_open
 
 
-def run(backbone: Backbone, folder: Path, method: Method, **options: Any) -> runs.Federated:
-    rows = tiny.examples(96)
-    clients = runs.simulate(backbone, tiny.TASK, {f"ward-{n}": rows[24 * n : 24 * n + 24] for n in range(4)})
-    options = {"checkpoint": folder / "state.safetensors"} | options
-    return runs.federate(
-        clients,
-        ModelSettings(source="tiny"),
-        tiny.TASK,
-        method,
-        ledgers=folder / "ledgers",
-        public=PUBLIC,
-        options=runs.RunOptions(**options),
-    )
-
-
 def test_a_private_run_without_rounds_makes_a_readout_and_asks_the_gate(backbone: Backbone, tmp_path: Path) -> None:
-    federated = run(backbone, tmp_path, one_shot())
+    federated = private_run(backbone, one_shot(), tmp_path, each=24)
     steps = [item.step for item in federated.outcome.state.traffic if item.client == "ward-0"]
     assert list(dict.fromkeys(steps)) == ["job", "noisy_statistics", "evaluate", "compare"]
     assert isinstance(federated.outcome.gate, CountedComparison)
@@ -266,7 +250,7 @@ def test_public_text_is_read_once_for_all_clients_of_a_process(
         return of(features)
 
     monkeypatch.setattr(Frame, "of", counted)
-    run(backbone, tmp_path, one_shot())
+    private_run(backbone, one_shot(), tmp_path, each=24)
     assert made == [len(PUBLIC)]
 
 
@@ -276,8 +260,8 @@ def test_a_run_that_is_killed_and_resumed_spends_no_epsilon_twice(backbone: Back
 
     method = one_shot()
     with pytest.raises(StopError):
-        run(backbone, tmp_path, method, observer=stop_when(at_the_gate))
-    resumed = run(backbone, tmp_path, method, resume=True)
+        private_run(backbone, method, tmp_path, each=24, observer=stop_when(at_the_gate))
+    resumed = private_run(backbone, method, tmp_path, each=24, resume=True)
     assert resumed.adapter.provenance["privacy"]["epsilon"] <= 8.0
     assert resumed.outcome.gate is not None
     steps = [item.step for item in resumed.outcome.state.traffic if item.client == "ward-0"]
@@ -290,7 +274,7 @@ def test_a_private_run_with_rounds_selects_by_noisy_counts(backbone: Backbone, t
         "rounds": {"rounds": 2, "select_by": "accuracy"},
         "readout": {},
     }
-    outcome = run(backbone, tmp_path, private_method(**sections)).outcome
+    outcome = private_run(backbone, private_method(**sections), tmp_path, each=24).outcome
     assert outcome.state.round == 2
     assert all(record.held_out is not None and record.held_out.loss_sum == 0 for record in outcome.state.history)
     assert outcome.gate is not None

@@ -19,29 +19,15 @@ from ifedicl.ledger.ledger import SUMMED, Ledger, read
 from ifedicl.ledger.usage import History
 from ifedicl.runs import local_run
 from ifedicl.secagg.fixed_point import FixedPoint
-from ifedicl.settings import Method, ModelSettings, RunSettings, load_settings
+from ifedicl.settings import ModelSettings, RunSettings, load_settings
 from ifedicl.settings.describe import mode_of, what_leaves
 from tests.support import tiny
-from tests.support.private import PUBLIC, private_method
+from tests.support.private import PUBLIC, private_method, private_run
 from tests.support.stopping import StopError, stop_when
 
 
-def run_of(backbone: Backbone, run: Method, folder: Path, **options: Any) -> runs.Federated:
-    rows = tiny.examples(24)
-    clients = runs.simulate(backbone, tiny.TASK, {f"ward-{n}": rows[6 * n : 6 * n + 6] for n in range(4)})
-    return runs.federate(
-        clients,
-        ModelSettings(source="tiny"),
-        tiny.TASK,
-        run,
-        ledgers=folder / "ledgers",
-        public=PUBLIC,
-        options=runs.RunOptions(checkpoint=folder / "state.safetensors", **options),
-    )
-
-
 def test_a_private_federation_says_what_it_tells_in_adapter_and_ledger(backbone: Backbone, tmp_path: Path) -> None:
-    federated = run_of(backbone, private_method(), tmp_path)
+    federated = private_run(backbone, private_method(), tmp_path)
     stated = federated.adapter.provenance["privacy"]
     assert 1.99 < stated["epsilon"] <= 2.0
     assert stated["delta"] == 1e-5
@@ -54,7 +40,7 @@ def test_a_private_federation_says_what_it_tells_in_adapter_and_ledger(backbone:
 
 
 def test_the_sum_that_the_coordinator_gets_is_noisy(backbone: Backbone, tmp_path: Path) -> None:
-    adapters = [run_of(backbone, private_method(), tmp_path / str(number)).adapter for number in range(2)]
+    adapters = [private_run(backbone, private_method(), tmp_path / str(number)).adapter for number in range(2)]
     first, second = (adapter.coefficients.scales for adapter in adapters)
     assert not np.array_equal(first, second)  # the noise is never drawn twice
     np.testing.assert_array_equal(adapters[0].context.vectors, adapters[1].context.vectors)
@@ -62,9 +48,9 @@ def test_the_sum_that_the_coordinator_gets_is_noisy(backbone: Backbone, tmp_path
 
 def test_more_rounds_than_were_promised_are_refused_and_a_restart_forgets_nothing(backbone: Backbone, tmp_path: Path) -> None:
     run = private_method()
-    run_of(backbone, run, tmp_path)
+    private_run(backbone, run, tmp_path)
     with pytest.raises(TooFewClientsError):
-        run_of(backbone, run, tmp_path, more_rounds=1)
+        private_run(backbone, run, tmp_path, more_rounds=1)
 
 
 def test_a_private_run_that_was_killed_within_a_round_ends_with_the_rounds_that_its_budget_allows(
@@ -76,8 +62,8 @@ def test_a_private_run_that_was_killed_within_a_round_ends_with_the_rounds_that_
         return isinstance(event, Delivered) and (event.traffic.step, event.traffic.round) == ("gradient", 1)
 
     with pytest.raises(StopError):
-        run_of(backbone, private_method(), tmp_path, observer=stop_when(is_gradient))
-    federated = run_of(backbone, private_method(), tmp_path, resume=True)
+        private_run(backbone, private_method(), tmp_path, observer=stop_when(is_gradient))
+    federated = private_run(backbone, private_method(), tmp_path, resume=True)
     assert federated.outcome.chosen_round == federated.outcome.state.round == 2
     assert 1.99 < federated.adapter.provenance["privacy"]["epsilon"] <= 2.0
 
@@ -179,7 +165,7 @@ def test_private_mode_in_half_precision_is_an_error_before_anything_is_read(
 
 def test_clients_in_half_precision_take_no_part_in_a_private_federation(llama_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.dtype"):
-        run_of(tiny.load(llama_folder, dtype="bfloat16"), private_method(), tmp_path)
+        private_run(tiny.load(llama_folder, dtype="bfloat16"), private_method(), tmp_path)
 
 
 def test_private_mode_without_public_text_is_an_error(tmp_path: Path, llama_folder: Path) -> None:
@@ -194,7 +180,7 @@ def test_numbers_that_do_not_fit_the_sum_are_no_reason_to_refuse(
     """Whether they fit depends on the examples, and on one client's share of the noise alone: a code would tell of them."""
     asked = messages.GradientRequest
     monkeypatch.setitem(SUMS, asked, Sum(SUMS[asked].rule, FixedPoint(24, 24)))  # from -0.5 to 0.5, for all clients together
-    traffic = run_of(backbone, private_method(), tmp_path).outcome.state.traffic
+    traffic = private_run(backbone, private_method(), tmp_path).outcome.state.traffic
     assert not [item for item in traffic if item.failure]
     assert sum(item.step == "gradient" for item in traffic) == 3 * 4
     np.testing.assert_array_equal(
