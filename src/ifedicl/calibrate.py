@@ -144,9 +144,9 @@ def calibrate(
     settings = method.calibration
     shared = None if lockstep is None else (lockstep, context.digest)
     objective = Objective(scorer, examples, context.on(scorer.backbone.device), method, shared)
-    point = _Point.at(coefficients, scorer.backbone.device)
+    point = _Point.at(coefficients, scorer.backbone.device, method)
     # Fused: one operation, and the number of the step stays on the device.
-    optimizer = AdamW(list(point.deviations.values()), settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    optimizer = AdamW(point.leaves, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
     losses = list[Tensor]()
     count = len(examples.labels)
     seed = method.seed if turn.order is None else turn.order
@@ -166,7 +166,7 @@ def gradient_sum(
 ) -> GradientSum:
     """The gradient of the summed loss of the examples ``rows``; zeros for no examples."""
     objective = Objective(scorer, examples, context.on(scorer.backbone.device), method)
-    point = _Point.at(coefficients, scorer.backbone.device)
+    point = _Point.at(coefficients, scorer.backbone.device, method)
     loss = objective.backward(point.values, rows, scale=1.0)
     leaves = point.deviations.values()
     of_loss, *arrays = to_host(loss, *(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves))
@@ -208,7 +208,7 @@ def example_gradients(
         passes = scorer.batches([examples.prompts.tokens[row] for row in rows], trains=True)
     for batch in passes:
         part = [rows[index] for index in batch]
-        point = _Point.at(coefficients, scorer.backbone.device)
+        point = _Point.at(coefficients, scorer.backbone.device, method)
         found = {
             name: torch.zeros(len(part), *shape, device=tensors.vectors.device)
             for name, shape in coefficients.form.shapes.items()
@@ -242,21 +242,29 @@ def drawn(keys: Sequence[str], round_number: int, method: Method) -> list[int]:
 
 @dataclass(frozen=True)
 class _Point:
-    """Coefficients as differentiable tensors: ``identity`` plus ``deviations``, which are the leaves."""
+    """Coefficients as differentiable tensors: ``identity`` plus ``deviations``, of which those that are calibrated are leaves."""
 
     identity: Mapping[str, Tensor]
     deviations: Mapping[str, Tensor]
 
     @classmethod
-    def at(cls, coefficients: Coefficients, device: torch.device) -> Self:
-        """All of them on ``device``."""
+    def at(cls, coefficients: Coefficients, device: torch.device, method: Method) -> Self:
+        """All of them on ``device``; λ and β need no gradient if the method fixes them."""
 
         def tensors(arrays: Mapping[str, Array32]) -> dict[str, Tensor]:
             return {name: to_device(array, device) for name, array in arrays.items()}
 
         identity = tensors(Coefficients.identity(coefficients.form).arrays)
         values = tensors(coefficients.arrays)
-        return cls(identity, {name: (values[name] - identity[name]).requires_grad_() for name in values})
+        deviations = {name: values[name] - identity[name] for name in values}
+        for name, deviation in deviations.items():
+            deviation.requires_grad_(name != "scales" or not method.fixes_scalars)
+        return cls(identity, deviations)
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """What is calibrated."""
+        return [deviation for deviation in self.deviations.values() if deviation.requires_grad]
 
     @property
     def values(self) -> dict[str, Tensor]:

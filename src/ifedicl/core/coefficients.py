@@ -118,6 +118,16 @@ class Coefficients:
         return all(np.array_equal(array, identity[name]) for name, array in self.arrays.items())
 
     @property
+    def is_core_alone(self) -> bool:
+        """Whether λ=0 and β=1 everywhere: the change of each write is ``UᵀΓU``, of rank ``r``."""
+        return np.array_equal(self.scales, self.identity(self.form).scales)
+
+    @property
+    def core_alone(self) -> Self:
+        """The same Γ with λ=0 and β=1."""
+        return type(self)(self.identity(self.form).scales, self.core)
+
+    @property
     def count(self) -> int:
         """How many numbers are calibrated, if every write is active."""
         return sum(array.size for array in self.arrays.values())

@@ -151,7 +151,7 @@ class Coordinator:
 
         # Step 2: the clients calibrate on their own examples (Eq. 6). Step 3: the server updates the coefficients (Eq. 7)
         update = self._update(self._clients, cohort, state, self._checks)
-        coefficients = update.coefficients.rounded  # clients receive these numbers, so these are evaluated and stored
+        coefficients = self._allowed(update.coefficients).rounded  # clients receive these numbers: they are evaluated and stored
         if not can_travel(coefficients):
             raise FederationError(
                 f"round {state.round + 1}: the server's step gives coefficients that are too large for the wire. Lower "
@@ -247,7 +247,12 @@ class Coordinator:
         start = None if self._starter is None else self._starter(context, state.coefficients)
         if start is None:
             return state
-        return replace(state, coefficients=start.coefficients, best=start.coefficients, phase_rounds=start.rounds)
+        coefficients = self._allowed(start.coefficients)
+        return replace(state, coefficients=coefficients, best=coefficients, phase_rounds=start.rounds)
+
+    def _allowed(self, coefficients: Coefficients) -> Coefficients:
+        """With λ and β where the method fixes them, whatever clients or an earlier task say."""
+        return coefficients.core_alone if self._method.fixes_scalars else coefficients
 
     def _basis(self, vectors: Sequence[ContextVectors]) -> Array32 | None:
         """The basis. It never changes in a run, because Γ is valid only in the basis that it was calibrated in."""

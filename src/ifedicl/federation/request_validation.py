@@ -78,6 +78,7 @@ class RequestChecks:
 
     def _fits_coefficients(self, coefficients: Coefficients) -> bool:
         fits = coefficients.form == self.manifest.form and coefficients.is_finite
+        fits = fits and (coefficients.is_core_alone or not self.manifest.method.fixes_scalars)
         return fits and all(np.abs(array).max(initial=0.0) <= LARGEST_COEFFICIENT for array in coefficients.arrays.values())
 
     def _fits_readouts(self, readouts: Sequence[Readout]) -> bool:

@@ -60,6 +60,11 @@ class Method(Section):
                 'server.update "gradient" draws examples, not clients, and must not depend on which client holds them; '
                 "leave rounds.client_fraction at 1"
             )
+        if self.fixes_scalars and self.injection.context_scale != 0:
+            raise ValueError(
+                f"injection.context_scale is {self.injection.context_scale:g}, and subspace.scalars \"fixed\" keeps λ at 0; set it "
+                "to 0, or leave subspace.scalars out"
+            )
         if self.is_one_shot and (wrong := one_shot_contradictions(self)):
             raise ValueError(f"rounds.rounds is 0, so nothing is injected: {'; '.join(wrong)}")
         is_gated = self.promises_noise and self.holdout.gate > 0  # then one readout is made, and the gate alone decides
@@ -81,6 +86,11 @@ class Method(Section):
     def rank(self) -> int:
         """Of the subspace; 0 without one."""
         return 0 if self.subspace is None else self.subspace.rank
+
+    @property
+    def fixes_scalars(self) -> bool:
+        """Whether λ and β stay at 0 and 1, and Γ alone is calibrated."""
+        return self.subspace is not None and self.subspace.scalars == "fixed"
 
     def pooled_layer(self, layers: int) -> int | None:
         """The layer, 1 to ``layers``, whose input the readout averages over the text; None: it does not.

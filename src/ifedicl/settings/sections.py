@@ -94,6 +94,9 @@ class SubspaceSettings(Section):
     """Not in the paper: a small matrix Γ for each write, in directions ``U`` that all clients share."""
 
     rank: int = Field(default=8, ge=1, le=256, description="number of directions of each write; 1 to 256")
+    scalars: Literal["fixed"] | None = Field(
+        default=None, description='"fixed": λ stays 0 and β stays 1, so the adapter is a LoRA; default: they are calibrated'
+    )
 
 
 class ReadoutSettings(Section):
