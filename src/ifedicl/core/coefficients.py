@@ -136,5 +136,6 @@ class Coefficients:
 def cold_start(form: Form, injection: InjectionSettings) -> Coefficients:
     """The coefficients that a calibration starts from without a warm start (paper: λ = 0.1, β = 1)."""
     start = Coefficients.identity(form)
-    start.scales[..., CONTEXT] = injection.context_scale
+    if injection.context_scale != "none":
+        start.scales[..., CONTEXT] = injection.context_scale
     return start

@@ -157,12 +157,13 @@ class ReadoutSums:
         """Whether no number is NaN or infinite."""
         return all_finite({"gram": self.gram, "moment": self.moment})
 
-    def solve(self, projection: Array64 | None, pooled_layer: int | None = None) -> list[Readout]:
+    def solve(self, projection: Array64 | None, pooled_layer: int | None = None, *, intercept: bool = True) -> list[Readout]:
         """One readout of temperature 1 for each of :data:`PENALTIES`.
 
         Args:
             projection: the clients' :func:`projection`.
             pooled_layer: the layer at which the clients read the text's mean state.
+            intercept: False: the weight of the last feature is 0, as in a classification head without a bias.
         """
         size, classes = self.moment.shape
         hidden = size - classes - 1
@@ -171,7 +172,10 @@ class ReadoutSums:
         jitter = 1e-6 * np.trace(self.gram) / size  # keeps the system regular
         readouts = []
         for penalty in PENALTIES:
-            solution = np.linalg.solve(self.gram + np.diag(penalty * penalised + jitter), self.moment)  # (F, C)
+            used = size if intercept else size - 1
+            system = (self.gram + np.diag(penalty * penalised + jitter))[:used, :used]
+            solution = np.zeros_like(self.moment)  # (F, C)
+            solution[:used] = np.linalg.solve(system, self.moment[:used])
             of_states = solution[:hidden] if projection is None else projection @ solution[:hidden]
             readouts.append(Readout(np.concatenate([of_states, solution[hidden:]]).T.astype(np.float32), pooled_layer))
         return readouts

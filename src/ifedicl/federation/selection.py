@@ -86,7 +86,8 @@ class Selection:
         request = messages.StatisticsRequest(self._clients.context_id, self._memory.state.best)
         requests = dict.fromkeys(self._clients.names, request)
         total, answers = self._clients.total(requests, messages.StatisticsReply, self._checks.is_usable_statistics)
-        return () if total is None else tuple(total.sums.solve(*self._features)), answers
+        layer = self._features[1]
+        return () if total is None else tuple(total.sums.solve(*self._features, intercept=layer is not None)), answers
 
     def _noisy_readouts(self) -> tuple[tuple[Readout, ...], Participation]:
         """The readout of noisy sums; none without enough clients."""

@@ -60,10 +60,10 @@ class Method(Section):
                 'server.update "gradient" draws examples, not clients, and must not depend on which client holds them; '
                 "leave rounds.client_fraction at 1"
             )
-        if self.fixes_scalars and self.injection.context_scale != 0:
+        if self.fixes_scalars and self.subspace is None:
             raise ValueError(
-                f"injection.context_scale is {self.injection.context_scale:g}, and subspace.scalars \"fixed\" keeps λ at 0; set it "
-                "to 0, or leave subspace.scalars out"
+                'injection.context_scale "none" keeps λ and β where they are, so without [subspace] nothing is calibrated; add '
+                "the section, or give a number"
             )
         if self.is_one_shot and (wrong := one_shot_contradictions(self)):
             raise ValueError(f"rounds.rounds is 0, so nothing is injected: {'; '.join(wrong)}")
@@ -90,7 +90,7 @@ class Method(Section):
     @property
     def fixes_scalars(self) -> bool:
         """Whether λ and β stay at 0 and 1, and Γ alone is calibrated."""
-        return self.subspace is not None and self.subspace.scalars == "fixed"
+        return self.injection.context_scale == "none"
 
     def pooled_layer(self, layers: int) -> int | None:
         """The layer, 1 to ``layers``, whose input the readout averages over the text; None: it does not.

@@ -55,7 +55,10 @@ class InjectionSettings(Section):
     from_depth: Fraction = Field(
         default=0.0, description="fraction of the depth in [0, 1) below which nothing is injected or sent; 0.5: the upper half"
     )
-    context_scale: float = Field(default=0.1, description="initial λ, any finite number")
+    context_scale: float | Literal["none"] = Field(
+        default=0.1,
+        description='initial λ, any finite number; "none": λ stays 0 and β stays 1, so the core of [subspace] alone is calibrated',
+    )
 
     def active_layers(self, layers: int) -> range:
         """The injected layers of a model with ``layers`` layers; at least one."""
@@ -94,9 +97,6 @@ class SubspaceSettings(Section):
     """Not in the paper: a small matrix Γ for each write, in directions ``U`` that all clients share."""
 
     rank: int = Field(default=8, ge=1, le=256, description="number of directions of each write; 1 to 256")
-    scalars: Literal["fixed"] | None = Field(
-        default=None, description='"fixed": λ stays 0 and β stays 1, so the adapter is a LoRA; default: they are calibrated'
-    )
 
 
 class ReadoutSettings(Section):
@@ -106,7 +106,8 @@ class ReadoutSettings(Section):
         default=0.5,
         ge=0.0,
         le=1.0,
-        description="depth in (0, 1] of the text's mean state; 0: only the last hidden state is used",
+        description="depth in (0, 1] of the text's mean state; 0: only the last hidden state and the label words are used, without an "
+        "intercept, as in a classification head",
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, TypeAlias, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
@@ -74,7 +74,8 @@ def _conversion_remedy(annotation: Any, value: object) -> str | None:
     if origin is Annotated:
         return _conversion_remedy(inner[0], value)
     if origin in (Union, UnionType):
-        return None if type(value) in inner else next(filter(None, (_conversion_remedy(item, value) for item in inner)), None)
+        is_one = type(value) in inner or any(get_origin(item) is Literal and value in get_args(item) for item in inner)
+        return None if is_one else next(filter(None, (_conversion_remedy(item, value) for item in inner)), None)
     if isinstance(value, list | tuple) and inner:
         return next(filter(None, (_conversion_remedy(inner[0], item) for item in value)), None)
     if annotation in (int, float) and isinstance(value, bool | str):
