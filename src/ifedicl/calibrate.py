@@ -242,7 +242,7 @@ def drawn(keys: Sequence[str], round_number: int, method: Method) -> list[int]:
 
 @dataclass(frozen=True)
 class _Point:
-    """Coefficients as differentiable tensors: ``identity`` plus ``deviations``, of which those that are calibrated are leaves."""
+    """Coefficients as differentiable tensors: ``identity`` plus ``deviations``; those that are calibrated are leaves."""
 
     identity: Mapping[str, Tensor]
     deviations: Mapping[str, Tensor]

@@ -129,7 +129,7 @@ def whole_lines(data: bytes) -> tuple[list[bytes], bytes]:
 
 @contextmanager
 def new_folder(path: Path, *, mark: str) -> Iterator[Path]:
-    """A folder that appears under its name only if the block succeeds.
+    """A folder that appears under its name only if the block succeeds. Its files can be read as the umask says.
 
     Yields a temporary folder beside it to fill. On success it replaces ``path``; on failure nothing is left.
 
@@ -144,10 +144,14 @@ def new_folder(path: Path, *, mark: str) -> Iterator[Path]:
         raise StorageError(f"cannot write {path}: it is something else (it holds no {mark}). Choose another folder")
     with disk_faults_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+        temporary.mkdir()  # unlike tempfile's, with the mode that the umask gives
         try:
             yield temporary
-            temporary.chmod(0o755)
+            mode = temporary.stat().st_mode & 0o666
+            for file in temporary.rglob("*"):
+                if file.is_file():  # some libraries write files that only their owner can read
+                    file.chmod(mode)
             if path.exists():
                 aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
                 os.replace(path, aside / "old")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ import numpy as np
 from ifedicl import files
 from ifedicl.adapter import card
 from ifedicl.adapter.content import Content
-from ifedicl.adapter.format import CARD, HEADER, TENSORS, adapter_folder, pack, unpack
+from ifedicl.adapter.format import BESIDE, CARD, HEADER, TENSORS, adapter_folder, pack, unpack
 from ifedicl.backbone import hub
 from ifedicl.backbone.licence import terms_of
 from ifedicl.core.vectors import Array32
@@ -38,9 +37,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _LOADING = threading.Lock()
 """Held while an adapter puts itself on its model, so that several threads load it once."""
-_BESIDE = "ifedicl"
-"""The adapter's folder within an exported checkpoint."""
-_ON_HUB = [f"{folder}{name}" for folder in ("", f"{_BESIDE}/") for name in (TENSORS, HEADER, CARD)]
+_ON_HUB = [f"{folder}{name}" for folder in ("", f"{BESIDE}/") for name in (TENSORS, HEADER, CARD)]
 
 
 @dataclass(frozen=True)
@@ -150,8 +147,8 @@ class Adapter(Content):
                     "repository needs `hf auth login` first"
                 )
             folder = downloaded
-        is_checkpoint = not (folder / HEADER).is_file() and (folder / _BESIDE / HEADER).is_file()
-        return cls.load(folder / _BESIDE if is_checkpoint else folder)
+        is_checkpoint = not (folder / HEADER).is_file() and (folder / BESIDE / HEADER).is_file()
+        return cls.load(folder / BESIDE if is_checkpoint else folder)
 
     def header_and_tensors(self) -> tuple[dict[str, Any], bytes]:
         """The contents of the folder's two files: a JSON header with the digest of the tensors, and the tensors."""
@@ -208,31 +205,31 @@ class Adapter(Content):
         # A copy in another process loads the model itself.
         return {name: value for name, value in self.__dict__.items() if name != "_classifier"}
 
-    def export(self, folder: str | Path, backbone: Backbone | None = None, *, dtype: str = "float32") -> None:
-        """Fold the adapter into an ordinary checkpoint, which any server runs at the cost of the plain model.
+    def export(
+        self, folder: str | Path, backbone: Backbone | None = None, *, dtype: str = "float32", form: str = "checkpoint"
+    ) -> None:
+        """Write the adapter in a form that other programs run at the cost of the plain model.
 
-        The folder holds model, tokenizer, a model card, the base model's licence if it has one, and under ``ifedicl/`` this
-        adapter: label words and readout are not part of the checkpoint.
+        The folder holds a model card with code to use it, the base model's licence if it has one, and under ``ifedicl/`` this
+        adapter.
 
         Args:
             folder: appears whole or not at all; an earlier export there is replaced.
             backbone: the loaded model; None: it is loaded from ``self.model``.
             dtype: of the stored weights: ``float32``, ``bfloat16`` or ``float16``.
+            form: ``checkpoint``: folded into an ordinary checkpoint, without readout. ``lora``: for ``peft``, without readout.
+                ``sequence-classification``: folded, with readout or label words as the head ``score``.
+                ``lora-sequence-classification``: a LoRA with this head.
 
         Raises:
-            BackboneError: the family cannot store the adapter's biases.
+            InputError: there is no such form.
+            AdapterError: the adapter does not fit the form: λ or β was moved, or the readout is no head.
+            BackboneError: the family cannot store it.
             StorageError: as :meth:`save`.
         """
-        from ifedicl.backbone.export import export_folded
+        from ifedicl.adapter.exports import export  # imports transformers
 
-        folder, backbone = Path(folder), self.classifier(backbone).backbone
-        terms = terms_of(self.model)
-        with files.new_folder(folder, mark=f"{_BESIDE}/{HEADER}") as temporary:
-            export_folded(backbone, self.context, self.coefficients, temporary, dtype=dtype)
-            files.write_text(temporary / CARD, card.checkpoint_card(self, terms, dtype))
-            for notice in terms.files:
-                shutil.copyfile(notice, temporary / notice.name)
-            self.save(temporary / _BESIDE)
+        export(self, Path(folder), self.classifier(backbone).backbone, dtype=dtype, form=form)
 
     def describe(self) -> str:
         """A model card in Markdown."""

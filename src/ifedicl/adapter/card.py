@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from ifedicl.adapter.content import Content
 from ifedicl.backbone.licence import Terms
 
-_EXPORTED = """
-## This checkpoint
-
-The adapter is folded into the weights, stored as {dtype}. This is an ordinary checkpoint; where the model's family stores no
-biases, it has the name of another family. Use the prompt above and compare the probabilities of the label words. A readout is
-not part of it; it is in `ifedicl/`, with the adapter.
-"""
+_CACHED = re.compile(r"/models--([^/]+--[^/]+)/snapshots/[^/]+/?$")
 _TERMS = """
 ## Terms
 
@@ -22,8 +17,8 @@ _TERMS = """
 """
 
 
-def card(content: Content) -> str:
-    """The card in an adapter's folder."""
+def card(content: Content, folder: str = "this/folder") -> str:
+    """The card in an adapter's folder; ``folder`` stands for it in the code."""
     task, layers, width = content.task, content.context.layers, content.context.vectors.shape[2]
     where = f", from layer {layers.start} on (the lowest is 0)" if layers.start else ""
     provenance = json.dumps(dict(content.provenance), indent=2, ensure_ascii=False)
@@ -41,38 +36,40 @@ def card(content: Content) -> str:
         "text before you rely on it\n"
         "- licence: the base model's terms apply to its use\n\n"
         "```python\nfrom ifedicl import Adapter\n\n"
-        'Adapter.load("this/folder").classify(["a text"])\n```\n\n'
+        f'Adapter.load("{folder}").classify(["a text"])\n```\n\n'
         f"Provenance:\n\n```json\n{provenance}\n```\n"
     )
 
 
 def adapter_hub_card(content: Content, terms: Terms) -> str:
     """The card of an adapter on the hub: :func:`card` with front matter and the base model's terms."""
-    return _front_matter(content, terms, "ifedicl", "text-classification") + card(content) + _terms(terms)
+    return front_matter(content, terms, "ifedicl", "text-classification") + card(content) + terms_text(terms)
 
 
-def checkpoint_card(content: Content, terms: Terms, dtype: str) -> str:
-    """The card of an exported checkpoint whose weights are stored as ``dtype``."""
-    body = card(content) + _EXPORTED.format(dtype=dtype) + _terms(terms)
-    return _front_matter(content, terms, "transformers", "text-generation") + body
-
-
-def _terms(terms: Terms) -> str:
+def terms_text(terms: Terms) -> str:
+    """The base model's terms, as a section."""
     return _TERMS.format(terms=terms.markdown())
 
 
-def _front_matter(content: Content, terms: Terms, library: str, pipeline: str) -> str:
+def front_matter(content: Content, terms: Terms, library: str, pipeline: str) -> str:
+    """The card's metadata in YAML."""
     from huggingface_hub import ModelCardData  # takes a third of a second to import, and only exports need it
 
-    is_hub_id = not Path(content.model.source).expanduser().exists()
     facts = ModelCardData(
         license=terms.licence,
-        base_model=content.model.source if is_hub_id else None,
+        base_model=_hub_id(content.model.source),
         library_name=library,
         pipeline_tag=pipeline,
         tags=["ifedicl", "text-classification", "federated-learning"],
     )
     return f"---\n{facts.to_yaml()}\n---\n\n"
+
+
+def _hub_id(source: str) -> str | None:
+    """The model's id on the hub, also of a downloaded copy in the hub's cache; None if its source does not tell it."""
+    if cached := _CACHED.search(Path(source).expanduser().as_posix()):
+        return cached[1].replace("--", "/", 1)
+    return None if Path(source).expanduser().exists() else source
 
 
 def _figures(content: Content) -> str:

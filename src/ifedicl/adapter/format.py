@@ -25,6 +25,8 @@ FORMAT_VERSION = 1
 UPPER_FORMAT_VERSION = 2
 """The format of an adapter whose first layer is not the model's first; readers of format 1 would use the wrong layers."""
 TENSORS, HEADER, CARD = "adapter.safetensors", "adapter.json", "README.md"
+BESIDE = "ifedicl"
+"""The adapter's folder within an export."""
 
 C = TypeVar("C", bound=Content)
 

@@ -1,12 +1,12 @@
 """Folds an adapter into an ordinary checkpoint, which any server runs at the cost of the plain model.
 
-The injection is affine in each write, so a projection can include it exactly if the family stores a bias there. A table says
-which families do; for others the adapter stays a separate folder.
+The injection is affine in each write, so a projection can include it exactly. With λ a bias is needed, and a table says which
+families store one there; without λ any projection will do. Behind a norm that follows the projection nothing can be folded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,24 +84,33 @@ def export_folded(backbone: Backbone, context: Context, coefficients: Coefficien
     Raises:
         BackboneError: the family cannot store the folded weights.
     """
-    model = backbone.model
+    config = stored_config(backbone, coefficients)
     with torch.device("meta"):  # no memory for weights that are replaced at once
-        exported = AutoModelForCausalLM.from_config(_stored_config(model.config), dtype=DTYPES[dtype])
-    exported.load_state_dict(_weights(backbone, context, coefficients, exported, DTYPES[dtype]), assign=True)
+        exported = AutoModelForCausalLM.from_config(config, dtype=DTYPES[dtype])
+    load_folded(exported, folded_weights(backbone, context, coefficients), DTYPES[dtype])
     exported.tie_weights()
-    exported.generation_config = model.generation_config
+    exported.generation_config = backbone.model.generation_config
     with quiet_transformers():
         exported.save_pretrained(folder)
         backbone.tokenizer.save_pretrained(folder)
 
 
-def _stored_config(config: Any) -> PreTrainedConfig:
-    if (storage := STORAGE.get(config.model_type)) is None:
+def stored_config(backbone: Backbone, coefficients: Coefficients) -> PreTrainedConfig:
+    """A copy of the model's configuration that has a place for all that is folded in.
+
+    Raises:
+        BackboneError: λ needs biases, and the family cannot store them.
+    """
+    config = backbone.model.config
+    storage: Storage | None = Storage()
+    if coefficients.scales[..., CONTEXT].any() and (storage := STORAGE.get(config.model_type)) is None:
         raise BackboneError(
             f"export: received a {config.model_type} model, whose checkpoints cannot store the adapter's biases; allowed: "
-            f"{', '.join(STORAGE)}. Use the adapter with the model: Adapter.load(folder).classify(texts), or ifedicl classify"
+            f"{', '.join(STORAGE)}, or an adapter without λ (preset servable). Use the adapter with the model: "
+            "Adapter.load(folder).classify(texts), or ifedicl classify"
         )
-    stored = storage.converted(type(config).from_dict(config.to_dict()))
+    assert storage is not None
+    stored: PreTrainedConfig = storage.converted(type(config).from_dict(config.to_dict()))
     for name, value in storage.switches.items():
         setattr(stored, name, value)
     if hasattr(stored, "quantization_config"):
@@ -109,34 +118,67 @@ def _stored_config(config: Any) -> PreTrainedConfig:
     return stored
 
 
-def _weights(
-    backbone: Backbone, context: Context, coefficients: Coefficients, exported: nn.Module, dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """All weights of the exported model, by name."""
+def folded_weights(backbone: Backbone, context: Context, coefficients: Coefficients) -> dict[str, Tensor]:
+    """All weights of the model by name, on the CPU, with the injection folded in; those that it changes are float32.
+
+    A write without a bias gets one if λ is not 0 there.
+
+    Raises:
+        BackboneError: a changed write is no projection.
+    """
     weights: dict[str, Tensor] = {name: tensor.to("cpu") for name, tensor in backbone.model.state_dict().items()}
-    # Biases that this model lacks; load_state_dict refuses any other missing weight.
-    weights |= {
-        name: torch.zeros(tensor.shape)
-        for name, tensor in exported.state_dict().items()
-        if name not in weights and name.endswith(".bias")
-    }
+    for row, write, path, module in changed_projections(backbone, context, coefficients):
+        is_transposed = isinstance(module, Conv1D)  # stored as (n, d)
+        weight, bias = weights[f"{path}.weight"], weights.get(f"{path}.bias")
+        folded, shift = fold(
+            weight.T if is_transposed else weight,
+            bias,
+            torch.from_numpy(context.vectors[row, write]),
+            float(coefficients.scales[row, write, CONTEXT]),
+            float(coefficients.scales[row, write, ACTIVATION]),
+            None if context.basis is None else torch.from_numpy(context.basis[row, write]),
+            None if coefficients.core is None else torch.from_numpy(coefficients.core[row, write]),
+        )
+        weights[f"{path}.weight"] = (folded.T if is_transposed else folded).contiguous()
+        if bias is not None or coefficients.scales[row, write, CONTEXT] != 0:
+            weights[f"{path}.bias"] = shift
+    return weights
+
+
+def changed_projections(
+    backbone: Backbone, context: Context, coefficients: Coefficients
+) -> Iterator[tuple[int, int, str, nn.Linear | Conv1D]]:
+    """For each write that the coefficients change: row of the arrays, write, path within the model, module.
+
+    Raises:
+        BackboneError: the write is no projection: the family normalises behind it.
+    """
     names = {id(module): name for name, module in backbone.model.named_modules()}
     for row, layer in enumerate(context.layers):
         for write, module in enumerate(backbone.writes[layer]):
             if not coefficients.active[row, write]:
                 continue
-            path = names[id(module)]
-            is_transposed = isinstance(module, Conv1D)  # stored as (n, d)
-            weight = weights[f"{path}.weight"]
-            folded, shift = fold(
-                weight.T if is_transposed else weight,
-                weights[f"{path}.bias"],
-                torch.from_numpy(context.vectors[row, write]),
-                float(coefficients.scales[row, write, CONTEXT]),
-                float(coefficients.scales[row, write, ACTIVATION]),
-                None if context.basis is None else torch.from_numpy(context.basis[row, write]),
-                None if coefficients.core is None else torch.from_numpy(coefficients.core[row, write]),
-            )
-            weights[f"{path}.weight"] = (folded.T if is_transposed else folded).contiguous()
-            weights[f"{path}.bias"] = shift
-    return {name: tensor.to(dtype) for name, tensor in weights.items()}
+            if not isinstance(module, nn.Linear | Conv1D):
+                raise BackboneError(
+                    f"export: a {backbone.model.config.model_type} model writes with {names[id(module)]}, a "
+                    f"{type(module).__name__} behind its projection; allowed: writes that are projections. Use the adapter "
+                    "with the model: Adapter.load(folder).classify(texts), or ifedicl classify"
+                )
+            yield row, write, names[id(module)], module
+
+
+def load_folded(exported: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Give a model on the meta device its weights; biases that the folded model lacks are 0.
+
+    Raises:
+        BackboneError: the weights do not fit the model.
+    """
+    missing = {
+        name: torch.zeros(tensor.shape)
+        for name, tensor in exported.state_dict().items()
+        if name not in weights and name.endswith(".bias")
+    }
+    try:
+        exported.load_state_dict({name: tensor.to(dtype) for name, tensor in {**weights, **missing}.items()}, assign=True)
+    except RuntimeError as error:
+        raise BackboneError(f"export: the folded weights do not fit {type(exported).__name__} ({error})") from error

@@ -13,26 +13,51 @@ from ifedicl.cli.options import AdapterFolder, ModelSource
 
 
 class Stored(StrEnum):
-    """The dtypes of an exported checkpoint."""
+    """The dtypes of exported weights."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
 
 
+class Form(StrEnum):
+    """What is written."""
+
+    CHECKPOINT = "checkpoint"
+    LORA = "lora"
+    CLASSIFIER = "sequence-classification"
+    LORA_CLASSIFIER = "lora-sequence-classification"
+
+
+_ABOUT = {
+    Form.CHECKPOINT: "an ordinary checkpoint",
+    Form.LORA: "a LoRA for peft",
+    Form.CLASSIFIER: "a checkpoint with a classification head",
+    Form.LORA_CLASSIFIER: "a LoRA with a classification head for peft",
+}
+_WITHOUT_READOUT = (Form.CHECKPOINT, Form.LORA)
+
+
 def export(
     adapter: AdapterFolder,
-    out: Annotated[Path, typer.Argument(help="The checkpoint's folder.")],
+    out: Annotated[Path, typer.Argument(help="The export's folder.")],
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--as",
+            help="An ordinary checkpoint; a LoRA; a checkpoint with a classification head; a LoRA with a classification head.",
+        ),
+    ] = Form.CHECKPOINT,
     dtype: Annotated[Stored, typer.Option(help="Dtype of the stored weights; float32 is exact.")] = Stored.FLOAT32,
     model: ModelSource = None,
     hub: Annotated[str | None, typer.Option(help="Also push it to the hub, as ORGANISATION/NAME.")] = None,
     public: Annotated[bool, typer.Option("--public", help="With --hub: make a new repository public, not private.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="With --hub: accept the terms without a question.")] = False,
 ) -> None:
-    """Fold an adapter into an ordinary checkpoint, which any server can run.
+    """Write an adapter in a form that other programs serve: a checkpoint, a LoRA, or either with a classification head.
 
-    The model's family must be able to store biases (docs/serving.md has the table). A readout is not part of the checkpoint.
-    Before anything is pushed to the hub, the base model's licence and terms are shown.
+    The table in docs/serving.md says which adapters and model families allow which form. Without a classification head a
+    readout is not part of it. Before anything is pushed to the hub, the base model's licence and terms are shown.
     """
     from ifedicl.adapter import Adapter
     from ifedicl.backbone.licence import terms_of
@@ -45,12 +70,15 @@ def export(
         terms_of(loaded.model).check_name(hub)
     with waiting(LOADING):
         backbone = loaded.classifier().backbone
-    with waiting("folding and writing"):
-        loaded.export(out, backbone, dtype=dtype.value)
+    with waiting("computing and writing"):
+        loaded.export(out, backbone, dtype=dtype.value, form=form.value)
     console = Console(markup=False)
-    console.print(f"wrote {out}, an ordinary checkpoint; its README.md says how to prompt it", highlight=False)
-    if loaded.readout is not None:
-        console.print("the readout is not in the checkpoint: score label words, or use the adapter itself", highlight=False)
+    console.print(f"wrote {out}, {_ABOUT[form]}; its README.md says how to use it", highlight=False)
+    if loaded.readout is not None and form in _WITHOUT_READOUT:
+        console.print(
+            "the readout is not in it: score label words, use the adapter itself, or --as sequence-classification",
+            highlight=False,
+        )
     if hub is not None:
         _push(out, hub, terms_of(loaded.model).markdown(), public=public, agreed=yes)
 
@@ -66,5 +94,5 @@ def _push(folder: Path, name: str, terms: str, *, public: bool, agreed: bool) ->
         print("nothing was pushed")
         return
     with waiting("pushing"):
-        push(folder, name, public=public, api=HfApi(), message="An ifedicl adapter, folded in")
+        push(folder, name, public=public, api=HfApi(), message="An ifedicl adapter, exported")
     print(f"pushed to {name}")

@@ -57,7 +57,7 @@ class InjectionSettings(Section):
     )
     context_scale: float | Literal["none"] = Field(
         default=0.1,
-        description='initial λ, any finite number; "none": λ stays 0 and β stays 1, so the core of [subspace] alone is calibrated',
+        description='initial λ, any finite number; "none": λ stays 0 and β 1, so the core of [subspace] alone is calibrated',
     )
 
     def active_layers(self, layers: int) -> range:
@@ -106,8 +106,8 @@ class ReadoutSettings(Section):
         default=0.5,
         ge=0.0,
         le=1.0,
-        description="depth in (0, 1] of the text's mean state; 0: only the last hidden state and the label words are used, without an "
-        "intercept, as in a classification head",
+        description="depth in (0, 1] of the text's mean state; 0: only the last hidden state and the label words are used, "
+        "without an intercept, as in a classification head",
     )
 
 
