@@ -24,7 +24,10 @@ from ifedicl.errors import AdapterError, BackboneError, InputError
 from tests.support import tiny
 from tests.support.exports import POST_NORM, PROJECTED, TEXTS, label_logs, run_card, servable
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks transformers for it
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),  # peft asks transformers for it
+    pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed"),  # GPT-J has biases at one of its two projections
+]
 ROW = torch.tensor([[5, 17, 3, 99, 250, 42, 8, 31, 77, 12]])
 
 
