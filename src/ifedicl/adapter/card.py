@@ -32,6 +32,7 @@ def card(content: Content, folder: str = "this/folder") -> str:
         f"- coefficients: {content.coefficients.count} calibrated"
         f"{', and a readout of hidden states' if content.readout else ''}\n"
         f"{_figures(content)}"
+        f"{_forgotten(content)}"
         "- limits: it chooses among its labels only, and is as good as the clients' examples; measure it on your own "
         "text before you rely on it\n"
         "- licence: the base model's terms apply to its use\n\n"
@@ -80,4 +81,14 @@ def _figures(content: Content) -> str:
     return (
         f"- figures: {gate['accuracy']:.1%} of {gate['examples']} held-out examples of the clients are right, "
         f"{gate['zero_shot_accuracy']:.1%} by the raw model; these examples were used for no choice\n"
+    )
+
+
+def _forgotten(content: Content) -> str:
+    """A line for each removal of clients' shares."""
+    return "".join(
+        f"- forgotten after round {note['round']}: all text of {note['clients_left']} clients, removed examples of "
+        f"{note['clients_changed']}. Vectors, directions, readout sums and figures are those of a run that never held them"
+        + (f"; the coefficients are not, they went on for {note['more_rounds']} rounds\n" if note["more_rounds"] else "\n")
+        for note in content.provenance.get("forgotten") or ()
     )

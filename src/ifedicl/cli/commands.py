@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ifedicl import __version__
-from ifedicl.cli import audit, export, flare, inference, output, owner, project, run, serve, tasks
+from ifedicl.cli import audit, export, flare, forget, inference, output, owner, project, run, serve, tasks
 from ifedicl.errors import ConfigError, IfediclError, StorageError
 
 # torch, transformers and matplotlib take seconds to import. Commands import what they need, so that --help is fast.
@@ -42,10 +42,11 @@ for command, summary in (
     (project.init, "Write a commented config for your own data."),
     (project.inspect, "Show what a file holds, or what a config would send."),
     (run.run, "Run a federation of all clients on this machine."),
+    (forget.forget, "Remove clients or examples from a finished run."),
     (inference.classify, "Label texts with an adapter."),
     (inference.evaluate, "Measure an adapter on labelled text."),
     (inference.personalise, "Calibrate an adapter further on your own text."),
-    (export.export, "Fold an adapter into an ordinary checkpoint."),
+    (export.export, "Write a checkpoint, LoRA or classifier that others serve."),
     (serve.serve, "Serve adapters: REST, metrics and a page."),
     (serve.key, "Make an API key for `ifedicl serve`."),
     (audit.audit, "Attack what a client would send, before it is sent."),

@@ -20,7 +20,7 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import ConfigError, Fault, MessageError, StorageError
 from ifedicl.federation.checkpoint_tables import StoredTables, Tables
 from ifedicl.federation.messages import Arrays, pack, unpack
-from ifedicl.federation.state import State
+from ifedicl.federation.state import Forgotten, State
 from ifedicl.metrics import Tally
 
 RUN_FORMAT = 3
@@ -102,6 +102,7 @@ def save(state: State, path: Path, tables: Tables | None = None) -> None:
     header["zero_shot"] = state.zero_shot and asdict(state.zero_shot)
     header["first_layer"] = state.context.first_layer if state.context else 0
     header["moments"] = state.moments and state.moments.steps
+    header["forgotten"] = [asdict(item) for item in state.forgotten]
     header["pooled_layer"] = state.readout and state.readout.pooled_layer
     folders: dict[str, Mapping[str, npt.NDArray[Any]]] = {
         "coefficients": state.coefficients.arrays,
@@ -162,4 +163,5 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
         zero_shot=header["zero_shot"] and Tally(**header["zero_shot"]),
         history=tables.history(header["losses"]),
         traffic=tables.traffic,
+        forgotten=tuple(Forgotten(**item) for item in header.get("forgotten", ())),
     )

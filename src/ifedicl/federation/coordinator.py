@@ -22,6 +22,7 @@ from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.client_pool import ClientPool
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.events import Begun, Event, RoundDone, ignore
+from ifedicl.federation.forgetting import Forgetting
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.reply_validation import ReplyChecks, can_travel, rank, tally_of_all
 from ifedicl.federation.selection import Selection
@@ -101,12 +102,13 @@ class Coordinator:
         self._checks = ReplyChecks(manifest)
         self._update = gradient_update if method.takes_gradients else averaged_update
 
-    def run(self, *, resume: bool = False, more_rounds: int = 0) -> Outcome:
+    def run(self, *, resume: bool = False, more_rounds: int = 0, forgetting: Forgetting | None = None) -> Outcome:
         """Run all stages, or the rest of them.
 
         Args:
             resume: go on from the checkpoint, if there is one.
             more_rounds: after a finished run, vectorise the added examples and calibrate for this many more rounds.
+            forgetting: after a finished run, remove shares, and calibrate for its rounds without them.
 
         Raises:
             TooFewClientsError: fewer usable replies than ``coordination.min_clients``. The checkpoint stays for a resume. If
@@ -118,7 +120,9 @@ class Coordinator:
             remedy = "For added examples, run the config again in another folder; for rounds, take a preset that has some."
             fault = Fault("--more-rounds", str(more_rounds), "a run with rounds; rounds.rounds is 0", remedy)
             raise ConfigError("this run", [fault])
-        found = (resume or more_rounds > 0) and self._restore(more_rounds)
+        found = (resume or more_rounds > 0 or forgetting is not None) and self._restore(more_rounds)
+        if forgetting is not None:
+            self._forget(forgetting)
         self._observer(Begun(self._state if found else None))
         rounds, phases = self._state.last_round, self._state.phases
         manifest = Manifest.of(self._task, self._method, self._model, rounds=rounds, phases=phases)
@@ -282,6 +286,13 @@ class Coordinator:
         if found and more_rounds and (self._state.is_finished or self._is_stale()):
             self._memory.keep(self._state.with_more_rounds(more_rounds))
         return found
+
+    def _forget(self, forgetting: Forgetting) -> None:
+        """Begin without some shares. The checkpoint keeps the former state until the sums without them are there."""
+        before = self._state
+        forgetting.check(before, self._method)
+        self._starter = lambda context, initial: forgetting.starter(before, context, initial)
+        self._memory.note(forgetting.begun(before, self._checks.manifest))
 
     @property
     def _state(self) -> State:

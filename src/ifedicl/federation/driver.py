@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ifedicl.federation.coordinator import Coordinator, Outcome, Starter
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.events import Event, ignore
+from ifedicl.federation.forgetting import Forgetting
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.secure import summing_engine
 from ifedicl.metrics import Comparison
@@ -31,6 +32,7 @@ class RunOptions:
         more_rounds: after a finished run, add new examples and calibrate for this many more rounds.
         observer: called with each event of the run.
         starter: gives a warm start, as :class:`Coordinator` says; None: the cold one.
+        forgetting: after a finished run, what it is to forget; None: nothing.
     """
 
     coordination: Coordination = field(default_factory=Coordination)
@@ -39,6 +41,7 @@ class RunOptions:
     more_rounds: int = 0
     observer: Callable[[Event], None] = ignore
     starter: Starter | None = None
+    forgetting: Forgetting | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def drive(
         observer=options.observer,
         starter=options.starter,
     )
-    outcome = coordinator.run(resume=options.resume, more_rounds=options.more_rounds)
+    outcome = coordinator.run(resume=options.resume, more_rounds=options.more_rounds, forgetting=options.forgetting)
     return Federated(adapter_of(outcome, manifest, model, len(engine.clients()), spent()), outcome)
 
 
@@ -115,6 +118,7 @@ def _provenance(outcome: Outcome, method: Method, clients: int) -> dict[str, Any
         "examples_vectorised": sum(vectors.examples for vectors in state.client_vectors.values()),
         "dtypes": sorted(set(state.dtypes.values())),
         "gate": None if outcome.gate is None else _gate_facts(outcome.gate),
+        **({"forgotten": [asdict(item) for item in state.forgotten]} if state.forgotten else {}),
     } | _promised_privacy(method)
 
 

@@ -75,6 +75,16 @@ class RunFolder:
             remedy = "Run it first; more rounds go on from a finished run."
             raise ConfigError("run", [Fault("out", str(self.path), "the folder of a finished run", remedy)])
 
+    def check_finished(self) -> None:
+        """Check that there is a run that can go on.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        if not self.is_resumable:
+            remedy = "Name the run's folder with --out."
+            raise ConfigError("run", [Fault("out", str(self.path), "the folder of a finished run", remedy)])
+
     def held(self) -> AbstractContextManager[None]:
         """While the block runs, nobody else runs in this folder.
 
@@ -122,7 +132,7 @@ class RunFolder:
             IfediclError: as ``run`` raises it.
         """
         with self.held():
-            if not (options.resume or options.more_rounds):
+            if not (options.resume or options.more_rounds or options.forgetting):
                 self._refuse_run()
             federated = run(replace(options, checkpoint=self.checkpoint, observer=each(journal, options.observer)))
             federated.adapter.save(self.adapter)

@@ -68,6 +68,16 @@ class RoundRecord:
 
 
 @dataclass(frozen=True)
+class Forgotten:
+    """One removal of shares: after how many rounds, of how many clients, and for how many rounds calibration went on."""
+
+    round: int
+    clients_left: int
+    clients_changed: int
+    more_rounds: int
+
+
+@dataclass(frozen=True)
 class State:
     """All that a coordinator needs to resume.
 
@@ -116,6 +126,7 @@ class State:
     zero_shot: Tally | None = None
     history: tuple[RoundRecord, ...] = ()
     traffic: tuple[Traffic, ...] = ()
+    forgotten: tuple[Forgotten, ...] = ()
 
     @property
     def last_round(self) -> int:

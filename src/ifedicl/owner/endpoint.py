@@ -167,10 +167,15 @@ def simulated_endpoints(
         peers = {client.name: identity_of(client).public for client in clients}
 
     def record(name: str) -> LedgerRecord | None:
-        return None if ledgers is None else LedgerRecord(CountedLedger(ledgers / f"{quote(name, safe=' ')}.jsonl", name))
+        return None if ledgers is None else LedgerRecord(CountedLedger(ledger_file(ledgers, name), name))
 
     policy = open_policy()
     return tuple(build_endpoint(client, policy, record(client.name), privacy, peers) for client in clients)
+
+
+def ledger_file(ledgers: Path, name: str) -> Path:
+    """The ledger of a simulated client in the folder of all ledgers."""
+    return ledgers / f"{quote(name, safe=' ')}.jsonl"
 
 
 def spent_privacy(endpoints: Sequence[ClientEndpoint], manifest: Manifest) -> dict[str, Any]:

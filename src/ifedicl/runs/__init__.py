@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ifedicl.federation.driver import Federated, RunOptions
     from ifedicl.runs.client_data import RunData, client_examples, simulated_clients
-    from ifedicl.runs.local_run import Cache, RunResult, run
+    from ifedicl.runs.local_run import Cache, RunResult, forget, run
     from ifedicl.runs.simulated import federate, simulate, zero_shot_adapter
 
 _MODULES = {
     "ifedicl.federation.driver": ("Federated", "RunOptions"),
     "ifedicl.runs.client_data": ("RunData", "client_examples", "simulated_clients"),
-    "ifedicl.runs.local_run": ("Cache", "RunResult", "run"),
+    "ifedicl.runs.local_run": ("Cache", "RunResult", "forget", "run"),
     "ifedicl.runs.simulated": ("federate", "simulate", "zero_shot_adapter"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -30,6 +30,7 @@ __all__ = [
     "RunResult",
     "client_examples",
     "federate",
+    "forget",
     "run",
     "simulate",
     "simulated_clients",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from ifedicl.errors import ConfigError, Fault
 from ifedicl.federation.coordinator import Starter
 from ifedicl.federation.driver import Federated, RunOptions
 from ifedicl.federation.events import Event, ignore
+from ifedicl.federation.forgetting import FORGOTTEN, Forgetting
 from ifedicl.federation.run_folder import RunFolder
+from ifedicl.ledger.ledger import Ledger
 from ifedicl.metrics import Evaluation
-from ifedicl.owner.endpoint import public_texts
+from ifedicl.owner.endpoint import ledger_file, public_texts
 from ifedicl.runs.client_data import RunData
 from ifedicl.runs.simulated import federate, simulate, zero_shot_adapter
 from ifedicl.settings import PRIVATE_DTYPE, ModelSettings, RunSettings
@@ -101,6 +103,44 @@ def run(
     if cache is None:
         return calibrate(options)
     return _look_up_or_calibrate(settings, run_folder, load, calibrate, options, cache)
+
+
+def forget(
+    settings: RunSettings,
+    folder: Path,
+    forgetting: Forgetting,
+    *,
+    observer: Callable[[Event], None] = ignore,
+    data: RunData | None = None,
+) -> RunResult:
+    """Remove shares from a finished run, go on without them, and note it in the adapter and in the ledgers of who left.
+
+    Args:
+        settings: the config, in which clients that left are no longer named and removed examples are gone from the files.
+        folder: of the run.
+        forgetting: what is removed.
+        observer: called with each event of the run.
+        data: the text of the run; None: it is read here.
+
+    Raises:
+        ConfigError: there is no finished run, its clients are not named in the config, or it cannot forget this.
+        IfediclError: any other error of the run.
+    """
+    run_folder = RunFolder(folder)
+    run_folder.check_finished()
+    if settings.data.clients is None:
+        fault = Fault("data", "one file, split by a draw", "one file a client", "A drawn client has no text of its own.")
+        raise ConfigError("forget", [fault])
+    model, read = _model_of(settings), data or RunData.read(settings)
+    options = RunOptions(settings.coordination, observer=observer, forgetting=forgetting)
+    result = _calibrate(settings, run_folder, read, lambda: load_backbone(model), options)
+    assert result.federated is not None
+    (*_, note) = result.federated.outcome.state.forgotten
+    for name in sorted(forgetting.left | forgetting.changed):
+        ledger = Ledger(ledger_file(run_folder.ledgers, name), name)
+        share = "all" if name in forgetting.left else "removed examples"
+        ledger.append(FORGOTTEN, {"share": share, "exact": not note.more_rounds, **asdict(note)})
+    return result
 
 
 def _model_of(settings: RunSettings) -> ModelSettings:
