@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.lora import padded_rank
+from ifedicl.backbone.lora_export import padded_rank
 from ifedicl.cli import app
 from ifedicl.errors import AdapterError, BackboneError, InputError
 from tests.support import tiny

@@ -18,7 +18,7 @@ from ifedicl.backbone.encoding import Encoder
 from ifedicl.backbone.export import export_folded
 from ifedicl.backbone.licence import terms_of
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.lora import export_lora, has_bias
+from ifedicl.backbone.lora_export import export_lora, has_bias
 from ifedicl.backbone.quiet import quiet_transformers
 from ifedicl.backbone.turn import Turn
 from ifedicl.errors import BackboneError, InputError
