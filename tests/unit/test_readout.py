@@ -72,6 +72,18 @@ def test_the_readout_is_ridge_regression_on_all_examples_together_as_if_standard
     np.testing.assert_allclose(features(STATES, LOGS) @ readout.weights.T, standard @ expected, atol=2e-4)
 
 
+def test_without_an_intercept_the_last_weight_is_0_and_the_others_solve_the_rest() -> None:
+    """Ridge regression on features without the 1, penalised by their scatter as before."""
+    penalty, raw = 0.3, features(STATES, LOGS)[:, :-1]
+    scatter = np.square(raw - raw.mean(axis=0)).sum(axis=0)
+    rows = np.concatenate([raw, np.diag(np.sqrt(penalty * scatter))])
+    expected = np.linalg.lstsq(rows, np.concatenate([np.eye(3)[LABELS], np.zeros((len(scatter), 3))]), rcond=None)[0]
+    readout = _sums().solve(None, intercept=False)[0]
+    assert not readout.weights[:, -1].any()
+    np.testing.assert_allclose(raw @ readout.weights[:, :-1].T, raw @ expected, atol=2e-4)
+    assert _sums().solve(None)[0].weights[:, -1].any()
+
+
 def test_sums_of_parts_give_the_readout_of_the_whole() -> None:
     parts = _added(_sums(slice(0, 11)), _sums(slice(11, 60)))
     assert parts.examples == 60
