@@ -214,6 +214,8 @@ def example_gradients(
             for name, shape in coefficients.form.shapes.items()
         }
         objective.pass_backward(point.values, part, watcher=_row_gradients(found, tensors))
+        if method.fixes_scalars:
+            found["scales"].zero_()  # so that they take no part of a clip
         yield part, dict(zip(found, to_host(*found.values()), strict=True))
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from ifedicl.backbone.load import Backbone
-from ifedicl.core.coefficients import Coefficients
+from ifedicl.backbone.scoring import Scorer
+from ifedicl.calibrate import example_gradients
+from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.subspace import Context
 from ifedicl.core.warm_start import Start
 from ifedicl.errors import ConfigError
@@ -97,6 +99,21 @@ def test_personal_coefficients_stay_a_lora(backbone: Backbone) -> None:
     adapter = federate(simulate(backbone, tiny.TASK, HANDS), ModelSettings(source="tiny"), tiny.TASK, ALONE).adapter
     personal = personalise(adapter, tiny.examples(30, seed=5), backbone, steps=4)
     assert personal.adapter.coefficients.is_core_alone
+
+
+def test_the_gradients_of_single_examples_are_of_the_core(backbone: Backbone) -> None:
+    """In private mode they share a clip, of which λ and β take nothing."""
+    scorer = Scorer(backbone, tiny.TASK)
+    encoded = scorer.encoded(tiny.examples(6))
+    context = run_real(backbone, ALONE).context
+    identity = Coefficients.identity(Form(backbone.layers, 3))
+    (_, found), *_ = example_gradients(scorer, encoded, context, identity, ALONE, range(6))
+    assert not found["scales"].any()
+    assert found["core"].any()
+    usual = tiny.method(subspace={"rank": 3})
+    (_, moved), *_ = example_gradients(scorer, encoded, context, identity, usual, range(6))
+    assert moved["scales"].any()
+    np.testing.assert_array_equal(moved["core"], found["core"])
 
 
 def test_without_a_subspace_nothing_would_be_calibrated() -> None:
