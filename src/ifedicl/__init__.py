@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     from ifedicl.federation.coordinator import Outcome
     from ifedicl.federation.engine import Delivery, Engine
     from ifedicl.federation.events import Begun, Delivered, Event, RoundDone, StepStarted
+    from ifedicl.federation.forgetting import Forgetting
     from ifedicl.federation.handler import Handler
-    from ifedicl.federation.state import RoundRecord, State, Traffic
+    from ifedicl.federation.state import Forgotten, RoundRecord, State, Traffic
     from ifedicl.ledger.entries import Head
     from ifedicl.ledger.receipts import Receipt
     from ifedicl.metrics import Comparison, Evaluation, Tally
     from ifedicl.personal import Personal, personalise
     from ifedicl.pipelines import Pipeline, Scored, pipeline
-    from ifedicl.runs import Cache, Federated, RunData, RunOptions, RunResult, federate, run, simulate
+    from ifedicl.runs import Cache, Federated, RunData, RunOptions, RunResult, federate, forget, run, simulate
     from ifedicl.settings import Coordination, Method, ModelSettings, RunSettings, load_preset, load_settings
     from ifedicl.sklearn import AdapterClassifier
     from ifedicl.task import Task
@@ -48,15 +49,16 @@ _MODULES = {
     "federation.client": ("Client",),
     "federation.coordinator": ("Outcome",),
     "federation.engine": ("Delivery", "Engine"),
+    "federation.forgetting": ("Forgetting",),
     "federation.handler": ("Handler",),
     "federation.events": ("Begun", "Delivered", "Event", "RoundDone", "StepStarted"),
-    "federation.state": ("RoundRecord", "State", "Traffic"),
+    "federation.state": ("Forgotten", "RoundRecord", "State", "Traffic"),
     "ledger.entries": ("Head",),
     "ledger.receipts": ("Receipt",),
     "metrics": ("Comparison", "Evaluation", "Tally"),
     "personal": ("Personal", "personalise"),
     "pipelines": ("Pipeline", "Scored", "pipeline"),
-    "runs": ("Cache", "Federated", "RunData", "RunOptions", "RunResult", "federate", "run", "simulate"),
+    "runs": ("Cache", "Federated", "RunData", "RunOptions", "RunResult", "federate", "forget", "run", "simulate"),
     "settings": ("Coordination", "Method", "ModelSettings", "RunSettings", "load_preset", "load_settings"),
     "sklearn": ("AdapterClassifier",),
     "task": ("Task",),
@@ -82,6 +84,8 @@ __all__ = [
     "Event",
     "Example",
     "Federated",
+    "Forgetting",
+    "Forgotten",
     "Handler",
     "Head",
     "IfediclError",
@@ -109,6 +113,7 @@ __all__ = [
     "__version__",
     "dirichlet_split",
     "federate",
+    "forget",
     "load_backbone",
     "load_preset",
     "load_settings",

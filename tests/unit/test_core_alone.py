@@ -56,6 +56,7 @@ def test_clients_in_one_pass_give_the_same_core(backbone: Backbone) -> None:
     alone, together = run(1), run(3)
     assert together.is_core_alone
     assert alone.core is not None
+    assert together.core is not None
     np.testing.assert_allclose(together.core, alone.core, atol=1e-3)  # Γ travels as float16
 
 
@@ -65,7 +66,7 @@ def test_a_client_that_moves_them_moves_nothing(backbone: Backbone) -> None:
             self.inner, self.name = inner, inner.name
 
         def handle(self, request: Request, /) -> Reply:
-            reply = self.inner.handle(request)
+            reply: Reply = self.inner.handle(request)
             if isinstance(reply, UpdateReply):
                 moved = reply.coefficients.scales + np.float32(0.5)
                 return replace(reply, coefficients=replace(reply.coefficients, scales=moved))

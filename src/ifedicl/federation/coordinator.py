@@ -292,7 +292,7 @@ class Coordinator:
         before = self._state
         forgetting.check(before, self._method)
         self._starter = lambda context, initial: forgetting.starter(before, context, initial)
-        self._memory.note(forgetting.begun(before, self._checks.manifest))
+        self._memory.note(forgetting.begun(before, self._checks.manifest.initial))
 
     @property
     def _state(self) -> State:

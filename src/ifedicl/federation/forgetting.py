@@ -16,7 +16,6 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context
 from ifedicl.core.warm_start import Start, warm_start
 from ifedicl.errors import ConfigError, Fault
-from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.state import Forgotten, State
 from ifedicl.settings import TOGETHER, Method
 
@@ -89,8 +88,11 @@ class Forgetting:
                 "can subtract. Wait for others to leave, or give --agreed if the owners concerned accept it",
             )
 
-    def begun(self, state: State, manifest: Manifest) -> State:
-        """The state without the shares, at the start of another schedule; nothing is collected yet."""
+    def begun(self, state: State, initial: Coefficients) -> State:
+        """The state without the shares, at the start of another schedule; nothing is collected yet.
+
+        ``initial`` are the coefficients of a cold start: they begin if the warm start is lost.
+        """
         gone = self.left | self.changed
         keeps = TOGETHER not in state.client_vectors  # one sum of all: no client's part of it is known
 
@@ -107,8 +109,8 @@ class Forgetting:
             phase_start=state.round,
             phase_rounds=self.rounds,
             phases=state.phases + 1,
-            coefficients=manifest.initial,
-            best=manifest.initial,
+            coefficients=initial,
+            best=initial,
             best_round=None,
             stale=0,
             vectors_due=True,

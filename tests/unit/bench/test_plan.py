@@ -120,7 +120,7 @@ def test_a_variant_that_cannot_be_is_refused(tmp_path: Path, variants: dict[str,
 
 
 def test_a_plan_that_is_not_there_names_the_shipped_ones() -> None:
-    with pytest.raises(ConfigError, match="cpu, dev, paper, smoke"):
+    with pytest.raises(ConfigError, match="cpu, dev, paper, servable, smoke"):
         load_plan("cpv")
 
 
