@@ -18,6 +18,7 @@ from ifedicl.core.vectors import Array32
 from ifedicl.demo import story
 from ifedicl.demo.fetch import demo_places
 from ifedicl.settings import changed
+from tests.support.exports import run_card
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks transformers for it
 TONE = Task(name="tone", labels=("loud", "quiet"), template="Note: {text}\nTone:")
@@ -76,6 +77,15 @@ def test_two_loras_in_one_batch_of_peft_give_our_own_labels(
         np.testing.assert_allclose(own[:, words].log_softmax(dim=-1).numpy(), expected, atol=1e-4, err_msg=name)
         raw = replace(adapter, readout=None, coefficients=adapter.coefficients.identity(adapter.coefficients.form))
         assert np.abs(raw.classifier(real_backbone).log_probabilities(story.SENTENCES) - expected).max() > 0.01
+
+
+def test_the_cards_code_loads_the_gguf_file_and_prints_our_label(
+    adapters: dict[str, Adapter], real_backbone: Backbone, tmp_path: Path
+) -> None:
+    adapter = adapters["mood"]
+    adapter.export(tmp_path / "out", real_backbone, form="lora")
+    (ours,) = replace(adapter, readout=None).classifier(real_backbone).classify(story.SENTENCES[2:])
+    assert run_card(tmp_path / "out", story.SENTENCES[2]) == ours.label
 
 
 def _head(width: int, classes: int) -> Array32:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ifedicl import files
 from ifedicl.adapter.card import card, front_matter, terms_text
@@ -49,8 +50,14 @@ def export_card(content: Content, terms: Terms, dtype: str, usage: Usage, prompt
         prompt=repr(prompt),
         words=repr({label: task.separator + word for label, word in zip(task.labels, task.label_words, strict=True)}),
         labels=repr(list(task.labels)),
-        base=repr(content.model.source),
+        base=_arguments(content.model.source),
         special=repr(task.turn == "raw"),
     )
     about = card(content, f"this/folder/{BESIDE}")
     return front_matter(content, terms, usage.library, usage.pipeline) + about + "\n" + section + terms_text(terms)
+
+
+def _arguments(source: str) -> str:
+    """The arguments with which transformers loads a model."""
+    file = Path(source).expanduser()
+    return f"{str(file.parent)!r}, gguf_file={file.name!r}" if file.suffix == ".gguf" else repr(source)
