@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ifedicl.cli.options import Json
+from ifedicl.cli.run import report_of
 
 
 def forget(
@@ -31,12 +33,14 @@ def forget(
 
     Context vectors, directions, readout sums and held-out figures are collected anew: they are those of a run that never held
     the removed text. The coefficients are not: they go on from where they were for --rounds rounds without it. For coefficients
-    that never saw the text, start a new run. Adapter, model card and ledgers say what was done.
+    that never saw the text, start a new run. Adapter, model card and ledgers say what was done; the report is written anew.
     """
     from ifedicl import runs
     from ifedicl.backbone.source import check_source
+    from ifedicl.federation.run_folder import RunFolder
     from ifedicl.settings import load_settings
 
+    start = time.perf_counter()
     settings = load_settings(config)
     folder = out or Path("runs") / config.stem
     check_source(settings.model)
@@ -45,10 +49,12 @@ def forget(
     # From here on torch and transformers are imported.
     from ifedicl.federation.forgetting import Forgetting
     from ifedicl.progress import federation_bars
+    from ifedicl.report import write_report
 
     forgetting = Forgetting(frozenset(data.clients), frozenset(client or ()), frozenset(changed or ()), rounds, agreed)
     with federation_bars(settings.task.name, rounds) as observer:
         result = runs.forget(settings, folder, forgetting, observer=observer, data=data)
+    write_report(report_of(settings.task.name, result, time.perf_counter() - start), RunFolder(folder).report)
     assert result.federated is not None
     (*_, note) = result.federated.outcome.state.forgotten
     facts = {"adapter": str(folder / "adapter"), "exact": not note.more_rounds, **asdict(note)}

@@ -16,6 +16,7 @@ from ifedicl.cli.options import Json
 if TYPE_CHECKING:
     from ifedicl.federation.run_folder import RunFolder
     from ifedicl.report import Report
+    from ifedicl.runs import RunResult
     from ifedicl.store.requests import Answer
 
 
@@ -58,7 +59,7 @@ def run(
     # From here on torch and transformers are imported.
     from ifedicl.federation.events import Begun, each
     from ifedicl.progress import federation_bars
-    from ifedicl.report import Figures, Report, compare, print_report, write_report
+    from ifedicl.report import print_report, write_report
 
     keeper = paths.settings_keeper("config.toml", config.read_text(encoding="utf-8"))
     cache = None if store is None else runs.Cache(store, federation, recalibrate or resume or more_rounds > 0)
@@ -76,6 +77,21 @@ def run(
             print(f"adapter: {paths.adapter}   {time.perf_counter() - start:.1f} seconds")
         return
     seconds = time.perf_counter() - start
+    report = report_of(settings.task.name, result, seconds)
+    write_report(report, paths.report)
+    if as_json:
+        cache_facts = {} if result.answer is None else {"cache": _cache_facts(result.answer)}
+        print(json.dumps(_run_facts(report, paths) | cache_facts))
+        return
+    print_report(report, Console(markup=False))
+    print(f"adapter: {paths.adapter}   report: {paths.report}   {seconds:.0f} seconds")
+
+
+def report_of(title: str, result: RunResult, seconds: float) -> Report:
+    """The report of a federation that ran."""
+    from ifedicl.report import Figures, Report, compare
+
+    assert result.federated is not None
     rows = [
         Figures(name, evaluation, {}, took)
         for name, evaluation, took in (("zero-shot", result.zero_shot, 0.0), ("the federation", result.test, seconds))
@@ -84,8 +100,8 @@ def run(
     verdicts = []
     if result.test is not None and result.zero_shot is not None:
         verdicts.append(compare("The federation", result.test, "zero-shot", result.zero_shot.hits))
-    report = Report(
-        title=f"ifedicl: {settings.task.name}",
+    return Report(
+        title=f"ifedicl: {title}",
         adapter=result.federated.adapter,
         outcome=result.federated.outcome,
         clients=result.clients,
@@ -94,13 +110,6 @@ def run(
         samples=(),
         seconds=seconds,
     )
-    write_report(report, paths.report)
-    if as_json:
-        cache_facts = {} if result.answer is None else {"cache": _cache_facts(result.answer)}
-        print(json.dumps(_run_facts(report, paths) | cache_facts))
-        return
-    print_report(report, Console(markup=False))
-    print(f"adapter: {paths.adapter}   report: {paths.report}   {seconds:.0f} seconds")
 
 
 def _run_facts(report: Report, paths: RunFolder) -> dict[str, Any]:

@@ -57,6 +57,9 @@ def test_a_client_that_left_is_forgotten_and_it_is_written_down(finished: Path, 
     assert "forgotten after round 2: all text of 1 clients" in card
     assert "east" not in card, "a card names no client"
 
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert report.count(">east<") == 1, "of who left, the report has the bytes that it once sent, and nothing else"
+    assert report.count(">north<") > 1
     last = read(tmp_path / "run" / "ledgers" / "east.jsonl")[0][-1]
     assert (last.event, last.facts) == ("forgotten", {"share": "all", "exact": False, **note})
     assert [entry.event for entry in read(tmp_path / "run" / "ledgers" / "north.jsonl")[0]].count("forgotten") == 0
