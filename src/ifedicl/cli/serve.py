@@ -38,6 +38,10 @@ def serve(
     without_keys: Annotated[
         bool, typer.Option("--without-keys", help="Allow requests from other machines without a key.")
     ] = False,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name under which others reach the server, such as that of a service or a proxy; repeat it."),
+    ] = None,
     runs: Annotated[Path | None, typer.Option(help="A folder of runs, whose progress the page shows.")] = None,
     most_waiting: Annotated[
         int, typer.Option(min=2, help="Maximum number of waiting texts, with zero-shot counted twice; beyond it: 429.")
@@ -57,7 +61,10 @@ def serve(
     """
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise ServeError(f"packages: {', '.join(missing)} is not installed. Install it: pip install 'ifedicl[serve]'")
+    from ifedicl.serve.hosts import check_names
+
     _check_open(host, keys, allowed=without_keys)
+    check_names(allowed_host or ())
     if most_texts > most_waiting:
         remedy = f"Give --most-waiting {most_texts} or more, or a smaller --most-texts."
         fault = Fault("most-waiting", str(most_waiting), f"at least --most-texts, {most_texts}", remedy)
@@ -104,6 +111,7 @@ def serve(
             limits=limits,
             keys=known,
             runs=runs,
+            allowed_hosts=allowed_host or (),
             on_start=_print_start,
         )
 

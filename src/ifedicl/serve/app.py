@@ -45,8 +45,8 @@ class HeadAsGet:
         scope["route"] = inner.get("route")  # the meters count by route
 
 
-def application(state: ServerState, keys: Keys | None, host: str) -> FastAPI:
-    """The ASGI application of a server that listens at ``host``. Without keys the Host header must name this server."""
+def application(state: ServerState, keys: Keys | None, hosts: Hosts | None) -> FastAPI:
+    """The ASGI application of a server. The Host header must be one of ``hosts``, if there are any."""
     # FastAPI's own documentation pages load scripts from another host. Ours is docs().
     app = FastAPI(title="ifedicl", version=__version__, docs_url=None, redoc_url=None)
 
@@ -85,7 +85,6 @@ def application(state: ServerState, keys: Keys | None, host: str) -> FastAPI:
 
     app.include_router(router(state))
     app.add_middleware(HeadAsGet)
-    hosts = Hosts(host) if keys is None else None
     app.add_middleware(AccessControl, limits=state.limits, keys=keys, hosts=hosts, on_answer=state.meters.answered)
     return app
 

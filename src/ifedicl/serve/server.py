@@ -25,6 +25,7 @@ from ifedicl.serve.api_keys import Keys
 from ifedicl.serve.app import application
 from ifedicl.serve.catalog import Catalog, Source
 from ifedicl.serve.faults import type_and_place
+from ifedicl.serve.hosts import Hosts
 from ifedicl.serve.limits import Limits
 from ifedicl.serve.meters import Meters
 from ifedicl.serve.routes import ServerState
@@ -60,6 +61,7 @@ def serve(
     limits: Limits,
     keys: Keys | None = None,
     runs: Path | None = None,
+    allowed_hosts: Sequence[str] = (),
     on_start: Callable[[str, Catalog], None],
 ) -> None:
     """Answer until the process gets a signal to stop.
@@ -72,6 +74,8 @@ def serve(
         limits: bounds of requests.
         keys: API keys; None: no key is needed.
         runs: a folder of runs that the page shows.
+        allowed_hosts: names under which others reach the server. Without any, a server without keys answers its own names, and
+            one with keys any name.
         on_start: called with the URL and the catalog once requests are answered.
 
     Raises:
@@ -92,7 +96,8 @@ def serve(
         state = ServerState(facts, catalog, worker, meters, Runs(runs), limits)
         refreshed = (stopping, limits.refresh_seconds, catalog, keys)
         threading.Thread(target=_keep_refreshing, args=refreshed, daemon=True).start()
-        server = _Server(application(state, keys, listener.host), limits, lambda url: on_start(url, catalog))
+        hosts = Hosts(listener.host, allowed_hosts) if keys is None or allowed_hosts else None
+        server = _Server(application(state, keys, hosts), limits, lambda url: on_start(url, catalog))
         with _signals_answered():
             server.run([listener.socket])
     finally:
