@@ -75,6 +75,11 @@ def write_config(folder: Path, model: Path) -> Path:
     return tiny.write_config(folder / "config.toml", model, SITES, sections, seed=5)
 
 
+def cached(folder: Path, out: str) -> list[str | Path]:
+    """Options that ask the test's task cache, and write the adapter to the folder ``out``."""
+    return ["--store", folder / "tasks.sqlite", "--federation", "clinics", "--out", folder / out]
+
+
 @dataclass
 class Story:
     """What happened.
@@ -141,8 +146,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Itera
 
         federation.start("server")
         federation.connected(*SITES)
-        printed += output_of("flare", "resume", folder / "job", "--console", federation.console)
-        printed += output_of("flare", "status", "config", "--console", federation.console, "--follow")
+        printed += output_of("flare", "resume", folder / "job", "--console", federation.console, *cached(folder, "resumed"))
         late = federation.state("config")
         assert late is not None
         yield Story(folder, federation, early, late, status, printed)
@@ -242,6 +246,22 @@ def test_status_tells_rounds_losses_bytes_and_who_answered(story: Story) -> None
     assert now["sites"]["a"]["carrier_bytes"] > 1000
     assert f"round {ROUNDS} of {ROUNDS}" in story.printed
     assert "FINISHED:COMPLETED" in story.printed
+
+
+def test_the_adapter_comes_to_the_console_and_the_next_request_for_it_sends_no_job(story: Story) -> None:
+    ours, server = story.folder / "resumed", story.federation.run_folder("config") / "adapter"
+    assert contents(ours) == contents(server)
+    before = story.federation.status()["job"]
+    again = output_of(
+        "flare", "submit", story.folder / "job", "--console", story.federation.console, *cached(story.folder, "hit")
+    )
+    assert again.startswith("task cache: exact: same federation, model, prompt, labels and form: version 1")
+    assert contents(story.folder / "hit") == contents(server)
+    assert story.federation.status()["job"] == before
+    listed = json.loads(output_of("tasks", "list", "--store", story.folder / "tasks.sqlite", "--json"))
+    assert [(entry["federation"], entry["metrics"]["rounds"], entry["metrics"]["found"]) for entry in listed] == [
+        ("clinics", ROUNDS, "miss")
+    ]
 
 
 def test_nothing_of_flare_goes_to_tmp(story: Story) -> None:

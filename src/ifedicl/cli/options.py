@@ -10,6 +10,9 @@ import typer
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 ModelSource = Annotated[str | None, typer.Option(help="The model on this machine, if not where the adapter says.")]
+AnyAdapter = Annotated[
+    Path, typer.Argument(help="The folder that `ifedicl run` wrote, RUN or RUN/adapter; or hub:OWNER/NAME[@REVISION].")
+]
 AdapterFolder = Annotated[Path, typer.Argument(help="The folder that `ifedicl run` wrote: RUN or RUN/adapter.")]
 TextColumn = Annotated[str, typer.Option(help="The column that holds the text.")]
 IdColumn = Annotated[str | None, typer.Option(help="A column to print before each result.")]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ifedicl.cli.adapters import folder_argument
 from ifedicl.cli.options import ModelSource
 from ifedicl.errors import ConfigError, Fault, ServeError
 
@@ -25,7 +26,10 @@ _PACKAGES = ("fastapi", "prometheus_client", "uvicorn")
 
 def serve(
     adapters: Annotated[
-        list[str] | None, typer.Argument(metavar="[[NAME=]FOLDER]...", help="Adapter folders; RUN/adapter is called RUN.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[[NAME=]FOLDER]...", help="Adapter folders, or hub:OWNER/NAME[@REVISION]; RUN/adapter is called RUN."
+        ),
     ] = None,
     store: Annotated[
         str | None, typer.Option(help="A task cache: also serve the newest version of each task, and new versions later.")
@@ -69,7 +73,8 @@ def serve(
         remedy = f"Give --most-waiting {most_texts} or more, or a smaller --most-texts."
         fault = Fault("most-waiting", str(most_waiting), f"at least --most-texts, {most_texts}", remedy)
         raise ConfigError("serve", [fault])
-    _check_adapters(adapters or (), model)
+    adapters = [folder_argument(named) for named in adapters or ()]
+    _check_adapters(adapters, model)
 
     # From here on torch, transformers and the web framework are imported.
     from ifedicl.backbone.load import load_backbone
@@ -95,12 +100,12 @@ def serve(
     )
     with ExitStack() as stack:
         opened = None if store is None else stack.enter_context(closing(open_store(store)))
-        settings, shown = _model(adapters or (), opened, federation, model)
+        settings, shown = _model(adapters, opened, federation, model)
         listener = bound(host, port)
         stack.enter_context(listener.socket)
         with waiting(LOADING):
             backbone = load_backbone(settings)
-        sources: list[Source] = [Folder.of(folder) for folder in adapters or ()]
+        sources: list[Source] = [Folder.of(folder) for folder in adapters]
         if opened is not None:
             sources.append(StoreSource(opened, backbone.fingerprint, federation))
         run_server(
