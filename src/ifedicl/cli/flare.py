@@ -10,7 +10,7 @@ import typer
 
 from ifedicl.cli.flare_sending import connected, follow_to_the_end, needs_flare, send_or_look_up, show_sent
 from ifedicl.cli.flare_text import ending, status_lines
-from ifedicl.cli.options import Json
+from ifedicl.cli.options import Json, MLflow, Telemetry, TensorBoard
 from ifedicl.errors import ConfigError, Fault, FederationError
 
 if TYPE_CHECKING:
@@ -81,19 +81,20 @@ def provision(
 
 
 @app.command(short_help="Run the server or a site.")
-def start(kit: Kit) -> None:
+def start(kit: Kit, tensorboard: TensorBoard = None, mlflow: MLflow = None, telemetry: Telemetry = False) -> None:
     """Run the server or a site, until Ctrl-C or SIGTERM.
 
     A site needs its `client.toml` in the kit's folder: its data, its model, and what may be sent. After a crash, start it
-    again: it rejoins the running job.
+    again: it rejoins the running job. The last three options are of the server: a site has no figures of a run.
     """
     needs_flare()
     from ifedicl.flare.kit_folder import check_is_kit
 
     check_is_kit(kit)
     from ifedicl.flare.processes import run
+    from ifedicl.tracking.choice import Trackers
 
-    raise typer.Exit(run(kit))
+    raise typer.Exit(run(kit, Trackers(tensorboard, mlflow, telemetry)))
 
 
 @app.command(short_help="Make a job from a config.")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ifedicl.cli.adapters import folder_argument
-from ifedicl.cli.options import ModelSource
+from ifedicl.cli.options import ModelSource, Telemetry
 from ifedicl.errors import ConfigError, Fault, ServeError
 
 if TYPE_CHECKING:
     from ifedicl.serve.catalog import Catalog, Source
+    from ifedicl.serve.traces import Traces
     from ifedicl.settings import ModelSettings
     from ifedicl.store.protocol import Store
 
@@ -57,6 +58,7 @@ def serve(
     per_address: Annotated[
         int, typer.Option(min=1, help="Maximum connections of one address. A proxy is one address: give it 2048.")
     ] = 512,
+    telemetry: Telemetry = False,
     refresh: Annotated[float, typer.Option(min=0.1, help="Seconds between checks for new versions.")] = 5.0,
 ) -> None:
     """Serve adapters over one model: a page at /, POST /v1/classify, and the API's description at /docs.
@@ -66,9 +68,11 @@ def serve(
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise ServeError(f"packages: {', '.join(missing)} is not installed. Install it: pip install 'ifedicl[serve]'")
     from ifedicl.serve.hosts import check_names
+    from ifedicl.tracking.choice import Trackers
 
     _check_open(host, keys, allowed=without_keys)
     check_names(allowed_host or ())
+    Trackers(telemetry=telemetry).check()
     if most_texts > most_waiting:
         remedy = f"Give --most-waiting {most_texts} or more, or a smaller --most-texts."
         fault = Fault("most-waiting", str(most_waiting), f"at least --most-texts, {most_texts}", remedy)
@@ -117,6 +121,7 @@ def serve(
             keys=known,
             runs=runs,
             allowed_hosts=allowed_host or (),
+            traces=stack.enter_context(_traces()) if telemetry else None,
             on_start=_print_start,
         )
 
@@ -135,6 +140,16 @@ def key(
 
     print(new_key(file, name))
     print(f"its hash is in {file}; send the key as: Authorization: Bearer KEY. It is not shown again", file=sys.stderr)
+
+
+@contextmanager
+def _traces() -> Iterator[Traces]:
+    """What a server tells OpenTelemetry, until the block ends."""
+    from ifedicl.serve.traces import Traces
+    from ifedicl.tracking.telemetry import otlp
+
+    with otlp("ifedicl-serve") as sent:
+        yield Traces(sent)
 
 
 def _print_start(url: str, catalog: Catalog) -> None:

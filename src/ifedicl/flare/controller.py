@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from ifedicl.flare.names import ADAPTER, PAYLOAD, RESULT, RUNS, STATUS, TASK
 from ifedicl.flare.status import Board
 from ifedicl.flare.transport import SiteReply, TransportEngine
 from ifedicl.settings import validated
+from ifedicl.tracking.choice import Trackers
 
 _log = logging.getLogger(__name__)
 _SYNC_SECONDS = 2.0  # between two updates of the connected sites
@@ -52,7 +54,9 @@ class RoundsController(Controller):  # type: ignore[misc]
             board = known = Board(job)
             fl_ctx.get_engine().register_app_command(STATUS, lambda _topic, _data, _context: known.facts)
             engine = TransportEngine(_FlareTransport(self, fl_ctx, abort_signal), job.sites)
-            run = run_job(engine, job, folder / job.name, resume=self.resume, observer=each(board.observe, _log_round))
+            with Trackers.of(os.environ).observer(job.name, job.method) as tracked:
+                observer = each(board.observe, _log_round, tracked)
+                run = run_job(engine, job, folder / job.name, resume=self.resume, observer=observer)
             _log.info("run %s has ended after %d rounds; its adapter is in %s", job.name, run.outcome.state.round, RUNS)
             run.adapter.save(_own_folder(fl_ctx) / ADAPTER)
             self._keep(board.ended(run.outcome, str(folder / job.name / "adapter")), fl_ctx)
