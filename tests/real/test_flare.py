@@ -31,6 +31,7 @@ from ifedicl.settings import load_settings
 from tests.support import tiny
 from tests.support.command_line import run
 from tests.support.endpoints import engine_of
+from tests.support.event_files import events_of
 from tests.support.processes import Federation, output_of, owner_file, wait_for
 from tests.support.run_folders import contents
 
@@ -123,6 +124,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Itera
             federation.client_file(site, owner_file(folder / f"{site}.jsonl", llama_folder))
             # The owner's key divides the examples into roles: the same ones in each run of this test.
             Path(ledger_of(federation.kits[site]).secret).write_bytes(site.encode() * 32)
+        federation.server_options = ["--tensorboard", folder / "figures"]
         federation.start("server", *SITES)
         federation.connected(*SITES)
         printed = output_of("flare", "job", config, "--out", folder / "job", "--interval", INTERVAL)
@@ -262,6 +264,16 @@ def test_the_adapter_comes_to_the_console_and_the_next_request_for_it_sends_no_j
     assert [(entry["federation"], entry["metrics"]["rounds"], entry["metrics"]["found"]) for entry in listed] == [
         ("clinics", ROUNDS, "miss")
     ]
+
+
+def test_the_server_writes_figures_of_each_round_and_names_no_site(story: Story) -> None:
+    """A round that the server's death interrupted is there once more after the resume."""
+    written = events_of(story.folder / "figures" / "config")
+    assert {step for step, _ in written["train_loss"]} == set(range(1, ROUNDS + 1))
+    recorded = {record.round: record.train_loss for record in story.late.history}
+    for step, value in written["train_loss"]:
+        assert value == pytest.approx(recorded[step], rel=1e-6)
+    assert not [name for name in written if name.startswith("client/")]
 
 
 def test_nothing_of_flare_goes_to_tmp(story: Story) -> None:

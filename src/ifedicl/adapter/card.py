@@ -48,8 +48,8 @@ def card(content: Content, load: str = 'Adapter.load("this/folder")') -> str:
         "- licence: the base model's terms apply to its use\n\n"
         "```python\nfrom ifedicl import Adapter\n\n"
         f'{load}.classify(["a text"])\n```\n\n'
-        f"{_privacy(content)}"
         f"Provenance:\n\n```json\n{provenance}\n```\n"
+        f"{_privacy(content)}"
     )
 
 
@@ -105,7 +105,7 @@ def _privacy(content: Content) -> str:
     promise = facts.get("privacy") or {}
     noise = f" Noise hides {promise.get('of')}: ε = {promise.get('epsilon')}, δ = {promise.get('delta')}." if promise else ""
     return (
-        f"## Privacy\n\n{_SEEN.get(mode, '')}{noise}\n\n"
+        f"\n## Privacy\n\n{_SEEN.get(mode, '')}{noise}\n\n"
         f"The adapter holds means and sums over the examples of {facts['clients']} clients, and no text of theirs. Without "
-        "noise, such numbers can reveal whether a known text was among the examples, and which words are frequent in them.\n\n"
+        "noise, such numbers can reveal whether a known text was among the examples, and which words are frequent in them.\n"
     )

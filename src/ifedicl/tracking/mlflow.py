@@ -6,6 +6,7 @@ MLflow reports its use to its makers unless told not to; we tell it so before it
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -52,14 +53,20 @@ def mlflow(uri: str, name: str, method: Method) -> Iterator[Tracker]:
         run = client.create_run(place, run_name=name).info.run_id
         client.log_batch(run, params=[Param(key, str(value)) for key, value in _flat(method.model_dump(mode="json"))])
     except MlflowException as error:
-        remedy = f"Check that the server runs and the address is right ({str(error).splitlines()[0][:200]})."
-        raise ConfigError("tracker", [Fault("mlflow", repr(uri), "the address of a tracking server", remedy)]) from error
+        reason = _without_password(str(error).splitlines()[0])[:200]
+        remedy = f"Check that the server runs and the address is right ({reason})."
+        received = repr(_without_password(uri))
+        raise ConfigError("tracker", [Fault("mlflow", received, "the address of a tracking server", remedy)]) from None
     try:
         yield _Run(client, run)
     except BaseException:
         client.set_terminated(run, "FAILED")
         raise
     client.set_terminated(run, "FINISHED")
+
+
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/\s@]*@", "//…@", text)
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -29,24 +28,9 @@ from ifedicl.tracking.spans import Gauges, run_spans
 from ifedicl.tracking.telemetry import Telemetry, telemetry
 from ifedicl.tracking.tensorboard import tensorboard
 from tests.support import tiny
+from tests.support.event_files import events_of
 from tests.support.flare import project
 from tests.support.run_folders import OPEN, run_of_four
-
-
-def events_of(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """The scalars of TensorBoard's event files, read by their format: a length, a checksum, an event, a checksum."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    found: dict[str, list[tuple[int, float]]] = {}
-    for file in sorted(folder.iterdir()):
-        data = file.read_bytes()
-        while data:
-            size = int.from_bytes(data[:8], "little")
-            event: Any = Event.FromString(data[12 : 12 + size])
-            for value in event.summary.value:
-                found.setdefault(value.tag, []).append((event.step, value.simple_value))
-            data = data[16 + size :]
-    return found
 
 
 def test_tensorboard_files_hold_the_figures_and_a_resumed_run_adds_to_them(tmp_path: Path) -> None:
@@ -89,11 +73,10 @@ def test_mlflow_has_a_run_with_figures_settings_and_its_end(tmp_path: Path) -> N
 def test_an_mlflow_address_that_is_none_is_a_clear_error(tmp_path: Path) -> None:
     from ifedicl.tracking.mlflow import mlflow
 
-    with (
-        pytest.raises(ConfigError, match=r"mlflow: received 'nonsense://x'.*address"),
-        mlflow("nonsense://x", "a", tiny.method()),
-    ):
+    opened = mlflow("nonsense://me:secret@x", "a", tiny.method())
+    with pytest.raises(ConfigError, match=r"mlflow: received 'nonsense://…@x'.*address") as refused, opened:
         raise AssertionError("it was opened")
+    assert "secret" not in str(refused.value)
 
 
 @contextmanager
