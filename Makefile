@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 TORCH_FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo demo-flare test soak check unit setup paper speed clean
+.PHONY: demo demo-flare test soak containers release check unit setup paper speed clean
 
 setup: $(VENV)/.ready
 
@@ -41,6 +41,19 @@ test: unit
 # Many kills, seconds of load, every method of the benchmark: minutes that tell little after a small change. .ci/run runs them once.
 soak: setup
 	$(PYTEST) -m soak tests
+
+# Dockerfile, compose files and chart: linted and rendered, no image is built. The lints are 110 MB of packages, so no other target has them.
+containers: setup
+	$(PIP) --constraint constraints.txt --editable '.[containers]'
+	$(PYTEST) tests/containers
+
+# Wheel, source, bill of materials and sums, in dist/. docs/release.md signs them.
+release: setup
+	rm -rf dist
+	$(PIP) --constraint constraints.txt --editable '.[release]'
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-file dist/ifedicl.cdx.json $(BIN)/python
+	cd dist && sha256sum * > SHA256SUMS
 
 check: setup
 	$(BIN)/ruff format --check .

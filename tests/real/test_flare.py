@@ -31,6 +31,7 @@ from ifedicl.settings import load_settings
 from tests.support import tiny
 from tests.support.command_line import run
 from tests.support.endpoints import engine_of
+from tests.support.event_files import events_of
 from tests.support.processes import Federation, output_of, owner_file, wait_for
 from tests.support.run_folders import contents
 
@@ -73,6 +74,11 @@ def write_config(folder: Path, model: Path) -> Path:
         deadline_seconds = 90
         """
     return tiny.write_config(folder / "config.toml", model, SITES, sections, seed=5)
+
+
+def cached(folder: Path, out: str) -> list[str | Path]:
+    """Options that ask the test's task cache, and write the adapter to the folder ``out``."""
+    return ["--store", folder / "tasks.sqlite", "--federation", "clinics", "--out", folder / out]
 
 
 @dataclass
@@ -118,6 +124,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Itera
             federation.client_file(site, owner_file(folder / f"{site}.jsonl", llama_folder))
             # The owner's key divides the examples into roles: the same ones in each run of this test.
             Path(ledger_of(federation.kits[site]).secret).write_bytes(site.encode() * 32)
+        federation.server_options = ["--tensorboard", folder / "figures"]
         federation.start("server", *SITES)
         federation.connected(*SITES)
         printed = output_of("flare", "job", config, "--out", folder / "job", "--interval", INTERVAL)
@@ -141,8 +148,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, llama_folder: Path) -> Itera
 
         federation.start("server")
         federation.connected(*SITES)
-        printed += output_of("flare", "resume", folder / "job", "--console", federation.console)
-        printed += output_of("flare", "status", "config", "--console", federation.console, "--follow")
+        printed += output_of("flare", "resume", folder / "job", "--console", federation.console, *cached(folder, "resumed"))
         late = federation.state("config")
         assert late is not None
         yield Story(folder, federation, early, late, status, printed)
@@ -242,6 +248,32 @@ def test_status_tells_rounds_losses_bytes_and_who_answered(story: Story) -> None
     assert now["sites"]["a"]["carrier_bytes"] > 1000
     assert f"round {ROUNDS} of {ROUNDS}" in story.printed
     assert "FINISHED:COMPLETED" in story.printed
+
+
+def test_the_adapter_comes_to_the_console_and_the_next_request_for_it_sends_no_job(story: Story) -> None:
+    ours, server = story.folder / "resumed", story.federation.run_folder("config") / "adapter"
+    assert contents(ours) == contents(server)
+    before = story.federation.status()["job"]
+    again = output_of(
+        "flare", "submit", story.folder / "job", "--console", story.federation.console, *cached(story.folder, "hit")
+    )
+    assert again.startswith("task cache: exact: same federation, model, prompt, labels and form: version 1")
+    assert contents(story.folder / "hit") == contents(server)
+    assert story.federation.status()["job"] == before
+    listed = json.loads(output_of("tasks", "list", "--store", story.folder / "tasks.sqlite", "--json"))
+    assert [(entry["federation"], entry["metrics"]["rounds"], entry["metrics"]["found"]) for entry in listed] == [
+        ("clinics", ROUNDS, "miss")
+    ]
+
+
+def test_the_server_writes_figures_of_each_round_and_names_no_site(story: Story) -> None:
+    """A round that the server's death interrupted is there once more after the resume."""
+    written = events_of(story.folder / "figures" / "config")
+    assert {step for step, _ in written["train_loss"]} == set(range(1, ROUNDS + 1))
+    recorded = {record.round: record.train_loss for record in story.late.history}
+    for step, value in written["train_loss"]:
+        assert value == pytest.approx(recorded[step], rel=1e-6)
+    assert not [name for name in written if name.startswith("client/")]
 
 
 def test_nothing_of_flare_goes_to_tmp(story: Story) -> None:

@@ -47,7 +47,18 @@ def test_the_job_of_a_flare_server_imports_neither_torch_nor_scipy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-_HEAVY = ("torch", "transformers", "scipy", "sqlalchemy", "fastapi", "matplotlib", "peft", "nvflare")
+_HEAVY = (
+    "torch",
+    "transformers",
+    "scipy",
+    "sqlalchemy",
+    "fastapi",
+    "matplotlib",
+    "peft",
+    "nvflare",
+    "mlflow",
+    "opentelemetry.sdk",
+)
 _FORKS = """
 import json, os, sys
 import ifedicl.cli, ifedicl.adapter, ifedicl.flare.jobs, ifedicl.inspection, ifedicl.owner.preview, ifedicl.runs.client_data
@@ -108,6 +119,11 @@ def test_every_wrong_path_file_and_column_is_found_before_anything_heavy_is_impo
         ["serve", adapter, "--host", "0.0.0.0"],  # noqa: S104  # it is refused
         ["export", "nowhere", "out"],
         ["export", adapter, "out", "--model", "./nowhere"],
+        ["push", "nowhere", "us/mood"],
+        ["push", adapter, "mood"],
+        ["classify", "hub:mood", "text"],
+        ["serve", "hub:mood"],
+        ["serve", adapter, "--allowed-host", "*"],
         ["bench", "nowhere.toml"],
         ["bench", "bad.toml"],
         ["bench", "no-set.toml"],

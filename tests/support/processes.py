@@ -101,6 +101,7 @@ class Federation:
         if relayed:
             self.kits |= {name: kit for name, kit in self.provision("kits", sites, relay, admin).items() if name in sites}
         self.ports = (relay if relayed else port, admin)
+        self.server_options: Sequence[str | Path] = ()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._server_began = 0  # length of its output before the last start
 
@@ -137,6 +138,7 @@ class Federation:
                 self._server_began = len(self.printed("server"))
             with (self.folder / f"{name}.out").open("ab") as out:
                 command = [sys.executable, "-m", "ifedicl.cli", "flare", "start", str(self.kits[name])]
+                command += map(str, self.server_options if name == "server" else ())
                 self._processes[name] = subprocess.Popen(command, stdout=out, stderr=out, env=_environment())
 
     def start_as(self, name: str, kit: Path, uid: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from ifedicl.serve import worker as worker_module
 from ifedicl.serve.api_keys import Keys
 from ifedicl.serve.app import application
 from ifedicl.serve.catalog import Catalog
+from ifedicl.serve.hosts import Hosts
 from ifedicl.serve.limits import Limits
 from ifedicl.serve.routes import ServerState
 from tests.support import tiny
@@ -52,10 +54,16 @@ def catalog_of(backbone: Backbone, *sources: Any) -> Catalog:
 
 
 def asking(
-    state: ServerState, keys: Keys | None = None, *, host: str = "127.0.0.1", name: str = "localhost:8000"
+    state: ServerState,
+    keys: Keys | None = None,
+    *,
+    host: str = "127.0.0.1",
+    name: str = "localhost:8000",
+    allowed: Sequence[str] = (),
 ) -> TestClient:
-    """A client of a server at ``host`` that calls it ``name``."""
-    return TestClient(application(state, keys, host), base_url=f"http://{name}", raise_server_exceptions=False)
+    """A client of a server at ``host`` that calls it ``name``; ``allowed`` are its further names."""
+    hosts = Hosts(host, allowed) if keys is None or allowed else None
+    return TestClient(application(state, keys, hosts), base_url=f"http://{name}", raise_server_exceptions=False)
 
 
 def fault(answer: Any) -> tuple[int, str, str]:

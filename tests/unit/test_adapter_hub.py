@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from ifedicl import Adapter
+from ifedicl import Adapter, cli
+from ifedicl.adapter.hub_name import HubName
 from ifedicl.backbone.load import Backbone
+from ifedicl.cli.adapters import folder_argument
 from ifedicl.errors import AdapterError, ConfigError
 from tests.support import tiny
+from tests.support.checkpoints import raising
 
 
 @pytest.fixture
@@ -35,6 +41,7 @@ class FakeHub:
         self.repository, self.cache = repository, cache
         self.uploads: list[tuple[str, dict[str, str]]] = []
         self.made: dict[str, bool] = {}
+        self.endpoint = "https://hub.example"
 
     def snapshot_download(
         self, name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]
@@ -87,10 +94,7 @@ def test_the_adapter_beside_an_exported_checkpoint_is_found(adapter: Adapter, hu
 
 
 def test_from_pretrained_reads_a_folder_without_the_hub(adapter: Adapter, tmp_path: Path) -> None:
-    adapter.save_pretrained(tmp_path / "own")
-    adapter.save(tmp_path / "plain")
-    for name in ("adapter.safetensors", "adapter.json", "README.md"):
-        assert (tmp_path / "own" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
+    adapter.save(tmp_path / "own")
     np.testing.assert_array_equal(Adapter.from_pretrained(tmp_path / "own").context.vectors, adapter.context.vectors)
 
 
@@ -101,27 +105,122 @@ def test_a_name_that_is_neither_folder_nor_repository_is_refused(hub: FakeHub, n
 
 
 @pytest.mark.parametrize("public", [False, True])
-def test_an_adapter_is_sent_to_the_hub_with_front_matter_and_terms(
-    adapter: Adapter, hub: FakeHub, tmp_path: Path, public: bool
+def test_an_adapter_is_sent_to_the_hub_with_front_matter_and_terms_once_that_was_agreed(
+    adapter: Adapter, hub: FakeHub, public: bool
 ) -> None:
-    adapter.save_pretrained(tmp_path / "own", repo_id="us/new", public=public)
+    shown: list[str] = []
+    answers = iter([False, True])
+
+    def asked(text: str) -> bool:
+        shown.append(text)
+        return next(answers)
+
+    assert adapter.push_to_hub("us/new", confirm=asked, public=public) is None
+    assert (hub.made, hub.uploads) == ({}, [])
+    address = adapter.push_to_hub("us/new", confirm=asked, public=public)
+    assert address == "https://hub.example/us/new"
     assert hub.made == {"us/new": not public}
     [(name, sent)] = hub.uploads
     assert name == "us/new"
     assert set(sent) == {"adapter.safetensors", "adapter.json", "README.md"}
     assert sent["README.md"].startswith("---\n")
     assert "library_name: ifedicl" in sent["README.md"]
+    assert 'Adapter.from_pretrained("us/new")' in sent["README.md"]
     assert "## Terms" in sent["README.md"]
     assert "## This checkpoint" not in sent["README.md"]
-    assert (tmp_path / "own" / "README.md").read_text() == adapter.describe()
+    assert shown[0] == shown[1]
+    assert "to: https://hub.example/us/new" in shown[0]
+    assert ("can be seen by everyone" if public else "is private") in shown[0]
+    assert all(f"{name} ({len(text.encode('latin-1')):,} bytes)" in shown[0] for name, text in sent.items())
+    assert sent["README.md"].encode("latin-1").decode() in shown[0]
 
 
-def test_a_name_that_the_licence_forbids_is_refused_before_anything_is_written(
+def test_nothing_that_is_sent_names_a_folder_of_this_machine(adapter: Adapter, hub: FakeHub, tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "LICENSE").write_text("be kind")
+    adapter.with_model_source(str(tmp_path / "base")).push_to_hub("us/new", confirm=lambda text: str(tmp_path) not in text)
+    [(_, sent)] = hub.uploads
+    assert sent["LICENSE"] == "be kind"
+    assert not [name for name, text in sent.items() if str(tmp_path) in text]
+    assert "base_model" not in sent["README.md"]
+    assert json.loads(sent["adapter.json"])["model"]["source"] == "./base"  # a path, which no reader takes for a hub id
+
+
+def test_the_card_says_what_the_coordinator_saw(adapter: Adapter) -> None:
+    facts: dict[str, Any] = {"clients": 3, "method": {"privacy": None}}
+    modes = {"open": None, "secure": {"mode": "secure"}, "private": {"mode": "private"}}
+    cards = {
+        mode: replace(adapter, provenance=facts | {"method": {"privacy": privacy}}).describe()
+        for mode, privacy in modes.items()
+    }
+    assert "saw each client's means, sums and coefficients one by one" in cards["open"]
+    assert "saw sums over the clients only, and no text" in cards["secure"]
+    promise = {"privacy": {"epsilon": 2.5, "delta": 1e-5, "of": "one example of one client"}}
+    private = replace(adapter, provenance=facts | promise | {"method": {"privacy": modes["private"]}}).describe()
+    assert "Noise hides one example of one client: ε = 2.5, δ = 1e-05." in private
+    assert all("the examples of 3 clients, and no text of theirs" in text for text in (*cards.values(), private))
+    assert "## Privacy" not in adapter.describe()  # nothing is known of an adapter that no run made
+
+
+@pytest.mark.parametrize("name", ["mood", "us/mood/x", "us mood/x", "../mood", "us/", "-us/mood"])
+def test_a_name_that_no_repository_can_have_is_refused(adapter: Adapter, hub: FakeHub, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"repository: received .*allowed: OWNER/NAME"):
+        adapter.push_to_hub(name, confirm=lambda text: True)
+    assert hub.uploads == []
+
+
+def test_a_name_that_the_licence_forbids_is_refused_before_anything_is_shown(
     adapter: Adapter, hub: FakeHub, tmp_path: Path
 ) -> None:
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "README.md").write_text("---\nlicense: llama3.2\n---\n")
     with pytest.raises(ConfigError, match="a name that begins with 'Llama'"):
-        adapter.with_model_source(str(tmp_path / "base")).save_pretrained(tmp_path / "own", repo_id="us/new")
-    assert not (tmp_path / "own").exists()
+        adapter.with_model_source(str(tmp_path / "base")).push_to_hub("us/new", confirm=raising(AssertionError("shown")))
     assert hub.uploads == []
+
+
+# Names that commands take
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hub:us/mood", HubName("us/mood")),
+        ("hub:us/mood@v1", HubName("us/mood", "v1")),
+        ("hub:us/mood@refs/pr/1", HubName("us/mood", "refs/pr/1")),
+        ("us/mood", None),
+        ("runs/hub:us/mood", None),
+        ("./hub:us", None),
+    ],
+)
+def test_only_the_prefix_names_the_hub(text: str, expected: HubName | None) -> None:
+    assert HubName.of(text) == expected
+
+
+@pytest.mark.parametrize("text", ["hub:", "hub:mood", "hub:us/mood/x", "hub:us/mood@", "hub:us/mo od", "hub:https://x/y"])
+def test_a_hub_name_of_another_form_is_refused(text: str) -> None:
+    with pytest.raises(AdapterError, match="allowed: hub:OWNER/NAME, or hub:OWNER/NAME@REVISION"):
+        HubName.of(text)
+
+
+@pytest.mark.parametrize("command", [["classify", "us/mood", "a text"], ["evaluate", "us/mood", "x.csv"], ["serve", "us/mood"]])
+def test_a_mistyped_path_never_goes_to_the_hub(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", raising(AssertionError("the hub was asked")))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(command)
+    assert stop.value.code == 5
+    assert "us/mood is not an adapter" in capsys.readouterr().err
+
+
+def test_classify_and_serve_take_an_adapter_of_the_hub_that_is_named_as_one(
+    adapter: Adapter, hub: FakeHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["classify", "hub:us/moods@v1", "a text", "--model", "./nowhere"])
+    assert stop.value.code == 4  # the adapter was read, and its model is looked for
+    assert "model.source: ./nowhere" in capsys.readouterr().err
+    assert folder_argument("hub:us/moods") == f"moods={hub.cache}"
+    assert folder_argument("mine=hub:us/moods@v1") == f"mine={hub.cache}"
+    assert folder_argument("mine=runs/x") == "mine=runs/x"

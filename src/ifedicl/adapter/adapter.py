@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,8 @@ from ifedicl import files
 from ifedicl.adapter import card
 from ifedicl.adapter.content import Content
 from ifedicl.adapter.format import BESIDE, CARD, HEADER, TENSORS, adapter_folder, pack, unpack
+from ifedicl.adapter.hub_name import HubName
+from ifedicl.adapter.upload import described, shareable_source
 from ifedicl.backbone import hub
 from ifedicl.backbone.licence import terms_of
 from ifedicl.core.vectors import Array32
@@ -37,7 +40,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _LOADING = threading.Lock()
 """Held while an adapter puts itself on its model, so that several threads load it once."""
-_ON_HUB = [f"{folder}{name}" for folder in ("", f"{BESIDE}/") for name in (TENSORS, HEADER, CARD)]
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,11 @@ class Adapter(Content):
         Raises:
             StorageError: no space, no permission, or another disk fault.
         """
-        self._save(Path(folder), self.describe())
-
-    def _save(self, folder: Path, text: str) -> None:
         header, tensors = self.header_and_tensors()
-        with files.new_folder(folder, mark=HEADER) as temporary:
+        with files.new_folder(Path(folder), mark=HEADER) as temporary:
             files.write_bytes(temporary / TENSORS, tensors)
             files.write_json(temporary / HEADER, header)
-            files.write_text(temporary / CARD, text)
+            files.write_text(temporary / CARD, self.describe())
 
     @classmethod
     def load(cls, folder: str | Path) -> Adapter:
@@ -97,56 +96,60 @@ class Adapter(Content):
             raise AdapterError(f"{folder}: {HEADER} cannot be read ({error}); copy the adapter again") from error
         return cls.unpacked(header, data, source=str(folder))
 
-    def save_pretrained(self, folder: str | Path, *, repo_id: str | None = None, public: bool = False) -> None:
-        """Write the adapter as :meth:`save` does, and upload it to the hub if ``repo_id`` is given.
+    def push_to_hub(self, repo_id: str, *, confirm: Callable[[str], bool], public: bool = False) -> str | None:
+        """Upload the adapter to the hub, if ``confirm`` agrees to what goes.
 
-        The card on the hub also states the base model's licence. Uploads need a login (`hf auth login`).
+        That are the adapter's three files, and the licence texts beside the base model. The card begins with the hub's header.
+        If the model is named by a path on this machine, its last part alone goes. Uploads need a login (`hf auth login`);
+        ``HF_ENDPOINT`` and ``HF_HUB_OFFLINE`` count as everywhere.
 
         Args:
-            folder: appears whole or not at all.
-            repo_id: ``ORGANISATION/NAME``; None: nothing is uploaded.
+            repo_id: ``OWNER/NAME``.
+            confirm: is called once with a description of the upload (destination, files, terms, card), before anything is sent.
             public: whether a new repository can be seen by everyone.
 
+        Returns:
+            The address of the repository; None if ``confirm`` did not agree.
+
         Raises:
-            ConfigError: the base model's licence does not allow the name.
+            ConfigError: ``repo_id`` is no such name, or the base model's licence does not allow it.
             DownloadError: the hub cannot be reached, or refuses.
-            StorageError: as :meth:`save`.
         """
-        if repo_id is None:
-            self.save(folder)
-            return
+        hub.check_id(repo_id)
         terms = terms_of(self.model)
         terms.check_name(repo_id)
-        self.save(folder)
         with TemporaryDirectory() as temporary:
             upload = Path(temporary) / "adapter"
-            self._save(upload, card.adapter_hub_card(self, terms))
-            hub.push(upload, repo_id, public=public, api=huggingface_hub.HfApi(), message="An ifedicl adapter")
+            shown = self.with_model_source(shareable_source(self.model.source))
+            shown.save(upload)
+            files.write_text(upload / CARD, card.adapter_hub_card(shown, terms, repo_id))
+            for notice in terms.files:
+                shutil.copyfile(notice, upload / notice.name)
+            api = huggingface_hub.HfApi()
+            if not confirm(described(upload, repo_id, api.endpoint, terms, public=public)):
+                return None
+            hub.push(upload, repo_id, public=public, api=api, message="An ifedicl adapter")
+            return f"{api.endpoint}/{repo_id}"
 
     @classmethod
     def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> Adapter:
         """Read an adapter from a folder or from the hub. Its model is not loaded yet.
 
         Only the adapter's files (safetensors, JSON, Markdown) are downloaded; those of an exported checkpoint are under
-        ``ifedicl/``.
+        ``ifedicl/``. With ``HF_HUB_OFFLINE=1`` a repository that was downloaded before is read from the cache.
 
         Args:
-            name: a folder, or a hub id.
+            name: a folder, a hub id, or ``hub:OWNER/NAME[@REVISION]``, which is never taken for a folder.
             revision: a branch, tag or commit of the hub id.
 
         Raises:
             AdapterError: there is no such folder or hub id, or the adapter is incomplete.
             DownloadError: the hub cannot be reached.
         """
+        named = HubName.of(str(name))
         folder = Path(name).expanduser()
-        if not folder.is_dir():
-            downloaded = hub.download(str(name), revision, _ON_HUB, instead="give the adapter's folder")
-            if downloaded is None:
-                raise AdapterError(
-                    f"{name} (revision {revision or 'default'}): no such folder or hub id. Check the spelling; a private "
-                    "repository needs `hf auth login` first"
-                )
-            folder = downloaded
+        if named is not None or not folder.is_dir():
+            folder = (named or HubName(str(name), revision)).downloaded()
         is_checkpoint = not (folder / HEADER).is_file() and (folder / BESIDE / HEADER).is_file()
         return cls.load(folder / BESIDE if is_checkpoint else folder)
 

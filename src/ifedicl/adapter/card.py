@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
 
 from ifedicl.adapter.content import Content
+from ifedicl.adapter.hub_name import hub_id_of_model
 from ifedicl.backbone.licence import Terms
 
-_CACHED = re.compile(r"/models--([^/]+--[^/]+)/snapshots/[^/]+/?$")
+_SEEN = {
+    "open": "The coordinator saw each client's means, sums and coefficients one by one, and no text.",
+    "secure": "The coordinator saw sums over the clients only, and no text.",
+    "private": "The coordinator saw sums over the clients only, with noise, and no text.",
+}
+"""By the run's privacy mode."""
 _TERMS = """
 ## Terms
 
@@ -17,8 +21,8 @@ _TERMS = """
 """
 
 
-def card(content: Content, folder: str = "this/folder") -> str:
-    """The card in an adapter's folder; ``folder`` stands for it in the code."""
+def card(content: Content, load: str = 'Adapter.load("this/folder")') -> str:
+    """The card in an adapter's folder; ``load`` is the Python that reads the adapter."""
     task, layers, width = content.task, content.context.layers, content.context.vectors.shape[2]
     where = f", from layer {layers.start} on (the lowest is 0)" if layers.start else ""
     provenance = json.dumps(dict(content.provenance), indent=2, ensure_ascii=False)
@@ -37,14 +41,16 @@ def card(content: Content, folder: str = "this/folder") -> str:
         "text before you rely on it\n"
         "- licence: the base model's terms apply to its use\n\n"
         "```python\nfrom ifedicl import Adapter\n\n"
-        f'Adapter.load("{folder}").classify(["a text"])\n```\n\n'
+        f'{load}.classify(["a text"])\n```\n\n'
         f"Provenance:\n\n```json\n{provenance}\n```\n"
+        f"{_privacy(content)}"
     )
 
 
-def adapter_hub_card(content: Content, terms: Terms) -> str:
+def adapter_hub_card(content: Content, terms: Terms, repo_id: str) -> str:
     """The card of an adapter on the hub: :func:`card` with front matter and the base model's terms."""
-    return front_matter(content, terms, "ifedicl", "text-classification") + card(content) + terms_text(terms)
+    body = card(content, f'Adapter.from_pretrained("{repo_id}")')
+    return front_matter(content, terms, "ifedicl", "text-classification") + body + terms_text(terms)
 
 
 def terms_text(terms: Terms) -> str:
@@ -58,19 +64,12 @@ def front_matter(content: Content, terms: Terms, library: str, pipeline: str) ->
 
     facts = ModelCardData(
         license=terms.licence,
-        base_model=_hub_id(content.model.source),
+        base_model=hub_id_of_model(content.model.source),
         library_name=library,
         pipeline_tag=pipeline,
         tags=["ifedicl", "text-classification", "federated-learning"],
     )
     return f"---\n{facts.to_yaml()}\n---\n\n"
-
-
-def _hub_id(source: str) -> str | None:
-    """The model's id on the hub, also of a downloaded copy in the hub's cache; None if its source does not tell it."""
-    if cached := _CACHED.search(Path(source).expanduser().as_posix()):
-        return cached[1].replace("--", "/", 1)
-    return None if Path(source).expanduser().exists() else source
 
 
 def _figures(content: Content) -> str:
@@ -91,4 +90,20 @@ def _forgotten(content: Content) -> str:
         f"{note['clients_changed']}. Vectors, directions, readout sums and figures are those of a run that never held them"
         + (f"; the coefficients are not, they went on for {note['more_rounds']} rounds\n" if note["more_rounds"] else "\n")
         for note in content.provenance.get("forgotten") or ()
+    )
+
+
+def _privacy(content: Content) -> str:
+    """What the coordinator saw, and what the adapter itself can reveal."""
+    facts = content.provenance
+    if "clients" not in facts:
+        return ""
+    privacy = (facts.get("method") or {}).get("privacy") or {}
+    mode = privacy.get("mode", "open")
+    promise = facts.get("privacy") or {}
+    noise = f" Noise hides {promise.get('of')}: ε = {promise.get('epsilon')}, δ = {promise.get('delta')}." if promise else ""
+    return (
+        f"\n## Privacy\n\n{_SEEN.get(mode, '')}{noise}\n\n"
+        f"The adapter holds means and sums over the examples of {facts['clients']} clients, and no text of theirs. Without "
+        "noise, such numbers can reveal whether a known text was among the examples, and which words are frequent in them.\n"
     )

@@ -53,7 +53,7 @@ def export_card(content: Content, terms: Terms, dtype: str, usage: Usage, prompt
         base=_arguments(content.model.source),
         special=repr(task.turn == "raw"),
     )
-    about = card(content, f"this/folder/{BESIDE}")
+    about = card(content, f'Adapter.load("this/folder/{BESIDE}")')
     return front_matter(content, terms, usage.library, usage.pipeline) + about + "\n" + section + terms_text(terms)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ifedicl.errors import DownloadError
+from ifedicl.errors import ConfigError, DownloadError, Fault
 
 
 class Api(Protocol):
@@ -15,6 +15,25 @@ class Api(Protocol):
     def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> object: ...
 
     def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> object: ...
+
+
+def check_id(name: str) -> None:
+    """Refuse a name that no repository of an owner can have.
+
+    Raises:
+        ConfigError: it is not ``OWNER/NAME`` in the hub's letters.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+        is_valid = name.count("/") == 1
+    except HFValidationError:
+        is_valid = False
+    if not is_valid:
+        allowed = "OWNER/NAME of letters, digits, - _ and ., at most 96 characters"
+        raise ConfigError("push", [Fault("repository", repr(name), allowed, "Name your account or organisation first.")])
 
 
 def push(folder: Path, name: str, *, public: bool, api: Api, message: str) -> None:
@@ -35,8 +54,8 @@ def push(folder: Path, name: str, *, public: bool, api: Api, message: str) -> No
         api.upload_folder(repo_id=name, folder_path=str(folder), commit_message=message)
     except Exception as error:  # the hub client raises errors of several network libraries
         raise DownloadError(
-            f"{name}: the hub did not accept the folder ({type(error).__name__}: {error}). It is complete in {folder}. Log in "
-            "with `hf auth login` and a token that may write, and run the same command again"
+            f"{name}: the hub did not accept the upload ({type(error).__name__}: {error}). Nothing here has changed. Log in "
+            "with `hf auth login` and a token that may write, and do the same again"
         ) from error
 
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ifedicl.cli.extras import require
-from ifedicl.cli.flare_text import ending, round_line, status_lines
-from ifedicl.cli.options import Json
+from ifedicl.cli.flare_sending import connected, follow_to_the_end, needs_flare, send_or_look_up, show_sent
+from ifedicl.cli.flare_text import ending, status_lines
+from ifedicl.cli.options import Json, MLflow, Telemetry, TensorBoard
 from ifedicl.errors import ConfigError, Fault, FederationError
 
 if TYPE_CHECKING:
     from rich.console import Console as Printer
 
-    from ifedicl.flare.console import Console, JobRecord
+    from ifedicl.flare.task_cache import Finished
 
 Kit = Annotated[Path, typer.Argument(help="A folder that `ifedicl flare provision` made.")]
 ConsoleKit = Annotated[
@@ -28,6 +26,22 @@ ConsoleKit = Annotated[
     ),
 ]
 Follow = Annotated[bool, typer.Option("--follow", help="Show the rounds until the job ends.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Follow the job to its end, and write its adapter to this folder. Default with --store: runs/flare/NAME."
+    ),
+]
+CacheUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        envvar="IFEDICL_STORE",
+        show_envvar=True,
+        help="A task cache on this machine or in PostgreSQL. The job is followed to its end, and its adapter stored.",
+    ),
+]
+CacheFederation = Annotated[str, typer.Option("--federation", help="With --store: adapters of this federation only.")]
 Run = Annotated[str | None, typer.Argument(metavar="[RUN]", help="Name of a run. Default: the newest.")]
 
 app = typer.Typer(
@@ -53,7 +67,7 @@ def provision(
     Example of the file: name = "triage"; coordinator = "you@example.org"; sites = ["clinic-a", "clinic-b"];
     [server] host = "fl.example.org", port = 8002, admin_port = 8003; valid_days = 360.
     """
-    _needs_flare()
+    needs_flare()
     from ifedicl.flare.kits import provision as make
     from ifedicl.flare.participants import load_project
 
@@ -67,19 +81,20 @@ def provision(
 
 
 @app.command(short_help="Run the server or a site.")
-def start(kit: Kit) -> None:
+def start(kit: Kit, tensorboard: TensorBoard = None, mlflow: MLflow = None, telemetry: Telemetry = False) -> None:
     """Run the server or a site, until Ctrl-C or SIGTERM.
 
     A site needs its `client.toml` in the kit's folder: its data, its model, and what may be sent. After a crash, start it
-    again: it rejoins the running job.
+    again: it rejoins the running job. The last three options are of the server: a site has no figures of a run.
     """
-    _needs_flare()
+    needs_flare()
     from ifedicl.flare.kit_folder import check_is_kit
 
     check_is_kit(kit)
     from ifedicl.flare.processes import run
+    from ifedicl.tracking.choice import Trackers
 
-    raise typer.Exit(run(kit))
+    raise typer.Exit(run(kit, Trackers(tensorboard, mlflow, telemetry)))
 
 
 @app.command(short_help="Make a job from a config.")
@@ -99,7 +114,7 @@ def job(
     Beside the folder it writes OUT.manifest.json: send it to each site's owner, who approves it with `ifedicl policy approve`.
     The model must be on this machine, for its fingerprint; the server needs no model.
     """
-    _needs_flare()
+    needs_flare()
     from ifedicl.flare.jobs import job_settings, write_job
     from ifedicl.owner.approval import write_manifest
     from ifedicl.owner.needs import needs_of
@@ -128,15 +143,26 @@ def submit(
     folder: Annotated[Path, typer.Argument(help="The folder that `ifedicl flare job` wrote.")],
     console: ConsoleKit,
     follow: Follow = False,
+    out: Out = None,
+    store: CacheUrl = None,
+    federation: CacheFederation = "default",
+    recalibrate: Annotated[bool, typer.Option("--recalibrate", help="With --store: do not reuse a stored adapter.")] = False,
 ) -> None:
-    """Sign a job with your key and send it; it starts when enough of its sites are connected."""
-    _needs_flare()
+    """Sign a job with your key and send it; it starts when enough of its sites are connected.
+
+    With --store a job whose adapter is stored is not sent: the adapter is written to OUT.
+    """
+    needs_flare()
     from ifedicl.flare.jobs import read_job
 
-    read_job(folder)
-    with _connected(console) as opened:
-        opened.submit(folder)
-        _show_sent(opened, "submitted", follow=follow)
+    job = read_job(folder)
+
+    def send(*, follow: bool, fetch: bool) -> Finished | None:
+        with connected(console) as opened:
+            opened.submit(folder)
+            return show_sent(opened, "submitted", follow=follow, fetch=fetch)
+
+    send_or_look_up(job, send, follow, out, store, federation, recalibrate=recalibrate)
 
 
 @app.command(short_help="Continue a run whose job ended early.")
@@ -144,18 +170,26 @@ def resume(
     folder: Annotated[Path, typer.Argument(help="The job's folder, as it was submitted.")],
     console: ConsoleKit,
     follow: Follow = False,
+    out: Out = None,
+    store: CacheUrl = None,
+    federation: CacheFederation = "default",
 ) -> None:
     """Continue a run whose job ended early: the server died, was stopped, or too few sites answered.
 
     It starts from the server's checkpoint: no finished round is lost, and the result is the same as without the interruption.
     """
-    _needs_flare()
-    from ifedicl.flare.jobs import as_resume
+    needs_flare()
+    from ifedicl.flare.jobs import as_resume, read_job
 
-    with _connected(console) as opened:
-        with as_resume(folder) as again:
-            opened.submit(again)
-        _show_sent(opened, "resumed", follow=follow)
+    job = read_job(folder)
+
+    def send(*, follow: bool, fetch: bool) -> Finished | None:
+        with connected(console) as opened:
+            with as_resume(folder) as again:
+                opened.submit(again)
+            return show_sent(opened, "resumed", follow=follow, fetch=fetch)
+
+    send_or_look_up(job, send, follow, out, store, federation, recalibrate=True)
 
 
 @app.command(short_help="Show sites, rounds, and how a run ended.")
@@ -166,7 +200,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Show the connected sites and a run's rounds, losses, last answers, and bytes, ours and FLARE's."""
-    with _connected(console) as opened:
+    with connected(console) as opened:
         sites = opened.sites()
         # A named run must exist; without a name there may be no run yet.
         record = opened.job(run) if run is not None or opened.jobs() else None
@@ -186,13 +220,13 @@ def status(
         if facts is not None:
             print("\n".join(status_lines(facts)))
         if follow:
-            _follow(opened, record)
+            follow_to_the_end(opened, record)
 
 
 @app.command(short_help="Abort a run's job; its checkpoint stays.")
 def stop(console: ConsoleKit, run: Run = None) -> None:
     """Abort a run's job. Its checkpoint stays: `ifedicl flare resume` continues it."""
-    with _connected(console) as opened:
+    with connected(console) as opened:
         record = opened.job(run)
         opened.stop(record)
         print(f"stopped: run {record.name}")
@@ -214,7 +248,7 @@ def logs(
     if not is_console(kit):
         print("\n".join(last_lines(kit, lines, everything=everything)))
         return
-    with _connected(kit) as opened:
+    with connected(kit) as opened:
         record = opened.job()
         found = opened.log(record) if record.is_over else []
     shown = found if everything else list(own_lines(found))
@@ -228,7 +262,7 @@ def demo(out: Path, console: Printer, seed: int) -> None:
     Raises:
         FederationError: its result differs from the local engine's.
     """
-    _needs_flare()
+    needs_flare()
     from ifedicl.demo.over_flare import LARGEST_LOG, LARGEST_SUM, play
 
     found = play(out, console, seed=seed)
@@ -239,44 +273,3 @@ def demo(out: Path, console: Printer, seed: int) -> None:
     )
     if not found.is_equal:
         raise FederationError("result: FLARE and the local engine differ by more than rounding explains")
-
-
-def _needs_flare() -> None:
-    require("ifedicl flare", "nvflare", "nvflare")
-
-
-@contextmanager
-def _connected(kit: Path) -> Iterator[Console]:
-    _needs_flare()
-    from ifedicl.flare.kit_folder import check_is_kit
-
-    check_is_kit(kit)
-    from ifedicl.flare.console import connected
-
-    with connected(kit) as console:
-        yield console
-
-
-def _show_sent(console: Console, how: str, *, follow: bool) -> None:
-    """Print the run of a submitted job, and with ``follow`` its rounds."""
-    record = console.job()
-    print(f"{how}: run {record.name}, id {record.id}")
-    if follow:
-        _follow(console, record)
-
-
-def _follow(console: Console, record: JobRecord) -> None:
-    """Print each round once, until the job ends.
-
-    Raises:
-        FederationError: the job failed.
-    """
-    for facts in console.rounds(record):
-        print(round_line(facts), flush=True)
-    last = console.again(record)
-    result = console.result(last)
-    print(f"run {record.name}: {last.state}")
-    print("\n".join(ending(result)))
-    if not last.is_done:
-        why = "" if result is None else f": {result['error']}"
-        raise FederationError(f"run {record.name} did not finish{why}")

@@ -7,22 +7,20 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
 
-from ifedicl.cli.options import AdapterFolder, IdColumn, Json, LabelColumn, ModelSource, TextColumn
+from ifedicl.cli.adapters import read_adapter
+from ifedicl.cli.options import AnyAdapter, IdColumn, Json, LabelColumn, ModelSource, TextColumn
 from ifedicl.errors import DataError
-
-if TYPE_CHECKING:
-    from ifedicl.adapter import Adapter
 
 T = TypeVar("T")
 
 
 def classify(
-    adapter: AdapterFolder,
+    adapter: AnyAdapter,
     texts: Annotated[list[str] | None, typer.Argument(help="Texts. Default: one a line from standard input.")] = None,
     file: Annotated[Path | None, typer.Option(help="A .txt (one a line), .jsonl, .csv, .tsv or .parquet file.")] = None,
     text_column: TextColumn = "text",
@@ -36,7 +34,7 @@ def classify(
     """
     from ifedicl.progress import LOADING, waiting
 
-    loaded = _loaded(adapter, model)
+    loaded = read_adapter(adapter, model)
     wanted = _texts(texts, file, text_column)
     ids = _ids(file, id_column)
     with waiting(LOADING):
@@ -54,7 +52,7 @@ def classify(
 
 
 def evaluate(
-    adapter: AdapterFolder,
+    adapter: AnyAdapter,
     file: Annotated[Path, typer.Argument(help="Labelled text: .jsonl, .csv, .tsv or .parquet.")],
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
@@ -67,7 +65,7 @@ def evaluate(
     from ifedicl.metrics import paired_p
     from ifedicl.progress import LOADING, waiting
 
-    loaded = _loaded(adapter, model)
+    loaded = read_adapter(adapter, model)
     examples = read_examples(file, loaded.task, text=text_column, label=label_column)
 
     from ifedicl.report import evaluation_tables
@@ -88,7 +86,7 @@ def evaluate(
 
 
 def personalise(
-    adapter: AdapterFolder,
+    adapter: AnyAdapter,
     file: Annotated[Path, typer.Argument(help="Your own labelled text: .jsonl, .csv, .tsv or .parquet.")],
     out: Annotated[Path, typer.Option(help="The folder of the personal adapter.")],
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps, rounded up to a multiple of 4.")] = 40,
@@ -106,7 +104,7 @@ def personalise(
     from ifedicl.data import read_examples
     from ifedicl.progress import LOADING, counted, waiting
 
-    loaded = _loaded(adapter, model)
+    loaded = read_adapter(adapter, model)
     examples = read_examples(file, loaded.task, text=text_column, label=label_column)
 
     from ifedicl.personal import personalise as personalised
@@ -130,16 +128,6 @@ def personalise(
     )
     refused = "not better by a paired 95% bound: nothing was written; use the federation's adapter"
     console.print(f"wrote {out}" if result.is_used else refused, highlight=False)
-
-
-def _loaded(folder: Path, model: str | None) -> Adapter:
-    """An adapter whose model, ``model`` if it is given, is looked for before torch is imported."""
-    from ifedicl.adapter import Adapter
-    from ifedicl.backbone.source import check_source
-
-    adapter = Adapter.load(folder).with_model_source(model)
-    check_source(adapter.model)
-    return adapter
 
 
 def _ids(file: Path | None, column: str | None) -> list[str] | None:

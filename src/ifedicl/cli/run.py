@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from ifedicl.cli.options import Json
+from ifedicl.cli.options import Json, MLflow, Telemetry, TensorBoard
 
 if TYPE_CHECKING:
     from ifedicl.federation.run_folder import RunFolder
@@ -37,6 +37,12 @@ def run(
     ] = None,
     federation: Annotated[str, typer.Option(help="With --store: use adapters of this federation only.")] = "default",
     recalibrate: Annotated[bool, typer.Option("--recalibrate", help="With --store: do not reuse a stored adapter.")] = False,
+    tensorboard: TensorBoard = None,
+    mlflow: MLflow = None,
+    telemetry: Telemetry = False,
+    track_clients: Annotated[
+        bool, typer.Option("--track-clients", help="TensorBoard and MLflow also get each client's figures; open mode only.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run a federation of the clients in CONFIG on this machine, and save its adapter.
@@ -47,12 +53,15 @@ def run(
     from ifedicl.backbone.source import check_source
     from ifedicl.federation.run_folder import RunFolder
     from ifedicl.settings import load_settings
+    from ifedicl.tracking.choice import Trackers
 
     start = time.perf_counter()
     settings = load_settings(config)
     folder = out or Path("runs") / config.stem
     paths = RunFolder(folder)
     paths.check(resume=resume, more_rounds=more_rounds)
+    trackers = Trackers(tensorboard, mlflow, telemetry, track_clients)
+    trackers.check()
     check_source(settings.model)
     data = runs.RunData.read(settings) if store is None else None  # the cache may have the adapter
 
@@ -63,8 +72,11 @@ def run(
 
     keeper = paths.settings_keeper("config.toml", config.read_text(encoding="utf-8"))
     cache = None if store is None else runs.Cache(store, federation, recalibrate or resume or more_rounds > 0)
-    with federation_bars(settings.task.name, settings.rounds.rounds) as observer:
-        observed = each(keeper, observer)
+    with (
+        federation_bars(settings.task.name, settings.rounds.rounds) as observer,
+        trackers.observer(folder.resolve().name, settings.method) as tracked,
+    ):
+        observed = each(keeper, observer, tracked)
         result = runs.run(settings, folder, resume=resume, more_rounds=more_rounds, observer=observed, cache=cache, data=data)
     if result.answer is not None and not as_json:
         print(f"task cache: {result.answer.found.kind}: {result.answer.found.why}")

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ifedicl.cli.options import ModelSource
+from ifedicl.cli.adapters import folder_argument
+from ifedicl.cli.options import ModelSource, Telemetry
 from ifedicl.errors import ConfigError, Fault, ServeError
 
 if TYPE_CHECKING:
     from ifedicl.serve.catalog import Catalog, Source
+    from ifedicl.serve.traces import Traces
     from ifedicl.settings import ModelSettings
     from ifedicl.store.protocol import Store
 
@@ -25,7 +27,10 @@ _PACKAGES = ("fastapi", "prometheus_client", "uvicorn")
 
 def serve(
     adapters: Annotated[
-        list[str] | None, typer.Argument(metavar="[[NAME=]FOLDER]...", help="Adapter folders; RUN/adapter is called RUN.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[[NAME=]FOLDER]...", help="Adapter folders, or hub:OWNER/NAME[@REVISION]; RUN/adapter is called RUN."
+        ),
     ] = None,
     store: Annotated[
         str | None, typer.Option(help="A task cache: also serve the newest version of each task, and new versions later.")
@@ -38,6 +43,10 @@ def serve(
     without_keys: Annotated[
         bool, typer.Option("--without-keys", help="Allow requests from other machines without a key.")
     ] = False,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name under which others reach the server, such as that of a service or a proxy; repeat it."),
+    ] = None,
     runs: Annotated[Path | None, typer.Option(help="A folder of runs, whose progress the page shows.")] = None,
     most_waiting: Annotated[
         int, typer.Option(min=2, help="Maximum number of waiting texts, with zero-shot counted twice; beyond it: 429.")
@@ -49,6 +58,7 @@ def serve(
     per_address: Annotated[
         int, typer.Option(min=1, help="Maximum connections of one address. A proxy is one address: give it 2048.")
     ] = 512,
+    telemetry: Telemetry = False,
     refresh: Annotated[float, typer.Option(min=0.1, help="Seconds between checks for new versions.")] = 5.0,
 ) -> None:
     """Serve adapters over one model: a page at /, POST /v1/classify, and the API's description at /docs.
@@ -57,12 +67,18 @@ def serve(
     """
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise ServeError(f"packages: {', '.join(missing)} is not installed. Install it: pip install 'ifedicl[serve]'")
+    from ifedicl.serve.hosts import check_names
+    from ifedicl.tracking.choice import Trackers
+
     _check_open(host, keys, allowed=without_keys)
+    check_names(allowed_host or ())
+    Trackers(telemetry=telemetry).check()
     if most_texts > most_waiting:
         remedy = f"Give --most-waiting {most_texts} or more, or a smaller --most-texts."
         fault = Fault("most-waiting", str(most_waiting), f"at least --most-texts, {most_texts}", remedy)
         raise ConfigError("serve", [fault])
-    _check_adapters(adapters or (), model)
+    adapters = [folder_argument(named) for named in adapters or ()]
+    _check_adapters(adapters, model)
 
     # From here on torch, transformers and the web framework are imported.
     from ifedicl.backbone.load import load_backbone
@@ -88,12 +104,12 @@ def serve(
     )
     with ExitStack() as stack:
         opened = None if store is None else stack.enter_context(closing(open_store(store)))
-        settings, shown = _model(adapters or (), opened, federation, model)
+        settings, shown = _model(adapters, opened, federation, model)
         listener = bound(host, port)
         stack.enter_context(listener.socket)
         with waiting(LOADING):
             backbone = load_backbone(settings)
-        sources: list[Source] = [Folder.of(folder) for folder in adapters or ()]
+        sources: list[Source] = [Folder.of(folder) for folder in adapters]
         if opened is not None:
             sources.append(StoreSource(opened, backbone.fingerprint, federation))
         run_server(
@@ -104,6 +120,8 @@ def serve(
             limits=limits,
             keys=known,
             runs=runs,
+            allowed_hosts=allowed_host or (),
+            traces=stack.enter_context(_traces()) if telemetry else None,
             on_start=_print_start,
         )
 
@@ -122,6 +140,16 @@ def key(
 
     print(new_key(file, name))
     print(f"its hash is in {file}; send the key as: Authorization: Bearer KEY. It is not shown again", file=sys.stderr)
+
+
+@contextmanager
+def _traces() -> Iterator[Traces]:
+    """What a server tells OpenTelemetry, until the block ends."""
+    from ifedicl.serve.traces import Traces
+    from ifedicl.tracking.telemetry import otlp
+
+    with otlp("ifedicl-serve") as sent:
+        yield Traces(sent)
 
 
 def _print_start(url: str, catalog: Catalog) -> None:

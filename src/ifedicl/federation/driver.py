@@ -51,6 +51,18 @@ class Federated:
     adapter: Adapter
     outcome: Outcome
 
+    @property
+    def figures(self) -> dict[str, float | int | bool | None]:
+        """Rounds, the chosen round's held-out loss and accuracy, and whether the gate is open; None: there is none."""
+        outcome = self.outcome
+        chosen = next((item.held_out for item in outcome.state.history if item.round == outcome.chosen_round), None)
+        return {
+            "rounds": outcome.state.round,
+            "held_out_loss": None if chosen is None else chosen.loss,
+            "held_out_accuracy": None if chosen is None else chosen.accuracy,
+            "gate_open": None if outcome.gate is None else outcome.gate.is_open,
+        }
+
 
 def drive(
     engine: Engine,

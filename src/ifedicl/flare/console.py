@@ -17,11 +17,13 @@ from typing import Any
 from nvflare.fuel.flare_api.api_spec import InternalError, JobNotRunning, NoConnection, NoReply
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 
+from ifedicl.adapter import Adapter
+from ifedicl.adapter.format import HEADER
 from ifedicl.errors import FederationError
 from ifedicl.flare.kit_folder import party_of
 from ifedicl.flare.kits import check_kit
 from ifedicl.flare.log_files import LOG, lines_of
-from ifedicl.flare.names import RESULT, STATUS
+from ifedicl.flare.names import ADAPTER, RESULT, STATUS
 
 _POLL_SECONDS = 1.0  # between two polls of a job's status
 
@@ -103,6 +105,19 @@ class Console:
         with self._downloaded(job) as folder:
             found = next(iter(folder.rglob(RESULT)), None)
             return None if found is None else dict(json.loads(found.read_text(encoding="utf-8")))
+
+    def adapter(self, job: JobRecord) -> Adapter:
+        """The adapter of a finished job, from the server.
+
+        Raises:
+            FederationError: the job ended without one.
+            AdapterError: what the server gave is no adapter of a known format.
+        """
+        with self._downloaded(job) as folder:
+            found = next(iter(sorted(folder.rglob(f"{ADAPTER}/{HEADER}"))), None)
+            if found is None:
+                raise FederationError(f"run {job.name}: the server has no adapter of it. See: ifedicl flare status {job.name}")
+            return Adapter.load(found.parent)
 
     def log(self, job: JobRecord) -> list[str]:
         """The server's log of a finished job, in lines; none if it never began."""

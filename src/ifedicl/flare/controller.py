@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,10 +21,11 @@ from ifedicl.errors import IfediclError
 from ifedicl.federation.events import Delivered, Event, RoundDone, each
 from ifedicl.flare.job_run import run_job
 from ifedicl.flare.jobs import JobSettings
-from ifedicl.flare.names import PAYLOAD, RESULT, RUNS, STATUS, TASK
+from ifedicl.flare.names import ADAPTER, PAYLOAD, RESULT, RUNS, STATUS, TASK
 from ifedicl.flare.status import Board
 from ifedicl.flare.transport import SiteReply, TransportEngine
 from ifedicl.settings import validated
+from ifedicl.tracking.choice import Trackers
 
 _log = logging.getLogger(__name__)
 _SYNC_SECONDS = 2.0  # between two updates of the connected sites
@@ -52,9 +54,12 @@ class RoundsController(Controller):  # type: ignore[misc]
             board = known = Board(job)
             fl_ctx.get_engine().register_app_command(STATUS, lambda _topic, _data, _context: known.facts)
             engine = TransportEngine(_FlareTransport(self, fl_ctx, abort_signal), job.sites)
-            outcome = run_job(engine, job, folder / job.name, resume=self.resume, observer=each(board.observe, _log_round))
-            _log.info("run %s has ended after %d rounds; its adapter is in %s", job.name, outcome.state.round, RUNS)
-            self._keep(board.ended(outcome, str(folder / job.name / "adapter")), fl_ctx)
+            with Trackers.of(os.environ).observer(job.name, job.method) as tracked:
+                observer = each(board.observe, _log_round, tracked)
+                run = run_job(engine, job, folder / job.name, resume=self.resume, observer=observer)
+            _log.info("run %s has ended after %d rounds; its adapter is in %s", job.name, run.outcome.state.round, RUNS)
+            run.adapter.save(_own_folder(fl_ctx) / ADAPTER)
+            self._keep(board.ended(run.outcome, str(folder / job.name / "adapter")), fl_ctx)
         except IfediclError as error:
             _log.error("the run cannot go on: %s", error)
             self._keep({"error": str(error)} if board is None else board.failed(str(error)), fl_ctx)
@@ -62,12 +67,17 @@ class RoundsController(Controller):  # type: ignore[misc]
 
     def _keep(self, result: Mapping[str, Any], fl_ctx: FLContext) -> None:
         """Write how the job ended where the console finds it: nobody can ask a job that has ended."""
-        files.write_json(Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id())) / RESULT, result)
+        files.write_json(_own_folder(fl_ctx) / RESULT, result)
 
     def process_result_of_unknown_task(
         self, client: FlareClient, task_name: str, client_task_id: str, result: Shareable, fl_ctx: FLContext
     ) -> None:
         _log.info("client %s: a reply arrived after the deadline of its step and is ignored", client.name)
+
+
+def _own_folder(fl_ctx: FLContext) -> Path:
+    """The job's folder, which FLARE keeps, and gives to the console, when the job has ended."""
+    return Path(fl_ctx.get_engine().get_workspace().get_run_dir(fl_ctx.get_job_id()))
 
 
 def _log_round(event: Event) -> None:

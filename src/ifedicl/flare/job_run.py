@@ -7,15 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ifedicl.errors import ConfigError, Fault
-from ifedicl.federation.coordinator import Outcome
-from ifedicl.federation.driver import RunOptions, drive
+from ifedicl.federation.driver import Federated, RunOptions, drive
 from ifedicl.federation.engine import Engine
 from ifedicl.federation.events import Event, each
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.flare.jobs import JobSettings
 
 
-def run_job(engine: Engine, job: JobSettings, path: Path, *, resume: bool, observer: Callable[[Event], None]) -> Outcome:
+def run_job(engine: Engine, job: JobSettings, path: Path, *, resume: bool, observer: Callable[[Event], None]) -> Federated:
     """Run all rounds in the folder ``path``, or with ``resume`` the rounds after its checkpoint, and save the adapter.
 
     Raises:
@@ -32,4 +31,4 @@ def run_job(engine: Engine, job: JobSettings, path: Path, *, resume: bool, obser
     journal = folder.journal(job.task, job.sites)
     federated = folder.carry_out(lambda options: drive(engine, job.manifest, job.model, options), options, journal)
     journal.finish(federated.outcome)
-    return federated.outcome
+    return federated

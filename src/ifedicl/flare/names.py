@@ -12,6 +12,9 @@ STATUS = "ifedicl.status"
 RESULT = "ifedicl.result.json"
 """The file in a job's folder on the server that says how the job ended. FLARE keeps the folder with the finished job."""
 
+ADAPTER = "adapter"
+"""The folder in a job's folder on the server that holds the adapter, for the console."""
+
 _ROOM = "ifedicl.flare"
 EXECUTOR = f"{_ROOM}.executor.SiteExecutor"
 CONTROLLER = f"{_ROOM}.controller.RoundsController"

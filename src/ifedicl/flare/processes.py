@@ -18,6 +18,7 @@ from ifedicl.flare.kit_folder import party_of, ports_of
 from ifedicl.flare.kits import check_kit
 from ifedicl.flare.names import CLIENT_FILE
 from ifedicl.flare.site_policy import write_server_rules, write_site_rules
+from ifedicl.tracking.choice import NONE, VARIABLES, Trackers
 
 _GET_TASK = "NVFLARE_GET_TASK_TIMEOUT"
 _PATIENCE = {
@@ -28,10 +29,11 @@ _PATIENCE = {
 """In seconds; values in the environment take precedence."""
 
 
-def command(kit: Path) -> tuple[list[str], dict[str, str]]:
-    """Write the party's rules, and return the command and the environment that start it.
+def command(kit: Path, trackers: Trackers = NONE) -> tuple[list[str], dict[str, str]]:
+    """Write the party's rules, and return the command and the environment that start it; ``trackers`` are of the server.
 
     Raises:
+        ConfigError: a package of a tracker is not installed.
         FederationError: ``kit`` is not a kit, or was changed; a site has no ``client.toml`` yet.
         StorageError: the rules cannot be written.
     """
@@ -41,8 +43,12 @@ def command(kit: Path) -> tuple[list[str], dict[str, str]]:
     temporary = kit / "temporary"  # not /tmp: all files stay in the kit
     temporary.mkdir(exist_ok=True)
     environment = {**_PATIENCE, **os.environ, "TMPDIR": str(temporary)}
+    for name in VARIABLES:
+        environment.pop(name, None)  # a site's job need not know where its server's figures go
     settings = ["config_folder=config"]
     if party == "server":
+        trackers.check()
+        environment |= trackers.variables
         write_server_rules(kit)
         role, module = "server", "server.server_train"
     elif party == "site":
@@ -58,14 +64,17 @@ def command(kit: Path) -> tuple[list[str], dict[str, str]]:
     return arguments, environment
 
 
-def run(kit: Path) -> int:
+def run(kit: Path, trackers: Trackers = NONE) -> int:
     """Run the party of ``kit`` until it ends, or until this process gets SIGTERM or Ctrl-C, and return its exit code.
 
+    ``trackers`` are of the server.
+
     Raises:
+        ConfigError: as :func:`command`.
         FederationError: as :func:`command`, or another program listens at a port of the server.
         StorageError: as :func:`command`.
     """
-    arguments, environment = command(kit)
+    arguments, environment = command(kit, trackers)
     if party_of(kit.resolve())[0] == "server":
         _check_ports(ports_of(kit.resolve()))
     process = subprocess.Popen(arguments, env=environment, cwd=kit, start_new_session=True)

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ifedicl.serve.api_keys import Keys
 from ifedicl.serve.faults import fault, type_and_place
-from ifedicl.serve.hosts import Hosts
+from ifedicl.serve.hosts import HEALTH, Hosts
 from ifedicl.serve.limits import Limits
 
 _log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class AccessControl:
 
     Attributes:
         keys: API keys; None: no key is needed.
-        hosts: allowed Host headers; None: any.
+        hosts: allowed Host headers, of all paths but those of health; None: any.
         on_answer: called with path template, status and seconds of each answer.
     """
 
@@ -117,9 +117,9 @@ class AccessControl:
 
     def _check_host(self, scope: Scope) -> None:
         given = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-        if self.hosts is not None and not self.hosts.hold(given):
-            message = f"Host: received {given[:80]!r}; allowed without keys: {self.hosts.described}"
-            raise _RefusedError(400, "host", f"{message}. Use that name, or start the server with --host NAME or --keys")
+        if self.hosts is not None and scope["path"] not in HEALTH and not self.hosts.hold(given):
+            message = f"Host: received {given[:80]!r}; allowed: {self.hosts.described}"
+            raise _RefusedError(400, "host", f"{message}. Use such a name, or start the server with --allowed-host NAME")
 
     def _check_key(self, scope: Scope) -> None:
         if self.keys is None or not scope["path"].startswith(_KEYED):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +21,9 @@ from ifedicl.serve.faults import error_response, fault
 from ifedicl.serve.hosts import Hosts
 from ifedicl.serve.routes import ServerState, router
 from ifedicl.serve.schemas import ANSWER_EXAMPLE, TEXTS_EXAMPLE
+
+if TYPE_CHECKING:
+    from ifedicl.serve.traces import Traces
 
 
 class HeadAsGet:
@@ -45,8 +48,8 @@ class HeadAsGet:
         scope["route"] = inner.get("route")  # the meters count by route
 
 
-def application(state: ServerState, keys: Keys | None, host: str) -> FastAPI:
-    """The ASGI application of a server that listens at ``host``. Without keys the Host header must name this server."""
+def application(state: ServerState, keys: Keys | None, hosts: Hosts | None, traces: Traces | None = None) -> FastAPI:
+    """The ASGI application of a server. The Host header must be one of ``hosts``, if there are any."""
     # FastAPI's own documentation pages load scripts from another host. Ours is docs().
     app = FastAPI(title="ifedicl", version=__version__, docs_url=None, redoc_url=None)
 
@@ -85,8 +88,11 @@ def application(state: ServerState, keys: Keys | None, host: str) -> FastAPI:
 
     app.include_router(router(state))
     app.add_middleware(HeadAsGet)
-    hosts = Hosts(host) if keys is None else None
     app.add_middleware(AccessControl, limits=state.limits, keys=keys, hosts=hosts, on_answer=state.meters.answered)
+    if traces is not None:
+        from ifedicl.serve.traces import TracedRequests
+
+        app.add_middleware(TracedRequests, traces=traces)
     return app
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h11
 import uvicorn
@@ -25,12 +25,16 @@ from ifedicl.serve.api_keys import Keys
 from ifedicl.serve.app import application
 from ifedicl.serve.catalog import Catalog, Source
 from ifedicl.serve.faults import type_and_place
+from ifedicl.serve.hosts import Hosts
 from ifedicl.serve.limits import Limits
 from ifedicl.serve.meters import Meters
 from ifedicl.serve.routes import ServerState
 from ifedicl.serve.runviews import Runs
 from ifedicl.serve.schemas import ModelFacts
 from ifedicl.serve.worker import Worker
+
+if TYPE_CHECKING:
+    from ifedicl.serve.traces import Traces
 
 _log = logging.getLogger(__name__)
 _MOST_HEAD = 32 << 10
@@ -60,6 +64,8 @@ def serve(
     limits: Limits,
     keys: Keys | None = None,
     runs: Path | None = None,
+    allowed_hosts: Sequence[str] = (),
+    traces: Traces | None = None,
     on_start: Callable[[str, Catalog], None],
 ) -> None:
     """Answer until the process gets a signal to stop.
@@ -72,12 +78,15 @@ def serve(
         limits: bounds of requests.
         keys: API keys; None: no key is needed.
         runs: a folder of runs that the page shows.
+        allowed_hosts: names under which others reach the server. Without any, a server without keys answers its own names, and
+            one with keys any name.
+        traces: of OpenTelemetry; None: none.
         on_start: called with the URL and the catalog once requests are answered.
 
     Raises:
         IfediclError: an adapter cannot be served.
     """
-    meters = Meters()
+    meters = Meters(() if traces is None else (traces,))
     worker = Worker(backbone, most_waiting=limits.waiting, on_pass=meters.passed)
     stopping = threading.Event()
     try:
@@ -92,7 +101,8 @@ def serve(
         state = ServerState(facts, catalog, worker, meters, Runs(runs), limits)
         refreshed = (stopping, limits.refresh_seconds, catalog, keys)
         threading.Thread(target=_keep_refreshing, args=refreshed, daemon=True).start()
-        server = _Server(application(state, keys, listener.host), limits, lambda url: on_start(url, catalog))
+        hosts = Hosts(listener.host, allowed_hosts) if keys is None or allowed_hosts else None
+        server = _Server(application(state, keys, hosts, traces), limits, lambda url: on_start(url, catalog))
         with _signals_answered():
             server.run([listener.socket])
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -12,7 +12,7 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
 from ifedicl.core.warm_start import Start, warm_start
-from ifedicl.federation.coordinator import Outcome, Starter
+from ifedicl.federation.coordinator import Starter
 from ifedicl.settings import Method
 from ifedicl.store.lease import leased
 from ifedicl.store.protocol import Store
@@ -31,8 +31,8 @@ class Calibrated(Protocol):
         """The adapter to store."""
 
     @property
-    def outcome(self) -> Outcome:
-        """The run's vectors, rounds, choice and gate."""
+    def figures(self) -> Mapping[str, float | int | bool | None]:
+        """Rounds, the chosen round's held-out loss and accuracy, and whether the gate is open."""
 
 
 C = TypeVar("C", bound=Calibrated)
@@ -77,9 +77,9 @@ def request(
 ) -> tuple[Answer, C | None]:
     """Answer a request; equal requests at the same time calibrate once.
 
-    ``calibrate`` runs the federation; its argument may return a warm start. ``reference`` computes the vectors that signatures
-    are centred on, if the store has none for this model. With ``recalibrate``, exact hits are ignored and a new version
-    is stored.
+    ``calibrate`` runs the federation; its argument may be called for a warm start. ``reference`` computes the vectors that
+    signatures are centred on, if the store has none for this model. With ``recalibrate``, exact hits are ignored and a new
+    version is stored.
 
     Returns:
         The answer, and the calibration unless the answer was stored.
@@ -93,8 +93,9 @@ def request(
             return hit, None
         search = _Search(store, key, method, reference)
         calibrated = calibrate(search.start)
-        vector = signature(calibrated.outcome.context, store.reference(key, reference))
-        metrics = _metrics(calibrated.outcome) | {"found": search.found.kind}
+        # A readout of the raw model has no vectors, so nothing can be near it.
+        vector = None if method.is_one_shot else signature(calibrated.adapter.context, store.reference(key, reference))
+        metrics = {**calibrated.figures, "found": search.found.kind}
         entry = store.put(key, calibrated.adapter, vector, metrics)
     return Answer(search.found, entry, calibrated.adapter), calibrated
 
@@ -104,7 +105,7 @@ class _Search:
 
     def __init__(self, store: Store, key: TaskKey, method: Method, reference: Callable[[], Array32]) -> None:
         self._store, self._key, self._method, self._reference = store, key, method, reference
-        self.found = Found("miss", "the run was resumed from its checkpoint, without a search for a near task")
+        self.found = Found("miss", "no near task was looked for: the run was resumed, has no rounds, or went over FLARE")
 
     def start(self, context: Context, initial: Coefficients) -> Start | None:
         """A warm start from the nearest task, or None.
@@ -131,13 +132,3 @@ class _Search:
             return start
         self.found = Found("miss", "the store has no calibrated task of this federation and model")
         return None
-
-
-def _metrics(outcome: Outcome) -> dict[str, float | int | bool | None]:
-    chosen = next((item.held_out for item in outcome.state.history if item.round == outcome.chosen_round), None)
-    return {
-        "rounds": outcome.state.round,
-        "held_out_loss": None if chosen is None else chosen.loss,
-        "held_out_accuracy": None if chosen is None else chosen.accuracy,
-        "gate_open": None if outcome.gate is None else outcome.gate.is_open,
-    }

@@ -172,17 +172,17 @@ def test_while_the_key_file_is_broken_all_requests_are_refused_with_the_reason(s
 )
 def test_without_keys_only_names_of_this_server_are_answered(state: ServerState, host: str, name: str, status: int) -> None:
     client = asking(state, host=host)
-    for path in ("/", "/v1/adapters", "/healthz"):
+    for path in ("/", "/v1/adapters", "/metrics"):
         answer = client.get(path, headers={"Host": name})
         assert answer.status_code == status
         if status == 400:
             assert fault(answer)[1] == "host"
-            assert "start the server with --host NAME or --keys" in fault(answer)[2]
+            assert "start the server with --allowed-host NAME" in fault(answer)[2]
 
 
 @pytest.mark.parametrize("name", ["", "[::1", "[", "127.0.0.1:port@site.example"])
 def test_a_host_header_that_is_none_is_refused(state: ServerState, name: str) -> None:
-    assert fault(asking(state).get("/healthz", headers={"Host": name}))[:2] == (400, "host")
+    assert fault(asking(state).get("/", headers={"Host": name}))[:2] == (400, "host")
 
 
 def test_with_keys_any_name_is_answered_as_behind_a_proxy(state: ServerState, tmp_path: Path) -> None:
