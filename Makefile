@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 TORCH_FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo demo-flare test soak check unit setup paper speed clean
+.PHONY: demo demo-flare test soak check docs unit setup paper speed clean
 
 setup: $(VENV)/.ready
 
@@ -42,6 +42,12 @@ test: unit
 soak: setup
 	$(PYTEST) -m soak tests
 
+# The documents as a site, in build/site: a broken link ends it. The figures in docs/images come from benchmarks/results_plot.py and
+# benchmarks/screenshots.py.
+docs: setup
+	$(BIN)/python docs/site_pages.py build/pages
+	$(BIN)/zensical build --strict
+
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -56,4 +62,4 @@ speed: setup
 	for claim in extraction calibration inference one_at_a_time serving exported memory; do $(BIN)/python benchmarks/$$claim.py || exit 1; done
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs build
