@@ -27,6 +27,7 @@ _PLACES = {
 _FENCES = re.compile(r"^(```.*?^```)$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?<=\]\()(?!\w+:)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?(?=\))")
 _NAMED = re.compile(r"(?<!\[)`(?P<path>[\w./-]+\.(?:py|toml))[^`\n]*`")
+_CODE = re.compile(r"`[^`\n]+`")
 _KINDS = {".py": "python", ".toml": "toml"}
 
 
@@ -67,6 +68,7 @@ def _linked(text: str, origin: str, named: set[str]) -> str:
         named.add(source)
         return f"[{match[0]}]({_relative(source, page)})"
 
+    text = _CODE.sub(lambda match: match[0].replace(r"\|", "|"), text)  # a code host's tables want the backslash
     return _NAMED.sub(name, _LINK.sub(link, text))
 
 

@@ -57,6 +57,7 @@ def test_pages_lead_to_the_source_files_that_they_name(site: Path) -> None:
     assert link is not None
     source = site / urljoin("/paper-to-code/", link[1]).lstrip("/") / "index.html"
     assert "activation_scale" in source.read_text()
+    assert "P(label | prompt)" in page  # a table's cell, where a code host wants a backslash
 
 
 def test_the_reference_has_every_public_name_and_plain_words(site: Path) -> None:
