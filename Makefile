@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 TORCH_FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo demo-flare test soak containers release check unit setup paper speed clean
+.PHONY: demo demo-flare test soak containers release check docs unit setup paper speed clean
 
 setup: $(VENV)/.ready
 
@@ -55,6 +55,12 @@ release: setup
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-file dist/ifedicl.cdx.json $(BIN)/python
 	cd dist && sha256sum * > SHA256SUMS
 
+# The documents as a site, in build/site: a broken link ends it. The figures in docs/images come from benchmarks/results_plot.py and
+# benchmarks/screenshots.py.
+docs: setup
+	$(BIN)/python docs/site_pages.py build/pages
+	$(BIN)/zensical build --strict
+
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -69,4 +75,4 @@ speed: setup
 	for claim in extraction calibration inference one_at_a_time serving exported memory; do $(BIN)/python benchmarks/$$claim.py || exit 1; done
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs build

@@ -20,7 +20,7 @@ from ifedicl.errors import DataError
 from ifedicl.federation.expected_steps import expected_steps, step_sizes
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.run_folder import RunFolder
-from ifedicl.federation.sample_exchange import SampleCounts, sample_exchange
+from ifedicl.federation.sample_exchange import Exchange, SampleCounts, sample_exchange
 from ifedicl.rows import columns_of, holds_rows, rows_of
 from ifedicl.settings import RunSettings, load_settings
 from ifedicl.settings.describe import mode_of, what_leaves
@@ -70,18 +70,20 @@ def inspect_config(path: Path) -> dict[str, Any]:
     """What a run of this config would do, and the bytes of each message. They depend on the model, so it is loaded."""
     settings = load_settings(path)
     check_source(settings.model)
-    clients = runs.client_examples(settings)
+    data = runs.RunData.read(settings)
+    clients = data.clients
 
     from ifedicl.backbone.load import load_backbone  # torch takes seconds to import, and a wrong file is found first
     from ifedicl.backbone.scoring import Scorer
     from ifedicl.runs.expected_memory import expected_memory
+    from ifedicl.runs.expected_time import expected_time
 
     holdout = settings.holdout
     backbone = load_backbone(settings.model)
     scorer = Scorer(backbone, settings.task)
     shown = scorer.encoder.prompts([SHOWN_TEXT]).tokens[0]
-    sizes = _sizes(settings, backbone.shape, tuple(clients))
-    steps = expected_steps(Manifest.of(settings.task, settings.method, backbone.shape), sizes)
+    manifest, samples = _samples(settings, backbone.shape)
+    steps = expected_steps(manifest, step_sizes(manifest, samples, tuple(clients)))
     return {
         "kind": "config",
         "model": settings.model.source,
@@ -106,6 +108,7 @@ def inspect_config(path: Path) -> dict[str, Any]:
             "up": sum(step.times * step.bytes_up for step in steps),
         },
         "memory": expected_memory(settings, backbone, clients),
+        "seconds": expected_time(settings, backbone, data, steps),
         "mode": mode_of(settings.method),
         "leaves_a_client": what_leaves(settings.method),
         "for_each_owner": for_owners(settings, backbone.fingerprint),
@@ -124,16 +127,17 @@ def for_owners(settings: RunSettings, fingerprint: str) -> dict[str, str]:
 
 def expected_bytes(settings: RunSettings, model: ModelShape, clients: Sequence[str]) -> dict[str, int]:
     """Bytes of each step for one client, from one encoded sample of each message in the shapes of this run."""
-    sizes = _sizes(settings, model, clients)
+    manifest, samples = _samples(settings, model)
+    sizes = step_sizes(manifest, samples, clients)
     kinds = ("sum", "sum") if settings.method.sums_only else ("request", "reply")
     down = {f"{step}_{kinds[0]}_down": size for step, (size, _) in sizes.items()}
     return down | {f"{step}_{kinds[1]}_up": size for step, (_, size) in sizes.items()}
 
 
-def _sizes(settings: RunSettings, model: ModelShape, clients: Sequence[str]) -> dict[str, tuple[int, int]]:
+def _samples(settings: RunSettings, model: ModelShape) -> tuple[Manifest, dict[str, Exchange]]:
     counts = SampleCounts(np.full(settings.method.groups(len(settings.task.labels)), 50), selection=100, gate=100)
     manifest = Manifest.of(settings.task, settings.method, model)
-    return step_sizes(manifest, sample_exchange(manifest, counts), clients)
+    return manifest, sample_exchange(manifest, counts)
 
 
 def inspect_data(path: Path, text: str = "text", label: str = "label") -> dict[str, Any]:

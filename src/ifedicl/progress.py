@@ -108,7 +108,7 @@ class RoundLines:
         yield f"{self._bytes / 1e3:,.0f} KB so far"
         if self._first is not None and self._first[0] < record.round < event.rounds:
             taken = (self._clock() - self._first[1]) / (record.round - self._first[0])
-            yield f"about {_duration(taken * (event.rounds - record.round))} left"
+            yield f"about {duration(taken * (event.rounds - record.round))} left"
 
 
 @contextmanager
@@ -140,7 +140,7 @@ class CountLines:
         if now - self._said >= SECONDS_BETWEEN and 0 < self._done < self._total:
             self._said = now
             left = (now - self._began) / self._done * (self._total - self._done)
-            say(f"{self._name}: {self._done} of {self._total}, about {_duration(left)} left")
+            say(f"{self._name}: {self._done} of {self._total}, about {duration(left)} left")
 
 
 def say(line: str) -> None:
@@ -151,7 +151,10 @@ def say(line: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in words, as minutes or hours where they are many."""
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} hours"
     return f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{seconds:.0f} seconds"
 
 

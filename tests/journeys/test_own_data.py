@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def test_the_commands_of_readme_go_from_a_new_config_to_labels_and_figures(
             (place / "config.toml").write_text(config.replace("# rounds = 10", "rounds = 2"))
     assert "urgent 20, normal 20" in said["inspect"]
     assert "in all, for each client" in said["inspect"]
+    assert re.search(r"time on this machine: about [\d.]+ (seconds|minutes) for all clients", said["inspect"])
     assert "adapter: runs/config/adapter" in said["run"]
     label, probability, text = said["classify"].strip().split("\t")
     assert (label in ("urgent", "normal"), text) == (True, "The lift has been stuck since Monday.")

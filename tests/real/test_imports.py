@@ -97,7 +97,7 @@ def test_every_wrong_path_file_and_column_is_found_before_anything_heavy_is_impo
     adapter = str(OLD / "format-2")
     model = ["--model", str(OLD / "model")]
     configs = ["nowhere.toml", "bad.toml", "no-file.toml", "no-column.toml", "no-test.toml", "no-model.toml", "no-gguf.toml"]
-    commands = [["run", config] for config in configs] + [["inspect", config] for config in configs if config != "no-test.toml"]
+    commands = [[command, config] for command in ("run", "inspect") for config in configs]
     commands += [["audit", config] for config in ("nowhere", *configs[:4])]
     commands += [["flare", "job", config] for config in ("nowhere.toml", "bad.toml", "no-model.toml", "no-gguf.toml")]
     commands += [["policy", "init", "other.toml", "--config", config] for config in ("nowhere.toml", "no-model.toml")]

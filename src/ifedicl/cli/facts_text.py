@@ -9,6 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from ifedicl.progress import duration
+
 Facts = Mapping[str, Any]
 
 
@@ -99,6 +101,12 @@ def _config(facts: Facts, console: Console) -> None:
     console.print(
         f"memory of a calibration: {memory['peak']} at its peak, of which the weights take {memory['weights']}; on a GPU "
         f"{memory['gpu']} with what its driver takes. model.max_pass_tokens bounds a pass"
+    )
+    seconds = facts["seconds"]
+    console.print(
+        f"time on this machine: about {duration(seconds['simulation'])} for all clients in one process (`ifedicl run`), "
+        f"{duration(seconds['one_client'])} for the largest client alone. Timed on {seconds['texts_timed']} of the texts: "
+        "within a factor of two, if the machine does nothing else. Loading the model and networks come on top"
     )
     console.print(f"mode {facts['mode']}. Sentences on each line, for scripts and reviews: --json")
     console.print(f"each owner: {facts['for_each_owner']['policy']}")

@@ -59,9 +59,9 @@ def inspect(
     label_column: LabelColumn = "label",
     as_json: Json = False,
 ) -> None:
-    """Show what a file contains. For a config: what each client would send, in words and bytes, before anything is sent.
+    """Show what a file contains. For a config: what each client would send, in words and bytes, and how long a run takes.
 
-    The sizes depend on the model, so a config loads it.
+    Nothing is sent. Sizes and times depend on the model, so a config loads it and times it on a few of the texts.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder. Give an adapter folder, a .toml config or a data file")

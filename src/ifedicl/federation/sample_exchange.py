@@ -61,12 +61,19 @@ def sample_exchange(manifest: Manifest, counts: SampleCounts) -> dict[str, Excha
     return steps
 
 
+def sample_context(manifest: Manifest) -> Context:
+    """Global vectors and basis in the shapes of a job with rounds, all zero."""
+    layers, rank = manifest.layers, manifest.method.rank
+    shape = len(layers), len(WRITES), manifest.model.width
+    basis = np.zeros((*shape[:2], rank, shape[2]), dtype=np.float32) if rank else None
+    return Context(np.zeros(shape, dtype=np.float32), basis, layers.start)
+
+
 def _vectors(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
     method, model, layers = manifest.method, manifest.model, manifest.layers
     shape = len(layers), len(WRITES), model.width
     vectors = ContextVectors(np.zeros((len(counts.groups), *shape), dtype=np.float32), counts.groups)
-    basis = np.zeros((*shape[:2], method.rank, model.width), dtype=np.float32) if method.rank else None
-    context = Context(np.zeros(shape, dtype=np.float32), basis, layers.start)
+    context = sample_context(manifest)
     request = messages.VectorsRequest(manifest.digest, "")
     return {
         "vectors": (request, messages.VectorsReply(vectors, _CURSOR, True, "float32", method.vectors.wire_dtype)),
