@@ -18,7 +18,10 @@ from ifedicl.backbone.readings import Reading
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import load_plan
-from ifedicl.core.readout import PENALTIES, Readout, ReadoutSums, features
+from ifedicl.core.readout import Readout, features
+from ifedicl.core.readout_sums import PENALTIES, ReadoutSums
+from ifedicl.core.sketch import Directions
+from ifedicl.core.units import Units
 from ifedicl.data import Example, draw_pool
 from ifedicl.demo.fetch import demo_model
 from ifedicl.settings import ModelSettings
@@ -60,7 +63,9 @@ def _read(scorer: Scorer, rows: tuple[Example, ...], layer: int | None) -> Readi
 
 
 def _solved(reading: Reading, labels: np.ndarray, classes: int) -> list[Readout]:
-    return ReadoutSums.of(features(reading.states, reading.logs), labels, classes).solve(None)
+    rows = features(reading.states, reading.logs)
+    whole = Directions.of([rows.shape[1] - classes], classes, 2 * rows.shape[1], 0)  # the sketch is the Gram matrix
+    return ReadoutSums.of(rows, labels, classes, Units.of(rows), whole).solve(whole)
 
 
 def _scores(readout: Readout, reading: Reading) -> np.ndarray:

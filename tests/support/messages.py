@@ -7,7 +7,7 @@ import numpy as np
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.readout import Readout, ReadoutSums
+from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32, ContextVectors
 from ifedicl.federation import messages
@@ -15,6 +15,7 @@ from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.metrics import Comparison, Tally
 from tests.support import tiny
 from tests.support.jobs import job_of
+from tests.support.readouts import drawn_sums
 
 LAYERS, WIDTH = 3, 8
 
@@ -42,9 +43,7 @@ REQUESTS: list[Request] = [
     messages.GradientRequest("0123456789abcdef", 7, CORE),
     messages.CompareRequest("0123456789abcdef", CORE, READOUT),
 ]
-READOUT_SUMS = ReadoutSums(  # of correlations that a byte holds as they are
-    np.array([[4, 6, 1, 0, 0], [6, 9, 0, 1, 0], [1, 0, 2, 0, 0], [0, 1, 0, 2, 0], [0, 0, 0, 0, 3]], "f8"), np.ones((5, 2)), 3
-)
+READOUT_SUMS = drawn_sums(12)
 REPLIES: list[Reply] = [
     messages.JobReply(),
     messages.VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float32"),

@@ -13,8 +13,10 @@ from safetensors.numpy import save
 
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form
-from ifedicl.core.readout import Readout, ReadoutSums
+from ifedicl.core.readout import Readout
+from ifedicl.core.readout_sums import ReadoutSums
 from ifedicl.core.subspace import Context
+from ifedicl.core.units import Units
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import MessageError
 from ifedicl.federation.messages import (
@@ -52,7 +54,7 @@ def assert_same(first: object, second: object) -> None:
             assert value.keys() == other.keys()
             for key, array in value.items():
                 np.testing.assert_array_equal(array, other[key])
-        elif isinstance(value, Coefficients | Context | ContextVectors | GradientSum | Readout | ReadoutSums):
+        elif isinstance(value, Coefficients | Context | ContextVectors | GradientSum | Readout | ReadoutSums | Units):
             assert_same(value, other)
         elif isinstance(value, tuple) and isinstance(next(iter(value), None), Readout):
             assert len(value) == len(other)

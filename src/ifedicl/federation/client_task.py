@@ -16,7 +16,8 @@ from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import gradient_sum
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.readout import Readout, ReadoutSums, features, projected, projection
+from ifedicl.core.readout import Readout, features
+from ifedicl.core.readout_sums import ReadoutSums
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role, split_roles
@@ -24,9 +25,9 @@ from ifedicl.errors import ConfigError, DataError, Fault, TaskError
 from ifedicl.extract import context_vectors
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import NoisyStatisticsReply, Request, StatisticsReply
+from ifedicl.federation.public_text import PublicText
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
-from ifedicl.task import Task
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +36,11 @@ ReadoutReply: TypeAlias = StatisticsReply | NoisyStatisticsReply
 
 
 class ExampleSums:
-    """Sums of an owner's examples as they are: no clipping, no noise, no DP guarantee."""
+    """Sums of an owner's examples as they are: no noise, no DP guarantee."""
+
+    def __init__(self, reference: PublicText) -> None:
+        """Take the texts in which features get their units, the same at every client."""
+        self._reference = reference
 
     @property
     def spent_epsilon(self) -> float | None:
@@ -88,20 +93,18 @@ class ExampleSums:
         scorer: Scorer,
         reading: Reading,
         labels: Sequence[int],
-        method: Method,
+        manifest: Manifest,
         context: Context,
         coefficients: Coefficients,
     ) -> ReadoutReply:
         """The readout sums of a reading of training examples in the model with these coefficients, as a reply."""
-        del context, coefficients  # the reading is of them
-        device = scorer.backbone.device
-        matrix = projection(reading.states.shape[1], scorer.backbone.width, method.seed)
-        states = reading.states if matrix is None else projected(reading.states, matrix, device)
-        sums = ReadoutSums.of(features(states, reading.logs), np.asarray(labels), len(scorer.task.labels), device)
-        return StatisticsReply(sums)
+        layer, classes = manifest.method.pooled_layer(scorer.backbone.layers), len(scorer.task.labels)
+        units = self._reference.units(scorer, context, coefficients, layer)
+        rows, device = features(reading.states, reading.logs), scorer.backbone.device
+        return StatisticsReply(ReadoutSums.of(rows, np.asarray(labels), classes, units, manifest.directions, device))
 
 
-def exact_sums(manifest: Manifest) -> ExampleSums:
+def exact_sums(manifest: Manifest, reference: PublicText) -> ExampleSums:
     """Sums without a DP guarantee.
 
     Raises:
@@ -110,20 +113,21 @@ def exact_sums(manifest: Manifest) -> ExampleSums:
     if manifest.method.promises_noise:
         remedy = "Give public text, the same at every client: public in [data]."
         raise ConfigError("private mode", [Fault("data.public", "nothing", "a file of texts that are no client's own", remedy)])
-    return ExampleSums()
+    return ExampleSums(reference)
 
 
 class ClientTask:
     """One owner's examples under one task and method. Each is encoded once; nothing is computed twice."""
 
     def __init__(
-        self, task: Task, method: Method, scorer: Scorer, examples: Sequence[Example], sums: ExampleSums, split_seed: int
+        self, manifest: Manifest, scorer: Scorer, examples: Sequence[Example], sums: ExampleSums, split_seed: int
     ) -> None:
         """Divide the examples into roles by ``split_seed``; nothing is encoded yet."""
+        self._manifest = manifest
         self.sums = sums
         self.split_seed = split_seed
-        self.task = task
-        self.method = method
+        self.task = manifest.task
+        method = self.method = manifest.method
         self.scorer = scorer
         if sums.reads_alone:
             examples = _readable(scorer, examples)
@@ -172,7 +176,7 @@ class ClientTask:
         """The readout sums of the training examples, in the adapted model."""
         reading = self._reading(Role.TRAIN, context, coefficients)
         labels = self.part(Role.TRAIN).labels
-        return self.sums.statistics(self.scorer, reading, labels, self.method, context, coefficients)
+        return self.sums.statistics(self.scorer, reading, labels, self._manifest, context, coefficients)
 
     def _reading(self, role: Role, context: Context, coefficients: Coefficients) -> Reading:
         """Readings of one role's examples; those of the raw model are cached."""

@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.core.readout import MOST_FEATURES, feature_count, hidden_count
+from ifedicl.core.sketch import OWN, SUMMED, Directions, direction_count
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
 from ifedicl.settings import Method, Section, validated
@@ -49,7 +50,8 @@ class Limits(Section):
         evaluations = math.ceil(rounds / method.rounds.evaluate_every)
         once = method.readout is not None
         injects = not method.is_one_shot
-        in_a_phase = 2 * injects * (method.holdout.selection > 0) + once + (method.holdout.gate > 0)  # zero-shot, last round
+        measured = injects + method.measures_first  # last round, zero-shot
+        in_a_phase = measured * (method.holdout.selection > 0) + once + (method.holdout.gate > 0)
         figures = evaluations * (method.holdout.selection > 0) + phases * in_a_phase
         return cls(
             rounds=rounds,
@@ -163,10 +165,17 @@ class Manifest:
 
     @property
     def features(self) -> int:
-        """The number of features of the readout, without the constant one."""
+        """The number of features of the readout's sums."""
         classes, model = len(self.task.labels), self.model
         hidden = hidden_count(model.width, self.method.pooled_layer(model.layers))
-        return feature_count(min(hidden, MOST_FEATURES), classes) - 1
+        return feature_count(min(hidden, MOST_FEATURES) if self.method.promises_noise else hidden, classes)
+
+    @cached_property
+    def directions(self) -> Directions:
+        """The directions of the sketch in a readout's sums without noise: each side draws them itself."""
+        count = direction_count(self.features, len(self.task.labels), SUMMED if self.method.sums_only else OWN)
+        states = hidden_count(self.model.width, self.method.pooled_layer(self.model.layers)) // self.model.width
+        return Directions.of([self.model.width] * states, len(self.task.labels), count, self.method.seed)
 
     @property
     def form(self) -> Form:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ifedicl.core.coefficients import LARGEST_COEFFICIENT, Coefficients
-from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout
+from ifedicl.core.readout import TEMPERATURES, Readout
+from ifedicl.core.readout_sums import PENALTIES
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import LARGEST_MEAN
 from ifedicl.federation import messages
@@ -43,7 +44,7 @@ class RequestChecks:
             case messages.UpdateRequest():
                 begun, ends = request.phase_start, request.phase_start + request.phase_rounds
                 in_schedule = 0 <= begun <= request.round < ends <= self.manifest.limits.rounds
-                in_schedule = in_schedule and request.weight_bits in range(64 if method.sums_only else 1)
+                in_schedule = in_schedule and self._fits_weight(request.weight_bits)
                 return in_schedule and method.takes_updates and self._fits_coefficients(request.coefficients)
             case messages.GradientRequest():
                 in_schedule = 0 <= request.round < self.manifest.limits.rounds
@@ -57,11 +58,14 @@ class RequestChecks:
                 fits = method.holdout.gate > 0 and self._fits_coefficients(request.coefficients)
                 return fits and self._fits_readouts(request.readouts)
             case messages.StatisticsRequest():
-                fits = method.readout is not None and not method.promises_noise
+                fits = method.readout is not None and not method.promises_noise and self._fits_weight(request.weight_bits)
                 return fits and self._fits_coefficients(request.coefficients)
             case messages.NoisyStatisticsRequest():
                 fits = method.readout is not None and method.promises_noise
                 return fits and self._fits_coefficients(request.coefficients)
+
+    def _fits_weight(self, bits: int) -> bool:
+        return bits in range(64 if self.manifest.method.sums_only else 1)
 
     def _fits_context(self, context: Context) -> bool:
         manifest = self.manifest

@@ -11,7 +11,6 @@ from functools import reduce
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import TEMPERATURES, Readout, hidden_count, projection
 from ifedicl.core.robust import Trust, trusted_clients
-from ifedicl.core.vectors import Array64
 from ifedicl.federation import messages
 from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.client_pool import ClientPool, Participation
@@ -21,6 +20,9 @@ from ifedicl.federation.reply_validation import ReplyChecks, is_usable_evaluatio
 from ifedicl.metrics import Comparison, Tally
 
 _log = logging.getLogger(__name__)
+
+_SLACK = 1.25
+"""The number of training examples is estimated from that of held-out ones, times this."""
 
 
 class Selection:
@@ -36,10 +38,11 @@ class Selection:
     def measure_zero_shot(self) -> None:
         """Evaluate the raw model on the selection examples, once for each context.
 
-        Without rounds the label words that a readout is compared with are the raw model's.
+        Without rounds the label words that a readout is compared with are the raw model's, so nothing is asked here; but a
+        secure sum needs to know about how many examples there are.
         """
         method = self._manifest.method
-        if self._memory.state.zero_shot is None and method.holdout.selection > 0 and not method.is_one_shot:
+        if self._memory.state.zero_shot is None and method.holdout.selection > 0 and method.measures_first:
             zero_shot = tally_of_all(self.evaluate(self._manifest.identity))
             self._memory.keep(replace(self._memory.state, zero_shot=zero_shot))
 
@@ -83,10 +86,11 @@ class Selection:
 
     def _readouts(self) -> tuple[tuple[Readout, ...], Participation]:
         """A readout for each penalty; none without enough clients."""
-        request = messages.StatisticsRequest(self._clients.context_id, self._memory.state.best)
+        bits = self._weight_bits if self._manifest.method.sums_only else 0
+        request = messages.StatisticsRequest(self._clients.context_id, self._memory.state.best, bits)
         requests = dict.fromkeys(self._clients.names, request)
         total, answers = self._clients.total(requests, messages.StatisticsReply, self._checks.is_usable_statistics)
-        return () if total is None else tuple(total.sums.solve(*self._features)), answers
+        return () if total is None else tuple(total.sums.solve(self._manifest.directions, self._pooled_layer)), answers
 
     def _noisy_readouts(self) -> tuple[tuple[Readout, ...], Participation]:
         """The readout of noisy sums; none without enough clients."""
@@ -96,15 +100,32 @@ class Selection:
         usable = self._checks.is_usable_noisy_statistics
         replies, answers = self._clients.ask_all(request, messages.NoisyStatisticsReply, usable)
         plan = NoisePlan.of(self._manifest)
-        solved = (total.sums.solve(plan.deviation(request.kind, total.clients), *self._features) for total in replies.values())
+        model = self._manifest.model
+        matrix = projection(hidden_count(model.width, self._pooled_layer), model.width, self._manifest.method.seed)
+        solved = (
+            total.sums.solve(plan.deviation(request.kind, total.clients), matrix, self._pooled_layer)
+            for total in replies.values()
+        )
         return tuple(solved), answers  # one reply stands for all clients
 
     @property
-    def _features(self) -> tuple[Array64 | None, int | None]:
-        """The clients' projection of the hidden states, and the layer of the text's mean state."""
-        model, method = self._manifest.model, self._manifest.method
-        layer = method.pooled_layer(model.layers)
-        return projection(hidden_count(model.width, layer), model.width, method.seed), layer
+    def _pooled_layer(self) -> int | None:
+        """The layer of the text's mean state."""
+        return self._manifest.method.pooled_layer(self._manifest.model.layers)
+
+    @property
+    def _weight_bits(self) -> int:
+        """The clients probably have at most 2 to the power of it training examples, all together.
+
+        Without rounds no step has counted them, so it follows from how many are held out. If there are more, the sum is made
+        again.
+        """
+        state, holdout = self._memory.state, self._manifest.method.holdout
+        if not self._manifest.method.is_one_shot:
+            return state.weight_bits
+        held_out = state.zero_shot.examples if state.zero_shot else 0
+        expected = held_out * (1 - holdout.selection - holdout.gate) / max(holdout.selection, 1e-9)
+        return max(1, round(_SLACK * expected)).bit_length() or 1
 
     def compare(self) -> Comparison | None:
         """The chosen adapter and the raw model on the gate examples; None without a gate or without gate examples."""

@@ -123,6 +123,11 @@ class State:
         return self.phase_start + self.phase_rounds
 
     @property
+    def weight_bits(self) -> int:
+        """The clients have at most 2 to the power of it examples, all together, by their context vectors."""
+        return max(0, sum(vectors.examples for vectors in self.client_vectors.values()) - 1).bit_length()
+
+    @property
     def is_finished(self) -> bool:
         """Whether the present schedule is at its end."""
         return self.round >= self.last_round

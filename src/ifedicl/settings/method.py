@@ -73,6 +73,13 @@ class Method(Section):
         return self.rounds.rounds == 0
 
     @property
+    def measures_first(self) -> bool:
+        """Whether the raw model is measured on held-out examples before anything is learnt: rounds are compared with it, and
+        the numbers of a secure sum get their range from the number of examples. Noise has no use for it in one shot.
+        """
+        return not self.is_one_shot or (self.sums_only and not self.promises_noise)
+
+    @property
     def takes_updates(self) -> bool:
         """Whether clients take local steps and send coefficients."""
         return not (self.is_one_shot or self.takes_gradients)

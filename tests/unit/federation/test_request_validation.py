@@ -11,7 +11,8 @@ import pytest
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.coefficients import LARGEST_COEFFICIENT, Coefficients
-from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout
+from ifedicl.core.readout import TEMPERATURES, Readout
+from ifedicl.core.readout_sums import PENALTIES
 from ifedicl.core.subspace import Context, subspace_basis
 from ifedicl.core.vectors import LARGEST_MEAN, Array32
 from ifedicl.federation.manifest import Manifest, context_id

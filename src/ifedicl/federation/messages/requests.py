@@ -207,9 +207,22 @@ class _OfTrainingExamples(RequestMessage):
 
 @dataclass(frozen=True)
 class StatisticsRequest(_OfTrainingExamples):
-    """Sum the statistics of a readout over the client's training examples, in the model with these coefficients."""
+    """Sum the statistics of a readout over the client's training examples, in the model with these coefficients.
+
+    Attributes:
+        weight_bits: as in an :class:`UpdateRequest`.
+    """
 
     kind: ClassVar[str] = "statistics"
+    weight_bits: int = 0
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        header, arrays = super().to_wire()
+        return header | {"weight_bits": self.weight_bits}, arrays
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(**exact_fields(header, context_id=str, weight_bits=int), coefficients=coefficients_of(arrays))
 
 
 @dataclass(frozen=True)
