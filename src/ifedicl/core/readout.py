@@ -26,7 +26,7 @@ MOST_FEATURES = 2048
 """Hidden states of more numbers than this are projected to this many random directions."""
 PENALTIES = (0.3, 1.0, 3.0, 10.0)
 """Ridge penalties of all weights but the intercept, in units of each feature's scatter, as if features were standardised."""
-TEMPERATURES = (2.0, 4.0, 8.0)
+TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0)
 """The targets of the regression are 0 and 1; its scores times one of these are logits."""
 _STEPS = 127  # of a correlation from 0 to 1 on the wire
 
@@ -54,9 +54,11 @@ class Readout:
         known = self.pooled_layer is None or 1 <= self.pooled_layer <= (layers or self.pooled_layer)
         return known and self.weights.shape == (classes, feature_count(hidden_count(width, self.pooled_layer), classes))
 
-    def sharpened(self, temperature: float) -> Readout:
-        """The readout with all scores times ``temperature``: other probabilities, the same labels."""
-        return replace(self, weights=(self.weights * np.float32(temperature)).astype(np.float32))
+    def mixed(self, temperature: float, share: float) -> Readout:
+        """The readout whose scores are ``temperature`` times these, plus ``share`` times the label log-probabilities."""
+        weights, classes = self.weights * np.float32(temperature), len(self.weights)
+        weights[:, -classes - 1 : -1] += np.float32(share) * np.eye(classes, dtype=np.float32)
+        return replace(self, weights=weights)
 
     def log_probabilities(
         self, states: npt.NDArray[np.floating], logs: npt.NDArray[np.floating], *, alone: bool = False
