@@ -105,7 +105,10 @@ def cells(arguments: argparse.Namespace) -> list[Cell]:
 
 def table(results: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> str:
     """Means over seeds."""
-    lines = ["| set | pool | clients | zero-shot | mode | accuracy | sums up, KB | all up, KB | all down, KB | seconds |", "|---|" * 10]
+    lines = [
+        "| set | pool | clients | zero-shot | mode | accuracy | sums up, KB | all up, KB | all down, KB | seconds |",
+        "|---|" * 10,
+    ]
     for name, pool, clients, mode in itertools.product(
         [*arguments.sets, "mean"], arguments.pools, arguments.clients, arguments.modes
     ):

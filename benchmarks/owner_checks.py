@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.backbone.model_shape import ModelShape
+from ifedicl.core.blend import SHARES
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout, feature_count, hidden_count
 from ifedicl.core.subspace import Context
@@ -61,7 +62,7 @@ def requests(job: Manifest) -> dict[str, StepRequest]:
         "vectors": messages.VectorsRequest(job.digest, ""),
         "update": messages.UpdateRequest(name, 3, 0, 30, values),
         "evaluate": messages.EvaluateRequest(name, values),
-        "readouts": messages.EvaluateRequest(name, values, readouts, TEMPERATURES),
+        "readouts": messages.EvaluateRequest(name, values, readouts, TEMPERATURES, SHARES),
         "statistics": messages.StatisticsRequest(name, values),
         "compare": messages.CompareRequest(name, values, readouts[0]),
         "context": messages.ContextRequest(job.digest, context, "float32"),

@@ -32,7 +32,9 @@ def changes(draw: st.DrawFn) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """A kind of request, fields to set, and arrays to change."""
     kind = draw(st.sampled_from(KINDS))
     names = ("context_id", "job", "round", "phase_start", "phase_rounds", "cursor", "temperatures", "pooled_layers", "role")
-    fields = draw(st.dictionaries(st.sampled_from((*names, "first_layer", "manifest")), st.sampled_from(_NUMBERS), max_size=2))
+    fields = draw(
+        st.dictionaries(st.sampled_from((*names, "shares", "first_layer", "manifest")), st.sampled_from(_NUMBERS), max_size=2)
+    )
     arrays = draw(
         st.dictionaries(
             st.sampled_from(("scales", "core", "vectors", "basis", "readout", "readouts", "extra")),

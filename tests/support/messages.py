@@ -38,7 +38,7 @@ REQUESTS: list[Request] = [
     messages.VectorsRequest(JOB.digest, "3:abcd"),
     messages.ContextRequest(JOB.digest, Context(GLOBAL, BASIS), "float32"),
     messages.UpdateRequest("0123456789abcdef", 7, 3, 10, SCALES),
-    messages.EvaluateRequest("0123456789abcdef", CORE, (READOUT, READOUT.sharpened(2.0)), (1.0, 4.0)),
+    messages.EvaluateRequest("0123456789abcdef", CORE, (READOUT, READOUT.mixed(2.0, 0.0)), (1.0, 4.0), (0.0, 0.5)),
     messages.StatisticsRequest("0123456789abcdef", SCALES),
     messages.GradientRequest("0123456789abcdef", 7, CORE),
     messages.CompareRequest("0123456789abcdef", CORE, READOUT),

@@ -14,6 +14,7 @@ from ifedicl import runs
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
+from ifedicl.core.blend import SHARES, blended, mixes
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import TEMPERATURES, Readout, features
 from ifedicl.core.readout_sums import PENALTIES, ReadoutSums
@@ -22,6 +23,7 @@ from ifedicl.core.vectors import Array64
 from ifedicl.data import Role
 from ifedicl.errors import AdapterError, ConfigError
 from ifedicl.federation.client import Client
+from ifedicl.federation.client_task import ClientTask
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.messages import (
     ContextReply,
@@ -107,7 +109,7 @@ def test_a_readout_of_some_parts_is_that_of_these_features_alone() -> None:
 
 def test_probabilities_sum_to_one_and_a_temperature_changes_no_label() -> None:
     readout = _sums().solve(WHOLE)[0]
-    logs, sharper = readout.log_probabilities(STATES, LOGS), readout.sharpened(8.0).log_probabilities(STATES, LOGS)
+    logs, sharper = readout.log_probabilities(STATES, LOGS), readout.mixed(8.0, 0.0).log_probabilities(STATES, LOGS)
     np.testing.assert_allclose(np.exp(logs).sum(axis=1), 1.0, rtol=1e-5)
     assert (logs.argmax(axis=1) == sharper.argmax(axis=1)).all()
     assert sharper.max() > logs.max()
@@ -137,19 +139,21 @@ def test_a_federation_ends_with_a_readout_that_all_examples_made(backbone: Backb
     outcome = _run(backbone)
     assert outcome.state.readout_round == outcome.chosen_round
     clients = real(backbone)
-    coefficients, sums = outcome.state.best, list[ReadoutSums]()
+    coefficients, sums, tasks = outcome.state.best, list[ReadoutSums](), list[ClientTask]()
     for client in clients:
         client.prepare(job_of(tiny.method(rounds={"rounds": 2}, readout={}), backbone))
         assert client._task is not None
         own = _of(client._task.statistics(outcome.context, coefficients))
         assert own.examples == len(client._task.roles[Role.TRAIN])
         sums.append(ReadoutSums.from_wire(own.on_wire))  # as they arrive
+        tasks.append(client._task)
     job = job_of(tiny.method(rounds={"rounds": 2}, readout={}), backbone)
-    solved = _added(*sums).solve(job.directions, job.method.pooled_layer(backbone.layers))
-    candidates = [readout.sharpened(t).weights for readout in solved for t in TEMPERATURES]
-    if outcome.readout is not None:
-        nearest = min(float(np.abs(weights - outcome.readout.weights).max()) for weights in candidates)
-        assert nearest < 1e-4 * float(np.abs(outcome.readout.weights).max())
+    readouts = _added(*sums).solve(job.directions, job.method.pooled_layer(backbone.layers))
+    tallies = [task.tallies(outcome.context, coefficients, [None, *mixes(readouts)]) for task in tasks]
+    expected = blended(readouts, [sum(tally.loss_sum for tally in of_all) for of_all in zip(*tallies, strict=True)])
+    assert expected is not None
+    assert outcome.readout is not None
+    np.testing.assert_allclose(outcome.readout.weights, expected.weights, atol=1e-4 * np.abs(expected.weights).max())
     assert_same_result(outcome, _run(backbone))
 
 
@@ -240,7 +244,7 @@ def test_a_client_refuses_what_the_method_does_not_have(backbone: Backbone, sect
     identity = Coefficients.identity(Form(backbone.layers))
     if more is not None:
         wrong = Readout(np.zeros((2, backbone.width + more), "f4"))
-        reply = client.handle(EvaluateRequest(install.context_id, identity, (wrong,), TEMPERATURES))
+        reply = client.handle(EvaluateRequest(install.context_id, identity, (wrong,), TEMPERATURES, SHARES))
     else:
         reply = client.handle(StatisticsRequest(install.context_id, identity))
     assert reply == Failure(FailureCode.BAD_REQUEST)

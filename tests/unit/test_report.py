@@ -95,7 +95,7 @@ def as_private(run: Federated) -> Federated:
     """As a run in private mode reads: noisy counts without losses."""
     state, counts = run.outcome.state, Tally(7, 5)
     history = tuple(replace(record, train_loss=None, by_client={TOGETHER: counts}) for record in state.history)
-    outcome = replace(run.outcome, state=replace(state, history=history, zero_shot=counts))
+    outcome = replace(run.outcome, chosen_round=1, state=replace(state, history=history, zero_shot_by_client={"a": counts}))
     provenance = {**run.adapter.provenance, "method": private_method().model_dump(mode="json")}
     return replace(run, outcome=outcome, adapter=replace(run.adapter, provenance=provenance))
 
@@ -193,6 +193,7 @@ def test_every_kind_of_run_reads_well(backbone: Backbone, tmp_path: Path, kind: 
     assert "0 rounds" not in page.text
     assert ("one message of each client" in page.text) == (kind == "one-shot")
     assert ("a round up" in page.text) == (kind != "one-shot")
+    assert ("Rounds: NOT USED" in page.text) == (report.outcome.chosen_round == 0 and kind != "one-shot")
     if kind == "private":
         assert "Privacy mode private: the coordinator sees noisy sums" in page.text
         assert "About 71.4% of the held-out examples are labelled right against about 71.4%" in page.text or tested

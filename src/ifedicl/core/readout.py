@@ -19,7 +19,7 @@ from ifedicl.core.vectors import Array32, Array64
 
 MOST_FEATURES = 2048
 """Under noise, hidden states of more numbers than this are projected to this many random directions."""
-TEMPERATURES = (2.0, 4.0, 8.0)
+TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0)
 """The targets of the regression are 0 and 1; its scores times one of these are logits."""
 
 
@@ -46,9 +46,11 @@ class Readout:
         known = self.pooled_layer is None or 1 <= self.pooled_layer <= (layers or self.pooled_layer)
         return known and self.weights.shape == (classes, feature_count(hidden_count(width, self.pooled_layer), classes) + 1)
 
-    def sharpened(self, temperature: float) -> Readout:
-        """The readout with all scores times ``temperature``: other probabilities, the same labels."""
-        return replace(self, weights=(self.weights * np.float32(temperature)).astype(np.float32))
+    def mixed(self, temperature: float, share: float) -> Readout:
+        """The readout whose scores are ``temperature`` times these, plus ``share`` times the label log-probabilities."""
+        weights, classes = self.weights * np.float32(temperature), len(self.weights)
+        weights[:, -classes - 1 : -1] += np.float32(share) * np.eye(classes, dtype=np.float32)
+        return replace(self, weights=weights)
 
     def log_probabilities(
         self, states: npt.NDArray[np.floating], logs: npt.NDArray[np.floating], *, alone: bool = False

@@ -23,9 +23,9 @@ from ifedicl.federation.messages import Arrays, pack, unpack
 from ifedicl.federation.state import State
 from ifedicl.metrics import Tally
 
-RUN_FORMAT = 3
+RUN_FORMAT = 4
 """The run format. Checkpoints of format 1 have no number; their digest holds settings that no longer exist. Format 2 had all
-exchanges in the header of the frame, which has a largest size."""
+exchanges in the header of the frame, which has a largest size. Format 3 had the raw model's figures of all clients together."""
 _KIND = "checkpoint"
 _HEADER = (
     "run",
@@ -99,7 +99,7 @@ def save(state: State, path: Path, tables: Tables | None = None) -> None:
     header: dict[str, Any] = {name: getattr(state, name) for name in _HEADER}
     header["words"] = words
     header["losses"] = [(record.round, record.train_loss) for record in state.history]
-    header["zero_shot"] = state.zero_shot and asdict(state.zero_shot)
+    header["zero_shot"] = {name: asdict(tally) for name, tally in state.zero_shot_by_client.items()}
     header["first_layer"] = state.context.first_layer if state.context else 0
     header["moments"] = state.moments and state.moments.steps
     header["pooled_layer"] = state.readout and state.readout.pooled_layer
@@ -159,7 +159,7 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
         context=Context(**context, first_layer=header["first_layer"]) if context else None,
         moments=None if steps is None else Moments(steps, within("first"), within("second")),
         readout=Readout(arrays["readout"], header["pooled_layer"]) if "readout" in arrays else None,
-        zero_shot=header["zero_shot"] and Tally(**header["zero_shot"]),
+        zero_shot_by_client={name: Tally(**tally) for name, tally in header["zero_shot"].items()},
         history=tables.history(header["losses"]),
         traffic=tables.traffic,
     )

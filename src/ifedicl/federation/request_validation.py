@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ifedicl.core.blend import SHARES
 from ifedicl.core.coefficients import LARGEST_COEFFICIENT, Coefficients
 from ifedicl.core.readout import TEMPERATURES, Readout
 from ifedicl.core.readout_sums import PENALTIES
@@ -50,8 +51,10 @@ class RequestChecks:
                 in_schedule = 0 <= request.round < self.manifest.limits.rounds
                 return in_schedule and method.takes_gradients and self._fits_coefficients(request.coefficients)
             case messages.EvaluateRequest():
-                most, tried = (1, (1.0,)) if method.promises_noise else (len(PENALTIES), TEMPERATURES)
-                fits = len(request.readouts) <= most and request.temperatures == (tried if request.readouts else (1.0,))
+                most = 1 if method.promises_noise else len(PENALTIES)
+                mixed = bool(request.readouts) and not method.promises_noise
+                tried = (TEMPERATURES, SHARES) if mixed else ((1.0,), (0.0,))
+                fits = len(request.readouts) <= most and (request.temperatures, request.shares) == tried
                 fits = fits and method.holdout.selection > 0
                 return fits and self._fits_coefficients(request.coefficients) and self._fits_readouts(request.readouts)
             case messages.CompareRequest():

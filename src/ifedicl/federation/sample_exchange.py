@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.core.aggregation import GradientSum
+from ifedicl.core.blend import SHARES
 from ifedicl.core.framed_sums import Frame, FramedSums
 from ifedicl.core.readout import TEMPERATURES, Readout, feature_count, hidden_count
 from ifedicl.core.readout_sums import PENALTIES, ReadoutSums
@@ -110,7 +111,7 @@ def _readout(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
     readouts = tuple(Readout(zeros, layer) for _ in PENALTIES)
     weight_bits = _WEIGHT_BITS if method.sums_only else 0
     request = messages.StatisticsRequest(_CONTEXT_ID, coefficients, weight_bits)
-    trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, readouts, TEMPERATURES)
+    trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, readouts, TEMPERATURES, SHARES)
     return {
         "statistics": (request, messages.StatisticsReply(sums)),
         "readouts": (trial, messages.EvaluateReply((_tally(counts.selection),) * len(trial.candidates))),

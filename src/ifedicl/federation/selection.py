@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 
+from ifedicl.core.blend import SHARES, blended
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import TEMPERATURES, Readout, hidden_count, projection
 from ifedicl.core.robust import Trust, trusted_clients
@@ -20,6 +22,8 @@ from ifedicl.federation.reply_validation import ReplyChecks, is_usable_evaluatio
 from ifedicl.metrics import Comparison, Tally
 
 _log = logging.getLogger(__name__)
+_ODDS_ON_RAW = 10.0
+"""That the raw model is better than a round, before any held-out figure."""
 
 _SLACK = 1.25
 """The number of training examples is estimated from that of held-out ones, times this."""
@@ -43,8 +47,8 @@ class Selection:
         """
         method = self._manifest.method
         if self._memory.state.zero_shot is None and method.holdout.selection > 0 and method.measures_first:
-            zero_shot = tally_of_all(self.evaluate(self._manifest.identity))
-            self._memory.keep(replace(self._memory.state, zero_shot=zero_shot))
+            by_client = self.evaluate(self._manifest.identity)
+            self._memory.keep(replace(self._memory.state, zero_shot_by_client=by_client))
 
     def evaluate(self, coefficients: Coefficients) -> dict[str, Tally]:
         """The tallies on the selection examples of each trusted client."""
@@ -54,8 +58,27 @@ class Selection:
         trusted = self._trusted_names(scores, {name: tally.examples for name, tally in tallies.items()})
         return {name: tallies[name] for name in trusted}
 
+    def settle(self) -> None:
+        """Go back to the raw model unless the best round is better by enough evidence, on the clients that both have.
+
+        Its losses on the held-out examples together must be lower by ``log`` of the odds on the raw model, or, by accuracy,
+        more answers must be right. A round that is taken because it is the last stays, and so does one without figures.
+        """
+        state, by = self._memory.state, self._manifest.method.rounds.select_by
+        best = next((record for record in state.history if record.round == state.best_round), None)
+        if by == "last" or best is None:
+            return
+        both = best.by_client.keys() & state.zero_shot_by_client.keys()
+        ours, raw = (tally_of_all({name: of[name] for name in both}) for of in (best.by_client, state.zero_shot_by_client))
+        if ours is None or raw is None:
+            return
+        gain = raw.loss_sum - ours.loss_sum
+        if not (gain > math.log(_ODDS_ON_RAW) if by == "loss" else rank(ours, by) < rank(raw, by)):
+            _log.warning("no round is better than the raw model by enough evidence on held-out examples: no round is used")
+            self._memory.keep(replace(state, best=self._manifest.identity, best_round=0))
+
     def fit_readout(self) -> None:
-        """Fit candidates from the sums of all clients and keep the best on the selection examples, once for each best round.
+        """Fit candidates from the sums of all clients and blend them by the selection examples, once for each best round.
 
         The label words stay if no candidate is better, or if too few owners allow their sums to leave.
 
@@ -75,14 +98,23 @@ class Selection:
         if method.holdout.selection == 0:  # with noise one readout is made, and the gate alone decides
             self._memory.keep(replace(self._memory.state, readout=readouts[0], readout_round=state.best_round))
             return
-        temperatures = (1.0,) if method.promises_noise else TEMPERATURES
-        trial = messages.EvaluateRequest(self._clients.context_id, state.best, readouts, temperatures)
-        figures = zip(*(reply.tallies for reply in self._evaluations(trial).values()), strict=True)
-        totals = [sum(tallies, Tally()) for tallies in figures]  # empty if no client replied
-        ranks = [rank(total, method.rounds.select_by) for total in totals]
-        best = trial.candidates[ranks.index(min(ranks))] if ranks else None
-        zero_shot = totals[0] if totals and method.is_one_shot else self._memory.state.zero_shot
-        self._memory.keep(replace(self._memory.state, readout=best, readout_round=state.best_round, zero_shot=zero_shot))
+        tried = ((1.0,), (0.0,)) if method.promises_noise else (TEMPERATURES, SHARES)
+        trial = messages.EvaluateRequest(self._clients.context_id, state.best, readouts, *tried)
+        replies = self._evaluations(trial)
+        totals = [sum(tallies, Tally()) for tallies in zip(*(reply.tallies for reply in replies.values()), strict=True)]
+        fitted = replace(self._memory.state, readout=self._best(trial, totals), readout_round=state.best_round)
+        if method.is_one_shot:
+            fitted = replace(fitted, zero_shot_by_client={name: reply.tallies[0] for name, reply in replies.items()})
+        self._memory.keep(fitted)
+
+    def _best(self, trial: messages.EvaluateRequest, totals: Sequence[Tally]) -> Readout | None:
+        """The readout by the figures of all candidates; None: the label words, also if no client replied."""
+        if not totals:
+            return None
+        if not self._manifest.method.promises_noise:
+            return blended(trial.readouts, [total.loss_sum for total in totals])
+        ranks = [rank(total, "accuracy") for total in totals]  # losses have no noise and are not sent
+        return trial.candidates[ranks.index(min(ranks))]
 
     def _readouts(self) -> tuple[tuple[Readout, ...], Participation]:
         """A readout for each penalty; none without enough clients."""

@@ -78,7 +78,7 @@ class State:
         phase_rounds: its number of rounds.
         phases: the number of schedules so far, with the present one.
         coefficients: after ``round`` rounds.
-        best_round: the round chosen so far; None before the first evaluation.
+        best_round: the round chosen so far; None before the first evaluation; 0: the raw model.
         best: its coefficients.
         stale: evaluations since the best one.
         vectors_due: whether stage 1 of the present phase is still to do.
@@ -90,7 +90,7 @@ class State:
         moments: of the server's optimizer; None if it only averages.
         readout: of the best round; None before it is fitted, or if the label words do better.
         readout_round: the best round when it was fitted.
-        zero_shot: the raw model on the selection examples.
+        zero_shot_by_client: the raw model on each client's selection examples.
         history: one record a round.
         traffic: every exchange.
     """
@@ -113,9 +113,14 @@ class State:
     moments: Moments | None = None
     readout: Readout | None = None
     readout_round: int | None = None
-    zero_shot: Tally | None = None
+    zero_shot_by_client: Mapping[str, Tally] = field(default_factory=dict)
     history: tuple[RoundRecord, ...] = ()
     traffic: tuple[Traffic, ...] = ()
+
+    @property
+    def zero_shot(self) -> Tally | None:
+        """The raw model on all clients' selection examples; None before that is measured."""
+        return sum(self.zero_shot_by_client.values(), Tally()) if self.zero_shot_by_client else None
 
     @property
     def last_round(self) -> int:

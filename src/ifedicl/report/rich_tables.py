@@ -89,7 +89,12 @@ def _rounds_table(report: Report) -> Table:
     zero_shot = report.outcome.state.zero_shot
     if zero_shot is not None and report.outcome.state.history:
         table.add_row(
-            "zero-shot", "", "", f"{zero_shot.loss:.3f}" if zero_shot.loss_sum else "", percent(zero_shot.accuracy), ""
+            f"zero-shot{' *' if report.outcome.chosen_round == 0 else ''}",
+            "",
+            "",
+            f"{zero_shot.loss:.3f}" if zero_shot.loss_sum else "",
+            percent(zero_shot.accuracy),
+            "",
         )
     for record in report.outcome.state.history:
         held_out = record.held_out

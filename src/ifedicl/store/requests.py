@@ -134,7 +134,7 @@ class _Search:
 
 
 def _metrics(outcome: Outcome) -> dict[str, float | int | bool | None]:
-    chosen = next((item.held_out for item in outcome.state.history if item.round == outcome.chosen_round), None)
+    chosen = outcome.held_out
     return {
         "rounds": outcome.state.round,
         "held_out_loss": None if chosen is None else chosen.loss,

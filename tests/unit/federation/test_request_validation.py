@@ -10,6 +10,7 @@ import pytest
 
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.model_shape import ModelShape
+from ifedicl.core.blend import SHARES
 from ifedicl.core.coefficients import LARGEST_COEFFICIENT, Coefficients
 from ifedicl.core.readout import TEMPERATURES, Readout
 from ifedicl.core.readout_sums import PENALTIES
@@ -116,8 +117,10 @@ BAD_READOUTS = {
 }
 
 
-def trial(*readouts: Readout, temperatures: tuple[float, ...] = TEMPERATURES) -> EvaluateRequest:
-    return EvaluateRequest(NAME, START, readouts, temperatures)
+def trial(
+    *readouts: Readout, temperatures: tuple[float, ...] = TEMPERATURES, shares: tuple[float, ...] = SHARES
+) -> EvaluateRequest:
+    return EvaluateRequest(NAME, START, readouts, temperatures, shares)
 
 
 def install(held: Context, wire_dtype: str = "float32") -> ContextRequest:
@@ -199,6 +202,9 @@ UNFIT: dict[str, tuple[Manifest, StepRequest]] = {
     "other temperatures": (JOB, trial(READOUT, temperatures=(1.0, 2.0, 4.0))),
     "fewer temperatures": (JOB, trial(READOUT, temperatures=TEMPERATURES[:1])),
     "temperatures without a readout": (JOB, trial()),
+    "shares without a readout": (JOB, trial(temperatures=(1.0,))),
+    "other shares": (JOB, trial(READOUT, shares=(0.0, 1.0))),
+    "no share": (JOB, trial(READOUT, shares=())),
     "no temperature": (JOB, trial(temperatures=())),
     "a temperature that is NaN": (JOB, trial(READOUT, temperatures=(NAN, *TEMPERATURES[1:]))),
     **{f"figures of a readout: {name}": (JOB, trial(READOUT, readout)) for name, readout in BAD_READOUTS.items()},

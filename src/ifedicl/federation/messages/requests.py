@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from ifedicl.core.blend import mixes
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
@@ -18,7 +19,7 @@ from ifedicl.data import Role
 from ifedicl.federation.manifest import Manifest, context_id
 from ifedicl.federation.messages.frames import Arrays, Header, RequestMessage, coefficients_of, exact_fields
 
-_MOST_CANDIDATES = 64  # each is a copy of the readout; a run tries twelve
+_MOST_CANDIDATES = 64  # each is a copy of the readout; a run tries forty
 _COEFFICIENTS = frozenset({"scales", "core"})
 
 
@@ -151,6 +152,7 @@ class EvaluateRequest(RequestMessage):
         coefficients: the ones to score; identity is zero-shot.
         readouts: score these too, from the same pass.
         temperatures: score each readout at each of them.
+        shares: of the label words, each added to each readout at each temperature.
     """
 
     kind: ClassVar[str] = "evaluate"
@@ -160,31 +162,34 @@ class EvaluateRequest(RequestMessage):
     coefficients: Coefficients
     readouts: tuple[Readout, ...] = ()
     temperatures: tuple[float, ...] = (1.0,)
+    shares: tuple[float, ...] = (0.0,)
 
     @property
     def candidates(self) -> list[Readout | None]:
-        """The readouts to score, one tally each: the label words (None), then each readout at each temperature."""
-        return [None, *(readout.sharpened(temperature) for readout in self.readouts for temperature in self.temperatures)]
+        """The readouts to score, one tally each: the label words (None), then each readout in each mix with them."""
+        return [None, *mixes(self.readouts, self.temperatures, self.shares)]
 
     def to_wire(self) -> tuple[Header, Arrays]:
         readouts = {"readouts": np.stack([readout.weights for readout in self.readouts])} if self.readouts else {}
         header = {
             "context_id": self.context_id,
             "temperatures": list(self.temperatures),
+            "shares": list(self.shares),
             "pooled_layers": [readout.pooled_layer for readout in self.readouts],
         }
         return header, self.coefficients.on_wire | readouts
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = exact_fields(header, context_id=str, temperatures=list, pooled_layers=list)
-        if len(fields["pooled_layers"]) * len(fields["temperatures"]) > _MOST_CANDIDATES:
-            raise ValueError(f"more than {_MOST_CANDIDATES} readouts and temperatures to try")
+        fields = exact_fields(header, context_id=str, temperatures=list, shares=list, pooled_layers=list)
+        if len(fields["pooled_layers"]) * len(fields["temperatures"]) * len(fields["shares"]) > _MOST_CANDIDATES:
+            raise ValueError(f"more than {_MOST_CANDIDATES} readouts, temperatures and shares to try")
         return cls(
             context_id=fields["context_id"],
             coefficients=coefficients_of({name: array for name, array in arrays.items() if name != "readouts"}),
             readouts=tuple(map(Readout, arrays.get("readouts", ()), map(_layer, fields["pooled_layers"]))),
             temperatures=tuple(map(float, fields["temperatures"])),
+            shares=tuple(map(float, fields["shares"])),
         )
 
 
