@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ifedicl.core.readout_sums import ReadoutSums
-from ifedicl.core.sketch import OWN, SUMMED, Directions, Gram, direction_count
+from ifedicl.core.sketch import BYTES, ONE_SHOT_BYTES, OWN, SUMMED, Directions, Gram, direction_count
 from ifedicl.core.units import LARGEST_FEATURE, Units
 from ifedicl.core.vectors import Array64
 from ifedicl.federation.messages import StatisticsReply, decode_reply, encode
@@ -60,7 +60,7 @@ def test_the_system_is_solved_as_if_the_matrix_had_been_made() -> None:
 @pytest.mark.parametrize(("width", "classes", "most"), [(576, 2, 100_000), (576, 10, 100_000), (4096, 10, 600_000)])
 def test_and_no_more_in_a_secure_sum(width: int, classes: int, most: int) -> None:
     features, bits = 2 * width + classes, 10  # for about a thousand examples
-    directions = Directions.of([width] * 2, classes, direction_count(features, classes, SUMMED), 0)
+    directions = Directions.of([width] * 2, classes, direction_count(features, classes, SUMMED, ONE_SHOT_BYTES), 0)
     sums = ReadoutSums.of(np.ones((2, features)), np.array([0, 1]), classes, Units.none(features), directions)
     form = Sketches(bits).form(layout_of(SUM_RULES[StatisticsReply].apart(StatisticsReply(sums))))
     assert form.size <= most
@@ -75,17 +75,18 @@ def test_a_sketch_that_no_matrix_has_still_gives_a_system_that_can_be_solved(ske
 
 
 def test_the_number_of_directions_follows_from_what_may_travel() -> None:
-    counts = [direction_count(1162, classes, OWN) for classes in (2, 10, 150)]
+    counts = [direction_count(1162, classes, OWN, ONE_SHOT_BYTES) for classes in (2, 10, 150)]
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] >= 32
-    assert direction_count(1162, 10, SUMMED) < direction_count(1162, 10, OWN)
-    assert direction_count(8202, 10, OWN) < direction_count(1162, 10, OWN)
+    assert direction_count(1162, 10, OWN, BYTES) > 400, "three in eight of all features"
+    assert direction_count(1162, 10, SUMMED, ONE_SHOT_BYTES) < direction_count(1162, 10, OWN, ONE_SHOT_BYTES)
+    assert direction_count(8202, 10, OWN, ONE_SHOT_BYTES) < direction_count(1162, 10, OWN, ONE_SHOT_BYTES)
 
 
 @pytest.mark.parametrize(("width", "classes", "most"), [(576, 2, 100_000), (576, 10, 100_000), (4096, 10, 600_000)])
 def test_a_client_sends_100_kb_at_width_576_and_600_at_4096(width: int, classes: int, most: int) -> None:
     features = 2 * width + classes
-    count = direction_count(features, classes, OWN)
+    count = direction_count(features, classes, OWN, ONE_SHOT_BYTES)
     rows = np.random.default_rng(0).normal(size=(30, features))
     sums = sums_of(rows, np.arange(30) % classes, classes, states=2, directions=count)
     assert len(encode(StatisticsReply(sums))) <= most

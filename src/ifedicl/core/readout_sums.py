@@ -19,7 +19,7 @@ from ifedicl.core.vectors import Array64, all_finite
 if TYPE_CHECKING:
     import torch
 
-PENALTIES = (1.0, 3.0, 10.0, 30.0)
+PENALTIES = (0.3, 1.0, 3.0, 10.0)
 """Ridge penalties of all weights but the intercept, in units of each feature's scatter, as if features were standardised."""
 _STEPS = 7  # of a number of the sketch on the wire, to each side of 0
 _TOLERANCE = 1e-2  # of rounding on the wire
