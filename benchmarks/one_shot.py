@@ -1,8 +1,8 @@
 """What one message buys: accuracy, bytes and seconds of the preset "one-shot", in open and in secure mode.
 
 Every run is a whole federation over the local engine. What the raw model says of a text is computed once for each set and kept
-in --cache. Test rows are read once, at the end of each run. Runs whose figures are in --out are not repeated. --table prints the
-table. Seconds are without the model's passes.
+in --cache. Test rows are read once, at the end of each run. Runs whose figures are in --out are not repeated. --table prints
+the table. Seconds are of all clients and the coordinator, without the model's passes.
 """
 
 from __future__ import annotations

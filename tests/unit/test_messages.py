@@ -28,6 +28,7 @@ from ifedicl.federation.messages import (
     Frame,
     Reply,
     Request,
+    StatisticsReply,
     StepRequest,
     UpdateReply,
     UpdateRequest,
@@ -69,7 +70,10 @@ def test_a_request_comes_back_as_it_went(request_: Request) -> None:
     assert_same(request_, decode_request(encode(request_)))
 
 
-@pytest.mark.parametrize("reply", REPLIES, ids=kind_of)
+EXACT = [reply for reply in REPLIES if not isinstance(reply, StatisticsReply)]  # rounded: test_readout_sums.py
+
+
+@pytest.mark.parametrize("reply", EXACT, ids=kind_of)
 def test_a_reply_comes_back_as_it_went(reply: Reply) -> None:
     assert_same(reply, decode_reply(encode(reply)))
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from ifedicl.core.readout_sums import ReadoutSums
-from ifedicl.core.sketch import MOST_DIRECTIONS, MOST_SUMMED_DIRECTIONS, Directions, Gram, direction_count
+from ifedicl.core.sketch import BYTES, ONE_SHOT_BYTES, OWN, SUMMED, Directions, Gram, direction_count
 from ifedicl.core.units import LARGEST_FEATURE, Units
 from ifedicl.core.vectors import Array64
 from ifedicl.federation.messages import StatisticsReply, decode_reply, encode
-from ifedicl.federation.reply_sums import Total
+from ifedicl.federation.reply_sums import SUM_RULES, Total
+from ifedicl.federation.secure.quantised import layout_of
+from ifedicl.federation.secure.sketches import Sketches
 from tests.support.readouts import directions_of, drawn_sums, sums_of
 
 DRAW = np.random.default_rng(5)
@@ -55,6 +57,15 @@ def test_the_system_is_solved_as_if_the_matrix_had_been_made() -> None:
     np.testing.assert_allclose(gram.solve(moment, penalties), expected, rtol=1e-8)
 
 
+@pytest.mark.parametrize(("width", "classes", "most"), [(576, 2, 100_000), (576, 10, 100_000), (4096, 10, 600_000)])
+def test_and_no_more_in_a_secure_sum(width: int, classes: int, most: int) -> None:
+    features, bits = 2 * width + classes, 10  # for about a thousand examples
+    directions = Directions.of([width] * 2, classes, direction_count(features, classes, SUMMED, ONE_SHOT_BYTES), 0)
+    sums = ReadoutSums.of(np.ones((2, features)), np.array([0, 1]), classes, Units.none(features), directions)
+    form = Sketches(bits).form(layout_of(SUM_RULES[StatisticsReply].apart(StatisticsReply(sums))))
+    assert form.size <= most
+
+
 @pytest.mark.parametrize("sketch", [-np.ones((60, 22)), 1e12 * np.ones((60, 22)), np.zeros((60, 22))])
 def test_a_sketch_that_no_matrix_has_still_gives_a_system_that_can_be_solved(sketch: Array64) -> None:
     """The diagonal bounds what a lying client's sketch can say."""
@@ -64,16 +75,18 @@ def test_a_sketch_that_no_matrix_has_still_gives_a_system_that_can_be_solved(ske
 
 
 def test_the_number_of_directions_follows_from_what_may_travel() -> None:
-    assert direction_count(1162, in_sums=False) == MOST_DIRECTIONS
-    assert direction_count(1162, in_sums=True) == MOST_SUMMED_DIRECTIONS
-    assert direction_count(8202, in_sums=False) * 8202 / 2 <= 350_000
-    assert direction_count(10**9, in_sums=True) == 1
+    counts = [direction_count(1162, classes, OWN, ONE_SHOT_BYTES) for classes in (2, 10, 150)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] >= 32
+    assert direction_count(1162, 10, OWN, BYTES) > 400, "three in eight of all features"
+    assert direction_count(1162, 10, SUMMED, ONE_SHOT_BYTES) < direction_count(1162, 10, OWN, ONE_SHOT_BYTES)
+    assert direction_count(8202, 10, OWN, ONE_SHOT_BYTES) < direction_count(1162, 10, OWN, ONE_SHOT_BYTES)
 
 
-@pytest.mark.parametrize(("width", "classes", "most"), [(576, 10, 125_000), (576, 5, 110_000), (4096, 10, 640_000)])
-def test_what_a_client_sends_is_small(width: int, classes: int, most: int) -> None:
+@pytest.mark.parametrize(("width", "classes", "most"), [(576, 2, 100_000), (576, 10, 100_000), (4096, 10, 600_000)])
+def test_a_client_sends_100_kb_at_width_576_and_600_at_4096(width: int, classes: int, most: int) -> None:
     features = 2 * width + classes
-    count = direction_count(features, in_sums=False)
+    count = direction_count(features, classes, OWN, ONE_SHOT_BYTES)
     rows = np.random.default_rng(0).normal(size=(30, features))
     sums = sums_of(rows, np.arange(30) % classes, classes, states=2, directions=count)
     assert len(encode(StatisticsReply(sums))) <= most

@@ -19,7 +19,7 @@ from ifedicl.core.vectors import Array64, all_finite
 if TYPE_CHECKING:
     import torch
 
-PENALTIES = (1.0, 3.0, 10.0, 30.0)
+PENALTIES = (0.3, 1.0, 3.0, 10.0)
 """Ridge penalties of all weights but the intercept, in units of each feature's scatter, as if features were standardised."""
 _STEPS = 7  # of a number of the sketch on the wire, to each side of 0
 _TOLERANCE = 1e-2  # of rounding on the wire
@@ -64,8 +64,10 @@ class ReadoutSums:
 
         inside, targets = units.standard(features), np.eye(classes)[labels]
         rows, along, of_labels = (to_device(array, device) for array in (inside, directions.along(inside), targets))
-        sums = to_host(of_labels.sum(0), rows.T @ of_labels, rows.square().sum(0), rows.T @ along, along.sum(0))
-        return cls(*sums, units)
+        counts, moment, diagonal, sketch, means = to_host(
+            of_labels.sum(0), rows.T @ of_labels, rows.square().sum(0), rows.T @ along, along.sum(0)
+        )
+        return cls(counts, moment, diagonal, sketch, means, units)
 
     @property
     def examples(self) -> int:
@@ -98,12 +100,13 @@ class ReadoutSums:
             arrays[name].astype(np.float64) for name in ("counts", "means", "deviations", "scales", "along", "units")
         )
         (size, classes), (count,), steps = means.shape, scales.shape, arrays["steps"]
+        halves = steps.astype(np.uint8)
         shapes = counts.shape, deviations.shape, along.shape, units.shape, steps.shape
         if shapes != ((classes,), (size,), (count,), (2, size), (size, -(-count // 2))):
             raise ValueError(f"means: received {means.shape}, which does not fit the shapes {shapes} of the other arrays")
         if steps.dtype != np.uint8 or (deviations < 0).any() or (counts < 0).any():
             raise ValueError(f"steps, deviations, counts: received {steps.dtype} steps; allowed: uint8, and no number below 0")
-        numbers = np.stack([steps & 15, steps >> 4], axis=-1).reshape(size, -1)[:, :count].astype(np.float64)
+        numbers = np.stack([halves & 15, halves >> 4], axis=-1).reshape(size, -1)[:, :count].astype(np.float64)
         if not numbers.all():
             raise ValueError("steps: received 0; allowed: two numbers of 1 to 15 in a byte")
         moment, examples = means * counts, max(float(counts.sum()), 1.0)

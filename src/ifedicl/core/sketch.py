@@ -17,8 +17,10 @@ import numpy.typing as npt
 from ifedicl import seeds
 from ifedicl.core.vectors import Array64
 
-_BYTES, _MOST_BYTES = 84.0, 590_000.0
-"""What a client may send of each feature, and of all of them: 98 KB at 1,162 features, 590 KB from 7,024 on."""
+ONE_SHOT_BYTES, BYTES = 84.0, 250.0
+"""About how many bytes of sums a client sends for each feature, without and with rounds: 98 and 290 KB at 1,162 features."""
+_WIDE = 7_024
+"""From so many features on, sums have no more bytes: 590 KB without rounds."""
 _FEWEST = 32
 _WORD_DIRECTIONS = 4
 """Label words have at most this many directions."""
@@ -45,9 +47,9 @@ _SMALLEST_EIGENVALUE = 1e-3
 """Of the largest: below it a direction holds more rounding than text, and is left to the diagonal."""
 
 
-def direction_count(features: int, classes: int, width: Width) -> int:
-    """``m`` of ``F`` features and ``C`` labels: as many as the bytes allow that a client may send."""
-    each = min(_BYTES, _MOST_BYTES / features) - classes * width.label - width.rest
+def direction_count(features: int, classes: int, width: Width, most: float) -> int:
+    """``m`` of ``F`` features and ``C`` labels: as many as ``most`` bytes a feature allow."""
+    each = most * min(1.0, _WIDE / features) - classes * width.label - width.rest
     return max(_FEWEST, int(each / width.direction))
 
 

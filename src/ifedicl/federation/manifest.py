@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.core.readout import MOST_FEATURES, feature_count, hidden_count
-from ifedicl.core.sketch import OWN, SUMMED, Directions, direction_count
+from ifedicl.core.sketch import BYTES, ONE_SHOT_BYTES, OWN, SUMMED, Directions, direction_count
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
 from ifedicl.settings import Method, Section, validated
@@ -173,7 +173,8 @@ class Manifest:
     @cached_property
     def directions(self) -> Directions:
         """The directions of the sketch in a readout's sums without noise: each side draws them itself."""
-        count = direction_count(self.features, len(self.task.labels), SUMMED if self.method.sums_only else OWN)
+        width, most = SUMMED if self.method.sums_only else OWN, ONE_SHOT_BYTES if self.method.is_one_shot else BYTES
+        count = direction_count(self.features, len(self.task.labels), width, most)
         states = hidden_count(self.model.width, self.method.pooled_layer(self.model.layers)) // self.model.width
         return Directions.of([self.model.width] * states, len(self.task.labels), count, self.method.seed)
 

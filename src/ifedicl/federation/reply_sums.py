@@ -119,7 +119,8 @@ def _statistics_together(total: Mapping[str, Array64]) -> messages.StatisticsRep
     clients = max(1, _count(total["clients"]))
     units = Units.of_numbers(total["offset"] / clients, total["scale"] / clients)
     counts = np.rint(total["counts"])
-    sums = ReadoutSums(counts, *(total[name] for name in ("moment", "diagonal", "sketch", "along")), units, clients)
+    moment, diagonal, sketch, along = (total[name] for name in ("moment", "diagonal", "sketch", "along"))
+    sums = ReadoutSums(counts, moment, diagonal, sketch, along, units, clients)
     return messages.StatisticsReply(sums) if sums.examples else None
 
 

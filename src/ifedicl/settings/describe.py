@@ -79,8 +79,8 @@ def _sent_without_noise(method: Method) -> list[str]:
     at_the_gate = [compared] if method.holdout.gate > 0 else []
     if method.is_one_shot:
         products = (
-            "once: sums of the raw model's hidden states by label over its training examples, and of their products along a few "
-            "directions"
+            "once: sums of the raw model's hidden states by label over its training examples, and of their products along a "
+            "few directions"
         )
         measured = "once: of the raw model, the number of held-out examples, how many were right, their summed loss"
         tried = "once: for each readout that is tried, the number of held-out examples, how many were right, their summed loss"

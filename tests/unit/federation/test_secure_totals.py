@@ -114,6 +114,7 @@ def together(sent: Sequence[Reply]) -> Reply:
     if isinstance(first, StatisticsReply):
         total = Total(StatisticsReply)
         for reply in sent:
+            assert isinstance(reply, StatisticsReply)
             total.add(reply)
         assert total.reply is not None
         return total.reply

@@ -163,8 +163,9 @@ class SecureEngine:
     def _formed(self, asked: Request) -> Request:
         """The request, with the form that replies of its kind turned out to need."""
         needed = 0 if self._calibration is None else self._weight_bits.get(asked.kind)
-        has_form = isinstance(asked, messages.UpdateRequest | messages.StatisticsRequest)
-        if has_form and asked.weight_bits and needed is not None:
+        if not isinstance(asked, messages.UpdateRequest | messages.StatisticsRequest):
+            return asked
+        if asked.weight_bits and needed is not None:
             return replace(asked, weight_bits=needed and max(asked.weight_bits, needed))
         return asked
 
