@@ -66,10 +66,9 @@ class Stage:
         self.task, self.train, self.test = data.task, data.train, data.test
         self.backbone = demo_backbone("float32")
         self._scorer = Scorer(self.backbone, self.task)
-        layer = load_preset("one-shot").pooled_layer(self.backbone.layers)
-        assert layer is not None
+        layers = load_preset("one-shot").pooled_layers(self.backbone.layers)
         rows = (*self.train, *self.test, *PublicText(REFERENCE_TEXTS).examples(self.task))
-        self.readings = RawReadings(self._scorer, layer, rows, arguments.cache / f"{name}-one-shot-float32.npz")
+        self.readings = RawReadings(self._scorer, layers, rows, arguments.cache / f"{name}-one-shot-float32.npz")
 
     def run(self, cell: Cell) -> dict[str, Any]:
         """One federation, and the test rows once."""

@@ -56,9 +56,9 @@ def requests(job: Manifest) -> dict[str, StepRequest]:
     name = context_id(job.digest, context)
     shapes = {key: draw.normal(size=array.shape).astype(np.float32) for key, array in job.identity.arrays.items()}
     values = Coefficients.of(shapes)
-    layer = job.method.pooled_layer(MODEL.layers)
-    size = feature_count(hidden_count(MODEL.width, layer), len(TASK.labels))
-    readouts = tuple(Readout(draw.normal(size=(len(TASK.labels), size)).astype(np.float32), layer) for _ in PENALTIES)
+    pooled = job.method.pooled_layers(MODEL.layers)
+    size = feature_count(hidden_count(MODEL.width, pooled), len(TASK.labels))
+    readouts = tuple(Readout(draw.normal(size=(len(TASK.labels), size)).astype(np.float32), pooled) for _ in PENALTIES)
     return {
         "vectors": messages.VectorsRequest(job.digest, ""),
         "update": messages.UpdateRequest(name, 3, 0, 30, values),

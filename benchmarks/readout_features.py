@@ -48,8 +48,8 @@ def main() -> None:
         measured = draw_pool(others, min(arguments.rows, len(others)), arguments.seed)
         scorer = Scorer(backbone, data.task)
         labels = [np.array([data.task.index(row.label) for row in rows]) for rows in (pool, measured)]
-        layers = {depth: max(1, round(depth * backbone.layers)) for depth in arguments.depths}
-        for depth, layer in [(0.0, None), *layers.items()]:
+        layers = {depth: (max(1, round(depth * backbone.layers)),) for depth in arguments.depths}
+        for depth, layer in [(0.0, ()), *layers.items()]:
             known, unseen = (_read(scorer, rows, layer) for rows in (pool, measured))
             right, penalty = _chosen(known, labels[0], len(data.task.labels))
             readout = _solved(known, labels[0], len(data.task.labels))[penalty]
@@ -58,8 +58,8 @@ def main() -> None:
             print(json.dumps(result | {"penalty": PENALTIES[penalty]}), flush=True)
 
 
-def _read(scorer: Scorer, rows: tuple[Example, ...], layer: int | None) -> Reading:
-    return scorer.read(scorer.encoder.prompts([row.text for row in rows]), layer)
+def _read(scorer: Scorer, rows: tuple[Example, ...], layers: tuple[int, ...]) -> Reading:
+    return scorer.read(scorer.encoder.prompts([row.text for row in rows]), layers)
 
 
 def _solved(reading: Reading, labels: np.ndarray, classes: int) -> list[Readout]:

@@ -15,7 +15,8 @@ HIDDEN, CLASSES = 5, 3
 STATES = np.random.default_rng(1).normal(size=(40, HIDDEN))
 LOGS = log_softmax(2 * np.random.default_rng(2).normal(size=(40, CLASSES)))
 READOUTS = tuple(
-    Readout(np.random.default_rng(seed).normal(size=(CLASSES, HIDDEN + CLASSES + 1)).astype(np.float32), 1) for seed in (3, 4)
+    Readout(np.random.default_rng(seed).normal(size=(CLASSES, HIDDEN + CLASSES + 1)).astype(np.float32), (1,))
+    for seed in (3, 4)
 )
 COUNT = 1 + len(READOUTS) * len(TEMPERATURES) * len(SHARES)
 
@@ -36,7 +37,7 @@ def test_a_mix_adds_the_label_words_to_a_readout() -> None:
 def test_without_evidence_half_of_the_weight_is_on_the_label_words() -> None:
     blend = blended(READOUTS, [0.0] * COUNT)
     assert blend is not None
-    assert blend.pooled_layer == 1
+    assert blend.pooled_layers == (1,)
     words = READOUTS[0].mixed(0.0, 1.0).weights
     caution = np.array([1 / temperature for _ in READOUTS for temperature in TEMPERATURES for _ in SHARES])
     rest = sum(weight * mix.weights for weight, mix in zip(caution / caution.sum(), mixes(READOUTS), strict=True))

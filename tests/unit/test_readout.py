@@ -122,7 +122,7 @@ def test_what_is_read_is_what_the_labels_are_scored_from(backbone: Backbone, tas
     reading = scorer.read(prompts)
     np.testing.assert_array_equal(reading.logs, scorer.log_probabilities(prompts))
     np.testing.assert_allclose(reading.states, scorer.features(prompts), rtol=1e-4, atol=1e-5)
-    both = scorer.read(prompts, 1)
+    both = scorer.read(prompts, (1,))
     np.testing.assert_allclose(both.states[:, : backbone.width], reading.states, rtol=1e-4, atol=1e-5)
     zeros = Readout(
         np.concatenate([np.zeros((len(task.labels), backbone.width)), np.eye(len(task.labels))], axis=1).astype("f4")
@@ -148,7 +148,7 @@ def test_a_federation_ends_with_a_readout_that_all_examples_made(backbone: Backb
         sums.append(ReadoutSums.from_wire(own.on_wire))  # as they arrive
         tasks.append(client._task)
     job = job_of(tiny.method(rounds={"rounds": 2}, readout={}), backbone)
-    readouts = _added(*sums).solve(job.directions, job.method.pooled_layer(backbone.layers))
+    readouts = _added(*sums).solve(job.directions, job.method.pooled_layers(backbone.layers))
     tallies = [task.tallies(outcome.context, coefficients, [None, *mixes(readouts)]) for task in tasks]
     expected = blended(readouts, [sum(tally.loss_sum for tally in of_all) for of_all in zip(*tallies, strict=True)])
     assert expected is not None
@@ -204,16 +204,16 @@ def test_a_finished_run_asks_for_no_second_readout(backbone: Backbone, tmp_path:
     assert [item.step for item in again.state.traffic[asked:]] in ([], ["context"] * len(clients))
 
 
-@pytest.mark.parametrize("layer", [None, 1])
-def test_the_adapter_keeps_its_readout(backbone: Backbone, tmp_path: Path, layer: int | None) -> None:
+@pytest.mark.parametrize("layers", [(), (1,), (1, 2)])
+def test_the_adapter_keeps_its_readout(backbone: Backbone, tmp_path: Path, layers: tuple[int, ...]) -> None:
     model = ModelSettings(source=backbone.source, device="cpu", dtype="float32")
-    hidden = backbone.width * (1 if layer is None else 2)
+    hidden = backbone.width * (1 + len(layers))
     weights = np.random.default_rng(3).normal(size=(2, hidden + 3)).astype("f4")
-    adapter = replace(runs.zero_shot_adapter(backbone, model, tiny.TASK), readout=Readout(weights, layer))
+    adapter = replace(runs.zero_shot_adapter(backbone, model, tiny.TASK), readout=Readout(weights, layers))
     adapter.save(tmp_path / "a")
     loaded = Adapter.load(tmp_path / "a")
     assert loaded.readout is not None
-    assert loaded.readout.pooled_layer == layer
+    assert loaded.readout.pooled_layers == layers
     np.testing.assert_array_equal(loaded.readout.weights, weights)
     texts = [example.text for example in tiny.examples(4)]
     ours = loaded.classifier(backbone).log_probabilities(texts)
@@ -233,7 +233,7 @@ def test_a_readout_for_other_labels_is_a_torn_adapter(backbone: Backbone, tmp_pa
 
 @pytest.mark.parametrize(
     ("sections", "more"),
-    [({}, None), ({"readout": {"pooled_depth": 0.0}}, 9), ({}, 3)],
+    [({}, None), ({"readout": {"pooled_depths": []}}, 9), ({}, 3)],
     ids=["sums not asked for", "of another width", "a readout not asked for"],
 )
 def test_a_client_refuses_what_the_method_does_not_have(backbone: Backbone, sections: dict[str, Any], more: int | None) -> None:

@@ -50,4 +50,4 @@ def blended(readouts: Sequence[Readout], losses: Sequence[float]) -> Readout | N
         return None
     words = readouts[0].mixed(0.0, 1.0).weights.astype(np.float64)
     total = posterior[0] * words + np.tensordot(posterior[1:], np.stack([mix.weights for mix in tried]), axes=1)
-    return Readout(total.astype(np.float32), readouts[0].pooled_layer)
+    return Readout(total.astype(np.float32), readouts[0].pooled_layers)

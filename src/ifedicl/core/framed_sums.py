@@ -138,13 +138,13 @@ class FramedSums:
         """Whether no number is NaN or infinite, and no scale is 0."""
         return all_finite(self.on_wire) and bool((self.frame.scale > 0).all())
 
-    def solve(self, deviation: float, projection: Array64 | None, pooled_layer: int | None = None) -> Readout:
+    def solve(self, deviation: float, projection: Array64 | None, pooled_layers: tuple[int, ...] = ()) -> Readout:
         """The linear discriminant of all examples, in which a label is likely beforehand by the root of its share.
 
         Args:
             deviation: the standard deviation of the noise on each number.
             projection: the clients' :func:`ifedicl.core.readout.projection`.
-            pooled_layer: the layer at which the clients read the text's mean state.
+            pooled_layers: those at which the clients read the text's mean states.
         """
         frame = self.frame
         size, classes = len(frame.offset), self.moment.shape[1]
@@ -172,7 +172,7 @@ class FramedSums:
         hidden = size - classes
         of_states = raw[:hidden] if projection is None else projection @ raw[:hidden]
         stacked = np.concatenate([of_states, raw[hidden:], intercept[None]]).T
-        return Readout(stacked.astype(np.float32), pooled_layer)
+        return Readout(stacked.astype(np.float32), pooled_layers)
 
     def _covariance(self, means: Array64, counts: Array64) -> tuple[Array64, float]:
         """Within classes: ``(m, m)`` in the directions, and the variance in each other one."""

@@ -1,6 +1,6 @@
 """The readout: a linear classifier on hidden states of the adapted model, in closed form.
 
-It reads the last hidden state at the token that predicts the label, and the mean state of the text's tokens at a middle layer.
+It reads the last hidden state at the token that predicts the label, and mean states of the text's tokens at several layers.
 
 This goes beyond the paper, which reads the logits of the label words alone. Clients send sums over their examples, from which
 ridge regression follows exactly: the result equals that of pooled text. The log-probabilities of the label words are features
@@ -9,7 +9,9 @@ too, so that what the rounds taught them is not lost.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +31,12 @@ class Readout:
 
     Attributes:
         weights: ``(C, h + C + 1)`` float32: of the hidden states, of the centred label log-probabilities, and of 1.
-        pooled_layer: the layer at which the text's mean state is read and put behind the last hidden state (``h = 2d``); None:
-            the last hidden state alone is read (``h = d``).
+        pooled_layers: those at which the text's mean states are read and put behind the last hidden state, each once, from low
+            to high (``h = (1 + layers) d``); empty: the last hidden state alone is read.
     """
 
     weights: Array32
-    pooled_layer: int | None = None
+    pooled_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         shape = self.weights.shape
@@ -43,8 +45,9 @@ class Readout:
 
     def fits(self, classes: int, width: int, layers: int | None = None) -> bool:
         """Whether the shape suits this many labels and a model of this width and, where given, this many layers."""
-        known = self.pooled_layer is None or 1 <= self.pooled_layer <= (layers or self.pooled_layer)
-        return known and self.weights.shape == (classes, feature_count(hidden_count(width, self.pooled_layer), classes) + 1)
+        known = all(1 <= layer <= (layers or layer) for layer in self.pooled_layers)
+        known = known and all(lower < upper for lower, upper in pairwise(self.pooled_layers))
+        return known and self.weights.shape == (classes, feature_count(hidden_count(width, self.pooled_layers), classes) + 1)
 
     def mixed(self, temperature: float, share: float) -> Readout:
         """The readout whose scores are ``temperature`` times these, plus ``share`` times the label log-probabilities."""
@@ -58,8 +61,8 @@ class Readout:
         """``(N, C)`` log-probabilities among the labels.
 
         Args:
-            states: ``(N, h)``: last hidden states at the token that predicts the label; with a :attr:`pooled_layer` the text's
-                mean states behind them.
+            states: ``(N, h)``: last hidden states at the token that predicts the label; the text's mean
+                states at the :attr:`pooled_layers` behind them.
             logs: ``(N, C)``: log-probabilities of the label words.
             alone: each row by itself (:func:`products_alone`).
         """
@@ -68,9 +71,9 @@ class Readout:
         return log_softmax(products_alone(rows, weights) if alone else rows @ weights).astype(np.float32)
 
 
-def hidden_count(width: int, pooled_layer: int | None) -> int:
+def hidden_count(width: int, pooled_layers: Sequence[int]) -> int:
     """``h``: how many numbers of hidden states the readout reads."""
-    return width if pooled_layer is None else 2 * width
+    return width * (1 + len(pooled_layers))
 
 
 def feature_count(hidden: int, classes: int) -> int:

@@ -157,12 +157,12 @@ class ReadoutSums:
         named = hashlib.sha256(np.ascontiguousarray(self.moment).tobytes()).hexdigest()
         return seeds.generator(0, "rounding", named).uniform(-0.5, 0.5, shape)
 
-    def solve(self, directions: Directions, pooled_layer: int | None = None, parts: Sequence[int] = ()) -> list[Readout]:
+    def solve(self, directions: Directions, pooled_layers: tuple[int, ...] = (), parts: Sequence[int] = ()) -> list[Readout]:
         """One readout of temperature 1 for each of :data:`PENALTIES`.
 
         Args:
             directions: those of the clients.
-            pooled_layer: the layer at which the clients read the text's mean state.
+            pooled_layers: those at which the clients read the text's mean states.
             parts: positions of the parts of the features that the readout may use; none: all. The others' weights are 0.
         """
         (size, _), classes = directions.shape, len(self.counts)
@@ -182,5 +182,5 @@ class ReadoutSums:
             weights[places] = gram.solve(moment, penalties)
             raw = weights / self.units.scale[:, None]
             intercept = shares - means @ weights - self.units.offset @ raw
-            readouts.append(Readout(np.concatenate([raw, intercept[None]]).T.astype(np.float32), pooled_layer))
+            readouts.append(Readout(np.concatenate([raw, intercept[None]]).T.astype(np.float32), pooled_layers))
         return readouts

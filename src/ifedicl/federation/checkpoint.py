@@ -102,7 +102,7 @@ def save(state: State, path: Path, tables: Tables | None = None) -> None:
     header["zero_shot"] = {name: asdict(tally) for name, tally in state.zero_shot_by_client.items()}
     header["first_layer"] = state.context.first_layer if state.context else 0
     header["moments"] = state.moments and state.moments.steps
-    header["pooled_layer"] = state.readout and state.readout.pooled_layer
+    header["pooled_layers"] = state.readout and state.readout.pooled_layers
     folders: dict[str, Mapping[str, npt.NDArray[Any]]] = {
         "coefficients": state.coefficients.arrays,
         "best": state.best.arrays,
@@ -158,7 +158,7 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
         heads=tables.heads,
         context=Context(**context, first_layer=header["first_layer"]) if context else None,
         moments=None if steps is None else Moments(steps, within("first"), within("second")),
-        readout=Readout(arrays["readout"], header["pooled_layer"]) if "readout" in arrays else None,
+        readout=Readout(arrays["readout"], tuple(header["pooled_layers"])) if "readout" in arrays else None,
         zero_shot_by_client={name: Tally(**tally) for name, tally in header["zero_shot"].items()},
         history=tables.history(header["losses"]),
         traffic=tables.traffic,

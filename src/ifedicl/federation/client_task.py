@@ -98,8 +98,8 @@ class ExampleSums:
         coefficients: Coefficients,
     ) -> ReadoutReply:
         """The readout sums of a reading of training examples in the model with these coefficients, as a reply."""
-        layer, classes = manifest.method.pooled_layer(scorer.backbone.layers), len(scorer.task.labels)
-        units = self._reference.units(scorer, context, coefficients, layer)
+        layers, classes = manifest.method.pooled_layers(scorer.backbone.layers), len(scorer.task.labels)
+        units = self._reference.units(scorer, context, coefficients, layers)
         rows, device = features(reading.states, reading.logs), scorer.backbone.device
         return StatisticsReply(ReadoutSums.of(rows, np.asarray(labels), classes, units, manifest.directions, device))
 
@@ -182,9 +182,9 @@ class ClientTask:
         """Readings of one role's examples; those of the raw model are cached."""
         if role in self._zero_shot and coefficients.is_identity:
             return self._zero_shot[role]
-        layer = self.method.pooled_layer(self.scorer.backbone.layers)
+        layers = self.method.pooled_layers(self.scorer.backbone.layers)
         with applied(self.scorer.backbone, context, coefficients):
-            reading = self.scorer.read(self.part(role).prompts, layer, alone=self.sums.reads_alone)
+            reading = self.scorer.read(self.part(role).prompts, layers, alone=self.sums.reads_alone)
         if coefficients.is_identity:
             self._zero_shot[role] = reading
         return reading

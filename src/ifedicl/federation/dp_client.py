@@ -208,8 +208,8 @@ class DPSums(ExampleSums):
         bound = self._spend(kind)
         method, classes = manifest.method, len(scorer.task.labels)
         own = framed_features(reading, scorer.backbone.width, method.seed)
-        layer = method.pooled_layer(scorer.backbone.layers)
-        frame = self._reference.frame(scorer, context, coefficients, layer, method.seed)
+        layers = method.pooled_layers(scorer.backbone.layers)
+        frame = self._reference.frame(scorer, context, coefficients, layers, method.seed)
         total = FramedSums.of(np.zeros((0, bound.size)), (), classes, frame)
         for first in range(0, len(labels), _ROWS):
             rows = bound.rounded(frame.rows(own[first : first + _ROWS])).astype(np.float64) * bound.step

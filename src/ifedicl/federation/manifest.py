@@ -167,7 +167,7 @@ class Manifest:
     def features(self) -> int:
         """The number of features of the readout's sums."""
         classes, model = len(self.task.labels), self.model
-        hidden = hidden_count(model.width, self.method.pooled_layer(model.layers))
+        hidden = hidden_count(model.width, self.method.pooled_layers(model.layers))
         return feature_count(min(hidden, MOST_FEATURES) if self.method.promises_noise else hidden, classes)
 
     @cached_property
@@ -175,7 +175,7 @@ class Manifest:
         """The directions of the sketch in a readout's sums without noise: each side draws them itself."""
         width, most = SUMMED if self.method.sums_only else OWN, ONE_SHOT_BYTES if self.method.is_one_shot else BYTES
         count = direction_count(self.features, len(self.task.labels), width, most)
-        states = hidden_count(self.model.width, self.method.pooled_layer(self.model.layers)) // self.model.width
+        states = hidden_count(self.model.width, self.method.pooled_layers(self.model.layers)) // self.model.width
         return Directions.of([self.model.width] * states, len(self.task.labels), count, self.method.seed)
 
     @property

@@ -17,7 +17,7 @@ from ifedicl.core.vectors import Array64
 from ifedicl.data import Example
 from ifedicl.task import Task
 
-_Asked: TypeAlias = tuple[str, str, bytes, int | None, int | None]
+_Asked: TypeAlias = tuple[str, str, bytes, tuple[int, ...], int | None]
 _MOST = 512
 """Texts that are used: enough for the directions in which features vary."""
 
@@ -34,34 +34,36 @@ class PublicText:
         """The texts, labelled with each label in turn. The true labels are unknown and do not matter."""
         return tuple(Example(text, task.labels[place % len(task.labels)]) for place, text in enumerate(self.texts))
 
-    def frame(self, scorer: Scorer, context: Context, coefficients: Coefficients, pooled_layer: int | None, seed: int) -> Frame:
+    def frame(
+        self, scorer: Scorer, context: Context, coefficients: Coefficients, pooled_layers: tuple[int, ...], seed: int
+    ) -> Frame:
         """The frame of the readout's features in the model with these coefficients; ``seed`` is of their projection."""
-        asked = _asked(scorer, context, coefficients, pooled_layer, seed)
+        asked = _asked(scorer, context, coefficients, pooled_layers, seed)
         if self._frame is None or self._frame[0] != asked:
-            reading = self._reading(scorer, context, coefficients, pooled_layer)
+            reading = self._reading(scorer, context, coefficients, pooled_layers)
             self._frame = asked, Frame.of(framed_features(reading, scorer.backbone.width, seed))
         return self._frame[1]
 
-    def units(self, scorer: Scorer, context: Context, coefficients: Coefficients, pooled_layer: int | None) -> Units:
+    def units(self, scorer: Scorer, context: Context, coefficients: Coefficients, pooled_layers: tuple[int, ...]) -> Units:
         """The units of the readout's features in the model with these coefficients."""
-        reading = self._reading(scorer, context, coefficients, pooled_layer)
+        reading = self._reading(scorer, context, coefficients, pooled_layers)
         return Units.of(features(reading.states, reading.logs))
 
-    def _reading(self, scorer: Scorer, context: Context, coefficients: Coefficients, pooled_layer: int | None) -> Reading:
-        asked = _asked(scorer, context, coefficients, pooled_layer)
+    def _reading(self, scorer: Scorer, context: Context, coefficients: Coefficients, pooled_layers: tuple[int, ...]) -> Reading:
+        asked = _asked(scorer, context, coefficients, pooled_layers)
         if self._read is None or self._read[0] != asked:
             prompts = scorer.encoded(self.examples(scorer.task)).prompts
             with applied(scorer.backbone, context, coefficients):
-                self._read = asked, scorer.read(prompts, pooled_layer)
+                self._read = asked, scorer.read(prompts, pooled_layers)
         return self._read[1]
 
 
 def _asked(
-    scorer: Scorer, context: Context, coefficients: Coefficients, pooled_layer: int | None, seed: int | None = None
+    scorer: Scorer, context: Context, coefficients: Coefficients, pooled_layers: tuple[int, ...], seed: int | None = None
 ) -> _Asked:
     """Names what is read."""
     numbers = b"".join(array.tobytes() for array in coefficients.arrays.values())
-    return scorer.task.digest, context.digest, numbers, pooled_layer, seed
+    return scorer.task.digest, context.digest, numbers, pooled_layers, seed
 
 
 def framed_features(reading: Reading, width: int, seed: int) -> Array64:

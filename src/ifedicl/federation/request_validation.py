@@ -92,10 +92,10 @@ class RequestChecks:
         if readouts and manifest.method.readout is None:
             return False
         classes, model = len(manifest.task.labels), manifest.model
-        layer = manifest.method.pooled_layer(model.layers)
+        layers = manifest.method.pooled_layers(model.layers)
         return all(
             readout.fits(classes, model.width, model.layers)
-            and readout.pooled_layer == layer
+            and readout.pooled_layers == layers
             and bool(np.isfinite(readout.weights).all())
             and np.abs(readout.weights).max(initial=0.0) <= _LARGEST_WEIGHT
             for readout in readouts

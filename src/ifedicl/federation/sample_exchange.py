@@ -92,8 +92,8 @@ def _readout(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
     """The two steps of a readout: its sums, and the evaluation of its candidates."""
     method, model, coefficients = manifest.method, manifest.model, manifest.identity
     assert method.readout is not None
-    classes, layer = len(manifest.task.labels), method.pooled_layer(model.layers)
-    hidden, size = hidden_count(model.width, layer), manifest.features
+    classes, layers = len(manifest.task.labels), method.pooled_layers(model.layers)
+    hidden, size = hidden_count(model.width, layers), manifest.features
     zeros = np.zeros((classes, feature_count(hidden, classes) + 1), dtype=np.float32)
     if method.promises_noise:
         frame = Frame(np.zeros(size), np.ones(size), np.zeros((Frame.direction_count(size), size)))
@@ -101,14 +101,14 @@ def _readout(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
         noisy = messages.NoisyStatisticsReply(FramedSums(np.zeros((size + 1, classes)), np.zeros(products), frame))
         steps: dict[str, Exchange] = {"noisy_statistics": (messages.NoisyStatisticsRequest(_CONTEXT_ID, coefficients), noisy)}
         if method.holdout.selection > 0:
-            trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, (Readout(zeros, layer),), (1.0,))
+            trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, (Readout(zeros, layers),), (1.0,))
             steps["readouts"] = trial, messages.EvaluateReply((_tally(counts.selection),) * len(trial.candidates))
         return steps
     directions = manifest.directions.shape
     by_label = counts.train / classes * np.ones(classes)
     rows = np.ones((size, classes)), np.full(size, float(counts.train)), np.zeros(directions), np.zeros(directions[1])
     sums = ReadoutSums(by_label, *rows, Units.none(size))
-    readouts = tuple(Readout(zeros, layer) for _ in PENALTIES)
+    readouts = tuple(Readout(zeros, layers) for _ in PENALTIES)
     weight_bits = _WEIGHT_BITS if method.sums_only else 0
     request = messages.StatisticsRequest(_CONTEXT_ID, coefficients, weight_bits)
     trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, readouts, TEMPERATURES, SHARES)

@@ -122,7 +122,7 @@ class Selection:
         request = messages.StatisticsRequest(self._clients.context_id, self._memory.state.best, bits)
         requests = dict.fromkeys(self._clients.names, request)
         total, answers = self._clients.total(requests, messages.StatisticsReply, self._checks.is_usable_statistics)
-        return () if total is None else tuple(total.sums.solve(self._manifest.directions, self._pooled_layer)), answers
+        return () if total is None else tuple(total.sums.solve(self._manifest.directions, self._pooled_layers)), answers
 
     def _noisy_readouts(self) -> tuple[tuple[Readout, ...], Participation]:
         """The readout of noisy sums; none without enough clients."""
@@ -133,17 +133,17 @@ class Selection:
         replies, answers = self._clients.ask_all(request, messages.NoisyStatisticsReply, usable)
         plan = NoisePlan.of(self._manifest)
         model = self._manifest.model
-        matrix = projection(hidden_count(model.width, self._pooled_layer), model.width, self._manifest.method.seed)
+        matrix = projection(hidden_count(model.width, self._pooled_layers), model.width, self._manifest.method.seed)
         solved = (
-            total.sums.solve(plan.deviation(request.kind, total.clients), matrix, self._pooled_layer)
+            total.sums.solve(plan.deviation(request.kind, total.clients), matrix, self._pooled_layers)
             for total in replies.values()
         )
         return tuple(solved), answers  # one reply stands for all clients
 
     @property
-    def _pooled_layer(self) -> int | None:
-        """The layer of the text's mean state."""
-        return self._manifest.method.pooled_layer(self._manifest.model.layers)
+    def _pooled_layers(self) -> tuple[int, ...]:
+        """The layers of the text's mean states."""
+        return self._manifest.method.pooled_layers(self._manifest.model.layers)
 
     @property
     def _weight_bits(self) -> int:

@@ -21,6 +21,10 @@ from ifedicl.settings.sections import (
 )
 from ifedicl.settings.validation import Section
 
+_DEPTHS = (0.2, 0.4, 0.6, 0.8)
+_DEPTHS_WITH_NOISE = (0.5,)
+"""Each number of a sum gets the same noise, so more of them have less of the signal."""
+
 
 class Method(Section):
     """All settings that decide the numbers, checked against each other. It travels to the clients."""
@@ -89,14 +93,13 @@ class Method(Section):
         """Of the subspace; 0 without one."""
         return 0 if self.subspace is None else self.subspace.rank
 
-    def pooled_layer(self, layers: int) -> int | None:
-        """The layer, 1 to ``layers``, whose input the readout averages over the text; None: it does not.
-
-        It is never below the lowest injected layer, because the inputs of those layers are not kept.
-        """
-        if self.readout is None or self.readout.pooled_depth == 0:
-            return None
-        return max(1, round(self.readout.pooled_depth * layers), self.injected_layers(layers).start)
+    def pooled_layers(self, layers: int) -> tuple[int, ...]:
+        """The layers, 1 to ``layers``, whose inputs the readout averages over the text, from low to high; none: it does not."""
+        if self.readout is None:
+            return ()
+        usual = _DEPTHS_WITH_NOISE if self.promises_noise else _DEPTHS
+        depths = usual if self.readout.pooled_depths is None else self.readout.pooled_depths
+        return tuple(sorted({max(1, round(depth * layers)) for depth in depths}))
 
     @property
     def promises_noise(self) -> bool:

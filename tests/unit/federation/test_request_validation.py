@@ -58,7 +58,7 @@ GRADIENTS = job(server={"update": "gradient"})
 PLAIN = job(readout=None, holdout={"selection": 0.0}, rounds={"rounds": 4, "select_by": "last"})
 NAME = "0" * 48
 START = JOB.initial
-LAYER = JOB.method.pooled_layer(MODEL.layers)
+LAYERS = JOB.method.pooled_layers(MODEL.layers)
 
 
 def basis_of(layers: int = 2, rank: int = 2, width: int = 8) -> Array32:
@@ -104,9 +104,9 @@ BAD_COEFFICIENTS = {
     "a core that is NaN": core(NAN),
     "a core beyond the bound": core(-1.01 * LARGEST_COEFFICIENT),
 }
-WEIGHTS = np.ones((2, MODEL.width * (1 if LAYER is None else 2) + 3), dtype=np.float32)
-READOUT = Readout(WEIGHTS, LAYER)
-OTHER_LAYER = Readout(WEIGHTS, (LAYER or 1) % MODEL.layers + 1)
+WEIGHTS = np.ones((2, MODEL.width * (1 + len(LAYERS)) + 3), dtype=np.float32)
+READOUT = Readout(WEIGHTS, LAYERS)
+OTHER_LAYER = Readout(WEIGHTS, (*LAYERS[:-1], MODEL.layers))
 BAD_READOUTS = {
     "another width": replace(READOUT, weights=np.ones((2, WEIGHTS.shape[1] + 1), dtype=np.float32)),
     "a label more": replace(READOUT, weights=np.ones((3, WEIGHTS.shape[1] + 1), dtype=np.float32)),
@@ -226,10 +226,10 @@ def test_a_request_that_does_not_fit_the_job_is_found(manifest: Manifest, reques
 
 
 def test_a_run_that_only_reads_words_reads_no_text_layer() -> None:
-    manifest = job(readout={"pooled_depth": 0.0})
+    manifest = job(readout={"pooled_depths": []})
     alone = Readout(np.ones((2, MODEL.width + 3), dtype=np.float32))
     assert RequestChecks(manifest).fits(CompareRequest(NAME, START, alone))
-    assert not RequestChecks(manifest).fits(CompareRequest(NAME, START, Readout(WEIGHTS, 2)))
+    assert not RequestChecks(manifest).fits(CompareRequest(NAME, START, Readout(WEIGHTS[:, -2 * MODEL.width - 3 :], (2,))))
 
 
 # A client's checks: first the name, then the numbers

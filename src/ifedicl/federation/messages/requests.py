@@ -175,7 +175,7 @@ class EvaluateRequest(RequestMessage):
             "context_id": self.context_id,
             "temperatures": list(self.temperatures),
             "shares": list(self.shares),
-            "pooled_layers": [readout.pooled_layer for readout in self.readouts],
+            "pooled_layers": [list(readout.pooled_layers) for readout in self.readouts],
         }
         return header, self.coefficients.on_wire | readouts
 
@@ -187,7 +187,7 @@ class EvaluateRequest(RequestMessage):
         return cls(
             context_id=fields["context_id"],
             coefficients=coefficients_of({name: array for name, array in arrays.items() if name != "readouts"}),
-            readouts=tuple(map(Readout, arrays.get("readouts", ()), map(_layer, fields["pooled_layers"]))),
+            readouts=tuple(map(Readout, arrays.get("readouts", ()), map(_layers, fields["pooled_layers"]))),
             temperatures=tuple(map(float, fields["temperatures"])),
             shares=tuple(map(float, fields["shares"])),
         )
@@ -260,17 +260,16 @@ class CompareRequest(RequestMessage):
 
     def to_wire(self) -> tuple[Header, Arrays]:
         readout = {} if self.readout is None else {"readout": self.readout.weights}
-        layer = None if self.readout is None else self.readout.pooled_layer
-        return {"context_id": self.context_id, "pooled_layers": [layer]}, self.coefficients.on_wire | readout
+        layers = [] if self.readout is None else list(self.readout.pooled_layers)
+        return {"context_id": self.context_id, "pooled_layers": layers}, self.coefficients.on_wire | readout
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
         fields = exact_fields(header, context_id=str, pooled_layers=list)
-        (layer,) = map(_layer, fields["pooled_layers"])
-        readout = Readout(arrays["readout"], layer) if "readout" in arrays else None
+        readout = Readout(arrays["readout"], _layers(fields["pooled_layers"])) if "readout" in arrays else None
         coefficients = coefficients_of({name: array for name, array in arrays.items() if name != "readout"})
         return cls(fields["context_id"], coefficients, readout)
 
 
-def _layer(value: Any) -> int | None:
-    return None if value is None else operator.index(value)
+def _layers(value: Any) -> tuple[int, ...]:
+    return tuple(map(operator.index, value))
