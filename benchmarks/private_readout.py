@@ -29,6 +29,8 @@ from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import SetSettings
 from ifedicl.data import Example, dirichlet_split
+from ifedicl.federation.public_text import PublicText
+from ifedicl.federation.reference_text import REFERENCE_TEXTS
 from ifedicl.metrics import Evaluation
 from ifedicl.settings import Method, ModelSettings, changed, load_preset
 from ifedicl.task import Task
@@ -108,7 +110,7 @@ class Stage:
         self._scorer = Scorer(self.backbone, self.task)
         method = changed(load_preset("one-shot"), {"readout": READOUT}, "this benchmark")
         layers = method.pooled_layers(self.backbone.layers)
-        rows = (*self.train, *self.test, *self.public)
+        rows = (*self.train, *self.test, *self.public, *PublicText(REFERENCE_TEXTS).examples(self.task))
         self.readings = RawReadings(self._scorer, layers, rows, arguments.cache / f"{name}-raw-float32.npz")
 
     def evaluate(self, adapter: Adapter) -> Evaluation:

@@ -18,8 +18,8 @@ from ifedicl.federation.secure.quantised import layout_of
 from ifedicl.federation.secure.sketches import Sketches
 from tests.support.readouts import directions_of, drawn_sums, sums_of
 
-DRAW = np.random.default_rng(5)
-LOW_RANK = DRAW.normal(size=(400, 8)) @ DRAW.normal(size=(8, 60)) + 0.1 * DRAW.normal(size=(400, 60))
+LOW_RANK = np.random.default_rng(5).normal(size=(400, 8)) @ np.random.default_rng(6).normal(size=(8, 60))
+LOW_RANK += 0.1 * np.random.default_rng(7).normal(size=(400, 60))
 LABELS = (LOW_RANK[:, 0] > 0).astype(np.int64)
 
 

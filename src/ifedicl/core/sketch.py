@@ -41,8 +41,8 @@ class Width:
     direction: float
 
 
-OWN, SUMMED = Width(2.0, 6.0, 0.5), Width(2.25, 9.0, 1.2)
-"""Of a client's own sums, and of those in a secure sum, whose numbers need 9 to 10 bits."""
+OWN, SUMMED = Width(2.0, 6.0, 0.5), Width(2.25, 9.0, 1.25)
+"""Of a client's own sums, and of those in a secure sum, whose numbers need more bits."""
 _SMALLEST_EIGENVALUE = 1e-3
 """Of the largest: below it a direction holds more rounding than text, and is left to the diagonal."""
 

@@ -1,7 +1,7 @@
 """The sums of a readout in few bits: a client sends about as many bytes as in open mode.
 
-A sum over ``N`` examples is uncertain by about ``√N`` in units of its features, so steps that grow with ``N`` lose nothing. The
-request says the number of all examples, to a power of 2. Numbers are rounded up or down by chance, so that clients' roundings
+The range of a number grows with the number of all examples, which the request says to a power of 2; so do its steps, and the
+mean of a product is known to a hundredth of a unit or two. Numbers are rounded up or down by chance, so that clients' roundings
 do not add up. The sketch travels modulo its range: the product of the means, which is most of a large number, is known from the
 other sums, and what is left of it fits.
 """
@@ -29,6 +29,7 @@ _COUNTS, _UNITS = FixedPoint(48, 16), FixedPoint(24, 10)
 _LARGEST_MOMENT, _LARGEST_SQUARE, _LARGEST_COVARIANCE = 7, 14, 2
 """``log2`` of the most in an example's moment and square (features are at most 100), and of a covariance with a direction."""
 _ROUNDED = ("moment", "diagonal", "sketch")
+_MOMENT_BITS, _SQUARE_BITS, SKETCH_BITS = 18, 24, 10
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,11 @@ class Sketches:
 
     def form(self, layout: messages.Layout) -> Form:
         """The fixed points of the numbers of this layout."""
-        bits = max(8, math.ceil((9 + self.weight_bits) / 2))
         grids = {
             "counts": _COUNTS,
-            "moment": self._grid(18, _LARGEST_MOMENT),
-            "diagonal": self._grid(24, _LARGEST_SQUARE),
-            "sketch": self._grid(bits, _LARGEST_COVARIANCE),
+            "moment": self._grid(_MOMENT_BITS, _LARGEST_MOMENT),
+            "diagonal": self._grid(_SQUARE_BITS, _LARGEST_SQUARE),
+            "sketch": self._grid(SKETCH_BITS, _LARGEST_COVARIANCE),
             "along": _COUNTS,
             "clients": _COUNTS,
             "offset": _UNITS,
