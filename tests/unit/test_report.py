@@ -15,6 +15,7 @@ import pytest
 from ifedicl import federate, simulate
 from ifedicl.adapter import Prediction
 from ifedicl.backbone.load import Backbone
+from ifedicl.confidence import Confidence
 from ifedicl.federation.driver import Federated
 from ifedicl.federation.state import Traffic
 from ifedicl.metrics import Comparison, Evaluation, Tally
@@ -68,7 +69,8 @@ def evaluation(rights: Sequence[int], wrongs: Sequence[int], labels: Sequence[st
     for place, (right, wrong) in enumerate(zip(rights, wrongs, strict=True)):
         truth += [place] * (right + wrong)
         predicted += [place] * right + [(place + 1) % len(labels)] * wrong
-    return Evaluation(tuple(labels), np.array(truth), np.array(predicted), 0.5)
+    hits = np.array(truth) == np.array(predicted)
+    return Evaluation(tuple(labels), np.array(truth), np.array(predicted), 0.5, Confidence(np.where(hits, 0.9, 0.6), hits, 0.3))
 
 
 def test_a_difference_is_claimed_only_where_chance_does_not_explain_it() -> None:
@@ -216,7 +218,7 @@ def test_the_page_adapts_to_dark_and_phones_and_covers_no_plot(backbone: Backbon
     assert "@media (prefers-color-scheme: dark)" in content
     assert 'name="viewport" content="width=device-width' in content
     pictures = re.findall(r"<svg.*?</svg>", content, flags=re.DOTALL)
-    assert len(pictures) == 7  # accuracy, labels, loss, accuracy by round, λ, β, Γ
+    assert len(pictures) == 8  # accuracy, labels, confidence, loss, accuracy by round, λ, β, Γ
     for picture in pictures:
         assert "legend" not in picture
         drawn = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", picture))

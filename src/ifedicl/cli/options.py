@@ -13,4 +13,5 @@ ModelSource = Annotated[str | None, typer.Option(help="The model on this machine
 AdapterFolder = Annotated[Path, typer.Argument(help="The folder that `ifedicl run` wrote: RUN or RUN/adapter.")]
 TextColumn = Annotated[str, typer.Option(help="The column that holds the text.")]
 IdColumn = Annotated[str | None, typer.Option(help="A column to print before each result.")]
+MinConfidence = Annotated[float, typer.Option(min=0.0, max=1.0, help="The least probability of a label that is given.")]
 LabelColumn = Annotated[str, typer.Option(help="The column that holds the label.")]

@@ -21,9 +21,11 @@ _MISTAKES = 10
 
 def evaluation_tables(adapter: Evaluation, zero_shot: Evaluation) -> list[Table]:
     """Zero-shot and the adapter compared, in all, by label and by mistake."""
-    figures = Table("", "accuracy", "95% interval", "macro-F1", "loss", title=f"{len(adapter.truth)} examples")
+    columns = "accuracy", "95% interval", "macro-F1", "loss", "calibration error"
+    figures = Table("", *columns, title=f"{len(adapter.truth)} examples")
     for name, evaluation in (("zero-shot", zero_shot), ("adapter", adapter)):
-        figures.add_row(name, *_figures(evaluation), f"{evaluation.loss:.3f}")
+        error = percent(evaluation.confidence.calibration_error)
+        figures.add_row(name, *_figures(evaluation), f"{evaluation.loss:.3f}", error)
     return [figures, _labels_table(by_label(adapter, zero_shot)), _confusion_table(adapter)]
 
 
