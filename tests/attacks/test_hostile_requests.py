@@ -23,7 +23,7 @@ METHOD = tiny.method(
     calibration={"batch_size": 4, "local_steps": 2}, holdout={"selection": 0.2, "gate": 0.2}, readout={}, rounds={"rounds": 3}
 )
 OTHER = tiny.method(calibration={"batch_size": 4, "local_steps": 9}, holdout={"selection": 0.2, "gate": 0.2}, seed=3)
-KINDS = ("vectors", "context", "update", "gradient", "evaluate", "statistics", "compare", "job")
+KINDS = ("vectors", "context", "update", "gradient", "evaluate", "statistics", "products", "compare", "job")
 _NUMBERS: tuple[Any, ...] = (0, 1, -1, 2, 3, 10**9, 10**30, 0.5, 1e300, True, None, "", "train", "0" * 48, [], [1.0, 4.0], {})
 
 

@@ -27,7 +27,7 @@ from ifedicl.settings import Method, validated
 from tests.support import tiny
 from tests.support.endpoints import Asked
 from tests.support.jobs import FINGERPRINT, job_on, one_of_each
-from tests.support.readouts import drawn_sums
+from tests.support.readouts import drawn_products, drawn_sums
 from tests.support.scripted import ScriptedClient
 
 LAYERS, WIDTH = 2, 4
@@ -60,6 +60,7 @@ def usual(request: Request) -> Reply:
         "gradient": messages.GradientReply(GradientSum(SAME.arrays, 5, 2.0)),
         "evaluate": messages.EvaluateReply((Tally(6, 3, 2.0),)),
         "statistics": messages.StatisticsReply(drawn_sums(20)),
+        "products": messages.ProductsReply(drawn_products(20)),
         "compare": messages.CompareReply(Comparison(Tally(6, 3, 2.0), Tally(6, 2, 3.0), 1.0, 1, (3, 3), (4, 2))),
     }
     return answers[request.kind]

@@ -15,7 +15,7 @@ from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.metrics import Comparison, Tally
 from tests.support import tiny
 from tests.support.jobs import job_of
-from tests.support.readouts import drawn_sums
+from tests.support.readouts import asked_products, drawn_products, drawn_sums
 
 LAYERS, WIDTH = 3, 8
 
@@ -40,6 +40,7 @@ REQUESTS: list[Request] = [
     messages.UpdateRequest("0123456789abcdef", 7, 3, 10, SCALES),
     messages.EvaluateRequest("0123456789abcdef", CORE, (READOUT, READOUT.mixed(2.0, 0.0)), (1.0, 4.0), (0.0, 0.5)),
     messages.StatisticsRequest("0123456789abcdef", SCALES),
+    messages.ProductsRequest("0123456789abcdef", SCALES, asked_products(WIDTH + 2)),
     messages.GradientRequest("0123456789abcdef", 7, CORE),
     messages.CompareRequest("0123456789abcdef", CORE, READOUT),
 ]
@@ -52,6 +53,7 @@ REPLIES: list[Reply] = [
     messages.GradientReply(GradientSum({name: array * 3 for name, array in CORE.arrays.items()}, 12, 7.5)),
     messages.EvaluateReply((Tally(9, 4, 3.1415926535897931), Tally(9, 5, 2.0))),
     messages.StatisticsReply(READOUT_SUMS),
+    messages.ProductsReply(drawn_products(12)),
     messages.CompareReply(Comparison(Tally(9, 4, 3.5), Tally(9, 5, 2.0), 0.75, 3, (4, 5), (5, 4))),
     *(Failure(code) for code in FailureCode),
 ]

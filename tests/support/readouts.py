@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.core.readout_sums import ReadoutSums
+from ifedicl.core.refinement import Products, Refinement
 from ifedicl.core.sketch import Directions
 from ifedicl.core.units import Units
 from ifedicl.core.vectors import Array64
@@ -28,3 +29,16 @@ def drawn_sums(examples: int, features: int = 6, classes: int = 2) -> ReadoutSum
     """Sums over random examples, equally many of each label."""
     rows = np.random.default_rng(examples).normal(size=(examples, features))
     return sums_of(rows, np.arange(examples) % classes, classes)
+
+
+def asked_products(features: int = 6, columns: int = 2) -> Refinement:
+    """Random directions about a random centre."""
+    draw = np.random.default_rng(features)
+    directions = np.linalg.qr(draw.normal(size=(features, columns)))[0]
+    return Refinement(draw.normal(size=features).astype(np.float16), directions.astype(np.float16))
+
+
+def drawn_products(examples: int, features: int = 6, columns: int = 2) -> Products:
+    """The products that :func:`asked_products` asks for, over random examples."""
+    rows = np.random.default_rng(examples).normal(size=(examples, features))
+    return Products.of(rows, Units.none(features), asked_products(features, columns))

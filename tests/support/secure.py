@@ -10,7 +10,9 @@ from hypothesis import settings
 
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.refinement import Products
 from ifedicl.core.subspace import Context
+from ifedicl.core.units import Units
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.federation import messages
 from ifedicl.federation.engine import Delivery, Engine
@@ -73,6 +75,9 @@ def drawn_reply(request: Request, draw: np.random.Generator) -> Reply:
     if isinstance(request, messages.StatisticsRequest):
         rows = draw.normal(size=(count, WIDTH + CLASSES))
         return messages.StatisticsReply(sums_of(rows, draw.integers(0, CLASSES, count), CLASSES))
+    if isinstance(request, messages.ProductsRequest):
+        rows = draw.normal(size=(count, len(request.refinement.centre)))
+        return messages.ProductsReply(Products.of(rows, Units.none(rows.shape[1]), request.refinement))
     truth = (count - 1, 1)
     return messages.CompareReply(Comparison(Tally(count, 2, 3.5), Tally(count, 1, 4.25), 0.75, 1, truth, truth[::-1]))
 

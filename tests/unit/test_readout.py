@@ -24,7 +24,7 @@ from ifedicl.data import Role
 from ifedicl.errors import AdapterError, ConfigError
 from ifedicl.federation.client import Client
 from ifedicl.federation.client_task import ClientTask
-from ifedicl.federation.coordinator import Coordinator, Outcome
+from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.messages import (
     ContextReply,
     EvaluateReply,
@@ -96,17 +96,6 @@ def test_a_strong_penalty_leaves_how_often_each_label_is() -> None:
     np.testing.assert_allclose(scores.mean(axis=0), np.bincount(LABELS) / 60, atol=1e-3)
 
 
-def test_a_readout_of_some_parts_is_that_of_these_features_alone() -> None:
-    """The sums are of all parts: the last state, the text's mean state and the label words."""
-    raw = features(STATES[:, :6], LOGS)
-    sums = sums_of(raw, LABELS, 3, states=2)
-    alone = sums_of(np.delete(raw, np.s_[3:6], axis=1), LABELS, 3)
-    ours = sums.solve(directions_of(9, 3, states=2), parts=(0, 2))
-    for some, expected in zip(ours, alone.solve(directions_of(6, 3)), strict=True):
-        assert not some.weights[:, 3:6].any()
-        np.testing.assert_allclose(np.delete(some.weights, np.s_[3:6], axis=1), expected.weights, atol=1e-6)
-
-
 def test_probabilities_sum_to_one_and_a_temperature_changes_no_label() -> None:
     readout = _sums().solve(WHOLE)[0]
     logs, sharper = readout.log_probabilities(STATES, LOGS), readout.mixed(8.0, 0.0).log_probabilities(STATES, LOGS)
@@ -131,30 +120,29 @@ def test_what_is_read_is_what_the_labels_are_scored_from(backbone: Backbone, tas
     np.testing.assert_allclose(scorer.log_probabilities(prompts, readout=with_one), reading.logs, atol=1e-5)
 
 
-def _run(backbone: Backbone, **values: Any) -> Outcome:
-    return run_real(backbone, tiny.method(**{"rounds": {"rounds": 2}, "readout": {}, **values}))
+METHOD = tiny.method(rounds={"rounds": 2}, readout={"refinements": 0})
 
 
 def test_a_federation_ends_with_a_readout_that_all_examples_made(backbone: Backbone) -> None:
-    outcome = _run(backbone)
+    outcome = run_real(backbone, METHOD)
     assert outcome.state.readout_round == outcome.chosen_round
     clients = real(backbone)
     coefficients, sums, tasks = outcome.state.best, list[ReadoutSums](), list[ClientTask]()
     for client in clients:
-        client.prepare(job_of(tiny.method(rounds={"rounds": 2}, readout={}), backbone))
+        client.prepare(job_of(METHOD, backbone))
         assert client._task is not None
         own = _of(client._task.statistics(outcome.context, coefficients))
         assert own.examples == len(client._task.roles[Role.TRAIN])
         sums.append(ReadoutSums.from_wire(own.on_wire))  # as they arrive
         tasks.append(client._task)
-    job = job_of(tiny.method(rounds={"rounds": 2}, readout={}), backbone)
+    job = job_of(METHOD, backbone)
     readouts = _added(*sums).solve(job.directions, job.method.pooled_layers(backbone.layers))
     tallies = [task.tallies(outcome.context, coefficients, [None, *mixes(readouts)]) for task in tasks]
     expected = blended(readouts, [sum(tally.loss_sum for tally in of_all) for of_all in zip(*tallies, strict=True)])
     assert expected is not None
     assert outcome.readout is not None
     np.testing.assert_allclose(outcome.readout.weights, expected.weights, atol=1e-4 * np.abs(expected.weights).max())
-    assert_same_result(outcome, _run(backbone))
+    assert_same_result(outcome, run_real(backbone, METHOD))
 
 
 def test_the_readout_is_the_same_whoever_holds_the_examples(backbone: Backbone) -> None:

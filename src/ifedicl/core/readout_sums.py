@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ifedicl import seeds
 from ifedicl.core.readout import Readout
+from ifedicl.core.refinement import Products, Refinement, orthonormal
 from ifedicl.core.sketch import Directions, Gram
 from ifedicl.core.units import LARGEST_FEATURE, Units
 from ifedicl.core.vectors import Array64, all_finite
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 PENALTIES = (0.3, 1.0, 3.0, 10.0)
 """Ridge penalties of all weights but the intercept, in units of each feature's scatter, as if features were standardised."""
+_MIDDLE_PENALTY = 3.0
+_MEAN_STEPS = 127  # of a mean on the wire, to each side of 0
 _STEPS = 7  # of a number of the sketch on the wire, to each side of 0
 _TOLERANCE = 1e-2  # of rounding on the wire
 
@@ -96,20 +99,22 @@ class ReadoutSums:
         Raises:
             KeyError, ValueError: an array is missing, does not fit the others, or is not of its dtype.
         """
-        counts, means, deviations, scales, along, units = (
-            arrays[name].astype(np.float64) for name in ("counts", "means", "deviations", "scales", "along", "units")
+        counts, means, sizes, deviations, scales, along, units = (
+            arrays[name].astype(np.float64) for name in ("counts", "means", "sizes", "deviations", "scales", "along", "units")
         )
         (size, classes), (count,), steps = means.shape, scales.shape, arrays["steps"]
         halves = steps.astype(np.uint8)
-        shapes = counts.shape, deviations.shape, along.shape, units.shape, steps.shape
-        if shapes != ((classes,), (size,), (count,), (2, size), (size, -(-count // 2))):
+        shapes = counts.shape, sizes.shape, deviations.shape, along.shape, units.shape, steps.shape
+        if shapes != ((classes,), (size,), (size,), (count,), (2, size), (size, -(-count // 2))):
             raise ValueError(f"means: received {means.shape}, which does not fit the shapes {shapes} of the other arrays")
-        if steps.dtype != np.uint8 or (deviations < 0).any() or (counts < 0).any():
-            raise ValueError(f"steps, deviations, counts: received {steps.dtype} steps; allowed: uint8, and no number below 0")
+        if steps.dtype != np.uint8 or arrays["means"].dtype != np.int8 or (deviations < 0).any() or (counts < 0).any():
+            raise ValueError(
+                f"steps, deviations, counts: received {steps.dtype} steps; allowed: uint8, int8 means, and no number below 0"
+            )
         numbers = np.stack([halves & 15, halves >> 4], axis=-1).reshape(size, -1)[:, :count].astype(np.float64)
         if not numbers.all():
             raise ValueError("steps: received 0; allowed: two numbers of 1 to 15 in a byte")
-        moment, examples = means * counts, max(float(counts.sum()), 1.0)
+        moment, examples = means / _MEAN_STEPS * sizes[:, None] * counts, max(float(counts.sum()), 1.0)
         totals, deviations = moment.sum(axis=1), deviations * np.sqrt(examples)
         scatter = (numbers - _STEPS - 1) / _STEPS * scales * deviations[:, None]
         return cls(
@@ -125,7 +130,8 @@ class ReadoutSums:
     def on_wire(self) -> dict[str, npt.NDArray[np.generic]]:
         """The same sums as numbers of similar size, most of which fit into 4 bits.
 
-        ``counts`` ``(C,)`` int64; ``means`` ``(F, C)`` and ``deviations`` ``(F,)`` float16; ``steps`` ``(F, ⌈m / 2⌉)`` uint8,
+        ``counts`` ``(C,)`` int64; ``means`` ``(F, C)`` int8 in 127ths of a feature's largest one; that is in ``sizes``
+        ``(F,)`` float16; ``deviations`` ``(F,)`` float16; ``steps`` ``(F, ⌈m / 2⌉)`` uint8,
         two numbers a byte: the sketch of the centred features, each divided by its deviation, in steps of a seventh of a
         direction's largest number, which is in ``scales``; ``along``, the means along the directions, and ``scales`` ``(m,)``
         float32; ``units`` ``(2, F)`` float16. Steps are rounded up or down by chance, so that sums of clients have no bias. The
@@ -138,12 +144,18 @@ class ReadoutSums:
         scales = np.abs(np.nan_to_num(relative)).max(axis=0, initial=0.0)
         steps = _STEPS * relative / np.where(scales > 0, scales, 1.0)
         # 4 bits cannot say that a number is not finite; the deviations do.
-        whole = np.clip(np.rint(np.nan_to_num(steps) + self.dither(steps.shape)), -_STEPS, _STEPS).astype(np.int8) + _STEPS + 1
+        classes = self.moment.shape[1]
+        draws = self.dither((len(steps), classes + steps.shape[1]))
+        whole = np.clip(np.rint(np.nan_to_num(steps) + draws[:, classes:]), -_STEPS, _STEPS).astype(np.int8) + _STEPS + 1
         whole = np.pad(whole, [(0, 0), (0, whole.shape[1] % 2)], constant_values=_STEPS + 1).astype(np.uint8)
         means = np.clip(self.moment / np.maximum(self.counts, 1.0), -LARGEST_FEATURE, LARGEST_FEATURE)
+        sizes = np.abs(means).max(axis=1).astype(np.float16)
+        relative = np.divide(means, sizes[:, None], out=np.zeros_like(means), where=sizes[:, None] > 0, dtype=np.float64)
+        parts = np.clip(np.rint(_MEAN_STEPS * np.nan_to_num(relative) + draws[:, :classes]), -_MEAN_STEPS, _MEAN_STEPS)
         arrays: dict[str, npt.NDArray[np.generic]] = {
             "counts": np.rint(np.nan_to_num(self.counts)).astype(np.int64),
-            "means": means.astype(np.float16),
+            "means": parts.astype(np.int8),
+            "sizes": sizes,
             "deviations": (deviations / np.sqrt(examples)).astype(np.float16),
             "steps": whole[:, ::2] | (whole[:, 1::2] << 4),
             "scales": scales.astype(np.float32),
@@ -157,30 +169,51 @@ class ReadoutSums:
         named = hashlib.sha256(np.ascontiguousarray(self.moment).tobytes()).hexdigest()
         return seeds.generator(0, "rounding", named).uniform(-0.5, 0.5, shape)
 
-    def solve(self, directions: Directions, pooled_layers: tuple[int, ...] = (), parts: Sequence[int] = ()) -> list[Readout]:
+    @property
+    def mean(self) -> Array64:
+        """``(F,)``: of the features, in their units."""
+        mean: Array64 = self.moment.sum(axis=1) / max(float(self.counts.sum()), 1.0)
+        return mean
+
+    def refined(self, asked: Refinement, answer: Products) -> Self:
+        """The same with the products of a refinement behind the sketch.
+
+        Where other examples gave the products than gave the sums, they count as if they were as many.
+        """
+        centre, directions = asked.centre.astype(np.float64), asked.directions.astype(np.float64)
+        totals, examples = self.moment.sum(axis=1), float(self.counts.sum())
+        along = totals @ directions
+        # The sums are about 0, the products about the centre: Σxxᵀ = Σ(x - c)(x - c)ᵀ + t cᵀ + c tᵀ - n c cᵀ with t = Σx.
+        about_0 = np.outer(totals - examples * centre, centre @ directions) + np.outer(centre, along)
+        products = answer.products * (examples / answer.examples) + about_0
+        return replace(self, sketch=np.concatenate([self.sketch, products], axis=1), along=np.append(self.along, along))
+
+    def solve(self, directions: Directions, pooled_layers: tuple[int, ...] = ()) -> list[Readout]:
         """One readout of temperature 1 for each of :data:`PENALTIES`.
 
         Args:
-            directions: those of the clients.
+            directions: those of the sketch.
             pooled_layers: those at which the clients read the text's mean states.
-            parts: positions of the parts of the features that the readout may use; none: all. The others' weights are 0.
         """
-        (size, _), classes = directions.shape, len(self.counts)
-        chosen = tuple(parts) or tuple(range(len(directions.blocks)))
-        places, columns = directions.places(chosen)
-        examples, totals = max(float(self.counts.sum()), 1.0), self.moment.sum(axis=1)
-        shares, means = self.counts / examples, totals / examples
-        scatter = np.maximum(self.diagonal - totals * means, 0.0)[places]
-        centred = (self.sketch - np.outer(means, self.along))[np.ix_(places, columns)]
-        gram = Gram.of(centred, scatter, directions.only(chosen))
-        moment = (self.moment - np.outer(totals, shares))[places]
-        readouts = []
-        for penalty in PENALTIES:
-            # The second term: features that never change.
-            penalties = penalty * scatter + 1e-9 * scatter.sum() + np.finfo(np.float64).tiny
-            weights = np.zeros((size, classes))
-            weights[places] = gram.solve(moment, penalties)
+        shares, means, readouts = self.counts / max(float(self.counts.sum()), 1.0), self.mean, list[Readout]()
+        for weights in self.weights(directions, PENALTIES):
             raw = weights / self.units.scale[:, None]
             intercept = shares - means @ weights - self.units.offset @ raw
             readouts.append(Readout(np.concatenate([raw, intercept[None]]).T.astype(np.float32), pooled_layers))
         return readouts
+
+    def weights(self, directions: Directions, penalties: Sequence[float]) -> list[Array64]:
+        """``(F, C)`` for each penalty: the ridge solution for the features in their units."""
+        totals, means = self.moment.sum(axis=1), self.mean
+        shares = self.counts / max(float(self.counts.sum()), 1.0)
+        scatter = np.maximum(self.diagonal - totals * means, 0.0)
+        gram = Gram.of(self.sketch - np.outer(means, self.along), scatter, directions)
+        moment = self.moment - np.outer(totals, shares)
+        floor = 1e-9 * scatter.sum() + np.finfo(np.float64).tiny  # of features that never change
+        return [gram.solve(moment, penalty * scatter + floor) for penalty in penalties]
+
+
+def next_refinement(sums: ReadoutSums, directions: Directions, columns: int) -> Refinement:
+    """The directions of the present solution at a middle penalty, at most so many of them, for all clients."""
+    (solution,) = sums.weights(directions, [_MIDDLE_PENALTY])
+    return Refinement(sums.mean.astype(np.float16), orthonormal(solution, directions.columns, columns))

@@ -17,53 +17,66 @@ import numpy.typing as npt
 from ifedicl import seeds
 from ifedicl.core.vectors import Array64
 
-ONE_SHOT_BYTES, BYTES = 84.0, 250.0
-"""About how many bytes of sums a client sends for each feature, without and with rounds: 98 and 290 KB at 1,162 features."""
-_WIDE = 7_024
-"""From so many features on, sums have no more bytes: 590 KB without rounds."""
-_FEWEST = 32
+_WIDE = 17_350
+"""From so many features on, sums have no more bytes."""
+_FEWEST, _MOST = 8, 64
+"""Directions of a sketch, where there are refinements: more of them are worth less than more refinements."""
 _WORD_DIRECTIONS = 4
 """Label words have at most this many directions."""
 
 
 @dataclass(frozen=True)
-class Width:
+class Budget:
     """About how many bytes each part of the sums takes for each feature.
 
     Attributes:
         label: of a moment with one label.
         rest: of the deviation and the units.
         direction: of a number of the sketch.
+        product: of a number of a refinement.
+        one_shot: of all of it, without rounds.
+        with_rounds: of all of it, with rounds.
     """
 
     label: float
     rest: float
     direction: float
+    product: float
+    one_shot: float
+    with_rounds: float
+
+    def counts(self, features: int, classes: int, refinements: int, *, is_one_shot: bool) -> tuple[int, int]:
+        """Directions of the sketch, and of each refinement, of ``F`` features and ``C`` labels.
+
+        With many labels the moments are most of the bytes, and directions may have a quarter as many. The columns of a solution
+        sum to 0, so ``C - 1`` directions hold it.
+        """
+        most, others = self.one_shot if is_one_shot else self.with_rounds, classes * self.label + self.rest
+        left = max(most * min(1.0, _WIDE / features) - others, others / 4)
+        if not refinements:
+            return max(_FEWEST, int(left / self.direction)), 0
+        columns = min(max(1, classes - 1), max(1, int((left - _FEWEST * self.direction) / (refinements * self.product))))
+        return min(_MOST, max(_FEWEST, int((left - refinements * columns * self.product) / self.direction))), columns
 
 
-OWN, SUMMED = Width(2.0, 6.0, 0.5), Width(2.25, 9.0, 1.25)
-"""Of a client's own sums, and of those in a secure sum, whose numbers need more bits."""
+OWN, SUMMED = Budget(1.0, 8.0, 0.5, 1.0, 33.0, 100.0), Budget(2.25, 9.0, 1.25, 1.65, 48.0, 150.0)
+"""Of a client's own sums (95 KB at 2,884 features without rounds, 570 KB from 17,350 on), and of those in a secure sum, whose
+numbers need more bits."""
 _SMALLEST_EIGENVALUE = 1e-3
 """Of the largest: below it a direction holds more rounding than text, and is left to the diagonal."""
 
 
-def direction_count(features: int, classes: int, width: Width, most: float) -> int:
-    """``m`` of ``F`` features and ``C`` labels: as many as ``most`` bytes a feature allow."""
-    each = most * min(1.0, _WIDE / features) - classes * width.label - width.rest
-    return max(_FEWEST, int(each / width.direction))
-
-
 @dataclass(frozen=True)
 class Directions:
-    """Orthonormal directions ``Q``, ``(F, m)``, block by block: each part of the features has its own.
-
-    So the sketch of a subset of parts is a part of the sketch.
+    """Orthonormal directions ``Q``, ``(F, m)``: a block for each part of the features, and those of refinements behind them.
 
     Attributes:
-        blocks: ``(f, k)`` float64 each, with orthonormal columns; all ``f`` sum to ``F``, all ``k`` to ``m``.
+        blocks: ``(f, k)`` float64 each, with orthonormal columns; all ``f`` sum to ``F``.
+        refined: ``(F, j)`` float64, with orthonormal columns; None: none.
     """
 
     blocks: tuple[Array64, ...]
+    refined: Array64 | None = None
 
     @classmethod
     def of(cls, states: Sequence[int], classes: int, count: int, seed: int) -> Self:
@@ -83,27 +96,27 @@ class Directions:
     @property
     def shape(self) -> tuple[int, int]:
         """``(F, m)``."""
-        return sum(len(block) for block in self.blocks), sum(block.shape[1] for block in self.blocks)
+        refined = 0 if self.refined is None else self.refined.shape[1]
+        return sum(len(block) for block in self.blocks), sum(block.shape[1] for block in self.blocks) + refined
+
+    @property
+    def columns(self) -> Array64:
+        """``(F, m)``: all of them."""
+        from scipy.linalg import block_diag  # few processes need it
+
+        whole: Array64 = block_diag(*self.blocks)
+        return whole if self.refined is None else np.concatenate([whole, self.refined], axis=1)
 
     def along(self, rows: npt.NDArray[np.floating]) -> Array64:
         """``(N, m)``: ``(N, F)`` rows times the directions."""
         ends = np.cumsum([len(block) for block in self.blocks])[:-1]
-        parts = np.split(rows, ends, axis=1)
-        return np.concatenate([part @ block for part, block in zip(parts, self.blocks, strict=True)], axis=1)
+        parts = [part @ block for part, block in zip(np.split(rows, ends, axis=1), self.blocks, strict=True)]
+        return np.concatenate(parts if self.refined is None else [*parts, rows @ self.refined], axis=1)
 
-    def places(self, parts: Sequence[int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The features and the directions of some parts, as positions."""
-        features, directions, first = list[int](), list[int](), np.zeros(2, dtype=int)
-        for place, block in enumerate(self.blocks):
-            if place in parts:
-                features += range(first[0], first[0] + block.shape[0])
-                directions += range(first[1], first[1] + block.shape[1])
-            first += block.shape
-        return np.array(features), np.array(directions)
-
-    def only(self, parts: Sequence[int]) -> Directions:
-        """Those of some parts."""
-        return Directions(tuple(block for place, block in enumerate(self.blocks) if place in parts))
+    def with_more(self, refined: npt.NDArray[np.floating]) -> Directions:
+        """The same with ``(F, k)`` directions behind them."""
+        more = refined.astype(np.float64)
+        return Directions(self.blocks, more if self.refined is None else np.concatenate([self.refined, more], axis=1))
 
 
 def _block(size: int, count: int, seed: int) -> Array64:

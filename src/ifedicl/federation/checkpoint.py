@@ -20,12 +20,13 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import ConfigError, Fault, MessageError, StorageError
 from ifedicl.federation.checkpoint_tables import StoredTables, Tables
 from ifedicl.federation.messages import Arrays, pack, unpack
-from ifedicl.federation.state import State
+from ifedicl.federation.state import Fit, State
 from ifedicl.metrics import Tally
 
-RUN_FORMAT = 4
+RUN_FORMAT = 5
 """The run format. Checkpoints of format 1 have no number; their digest holds settings that no longer exist. Format 2 had all
-exchanges in the header of the frame, which has a largest size. Format 3 had the raw model's figures of all clients together."""
+exchanges in the header of the frame, which has a largest size. Format 3 had the raw model's figures of all clients together. In
+format 4 there were no sums of a readout."""
 _KIND = "checkpoint"
 _HEADER = (
     "run",
@@ -113,6 +114,9 @@ def save(state: State, path: Path, tables: Tables | None = None) -> None:
         "counts": {name: vectors.counts for name, vectors in state.client_vectors.items()},
     }
     arrays = rows | {f"{folder}/{name}": array for folder, own in folders.items() for name, array in own.items()}
+    if state.fit is not None:
+        header["fit"] = state.fit.round, state.fit.refinements, state.fit.sums.clients
+        arrays |= {f"fit/{name}": array for name, array in state.fit.arrays.items()}
     if state.readout is not None:
         arrays["readout"] = state.readout.weights
     arrays["json"] = np.frombuffer(json.dumps(header, separators=(",", ":")).encode(), dtype=np.uint8)
@@ -160,6 +164,7 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
         moments=None if steps is None else Moments(steps, within("first"), within("second")),
         readout=Readout(arrays["readout"], tuple(header["pooled_layers"])) if "readout" in arrays else None,
         zero_shot_by_client={name: Tally(**tally) for name, tally in header["zero_shot"].items()},
+        fit=Fit.of(header["fit"], within("fit")) if "fit" in header else None,
         history=tables.history(header["losses"]),
         traffic=tables.traffic,
     )

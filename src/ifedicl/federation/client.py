@@ -278,6 +278,12 @@ class Client:
         reply = own.statistics(context, request.coefficients)
         return self._checked(reply, reply.sums.is_finite)
 
+    def _products(self, request: messages.ProductsRequest) -> Reply:
+        own, context = self._in_context
+        self._require(own.roles[Role.TRAIN])
+        sums = own.products(context, request.coefficients, request.refinement)
+        return self._checked(messages.ProductsReply(sums), sums.is_finite)
+
     def _require(self, examples: Sequence[object]) -> None:
         """Refuse without examples. With noise the sum of none is as good as any: a code would tell that there are none."""
         if not examples and not self._in_job.method.promises_noise:
@@ -328,6 +334,7 @@ class Client:
         messages.EvaluateRequest: _evaluate,
         messages.StatisticsRequest: _statistics,
         messages.NoisyStatisticsRequest: _statistics,
+        messages.ProductsRequest: _products,
         messages.CompareRequest: _compare,
     }
 

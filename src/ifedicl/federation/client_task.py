@@ -18,7 +18,9 @@ from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout, features
 from ifedicl.core.readout_sums import ReadoutSums
+from ifedicl.core.refinement import Products, Refinement
 from ifedicl.core.subspace import Context
+from ifedicl.core.units import Units
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role, split_roles
 from ifedicl.errors import ConfigError, DataError, Fault, TaskError
@@ -98,10 +100,14 @@ class ExampleSums:
         coefficients: Coefficients,
     ) -> ReadoutReply:
         """The readout sums of a reading of training examples in the model with these coefficients, as a reply."""
-        layers, classes = manifest.method.pooled_layers(scorer.backbone.layers), len(scorer.task.labels)
-        units = self._reference.units(scorer, context, coefficients, layers)
+        units, classes = self.units(scorer, manifest, context, coefficients), len(scorer.task.labels)
         rows, device = features(reading.states, reading.logs), scorer.backbone.device
         return StatisticsReply(ReadoutSums.of(rows, np.asarray(labels), classes, units, manifest.directions, device))
+
+    def units(self, scorer: Scorer, manifest: Manifest, context: Context, coefficients: Coefficients) -> Units:
+        """The units of the readout's features in the model with these coefficients, the same at every client."""
+        layers = manifest.method.pooled_layers(scorer.backbone.layers)
+        return self._reference.units(scorer, context, coefficients, layers)
 
 
 def exact_sums(manifest: Manifest, reference: PublicText) -> ExampleSums:
@@ -136,6 +142,7 @@ class ClientTask:
         self._keys: dict[Role, tuple[str, ...]] = {}
         self._summed: tuple[int, ContextVectors] | None = None
         self._zero_shot: dict[Role, Reading] = {}
+        self._last: dict[Role, tuple[tuple[str, bytes], Reading]] = {}
 
     def part(self, role: Role) -> EncodedExamples:
         """The encoded examples of one role.
@@ -178,15 +185,26 @@ class ClientTask:
         labels = self.part(Role.TRAIN).labels
         return self.sums.statistics(self.scorer, reading, labels, self._manifest, context, coefficients)
 
+    def products(self, context: Context, coefficients: Coefficients, asked: Refinement) -> Products:
+        """The products that a refinement asks for, of the training examples; no pass if the statistics were just asked for."""
+        reading = self._reading(Role.TRAIN, context, coefficients)
+        units = self.sums.units(self.scorer, self._manifest, context, coefficients)
+        return Products.of(features(reading.states, reading.logs), units, asked, self.scorer.backbone.device)
+
     def _reading(self, role: Role, context: Context, coefficients: Coefficients) -> Reading:
-        """Readings of one role's examples; those of the raw model are cached."""
+        """Readings of one role's examples; those of the raw model are kept, and the last ones."""
         if role in self._zero_shot and coefficients.is_identity:
             return self._zero_shot[role]
+        asked = context.digest, b"".join(array.tobytes() for array in coefficients.arrays.values())
+        if role in self._last and self._last[role][0] == asked:
+            return self._last[role][1]
         layers = self.method.pooled_layers(self.scorer.backbone.layers)
         with applied(self.scorer.backbone, context, coefficients):
             reading = self.scorer.read(self.part(role).prompts, layers, alone=self.sums.reads_alone)
         if coefficients.is_identity:
             self._zero_shot[role] = reading
+        else:
+            self._last[role] = asked, reading
         return reading
 
     def counts(self, role: Role, first: int) -> npt.NDArray[np.int64]:

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.core.readout import MOST_FEATURES, feature_count, hidden_count
-from ifedicl.core.sketch import BYTES, ONE_SHOT_BYTES, OWN, SUMMED, Directions, direction_count
+from ifedicl.core.sketch import OWN, SUMMED, Directions
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
 from ifedicl.settings import Method, Section, validated
@@ -57,7 +57,7 @@ class Limits(Section):
             rounds=rounds,
             updates=_SLACK * rounds if method.sums_only else rounds,  # in open mode the repeated request is the same
             figures=_SLACK * figures,
-            sums=_SLACK * phases * (injects + once),
+            sums=_SLACK * phases * (injects + once + method.refinements),
             contexts=_SLACK * phases * injects,
         )
 
@@ -173,10 +173,18 @@ class Manifest:
     @cached_property
     def directions(self) -> Directions:
         """The directions of the sketch in a readout's sums without noise: each side draws them itself."""
-        width, most = SUMMED if self.method.sums_only else OWN, ONE_SHOT_BYTES if self.method.is_one_shot else BYTES
-        count = direction_count(self.features, len(self.task.labels), width, most)
         states = hidden_count(self.model.width, self.method.pooled_layers(self.model.layers)) // self.model.width
-        return Directions.of([self.model.width] * states, len(self.task.labels), count, self.method.seed)
+        return Directions.of([self.model.width] * states, len(self.task.labels), self._counts[0], self.method.seed)
+
+    @property
+    def columns(self) -> int:
+        """The most directions of a refinement of these sums; 0: there are none."""
+        return self._counts[1]
+
+    @property
+    def _counts(self) -> tuple[int, int]:
+        budget, method = SUMMED if self.method.sums_only else OWN, self.method
+        return budget.counts(self.features, len(self.task.labels), method.refinements, is_one_shot=method.is_one_shot)
 
     @property
     def form(self) -> Form:

@@ -13,6 +13,7 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.exact_sums import OrderlessSum
 from ifedicl.core.framed_sums import Frame, FramedSums
 from ifedicl.core.readout_sums import ReadoutSums
+from ifedicl.core.refinement import Products
 from ifedicl.core.units import Units
 from ifedicl.core.vectors import Array64, ContextVectors
 from ifedicl.federation import messages
@@ -124,6 +125,15 @@ def _statistics_together(total: Mapping[str, Array64]) -> messages.StatisticsRep
     return messages.StatisticsReply(sums) if sums.examples else None
 
 
+def _products_apart(reply: messages.ProductsReply) -> Parts:
+    return {"examples": reply.sums.examples, "products": reply.sums.products}
+
+
+def _products_together(total: Mapping[str, Array64]) -> messages.ProductsReply | None:
+    examples = _count(total["examples"])
+    return messages.ProductsReply(Products(examples, total["products"])) if examples else None
+
+
 def _compare_apart(reply: messages.CompareReply) -> Parts:
     comparison = reply.comparison
     return {
@@ -200,6 +210,7 @@ SUM_RULES: Mapping[type, SumRule[Any]] = {
     messages.GradientReply: SumRule(_gradient_apart, _gradient_together),
     messages.EvaluateReply: SumRule(_evaluate_apart, _evaluate_together, _evaluate_from_noisy),
     messages.StatisticsReply: SumRule(_statistics_apart, _statistics_together),
+    messages.ProductsReply: SumRule(_products_apart, _products_together),
     messages.NoisyStatisticsReply: SumRule(_noisy_statistics_apart, _noisy_statistics_together),
     messages.CompareReply: SumRule(_compare_apart, _compare_together, _compare_from_noisy),
 }

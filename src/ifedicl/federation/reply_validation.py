@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.core.coefficients import LARGEST_COEFFICIENT, Coefficients
+from ifedicl.core.refinement import Refinement
 from ifedicl.core.vectors import LARGEST_MEAN, WRITES
 from ifedicl.federation import messages
 from ifedicl.federation.manifest import Manifest
@@ -56,6 +57,10 @@ class ReplyChecks:
         sums, shape = reply.sums, (self.manifest.features, len(self.manifest.task.labels))
         fits = sums.moment.shape == shape and sums.sketch.shape == self.manifest.directions.shape and sums.is_possible
         return fits and 0 < sums.examples <= _MOST_EXAMPLES
+
+    def is_usable_products(self, reply: messages.ProductsReply, asked: Refinement) -> bool:
+        """Whether some examples could have them."""
+        return reply.sums.examples <= _MOST_EXAMPLES and reply.sums.is_possible(asked)
 
     def is_usable_noisy_statistics(self, reply: messages.NoisyStatisticsReply) -> bool:
         """Whether they have the run's shape and are finite."""

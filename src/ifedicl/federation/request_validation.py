@@ -63,6 +63,10 @@ class RequestChecks:
             case messages.StatisticsRequest():
                 fits = method.readout is not None and not method.promises_noise and self._fits_weight(request.weight_bits)
                 return fits and self._fits_coefficients(request.coefficients)
+            case messages.ProductsRequest():
+                fits = method.refinements > 0 and self._fits_weight(request.weight_bits)
+                fits = fits and request.refinement.fits(self.manifest.features, self.manifest.columns)
+                return fits and self._fits_coefficients(request.coefficients)
             case messages.NoisyStatisticsRequest():
                 fits = method.readout is not None and method.promises_noise
                 return fits and self._fits_coefficients(request.coefficients)

@@ -16,6 +16,7 @@ from ifedicl.core.blend import SHARES
 from ifedicl.core.framed_sums import Frame, FramedSums
 from ifedicl.core.readout import TEMPERATURES, Readout, feature_count, hidden_count
 from ifedicl.core.readout_sums import PENALTIES, ReadoutSums
+from ifedicl.core.refinement import Products, Refinement
 from ifedicl.core.subspace import Context
 from ifedicl.core.units import Units
 from ifedicl.core.vectors import WRITES, ContextVectors
@@ -112,8 +113,12 @@ def _readout(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
     weight_bits = _WEIGHT_BITS if method.sums_only else 0
     request = messages.StatisticsRequest(_CONTEXT_ID, coefficients, weight_bits)
     trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, readouts, TEMPERATURES, SHARES)
+    refinement = Refinement(np.zeros(size, np.float16), np.eye(size, manifest.columns, dtype=np.float16))
+    asked = messages.ProductsRequest(_CONTEXT_ID, coefficients, refinement, weight_bits)
+    answer = messages.ProductsReply(Products(counts.train, np.zeros(refinement.directions.shape)))
     return {
         "statistics": (request, messages.StatisticsReply(sums)),
+        **({"products": (asked, answer)} if method.refinements else {}),
         "readouts": (trial, messages.EvaluateReply((_tally(counts.selection),) * len(trial.candidates))),
     }
 

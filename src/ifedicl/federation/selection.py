@@ -18,15 +18,13 @@ from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.client_pool import ClientPool, Participation
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import FailureCode
+from ifedicl.federation.readout_fit import ReadoutFit
 from ifedicl.federation.reply_validation import ReplyChecks, is_usable_evaluation, rank, tally_of_all
 from ifedicl.metrics import Comparison, Tally
 
 _log = logging.getLogger(__name__)
 _ODDS_ON_RAW = 10.0
 """That the raw model is better than a round, before any held-out figure."""
-
-_SLACK = 1.25
-"""The number of training examples is estimated from that of held-out ones, times this."""
 
 
 class Selection:
@@ -38,6 +36,7 @@ class Selection:
         self._manifest = manifest
         self._memory = memory
         self._checks = ReplyChecks(manifest)
+        self._sums = ReadoutFit(clients, manifest, memory)
 
     def measure_zero_shot(self) -> None:
         """Evaluate the raw model on the selection examples, once for each context.
@@ -88,7 +87,7 @@ class Selection:
         state, method = self._memory.state, self._manifest.method
         if method.readout is None or state.readout_round == state.best_round:
             return
-        readouts, answers = self._noisy_readouts() if method.promises_noise else self._readouts()
+        readouts, answers = self._noisy_readouts() if method.promises_noise else self._sums.readouts()
         is_final = all(code.is_final for code in answers.failures.values())
         if is_final and not self._clients.are_enough(answers):
             _log.warning("too few clients allow sums for a readout (%s): the label words are used", answers.reasons)
@@ -116,14 +115,6 @@ class Selection:
         ranks = [rank(total, "accuracy") for total in totals]  # losses have no noise and are not sent
         return trial.candidates[ranks.index(min(ranks))]
 
-    def _readouts(self) -> tuple[tuple[Readout, ...], Participation]:
-        """A readout for each penalty; none without enough clients."""
-        bits = self._weight_bits if self._manifest.method.sums_only else 0
-        request = messages.StatisticsRequest(self._clients.context_id, self._memory.state.best, bits)
-        requests = dict.fromkeys(self._clients.names, request)
-        total, answers = self._clients.total(requests, messages.StatisticsReply, self._checks.is_usable_statistics)
-        return () if total is None else tuple(total.sums.solve(self._manifest.directions, self._pooled_layers)), answers
-
     def _noisy_readouts(self) -> tuple[tuple[Readout, ...], Participation]:
         """The readout of noisy sums; none without enough clients."""
         from ifedicl.federation.noise_plan import NoisePlan  # needs packages that other modes do not
@@ -144,20 +135,6 @@ class Selection:
     def _pooled_layers(self) -> tuple[int, ...]:
         """The layers of the text's mean states."""
         return self._manifest.method.pooled_layers(self._manifest.model.layers)
-
-    @property
-    def _weight_bits(self) -> int:
-        """The clients probably have at most 2 to the power of it training examples, all together.
-
-        Without rounds no step has counted them, so it follows from how many are held out. If there are more, the sum is made
-        again.
-        """
-        state, holdout = self._memory.state, self._manifest.method.holdout
-        if not self._manifest.method.is_one_shot:
-            return state.weight_bits
-        held_out = state.zero_shot.examples if state.zero_shot else 0
-        expected = held_out * (1 - holdout.selection - holdout.gate) / max(holdout.selection, 1e-9)
-        return max(1, round(_SLACK * expected)).bit_length() or 1
 
     def compare(self) -> Comparison | None:
         """The chosen adapter and the raw model on the gate examples; None without a gate or without gate examples."""

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
+from ifedicl.core.readout_sums import ReadoutSums
 from ifedicl.core.server_optimizer import Moments
 from ifedicl.core.subspace import Context
-from ifedicl.core.vectors import ContextVectors
+from ifedicl.core.units import Units
+from ifedicl.core.vectors import Array64, ContextVectors
 from ifedicl.ledger.entries import Head
 from ifedicl.metrics import Tally
 from ifedicl.settings import TOGETHER
+
+_SUMS = "counts", "moment", "diagonal", "sketch", "along"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,39 @@ class Traffic:
     seconds: float
     failure: str | None = None
     carrier_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Sums of all clients on the way to a readout.
+
+    Attributes:
+        round: the best round, in whose model they were made.
+        sums: the readout's, with the products of the refinements so far.
+        refined: ``(F, j)``, the directions of these refinements; None before the first.
+        refinements: how many have been asked for.
+    """
+
+    round: int
+    sums: ReadoutSums
+    refined: Array64 | None = None
+    refinements: int = 0
+
+    @classmethod
+    def of(cls, numbers: Sequence[int], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """From round, refinements and clients, and :attr:`arrays`."""
+        round_number, refinements, clients = numbers
+        counts, moment, diagonal, sketch, along = (arrays[name].astype(np.float64) for name in _SUMS)
+        units = Units(arrays["offset"], arrays["scale"])
+        sums = ReadoutSums(counts, moment, diagonal, sketch, along, units, clients)
+        return cls(round_number, sums, arrays.get("refined"), refinements)
+
+    @property
+    def arrays(self) -> dict[str, Array64]:
+        """All arrays by name."""
+        units = {"offset": self.sums.units.offset, "scale": self.sums.units.scale}
+        refined = {} if self.refined is None else {"refined": self.refined}
+        return {name: getattr(self.sums, name) for name in _SUMS} | units | refined
 
 
 @dataclass(frozen=True)
@@ -90,6 +131,7 @@ class State:
         moments: of the server's optimizer; None if it only averages.
         readout: of the best round; None before it is fitted, or if the label words do better.
         readout_round: the best round when it was fitted.
+        fit: sums that a readout is being made of; None before the first, and in private mode.
         zero_shot_by_client: the raw model on each client's selection examples.
         history: one record a round.
         traffic: every exchange.
@@ -113,6 +155,7 @@ class State:
     moments: Moments | None = None
     readout: Readout | None = None
     readout_round: int | None = None
+    fit: Fit | None = None
     zero_shot_by_client: Mapping[str, Tally] = field(default_factory=dict)
     history: tuple[RoundRecord, ...] = ()
     traffic: tuple[Traffic, ...] = ()

@@ -102,6 +102,11 @@ class Method(Section):
         return tuple(sorted({max(1, round(depth * layers)) for depth in depths}))
 
     @property
+    def refinements(self) -> int:
+        """How often the sums of the readout are refined; noise would have to be added each time."""
+        return 0 if self.readout is None or self.promises_noise else self.readout.refinements
+
+    @property
     def promises_noise(self) -> bool:
         """Whether noise hides each example in the sums."""
         return self.privacy is not None and self.privacy.noise is not None

@@ -50,7 +50,14 @@ def run(backbone: Backbone, method: Method, **options: Any) -> runs.Federated:
 
 def test_a_run_without_rounds_is_one_sum_and_one_choice(backbone: Backbone) -> None:
     outcome = run(backbone, one_shot()).outcome
-    assert [item.step for item in outcome.state.traffic if item.client == "ward-0"] == ["job", "statistics", "evaluate"]
+    assert [item.step for item in outcome.state.traffic if item.client == "ward-0"] == [
+        "job",
+        "statistics",
+        "products",
+        "products",
+        "products",
+        "evaluate",
+    ]
     assert outcome.chosen_round == 0
     assert outcome.coefficients.count == 0
     assert outcome.context.layers == range(0)
@@ -125,4 +132,4 @@ def test_a_job_without_rounds_gives_no_vectors_no_update_and_takes_no_global_vec
 def test_the_sample_has_the_steps_of_a_run(backbone: Backbone) -> None:
     manifest = Manifest.of(tiny.TASK, one_shot(), backbone.shape)
     steps = sample_exchange(manifest, SampleCounts(np.array([10]), 4, 4))
-    assert list(steps) == ["job", "statistics", "readouts"]
+    assert list(steps) == ["job", "statistics", "products", "readouts"]

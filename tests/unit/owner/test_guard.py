@@ -37,7 +37,7 @@ from ifedicl.ledger.entries import Head
 from ifedicl.ledger.ledger import read
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.owner.policy import Policy
-from ifedicl.settings import Method
+from ifedicl.settings import Method, ReadoutSettings
 from tests.support import tiny
 from tests.support.guarded import (
     BY_CLASS,
@@ -62,7 +62,7 @@ from tests.support.readouts import drawn_sums
 
 def test_an_open_policy_lets_every_kind_of_answer_out_and_the_ledger_has_each(tmp_path: Path) -> None:
     guard, _ = guarded(tmp_path)
-    sent = [guard.ask(request) for request in asks().values()]
+    sent = [guard.ask(request) for request in asks(METHOD.model_copy(update={"readout": ReadoutSettings()})).values()]
     replies = [envelope.frame.reply for envelope in sent]
     assert not [reply for reply in replies if isinstance(reply, Failure)]
     entries, _ = read(tmp_path / "ledger.jsonl")

@@ -14,6 +14,7 @@ import numpy as np
 from ifedicl.core.blend import mixes
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
+from ifedicl.core.refinement import Refinement
 from ifedicl.core.subspace import Context
 from ifedicl.data import Role
 from ifedicl.federation.manifest import Manifest, context_id
@@ -228,6 +229,36 @@ class StatisticsRequest(_OfTrainingExamples):
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
         return cls(**exact_fields(header, context_id=str, weight_bits=int), coefficients=coefficients_of(arrays))
+
+
+@dataclass(frozen=True)
+class ProductsRequest(RequestMessage):
+    """Sum products of the features of the client's training examples with a few directions; refines the readout's sums.
+
+    Attributes:
+        coefficients: those of the statistics.
+        refinement: centre and directions, in the features' units.
+        weight_bits: as in an :class:`UpdateRequest`.
+    """
+
+    kind: ClassVar[str] = "products"
+    role: ClassVar[Role | None] = Role.TRAIN
+    array_names: ClassVar[frozenset[str]] = _COEFFICIENTS | {"centre", "directions"}
+    context_id: str
+    coefficients: Coefficients
+    refinement: Refinement
+    weight_bits: int = 0
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        asked = {"centre": self.refinement.centre, "directions": self.refinement.directions}
+        return {"context_id": self.context_id, "weight_bits": self.weight_bits}, self.coefficients.on_wire | asked
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        asked = {name: array for name, array in arrays.items() if name in ("centre", "directions")}
+        coefficients = coefficients_of({name: array for name, array in arrays.items() if name not in asked})
+        fields = exact_fields(header, context_id=str, weight_bits=int)
+        return cls(fields["context_id"], coefficients, Refinement.from_wire(asked), fields["weight_bits"])
 
 
 @dataclass(frozen=True)

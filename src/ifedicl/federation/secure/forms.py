@@ -10,6 +10,7 @@ from ifedicl.federation import messages
 from ifedicl.federation.messages import Reply, Request
 from ifedicl.federation.reply_sums import Parts
 from ifedicl.federation.secure.changes import Changes
+from ifedicl.federation.secure.product_sums import ProductSums
 from ifedicl.federation.secure.quantised import Form
 from ifedicl.federation.secure.sketches import Sketches
 from ifedicl.settings import CalibrationSettings
@@ -33,4 +34,4 @@ class ShortForm(Protocol):
 
 def short_form(calibration: CalibrationSettings | None, request: Request) -> ShortForm | None:
     """The form of the replies to a request; None: they travel as they are."""
-    return Changes.of(calibration, request) or Sketches.of(request)
+    return Changes.of(calibration, request) or Sketches.of(request) or ProductSums.of(request)

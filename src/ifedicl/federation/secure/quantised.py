@@ -134,6 +134,7 @@ SUMS: Mapping[type[Request], Sum] = {
     messages.GradientRequest: Sum(SUM_RULES[messages.GradientReply], FixedPoint(48, 24)),
     messages.EvaluateRequest: Sum(SUM_RULES[messages.EvaluateReply], FixedPoint(48, 20)),
     messages.StatisticsRequest: Sum(SUM_RULES[messages.StatisticsReply], FixedPoint(56, 24)),
+    messages.ProductsRequest: Sum(SUM_RULES[messages.ProductsReply], FixedPoint(56, 24)),
     messages.NoisyStatisticsRequest: Sum(SUM_RULES[messages.NoisyStatisticsReply], FixedPoint(40, 16), _FRAME),
     messages.CompareRequest: Sum(SUM_RULES[messages.CompareReply], FixedPoint(48, 20)),
 }

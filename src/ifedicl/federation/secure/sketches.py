@@ -22,10 +22,10 @@ from ifedicl.federation.secure.quantised import Form
 from ifedicl.secagg.fixed_point import FixedPoint
 
 _RULE = SUM_RULES[messages.StatisticsReply]
-_MOST_WEIGHT_BITS = 22
-_SMALLEST_WEIGHT = 2.0**-12
+MOST_WEIGHT_BITS = 22
+SMALLEST_WEIGHT = 2.0**-12
 """Below it a client takes no part: its moments would be a quarter of a step. See :mod:`ifedicl.federation.secure.changes`."""
-_COUNTS, _UNITS = FixedPoint(48, 16), FixedPoint(24, 10)
+COUNTS, _UNITS = FixedPoint(48, 16), FixedPoint(24, 10)
 _LARGEST_MOMENT, _LARGEST_SQUARE, _LARGEST_COVARIANCE = 7, 14, 2
 """``log2`` of the most in an example's moment and square (features are at most 100), and of a covariance with a direction."""
 _ROUNDED = ("moment", "diagonal", "sketch")
@@ -45,19 +45,19 @@ class Sketches:
     @classmethod
     def of(cls, request: messages.Request) -> Sketches | None:
         """The form of the replies to a request; None: they travel as they are."""
-        if not isinstance(request, messages.StatisticsRequest) or not 0 < request.weight_bits <= _MOST_WEIGHT_BITS:
+        if not isinstance(request, messages.StatisticsRequest) or not 0 < request.weight_bits <= MOST_WEIGHT_BITS:
             return None
         return cls(request.weight_bits)
 
     def form(self, layout: messages.Layout) -> Form:
         """The fixed points of the numbers of this layout."""
         grids = {
-            "counts": _COUNTS,
+            "counts": COUNTS,
             "moment": self._grid(_MOMENT_BITS, _LARGEST_MOMENT),
             "diagonal": self._grid(_SQUARE_BITS, _LARGEST_SQUARE),
             "sketch": self._grid(SKETCH_BITS, _LARGEST_COVARIANCE),
-            "along": _COUNTS,
-            "clients": _COUNTS,
+            "along": COUNTS,
+            "clients": COUNTS,
             "offset": _UNITS,
             "scale": _UNITS,
         }
@@ -66,7 +66,7 @@ class Sketches:
 
     def is_light(self, examples: int) -> bool:
         """Whether a client with this number of examples has too small a part of all."""
-        return examples / 2.0**self.weight_bits < _SMALLEST_WEIGHT
+        return examples / 2.0**self.weight_bits < SMALLEST_WEIGHT
 
     def apart(self, reply: messages.StatisticsReply) -> Parts:
         """A client's reply as parts of the sum, with what rounds them up or down by chance."""

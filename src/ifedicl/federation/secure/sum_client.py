@@ -205,7 +205,7 @@ class SecureClient:
             return Failure(code)
         if short is not None:
             parts = short.apart(reply)
-        elif isinstance(reply, messages.StatisticsReply):
+        elif isinstance(reply, messages.StatisticsReply | messages.ProductsReply):
             parts = summed.rule.apart(reply)  # open mode rounds it more than a sum needs
         else:
             parts = summed.rule.apart(messages.decode_reply(messages.encode(reply)))  # what open mode would have sent

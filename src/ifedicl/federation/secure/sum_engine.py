@@ -163,7 +163,7 @@ class SecureEngine:
     def _formed(self, asked: Request) -> Request:
         """The request, with the form that replies of its kind turned out to need."""
         needed = 0 if self._calibration is None else self._weight_bits.get(asked.kind)
-        if not isinstance(asked, messages.UpdateRequest | messages.StatisticsRequest):
+        if not isinstance(asked, messages.UpdateRequest | messages.StatisticsRequest | messages.ProductsRequest):
             return asked
         if asked.weight_bits and needed is not None:
             return replace(asked, weight_bits=needed and max(asked.weight_bits, needed))
@@ -221,7 +221,7 @@ class SecureEngine:
             return FailureCode.SPENT
         if isinstance(asked, messages.VectorsRequest) and asked.cursor:
             return FailureCode.TOO_FEW  # too few clients have new examples: the sums stay as they are
-        if isinstance(asked, messages.StatisticsRequest | messages.NoisyStatisticsRequest) and all(
+        if isinstance(asked, messages.StatisticsRequest | messages.NoisyStatisticsRequest | messages.ProductsRequest) and all(
             code.is_final for code in codes
         ):
             return FailureCode.REFUSED  # a run works without a readout
