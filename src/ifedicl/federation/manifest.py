@@ -17,9 +17,9 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from ifedicl.backbone.model_shape import ModelShape
+from ifedicl.core import sketch
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.core.readout import MOST_FEATURES, feature_count, hidden_count
-from ifedicl.core.sketch import BYTES, ONE_SHOT_BYTES, OWN, SUMMED, Directions, direction_count
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
 from ifedicl.settings import Method, Section, validated
@@ -171,12 +171,13 @@ class Manifest:
         return feature_count(min(hidden, MOST_FEATURES) if self.method.promises_noise else hidden, classes)
 
     @cached_property
-    def directions(self) -> Directions:
+    def directions(self) -> sketch.Directions:
         """The directions of the sketch in a readout's sums without noise: each side draws them itself."""
-        width, most = SUMMED if self.method.sums_only else OWN, ONE_SHOT_BYTES if self.method.is_one_shot else BYTES
-        count = direction_count(self.features, len(self.task.labels), width, most)
+        width = sketch.SUMMED if self.method.sums_only else sketch.OWN
+        most = sketch.ONE_SHOT_BYTES if self.method.is_one_shot else sketch.BYTES
+        count = sketch.direction_count(self.features, len(self.task.labels), width, most)
         states = hidden_count(self.model.width, self.method.pooled_layer(self.model.layers)) // self.model.width
-        return Directions.of([self.model.width] * states, len(self.task.labels), count, self.method.seed)
+        return sketch.Directions.of([self.model.width] * states, len(self.task.labels), count, self.method.seed)
 
     @property
     def form(self) -> Form:
