@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,8 +22,8 @@ from ifedicl.metrics import Comparison, Tally
 
 _log = logging.getLogger(__name__)
 
-_SLACK = 1.25
-"""The number of training examples is estimated from that of held-out ones, times this."""
+_SLACK = 2.0
+"""The number of training examples is estimated from that of held-out ones and so many of its standard deviations."""
 
 
 class Selection:
@@ -124,8 +125,8 @@ class Selection:
         if not self._manifest.method.is_one_shot:
             return state.weight_bits
         held_out = state.zero_shot.examples if state.zero_shot else 0
-        expected = held_out * (1 - holdout.selection - holdout.gate) / max(holdout.selection, 1e-9)
-        return max(1, round(_SLACK * expected)).bit_length() or 1
+        most = held_out + _SLACK * math.sqrt(held_out) + 1
+        return math.ceil(most * (1 - holdout.selection - holdout.gate) / max(holdout.selection, 1e-9)).bit_length()
 
     def compare(self) -> Comparison | None:
         """The chosen adapter and the raw model on the gate examples; None without a gate or without gate examples."""
