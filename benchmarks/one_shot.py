@@ -22,6 +22,7 @@ from ifedicl import files, runs
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import SetSettings, load_plan
+from ifedicl.core import sketch
 from ifedicl.data import dirichlet_split, draw_pool
 from ifedicl.federation.public_text import PublicText
 from ifedicl.federation.reference_text import REFERENCE_TEXTS
@@ -31,6 +32,7 @@ from private_readout import RawReadings
 
 DEVELOPMENT = ("sst5", "clinc_domain", "sms_spam", "tweet_sentiment")
 MODES = ("open", "secure")
+BUDGET = sketch.ONE_SHOT_BYTES
 ALPHA = 0.5
 
 
@@ -43,11 +45,13 @@ class Cell:
     pool: int
     clients: int
     seed: int
+    budget: float = BUDGET
 
     @property
     def name(self) -> str:
         """In the file of results."""
-        return f"{self.data} {self.mode} pool {self.pool} clients {self.clients} seed {self.seed}"
+        budget = "" if self.budget == BUDGET else f" bytes {self.budget:g}"
+        return f"{self.data} {self.mode} pool {self.pool} clients {self.clients}{budget} seed {self.seed}"
 
     @property
     def method(self) -> Method:
@@ -99,7 +103,7 @@ class Stage:
 
 def cells(arguments: argparse.Namespace) -> list[Cell]:
     grid = itertools.product(arguments.sets, arguments.pools, arguments.clients, arguments.modes, range(arguments.seeds))
-    return [Cell(data, mode, pool, clients, seed) for data, pool, clients, mode, seed in grid]
+    return [Cell(data, mode, pool, clients, seed, arguments.bytes) for data, pool, clients, mode, seed in grid]
 
 
 def table(results: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> str:
@@ -138,10 +142,12 @@ def main() -> None:
     parser.add_argument("--pools", nargs="+", type=int, default=[400, 2000])
     parser.add_argument("--clients", nargs="+", type=int, default=[10])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--bytes", type=float, default=BUDGET, help="of a client's sums, for each feature")
     parser.add_argument("--cache", type=Path, default=Path("runs/one-shot"), help="folder of the readings; do not share it")
     parser.add_argument("--out", type=Path, default=Path("docs/results/one-shot/development.json"))
     parser.add_argument("--table", action="store_true", help="print the table of what is there, and run nothing")
     arguments = parser.parse_args()
+    sketch.ONE_SHOT_BYTES = arguments.bytes
     results: dict[str, dict[str, Any]] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for name, group in itertools.groupby(cells(arguments), key=lambda cell: cell.data):
         missing = [cell for cell in group if cell.name not in results and not arguments.table]

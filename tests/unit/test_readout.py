@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -238,25 +239,49 @@ def test_a_client_refuses_what_the_method_does_not_have(backbone: Backbone, sect
     assert reply == Failure(FailureCode.BAD_REQUEST)
 
 
+_LIES: dict[str, Callable[[ReadoutSums], ReadoutSums]] = {
+    "squares that are no numbers": lambda sums: replace(sums, diagonal=sums.diagonal * np.nan),
+    "squares beyond the largest": lambda sums: replace(sums, diagonal=sums.diagonal + 1e9),
+    "means beyond the squares": lambda sums: replace(sums, moment=sums.moment + 50.0 * sums.examples),
+    "an endless sketch": lambda sums: replace(sums, sketch=sums.sketch + 1e30),
+    "the sketch of other features": lambda sums: replace(sums, sketch=sums.sketch[:, :-2], along=sums.along[:-2]),
+    "no examples": lambda sums: replace(sums, counts=np.zeros_like(sums.counts)),
+}
+
+
 class _Liar(Client):
     """Sums that are not, or an answer too few."""
+
+    lie = staticmethod(_LIES["squares that are no numbers"])
 
     def handle(self, request: Any) -> Any:
         reply = super().handle(request)
         if isinstance(reply, StatisticsReply):
-            return StatisticsReply(replace(reply.sums, diagonal=reply.sums.diagonal * np.nan))
+            return StatisticsReply(self.lie(reply.sums))
         if isinstance(reply, EvaluateReply) and len(reply.tallies) > 1:
             return EvaluateReply(reply.tallies[:-1])
         return reply
 
 
-def test_a_liar_changes_nothing(backbone: Backbone) -> None:
+@pytest.mark.parametrize("lie", _LIES)
+def test_a_liar_changes_nothing(backbone: Backbone, lie: str) -> None:
     honest = real(backbone)
     liar = _Liar(honest[0].name, honest[0].examples, backbone, secret=b"x")
+    liar.lie = _LIES[lie]
     method = tiny.method(rounds={"rounds": 1}, readout={})
     outcome = run_real(backbone, method, engine=engine_of([liar, *honest[1:]]))
     bad = [(item.client, item.step) for item in outcome.state.traffic if item.failure == "bad_reply"]
     assert bad == [(liar.name, "statistics"), (liar.name, "evaluate")]
+    assert outcome.readout is None or np.isfinite(outcome.readout.weights).all()
+
+
+def test_a_sketch_that_is_no_gram_matrix_leaves_numbers_that_can_be_used(backbone: Backbone) -> None:
+    """Nobody can see that it is wrong. The diagonal bounds what it says, and held-out examples choose."""
+    honest = real(backbone)
+    liar = _Liar(honest[0].name, honest[0].examples, backbone, secret=b"x")
+    liar.lie = lambda sums: replace(sums, sketch=-sums.sketch)
+    outcome = run_real(backbone, tiny.method(rounds={"rounds": 1}, readout={}), engine=engine_of([liar, *honest[1:]]))
+    assert [item.step for item in outcome.state.traffic if item.failure == "bad_reply"] == ["evaluate"]
     assert outcome.readout is None or np.isfinite(outcome.readout.weights).all()
 
 

@@ -160,6 +160,8 @@ def test_arrays_that_do_not_fit_are_refused(changed: dict[str, Any]) -> None:
         {"sketch": np.full((6, 6), np.inf)},
         {"moment": np.full((6, 2), 1e9)},
         {"diagonal": np.full(6, 1e12)},
+        {"sketch": np.full((6, 6), 1e4)},
+        {"along": np.full(6, -1e4)},
         {"diagonal": np.zeros(6)},
         {"counts": np.zeros(2)},
         {"counts": np.array([-3.0, 20.0])},

@@ -85,12 +85,17 @@ class ReadoutSums:
 
     @property
     def is_possible(self) -> bool:
-        """Whether some examples could have these counts, moments and squares: no mean is longer than the squares allow."""
+        """Whether some examples could have these sums: no mean and no product is larger than the squares allow."""
         if not self.is_finite or (self.counts < 0).any() or self.examples < 1:
             return False
         squares = (np.square(self.moment) / np.maximum(self.counts, 1.0)).sum(axis=1)  # Cauchy and Schwarz, label by label
         most = (1 + _TOLERANCE) * self.diagonal + _TOLERANCE * self.examples
-        return bool((squares <= most).all() and (self.diagonal <= (1 + _TOLERANCE) * LARGEST_FEATURE**2 * self.examples).all())
+        bounded = (self.diagonal <= (1 + _TOLERANCE) * LARGEST_FEATURE**2 * self.examples).all()
+        if not (squares <= most).all() or not bounded:
+            return False
+        lengths = most.sum()  # Σ|x|², which no Σ(xᵀq)² exceeds
+        products = (np.abs(self.sketch) <= np.sqrt(most * lengths)[:, None]).all()
+        return bool(products and (np.abs(self.along) <= np.sqrt(self.examples * lengths)).all())
 
     @classmethod
     def from_wire(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> Self:

@@ -17,9 +17,9 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from ifedicl.backbone.model_shape import ModelShape
+from ifedicl.core import sketch
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.core.readout import MOST_FEATURES, feature_count, hidden_count
-from ifedicl.core.sketch import OWN, SUMMED, Directions
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
 from ifedicl.settings import Method, Section, validated
@@ -171,10 +171,10 @@ class Manifest:
         return feature_count(min(hidden, MOST_FEATURES) if self.method.promises_noise else hidden, classes)
 
     @cached_property
-    def directions(self) -> Directions:
+    def directions(self) -> sketch.Directions:
         """The directions of the sketch in a readout's sums without noise: each side draws them itself."""
         states = hidden_count(self.model.width, self.method.pooled_layers(self.model.layers)) // self.model.width
-        return Directions.of([self.model.width] * states, len(self.task.labels), self._counts[0], self.method.seed)
+        return sketch.Directions.of([self.model.width] * states, len(self.task.labels), self._counts[0], self.method.seed)
 
     @property
     def columns(self) -> int:
@@ -183,7 +183,7 @@ class Manifest:
 
     @property
     def _counts(self) -> tuple[int, int]:
-        budget, method = SUMMED if self.method.sums_only else OWN, self.method
+        budget, method = sketch.SUMMED if self.method.sums_only else sketch.OWN, self.method
         return budget.counts(self.features, len(self.task.labels), method.refinements, is_one_shot=method.is_one_shot)
 
     @property

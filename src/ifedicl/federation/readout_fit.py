@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -17,8 +18,8 @@ from ifedicl.federation.reply_validation import ReplyChecks
 from ifedicl.federation.state import Fit
 
 _log = logging.getLogger(__name__)
-_SLACK = 1.25
-"""The number of training examples is estimated from that of held-out ones, times this."""
+_SLACK = 2.0
+"""The number of training examples is estimated from that of held-out ones and so many of its standard deviations."""
 
 
 class ReadoutFit:
@@ -92,5 +93,5 @@ class ReadoutFit:
         if not self._manifest.method.is_one_shot:
             return state.weight_bits
         held_out = state.zero_shot.examples if state.zero_shot else 0
-        expected = held_out * (1 - holdout.selection - holdout.gate) / max(holdout.selection, 1e-9)
-        return max(1, round(_SLACK * expected)).bit_length() or 1
+        most = held_out + _SLACK * math.sqrt(held_out) + 1
+        return math.ceil(most * (1 - holdout.selection - holdout.gate) / max(holdout.selection, 1e-9)).bit_length()

@@ -51,9 +51,9 @@ def summed(form_of: Sketches, replies: list[StatisticsReply]) -> ReadoutSums:
         form.check(integers, len(replies))
         sent: Integers = integers.astype(np.uint64)
         total += form.unpacked(form.packed(sent))
-    reply = form_of.together(shaped(form.numbers(total), layout))
-    assert reply is not None
-    return reply.sums
+    summed_up = form_of.together(shaped(form.numbers(total), layout))
+    assert summed_up is not None
+    return summed_up.sums
 
 
 def centred(sums: ReadoutSums) -> Array64:
@@ -117,10 +117,8 @@ def test_a_wrong_number_of_examples_costs_one_more_sum(said: int, tried: list[in
     asked = REQUESTS["statistics"]
     assert isinstance(asked, StatisticsRequest)
     replies = [drawn(50, place) for place in range(4)]
-    clients = [
-        drawn_client(f"c{place}", lambda request, own=own: own if isinstance(request, StatisticsRequest) else None)
-        for place, own in enumerate(replies)
-    ]
+    rules = [lambda request, own=own: own if isinstance(request, StatisticsRequest) else None for own in replies]
+    clients = [drawn_client(f"c{place}", rule) for place, rule in enumerate(rules)]
     engine = RecordingEngine(behind(clients))
     secure = SecureEngine(engine, RULES, secure_job().method.calibration)
     (delivery,) = secure.exchange({TOGETHER: replace(asked, weight_bits=said)}, 60.0, {})
