@@ -87,7 +87,7 @@ def _numbers(backbone: Backbone) -> dict[str, npt.NDArray[np.floating]]:
     examples = scorer.encoded(sentences(_EXAMPLES))
     sums = gradient_sum(scorer, examples, context, start, method, range(_EXAMPLES))
     with applied(scorer.backbone, context, start):
-        reading = scorer.read(examples.prompts, max(1, scorer.backbone.layers // 2))
+        reading = scorer.read(examples.prompts, (max(1, scorer.backbone.layers // 2),))
     return {
         "vectors": context_vectors(scorer, examples.prompts.tokens, examples.labels, method).mean(),
         "gradients": np.concatenate([array.ravel() / np.abs(array).max() for array in sums.arrays.values()]),

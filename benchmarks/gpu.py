@@ -36,6 +36,9 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role
 from ifedicl.extract import context_vectors
 from ifedicl.federation.client_task import ClientTask, ExampleSums
+from ifedicl.federation.manifest import Manifest
+from ifedicl.federation.public_text import PublicText
+from ifedicl.federation.reference_text import REFERENCE_TEXTS
 from ifedicl.settings import CalibrationSettings, Method, load_preset
 from ifedicl.settings.presets import changed
 
@@ -189,11 +192,11 @@ def client(preset: str, rounds: int, goal: float) -> Row:
         backbone = card.bench.backbone
         layers = method.injection.active_layers(backbone.layers)
         given, start = _given(card, method, layers)
-        owned = card.examples[:_OWNED]
+        manifest, owned = Manifest.of(TASK, method, backbone.shape), card.examples[:_OWNED]
 
         def ours(_: int) -> None:
             scorer = Scorer(backbone, TASK, first_layer=layers.start)
-            task = ClientTask(TASK, method, scorer, owned, ExampleSums(), 0)
+            task = ClientTask(manifest, scorer, owned, ExampleSums(PublicText(REFERENCE_TEXTS)), 0)
             task.vectors(0)
             now = start
             for number in range(rounds):

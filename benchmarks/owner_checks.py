@@ -17,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.backbone.model_shape import ModelShape
+from ifedicl.core.blend import SHARES
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout, feature_count, hidden_count
+from ifedicl.core.readout import TEMPERATURES, Readout, feature_count, hidden_count
+from ifedicl.core.readout_sums import PENALTIES
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
 from ifedicl.data import Role
@@ -54,14 +56,14 @@ def requests(job: Manifest) -> dict[str, StepRequest]:
     name = context_id(job.digest, context)
     shapes = {key: draw.normal(size=array.shape).astype(np.float32) for key, array in job.identity.arrays.items()}
     values = Coefficients.of(shapes)
-    layer = job.method.pooled_layer(MODEL.layers)
-    size = feature_count(hidden_count(MODEL.width, layer), len(TASK.labels))
-    readouts = tuple(Readout(draw.normal(size=(len(TASK.labels), size)).astype(np.float32), layer) for _ in PENALTIES)
+    pooled = job.method.pooled_layers(MODEL.layers)
+    size = feature_count(hidden_count(MODEL.width, pooled), len(TASK.labels))
+    readouts = tuple(Readout(draw.normal(size=(len(TASK.labels), size)).astype(np.float32), pooled) for _ in PENALTIES)
     return {
         "vectors": messages.VectorsRequest(job.digest, ""),
         "update": messages.UpdateRequest(name, 3, 0, 30, values),
         "evaluate": messages.EvaluateRequest(name, values),
-        "readouts": messages.EvaluateRequest(name, values, readouts, TEMPERATURES),
+        "readouts": messages.EvaluateRequest(name, values, readouts, TEMPERATURES, SHARES),
         "statistics": messages.StatisticsRequest(name, values),
         "compare": messages.CompareRequest(name, values, readouts[0]),
         "context": messages.ContextRequest(job.digest, context, "float32"),

@@ -29,12 +29,15 @@ from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import SetSettings
 from ifedicl.data import Example, dirichlet_split
+from ifedicl.federation.public_text import PublicText
+from ifedicl.federation.reference_text import REFERENCE_TEXTS
 from ifedicl.metrics import Evaluation
 from ifedicl.settings import Method, ModelSettings, changed, load_preset
 from ifedicl.task import Task
 
 DEVELOPMENT, REPORTING = ("sst5", "clinc_domain", "sms_spam", "tweet_sentiment"), ("fpb",)
 POOL, PUBLIC, ALPHA = 2_000, 600, 0.5
+READOUT = {"pooled_depths": [0.5]}
 EPSILONS = (1.0, 4.0, 8.0)
 SURVIVORS = {10: 8, 50: 40}
 """The fewest clients of a sum, by number of clients."""
@@ -64,6 +67,7 @@ class Cell:
             privacy["noise"] = {"epsilon": self.epsilon}
         sections = {
             "seed": self.seed,
+            "readout": READOUT,
             "rounds": {"select_by": "accuracy"},
             "holdout": {"selection": 0.15, "gate": 0.0} if self.epsilon is None else {"selection": 0.0, "gate": 0.15},
             "privacy": privacy,
@@ -74,12 +78,12 @@ class Cell:
 class RawReadings:
     """What the raw model says of one set's texts, by their tokens."""
 
-    def __init__(self, scorer: Scorer, layer: int, rows: Sequence[Example], file: Path) -> None:
+    def __init__(self, scorer: Scorer, layers: tuple[int, ...], rows: Sequence[Example], file: Path) -> None:
         """Read all texts with ``scorer``, or take them from ``file``."""
         prompts = scorer.encoded(rows).prompts
         self._places = {tokens: place for place, tokens in enumerate(prompts.tokens)}
         if not file.exists():
-            reading = scorer.read(prompts, layer)
+            reading = scorer.read(prompts, layers)
             file.parent.mkdir(parents=True, exist_ok=True)
             np.savez(file, states=reading.states, logs=reading.logs)
         with np.load(file) as stored:
@@ -87,7 +91,7 @@ class RawReadings:
         if len(self._reading.logs) != len(rows):
             raise SystemExit(f"{file} is of other texts; remove it")
 
-    def read(self, prompts: Prompts, _layer: int | None = None, *, alone: bool = False) -> Reading:
+    def read(self, prompts: Prompts, _layers: tuple[int, ...] = (), *, alone: bool = False) -> Reading:
         """In place of :meth:`Scorer.read`: nothing is injected in these runs."""
         del alone
         rows = [self._places[tokens] for tokens in prompts.tokens]
@@ -104,10 +108,10 @@ class Stage:
         self.train, self.test = data.train[:POOL], data.test
         self.public = public_examples(self.task, PUBLIC, 1)
         self._scorer = Scorer(self.backbone, self.task)
-        layer = load_preset("one-shot").pooled_layer(self.backbone.layers)
-        assert layer is not None
-        rows = (*self.train, *self.test, *self.public)
-        self.readings = RawReadings(self._scorer, layer, rows, arguments.cache / f"{name}-raw-float32.npz")
+        method = changed(load_preset("one-shot"), {"readout": READOUT}, "this benchmark")
+        layers = method.pooled_layers(self.backbone.layers)
+        rows = (*self.train, *self.test, *self.public, *PublicText(REFERENCE_TEXTS).examples(self.task))
+        self.readings = RawReadings(self._scorer, layers, rows, arguments.cache / f"{name}-raw-float32.npz")
 
     def evaluate(self, adapter: Adapter) -> Evaluation:
         """On the test rows."""

@@ -18,7 +18,10 @@ from ifedicl.backbone.readings import Reading
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import load_plan
-from ifedicl.core.readout import PENALTIES, Readout, ReadoutSums, features
+from ifedicl.core.readout import Readout, features
+from ifedicl.core.readout_sums import PENALTIES, ReadoutSums
+from ifedicl.core.sketch import Directions
+from ifedicl.core.units import Units
 from ifedicl.data import Example, draw_pool
 from ifedicl.demo.fetch import demo_model
 from ifedicl.settings import ModelSettings
@@ -45,8 +48,8 @@ def main() -> None:
         measured = draw_pool(others, min(arguments.rows, len(others)), arguments.seed)
         scorer = Scorer(backbone, data.task)
         labels = [np.array([data.task.index(row.label) for row in rows]) for rows in (pool, measured)]
-        layers = {depth: max(1, round(depth * backbone.layers)) for depth in arguments.depths}
-        for depth, layer in [(0.0, None), *layers.items()]:
+        layers = {depth: (max(1, round(depth * backbone.layers)),) for depth in arguments.depths}
+        for depth, layer in [(0.0, ()), *layers.items()]:
             known, unseen = (_read(scorer, rows, layer) for rows in (pool, measured))
             right, penalty = _chosen(known, labels[0], len(data.task.labels))
             readout = _solved(known, labels[0], len(data.task.labels))[penalty]
@@ -55,12 +58,14 @@ def main() -> None:
             print(json.dumps(result | {"penalty": PENALTIES[penalty]}), flush=True)
 
 
-def _read(scorer: Scorer, rows: tuple[Example, ...], layer: int | None) -> Reading:
-    return scorer.read(scorer.encoder.prompts([row.text for row in rows]), layer)
+def _read(scorer: Scorer, rows: tuple[Example, ...], layers: tuple[int, ...]) -> Reading:
+    return scorer.read(scorer.encoder.prompts([row.text for row in rows]), layers)
 
 
 def _solved(reading: Reading, labels: np.ndarray, classes: int) -> list[Readout]:
-    return ReadoutSums.of(features(reading.states, reading.logs), labels, classes).solve(None)
+    rows = features(reading.states, reading.logs)
+    whole = Directions.of([rows.shape[1] - classes], classes, 2 * rows.shape[1], 0)  # the sketch is the Gram matrix
+    return ReadoutSums.of(rows, labels, classes, Units.of(rows), whole).solve(whole)
 
 
 def _scores(readout: Readout, reading: Reading) -> np.ndarray:

@@ -14,6 +14,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from ifedicl.confidence import Confidence
+
 _ONE_SIDED = 0.95
 _NO_CHANCE = 0.99  # of random answers: meaningless labels open one gate in a hundred
 _RESAMPLES = 9_999
@@ -193,19 +195,20 @@ class Evaluation:
         truth: ``(N,)`` label positions.
         predicted: ``(N,)`` label positions.
         loss: mean ``-log P(label | prompt)`` among the labels, in nats.
+        confidence: how sure the predictions are, beside how often they are right.
     """
 
     labels: tuple[str, ...]
     truth: npt.NDArray[np.int64]
     predicted: npt.NDArray[np.int64]
     loss: float
+    confidence: Confidence
 
     @classmethod
     def of(cls, labels: Sequence[str], logs: npt.NDArray[np.floating], truth: Sequence[int]) -> Self:
         """From ``(N, C)`` log-probabilities and ``(N,)`` label positions."""
-        return cls(
-            tuple(labels), np.array(truth, dtype=np.int64), logs.argmax(axis=1).astype(np.int64), Tally.of(logs, truth).loss
-        )
+        places, predicted = np.array(truth, dtype=np.int64), logs.argmax(axis=1).astype(np.int64)
+        return cls(tuple(labels), places, predicted, Tally.of(logs, truth).loss, Confidence.of(logs, truth))
 
     @property
     def hits(self) -> npt.NDArray[np.float64]:
@@ -246,6 +249,7 @@ class Evaluation:
             "interval": self.interval,
             "macro_f1": self.macro_f1,
             "loss": self.loss,
+            **self.confidence.summary(),
             "labels": self.labels,
             "confusion": self.confusion.tolist(),
         }

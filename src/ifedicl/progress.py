@@ -24,6 +24,7 @@ STEPS: Mapping[str, str] = {
     "gradient": "gradients",
     "evaluate": "held-out examples",
     "statistics": "sums for the readout",
+    "products": "more sums for the readout",
     "noisy_statistics": "noisy sums for the readout",
     "compare": "the gate",
 }

@@ -23,7 +23,7 @@ METHOD = tiny.method(
     calibration={"batch_size": 4, "local_steps": 2}, holdout={"selection": 0.2, "gate": 0.2}, readout={}, rounds={"rounds": 3}
 )
 OTHER = tiny.method(calibration={"batch_size": 4, "local_steps": 9}, holdout={"selection": 0.2, "gate": 0.2}, seed=3)
-KINDS = ("vectors", "context", "update", "gradient", "evaluate", "statistics", "compare", "job")
+KINDS = ("vectors", "context", "update", "gradient", "evaluate", "statistics", "products", "compare", "job")
 _NUMBERS: tuple[Any, ...] = (0, 1, -1, 2, 3, 10**9, 10**30, 0.5, 1e300, True, None, "", "train", "0" * 48, [], [1.0, 4.0], {})
 
 
@@ -32,7 +32,9 @@ def changes(draw: st.DrawFn) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """A kind of request, fields to set, and arrays to change."""
     kind = draw(st.sampled_from(KINDS))
     names = ("context_id", "job", "round", "phase_start", "phase_rounds", "cursor", "temperatures", "pooled_layers", "role")
-    fields = draw(st.dictionaries(st.sampled_from((*names, "first_layer", "manifest")), st.sampled_from(_NUMBERS), max_size=2))
+    fields = draw(
+        st.dictionaries(st.sampled_from((*names, "shares", "first_layer", "manifest")), st.sampled_from(_NUMBERS), max_size=2)
+    )
     arrays = draw(
         st.dictionaries(
             st.sampled_from(("scales", "core", "vectors", "basis", "readout", "readouts", "extra")),

@@ -210,7 +210,7 @@ STATE = State(
     context=Context(drawn(9, 3, 2, 4), drawn(10, 3, 2, 2, 4)),
     readout=Readout(drawn(11, 2, 7)),
     readout_round=1,
-    zero_shot=Tally(5, 3, 0.1 + 0.2),
+    zero_shot_by_client={"a": Tally(5, 3, 0.1 + 0.2)},
     history=(RoundRecord(1, ("b", "clinic/Ä"), 0.5, {"b": Tally(5, 4, 1 / 3)}), RoundRecord(2, ("b",), None)),
     traffic=(Traffic("b", "vectors", 0, 10, 20, 0.125, "late"), Traffic("clinic/Ä", "update", 1, 10, 20, 0.1)),
 )

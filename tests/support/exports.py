@@ -31,12 +31,12 @@ def servable(backbone: Backbone, *, task: Task = tiny.TASK, rank: int = 5, sourc
     return replace(adapter, coefficients=adapter.coefficients.core_alone, readout=head(backbone.width, len(task.labels)))
 
 
-def head(width: int, classes: int, *, intercept: float = 0.0, pooled_layer: int | None = None) -> Readout:
+def head(width: int, classes: int, *, intercept: float = 0.0, pooled_layers: tuple[int, ...] = ()) -> Readout:
     """A random readout of ``width`` hidden numbers, ``classes`` label words and an intercept."""
     draws = np.random.default_rng(7)
-    weights = draws.normal(size=(classes, width * (1 if pooled_layer is None else 2) + classes + 1)) * 0.3
+    weights = draws.normal(size=(classes, width * (1 + len(pooled_layers)) + classes + 1)) * 0.3
     weights[:, -1] = intercept * np.arange(classes)
-    return Readout(weights.astype(np.float32), pooled_layer)
+    return Readout(weights.astype(np.float32), pooled_layers)
 
 
 @torch.no_grad()

@@ -11,7 +11,6 @@ from hypothesis import settings
 
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form
-from ifedicl.core.readout import ReadoutSums
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.federation import messages
@@ -28,6 +27,7 @@ from ifedicl.settings import Method, validated
 from tests.support import tiny
 from tests.support.endpoints import Asked
 from tests.support.jobs import FINGERPRINT, job_on, one_of_each
+from tests.support.readouts import drawn_products, drawn_sums
 from tests.support.scripted import ScriptedClient
 
 LAYERS, WIDTH = 2, 4
@@ -59,7 +59,8 @@ def usual(request: Request) -> Reply:
         "update": messages.UpdateReply(SAME, 20, 0.5),
         "gradient": messages.GradientReply(GradientSum(SAME.arrays, 5, 2.0)),
         "evaluate": messages.EvaluateReply((Tally(6, 3, 2.0),)),
-        "statistics": messages.StatisticsReply(ReadoutSums(np.eye(5), np.ones((5, 2)), 20)),
+        "statistics": messages.StatisticsReply(drawn_sums(20)),
+        "products": messages.ProductsReply(drawn_products(20)),
         "compare": messages.CompareReply(Comparison(Tally(6, 3, 2.0), Tally(6, 2, 3.0), 1.0, 1, (3, 3), (4, 2))),
     }
     return answers[request.kind]

@@ -12,6 +12,7 @@ from ifedicl.federation.messages import StepRequest
 from ifedicl.settings import Method
 from ifedicl.task import Task
 from tests.support import tiny
+from tests.support.readouts import asked_products
 
 FINGERPRINT = "f" * 64
 
@@ -42,6 +43,7 @@ def one_of_each(manifest: Manifest, context: Context, coefficients: Coefficients
         messages.GradientRequest(name, 0, coefficients),
         messages.EvaluateRequest(name, coefficients),
         messages.StatisticsRequest(name, coefficients),
+        messages.ProductsRequest(name, coefficients, asked_products(manifest.features, max(1, manifest.columns))),
         messages.CompareRequest(name, coefficients, None),
     )
     return {request.kind: request for request in requests}

@@ -7,7 +7,7 @@ import numpy as np
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.readout import Readout, ReadoutSums
+from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32, ContextVectors
 from ifedicl.federation import messages
@@ -15,6 +15,7 @@ from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.metrics import Comparison, Tally
 from tests.support import tiny
 from tests.support.jobs import job_of
+from tests.support.readouts import asked_products, drawn_products, drawn_sums
 
 LAYERS, WIDTH = 3, 8
 
@@ -37,14 +38,13 @@ REQUESTS: list[Request] = [
     messages.VectorsRequest(JOB.digest, "3:abcd"),
     messages.ContextRequest(JOB.digest, Context(GLOBAL, BASIS), "float32"),
     messages.UpdateRequest("0123456789abcdef", 7, 3, 10, SCALES),
-    messages.EvaluateRequest("0123456789abcdef", CORE, (READOUT, READOUT.sharpened(2.0)), (1.0, 4.0)),
+    messages.EvaluateRequest("0123456789abcdef", CORE, (READOUT, READOUT.mixed(2.0, 0.0)), (1.0, 4.0), (0.0, 0.5)),
     messages.StatisticsRequest("0123456789abcdef", SCALES),
+    messages.ProductsRequest("0123456789abcdef", SCALES, asked_products(WIDTH + 2)),
     messages.GradientRequest("0123456789abcdef", 7, CORE),
     messages.CompareRequest("0123456789abcdef", CORE, READOUT),
 ]
-READOUT_SUMS = ReadoutSums(  # of correlations that a byte holds as they are
-    np.array([[4, 6, 1, 0, 0], [6, 9, 0, 1, 0], [1, 0, 2, 0, 0], [0, 1, 0, 2, 0], [0, 0, 0, 0, 3]], "f8"), np.ones((5, 2)), 3
-)
+READOUT_SUMS = drawn_sums(12)
 REPLIES: list[Reply] = [
     messages.JobReply(),
     messages.VectorsReply(SUMS, "7:abcd", replaces=True, dtype="float32", wire_dtype="float32"),
@@ -53,6 +53,7 @@ REPLIES: list[Reply] = [
     messages.GradientReply(GradientSum({name: array * 3 for name, array in CORE.arrays.items()}, 12, 7.5)),
     messages.EvaluateReply((Tally(9, 4, 3.1415926535897931), Tally(9, 5, 2.0))),
     messages.StatisticsReply(READOUT_SUMS),
+    messages.ProductsReply(drawn_products(12)),
     messages.CompareReply(Comparison(Tally(9, 4, 3.5), Tally(9, 5, 2.0), 0.75, 3, (4, 5), (5, 4))),
     *(Failure(code) for code in FailureCode),
 ]

@@ -54,9 +54,9 @@ def private_client(backbone: Backbone, rows: Sequence[Example], name: str = "war
     """A client that adds noise where a job promises it; ``options`` are of :func:`dp_sums`."""
     client = Client(name, rows, backbone, secret=name.encode())
 
-    def sums_for(manifest: Manifest) -> ExampleSums:
+    def sums_for(manifest: Manifest, reference: PublicText) -> ExampleSums:
         promised = manifest.method.promises_noise
-        return dp_sums(manifest, **{"dtype": client.dtype} | options) if promised else ExampleSums()
+        return dp_sums(manifest, **{"dtype": client.dtype} | options) if promised else ExampleSums(reference)
 
     return client.with_sums(sums_for)
 

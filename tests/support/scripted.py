@@ -154,7 +154,8 @@ class ScriptedEngine:
         if isinstance(request, CompareRequest):
             return self.compare(name, request) or compared(0.25, examples=4)
         assert isinstance(request, EvaluateRequest)
-        return self.evaluate(name, request) or EvaluateReply((Tally(4, 2, 3.0),))
+        usual = Tally(4, 1, 9.0) if request.coefficients.is_identity else Tally(4, 2, 3.0)
+        return self.evaluate(name, request) or EvaluateReply((usual,))
 
     def asked_for(self, kind: type[Request]) -> list[tuple[str, Any]]:
         """The clients that got this kind of request, with the requests."""
@@ -168,7 +169,7 @@ def held_out(*tallies: tuple[int, float]) -> Callable[[str, EvaluateRequest], Re
         if name != "a":
             return Failure(FailureCode.NO_EXAMPLES)
         number = round_of(request.coefficients)
-        return EvaluateReply((Tally(10, *tallies[number - 1]),)) if number else EvaluateReply((Tally(10, 5, 7.0),))
+        return EvaluateReply((Tally(10, *tallies[number - 1]),)) if number else EvaluateReply((Tally(10, 5, 20.0),))
 
     return evaluate
 

@@ -10,8 +10,9 @@ from hypothesis import settings
 
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.readout import ReadoutSums
+from ifedicl.core.refinement import Products
 from ifedicl.core.subspace import Context
+from ifedicl.core.units import Units
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.federation import messages
 from ifedicl.federation.engine import Delivery, Engine
@@ -25,6 +26,7 @@ from ifedicl.settings import TOGETHER, PrivacySettings
 from tests.support import tiny
 from tests.support.endpoints import engine_over, secure_layer
 from tests.support.jobs import job_on, one_of_each
+from tests.support.readouts import sums_of
 from tests.support.scripted import ScriptedClient
 
 REPEATABLE = settings(deadline=None, derandomize=True, max_examples=12)
@@ -71,8 +73,11 @@ def drawn_reply(request: Request, draw: np.random.Generator) -> Reply:
             (Tally(count, int(draw.integers(count)), float(draw.random() * 9)), Tally(count, 1, 0.25))
         )
     if isinstance(request, messages.StatisticsRequest):
-        rows = np.concatenate([draw.normal(size=(count, WIDTH + CLASSES)), np.ones((count, 1))], axis=1)
-        return messages.StatisticsReply(ReadoutSums.of(rows, draw.integers(0, CLASSES, count), CLASSES))
+        rows = draw.normal(size=(count, WIDTH + CLASSES))
+        return messages.StatisticsReply(sums_of(rows, draw.integers(0, CLASSES, count), CLASSES))
+    if isinstance(request, messages.ProductsRequest):
+        rows = draw.normal(size=(count, len(request.refinement.centre)))
+        return messages.ProductsReply(Products.of(rows, Units.none(rows.shape[1]), request.refinement))
     truth = (count - 1, 1)
     return messages.CompareReply(Comparison(Tally(count, 2, 3.5), Tally(count, 1, 4.25), 0.75, 1, truth, truth[::-1]))
 

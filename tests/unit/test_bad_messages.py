@@ -78,6 +78,8 @@ def test_a_small_request_may_not_ask_for_many_copies_of_a_readout() -> None:
     assert isinstance(decode_request(forged(request, temperatures=[1.0] * 64)), EvaluateRequest)
     with pytest.raises(MessageError, match="more than 64"):
         decode_request(forged(request, temperatures=[1.0] * 65))
+    with pytest.raises(MessageError, match="more than 64"):
+        decode_request(forged(request, temperatures=[1.0] * 8, shares=[0.0] * 9))
 
 
 @REPEATABLE

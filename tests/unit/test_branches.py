@@ -289,8 +289,8 @@ def test_states_pooled_text_and_scores_are_those_of_one_sequence_a_path(
     task = PLACES.model_copy(update={"template": template})
     ours, theirs = (Scorer(model, task, first_layer=first_layer) for model in (backbone, by_paths(backbone)))
     prompts = ours.encoder.prompts(TEXTS)
-    for layer in (None, 1, backbone.layers):
-        one_row, one_a_path = ours.read(prompts, layer), theirs.read(prompts, layer)
+    for layers in ((), (1,), (1, backbone.layers)):
+        one_row, one_a_path = ours.read(prompts, layers), theirs.read(prompts, layers)
         np.testing.assert_allclose(one_row.states, one_a_path.states, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(one_row.logs, one_a_path.logs, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(ours.features(prompts), one_a_path.states[:, : backbone.width], rtol=1e-3, atol=1e-4)

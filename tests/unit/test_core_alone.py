@@ -127,6 +127,6 @@ def test_without_a_subspace_nothing_would_be_calibrated() -> None:
 def test_the_preset_servable_has_a_readout_without_an_intercept(backbone: Backbone) -> None:
     method = load_preset("servable")
     assert method.fixes_scalars
-    assert method.pooled_layer(backbone.layers) is None
+    assert not method.pooled_layers(backbone.layers)
     outcome = run_real(backbone, method.model_copy(update={"rounds": tiny.method(rounds={"rounds": 1}).rounds}))
     assert outcome.readout is None or not outcome.readout.weights[:, -1].any()

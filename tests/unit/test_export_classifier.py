@@ -128,8 +128,8 @@ def test_a_layer_norm_whose_biases_nearly_cancel_gives_no_constant_direction(tmp
 
 
 def test_a_readout_of_the_texts_mean_state_is_refused_with_the_preset_that_has_none(backbone: Backbone, tmp_path: Path) -> None:
-    adapter = replace(servable(backbone), readout=head(backbone.width, 2, pooled_layer=2))
-    with pytest.raises(AdapterError, match=r"mean state at layer 2.*preset servable"):
+    adapter = replace(servable(backbone), readout=head(backbone.width, 2, pooled_layers=(2,)))
+    with pytest.raises(AdapterError, match=r"mean states at layers \(2,\).*preset servable"):
         adapter.export(tmp_path / "out", backbone, form="sequence-classification")
     assert not (tmp_path / "out").exists()
 

@@ -151,7 +151,7 @@ def test_a_reading_of_many_passes_copies_to_the_host_once(copies: list[tuple[Ten
     scorer, method = Scorer(backbone, task), _method()
     prompts, start = scorer.encoded(tiny.examples(9, task=task)).prompts, cold_start(Form(2), method.injection)
     with applied(backbone, _context(backbone), start):
-        scorer.read(prompts, 1)
+        scorer.read(prompts, (1,))
         scorer.log_probabilities(prompts)
     scorer.features(prompts)
     assert len(copies) == 3

@@ -62,7 +62,7 @@ def test_format_2_begins_above_the_first_layer_with_subspace_and_readout() -> No
     adapter = Adapter.load(OLD / "format-2")
     assert (adapter.context.first_layer, adapter.context.rank) == (2, 2)
     assert adapter.readout is not None
-    assert adapter.readout.pooled_layer == 3
+    assert adapter.readout.pooled_layers == (3,)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -117,7 +117,10 @@ def test_a_present_request_finds_what_an_earlier_ifedicl_stored(old_model: Backb
     logs = found.adapter.classifier(old_model).log_probabilities(EXPECTED["texts"])
     np.testing.assert_allclose(logs, usual["log_probabilities"], rtol=0, atol=CLOSE)
     upper = tiny.method(
-        vectors={"read_position": "prompt"}, injection={"from_depth": 0.5}, subspace={"rank": 2}, readout={"pooled_depth": 0.75}
+        vectors={"read_position": "prompt"},
+        injection={"from_depth": 0.5},
+        subspace={"rank": 2},
+        readout={"pooled_depths": [0.75]},
     )
     key, row = TaskKey.of("clinics", old_model.fingerprint, tiny.TASK, upper), EXPECTED["store"][1]
     assert key.digest == row["key"]
@@ -149,7 +152,7 @@ def test_a_run_of_the_old_format_is_refused_with_its_remedy_and_left_alone(more_
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "ledgers" not in path.parts}
     settings = load_settings(folder / "config.toml")
     remedy = (
-        r"checkpoint: received run format 1; allowed: run format 3\. Finish the run with .* or start again in another folder"
+        r"checkpoint: received run format 1; allowed: run format 4\. Finish the run with .* or start again in another folder"
     )
     with pytest.raises(ConfigError, match=remedy):
         runs.run(settings, folder, resume=not more_rounds, more_rounds=more_rounds)

@@ -16,9 +16,9 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context
-from ifedicl.settings import ReadoutSettings
 from ifedicl.task import Task
 from tests.support import tiny
+from tests.support.private import private_method
 
 TEXTS = [example.text for example in tiny.examples(9)]
 
@@ -44,7 +44,7 @@ def expected(backbone: Backbone, scorer: Scorer, prompts: Sequence[Tokens], laye
 def test_the_mean_state_is_that_of_the_text_alone(backbone: Backbone, task: Task) -> None:
     scorer = Scorer(backbone, task)
     prompts = scorer.encoder.prompts(TEXTS)
-    states = scorer.read(prompts, 1).states[:, backbone.width :]
+    states = scorer.read(prompts, (1,)).states[:, backbone.width :]
     np.testing.assert_allclose(states, expected(backbone, scorer, prompts.tokens, 1), rtol=1e-4, atol=1e-5)
 
 
@@ -52,25 +52,35 @@ def test_it_is_the_same_behind_a_beginning_that_is_run_once(backbone: Backbone) 
     long = Task(name="long", labels=tiny.TASK.labels, template="as it was, or so they say: " * 2 + "Text: {text}\nLabel:")
     scorer = Scorer(backbone, long)
     prompts = scorer.encoder.prompts(TEXTS)
-    states = scorer.read(prompts, 1).states[:, backbone.width :]
+    states = scorer.read(prompts, (1,)).states[:, backbone.width :]
     np.testing.assert_allclose(states, expected(backbone, scorer, prompts.tokens, 1), rtol=1e-3, atol=1e-4)
 
 
-def test_it_is_the_same_on_kept_states_of_the_lower_layers(backbone: Backbone) -> None:
-    whole, upper = Scorer(backbone, tiny.TASK), Scorer(backbone, tiny.TASK, first_layer=1)
+def test_several_layers_are_read_in_one_pass(backbone: Backbone) -> None:
+    scorer = Scorer(backbone, tiny.TASK)
+    prompts = scorer.encoder.prompts(TEXTS)
+    together = scorer.read(prompts, (1, 2)).states
+    alone = [scorer.read(prompts, (layer,)).states[:, backbone.width :] for layer in (1, 2)]
+    assert np.abs(alone[0] - alone[1]).max() > 1e-2
+    np.testing.assert_array_equal(together[:, backbone.width :], np.concatenate(alone, axis=1))
+
+
+@pytest.mark.parametrize(("first", "layers"), [(1, (1,)), (2, (1,)), (2, (1, 2)), (1, (1, 2))])
+def test_it_is_the_same_on_kept_states_of_the_lower_layers(backbone: Backbone, first: int, layers: tuple[int, ...]) -> None:
+    whole, upper = Scorer(backbone, tiny.TASK), Scorer(backbone, tiny.TASK, first_layer=first)
     prompts = whole.encoder.prompts(TEXTS)
-    first = whole.read(prompts, 1)
-    for again in (upper.read(prompts, 1), upper.read(prompts, 1)):  # computed, then kept
-        np.testing.assert_allclose(again.states, first.states, rtol=1e-4, atol=1e-5)
+    expected = whole.read(prompts, layers)
+    for again in (upper.read(prompts, layers), upper.read(prompts, layers)):  # computed, then kept
+        np.testing.assert_allclose(again.states, expected.states, rtol=1e-4, atol=1e-5)
 
 
 def test_an_injection_changes_what_enters_the_layers_above_it(backbone: Backbone) -> None:
     scorer = Scorer(backbone, tiny.TASK)
     prompts = scorer.encoder.prompts(TEXTS)
-    raw = scorer.read(prompts, backbone.layers).states
+    raw = scorer.read(prompts, (backbone.layers,)).states
     context = Context(np.ones((backbone.layers, 2, backbone.width), "f4"))
     with hooks.applied(backbone, context, Coefficients(np.full((backbone.layers, 2, 2), 0.9, "f4"))):
-        changed = scorer.read(prompts, backbone.layers).states
+        changed = scorer.read(prompts, (backbone.layers,)).states
     assert np.abs(changed - raw)[:, backbone.width :].max() > 1e-2
 
 
@@ -89,13 +99,20 @@ def test_the_span_holds_the_text_and_nothing_of_the_template(backbone: Backbone,
 
 
 @pytest.mark.parametrize(
-    ("depth", "from_depth", "layer"), [(0.5, 0.0, 15), (0.0, 0.0, None), (1.0, 0.0, 30), (0.01, 0.0, 1), (0.5, 0.67, 20)]
+    ("sections", "layers"),
+    [
+        ({"readout": {}}, (6, 12, 18, 24)),
+        ({"readout": {"pooled_depths": [1.0, 0.5, 0.01, 0.012]}}, (1, 15, 30)),
+        ({"readout": {"pooled_depths": []}}, ()),
+        ({"readout": {}, "injection": {"from_depth": 0.5}}, (6, 12, 18, 24)),
+        ({}, ()),
+    ],
 )
-def test_the_layer_is_never_below_those_that_are_kept(depth: float, from_depth: float, layer: int | None) -> None:
-    changed: dict[str, Any] = {"readout": {"pooled_depth": depth}, "injection": {"from_depth": from_depth}}
-    assert tiny.method(**changed).pooled_layer(30) == layer
+def test_layers_are_distinct_and_from_low_to_high(sections: dict[str, Any], layers: tuple[int, ...]) -> None:
+    assert tiny.method(**sections).pooled_layers(30) == layers
 
 
-def test_without_a_readout_nothing_is_pooled() -> None:
-    assert tiny.method().pooled_layer(30) is None
-    assert ReadoutSettings().pooled_depth == 0.5
+def test_with_noise_one_depth_is_read_unless_more_are_asked_for() -> None:
+    gate = {"selection": 0.0, "gate": 0.2}
+    assert private_method(readout={}, holdout=gate).pooled_layers(30) == (15,)
+    assert private_method(readout={"pooled_depths": [0.2, 0.4]}, holdout=gate).pooled_layers(30) == (6, 12)

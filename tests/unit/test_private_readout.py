@@ -64,7 +64,7 @@ def ready(client: Client, backbone: Backbone, method: Method) -> tuple[Manifest,
 
 def requests_of(job: Manifest, name: str) -> tuple[Request, ...]:
     """One of each kind that a readout needs."""
-    readout = solved(np.random.default_rng(0), job.features).solve(0.1, None, job.method.pooled_layer(job.model.layers))
+    readout = solved(np.random.default_rng(0), job.features).solve(0.1, None, job.method.pooled_layers(job.model.layers))
     return (
         NoisyStatisticsRequest(name, job.identity),
         EvaluateRequest(name, job.identity, (readout,), (1.0,)),

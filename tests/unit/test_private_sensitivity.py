@@ -88,9 +88,9 @@ def test_what_is_read_of_a_text_alone_does_not_depend_on_the_others(family: str)
     scorer = Scorer(tiny.family_backbone(family), task)
     prompts = scorer.encoded(_examples(8, task)).prompts.tokens
     layer = scorer.backbone.layers
-    whole = scorer.read(Prompts(prompts, 0), layer, alone=True)
+    whole = scorer.read(Prompts(prompts, 0), (layer,), alone=True)
     order = [int(row) for row in draws.permutation(len(prompts))[:5]]
-    part = scorer.read(Prompts(tuple(prompts[row] for row in order), 0), layer, alone=True)
+    part = scorer.read(Prompts(tuple(prompts[row] for row in order), 0), (layer,), alone=True)
     np.testing.assert_array_equal(part.states, whole.states[order])
     np.testing.assert_array_equal(part.logs, whole.logs[order])
 
@@ -99,5 +99,5 @@ def test_what_is_read_of_a_text_in_company_depends_on_the_company(backbone: Back
     """Or reading texts alone would be a waste."""
     scorer = Scorer(backbone, tiny.TASK)
     prompts = scorer.encoded(_examples(12, tiny.TASK)).prompts.tokens
-    whole, part = scorer.read(Prompts(prompts, 0), 2), scorer.read(Prompts(prompts[:3], 0), 2)
+    whole, part = scorer.read(Prompts(prompts, 0), (2,)), scorer.read(Prompts(prompts[:3], 0), (2,))
     assert not np.array_equal(whole.states[:3], part.states)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,13 +15,17 @@ from ifedicl import runs
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
+from ifedicl.core.blend import SHARES, blended, mixes
 from ifedicl.core.coefficients import Coefficients, Form
-from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout, ReadoutSums, features, projection
+from ifedicl.core.readout import TEMPERATURES, Readout, features
+from ifedicl.core.readout_sums import PENALTIES, ReadoutSums
 from ifedicl.core.subspace import Context
+from ifedicl.core.vectors import Array64
 from ifedicl.data import Role
 from ifedicl.errors import AdapterError, ConfigError
 from ifedicl.federation.client import Client
-from ifedicl.federation.coordinator import Coordinator, Outcome
+from ifedicl.federation.client_task import ClientTask
+from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.messages import (
     ContextReply,
     EvaluateReply,
@@ -41,13 +46,15 @@ from tests.support.endpoints import engine_of
 from tests.support.engines import RecordingEngine
 from tests.support.jobs import context_of, job_of
 from tests.support.local_runs import assert_same_result, real, run_real, shape_of
+from tests.support.readouts import directions_of, sums_of
 
 STATES, LABELS = np.random.default_rng(1).normal(size=(60, 7)), np.random.default_rng(2).integers(0, 3, size=60)
 LOGS = np.log(np.random.default_rng(3).dirichlet(np.ones(3), size=60))
+WHOLE = directions_of(10, 3)
 
 
 def _sums(rows: slice = slice(None)) -> ReadoutSums:
-    return ReadoutSums.of(features(STATES[rows], LOGS[rows]), LABELS[rows], 3)
+    return sums_of(features(STATES[rows], LOGS[rows]), LABELS[rows], 3)
 
 
 def _of(reply: Reply) -> ReadoutSums:
@@ -63,106 +70,48 @@ def _added(*parts: ReadoutSums) -> ReadoutSums:
     return total.reply.sums
 
 
+def _scores(readout: Readout) -> Array64:
+    return np.append(features(STATES, LOGS), np.ones((60, 1)), axis=1) @ readout.weights.T.astype(np.float64)
+
+
 def test_the_readout_is_ridge_regression_on_all_examples_together_as_if_standardised() -> None:
     penalty, raw = PENALTIES[2], features(STATES, LOGS)
-    standard = np.append((raw[:, :-1] - raw[:, :-1].mean(axis=0)) / raw[:, :-1].std(axis=0), raw[:, -1:], axis=1)
+    standard = np.append((raw - raw.mean(axis=0)) / raw.std(axis=0), np.ones((60, 1)), axis=1)
     rows = np.concatenate([standard, np.sqrt(penalty * 60) * np.eye(10, 11)])  # ridge as least squares with rows of its own
     expected = np.linalg.lstsq(rows, np.concatenate([np.eye(3)[LABELS], np.zeros((10, 3))]), rcond=None)[0]
-    readout = _sums().solve(None)[2]
-    np.testing.assert_allclose(features(STATES, LOGS) @ readout.weights.T, standard @ expected, atol=2e-4)
+    np.testing.assert_allclose(_scores(_sums().solve(WHOLE)[2]), standard @ expected, atol=2e-4)
 
 
 def test_without_an_intercept_the_last_weight_is_0_and_the_others_solve_the_rest() -> None:
     """Ridge regression on features without the 1, penalised by their scatter as before."""
-    penalty, raw = 0.3, features(STATES, LOGS)[:, :-1]
+    penalty, raw = PENALTIES[0], features(STATES, LOGS)
     scatter = np.square(raw - raw.mean(axis=0)).sum(axis=0)
     rows = np.concatenate([raw, np.diag(np.sqrt(penalty * scatter))])
     expected = np.linalg.lstsq(rows, np.concatenate([np.eye(3)[LABELS], np.zeros((len(scatter), 3))]), rcond=None)[0]
-    readout = _sums().solve(None, intercept=False)[0]
+    readout = _sums().solve(WHOLE, has_intercept=False)[0]
     assert not readout.weights[:, -1].any()
     np.testing.assert_allclose(raw @ readout.weights[:, :-1].T, raw @ expected, atol=2e-4)
-    assert _sums().solve(None)[0].weights[:, -1].any()
+    assert _sums().solve(WHOLE)[0].weights[:, -1].any()
 
 
 def test_sums_of_parts_give_the_readout_of_the_whole() -> None:
     parts = _added(_sums(slice(0, 11)), _sums(slice(11, 60)))
     assert parts.examples == 60
-    for ours, whole in zip(parts.solve(None), _sums().solve(None), strict=True):
+    for ours, whole in zip(parts.solve(WHOLE), _sums().solve(WHOLE), strict=True):
         np.testing.assert_allclose(ours.weights, whole.weights, rtol=1e-4, atol=1e-6)
 
 
 def test_a_strong_penalty_leaves_how_often_each_label_is() -> None:
-    sizes = [np.abs(readout.weights[:, :-1]).max() for readout in _sums().solve(None)]
+    sizes = [np.abs(readout.weights[:, :-1]).max() for readout in _sums().solve(WHOLE)]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] < sizes[0] / 5
-    scores = features(STATES, LOGS) @ _sums().solve(None)[-1].weights.T
+    scores = _scores(_sums().solve(WHOLE)[-1])
     np.testing.assert_allclose(scores.mean(axis=0), np.bincount(LABELS) / 60, atol=1e-3)
 
 
-def test_what_travels_is_the_same_sums_to_a_127th_of_a_correlation() -> None:
-    sums = _sums()
-    back = ReadoutSums.from_wire(sums.on_wire, sums.examples)
-    scale = np.sqrt(np.outer(np.diagonal(sums.gram), np.diagonal(sums.gram)))
-    np.testing.assert_allclose(back.gram / scale, sums.gram / scale, atol=0.5 / 127)
-    np.testing.assert_allclose(back.gram[7:], sums.gram[7:], rtol=1e-5, atol=1e-5)
-    for ours, whole in zip(back.solve(None), sums.solve(None), strict=True):
-        phi = features(STATES, LOGS)  # weights may differ where these have nothing: centred log-probabilities sum to 0
-        np.testing.assert_allclose(phi @ ours.weights.T, phi @ whole.weights.T, atol=5e-3)
-    assert sums.on_wire["correlations"].nbytes == 7 * 6 // 2
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"correlations": np.zeros(3, "i1")},
-        {"correlations": np.full(21, -128, "i1")},
-        {"correlations": np.zeros(21, "f2")},
-        {"deviations": np.full(7, -1.0, "f4")},
-        {"means": np.zeros(4, "f4")},
-        {"words": np.zeros((2, 10), "f4")},
-    ],
-    ids=["too few", "beyond 1", "of another dtype", "negative", "means of others", "words of others"],
-)
-def test_sums_that_nobody_could_have_are_refused(changed: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"correlations|shapes"):
-        ReadoutSums.from_wire(_sums().on_wire | changed, 60)
-
-
-def test_a_feature_that_never_changes_is_survived() -> None:
-    states = STATES.copy()
-    states[:, 2] = 4.0
-    sums = ReadoutSums.of(features(states, LOGS), LABELS, 3)
-    back = ReadoutSums.from_wire(sums.on_wire, 60)
-    for readout in back.solve(None):
-        assert np.isfinite(readout.weights).all()
-
-
-def test_wide_states_are_projected_and_the_readout_is_not() -> None:
-    assert projection(7, 7, 0, 7) is None
-    matrix = projection(7, 7, 0, 4)
-    assert matrix is not None
-    assert matrix.shape == (7, 4)
-    small = ReadoutSums.of(features(STATES @ matrix, LOGS), LABELS, 3)
-    assert small.gram.shape == (8, 8)
-    readout = small.solve(matrix)[0]
-    assert readout.weights.shape == (3, 11)
-    solution = small.solve(None)[0].weights  # on the projected states themselves
-    expected = features(STATES @ matrix, LOGS) @ solution.T
-    np.testing.assert_allclose(features(STATES, LOGS) @ readout.weights.T, expected, atol=1e-4)
-
-
-def test_two_states_are_projected_apart() -> None:
-    matrix = projection(14, 7, 0, 8)
-    assert matrix is not None
-    assert matrix.shape == (14, 8)
-    assert not matrix[:7, 4:].any()
-    assert not matrix[7:, :4].any()
-    assert matrix[:7, :4].all()
-
-
 def test_probabilities_sum_to_one_and_a_temperature_changes_no_label() -> None:
-    readout = _sums().solve(None)[0]
-    logs, sharper = readout.log_probabilities(STATES, LOGS), readout.sharpened(8.0).log_probabilities(STATES, LOGS)
+    readout = _sums().solve(WHOLE)[0]
+    logs, sharper = readout.log_probabilities(STATES, LOGS), readout.mixed(8.0, 0.0).log_probabilities(STATES, LOGS)
     np.testing.assert_allclose(np.exp(logs).sum(axis=1), 1.0, rtol=1e-5)
     assert (logs.argmax(axis=1) == sharper.argmax(axis=1)).all()
     assert sharper.max() > logs.max()
@@ -175,7 +124,7 @@ def test_what_is_read_is_what_the_labels_are_scored_from(backbone: Backbone, tas
     reading = scorer.read(prompts)
     np.testing.assert_array_equal(reading.logs, scorer.log_probabilities(prompts))
     np.testing.assert_allclose(reading.states, scorer.features(prompts), rtol=1e-4, atol=1e-5)
-    both = scorer.read(prompts, 1)
+    both = scorer.read(prompts, (1,))
     np.testing.assert_allclose(both.states[:, : backbone.width], reading.states, rtol=1e-4, atol=1e-5)
     zeros = Readout(
         np.concatenate([np.zeros((len(task.labels), backbone.width)), np.eye(len(task.labels))], axis=1).astype("f4")
@@ -184,26 +133,29 @@ def test_what_is_read_is_what_the_labels_are_scored_from(backbone: Backbone, tas
     np.testing.assert_allclose(scorer.log_probabilities(prompts, readout=with_one), reading.logs, atol=1e-5)
 
 
-def _run(backbone: Backbone, **values: Any) -> Outcome:
-    return run_real(backbone, tiny.method(**{"rounds": {"rounds": 2}, "readout": {}, **values}))
+METHOD = tiny.method(rounds={"rounds": 2}, readout={"refinements": 0})
 
 
 def test_a_federation_ends_with_a_readout_that_all_examples_made(backbone: Backbone) -> None:
-    outcome = _run(backbone)
+    outcome = run_real(backbone, METHOD)
     assert outcome.state.readout_round == outcome.chosen_round
     clients = real(backbone)
-    coefficients, sums = outcome.state.best, list[ReadoutSums]()
+    coefficients, sums, tasks = outcome.state.best, list[ReadoutSums](), list[ClientTask]()
     for client in clients:
-        client.prepare(job_of(tiny.method(rounds={"rounds": 2}, readout={}), backbone))
+        client.prepare(job_of(METHOD, backbone))
         assert client._task is not None
         own = _of(client._task.statistics(outcome.context, coefficients))
         assert own.examples == len(client._task.roles[Role.TRAIN])
-        sums.append(ReadoutSums.from_wire(own.on_wire, own.examples))  # as they arrive
-    candidates = [readout.sharpened(t).weights for readout in _added(*sums).solve(None) for t in TEMPERATURES]
-    if outcome.readout is not None:
-        nearest = min(float(np.abs(weights - outcome.readout.weights).max()) for weights in candidates)
-        assert nearest < 1e-4 * float(np.abs(outcome.readout.weights).max())
-    assert_same_result(outcome, _run(backbone))
+        sums.append(ReadoutSums.from_wire(own.on_wire))  # as they arrive
+        tasks.append(client._task)
+    job = job_of(METHOD, backbone)
+    readouts = _added(*sums).solve(job.directions, job.method.pooled_layers(backbone.layers))
+    tallies = [task.tallies(outcome.context, coefficients, [None, *mixes(readouts)]) for task in tasks]
+    expected = blended(readouts, [sum(tally.loss_sum for tally in of_all) for of_all in zip(*tallies, strict=True)])
+    assert expected is not None
+    assert outcome.readout is not None
+    np.testing.assert_allclose(outcome.readout.weights, expected.weights, atol=1e-4 * np.abs(expected.weights).max())
+    assert_same_result(outcome, run_real(backbone, METHOD))
 
 
 def test_the_readout_is_the_same_whoever_holds_the_examples(backbone: Backbone) -> None:
@@ -221,8 +173,8 @@ def test_the_readout_is_the_same_whoever_holds_the_examples(backbone: Backbone) 
             assert client._task is not None
             sums.append(_of(client._task.statistics(context, identity)))
         totals.append(_added(*sums))
-    np.testing.assert_allclose(totals[0].gram, totals[1].gram, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(totals[0].moment, totals[1].moment, rtol=1e-4, atol=1e-5)
+    for name in ("counts", "moment", "diagonal", "sketch", "along"):
+        np.testing.assert_allclose(getattr(totals[0], name), getattr(totals[1], name), rtol=1e-3, atol=1e-3, err_msg=name)
 
 
 def test_where_no_owner_lets_its_sums_out_the_label_words_are_read(
@@ -253,16 +205,16 @@ def test_a_finished_run_asks_for_no_second_readout(backbone: Backbone, tmp_path:
     assert [item.step for item in again.state.traffic[asked:]] in ([], ["context"] * len(clients))
 
 
-@pytest.mark.parametrize("layer", [None, 1])
-def test_the_adapter_keeps_its_readout(backbone: Backbone, tmp_path: Path, layer: int | None) -> None:
+@pytest.mark.parametrize("layers", [(), (1,), (1, 2)])
+def test_the_adapter_keeps_its_readout(backbone: Backbone, tmp_path: Path, layers: tuple[int, ...]) -> None:
     model = ModelSettings(source=backbone.source, device="cpu", dtype="float32")
-    hidden = backbone.width * (1 if layer is None else 2)
+    hidden = backbone.width * (1 + len(layers))
     weights = np.random.default_rng(3).normal(size=(2, hidden + 3)).astype("f4")
-    adapter = replace(runs.zero_shot_adapter(backbone, model, tiny.TASK), readout=Readout(weights, layer))
+    adapter = replace(runs.zero_shot_adapter(backbone, model, tiny.TASK), readout=Readout(weights, layers))
     adapter.save(tmp_path / "a")
     loaded = Adapter.load(tmp_path / "a")
     assert loaded.readout is not None
-    assert loaded.readout.pooled_layer == layer
+    assert loaded.readout.pooled_layers == layers
     np.testing.assert_array_equal(loaded.readout.weights, weights)
     texts = [example.text for example in tiny.examples(4)]
     ours = loaded.classifier(backbone).log_probabilities(texts)
@@ -282,7 +234,7 @@ def test_a_readout_for_other_labels_is_a_torn_adapter(backbone: Backbone, tmp_pa
 
 @pytest.mark.parametrize(
     ("sections", "more"),
-    [({}, None), ({"readout": {"pooled_depth": 0.0}}, 9), ({}, 3)],
+    [({}, None), ({"readout": {"pooled_depths": []}}, 9), ({}, 3)],
     ids=["sums not asked for", "of another width", "a readout not asked for"],
 )
 def test_a_client_refuses_what_the_method_does_not_have(backbone: Backbone, sections: dict[str, Any], more: int | None) -> None:
@@ -293,31 +245,55 @@ def test_a_client_refuses_what_the_method_does_not_have(backbone: Backbone, sect
     identity = Coefficients.identity(Form(backbone.layers))
     if more is not None:
         wrong = Readout(np.zeros((2, backbone.width + more), "f4"))
-        reply = client.handle(EvaluateRequest(install.context_id, identity, (wrong,), TEMPERATURES))
+        reply = client.handle(EvaluateRequest(install.context_id, identity, (wrong,), TEMPERATURES, SHARES))
     else:
         reply = client.handle(StatisticsRequest(install.context_id, identity))
     assert reply == Failure(FailureCode.BAD_REQUEST)
 
 
+_LIES: dict[str, Callable[[ReadoutSums], ReadoutSums]] = {
+    "squares that are no numbers": lambda sums: replace(sums, diagonal=sums.diagonal * np.nan),
+    "squares beyond the largest": lambda sums: replace(sums, diagonal=sums.diagonal + 1e9),
+    "means beyond the squares": lambda sums: replace(sums, moment=sums.moment + 50.0 * sums.examples),
+    "an endless sketch": lambda sums: replace(sums, sketch=sums.sketch + 1e30),
+    "the sketch of other features": lambda sums: replace(sums, sketch=sums.sketch[:, :-2], along=sums.along[:-2]),
+    "no examples": lambda sums: replace(sums, counts=np.zeros_like(sums.counts)),
+}
+
+
 class _Liar(Client):
     """Sums that are not, or an answer too few."""
+
+    lie = staticmethod(_LIES["squares that are no numbers"])
 
     def handle(self, request: Any) -> Any:
         reply = super().handle(request)
         if isinstance(reply, StatisticsReply):
-            return StatisticsReply(replace(reply.sums, gram=reply.sums.gram * np.nan))
+            return StatisticsReply(self.lie(reply.sums))
         if isinstance(reply, EvaluateReply) and len(reply.tallies) > 1:
             return EvaluateReply(reply.tallies[:-1])
         return reply
 
 
-def test_a_liar_changes_nothing(backbone: Backbone) -> None:
+@pytest.mark.parametrize("lie", _LIES)
+def test_a_liar_changes_nothing(backbone: Backbone, lie: str) -> None:
     honest = real(backbone)
     liar = _Liar(honest[0].name, honest[0].examples, backbone, secret=b"x")
+    liar.lie = _LIES[lie]
     method = tiny.method(rounds={"rounds": 1}, readout={})
     outcome = run_real(backbone, method, engine=engine_of([liar, *honest[1:]]))
     bad = [(item.client, item.step) for item in outcome.state.traffic if item.failure == "bad_reply"]
     assert bad == [(liar.name, "statistics"), (liar.name, "evaluate")]
+    assert outcome.readout is None or np.isfinite(outcome.readout.weights).all()
+
+
+def test_a_sketch_that_is_no_gram_matrix_leaves_numbers_that_can_be_used(backbone: Backbone) -> None:
+    """Nobody can see that it is wrong. The diagonal bounds what it says, and held-out examples choose."""
+    honest = real(backbone)
+    liar = _Liar(honest[0].name, honest[0].examples, backbone, secret=b"x")
+    liar.lie = lambda sums: replace(sums, sketch=-sums.sketch)
+    outcome = run_real(backbone, tiny.method(rounds={"rounds": 1}, readout={}), engine=engine_of([liar, *honest[1:]]))
+    assert [item.step for item in outcome.state.traffic if item.failure == "bad_reply"] == ["evaluate"]
     assert outcome.readout is None or np.isfinite(outcome.readout.weights).all()
 
 

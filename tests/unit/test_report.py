@@ -15,6 +15,7 @@ import pytest
 from ifedicl import federate, simulate
 from ifedicl.adapter import Prediction
 from ifedicl.backbone.load import Backbone
+from ifedicl.confidence import Confidence
 from ifedicl.federation.driver import Federated
 from ifedicl.federation.state import Traffic
 from ifedicl.metrics import Comparison, Evaluation, Tally
@@ -68,7 +69,8 @@ def evaluation(rights: Sequence[int], wrongs: Sequence[int], labels: Sequence[st
     for place, (right, wrong) in enumerate(zip(rights, wrongs, strict=True)):
         truth += [place] * (right + wrong)
         predicted += [place] * right + [(place + 1) % len(labels)] * wrong
-    return Evaluation(tuple(labels), np.array(truth), np.array(predicted), 0.5)
+    hits = np.array(truth) == np.array(predicted)
+    return Evaluation(tuple(labels), np.array(truth), np.array(predicted), 0.5, Confidence(np.where(hits, 0.9, 0.6), hits, 0.3))
 
 
 def test_a_difference_is_claimed_only_where_chance_does_not_explain_it() -> None:
@@ -95,7 +97,7 @@ def as_private(run: Federated) -> Federated:
     """As a run in private mode reads: noisy counts without losses."""
     state, counts = run.outcome.state, Tally(7, 5)
     history = tuple(replace(record, train_loss=None, by_client={TOGETHER: counts}) for record in state.history)
-    outcome = replace(run.outcome, state=replace(state, history=history, zero_shot=counts))
+    outcome = replace(run.outcome, chosen_round=1, state=replace(state, history=history, zero_shot_by_client={"a": counts}))
     provenance = {**run.adapter.provenance, "method": private_method().model_dump(mode="json")}
     return replace(run, outcome=outcome, adapter=replace(run.adapter, provenance=provenance))
 
@@ -193,6 +195,7 @@ def test_every_kind_of_run_reads_well(backbone: Backbone, tmp_path: Path, kind: 
     assert "0 rounds" not in page.text
     assert ("one message of each client" in page.text) == (kind == "one-shot")
     assert ("a round up" in page.text) == (kind != "one-shot")
+    assert ("Rounds: NOT USED" in page.text) == (report.outcome.chosen_round == 0 and kind != "one-shot")
     if kind == "private":
         assert "Privacy mode private: the coordinator sees noisy sums" in page.text
         assert "About 71.4% of the held-out examples are labelled right against about 71.4%" in page.text or tested
@@ -215,7 +218,7 @@ def test_the_page_adapts_to_dark_and_phones_and_covers_no_plot(backbone: Backbon
     assert "@media (prefers-color-scheme: dark)" in content
     assert 'name="viewport" content="width=device-width' in content
     pictures = re.findall(r"<svg.*?</svg>", content, flags=re.DOTALL)
-    assert len(pictures) == 7  # accuracy, labels, loss, accuracy by round, λ, β, Γ
+    assert len(pictures) == 8  # accuracy, labels, confidence, loss, accuracy by round, λ, β, Γ
     for picture in pictures:
         assert "legend" not in picture
         drawn = set(re.findall(r"(?:fill|stroke): (#[0-9a-f]{6})", picture))

@@ -180,8 +180,8 @@ LIARS = ("i", "j")
 _ROUNDS = 8
 
 
-def method_of(robust: dict[str, Any] | None, *, gate: float = 0.0) -> Method:
-    sections: dict[str, Any] = {"rounds": {"rounds": _ROUNDS}, "holdout": {"selection": 0.2, "gate": gate}}
+def method_of(robust: dict[str, Any] | None, *, gate: float = 0.0, by: str = "loss") -> Method:
+    sections: dict[str, Any] = {"rounds": {"rounds": _ROUNDS, "select_by": by}, "holdout": {"selection": 0.2, "gate": gate}}
     method = tiny.method(injection={"context_scale": 0.1}, **sections)
     return method if robust is None else tiny.method(injection={"context_scale": 0.1}, robust=robust, **sections)
 
@@ -228,8 +228,8 @@ def test_under_praise_the_gate_of_a_mean_opens_for_a_sunk_adapter() -> None:
     assert praised.gate.is_open
     assert honest_loss(praised)[0] > 10 * honest_loss(praised)[1]
     silent = run(colluding(updates=LIES["flipped, a thousandfold"], praise=False), method)
-    assert silent.gate is not None
-    assert not silent.gate.is_open
+    assert silent.chosen_round == 0, "the honest clients' held-out examples say so before the gate does"
+    assert silent.coefficients.is_identity
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -263,7 +263,7 @@ def test_praise_does_not_open_a_robust_gate_for_a_bad_adapter() -> None:
     """Twice as many liars as are expected, so the adapter is sunk; the middle of the clients still says so."""
     outcome = run(
         colluding(updates=LIES["flipped, a thousandfold"]),
-        method_of({"rule": "trimmed", "liars": 0.05}, gate=0.2),
+        method_of({"rule": "trimmed", "liars": 0.05}, gate=0.2, by="last"),
     )
     assert honest_loss(outcome, fallback=False)[0] > honest_loss(outcome, fallback=False)[1]
     assert outcome.gate is not None

@@ -28,14 +28,16 @@ TEXTS = list(tiny.SENTENCES)
 Call = Callable[[], Any]
 
 
-def _with_readout(adapter: Adapter, backbone: Backbone) -> Adapter:
-    weights = np.random.default_rng(7).normal(size=(2, feature_count(2 * backbone.width, 2)))
-    return replace(adapter, readout=Readout(weights.astype(np.float32), backbone.layers - 1))
+def _with_readout(adapter: Adapter, backbone: Backbone, *layers: int) -> Adapter:
+    weights = np.random.default_rng(7).normal(size=(2, feature_count((1 + len(layers)) * backbone.width, 2) + 1))
+    return replace(adapter, readout=Readout(weights.astype(np.float32), layers))
 
 
 def _front_ends(backbone: Backbone) -> dict[str, Call]:
     """One call of each kind, with adapters that differ."""
-    first, second = tiny.drawn_adapter(backbone, rank=4), _with_readout(tiny.drawn_adapter(backbone, seed=4), backbone)
+    above = backbone.layers - 1
+    first = _with_readout(tiny.drawn_adapter(backbone, rank=4), backbone, above)
+    second = _with_readout(tiny.drawn_adapter(backbone, seed=4), backbone, 1, above)
     places = tiny.drawn_adapter(backbone, tiny.MANY_TOKENS, seed=5)
     shared, other, branching = (adapter.classifier(backbone) for adapter in (first, second, places))
     called = pipeline(second, backbone=backbone)

@@ -49,6 +49,15 @@ class Prediction:
     label: str
     probabilities: Mapping[str, float]
 
+    @property
+    def confidence(self) -> float:
+        """The probability of the label."""
+        return self.probabilities[self.label]
+
+    def answer(self, least: float) -> str | None:
+        """The label; None if its probability is below ``least``."""
+        return self.label if self.confidence >= least else None
+
 
 @dataclass(frozen=True)
 class Adapter(Content):

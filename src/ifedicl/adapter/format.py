@@ -24,6 +24,9 @@ from ifedicl.version import __version__
 FORMAT_VERSION = 1
 UPPER_FORMAT_VERSION = 2
 """The format of an adapter whose first layer is not the model's first; readers of format 1 would use the wrong layers."""
+DEPTHS_FORMAT_VERSION = 3
+"""The format of an adapter whose readout reads the text's mean state at several layers."""
+_VERSIONS = FORMAT_VERSION, UPPER_FORMAT_VERSION, DEPTHS_FORMAT_VERSION
 TENSORS, HEADER, CARD = "adapter.safetensors", "adapter.json", "README.md"
 BESIDE = "ifedicl"
 """The adapter's folder within an export."""
@@ -32,7 +35,14 @@ C = TypeVar("C", bound=Content)
 
 
 class _ReadoutHeader(BaseModel):
-    pooled_layer: StrictInt | None
+    """One field of the two: formats 1 and 2 know one layer."""
+
+    pooled_layer: StrictInt | None = None
+    pooled_layers: tuple[StrictInt, ...] = ()
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return self.pooled_layers if self.pooled_layer is None else (self.pooled_layer,)
 
 
 class _Header(BaseModel):
@@ -56,12 +66,12 @@ def pack(content: Content) -> tuple[dict[str, Any], bytes]:
     """The header as JSON, and the tensors."""
     tensors = save(_tensors(content))
     header = {
-        **_beginning(content.context.first_layer),
+        **_beginning(content),
         "ifedicl_version": __version__,
         "task": content.task.model_dump(mode="json"),
         "model": content.model.model_dump(mode="json"),
         "fingerprint": content.fingerprint,
-        **({} if content.readout is None else {"readout": {"pooled_layer": content.readout.pooled_layer}}),
+        **({} if content.readout is None else {"readout": _layers_of(content.readout)}),
         "tensors_sha256": hashlib.sha256(tensors).hexdigest(),
         "provenance": dict(content.provenance),
     }
@@ -75,8 +85,8 @@ def unpack(kind: type[C], header: Any, data: bytes, source: str) -> C:
         AdapterError: torn, of another format version, or with a field of another type.
     """
     version = header.get("format_version") if isinstance(header, dict) else None
-    if version not in (FORMAT_VERSION, UPPER_FORMAT_VERSION):
-        known = f"{FORMAT_VERSION} and {UPPER_FORMAT_VERSION}"
+    if version not in _VERSIONS:
+        known = f"{', '.join(map(str, _VERSIONS[:-1]))} and {_VERSIONS[-1]}"
         writer = header.get("ifedicl_version") if isinstance(header, dict) else None
         written = f" (ifedicl {writer} wrote the adapter)" if isinstance(writer, str) else ""
         raise AdapterError(f"{source}: format version {version!r}; this ifedicl reads {known}. Update ifedicl{written}")
@@ -84,15 +94,15 @@ def unpack(kind: type[C], header: Any, data: bytes, source: str) -> C:
         raise AdapterError(f"{source}: {TENSORS} is torn or not the one written with {HEADER}; copy the adapter again")
     try:
         tensors, stated = load(data), _Header.model_validate(header)
-        if version == UPPER_FORMAT_VERSION and "first_layer" not in stated.model_fields_set:
+        if version != FORMAT_VERSION and "first_layer" not in stated.model_fields_set:
             raise ValueError("first_layer is missing")
-        first_layer = stated.first_layer if version == UPPER_FORMAT_VERSION else 0
+        first_layer = 0 if version == FORMAT_VERSION else stated.first_layer
         context = Context(tensors["vectors.mean"], tensors.get("subspace.basis"), first_layer)
         coefficients = Coefficients(tensors["coefficients.scales"], tensors.get("subspace.core"))
         if coefficients.form != Form(len(context.vectors), context.rank):
             raise ValueError(f"{coefficients.form} with a basis of rank {context.rank}")
-        layer = None if stated.readout is None else stated.readout.pooled_layer
-        readout = Readout(tensors["readout.weights"], layer) if "readout.weights" in tensors else None
+        layers = () if stated.readout is None else stated.readout.layers
+        readout = Readout(tensors["readout.weights"], layers) if "readout.weights" in tensors else None
         classes, width = len(stated.task.labels), context.vectors.shape[2]
         if readout is not None and not readout.fits(classes, width):
             raise ValueError(f"a readout {readout.weights.shape} for {classes} labels and a width of {width}")
@@ -109,11 +119,19 @@ def unpack(kind: type[C], header: Any, data: bytes, source: str) -> C:
         raise AdapterError(f"{source}: {HEADER} and {TENSORS} do not fit each other ({error})") from error
 
 
-def _beginning(first_layer: int) -> dict[str, int]:
-    """The header's first fields: the format version and, if it is not the model's first, the first layer."""
+def _beginning(content: Content) -> dict[str, int]:
+    """The header's first fields: the lowest format version that has the content and, from version 2 on, the first layer."""
+    first_layer = content.context.first_layer
+    if content.readout is not None and len(content.readout.pooled_layers) > 1:
+        return {"format_version": DEPTHS_FORMAT_VERSION, "first_layer": first_layer}
     if first_layer:
         return {"format_version": UPPER_FORMAT_VERSION, "first_layer": first_layer}
     return {"format_version": FORMAT_VERSION}
+
+
+def _layers_of(readout: Readout) -> dict[str, Any]:
+    layers = readout.pooled_layers
+    return {"pooled_layers": layers} if len(layers) > 1 else {"pooled_layer": layers[0] if layers else None}
 
 
 def _tensors(content: Content) -> dict[str, Array32]:

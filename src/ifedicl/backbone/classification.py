@@ -50,11 +50,11 @@ class Head:
         if readout is None:
             weights, intercept = words, offsets
         else:
-            if readout.pooled_layer is not None:
+            if readout.pooled_layers:
                 raise AdapterError(
-                    f"export: received a readout of the text's mean state at layer {readout.pooled_layer}; allowed: one of the "
-                    "last hidden state alone, which is all that a classification head sees. Calibrate with preset servable "
-                    "(readout.pooled_depth = 0)"
+                    f"export: received a readout of the text's mean states at layers {readout.pooled_layers}; allowed: one of "
+                    "the last hidden state alone, which is all that a classification head sees. Calibrate with preset servable "
+                    "(readout.pooled_depths = [])"
                 )
             stated, classes = torch.from_numpy(readout.weights).double(), len(readout.weights)
             of_states, of_words, last = stated[:, : -classes - 1], stated[:, -classes - 1 : -1], stated[:, -1]
@@ -151,7 +151,7 @@ def _constant_direction(backbone: Backbone) -> Tensor:
             return 1 / (scale * constant)
     raise AdapterError(
         "export: received a readout with an intercept, and a classification head has no bias; allowed: a readout without one. "
-        "Calibrate with preset servable (readout.pooled_depth = 0), whose readout has none"
+        "Calibrate with preset servable (readout.pooled_depths = []), whose readout has none"
     )
 
 

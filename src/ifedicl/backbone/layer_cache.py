@@ -1,7 +1,7 @@
 """Runs the upper layers alone, on cached states of the lower ones.
 
 If only layers from ``first`` up are injected, the input of layer ``first`` depends on the frozen model and the tokens only.
-Every step and every evaluation after the first starts there.
+Every step and every evaluation after the first starts there. Mean states of the text at lower layers are kept too.
 
 Each row runs through the lower layers in a pass of its own, without padding. In a batch its last bits would depend on the other
 rows, so a resumed run, which begins with an empty cache, would end differently; and in private mode one example would change
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from ifedicl.backbone.layout import Row, states_of
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.pooling import Means, Span, text_means
 from ifedicl.core.transfer import to_device
 
 MOST_BYTES = 2**30
@@ -40,15 +42,37 @@ class UpperLayers:
     def __init__(self, backbone: Backbone, first: int, *, most_bytes: int = MOST_BYTES) -> None:
         """Compute nothing yet; ``first`` is the lowest layer that is injected or read, 1 to ``L - 1``."""
         self._backbone = backbone
-        self._first = first
+        self.first = first
         self._free_bytes = most_bytes
         self._cache: dict[Row, Tensor] = {}
+        self._means: dict[tuple[Row, Span], Means] = {}
         self._block_output: Callable[[Tensor], Any] = lambda states: states
 
     def hidden_states(self, rows: Sequence[Row]) -> Tensor:
         """``(B, T, d)``: :func:`~ifedicl.backbone.layout.states_of` for ``B`` rows, with injections from ``first`` up only."""
         with self._skipping(self._entering(rows)):
             return states_of(self._backbone, rows)
+
+    def text_means(self, rows: Sequence[Row], spans: Sequence[Span | None]) -> Means:
+        """Those of layers below ``first``."""
+        means: Means = {}
+        for place, (row, span) in enumerate(zip(rows, spans, strict=True)):
+            layers = () if span is None else tuple(layer for layer in span.layers if layer < self.first)
+            if span is not None and layers:
+                means |= {(place, layer): mean for layer, mean in self._means_of(row, replace(span, layers=layers)).items()}
+        return means
+
+    def _means_of(self, row: Row, span: Span) -> dict[int, Tensor]:
+        """By layer."""
+        kept = self._means.get((row, span))
+        if kept is None:
+            with text_means(self._backbone, [span]) as kept:
+                self._store(row, self._computed(row))
+            size = sum(mean.numel() * mean.element_size() for mean in kept.values())
+            if size <= self._free_bytes:
+                self._means[row, span] = kept
+                self._free_bytes -= size
+        return {layer: mean for (_, layer), mean in kept.items()}
 
     def _entering(self, rows: Sequence[Row]) -> Tensor:
         """``(B, T, d)``: the input of layer ``first``."""
@@ -70,7 +94,7 @@ class UpperLayers:
 
     def _store(self, row: Row, states: Tensor) -> None:
         size = states.numel() * states.element_size()
-        if size <= self._free_bytes:
+        if size <= self._free_bytes and row not in self._cache:
             self._cache[row] = states
             self._free_bytes -= size
 
@@ -87,7 +111,7 @@ class UpperLayers:
             raise _EnteredError
 
         # Before other hooks that read states there: they must not see this pass.
-        handle = self._backbone.blocks[self._first - 1].register_forward_hook(catch, prepend=True)
+        handle = self._backbone.blocks[self.first - 1].register_forward_hook(catch, prepend=True)
         try:
             states_of(self._backbone, [row])
         except _EnteredError:
@@ -101,7 +125,7 @@ class UpperLayers:
         """Let the lower layers return the input of layer ``first`` instead of computing it."""
         output = self._block_output(entering)
         with ExitStack() as stack:
-            for block in self._backbone.blocks[: self._first]:
+            for block in self._backbone.blocks[: self.first]:
                 block.forward = lambda *_inputs, **_options: output  # hides the method of the class until it is deleted
                 stack.callback(delattr, block, "forward")
             yield

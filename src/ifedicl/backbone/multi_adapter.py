@@ -15,9 +15,9 @@ from ifedicl.backbone.hooks import Injection, injected_by_row
 from ifedicl.backbone.layout import Layout, states_of
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.passes import length_batches
-from ifedicl.backbone.pooling import Span, text_means
+from ifedicl.backbone.pooling import Means, Span, text_means, with_text
 from ifedicl.backbone.readings import Reading
-from ifedicl.backbone.scoring import Scorer, with_text
+from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.readout import Readout
 from ifedicl.core.transfer import to_host
 from ifedicl.core.vectors import Array32
@@ -39,7 +39,7 @@ class Placed:
 
     def spans(self, prompts: Sequence[Tokens]) -> list[Span | None]:
         """The span of text that the readout reads, for each prompt."""
-        return self.scorer.spans(prompts, None if self.readout is None else self.readout.pooled_layer)
+        return self.scorer.spans(prompts, () if self.readout is None else self.readout.pooled_layers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,20 +78,20 @@ def mixed_log_probabilities(backbone: Backbone, rows: Sequence[Asked]) -> list[A
         span for layout, (placed, prompts) in zip(layouts, parts, strict=True) for span in layout.spread(placed.spans(prompts))
     ]
     injections = [(placed.injection, count) for (placed, _), count in zip(parts, counts, strict=True)]
-    with injected_by_row(backbone, injections), text_means(backbone, spans) as caught:
+    with injected_by_row(backbone, injections), text_means(backbone, spans) as means:
         states = states_of(backbone, [row for run in runs for row in run])  # (B, T, d)
     result: list[Array32] = []
     begin = 0
     for (placed, prompts), layout, part in zip(parts, layouts, torch.split(states, counts), strict=True):
-        text = [caught[row] for row in range(begin, begin + len(part)) if row in caught]
-        result += _read(placed, layout, part, prompts, text)
+        own = {(row - begin, layer): mean for (row, layer), mean in means.items() if row >= begin}
+        result += _read(placed, layout, part, prompts, spans[begin : begin + len(part)], own)
         begin += len(part)
     return result
 
 
 def _read(
-    placed: Placed, layout: Layout, states: Tensor, prompts: Sequence[Tokens], text: Sequence[Tensor]
+    placed: Placed, layout: Layout, states: Tensor, prompts: Sequence[Tokens], spans: Sequence[Span | None], means: Means
 ) -> Iterator[Array32]:
     last, scores = placed.scorer.scored(states, prompts, layout)
-    reading = Reading(*to_host(with_text(last, text).float(), scores.log_softmax(dim=-1)))
+    reading = Reading(*to_host(with_text(last, spans, means), scores.log_softmax(dim=-1)))
     yield from reading.log_probabilities(placed.readout)

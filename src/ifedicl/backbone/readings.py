@@ -15,8 +15,8 @@ class Reading:
     """What a model gives for prompts.
 
     Attributes:
-        states: ``(N, d)`` float32, the last hidden state at each prompt's last token, which predicts the label word; with a
-            pooled layer ``(N, 2d)``, the mean state of the text's tokens behind it.
+        states: ``(N, h)`` float32, the last hidden state at each prompt's last token, which predicts the label word, and the
+            mean states of the text's tokens at the pooled layers behind it.
         logs: ``(N, C)`` float32, ``log P(label | prompt)`` among the labels by their words.
     """
 

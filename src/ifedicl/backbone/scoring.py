@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from ifedicl.backbone.layout import Layout, Row, states_of, tokens_at
 from ifedicl.backbone.load import Backbone, Prefix
 from ifedicl.backbone.lock import exclusive
 from ifedicl.backbone.passes import BUDGETS, length_batches
-from ifedicl.backbone.pooling import Span, text_means
+from ifedicl.backbone.pooling import Span, text_means, with_text
 from ifedicl.backbone.readings import Reading
 from ifedicl.backbone.tree_attention import WIDEST
 from ifedicl.core.readout import Readout, hidden_count
@@ -125,36 +126,36 @@ class Scorer:
         by their words. ``on_progress`` is called with the number of prompts just done.
         """
         result = np.empty((len(prompts.tokens), len(self.task.labels)), dtype=np.float32)
-        for positions, reading in self._blocks(prompts, None if readout is None else readout.pooled_layer, on_progress):
+        for positions, reading in self._blocks(prompts, () if readout is None else readout.pooled_layers, on_progress):
             result[positions] = reading.log_probabilities(readout)
         return result
 
-    def read(self, prompts: Prompts, pooled_layer: int | None = None, *, alone: bool = False) -> Reading:
+    def read(self, prompts: Prompts, pooled_layers: tuple[int, ...] = (), *, alone: bool = False) -> Reading:
         """Hidden states and log-probabilities of the label words, for any number of prompts.
 
         Args:
             prompts: encoded texts.
-            pooled_layer: the text's mean state at the input of this layer (1 to ``L``) is read too.
+            pooled_layers: the text's mean states at the inputs of these layers (1 to ``L``) are read too.
             alone: each prompt in a pass of its own. In a pass of several, one changes the last bits of another.
         """
-        hidden = hidden_count(self.backbone.width, pooled_layer)
+        hidden = hidden_count(self.backbone.width, pooled_layers)
         states = np.empty((len(prompts.tokens), hidden), dtype=np.float32)
         logs = np.empty((len(prompts.tokens), len(self.task.labels)), dtype=np.float32)
         parts = [Prompts((tokens,), 0) for tokens in prompts.tokens] if alone else [prompts]
         first = 0
         for part in parts:
-            for positions, reading in self._blocks(part, pooled_layer, None):
+            for positions, reading in self._blocks(part, pooled_layers, None):
                 rows = [first + position for position in positions]
                 states[rows], logs[rows] = reading.states, reading.logs
             first += len(part.tokens)
         return Reading(states, logs)
 
     def _blocks(
-        self, prompts: Prompts, pooled_layer: int | None, on_progress: Callable[[int], None] | None
+        self, prompts: Prompts, pooled_layers: tuple[int, ...], on_progress: Callable[[int], None] | None
     ) -> Iterator[tuple[list[int], Reading]]:
         """Readings of many passes with their prompts' positions. They leave the device together, for each :data:`_HELD`."""
         positions, states, logs = list[int](), list[Tensor](), list[Tensor]()
-        for batch, of_batch, batch_logs in self._readings(prompts, pooled_layer, on_progress):
+        for batch, of_batch, batch_logs in self._readings(prompts, pooled_layers, on_progress):
             positions += batch
             states.append(of_batch)
             logs.append(batch_logs)
@@ -217,25 +218,25 @@ class Scorer:
 
     @torch.inference_mode()
     def _readings(
-        self, prompts: Prompts, pooled_layer: int | None, on_progress: Callable[[int], None] | None
+        self, prompts: Prompts, pooled_layers: tuple[int, ...], on_progress: Callable[[int], None] | None
     ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """For each batch: positions, ``(B, d)`` or ``(B, 2d)`` states and ``(B, C)`` log-probabilities, both float32."""
-        spans = self.spans(prompts.tokens, pooled_layer)
-        text_begins = None if pooled_layer is None else min((span.first for span in spans if span), default=0)
+        """For each batch: positions, ``(B, h)`` states and ``(B, C)`` log-probabilities, both float32."""
+        spans = self.spans(prompts.tokens, pooled_layers)
+        text_begins = min((span.first for span in spans if span), default=0) if pooled_layers else None
         prefix, rests = self._without_prefix(prompts.tokens, text_begins)
         for batch in self.batches(rests, prefix):
             of_batch = [_behind(spans[position], prefix) for position in batch]
             states, scores = self._read([rests[position] for position in batch], prefix, of_batch)
-            yield batch, states.float(), scores.log_softmax(dim=-1)
+            yield batch, states, scores.log_softmax(dim=-1)
             if on_progress is not None:
                 on_progress(len(batch))
 
-    def spans(self, prompts: Sequence[Tokens], pooled_layer: int | None) -> list[Span | None]:
-        """The span of each prompt's text at ``pooled_layer``; without a layer None for each prompt."""
-        if pooled_layer is None:
+    def spans(self, prompts: Sequence[Tokens], pooled_layers: tuple[int, ...]) -> list[Span | None]:
+        """The span of each prompt's text at these layers; without a layer None for each prompt."""
+        if not pooled_layers:
             return [None] * len(prompts)
         texts = [self.encoder.text_span(prompt) for prompt in prompts]
-        return [Span(pooled_layer, text.start, text.stop) for text in texts]
+        return [Span(pooled_layers, text.start, text.stop) for text in texts]
 
     def scored(self, states: Tensor, prompts: Sequence[Tokens], layout: Layout) -> tuple[Tensor, Tensor]:
         """``(B, d)`` states that predict the first token of the label word, and ``(B, C)`` label scores.
@@ -251,11 +252,14 @@ class Scorer:
     def _read(
         self, prompts: Sequence[Tokens], prefix: Prefix | None, spans: Sequence[Span | None] = ()
     ) -> tuple[Tensor, Tensor]:
-        """``(B, d)`` states that predict the first token of the label word (with spans ``(B, 2d)``); ``(B, C)`` scores."""
+        """``(B, h)`` float32 states that predict the first token of the label word, with text means; ``(B, C)`` scores."""
         layout = self.layout(prompts, prefix.length if prefix else 0)
-        with text_means(self.backbone, layout.spread(spans)) as caught:
-            states, scores = self.scored(self._states(layout.rows(prompts), prefix), prompts, layout)
-        return with_text(states, list(caught.values())), scores
+        rows, of_rows, upper = layout.rows(prompts), layout.spread(spans), self._upper if prefix is None else None
+        with text_means(self.backbone, of_rows, first_layer=upper.first if upper else 0) as means:
+            states, scores = self.scored(self._states(rows, prefix), prompts, layout)
+            if upper and of_rows:
+                means |= upper.text_means(rows, of_rows)
+        return with_text(states, of_rows, means), scores
 
     def _states(self, rows: Sequence[Row], prefix: Prefix | None) -> Tensor:
         """``(B, T, d)``."""
@@ -302,16 +306,11 @@ def _row_sums(values: Tensor, lengths: Sequence[int]) -> Tensor:
     return sum(steps.unbind(), torch.zeros_like(steps[0]))
 
 
-def with_text(states: Tensor, text: Sequence[Tensor]) -> Tensor:
-    """``(B, d)`` states with the ``B`` text means behind them, ``(B, 2d)`` float32; without text means the states."""
-    return torch.cat([states.float(), torch.stack(list(text))], dim=1) if text else states
-
-
 def _behind(span: Span | None, prefix: Prefix | None) -> Span | None:
     """The span, counted from the end of the prefix."""
     if span is None or prefix is None:
         return span
-    return Span(span.layer, span.first - prefix.length, span.end - prefix.length)
+    return replace(span, first=span.first - prefix.length, end=span.end - prefix.length)
 
 
 class Scorers:

@@ -35,6 +35,7 @@ class Record(Section):
         commit: commit of the source tree, with ``-dirty`` if it has changes; "unknown" outside a tree.
         date: end of the cell, UTC.
         accuracy: on the test rows, mean over classifiers; so is ``macro_f1``.
+        calibration_error: the same; None in older cells.
         hits: by classifier, a 1 or 0 for each test row.
         bytes_up: sent by one client, by stage, mean over clients; so are ``bytes_down`` (received) and ``cpu_seconds``.
         test_milliseconds: processor time for one test text.
@@ -52,6 +53,7 @@ class Record(Section):
     dtype: str
     accuracy: Annotated[float, Field(ge=0, le=1)]
     macro_f1: Annotated[float, Field(ge=0, le=1)]
+    calibration_error: Annotated[float, Field(ge=0, le=1)] | None = None
     hits: Annotated[Mapping[str, Annotated[str, Field(pattern="^[01]+$")]], Field(min_length=1)]
     rounds: int
     chosen_round: int

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from ifedicl.bench.methods import METHODS
 from ifedicl.bench.methods.base import PAPER, BenchMethod, Scope, Size
+from ifedicl.bench.methods.lora import FedAvgLoRA
 from ifedicl.bench.methods.ours import IFedICL
 from ifedicl.bench.plan_file import DEMO, PlanFile
 from ifedicl.errors import ConfigError
@@ -31,6 +32,7 @@ class SetSettings(Section):
     label_words: tuple[str, ...] = Field(default=(), description="one word per label in the same order; default: the labels")
     text_column: str = Field(default="text", description="the column that holds the text")
     label_column: str = Field(default="label", description="the column that holds the label")
+    tokens: int | None = Field(default=None, ge=1, description="tokens of a usual prompt; for a dry run; default: the plan's")
 
 
 class ModelPlan(ModelSettings):
@@ -61,9 +63,12 @@ class TrainingSettings(Section):
 
 
 class Variant(Section):
-    """IFed-ICL with a preset and some changed settings."""
+    """IFed-ICL or another trained method with a preset and some changed settings."""
 
     preset: str = Field(description="the preset that it changes")
+    method: Literal["fedavg-lora"] | None = Field(
+        default=None, description='"fedavg-lora"; left out: our federation. Of another method rounds, steps and batches count'
+    )
     settings: Mapping[str, Any] = Field(
         default_factory=dict, description="changed sections of a config, as in {injection = {from_depth = 0.5}}"
     )
@@ -148,7 +153,8 @@ class Plan(Section):
     @cached_property
     def methods(self) -> Mapping[str, BenchMethod]:
         """All methods by name, in the order of the tables."""
-        return {**METHODS, **{name: IFedICL(name, variant.preset) for name, variant in self.variants.items()}}
+        makers: Mapping[str | None, Callable[[str, str], BenchMethod]] = {None: IFedICL, "fedavg-lora": FedAvgLoRA}
+        return {**METHODS, **{name: makers[item.method](name, item.preset) for name, item in self.variants.items()}}
 
     def cells(self) -> list[Cell]:
         """All cells by grid, then by seed: after the first seed, an unfinished run already has complete tables."""
@@ -184,7 +190,7 @@ class Plan(Section):
         """The settings of the method ``name`` with the plan's rounds, steps and batches; settings of a variant come last."""
         preset, training = load_preset(self.methods[name].preset), self.training
         steps = {"local_steps": training.local_steps, "batch_size": training.batch_size}
-        rounds = {"rounds": training.rounds, "evaluate_every": training.evaluate_every}
+        rounds = {} if preset.is_one_shot else {"rounds": training.rounds, "evaluate_every": training.evaluate_every}
         method = preset.model_copy(
             update={
                 "seed": seed,
@@ -201,12 +207,14 @@ class Plan(Section):
         """
         facts = {
             "model": self.models[cell.model].settings.model_dump(mode="json", exclude_none=True),
-            "set": self.sets[cell.set].model_dump(mode="json", exclude={"source"}),
+            "set": self.sets[cell.set].model_dump(mode="json", exclude={"source", "tokens"}),
             "clients": self.clients,
             "pool": self.pool,
             "test_rows": self.test_rows,
             "method": self.method(cell.method, cell.seed or 0).model_dump(mode="json", exclude_none=True),
         }
+        if cell.method in self.variants and (other := self.variants[cell.method].method):
+            facts["variant_of"] = other
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -191,6 +191,7 @@ def _run_cell(plan: Plan, cell: Cell, data: DataSet, setup: Setup) -> Record:
         dtype=backbone.dtype,
         accuracy=sum(evaluation.accuracy for evaluation in evaluations.values()) / len(evaluations),
         macro_f1=sum(evaluation.macro_f1 for evaluation in evaluations.values()) / len(evaluations),
+        calibration_error=sum(item.confidence.calibration_error for item in evaluations.values()) / len(evaluations),
         hits={name: "".join(str(int(hit)) for hit in evaluation.hits) for name, evaluation in evaluations.items()},
         rounds=measured.rounds,
         chosen_round=measured.chosen_round,

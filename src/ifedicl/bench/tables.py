@@ -133,10 +133,12 @@ def _accuracy(records: Sequence[Record] | None) -> str:
 
 
 def _mean(table: dict[str, list[Record]], plan: Plan) -> str:
-    """Mean over the data sets; a dash if one is missing."""
+    """Means over the data sets of accuracy and macro-F1; a dash if one is missing."""
     if len(table) < len(plan.sets):
         return _DASH
-    return f"{100 * np.mean([np.mean([record.accuracy for record in by_seed]) for by_seed in table.values()]):.1f}"
+    accuracy = np.mean([np.mean([record.accuracy for record in by_seed]) for by_seed in table.values()])
+    f1 = np.mean([np.mean([record.macro_f1 for record in by_seed]) for by_seed in table.values()])
+    return f"{100 * accuracy:.1f} / {100 * f1:.1f}"
 
 
 def _difference(ours: Sequence[Record] | None, theirs: Sequence[Record] | None) -> str:

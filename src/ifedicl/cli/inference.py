@@ -7,14 +7,17 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from ifedicl.cli.adapters import read_adapter
-from ifedicl.cli.options import AnyAdapter, IdColumn, Json, LabelColumn, ModelSource, TextColumn
+from ifedicl.cli.options import AnyAdapter, IdColumn, Json, LabelColumn, MinConfidence, ModelSource, TextColumn
 from ifedicl.errors import DataError
+
+if TYPE_CHECKING:
+    from ifedicl.metrics import Evaluation
 
 T = TypeVar("T")
 
@@ -25,12 +28,14 @@ def classify(
     file: Annotated[Path | None, typer.Option(help="A .txt (one a line), .jsonl, .csv, .tsv or .parquet file.")] = None,
     text_column: TextColumn = "text",
     id_column: IdColumn = None,
+    min_confidence: MinConfidence = 0.0,
     model: ModelSource = None,
     as_json: Json = False,
 ) -> None:
     """Label texts given as arguments, in a file, or on standard input.
 
-    Prints label, probability and text, separated by tabs; with --json one object a line, with all probabilities.
+    Prints label, probability and text, separated by tabs; with --json one object a line, with all probabilities. Below
+    --min-confidence the label is empty, and null with --json.
     """
     from ifedicl.progress import LOADING, waiting
 
@@ -44,10 +49,11 @@ def classify(
         named = None if ids is None else ids[number]
         if as_json:
             facts = {} if named is None else {"id": named}
-            print(json.dumps({**facts, "text": text, **asdict(prediction)}, ensure_ascii=False))
+            answer = {"label": prediction.answer(min_confidence), "probabilities": prediction.probabilities}
+            print(json.dumps({**facts, "text": text, **answer}, ensure_ascii=False))
         else:
             columns = [] if named is None else [named]
-            columns += [prediction.label, f"{prediction.probabilities[prediction.label]:.3f}", " ".join(text.split())]
+            columns += [prediction.answer(min_confidence) or "", f"{prediction.confidence:.3f}", " ".join(text.split())]
             print("\t".join(columns))
 
 
@@ -56,10 +62,14 @@ def evaluate(
     file: Annotated[Path, typer.Argument(help="Labelled text: .jsonl, .csv, .tsv or .parquet.")],
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
+    min_confidence: MinConfidence = 0.0,
     model: ModelSource = None,
     as_json: Json = False,
 ) -> None:
-    """Measure an adapter on labelled text: accuracy with its 95% interval, macro-F1 and confusion, compared with zero-shot."""
+    """Measure an adapter on labelled text: accuracy with its 95% interval, macro-F1 and confusion, compared with zero-shot.
+
+    With --min-confidence also: how many texts get an answer, and how many of these answers are right.
+    """
     from ifedicl import runs
     from ifedicl.data import read_examples
     from ifedicl.metrics import paired_p
@@ -77,12 +87,19 @@ def evaluate(
     result = _counted("adapter", len(examples), lambda done: classifier.evaluate(examples, on_progress=done))
     p = paired_p(result.hits, zero_shot.hits)
     if as_json:
-        print(json.dumps({"adapter": result.summary(), "zero_shot": zero_shot.summary(), "paired_p": p}))
+        both = {name: _summary(each, min_confidence) for name, each in (("adapter", result), ("zero_shot", zero_shot))}
+        print(json.dumps({**both, "paired_p": p}))
         return
     console = Console(markup=False)
     for table in evaluation_tables(result, zero_shot):
         console.print(table)
     console.print(f"paired p-value of equal accuracy: {p:.4f}", highlight=False)
+    if min_confidence > 0:
+        for name, each in (("zero-shot", zero_shot), ("adapter", result)):
+            given = each.confidence.answered(min_confidence)
+            right = "" if given.accuracy is None else f", {given.accuracy:.1%} of these right"
+            answered = f"{given.coverage:.1%} answered ({given.examples}){right}"
+            console.print(f"{name} at a confidence of {min_confidence:g} or more: {answered}", highlight=False)
 
 
 def personalise(
@@ -128,6 +145,12 @@ def personalise(
     )
     refused = "not better by a paired 95% bound: nothing was written; use the federation's adapter"
     console.print(f"wrote {out}" if result.is_used else refused, highlight=False)
+
+
+def _summary(evaluation: Evaluation, min_confidence: float) -> dict[str, Any]:
+    """The figures as JSON, with those of a least confidence if one is given."""
+    given = {"answered": asdict(evaluation.confidence.answered(min_confidence))} if min_confidence > 0 else {}
+    return evaluation.summary() | given
 
 
 def _ids(file: Path | None, column: str | None) -> list[str] | None:

@@ -35,4 +35,5 @@ Telemetry = Annotated[
 ]
 TextColumn = Annotated[str, typer.Option(help="The column that holds the text.")]
 IdColumn = Annotated[str | None, typer.Option(help="A column to print before each result.")]
+MinConfidence = Annotated[float, typer.Option(min=0.0, max=1.0, help="The least probability of a label that is given.")]
 LabelColumn = Annotated[str, typer.Option(help="The column that holds the label.")]

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.core.readout import Readout, products_alone
+from ifedicl.core.units import Units
 from ifedicl.core.vectors import Array64, all_finite
 
 DIRECTIONS = 64
@@ -30,28 +31,23 @@ _SHRINKAGE = 0.7
 """Part of the expected squared noise that is taken off a mean's squared length. Chosen on development sets."""
 _PRIOR = 0.5
 """Power of the labels' shares in their prior: between equal priors and the clients' shares. Chosen on development sets."""
-_NARROWEST = 0.1  # of the median deviation: features that hardly vary in public text are not blown up
 
 
 @dataclass(frozen=True)
-class Frame:
-    """A public frame of ``F`` features.
+class Frame(Units):
+    """A public frame of ``F`` features. Half of the public texts have length 1 or less in its units.
 
     Attributes:
-        offset: ``(F,)`` means of public text.
-        scale: ``(F,)`` such that half of the public texts have length 1 or less in the frame.
         directions: ``(m, F)`` orthonormal rows, or rows of 0 where public text spans fewer.
     """
 
-    offset: Array64
-    scale: Array64
     directions: Array64
 
     @classmethod
     def of(cls, features: Array64) -> Self:
         """From ``(N, F)`` features of public text; at least two texts."""
-        offset, deviations = features.mean(axis=0), features.std(axis=0)
-        scale = np.maximum(deviations, _NARROWEST * max(float(np.median(deviations)), float(np.finfo(np.float32).tiny)))
+        units = Units.of(features)
+        offset, scale = units.offset, units.scale
         standard = (features - offset) / scale
         scale = scale * max(float(np.median(np.linalg.norm(standard, axis=1))), float(np.finfo(np.float32).tiny))
         _, strengths, rows = np.linalg.svd(standard - standard.mean(axis=0), full_matrices=False)
@@ -142,13 +138,13 @@ class FramedSums:
         """Whether no number is NaN or infinite, and no scale is 0."""
         return all_finite(self.on_wire) and bool((self.frame.scale > 0).all())
 
-    def solve(self, deviation: float, projection: Array64 | None, pooled_layer: int | None = None) -> Readout:
+    def solve(self, deviation: float, projection: Array64 | None, pooled_layers: tuple[int, ...] = ()) -> Readout:
         """The linear discriminant of all examples, in which a label is likely beforehand by the root of its share.
 
         Args:
             deviation: the standard deviation of the noise on each number.
             projection: the clients' :func:`ifedicl.core.readout.projection`.
-            pooled_layer: the layer at which the clients read the text's mean state.
+            pooled_layers: those at which the clients read the text's mean states.
         """
         frame = self.frame
         size, classes = len(frame.offset), self.moment.shape[1]
@@ -176,7 +172,7 @@ class FramedSums:
         hidden = size - classes
         of_states = raw[:hidden] if projection is None else projection @ raw[:hidden]
         stacked = np.concatenate([of_states, raw[hidden:], intercept[None]]).T
-        return Readout(stacked.astype(np.float32), pooled_layer)
+        return Readout(stacked.astype(np.float32), pooled_layers)
 
     def _covariance(self, means: Array64, counts: Array64) -> tuple[Array64, float]:
         """Within classes: ``(m, m)`` in the directions, and the variance in each other one."""

@@ -1,6 +1,6 @@
 """The readout: a linear classifier on hidden states of the adapted model, in closed form.
 
-It reads the last hidden state at the token that predicts the label, and the mean state of the text's tokens at a middle layer.
+It reads the last hidden state at the token that predicts the label, and mean states of the text's tokens at several layers.
 
 This goes beyond the paper, which reads the logits of the label words alone. Clients send sums over their examples, from which
 ridge regression follows exactly: the result equals that of pooled text. The log-probabilities of the label words are features
@@ -9,26 +9,20 @@ too, so that what the rounds taught them is not lost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from ifedicl import seeds
-from ifedicl.core.vectors import Array32, Array64, all_finite
-
-if TYPE_CHECKING:
-    import torch
+from ifedicl.core.vectors import Array32, Array64
 
 MOST_FEATURES = 2048
-"""Hidden states of more numbers than this are projected to this many random directions."""
-PENALTIES = (0.3, 1.0, 3.0, 10.0)
-"""Ridge penalties of all weights but the intercept, in units of each feature's scatter, as if features were standardised."""
-TEMPERATURES = (2.0, 4.0, 8.0)
+"""Under noise, hidden states of more numbers than this are projected to this many random directions."""
+TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0)
 """The targets of the regression are 0 and 1; its scores times one of these are logits."""
-_STEPS = 127  # of a correlation from 0 to 1 on the wire
 
 
 @dataclass(frozen=True)
@@ -37,12 +31,12 @@ class Readout:
 
     Attributes:
         weights: ``(C, h + C + 1)`` float32: of the hidden states, of the centred label log-probabilities, and of 1.
-        pooled_layer: the layer at which the text's mean state is read and put behind the last hidden state (``h = 2d``); None:
-            the last hidden state alone is read (``h = d``).
+        pooled_layers: those at which the text's mean states are read and put behind the last hidden state, each once, from low
+            to high (``h = (1 + layers) d``); empty: the last hidden state alone is read.
     """
 
     weights: Array32
-    pooled_layer: int | None = None
+    pooled_layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         shape = self.weights.shape
@@ -51,12 +45,15 @@ class Readout:
 
     def fits(self, classes: int, width: int, layers: int | None = None) -> bool:
         """Whether the shape suits this many labels and a model of this width and, where given, this many layers."""
-        known = self.pooled_layer is None or 1 <= self.pooled_layer <= (layers or self.pooled_layer)
-        return known and self.weights.shape == (classes, feature_count(hidden_count(width, self.pooled_layer), classes))
+        known = all(1 <= layer <= (layers or layer) for layer in self.pooled_layers)
+        known = known and all(lower < upper for lower, upper in pairwise(self.pooled_layers))
+        return known and self.weights.shape == (classes, feature_count(hidden_count(width, self.pooled_layers), classes) + 1)
 
-    def sharpened(self, temperature: float) -> Readout:
-        """The readout with all scores times ``temperature``: other probabilities, the same labels."""
-        return replace(self, weights=(self.weights * np.float32(temperature)).astype(np.float32))
+    def mixed(self, temperature: float, share: float) -> Readout:
+        """The readout whose scores are ``temperature`` times these, plus ``share`` times the label log-probabilities."""
+        weights, classes = self.weights * np.float32(temperature), len(self.weights)
+        weights[:, -classes - 1 : -1] += np.float32(share) * np.eye(classes, dtype=np.float32)
+        return replace(self, weights=weights)
 
     def log_probabilities(
         self, states: npt.NDArray[np.floating], logs: npt.NDArray[np.floating], *, alone: bool = False
@@ -64,137 +61,30 @@ class Readout:
         """``(N, C)`` log-probabilities among the labels.
 
         Args:
-            states: ``(N, h)``: last hidden states at the token that predicts the label; with a :attr:`pooled_layer` the text's
-                mean states behind them.
+            states: ``(N, h)``: last hidden states at the token that predicts the label; the text's mean
+                states at the :attr:`pooled_layers` behind them.
             logs: ``(N, C)``: log-probabilities of the label words.
             alone: each row by itself (:func:`products_alone`).
         """
         rows, weights = features(states, logs), self.weights.T.astype(np.float64)
+        rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
         return log_softmax(products_alone(rows, weights) if alone else rows @ weights).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class ReadoutSums:
-    """What ridge regression needs of examples; the sums of two sets of examples add up.
-
-    Attributes:
-        gram: ``(F, F)`` float64, ``Σφφᵀ`` of their ``F = m + C + 1`` features, the last of which is 1.
-        moment: ``(F, C)`` float64, ``Σφy`` with the label one-hot.
-        examples: number of examples.
-    """
-
-    gram: Array64
-    moment: Array64
-    examples: int
-
-    @classmethod
-    def of(cls, features: Array64, labels: npt.NDArray[np.integer], classes: int, device: torch.device | None = None) -> Self:
-        """Sum over ``(N, F)`` features and ``(N,)`` label positions, on a device (None: the CPU)."""
-        from ifedicl.core.transfer import to_device, to_host  # a FLARE server, which has no model, needs no torch
-
-        rows, targets = (to_device(array, device) for array in (features, np.eye(classes)[labels]))
-        gram, moment = to_host(rows.T @ rows, rows.T @ targets)
-        return cls(gram, moment, len(labels))
-
-    @classmethod
-    def from_wire(cls, arrays: Mapping[str, npt.NDArray[np.generic]], examples: int) -> Self:
-        """From :attr:`on_wire`.
-
-        Raises:
-            KeyError, ValueError: an array is missing or does not fit the others.
-        """
-        means, deviations, moment = (arrays[name].astype(np.float64) for name in ("means", "deviations", "moment"))
-        words = arrays["words"].astype(np.float64)  # (C, F - 1)
-        size, classes = moment.shape
-        hidden = size - classes - 1
-        correlations = arrays["correlations"]
-        shapes = means.shape, deviations.shape, words.shape, correlations.shape
-        if hidden < 1 or shapes != ((size - 1,), (hidden,), (classes, size - 1), (hidden * (hidden - 1) // 2,)):
-            raise ValueError(f"moment: received {moment.shape}, which does not fit the shapes {shapes} of the other arrays")
-        steps = correlations.astype(np.int64)
-        if correlations.dtype != np.int8 or (steps < -_STEPS).any() or (deviations < 0).any():
-            raise ValueError(f"correlations, deviations: allowed: int8 steps of 1/{_STEPS}, and deviations of at least 0")
-        scatter = np.zeros((size - 1, size - 1))
-        scatter[:hidden, :hidden][np.triu_indices(hidden, 1)] = steps / _STEPS
-        scatter[:hidden, :hidden] += scatter[:hidden, :hidden].T + np.eye(hidden)
-        scatter[:hidden, :hidden] *= np.outer(deviations, deviations)
-        scatter[hidden:], scatter[:, hidden:] = words, words.T
-        gram = np.empty((size, size))
-        gram[:-1, :-1] = scatter + examples * np.outer(means, means)
-        gram[-1, :-1] = gram[:-1, -1] = examples * means
-        gram[-1, -1] = examples
-        return cls(gram, moment, examples)
-
-    @property
-    def on_wire(self) -> dict[str, npt.NDArray[np.generic]]:
-        """The same sums as means, deviations and correlations: numbers of similar size, most of which fit into one byte.
-
-        ``means`` ``(F - 1,)``, ``deviations`` ``(m,)``, ``words`` ``(C, F - 1)`` (scatter of the label log-probabilities) and
-        ``moment`` ``(F, C)`` in float32; ``correlations`` ``(m (m - 1) / 2,)`` in int8 steps of 1/127. Rounding moves each by
-        0.002 (root mean square); the ``N`` examples behind it leave it uncertain by ``1/√N``.
-        """
-        size, classes = self.moment.shape
-        hidden = size - classes - 1
-        means = self.gram[-1, :-1] / max(self.examples, 1)
-        scatter = self._scatter
-        deviations = np.sqrt(np.maximum(np.diagonal(scatter)[:hidden], 0.0))
-        scale = np.where(deviations > 0, deviations, 1.0)
-        correlations = scatter[:hidden, :hidden] / np.outer(scale, scale)
-        single = {"means": means, "deviations": deviations, "words": scatter[hidden:], "moment": self.moment}
-        arrays: dict[str, npt.NDArray[np.generic]] = {name: array.astype(np.float32) for name, array in single.items()}
-        # A byte cannot say that a sum is not finite; the means and deviations do.
-        steps = np.rint(_STEPS * np.clip(np.nan_to_num(correlations[np.triu_indices(hidden, 1)]), -1.0, 1.0))
-        return arrays | {"correlations": steps.astype(np.int8)}
-
-    @property
-    def _scatter(self) -> Array64:
-        """``(F - 1, F - 1)``: sums of products of the centred features."""
-        totals = self.gram[-1, :-1]
-        return self.gram[:-1, :-1] - np.outer(totals, totals) / max(self.examples, 1)
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether no number is NaN or infinite."""
-        return all_finite({"gram": self.gram, "moment": self.moment})
-
-    def solve(self, projection: Array64 | None, pooled_layer: int | None = None, *, intercept: bool = True) -> list[Readout]:
-        """One readout of temperature 1 for each of :data:`PENALTIES`.
-
-        Args:
-            projection: the clients' :func:`projection`.
-            pooled_layer: the layer at which the clients read the text's mean state.
-            intercept: False: the weight of the last feature is 0, as in a classification head without a bias.
-        """
-        size, classes = self.moment.shape
-        hidden = size - classes - 1
-        scatter = np.maximum(np.diagonal(self._scatter), 0.0)
-        penalised = np.append(scatter + 1e-9 * scatter.sum(), 0.0)  # the second term: features that never change
-        jitter = 1e-6 * np.trace(self.gram) / size  # keeps the system regular
-        readouts = []
-        for penalty in PENALTIES:
-            used = size if intercept else size - 1
-            system = (self.gram + np.diag(penalty * penalised + jitter))[:used, :used]
-            solution = np.zeros_like(self.moment)  # (F, C)
-            solution[:used] = np.linalg.solve(system, self.moment[:used])
-            of_states = solution[:hidden] if projection is None else projection @ solution[:hidden]
-            readouts.append(Readout(np.concatenate([of_states, solution[hidden:]]).T.astype(np.float32), pooled_layer))
-        return readouts
-
-
-def hidden_count(width: int, pooled_layer: int | None) -> int:
+def hidden_count(width: int, pooled_layers: Sequence[int]) -> int:
     """``h``: how many numbers of hidden states the readout reads."""
-    return width if pooled_layer is None else 2 * width
+    return width * (1 + len(pooled_layers))
 
 
 def feature_count(hidden: int, classes: int) -> int:
-    """``F``: ``hidden`` numbers of hidden states, one log-probability for each label, and 1."""
-    return hidden + classes + 1
+    """``F``: ``hidden`` numbers of hidden states, and one log-probability for each label."""
+    return hidden + classes
 
 
 def features(states: npt.NDArray[np.floating], logs: npt.NDArray[np.floating]) -> Array64:
-    """``(N, m + C + 1)``: hidden states, centred label log-probabilities, 1."""
+    """``(N, h + C)``: hidden states, centred label log-probabilities. The readout's intercept is not among them."""
     centred = logs - logs.mean(axis=1, keepdims=True)
-    return np.concatenate([states, centred, np.ones((len(states), 1))], axis=1).astype(np.float64)
+    return np.concatenate([states, centred], axis=1).astype(np.float64)
 
 
 def projection(hidden: int, width: int, seed: int, most: int = MOST_FEATURES) -> Array64 | None:
@@ -211,14 +101,6 @@ def projection(hidden: int, width: int, seed: int, most: int = MOST_FEATURES) ->
     blocks = [draw.standard_normal((width, share)) / np.sqrt(share) for _ in range(states)]
     directions: Array64 = block_diag(*blocks)
     return directions
-
-
-def projected(states: Array32, directions: Array64, device: torch.device | None = None) -> Array64:
-    """``(N, m)``: states in random :func:`projection` directions, computed on a device (None: the CPU)."""
-    from ifedicl.core.transfer import to_device, to_host
-
-    result: Array64 = to_host(to_device(states, device).double() @ to_device(directions, device))[0]
-    return result
 
 
 def products_alone(rows: npt.NDArray[np.floating], matrix: Array64) -> Array64:

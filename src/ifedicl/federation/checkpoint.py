@@ -20,12 +20,13 @@ from ifedicl.core.vectors import ContextVectors
 from ifedicl.errors import ConfigError, Fault, MessageError, StorageError
 from ifedicl.federation.checkpoint_tables import StoredTables, Tables
 from ifedicl.federation.messages import Arrays, pack, unpack
-from ifedicl.federation.state import Forgotten, State
+from ifedicl.federation.state import Fit, Forgotten, State
 from ifedicl.metrics import Tally
 
-RUN_FORMAT = 3
+RUN_FORMAT = 5
 """The run format. Checkpoints of format 1 have no number; their digest holds settings that no longer exist. Format 2 had all
-exchanges in the header of the frame, which has a largest size."""
+exchanges in the header of the frame, which has a largest size. Format 3 had the raw model's figures of all clients together. In
+format 4 there were no sums of a readout."""
 _KIND = "checkpoint"
 _HEADER = (
     "run",
@@ -99,11 +100,11 @@ def save(state: State, path: Path, tables: Tables | None = None) -> None:
     header: dict[str, Any] = {name: getattr(state, name) for name in _HEADER}
     header["words"] = words
     header["losses"] = [(record.round, record.train_loss) for record in state.history]
-    header["zero_shot"] = state.zero_shot and asdict(state.zero_shot)
+    header["zero_shot"] = {name: asdict(tally) for name, tally in state.zero_shot_by_client.items()}
     header["first_layer"] = state.context.first_layer if state.context else 0
     header["moments"] = state.moments and state.moments.steps
     header["forgotten"] = [asdict(item) for item in state.forgotten]
-    header["pooled_layer"] = state.readout and state.readout.pooled_layer
+    header["pooled_layers"] = state.readout and state.readout.pooled_layers
     folders: dict[str, Mapping[str, npt.NDArray[Any]]] = {
         "coefficients": state.coefficients.arrays,
         "best": state.best.arrays,
@@ -114,6 +115,9 @@ def save(state: State, path: Path, tables: Tables | None = None) -> None:
         "counts": {name: vectors.counts for name, vectors in state.client_vectors.items()},
     }
     arrays = rows | {f"{folder}/{name}": array for folder, own in folders.items() for name, array in own.items()}
+    if state.fit is not None:
+        header["fit"] = state.fit.round, state.fit.refinements, state.fit.sums.clients
+        arrays |= {f"fit/{name}": array for name, array in state.fit.arrays.items()}
     if state.readout is not None:
         arrays["readout"] = state.readout.weights
     arrays["json"] = np.frombuffer(json.dumps(header, separators=(",", ":")).encode(), dtype=np.uint8)
@@ -159,8 +163,9 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
         heads=tables.heads,
         context=Context(**context, first_layer=header["first_layer"]) if context else None,
         moments=None if steps is None else Moments(steps, within("first"), within("second")),
-        readout=Readout(arrays["readout"], header["pooled_layer"]) if "readout" in arrays else None,
-        zero_shot=header["zero_shot"] and Tally(**header["zero_shot"]),
+        readout=Readout(arrays["readout"], tuple(header["pooled_layers"])) if "readout" in arrays else None,
+        zero_shot_by_client={name: Tally(**tally) for name, tally in header["zero_shot"].items()},
+        fit=Fit.of(header["fit"], within("fit")) if "fit" in header else None,
         history=tables.history(header["losses"]),
         traffic=tables.traffic,
         forgotten=tuple(Forgotten(**item) for item in header.get("forgotten", ())),

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +26,14 @@ from ifedicl.federation.client_keys import key_for, order_seed, split_seed
 from ifedicl.federation.client_task import ClientTask, ExampleSums, exact_sums
 from ifedicl.federation.manifest import Manifest, context_id
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
+from ifedicl.federation.public_text import PublicText
+from ifedicl.federation.reference_text import REFERENCE_TEXTS
 from ifedicl.federation.request_validation import RequestChecks
 
 _log = logging.getLogger(__name__)
+
+SumsFor: TypeAlias = Callable[[Manifest, PublicText], ExampleSums]
+"""What sums the examples in a job; the texts are those in which features get their units without noise."""
 
 
 class _RefusalError(Exception):
@@ -56,10 +61,11 @@ class Client:
         backbone: Backbone,
         *,
         secret: bytes,
-        sums_for: Callable[[Manifest], ExampleSums] = exact_sums,
+        sums_for: SumsFor = exact_sums,
         split_key: bytes = b"",
         seconds: float = math.inf,
         scorers: Scorers | None = None,
+        reference: PublicText | None = None,
     ) -> None:
         """Take the owner's examples.
 
@@ -73,6 +79,7 @@ class Client:
                 a simulation, which can then be repeated.
             seconds: longest time of one request; a longer one ends with the code ``refused``.
             scorers: of all clients of this process; None: this client is alone.
+            reference: texts in which a readout's features get their units, of all clients of this process; None: as scorers.
         """
         self.name = name
         self.lockstep: Lockstep | None = None
@@ -84,6 +91,7 @@ class Client:
         self._split_key = split_key
         self._seconds = seconds
         self._scorers = scorers or Scorers(backbone)
+        self._reference = reference or PublicText(REFERENCE_TEXTS)
         self._deadline = math.inf
         self._checks: RequestChecks | None = None  # of the job that it holds
         self._task: ClientTask | None = None
@@ -118,7 +126,7 @@ class Client:
             _log.exception("client %s could not answer a %s request", self.name, request.kind)
             return Failure(FailureCode.INTERNAL)
 
-    def with_sums(self, sums_for: Callable[[Manifest], ExampleSums]) -> Self:
+    def with_sums(self, sums_for: SumsFor) -> Self:
         """The same client with other sums."""
         return type(self)(
             self.name,
@@ -129,6 +137,7 @@ class Client:
             split_key=self._split_key,
             seconds=self._seconds,
             scorers=self._scorers,
+            reference=self._reference,
         )
 
     @property
@@ -206,9 +215,9 @@ class Client:
         """Hold this job from now on. What was computed for the same task and method is kept."""
         task, method = manifest.task, manifest.method
         if self._task is None or (self._task.task, self._task.method) != (task, method):
-            sums = self._sums_for(manifest)
+            sums = self._sums_for(manifest, self._reference)
             scorer = self._scorers.of(task, manifest.layers.start, self._check_time)
-            self._task = ClientTask(task, method, scorer, self.examples, sums, split_seed(self._split_key, method))
+            self._task = ClientTask(manifest, scorer, self.examples, sums, split_seed(self._split_key, method))
         if self._checks is None or self._checks.manifest.digest != manifest.digest:
             self._context = None  # its name belongs to one job
         self._checks = RequestChecks(manifest)
@@ -269,6 +278,12 @@ class Client:
         reply = own.statistics(context, request.coefficients)
         return self._checked(reply, reply.sums.is_finite)
 
+    def _products(self, request: messages.ProductsRequest) -> Reply:
+        own, context = self._in_context
+        self._require(own.roles[Role.TRAIN])
+        sums = own.products(context, request.coefficients, request.refinement)
+        return self._checked(messages.ProductsReply(sums), sums.is_finite)
+
     def _require(self, examples: Sequence[object]) -> None:
         """Refuse without examples. With noise the sum of none is as good as any: a code would tell that there are none."""
         if not examples and not self._in_job.method.promises_noise:
@@ -319,6 +334,7 @@ class Client:
         messages.EvaluateRequest: _evaluate,
         messages.StatisticsRequest: _statistics,
         messages.NoisyStatisticsRequest: _statistics,
+        messages.ProductsRequest: _products,
         messages.CompareRequest: _compare,
     }
 

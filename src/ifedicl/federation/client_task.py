@@ -16,17 +16,20 @@ from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import gradient_sum
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.readout import Readout, ReadoutSums, features, projected, projection
+from ifedicl.core.readout import Readout, features
+from ifedicl.core.readout_sums import ReadoutSums
+from ifedicl.core.refinement import Products, Refinement
 from ifedicl.core.subspace import Context
+from ifedicl.core.units import Units
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Example, Role, split_roles
 from ifedicl.errors import ConfigError, DataError, Fault, TaskError
 from ifedicl.extract import context_vectors
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import NoisyStatisticsReply, Request, StatisticsReply
+from ifedicl.federation.public_text import PublicText
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
-from ifedicl.task import Task
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +38,11 @@ ReadoutReply: TypeAlias = StatisticsReply | NoisyStatisticsReply
 
 
 class ExampleSums:
-    """Sums of an owner's examples as they are: no clipping, no noise, no DP guarantee."""
+    """Sums of an owner's examples as they are: no noise, no DP guarantee."""
+
+    def __init__(self, reference: PublicText) -> None:
+        """Take the texts in which features get their units, the same at every client."""
+        self._reference = reference
 
     @property
     def spent_epsilon(self) -> float | None:
@@ -88,20 +95,22 @@ class ExampleSums:
         scorer: Scorer,
         reading: Reading,
         labels: Sequence[int],
-        method: Method,
+        manifest: Manifest,
         context: Context,
         coefficients: Coefficients,
     ) -> ReadoutReply:
         """The readout sums of a reading of training examples in the model with these coefficients, as a reply."""
-        del context, coefficients  # the reading is of them
-        device = scorer.backbone.device
-        matrix = projection(reading.states.shape[1], scorer.backbone.width, method.seed)
-        states = reading.states if matrix is None else projected(reading.states, matrix, device)
-        sums = ReadoutSums.of(features(states, reading.logs), np.asarray(labels), len(scorer.task.labels), device)
-        return StatisticsReply(sums)
+        units, classes = self.units(scorer, manifest, context, coefficients), len(scorer.task.labels)
+        rows, device = features(reading.states, reading.logs), scorer.backbone.device
+        return StatisticsReply(ReadoutSums.of(rows, np.asarray(labels), classes, units, manifest.directions, device))
+
+    def units(self, scorer: Scorer, manifest: Manifest, context: Context, coefficients: Coefficients) -> Units:
+        """The units of the readout's features in the model with these coefficients, the same at every client."""
+        layers = manifest.method.pooled_layers(scorer.backbone.layers)
+        return self._reference.units(scorer, context, coefficients, layers)
 
 
-def exact_sums(manifest: Manifest) -> ExampleSums:
+def exact_sums(manifest: Manifest, reference: PublicText) -> ExampleSums:
     """Sums without a DP guarantee.
 
     Raises:
@@ -110,20 +119,21 @@ def exact_sums(manifest: Manifest) -> ExampleSums:
     if manifest.method.promises_noise:
         remedy = "Give public text, the same at every client: public in [data]."
         raise ConfigError("private mode", [Fault("data.public", "nothing", "a file of texts that are no client's own", remedy)])
-    return ExampleSums()
+    return ExampleSums(reference)
 
 
 class ClientTask:
     """One owner's examples under one task and method. Each is encoded once; nothing is computed twice."""
 
     def __init__(
-        self, task: Task, method: Method, scorer: Scorer, examples: Sequence[Example], sums: ExampleSums, split_seed: int
+        self, manifest: Manifest, scorer: Scorer, examples: Sequence[Example], sums: ExampleSums, split_seed: int
     ) -> None:
         """Divide the examples into roles by ``split_seed``; nothing is encoded yet."""
+        self._manifest = manifest
         self.sums = sums
         self.split_seed = split_seed
-        self.task = task
-        self.method = method
+        self.task = manifest.task
+        method = self.method = manifest.method
         self.scorer = scorer
         if sums.reads_alone:
             examples = _readable(scorer, examples)
@@ -132,6 +142,7 @@ class ClientTask:
         self._keys: dict[Role, tuple[str, ...]] = {}
         self._summed: tuple[int, ContextVectors] | None = None
         self._zero_shot: dict[Role, Reading] = {}
+        self._last: dict[Role, tuple[tuple[str, bytes], Reading]] = {}
 
     def part(self, role: Role) -> EncodedExamples:
         """The encoded examples of one role.
@@ -172,17 +183,28 @@ class ClientTask:
         """The readout sums of the training examples, in the adapted model."""
         reading = self._reading(Role.TRAIN, context, coefficients)
         labels = self.part(Role.TRAIN).labels
-        return self.sums.statistics(self.scorer, reading, labels, self.method, context, coefficients)
+        return self.sums.statistics(self.scorer, reading, labels, self._manifest, context, coefficients)
+
+    def products(self, context: Context, coefficients: Coefficients, asked: Refinement) -> Products:
+        """The products that a refinement asks for, of the training examples; no pass if the statistics were just asked for."""
+        reading = self._reading(Role.TRAIN, context, coefficients)
+        units = self.sums.units(self.scorer, self._manifest, context, coefficients)
+        return Products.of(features(reading.states, reading.logs), units, asked, self.scorer.backbone.device)
 
     def _reading(self, role: Role, context: Context, coefficients: Coefficients) -> Reading:
-        """Readings of one role's examples; those of the raw model are cached."""
+        """Readings of one role's examples; those of the raw model are kept, and the last ones."""
         if role in self._zero_shot and coefficients.is_identity:
             return self._zero_shot[role]
-        layer = self.method.pooled_layer(self.scorer.backbone.layers)
+        asked = context.digest, b"".join(array.tobytes() for array in coefficients.arrays.values())
+        if role in self._last and self._last[role][0] == asked:
+            return self._last[role][1]
+        layers = self.method.pooled_layers(self.scorer.backbone.layers)
         with applied(self.scorer.backbone, context, coefficients):
-            reading = self.scorer.read(self.part(role).prompts, layer, alone=self.sums.reads_alone)
+            reading = self.scorer.read(self.part(role).prompts, layers, alone=self.sums.reads_alone)
         if coefficients.is_identity:
             self._zero_shot[role] = reading
+        else:
+            self._last[role] = asked, reading
         return reading
 
     def counts(self, role: Role, first: int) -> npt.NDArray[np.int64]:

@@ -29,7 +29,7 @@ from ifedicl.federation.selection import Selection
 from ifedicl.federation.state import RoundRecord, State
 from ifedicl.federation.update_rules import averaged_update, gradient_update
 from ifedicl.federation.vector_collection import VectorCollection
-from ifedicl.metrics import Comparison
+from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Coordination, Method
 from ifedicl.task import Task
 
@@ -47,7 +47,7 @@ class Outcome:
         context: global vectors and basis.
         coefficients: of the chosen round; identity if the gate is closed.
         readout: predicts the labels; None: the label words do.
-        chosen_round: its number of completed rounds.
+        chosen_round: its number of completed rounds; 0: the raw model.
         gate: None if the settings have no gate, or no client has gate examples.
         state: the last checkpoint.
     """
@@ -58,6 +58,13 @@ class Outcome:
     chosen_round: int
     gate: Comparison | None
     state: State
+
+    @property
+    def held_out(self) -> Tally | None:
+        """The label words in the chosen round, on the examples that chose it; None: they were not asked for."""
+        if self.chosen_round == 0 and self.state.history:
+            return self.state.zero_shot
+        return next((record.held_out for record in self.state.history if record.round == self.chosen_round), None)
 
 
 class Coordinator:
@@ -228,7 +235,7 @@ class Coordinator:
         before, state = self._state.context, replace(self._state, context=context, vectors_due=False)
         changed = before is None or before.digest != context.digest
         if changed:  # rounds were compared under other vectors, so no earlier choice is valid
-            state = replace(state, best_round=None, stale=0, zero_shot=None)
+            state = replace(state, best_round=None, stale=0, zero_shot_by_client={})
         if before is None:
             state = self._warm_started(state, context)
         self._memory.keep(state)
@@ -271,6 +278,7 @@ class Coordinator:
         return subspace_basis(pooled(vectors).present_means, subspace.rank, seeds.generator(seed, "basis"), first_layer=first)
 
     def _outcome(self) -> Outcome:
+        self._selection.settle()
         self._selection.fit_readout()
         gate = self._selection.compare()
         state = self._state

@@ -84,6 +84,7 @@ class DPSums(ExampleSums):
         """
         if faults := _faults(manifest.method, public, dtype):
             raise ConfigError("differential privacy", faults)
+        super().__init__(public)
         self.manifest = manifest
         self.plan = NoisePlan.of(manifest)
         for kind, planned in self.plan.by_kind.items():
@@ -100,7 +101,6 @@ class DPSums(ExampleSums):
                 self._budgets[planned.role] = replace(budget, spent=spent)
         self._shares = Shares({kind: release.variance for kind, release in releases.items()}, self.plan.crowd)
         self._steps = steps
-        self._public = public
         self._places: dict[str, npt.NDArray[np.int64]] = {}  # by kind, of the noisy numbers in the latest reply
         self._weights: dict[str, dict[str, Array64]] = {}  # by the digest of the context
 
@@ -195,7 +195,7 @@ class DPSums(ExampleSums):
         scorer: Scorer,
         reading: Reading,
         labels: Sequence[int],
-        method: Method,
+        manifest: Manifest,
         context: Context,
         coefficients: Coefficients,
     ) -> NoisyStatisticsReply:
@@ -206,9 +206,10 @@ class DPSums(ExampleSums):
         """
         kind = NoisyStatisticsRequest.kind
         bound = self._spend(kind)
-        own, classes = framed_features(reading, scorer.backbone.width, method.seed), len(scorer.task.labels)
-        layer = method.pooled_layer(scorer.backbone.layers)
-        frame = self._public.frame(scorer, context, coefficients, layer, method.seed)
+        method, classes = manifest.method, len(scorer.task.labels)
+        own = framed_features(reading, scorer.backbone.width, method.seed)
+        layers = method.pooled_layers(scorer.backbone.layers)
+        frame = self._reference.frame(scorer, context, coefficients, layers, method.seed)
         total = FramedSums.of(np.zeros((0, bound.size)), (), classes, frame)
         for first in range(0, len(labels), _ROWS):
             rows = bound.rounded(frame.rows(own[first : first + _ROWS])).astype(np.float64) * bound.step
@@ -219,7 +220,7 @@ class DPSums(ExampleSums):
         return reply
 
     def _weighed(self, scorer: Scorer) -> EncodedExamples:
-        return scorer.encoded(self._public.examples(scorer.task)[:_MOST_WEIGHED])
+        return scorer.encoded(self._reference.examples(scorer.task)[:_MOST_WEIGHED])
 
     def _spend(self, kind: str) -> Bound:
         """Spend the budget for one reply, and give the bound on what one example adds to it."""

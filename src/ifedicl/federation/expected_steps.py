@@ -22,6 +22,7 @@ STEP_WORDS: Mapping[str, str] = {
     "gradient": "a sum of gradients, a count, a loss",
     "evaluate": "counts right and losses on held-out examples",
     "statistics": "sums for the readout",
+    "products": "products of the readout's features with the directions that it needs",
     "noisy_statistics": "noisy sums for the readout; where its features lie in public text",
     "readouts": "counts right of the readout's candidates",
     "compare": "figures of adapter and raw model at the gate",
@@ -55,7 +56,9 @@ class ExpectedStep:
         """How often, in words."""
         if self.step in ("update", "gradient"):
             return "each round"
-        return "each evaluation" if self.step == "evaluate" else "once"
+        if self.step == "evaluate":
+            return "each evaluation"
+        return "once" if self.times == 1 else f"{self.times} times"
 
 
 def expected_steps(manifest: Manifest, sizes: Mapping[str, tuple[int, int]]) -> tuple[ExpectedStep, ...]:
@@ -70,6 +73,7 @@ def expected_steps(manifest: Manifest, sizes: Mapping[str, tuple[int, int]]) -> 
         "update": rounds.rounds,
         "gradient": rounds.rounds,
         "evaluate": 1 + math.ceil(rounds.rounds / rounds.evaluate_every),  # the raw model first
+        "products": manifest.method.refinements,
     }
     return tuple(ExpectedStep(step, often.get(step, 1), down, up) for step, (down, up) in sizes.items())
 

@@ -1,9 +1,10 @@
 """Removes clients' shares, or that of removed examples, from a finished run.
 
 A sum over clients is collected anew without them, so it is the sum that never held them. Nothing is subtracted: the coordinator
-keeps no readout sums, and where it keeps one sum of all vectors a client's part of it is not known. So global vectors, basis,
-readout sums and choices hold nothing of the removed text. The coefficients were moved by its gradients: they go on from where
-they were, for some rounds without it, and that is not exact. The readout is of states that they change.
+keeps readout sums of all clients together only, and where it keeps one sum of all vectors a client's part of it is not known.
+So global vectors, basis, readout sums and choices hold nothing of the removed text. The coefficients were moved by its
+gradients: they go on from where they were, for some rounds without it, and that is not exact. The readout is of states that
+they change.
 """
 
 from __future__ import annotations
@@ -121,7 +122,8 @@ class Forgetting:
             moments=None,
             readout=None,
             readout_round=None,
-            zero_shot=None,
+            zero_shot_by_client={},
+            fit=None,
             history=history,
             forgotten=(*state.forgotten, note),
         )

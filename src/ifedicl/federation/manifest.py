@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from ifedicl.backbone.model_shape import ModelShape
+from ifedicl.core import sketch
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.core.readout import MOST_FEATURES, feature_count, hidden_count
 from ifedicl.core.subspace import Context
@@ -49,13 +50,14 @@ class Limits(Section):
         evaluations = math.ceil(rounds / method.rounds.evaluate_every)
         once = method.readout is not None
         injects = not method.is_one_shot
-        in_a_phase = 2 * injects * (method.holdout.selection > 0) + once + (method.holdout.gate > 0)  # zero-shot, last round
+        measured = injects + method.measures_first  # last round, zero-shot
+        in_a_phase = measured * (method.holdout.selection > 0) + once + (method.holdout.gate > 0)
         figures = evaluations * (method.holdout.selection > 0) + phases * in_a_phase
         return cls(
             rounds=rounds,
             updates=_SLACK * rounds if method.sums_only else rounds,  # in open mode the repeated request is the same
             figures=_SLACK * figures,
-            sums=_SLACK * phases * (injects + once),
+            sums=_SLACK * phases * (injects + once + method.refinements),
             contexts=_SLACK * phases * injects,
         )
 
@@ -163,10 +165,26 @@ class Manifest:
 
     @property
     def features(self) -> int:
-        """The number of features of the readout, without the constant one."""
+        """The number of features of the readout's sums."""
         classes, model = len(self.task.labels), self.model
-        hidden = hidden_count(model.width, self.method.pooled_layer(model.layers))
-        return feature_count(min(hidden, MOST_FEATURES), classes) - 1
+        hidden = hidden_count(model.width, self.method.pooled_layers(model.layers))
+        return feature_count(min(hidden, MOST_FEATURES) if self.method.promises_noise else hidden, classes)
+
+    @cached_property
+    def directions(self) -> sketch.Directions:
+        """The directions of the sketch in a readout's sums without noise: each side draws them itself."""
+        states = hidden_count(self.model.width, self.method.pooled_layers(self.model.layers)) // self.model.width
+        return sketch.Directions.of([self.model.width] * states, len(self.task.labels), self._counts[0], self.method.seed)
+
+    @property
+    def columns(self) -> int:
+        """The most directions of a refinement of these sums; 0: there are none."""
+        return self._counts[1]
+
+    @property
+    def _counts(self) -> tuple[int, int]:
+        budget, method = sketch.SUMMED if self.method.sums_only else sketch.OWN, self.method
+        return budget.counts(self.features, len(self.task.labels), method.refinements, is_one_shot=method.is_one_shot)
 
     @property
     def form(self) -> Form:

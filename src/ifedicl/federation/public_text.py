@@ -1,4 +1,4 @@
-"""Public text: it shows where the features of a private readout lie, the same at every client."""
+"""Public text: it shows where the features of a readout lie, the same at every client."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.framed_sums import Frame
 from ifedicl.core.readout import features, products_alone, projection
 from ifedicl.core.subspace import Context
+from ifedicl.core.units import Units
 from ifedicl.core.vectors import Array64
 from ifedicl.data import Example
 from ifedicl.task import Task
 
-_Asked: TypeAlias = tuple[str, str, bytes, int | None, int]
+_Asked: TypeAlias = tuple[str, str, bytes, tuple[int, ...], int | None]
 _MOST = 512
 """Texts that are used: enough for the directions in which features vary."""
 
@@ -26,26 +27,47 @@ class PublicText:
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = tuple(texts[:_MOST])
-        self._frame: tuple[_Asked, Frame] | None = None  # the last one: all clients ask for the same
+        self._read: tuple[_Asked, Reading] | None = None  # the last one: all clients ask for the same
+        self._frame: tuple[_Asked, Frame] | None = None
 
     def examples(self, task: Task) -> tuple[Example, ...]:
         """The texts, labelled with each label in turn. The true labels are unknown and do not matter."""
         return tuple(Example(text, task.labels[place % len(task.labels)]) for place, text in enumerate(self.texts))
 
-    def frame(self, scorer: Scorer, context: Context, coefficients: Coefficients, pooled_layer: int | None, seed: int) -> Frame:
+    def frame(
+        self, scorer: Scorer, context: Context, coefficients: Coefficients, pooled_layers: tuple[int, ...], seed: int
+    ) -> Frame:
         """The frame of the readout's features in the model with these coefficients; ``seed`` is of their projection."""
-        numbers = b"".join(array.tobytes() for array in coefficients.arrays.values())
-        asked = scorer.task.digest, context.digest, numbers, pooled_layer, seed
+        asked = _asked(scorer, context, coefficients, pooled_layers, seed)
         if self._frame is None or self._frame[0] != asked:
-            prompts = scorer.encoded(self.examples(scorer.task)).prompts
-            with applied(scorer.backbone, context, coefficients):
-                reading = scorer.read(prompts, pooled_layer)
+            reading = self._reading(scorer, context, coefficients, pooled_layers)
             self._frame = asked, Frame.of(framed_features(reading, scorer.backbone.width, seed))
         return self._frame[1]
 
+    def units(self, scorer: Scorer, context: Context, coefficients: Coefficients, pooled_layers: tuple[int, ...]) -> Units:
+        """The units of the readout's features in the model with these coefficients."""
+        reading = self._reading(scorer, context, coefficients, pooled_layers)
+        return Units.of(features(reading.states, reading.logs))
+
+    def _reading(self, scorer: Scorer, context: Context, coefficients: Coefficients, pooled_layers: tuple[int, ...]) -> Reading:
+        asked = _asked(scorer, context, coefficients, pooled_layers)
+        if self._read is None or self._read[0] != asked:
+            prompts = scorer.encoded(self.examples(scorer.task)).prompts
+            with applied(scorer.backbone, context, coefficients):
+                self._read = asked, scorer.read(prompts, pooled_layers)
+        return self._read[1]
+
+
+def _asked(
+    scorer: Scorer, context: Context, coefficients: Coefficients, pooled_layers: tuple[int, ...], seed: int | None = None
+) -> _Asked:
+    """Names what is read."""
+    numbers = b"".join(array.tobytes() for array in coefficients.arrays.values())
+    return scorer.task.digest, context.digest, numbers, pooled_layers, seed
+
 
 def framed_features(reading: Reading, width: int, seed: int) -> Array64:
-    """``(N, F)``: the readout's features without the constant one. No row changes a bit of another."""
+    """``(N, F)``: the readout's features. No row changes a bit of another."""
     matrix = projection(reading.states.shape[1], width, seed)
     states = reading.states if matrix is None else products_alone(reading.states, matrix)
-    return features(states, reading.logs)[:, :-1]
+    return features(states, reading.logs)

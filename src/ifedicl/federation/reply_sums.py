@@ -12,7 +12,9 @@ from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.exact_sums import OrderlessSum
 from ifedicl.core.framed_sums import Frame, FramedSums
-from ifedicl.core.readout import ReadoutSums
+from ifedicl.core.readout_sums import ReadoutSums
+from ifedicl.core.refinement import Products
+from ifedicl.core.units import Units
 from ifedicl.core.vectors import Array64, ContextVectors
 from ifedicl.federation import messages
 from ifedicl.federation.messages import Reply
@@ -107,17 +109,29 @@ def _evaluate_together(total: Mapping[str, Array64]) -> messages.EvaluateReply |
 
 
 def _statistics_apart(reply: messages.StatisticsReply) -> Parts:
-    """Sums of products. Open mode sends correlations, which cannot be added."""
-    gram = reply.sums.gram
-    return {"examples": reply.sums.examples, "moment": reply.sums.moment, "triangle": gram[np.triu_indices(len(gram))]}
+    """The sums, and the units as numbers of similar size, once for each client."""
+    sums, clients = reply.sums, reply.sums.clients
+    offset, scale = sums.units.numbers
+    arrays = {name: getattr(sums, name) for name in ("counts", "moment", "diagonal", "sketch", "along")}
+    return {**arrays, "clients": clients, "offset": offset * clients, "scale": scale * clients}
 
 
 def _statistics_together(total: Mapping[str, Array64]) -> messages.StatisticsReply | None:
-    examples, moment = _count(total["examples"]), total["moment"]
-    gram = np.zeros((len(moment), len(moment)))
-    gram[np.triu_indices(len(moment))] = total["triangle"]
-    gram += np.triu(gram, 1).T
-    return messages.StatisticsReply(ReadoutSums(gram, moment, examples)) if examples else None
+    clients = max(1, _count(total["clients"]))
+    units = Units.of_numbers(total["offset"] / clients, total["scale"] / clients)
+    counts = np.rint(total["counts"])
+    moment, diagonal, sketch, along = (total[name] for name in ("moment", "diagonal", "sketch", "along"))
+    sums = ReadoutSums(counts, moment, diagonal, sketch, along, units, clients)
+    return messages.StatisticsReply(sums) if sums.examples else None
+
+
+def _products_apart(reply: messages.ProductsReply) -> Parts:
+    return {"examples": reply.sums.examples, "products": reply.sums.products}
+
+
+def _products_together(total: Mapping[str, Array64]) -> messages.ProductsReply | None:
+    examples = _count(total["examples"])
+    return messages.ProductsReply(Products(examples, total["products"])) if examples else None
 
 
 def _compare_apart(reply: messages.CompareReply) -> Parts:
@@ -138,16 +152,18 @@ def _compare_together(total: Mapping[str, Array64]) -> messages.CompareReply | N
 
 
 def _noisy_statistics_apart(reply: messages.NoisyStatisticsReply) -> Parts:
-    """The noisy numbers first. The frame as numbers of similar size: with its offset in units of its scale."""
+    """The noisy numbers first."""
     sums, frame = reply.sums, reply.sums.frame
-    public = {"offset": frame.offset / frame.scale, "scale": np.log(frame.scale), "directions": frame.directions}
+    offset, scale = frame.numbers
+    public = {"offset": offset, "scale": scale, "directions": frame.directions}
     return {"moment": sums.moment, "products": sums.products, "clients": reply.clients, **public}
 
 
 def _noisy_statistics_together(total: Mapping[str, Array64]) -> messages.NoisyStatisticsReply:
     clients = max(1, _count(total["clients"]))
     offset, scale, directions = (total[name] / clients for name in ("offset", "scale", "directions"))
-    frame = Frame(offset * np.exp(scale), np.exp(scale), directions)
+    units = Units.of_numbers(offset, scale)
+    frame = Frame(units.offset, units.scale, directions)
     return messages.NoisyStatisticsReply(FramedSums(total["moment"], total["products"], frame), clients)
 
 
@@ -194,6 +210,7 @@ SUM_RULES: Mapping[type, SumRule[Any]] = {
     messages.GradientReply: SumRule(_gradient_apart, _gradient_together),
     messages.EvaluateReply: SumRule(_evaluate_apart, _evaluate_together, _evaluate_from_noisy),
     messages.StatisticsReply: SumRule(_statistics_apart, _statistics_together),
+    messages.ProductsReply: SumRule(_products_apart, _products_together),
     messages.NoisyStatisticsReply: SumRule(_noisy_statistics_apart, _noisy_statistics_together),
     messages.CompareReply: SumRule(_compare_apart, _compare_together, _compare_from_noisy),
 }

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.core.coefficients import LARGEST_COEFFICIENT, Coefficients
+from ifedicl.core.refinement import Refinement
 from ifedicl.core.vectors import LARGEST_MEAN, WRITES
 from ifedicl.federation import messages
 from ifedicl.federation.manifest import Manifest
@@ -52,10 +53,14 @@ class ReplyChecks:
         return fits and 0 <= sums.examples <= _MOST_EXAMPLES and 0 <= sums.loss <= sums.examples * _LARGEST_LOSS
 
     def is_usable_statistics(self, reply: messages.StatisticsReply) -> bool:
-        """Whether they have the run's shape, are finite, and have at least one example."""
-        shape = self.manifest.features + 1, len(self.manifest.task.labels)
-        fits = reply.sums.moment.shape == shape and reply.sums.is_finite
-        return fits and 0 < reply.sums.examples <= _MOST_EXAMPLES
+        """Whether they have the run's shape, are finite, and some examples could have them."""
+        sums, shape = reply.sums, (self.manifest.features, len(self.manifest.task.labels))
+        fits = sums.moment.shape == shape and sums.sketch.shape == self.manifest.directions.shape and sums.is_possible
+        return fits and 0 < sums.examples <= _MOST_EXAMPLES
+
+    def is_usable_products(self, reply: messages.ProductsReply, asked: Refinement) -> bool:
+        """Whether some examples could have them."""
+        return reply.sums.examples <= _MOST_EXAMPLES and reply.sums.is_possible(asked)
 
     def is_usable_noisy_statistics(self, reply: messages.NoisyStatisticsReply) -> bool:
         """Whether they have the run's shape and are finite."""

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ifedicl.core.blend import SHARES
 from ifedicl.core.coefficients import LARGEST_COEFFICIENT, Coefficients
-from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout
+from ifedicl.core.readout import TEMPERATURES, Readout
+from ifedicl.core.readout_sums import PENALTIES
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import LARGEST_MEAN
 from ifedicl.federation import messages
@@ -43,25 +45,34 @@ class RequestChecks:
             case messages.UpdateRequest():
                 begun, ends = request.phase_start, request.phase_start + request.phase_rounds
                 in_schedule = 0 <= begun <= request.round < ends <= self.manifest.limits.rounds
-                in_schedule = in_schedule and request.weight_bits in range(64 if method.sums_only else 1)
+                in_schedule = in_schedule and self._fits_weight(request.weight_bits)
                 return in_schedule and method.takes_updates and self._fits_coefficients(request.coefficients)
             case messages.GradientRequest():
                 in_schedule = 0 <= request.round < self.manifest.limits.rounds
                 return in_schedule and method.takes_gradients and self._fits_coefficients(request.coefficients)
             case messages.EvaluateRequest():
-                most, tried = (1, (1.0,)) if method.promises_noise else (len(PENALTIES), TEMPERATURES)
-                fits = len(request.readouts) <= most and request.temperatures == (tried if request.readouts else (1.0,))
+                most = 1 if method.promises_noise else len(PENALTIES)
+                mixed = bool(request.readouts) and not method.promises_noise
+                tried = (TEMPERATURES, SHARES) if mixed else ((1.0,), (0.0,))
+                fits = len(request.readouts) <= most and (request.temperatures, request.shares) == tried
                 fits = fits and method.holdout.selection > 0
                 return fits and self._fits_coefficients(request.coefficients) and self._fits_readouts(request.readouts)
             case messages.CompareRequest():
                 fits = method.holdout.gate > 0 and self._fits_coefficients(request.coefficients)
                 return fits and self._fits_readouts(request.readouts)
             case messages.StatisticsRequest():
-                fits = method.readout is not None and not method.promises_noise
+                fits = method.readout is not None and not method.promises_noise and self._fits_weight(request.weight_bits)
+                return fits and self._fits_coefficients(request.coefficients)
+            case messages.ProductsRequest():
+                fits = method.refinements > 0 and self._fits_weight(request.weight_bits)
+                fits = fits and request.refinement.fits(self.manifest.features, self.manifest.columns)
                 return fits and self._fits_coefficients(request.coefficients)
             case messages.NoisyStatisticsRequest():
                 fits = method.readout is not None and method.promises_noise
                 return fits and self._fits_coefficients(request.coefficients)
+
+    def _fits_weight(self, bits: int) -> bool:
+        return bits in range(64 if self.manifest.method.sums_only else 1)
 
     def _fits_context(self, context: Context) -> bool:
         manifest = self.manifest
@@ -86,10 +97,10 @@ class RequestChecks:
         if readouts and manifest.method.readout is None:
             return False
         classes, model = len(manifest.task.labels), manifest.model
-        layer = manifest.method.pooled_layer(model.layers)
+        layers = manifest.method.pooled_layers(model.layers)
         return all(
             readout.fits(classes, model.width, model.layers)
-            and readout.pooled_layer == layer
+            and readout.pooled_layers == layers
             and bool(np.isfinite(readout.weights).all())
             and np.abs(readout.weights).max(initial=0.0) <= _LARGEST_WEIGHT
             for readout in readouts

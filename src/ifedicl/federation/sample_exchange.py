@@ -12,9 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.core.aggregation import GradientSum
+from ifedicl.core.blend import SHARES
 from ifedicl.core.framed_sums import Frame, FramedSums
-from ifedicl.core.readout import MOST_FEATURES, PENALTIES, TEMPERATURES, Readout, ReadoutSums, feature_count, hidden_count
+from ifedicl.core.readout import TEMPERATURES, Readout, feature_count, hidden_count
+from ifedicl.core.readout_sums import PENALTIES, ReadoutSums
+from ifedicl.core.refinement import Products, Refinement
 from ifedicl.core.subspace import Context
+from ifedicl.core.units import Units
 from ifedicl.core.vectors import WRITES, ContextVectors
 from ifedicl.federation import messages
 from ifedicl.federation.manifest import CONTEXT_ID_SIZE, Manifest
@@ -48,7 +52,7 @@ def sample_exchange(manifest: Manifest, counts: SampleCounts) -> dict[str, Excha
     steps: dict[str, Exchange] = {"job": (messages.JobRequest(manifest), messages.JobReply())}
     if injects:
         steps |= _vectors(manifest, counts) | _round(manifest, counts)
-    if injects and holdout.selection > 0:
+    if manifest.method.measures_first and holdout.selection > 0:
         request = messages.EvaluateRequest(_CONTEXT_ID, coefficients)
         steps["evaluate"] = request, messages.EvaluateReply((_tally(counts.selection),))
     if manifest.method.readout is not None:
@@ -96,24 +100,32 @@ def _readout(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
     """The two steps of a readout: its sums, and the evaluation of its candidates."""
     method, model, coefficients = manifest.method, manifest.model, manifest.identity
     assert method.readout is not None
-    classes, layer = len(manifest.task.labels), method.pooled_layer(model.layers)
-    hidden = hidden_count(model.width, layer)
-    size = feature_count(min(hidden, MOST_FEATURES), classes)
+    classes, layers = len(manifest.task.labels), method.pooled_layers(model.layers)
+    hidden, size = hidden_count(model.width, layers), manifest.features
+    zeros = np.zeros((classes, feature_count(hidden, classes) + 1), dtype=np.float32)
     if method.promises_noise:
-        frame = Frame(np.zeros(size - 1), np.ones(size - 1), np.zeros((Frame.direction_count(size - 1), size - 1)))
-        products = Frame.row_size(size - 1) - size
-        noisy = messages.NoisyStatisticsReply(FramedSums(np.zeros((size, classes)), np.zeros(products), frame))
+        frame = Frame(np.zeros(size), np.ones(size), np.zeros((Frame.direction_count(size), size)))
+        products = Frame.row_size(size) - size - 1
+        noisy = messages.NoisyStatisticsReply(FramedSums(np.zeros((size + 1, classes)), np.zeros(products), frame))
         steps: dict[str, Exchange] = {"noisy_statistics": (messages.NoisyStatisticsRequest(_CONTEXT_ID, coefficients), noisy)}
         if method.holdout.selection > 0:
-            single = (Readout(np.zeros((classes, feature_count(hidden, classes)), dtype=np.float32), layer),)
-            trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, single, (1.0,))
+            trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, (Readout(zeros, layers),), (1.0,))
             steps["readouts"] = trial, messages.EvaluateReply((_tally(counts.selection),) * len(trial.candidates))
         return steps
-    sums = ReadoutSums(np.eye(size), np.ones((size, classes)), counts.train)
-    readouts = tuple(Readout(np.zeros((classes, feature_count(hidden, classes)), dtype=np.float32), layer) for _ in PENALTIES)
-    trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, readouts, TEMPERATURES)
+    directions = manifest.directions.shape
+    by_label = counts.train / classes * np.ones(classes)
+    rows = np.ones((size, classes)), np.full(size, float(counts.train)), np.zeros(directions), np.zeros(directions[1])
+    sums = ReadoutSums(by_label, *rows, Units.none(size))
+    readouts = tuple(Readout(zeros, layers) for _ in PENALTIES)
+    weight_bits = _WEIGHT_BITS if method.sums_only else 0
+    request = messages.StatisticsRequest(_CONTEXT_ID, coefficients, weight_bits)
+    trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, readouts, TEMPERATURES, SHARES)
+    refinement = Refinement(np.zeros(size, np.float16), np.eye(size, manifest.columns, dtype=np.float16))
+    asked = messages.ProductsRequest(_CONTEXT_ID, coefficients, refinement, weight_bits)
+    answer = messages.ProductsReply(Products(counts.train, np.zeros(refinement.directions.shape)))
     return {
-        "statistics": (messages.StatisticsRequest(_CONTEXT_ID, coefficients), messages.StatisticsReply(sums)),
+        "statistics": (request, messages.StatisticsReply(sums)),
+        **({"products": (asked, answer)} if method.refinements else {}),
         "readouts": (trial, messages.EvaluateReply((_tally(counts.selection),) * len(trial.candidates))),
     }
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import logging
+import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 
+from ifedicl.core.blend import SHARES, blended
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import TEMPERATURES, Readout, hidden_count, projection
 from ifedicl.core.robust import Trust, trusted_clients
-from ifedicl.core.vectors import Array64
 from ifedicl.federation import messages
 from ifedicl.federation.checkpoint import Memory
 from ifedicl.federation.client_pool import ClientPool, Participation
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import FailureCode
+from ifedicl.federation.readout_fit import ReadoutFit
 from ifedicl.federation.reply_validation import ReplyChecks, is_usable_evaluation, rank, tally_of_all
 from ifedicl.metrics import Comparison, Tally
 
 _log = logging.getLogger(__name__)
+_ODDS_ON_RAW = 10.0
+"""That the raw model is better than a round, before any held-out figure."""
 
 
 class Selection:
@@ -32,16 +36,18 @@ class Selection:
         self._manifest = manifest
         self._memory = memory
         self._checks = ReplyChecks(manifest)
+        self._sums = ReadoutFit(clients, manifest, memory)
 
     def measure_zero_shot(self) -> None:
         """Evaluate the raw model on the selection examples, once for each context.
 
-        Without rounds the label words that a readout is compared with are the raw model's.
+        Without rounds the label words that a readout is compared with are the raw model's, so nothing is asked here; but a
+        secure sum needs to know about how many examples there are.
         """
         method = self._manifest.method
-        if self._memory.state.zero_shot is None and method.holdout.selection > 0 and not method.is_one_shot:
-            zero_shot = tally_of_all(self.evaluate(self._manifest.identity))
-            self._memory.keep(replace(self._memory.state, zero_shot=zero_shot))
+        if self._memory.state.zero_shot is None and method.holdout.selection > 0 and method.measures_first:
+            by_client = self.evaluate(self._manifest.identity)
+            self._memory.keep(replace(self._memory.state, zero_shot_by_client=by_client))
 
     def evaluate(self, coefficients: Coefficients) -> dict[str, Tally]:
         """The tallies on the selection examples of each trusted client."""
@@ -51,8 +57,27 @@ class Selection:
         trusted = self._trusted_names(scores, {name: tally.examples for name, tally in tallies.items()})
         return {name: tallies[name] for name in trusted}
 
+    def settle(self) -> None:
+        """Go back to the raw model unless the best round is better by enough evidence, on the clients that both have.
+
+        Its losses on the held-out examples together must be lower by ``log`` of the odds on the raw model, or, by accuracy,
+        more answers must be right. A round that is taken because it is the last stays, and so does one without figures.
+        """
+        state, by = self._memory.state, self._manifest.method.rounds.select_by
+        best = next((record for record in state.history if record.round == state.best_round), None)
+        if by == "last" or best is None:
+            return
+        both = best.by_client.keys() & state.zero_shot_by_client.keys()
+        ours, raw = (tally_of_all({name: of[name] for name in both}) for of in (best.by_client, state.zero_shot_by_client))
+        if ours is None or raw is None:
+            return
+        gain = raw.loss_sum - ours.loss_sum
+        if not (gain > math.log(_ODDS_ON_RAW) if by == "loss" else rank(ours, by) < rank(raw, by)):
+            _log.warning("no round is better than the raw model by enough evidence on held-out examples: no round is used")
+            self._memory.keep(replace(state, best=self._manifest.identity, best_round=0))
+
     def fit_readout(self) -> None:
-        """Fit candidates from the sums of all clients and keep the best on the selection examples, once for each best round.
+        """Fit candidates from the sums of all clients and blend them by the selection examples, once for each best round.
 
         The label words stay if no candidate is better, or if too few owners allow their sums to leave.
 
@@ -62,7 +87,7 @@ class Selection:
         state, method = self._memory.state, self._manifest.method
         if method.readout is None or state.readout_round == state.best_round:
             return
-        readouts, answers = self._noisy_readouts() if method.promises_noise else self._readouts()
+        readouts, answers = self._noisy_readouts() if method.promises_noise else self._sums.readouts()
         is_final = all(code.is_final for code in answers.failures.values())
         if is_final and not self._clients.are_enough(answers):
             _log.warning("too few clients allow sums for a readout (%s): the label words are used", answers.reasons)
@@ -72,22 +97,23 @@ class Selection:
         if method.holdout.selection == 0:  # with noise one readout is made, and the gate alone decides
             self._memory.keep(replace(self._memory.state, readout=readouts[0], readout_round=state.best_round))
             return
-        temperatures = (1.0,) if method.promises_noise else TEMPERATURES
-        trial = messages.EvaluateRequest(self._clients.context_id, state.best, readouts, temperatures)
-        figures = zip(*(reply.tallies for reply in self._evaluations(trial).values()), strict=True)
-        totals = [sum(tallies, Tally()) for tallies in figures]  # empty if no client replied
-        ranks = [rank(total, method.rounds.select_by) for total in totals]
-        best = trial.candidates[ranks.index(min(ranks))] if ranks else None
-        zero_shot = totals[0] if totals and method.is_one_shot else self._memory.state.zero_shot
-        self._memory.keep(replace(self._memory.state, readout=best, readout_round=state.best_round, zero_shot=zero_shot))
+        tried = ((1.0,), (0.0,)) if method.promises_noise else (TEMPERATURES, SHARES)
+        trial = messages.EvaluateRequest(self._clients.context_id, state.best, readouts, *tried)
+        replies = self._evaluations(trial)
+        totals = [sum(tallies, Tally()) for tallies in zip(*(reply.tallies for reply in replies.values()), strict=True)]
+        fitted = replace(self._memory.state, readout=self._best(trial, totals), readout_round=state.best_round)
+        if method.is_one_shot:
+            fitted = replace(fitted, zero_shot_by_client={name: reply.tallies[0] for name, reply in replies.items()})
+        self._memory.keep(fitted)
 
-    def _readouts(self) -> tuple[tuple[Readout, ...], Participation]:
-        """A readout for each penalty; none without enough clients."""
-        request = messages.StatisticsRequest(self._clients.context_id, self._memory.state.best)
-        requests = dict.fromkeys(self._clients.names, request)
-        total, answers = self._clients.total(requests, messages.StatisticsReply, self._checks.is_usable_statistics)
-        layer = self._features[1]
-        return () if total is None else tuple(total.sums.solve(*self._features, intercept=layer is not None)), answers
+    def _best(self, trial: messages.EvaluateRequest, totals: Sequence[Tally]) -> Readout | None:
+        """The readout by the figures of all candidates; None: the label words, also if no client replied."""
+        if not totals:
+            return None
+        if not self._manifest.method.promises_noise:
+            return blended(trial.readouts, [total.loss_sum for total in totals])
+        ranks = [rank(total, "accuracy") for total in totals]  # losses have no noise and are not sent
+        return trial.candidates[ranks.index(min(ranks))]
 
     def _noisy_readouts(self) -> tuple[tuple[Readout, ...], Participation]:
         """The readout of noisy sums; none without enough clients."""
@@ -97,15 +123,18 @@ class Selection:
         usable = self._checks.is_usable_noisy_statistics
         replies, answers = self._clients.ask_all(request, messages.NoisyStatisticsReply, usable)
         plan = NoisePlan.of(self._manifest)
-        solved = (total.sums.solve(plan.deviation(request.kind, total.clients), *self._features) for total in replies.values())
+        model = self._manifest.model
+        matrix = projection(hidden_count(model.width, self._pooled_layers), model.width, self._manifest.method.seed)
+        solved = (
+            total.sums.solve(plan.deviation(request.kind, total.clients), matrix, self._pooled_layers)
+            for total in replies.values()
+        )
         return tuple(solved), answers  # one reply stands for all clients
 
     @property
-    def _features(self) -> tuple[Array64 | None, int | None]:
-        """The clients' projection of the hidden states, and the layer of the text's mean state."""
-        model, method = self._manifest.model, self._manifest.method
-        layer = method.pooled_layer(model.layers)
-        return projection(hidden_count(model.width, layer), model.width, method.seed), layer
+    def _pooled_layers(self) -> tuple[int, ...]:
+        """The layers of the text's mean states."""
+        return self._manifest.method.pooled_layers(self._manifest.model.layers)
 
     def compare(self) -> Comparison | None:
         """The chosen adapter and the raw model on the gate examples; None without a gate or without gate examples."""

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
+from ifedicl.core.readout_sums import ReadoutSums
 from ifedicl.core.server_optimizer import Moments
 from ifedicl.core.subspace import Context
-from ifedicl.core.vectors import ContextVectors
+from ifedicl.core.units import Units
+from ifedicl.core.vectors import Array64, ContextVectors
 from ifedicl.ledger.entries import Head
 from ifedicl.metrics import Tally
 from ifedicl.settings import TOGETHER
+
+_SUMS = "counts", "moment", "diagonal", "sketch", "along"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,39 @@ class Traffic:
     seconds: float
     failure: str | None = None
     carrier_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Sums of all clients on the way to a readout.
+
+    Attributes:
+        round: the best round, in whose model they were made.
+        sums: the readout's, with the products of the refinements so far.
+        refined: ``(F, j)``, the directions of these refinements; None before the first.
+        refinements: how many have been asked for.
+    """
+
+    round: int
+    sums: ReadoutSums
+    refined: Array64 | None = None
+    refinements: int = 0
+
+    @classmethod
+    def of(cls, numbers: Sequence[int], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """From round, refinements and clients, and :attr:`arrays`."""
+        round_number, refinements, clients = numbers
+        counts, moment, diagonal, sketch, along = (arrays[name].astype(np.float64) for name in _SUMS)
+        units = Units(arrays["offset"], arrays["scale"])
+        sums = ReadoutSums(counts, moment, diagonal, sketch, along, units, clients)
+        return cls(round_number, sums, arrays.get("refined"), refinements)
+
+    @property
+    def arrays(self) -> dict[str, Array64]:
+        """All arrays by name."""
+        units = {"offset": self.sums.units.offset, "scale": self.sums.units.scale}
+        refined = {} if self.refined is None else {"refined": self.refined}
+        return {name: getattr(self.sums, name) for name in _SUMS} | units | refined
 
 
 @dataclass(frozen=True)
@@ -88,7 +129,7 @@ class State:
         phase_rounds: its number of rounds.
         phases: the number of schedules so far, with the present one.
         coefficients: after ``round`` rounds.
-        best_round: the round chosen so far; None before the first evaluation.
+        best_round: the round chosen so far; None before the first evaluation; 0: the raw model.
         best: its coefficients.
         stale: evaluations since the best one.
         vectors_due: whether stage 1 of the present phase is still to do.
@@ -100,7 +141,8 @@ class State:
         moments: of the server's optimizer; None if it only averages.
         readout: of the best round; None before it is fitted, or if the label words do better.
         readout_round: the best round when it was fitted.
-        zero_shot: the raw model on the selection examples.
+        fit: sums that a readout is being made of; None before the first, and in private mode.
+        zero_shot_by_client: the raw model on each client's selection examples.
         history: one record a round.
         traffic: every exchange.
     """
@@ -123,15 +165,26 @@ class State:
     moments: Moments | None = None
     readout: Readout | None = None
     readout_round: int | None = None
-    zero_shot: Tally | None = None
+    fit: Fit | None = None
+    zero_shot_by_client: Mapping[str, Tally] = field(default_factory=dict)
     history: tuple[RoundRecord, ...] = ()
     traffic: tuple[Traffic, ...] = ()
     forgotten: tuple[Forgotten, ...] = ()
 
     @property
+    def zero_shot(self) -> Tally | None:
+        """The raw model on all clients' selection examples; None before that is measured."""
+        return sum(self.zero_shot_by_client.values(), Tally()) if self.zero_shot_by_client else None
+
+    @property
     def last_round(self) -> int:
         """The round with which the present schedule ends."""
         return self.phase_start + self.phase_rounds
+
+    @property
+    def weight_bits(self) -> int:
+        """The clients have at most 2 to the power of it examples, all together, by their context vectors."""
+        return max(0, sum(vectors.examples for vectors in self.client_vectors.values()) - 1).bit_length()
 
     @property
     def is_finished(self) -> bool:

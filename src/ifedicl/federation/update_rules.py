@@ -45,7 +45,7 @@ def averaged_update(clients: ClientPool, cohort: Sequence[str], state: State, ch
     """
     method = checks.manifest.method
     schedule = state.round, state.phase_start, state.phase_rounds
-    request = UpdateRequest(clients.context_id, *schedule, state.coefficients, _weight_bits(state) if method.sums_only else 0)
+    request = UpdateRequest(clients.context_id, *schedule, state.coefficients, state.weight_bits if method.sums_only else 0)
     requests = dict.fromkeys(cohort, request)
     if method.robust is None:
         mean, answers = _mean(clients, requests, checks)
@@ -55,11 +55,6 @@ def averaged_update(clients: ClientPool, cohort: Sequence[str], state: State, ch
         return RoundUpdate(mean.coefficients, None, answers.names, mean.loss)
     back = {name: array - mean.coefficients.arrays[name] for name, array in state.coefficients.arrays.items()}
     return RoundUpdate(*_step(state, back, method.server), answers.names, mean.loss)
-
-
-def _weight_bits(state: State) -> int:
-    """The clients have at most 2 to the power of it examples, all together, by their context vectors."""
-    return max(0, sum(vectors.examples for vectors in state.client_vectors.values()) - 1).bit_length()
 
 
 def _mean(clients: ClientPool, requests: Mapping[str, Request], checks: ReplyChecks) -> tuple[UpdateReply, Participation]:

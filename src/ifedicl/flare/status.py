@@ -63,7 +63,7 @@ class Board:
     def ended(self, outcome: Outcome, adapter: str) -> dict[str, Any]:
         """How a run ended: the chosen round's figures, and where the server has the ``adapter``."""
         state, gate = outcome.state, outcome.gate
-        chosen = next((record.held_out for record in state.history if record.round == outcome.chosen_round), None)
+        chosen = outcome.held_out
         return self.facts | {
             "error": None,
             "round": state.round,

@@ -20,6 +20,7 @@ _COUNTED: Mapping[str, str] = {
     "vectors_reply": "sums",
     "statistics_reply": "sums",
     "noisy_statistics_reply": "sums",
+    "products_reply": "sums",
     "context_reply": "contexts",
 }
 """The count of :class:`Spent` that a kind of reply adds to."""

@@ -177,7 +177,7 @@ def _most_bytes(settings: ClientSettings, manifest: Manifest, steps: Mapping[str
     return (
         limits.updates * _largest(sizes, ("update", "gradient"))
         + limits.figures * _largest(sizes, ("evaluate", "readouts", "compare"))
-        + limits.sums * _largest(sizes, ("vectors", "statistics"))
+        + limits.sums * _largest(sizes, ("vectors", "statistics", "products"))
         + limits.contexts * (_largest(sizes, ("context",)) + sizes["job"])
     )
 

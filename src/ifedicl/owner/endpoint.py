@@ -125,7 +125,7 @@ def _summing_client(
     return client, lambda layer: SecureClient(layer, client, everyone, rules, client)
 
 
-def _sums_of_job(public: PublicText, dtype: str, history: History, manifest: Manifest) -> ExampleSums:
+def _sums_of_job(public: PublicText, dtype: str, history: History, manifest: Manifest, reference: PublicText) -> ExampleSums:
     """What sums a client's examples in a job. The budget counts what earlier tries of its run spent.
 
     Raises:
@@ -133,7 +133,7 @@ def _sums_of_job(public: PublicText, dtype: str, history: History, manifest: Man
     """
     privacy = manifest.method.privacy
     if privacy is None or not manifest.method.promises_noise:
-        return ExampleSums()
+        return ExampleSums(reference)
     with named_missing_packages(privacy):  # a second of imports that sums without noise do not need
         from ifedicl.federation.dp_client import DPSums
         from ifedicl.federation.secure.quantised import STEPS

@@ -104,7 +104,7 @@ def check_request(policy: Policy, request: Request) -> None:
     has_readout = isinstance(request, messages.EvaluateRequest | messages.CompareRequest) and bool(request.readouts)
     forbidden = {
         "allow.readout_sums or allow.class_counts is false; readout sums reveal products of hidden states and class counts": (
-            isinstance(request, messages.StatisticsRequest | messages.NoisyStatisticsRequest)
+            isinstance(request, messages.StatisticsRequest | messages.NoisyStatisticsRequest | messages.ProductsRequest)
             and not (allow.readout_sums and allow.class_counts)
         ),
         "allow.readout_sums or allow.class_counts is false; a readout can be built to count labels or to weigh hidden states": (
@@ -159,7 +159,7 @@ def check_enough(policy: Policy, manifest: Manifest, request: Request, examples:
         _require_steps(examples, least, manifest)
     elif isinstance(request, messages.EvaluateRequest | messages.CompareRequest):
         _require(examples, least.held_out, "held-out examples", "held_out")
-    elif isinstance(request, messages.StatisticsRequest | messages.NoisyStatisticsRequest) or (
+    elif isinstance(request, messages.StatisticsRequest | messages.NoisyStatisticsRequest | messages.ProductsRequest) or (
         isinstance(request, messages.VectorsRequest) and not request.cursor and not manifest.method.promises_noise
     ):
         _require(examples, least.examples, "training examples", "examples")
@@ -233,7 +233,7 @@ def _gradient(reply: messages.GradientReply, least: LeastSettings, _manifest: Ma
         _require(reply.sums.examples, least.examples, "examples in a gradient sum", "examples")
 
 
-def _statistics(reply: messages.StatisticsReply, least: LeastSettings, _manifest: Manifest) -> None:
+def _statistics(reply: messages.StatisticsReply | messages.ProductsReply, least: LeastSettings, _manifest: Manifest) -> None:
     _require(reply.sums.examples, least.examples, "training examples", "examples")
 
 
@@ -267,6 +267,7 @@ _COUNTS: Mapping[type[Request], str] = {
     messages.VectorsRequest: "sums",
     messages.StatisticsRequest: "sums",
     messages.NoisyStatisticsRequest: "sums",
+    messages.ProductsRequest: "sums",
     messages.ContextRequest: "contexts",
 }
 """The limit that a kind of request counts against."""
@@ -275,6 +276,7 @@ _BEHIND: Mapping[type[Reply], Callable[[Any, LeastSettings, Manifest], None]] = 
     messages.UpdateReply: _update,
     messages.GradientReply: _gradient,
     messages.StatisticsReply: _statistics,
+    messages.ProductsReply: _statistics,
     messages.EvaluateReply: _evaluate,
     messages.CompareReply: _compare,
 }

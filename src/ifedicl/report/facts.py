@@ -90,7 +90,9 @@ def traffic_by_client(traffic: Sequence[Traffic], rounds: int) -> list[ClientTra
         setup, rest = list[Traffic](), list[Traffic]()
         is_trial = False  # of a readout: the evaluations after its sums, up to the next other step
         for item in exchanges:
-            is_trial = item.step in {"statistics", "noisy_statistics"} or (is_trial and item.step in {"evaluate", "context"})
+            is_trial = item.step in {"statistics", "noisy_statistics"} or (
+                is_trial and item.step in {"products", "evaluate", "context"}
+            )
             (rest if item.step in _STEPS_OF_A_ROUND and not is_trial else setup).append(item)
         table.append(
             ClientTraffic(

@@ -37,6 +37,7 @@ def pictures_of(report: Report) -> list[Picture]:
     return [
         *([_accuracy(report.rows)] if report.rows else []),
         *_labels(report),
+        *_confidence(report),
         *rounds_pictures(report.outcome),
         *(coefficient_pictures(report.adapter) if report.adapter.coefficients.count else []),
     ]
@@ -75,6 +76,29 @@ def _labels(report: Report) -> list[Picture]:
     _percent_axis(axes)
     key = "from the raw model (square) to the adapter (disc); blue: better, orange: worse"
     return [Picture("Right answers by label", key, svg(figure))]
+
+
+def _confidence(report: Report) -> list[Picture]:
+    """How often answers of each confidence are right, of the raw model and of the adapter; on the diagonal both are equal."""
+    if not report.rows:
+        return []
+    figure = blank(_WIDTH, 2.8)
+    axes = _plain_axes(figure.subplots())
+    axes.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=":")
+    errors = []
+    for row, colour, marker in [(row, RAW, "s") for row in report.rows[:-1][:1]] + [(report.rows[-1], ACCENT, "o")]:
+        bins = row.evaluation.confidence.bins
+        axes.plot([each.confidence for each in bins], [each.accuracy for each in bins], color=colour, linewidth=1)
+        sizes = [12 + 90 * each.examples / len(row.evaluation.truth) for each in bins]
+        axes.scatter([each.confidence for each in bins], [each.accuracy for each in bins], s=sizes, color=colour, marker=marker)
+        errors.append(f"{row.name}: calibration error {100 * row.evaluation.confidence.calibration_error:.1f}%")
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("right")
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(lambda value, _place: f"{100 * value:.0f}%")
+    _percent_axis(axes)
+    key = f"right answers by confidence; larger marks are more texts; dotted: as sure as right; {'; '.join(errors)}"
+    return [Picture("How far a probability can be trusted", key, svg(figure))]
 
 
 def rounds_pictures(outcome: Outcome) -> list[Picture]:

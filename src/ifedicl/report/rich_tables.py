@@ -21,9 +21,11 @@ _MISTAKES = 10
 
 def evaluation_tables(adapter: Evaluation, zero_shot: Evaluation) -> list[Table]:
     """Zero-shot and the adapter compared, in all, by label and by mistake."""
-    figures = Table("", "accuracy", "95% interval", "macro-F1", "loss", title=f"{len(adapter.truth)} examples")
+    columns = "accuracy", "95% interval", "macro-F1", "loss", "calibration error"
+    figures = Table("", *columns, title=f"{len(adapter.truth)} examples")
     for name, evaluation in (("zero-shot", zero_shot), ("adapter", adapter)):
-        figures.add_row(name, *_figures(evaluation), f"{evaluation.loss:.3f}")
+        error = percent(evaluation.confidence.calibration_error)
+        figures.add_row(name, *_figures(evaluation), f"{evaluation.loss:.3f}", error)
     return [figures, _labels_table(by_label(adapter, zero_shot)), _confusion_table(adapter)]
 
 
@@ -89,7 +91,12 @@ def _rounds_table(report: Report) -> Table:
     zero_shot = report.outcome.state.zero_shot
     if zero_shot is not None and report.outcome.state.history:
         table.add_row(
-            "zero-shot", "", "", f"{zero_shot.loss:.3f}" if zero_shot.loss_sum else "", percent(zero_shot.accuracy), ""
+            f"zero-shot{' *' if report.outcome.chosen_round == 0 else ''}",
+            "",
+            "",
+            f"{zero_shot.loss:.3f}" if zero_shot.loss_sum else "",
+            percent(zero_shot.accuracy),
+            "",
         )
     for record in report.outcome.state.history:
         held_out = record.held_out

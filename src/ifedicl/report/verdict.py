@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.federation.coordinator import Outcome
-from ifedicl.metrics import Evaluation, Tally, paired_p
+from ifedicl.metrics import Evaluation, paired_p
 from ifedicl.report.facts import Report, percent
 from ifedicl.settings import method_of
 from ifedicl.settings.describe import mode_of
@@ -79,7 +79,7 @@ def answer_of(report: Report) -> list[str]:
         own = f"The federation labels {percent(adapter.accuracy)} of {len(adapter.truth)} test texts right{against}."
         return [*report.verdicts, own]
     why = "There is no test text (data.test)"
-    held_out = _chosen(report.outcome)
+    held_out = report.outcome.held_out
     if report.outcome.gate is not None:
         return [f"{why}; the gate below is the only comparison on text that chose nothing."]
     if held_out is None:
@@ -94,7 +94,9 @@ def answer_of(report: Report) -> list[str]:
 
 def details_of(report: Report) -> list[str]:
     """What a reader of the answer asks next: labels that fell, the gate, the readout, and who saw what."""
-    return [*label_sentences(report), *gate_sentences(report.outcome), *readout_sentences(report), mode_sentence(report)]
+    outcome = report.outcome
+    chosen = [*round_sentences(outcome), *gate_sentences(outcome), *readout_sentences(report)]
+    return [*label_sentences(report), *chosen, mode_sentence(report)]
 
 
 def label_sentences(report: Report) -> list[str]:
@@ -113,6 +115,13 @@ def label_sentences(report: Report) -> list[str]:
 
 def _fall(row: LabelFigures) -> str:
     return f"{row.label} ({row.right} of {row.examples} instead of {row.raw})"
+
+
+def round_sentences(outcome: Outcome) -> list[str]:
+    """Why no round is used; empty if one is, or if there were none."""
+    if outcome.chosen_round or not outcome.state.history:
+        return []
+    return ["Rounds: NOT USED; none was better than the raw model by enough evidence on held-out examples."]
 
 
 def gate_sentences(outcome: Outcome) -> list[str]:
@@ -140,11 +149,6 @@ def readout_sentences(report: Report) -> list[str]:
 def mode_sentence(report: Report) -> str:
     """A sentence on who saw what."""
     return f"Privacy mode {mode_of(method_of(report.adapter.provenance))}."
-
-
-def _chosen(outcome: Outcome) -> Tally | None:
-    """Figures of the chosen round on the examples that chose it."""
-    return next((record.held_out for record in outcome.state.history if record.round == outcome.chosen_round), None)
 
 
 def size_of(report: Report) -> str:

@@ -24,6 +24,8 @@ from ifedicl.federation.engine import Engine
 from ifedicl.federation.handler import Endpoint
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.manifest import Manifest
+from ifedicl.federation.public_text import PublicText
+from ifedicl.federation.reference_text import REFERENCE_TEXTS
 from ifedicl.owner.endpoint import simulated_endpoints, spent_privacy
 from ifedicl.runs.client_data import check_classes, check_names
 from ifedicl.settings import Method, ModelSettings
@@ -55,7 +57,7 @@ def simulate(
     """
     check_names(examples)
     check_classes(task, examples)
-    scorers = Scorers(backbone)
+    scorers, reference = Scorers(backbone), PublicText(REFERENCE_TEXTS)
     return tuple(
         Client(
             name,
@@ -64,6 +66,7 @@ def simulate(
             secret=seeds.derive(seed, "secret", name).to_bytes(8, "little"),
             split_key=split_keys.get(name, b""),
             scorers=scorers,
+            reference=reference,
         )
         for name, rows in examples.items()
     )

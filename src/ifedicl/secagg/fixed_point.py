@@ -19,8 +19,8 @@ class FixedPoint:
     """Range and resolution of the numbers.
 
     Attributes:
-        bits: of one number on the wire, a multiple of 8 below 64.
-        fraction: how many of these bits are fractional: the resolution is ``2^-fraction``.
+        bits: of one number on the wire, 1 to 63.
+        fraction: how many of these bits are fractional: the resolution is ``2^-fraction``. It may be below 0.
     """
 
     bits: int
@@ -48,6 +48,10 @@ class FixedPoint:
             raise SecureSumError(self._too_large(1))
         return scaled.astype(np.int64)
 
+    def wrapped_integers(self, numbers: Array64) -> npt.NDArray[np.int64]:
+        """As :meth:`integers`, of finite numbers of any size, modulo ``2^bits``."""
+        return np.rint(self.wrapped(numbers) * 2.0**self.fraction).astype(np.int64)
+
     def bounded(self, numbers: Array64, clients: int) -> npt.NDArray[np.int64]:
         """As :meth:`integers`, with each number brought into the range of :meth:`limit`, and 0 for one that is not a number."""
         limit = self._limit(clients)
@@ -69,21 +73,38 @@ class FixedPoint:
         signed = (total << unused).view(np.int64) >> np.int64(unused)  # the highest bit that travels is the sign
         return signed.astype(np.float64) * self.step
 
-    def packed(self, integers: Integers) -> npt.NDArray[np.uint8]:
-        """``(count, bits / 8)``: modulo ``2^bits``, little-endian, as they travel."""
-        rows = np.ascontiguousarray(integers.astype("<u8")).view(np.uint8).reshape(-1, _WORD)
-        return np.ascontiguousarray(rows[:, : self.bits // 8])
+    def wrapped(self, numbers: Array64) -> Array64:
+        """Numbers brought into the range of this form by whole ranges, as a sum modulo ``2^bits`` is."""
+        size = 2.0**self.bits * self.step
+        inside: Array64 = numbers - size * np.rint(numbers / size)
+        return inside
 
-    def unpacked(self, rows: npt.NDArray[np.uint8]) -> Integers:
-        """The integers of :meth:`packed`.
+    def size(self, count: int) -> int:
+        """Bytes of ``count`` numbers as they travel."""
+        return -(-count * self.bits // 8)
+
+    def packed(self, integers: Integers) -> bytes:
+        """Modulo ``2^bits``, little-endian, bit after bit, as they travel."""
+        rows = np.ascontiguousarray(integers.astype("<u8")).view(np.uint8).reshape(-1, _WORD)[:, : -(-self.bits // 8)]
+        if self.bits % 8 == 0:
+            return np.ascontiguousarray(rows).tobytes()
+        bits = np.unpackbits(np.ascontiguousarray(rows), axis=1, count=self.bits, bitorder="little")
+        return np.packbits(bits.ravel(), bitorder="little").tobytes()
+
+    def unpacked(self, data: bytes, count: int) -> Integers:
+        """The ``count`` integers of :meth:`packed`.
 
         Raises:
-            SecureSumError: rows of another width.
+            SecureSumError: other bytes than those of so many numbers.
         """
-        if rows.ndim != 2 or rows.shape[1] != self.bits // 8 or rows.dtype != np.uint8:
-            raise SecureSumError(f"masked numbers {rows.dtype} {rows.shape} are not (count, {self.bits // 8}) bytes")
-        whole = np.zeros((len(rows), _WORD), dtype=np.uint8)
-        whole[:, : self.bits // 8] = rows
+        if len(data) != self.size(count):
+            raise SecureSumError(f"masked numbers: received {len(data)} bytes; {count} numbers have {self.size(count)}")
+        rows = np.frombuffer(data, np.uint8)
+        if self.bits % 8:
+            bits = np.unpackbits(rows, count=count * self.bits, bitorder="little").reshape(count, self.bits)
+            rows = np.packbits(bits, axis=1, bitorder="little")
+        whole = np.zeros((count, _WORD), dtype=np.uint8)
+        whole[:, : -(-self.bits // 8)] = rows.reshape(count, -1)
         return whole.view("<u8").reshape(-1).astype(np.uint64)
 
     def _limit(self, clients: int) -> int:

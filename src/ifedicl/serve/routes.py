@@ -90,8 +90,8 @@ class ServerState:
         return schemas.ClassifyAnswer(
             model=self.model,
             adapter=schemas.AdapterName(name=served.name, version=served.loaded.version),
-            results=_labelled(labels, answer.logs[0]),
-            zero_shot=_labelled(labels, answer.logs[1]) if request.zero_shot else None,
+            results=_labelled(labels, answer.logs[0], request.min_confidence),
+            zero_shot=_labelled(labels, answer.logs[1], request.min_confidence) if request.zero_shot else None,
             truncated=answer.truncated,
         )
 
@@ -278,10 +278,13 @@ def _repeated(body: bytes) -> list[str]:
     return [name for name, number in counts.items() if number > 1]
 
 
-def _labelled(labels: tuple[str, ...], logs: Array32) -> list[schemas.Labelled]:
+def _labelled(labels: tuple[str, ...], logs: Array32, least: float) -> list[schemas.Labelled]:
     return [
-        schemas.Labelled(label=labels[int(row.argmax())], probabilities=dict(zip(labels, np.exp(row).tolist(), strict=True)))
-        for row in logs
+        schemas.Labelled(
+            label=labels[int(row.argmax())] if row.max() >= least else None,
+            probabilities=dict(zip(labels, row.tolist(), strict=True)),
+        )
+        for row in np.exp(logs)
     ]
 
 

@@ -31,6 +31,9 @@ class ClassifyRequest(BaseModel):
     )
     adapter: str | None = Field(default=None, description="name of the adapter; may be left out where only one is served")
     zero_shot: bool = Field(default=False, strict=True, description="true or false: also ask the raw model, for comparison")
+    min_confidence: float = Field(
+        default=0.0, ge=0.0, le=1.0, strict=True, description="a number from 0 to 1; a label of a lower probability is null"
+    )
 
     @property
     def listed(self) -> list[str]:
@@ -41,7 +44,7 @@ class ClassifyRequest(BaseModel):
 class Labelled(BaseModel):
     """The answer to one text."""
 
-    label: str = Field(description="the most probable label")
+    label: str | None = Field(description="the most probable label; null if its probability is below min_confidence")
     probabilities: dict[str, float] = Field(description="of every label; they sum to 1")
 
 

@@ -62,8 +62,15 @@ def _sent_without_noise(method: Method) -> list[str]:
     number = "and their number"
     if method.classes_apart:
         number = "by class, and the number of each"
-    products = "once, after the rounds: sums of products of hidden states and labels over its training examples"
-    readout = [products] if method.readout else []
+    products = (
+        "once, after the rounds: sums of hidden states by label over its training examples, and of their products along a few "
+        "directions"
+    )
+    refined = (
+        f"after them {method.refinements} times: sums of products of hidden states along a few more directions, those that the "
+        "readout of all clients' sums depends on"
+    )
+    readout = [products, *([refined] if method.refinements else [])] if method.readout else []
     moved = (
         "each round: the gradient of the loss summed over the training examples that it draws, their number, their summed loss"
         if method.takes_gradients
@@ -75,9 +82,19 @@ def _sent_without_noise(method: Method) -> list[str]:
     )
     at_the_gate = [compared] if method.holdout.gate > 0 else []
     if method.is_one_shot:
-        products = "once: sums of products of the raw model's hidden states and labels over its training examples"
+        products = (
+            "once: sums of the raw model's hidden states by label over its training examples, and of their products along a "
+            "few directions"
+        )
+        measured = "once: of the raw model, the number of held-out examples, how many were right, their summed loss"
         tried = "once: for each readout that is tried, the number of held-out examples, how many were right, their summed loss"
-        return [products, tried, *at_the_gate]
+        return [
+            *([measured] if method.measures_first else []),
+            products,
+            *([refined] if method.refinements else []),
+            tried,
+            *at_the_gate,
+        ]
     lowest = method.injection.from_depth
     above = "" if lowest == 0 else f" above {lowest:g} of its depth"
     return [

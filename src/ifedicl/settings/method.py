@@ -21,6 +21,10 @@ from ifedicl.settings.sections import (
 )
 from ifedicl.settings.validation import Section
 
+_DEPTHS = (0.2, 0.4, 0.6, 0.8)
+_DEPTHS_WITH_NOISE = (0.5,)
+"""Each number of a sum gets the same noise, so more of them have less of the signal."""
+
 
 class Method(Section):
     """All settings that decide the numbers, checked against each other. It travels to the clients."""
@@ -78,6 +82,13 @@ class Method(Section):
         return self.rounds.rounds == 0
 
     @property
+    def measures_first(self) -> bool:
+        """Whether the raw model is measured on held-out examples before anything is learnt: rounds are compared with it, and
+        the numbers of a secure sum get their range from the number of examples. Noise has no use for it in one shot.
+        """
+        return not self.is_one_shot or (self.sums_only and not self.promises_noise)
+
+    @property
     def takes_updates(self) -> bool:
         """Whether clients take local steps and send coefficients."""
         return not (self.is_one_shot or self.takes_gradients)
@@ -92,14 +103,18 @@ class Method(Section):
         """Whether λ and β stay at 0 and 1, and Γ alone is calibrated."""
         return self.injection.context_scale == "none"
 
-    def pooled_layer(self, layers: int) -> int | None:
-        """The layer, 1 to ``layers``, whose input the readout averages over the text; None: it does not.
+    def pooled_layers(self, layers: int) -> tuple[int, ...]:
+        """The layers, 1 to ``layers``, whose inputs the readout averages over the text, from low to high; none: it does not."""
+        if self.readout is None:
+            return ()
+        usual = _DEPTHS_WITH_NOISE if self.promises_noise else _DEPTHS
+        depths = usual if self.readout.pooled_depths is None else self.readout.pooled_depths
+        return tuple(sorted({max(1, round(depth * layers)) for depth in depths}))
 
-        It is never below the lowest injected layer, because the inputs of those layers are not kept.
-        """
-        if self.readout is None or self.readout.pooled_depth == 0:
-            return None
-        return max(1, round(self.readout.pooled_depth * layers), self.injected_layers(layers).start)
+    @property
+    def refinements(self) -> int:
+        """How often the sums of the readout are refined; noise would have to be added each time."""
+        return 0 if self.readout is None or self.promises_noise else self.readout.refinements
 
     @property
     def promises_noise(self) -> bool:

@@ -24,6 +24,7 @@ REMEDIES: Mapping[str, str] = {
     "server.schedule": f"{_REMOVE}: the rate falls to 0 along half a cosine.",
     "subspace.source": f"{_REMOVE}: directions come from class means.",
     "subspace.parts": f"{_REMOVE}: directions come from class means.",
+    "readout.pooled_depth": "Write readout.pooled_depths = [0.5], or leave it out for several depths; 0.0 is now [].",
     "readout.most_features": f"{_REMOVE}: hidden states wider than 2048 are projected.",
     "robust.updates": "Write robust.rule: it holds for coefficients and vectors.",
     "robust.vectors": f"{_REMOVE}: robust.rule holds for coefficients and vectors.",

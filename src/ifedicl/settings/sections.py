@@ -102,12 +102,17 @@ class SubspaceSettings(Section):
 class ReadoutSettings(Section):
     """Not in the paper: a linear classifier on the adapted model's hidden states, in closed form from sums after the rounds."""
 
-    pooled_depth: float = Field(
-        default=0.5,
-        ge=0.0,
-        le=1.0,
-        description="depth in (0, 1] of the text's mean state; 0: only the last hidden state and the label words are used, "
-        "without an intercept, as in a classification head",
+    pooled_depths: tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...] | None = Field(
+        default=None,
+        max_length=16,
+        description="depths in (0, 1] of the text's mean states, at most 16; []: only the last hidden state and the label "
+        "words are used, without an intercept, as in a classification head; left out: [0.2, 0.4, 0.6, 0.8], with noise [0.5]",
+    )
+    refinements: int = Field(
+        default=3,
+        ge=0,
+        le=16,
+        description="how often sums of products along the present solution are asked for, 0 to 16; with noise never",
     )
 
 

@@ -65,10 +65,10 @@ def test_a_header_that_is_no_object_is_refused(saved: Path, text: str) -> None:
         Adapter.load(saved)
 
 
-@pytest.mark.parametrize("version", [0, 3, "1", None])
+@pytest.mark.parametrize("version", [0, 4, "1", None])
 def test_another_format_version_is_refused_with_the_one_that_is_read(saved: Path, version: object) -> None:
     resigned(saved, format_version=version)
-    with pytest.raises(AdapterError, match=rf"version {version!r}; this ifedicl reads 1 and 2\. Update ifedicl"):
+    with pytest.raises(AdapterError, match=rf"version {version!r}; this ifedicl reads 1, 2 and 3\. Update ifedicl"):
         Adapter.load(saved)
 
 
@@ -92,6 +92,7 @@ def test_a_header_without_a_field_is_refused(saved: Path, field: str) -> None:
         ("provenance", "text"),
         ("readout", 7),
         ("readout", {"pooled_layer": "2"}),
+        ("readout", {"pooled_layers": [1, "2"]}),
         ("readout", [1]),
     ],
 )
@@ -102,9 +103,10 @@ def test_a_header_with_a_field_of_another_type_is_refused(saved: Path, field: st
         Adapter.load(saved)
 
 
+@pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize("first_layer", ["1", 1.5, [1], -1, None, True])
-def test_a_first_layer_that_is_no_number_of_a_layer_is_refused(saved: Path, first_layer: object) -> None:
-    resigned(saved, format_version=2, first_layer=first_layer)
+def test_a_first_layer_that_is_no_number_of_a_layer_is_refused(saved: Path, first_layer: object, version: int) -> None:
+    resigned(saved, format_version=version, first_layer=first_layer)
     with pytest.raises(AdapterError, match=r"do not fit each other \((?s:.*)first_layer"):
         Adapter.load(saved)
 

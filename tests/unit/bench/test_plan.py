@@ -49,8 +49,9 @@ def test_our_method_and_federated_lora_are_compared_on_the_same_splits() -> None
     assert len({alpha for *_, alpha in splits["ifed-icl"]}) > 1
 
 
-def test_no_set_on_which_settings_are_chosen_is_reported() -> None:
-    chosen_on, reported = load_plan("dev").sets, load_plan("cpu").sets
+@pytest.mark.parametrize("name", ["cpu", "pools", "finance", "many-labels"])
+def test_no_set_on_which_settings_are_chosen_is_reported(name: str) -> None:
+    chosen_on, reported = load_plan("dev").sets, load_plan(name).sets
     assert chosen_on
     assert not set(chosen_on) & set(reported)
     assert not {item.source for item in chosen_on.values()} & {item.source for item in reported.values()}
@@ -106,6 +107,38 @@ def test_a_variant_is_our_federation_with_other_settings(tmp_path: Path) -> None
     assert plan.decides(first) != plan.decides(second)
 
 
+def test_lora_may_run_with_other_rounds_beside_itself(tmp_path: Path) -> None:
+    long = {"method": "fedavg-lora", "preset": "paper", "settings": {"rounds": {"rounds": 7}}}
+    plan = plan_of(tmp_path, tmp_path, ["fedavg-lora", "long"], variants={"long": long})
+    assert type(plan.methods["long"]) is type(METHODS["fedavg-lora"])
+    assert (plan.methods["long"].name, plan.method("long", 3).rounds.rounds, plan.method("fedavg-lora", 3).rounds.rounds) == (
+        "long",
+        7,
+        2,
+    )
+    ours = plan_of(tmp_path, tmp_path, ["long"], variants={"long": {**long, "method": None}})
+    assert ours.decides(ours.cells()[0]) != plan.decides(plan.cells()[1]), "another method under the same name"
+
+
+def test_one_shot_keeps_no_rounds_and_trains_nothing(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, tmp_path, ["one-shot", "ifed-icl-readout"])
+    assert plan.method("one-shot", 0).is_one_shot
+    assert plan.methods["one-shot"].passes(plan.size).training == 0
+    assert plan.methods["one-shot"].passes(plan.size).forward < plan.methods["ifed-icl-readout"].passes(plan.size).forward
+
+
+def test_long_prompts_of_a_set_count_in_a_dry_run_and_nowhere_else(tmp_path: Path) -> None:
+    models = {"tiny": {"source": str(tmp_path), "tokens_per_second": 100.0}}
+    short, long = (
+        plan_of(tmp_path, tmp_path, ["zero-shot"], models=models, tokens=10, sets={"one": {"source": str(tmp_path), **more}})
+        for more in ({}, {"tokens": 30})
+    )
+    (few,), (many,) = estimates(short), estimates(long)
+    assert few.hours is not None
+    assert many.hours == pytest.approx(3 * few.hours)
+    assert short.decides(short.cells()[0]) == long.decides(long.cells()[0])
+
+
 @pytest.mark.parametrize(
     ("variants", "message"),
     [
@@ -120,7 +153,7 @@ def test_a_variant_that_cannot_be_is_refused(tmp_path: Path, variants: dict[str,
 
 
 def test_a_plan_that_is_not_there_names_the_shipped_ones() -> None:
-    with pytest.raises(ConfigError, match="cpu, dev, paper, servable, smoke"):
+    with pytest.raises(ConfigError, match="cpu, dev, finance, many-labels, paper, pools, servable, smoke"):
         load_plan("cpv")
 
 

@@ -25,7 +25,7 @@ def test_run_writes_adapter_metrics_config_and_a_report_that_needs_no_network(fi
     assert kinds.count("round") == 2
     assert "exchange" in kinds
     page = (finished / "report.html").read_text()
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 7
     assert "<script" not in page
     assert "<link" not in page
     assert "north" in page

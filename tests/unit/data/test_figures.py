@@ -7,11 +7,13 @@ from math import comb
 import numpy as np
 import pytest
 
+from ifedicl.confidence import Confidence
 from ifedicl.metrics import Evaluation, Tally, mean_hits, paired_p, wilson
 
 
 def _evaluation(truth: list[int], predicted: list[int], labels: tuple[str, ...] = ("a", "b", "c")) -> Evaluation:
-    return Evaluation(labels, np.array(truth), np.array(predicted), loss=0.5)
+    hits = np.array(truth) == np.array(predicted)
+    return Evaluation(labels, np.array(truth), np.array(predicted), 0.5, Confidence(np.full(len(truth), 0.5), hits, 0.5))
 
 
 def test_confusion_counts_true_labels_by_row() -> None:

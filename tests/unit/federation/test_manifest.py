@@ -270,6 +270,7 @@ def test_fewer_rounds_than_those_of_the_method_count_as_these() -> None:
 _COUNTS = {
     "vectors": "sums",
     "statistics": "sums",
+    "products": "sums",
     "context": "contexts",
     "evaluate": "figures",
     "compare": "figures",

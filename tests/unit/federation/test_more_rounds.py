@@ -38,7 +38,7 @@ def test_only_added_examples_are_vectorised_and_calibration_goes_on(backbone: Ba
 
     assert [record.round for record in second.state.history] == [1, 2, 3, 4, 5]
     assert second.state.history[:2] == first.state.history
-    assert second.chosen_round in (3, 4, 5), "a round on other vectors proves nothing for these"
+    assert second.chosen_round not in (1, 2), "a round on other vectors proves nothing for these"
     assert second.state.zero_shot is not None
     assert first.state.zero_shot is not None
     assert second.state.zero_shot.examples > first.state.zero_shot.examples

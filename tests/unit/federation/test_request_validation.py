@@ -10,8 +10,10 @@ import pytest
 
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.model_shape import ModelShape
+from ifedicl.core.blend import SHARES
 from ifedicl.core.coefficients import LARGEST_COEFFICIENT, Coefficients
-from ifedicl.core.readout import PENALTIES, TEMPERATURES, Readout
+from ifedicl.core.readout import TEMPERATURES, Readout
+from ifedicl.core.readout_sums import PENALTIES
 from ifedicl.core.subspace import Context, subspace_basis
 from ifedicl.core.vectors import LARGEST_MEAN, Array32
 from ifedicl.federation.manifest import Manifest, context_id
@@ -56,7 +58,7 @@ GRADIENTS = job(server={"update": "gradient"})
 PLAIN = job(readout=None, holdout={"selection": 0.0}, rounds={"rounds": 4, "select_by": "last"})
 NAME = "0" * 48
 START = JOB.initial
-LAYER = JOB.method.pooled_layer(MODEL.layers)
+LAYERS = JOB.method.pooled_layers(MODEL.layers)
 
 
 def basis_of(layers: int = 2, rank: int = 2, width: int = 8) -> Array32:
@@ -102,9 +104,9 @@ BAD_COEFFICIENTS = {
     "a core that is NaN": core(NAN),
     "a core beyond the bound": core(-1.01 * LARGEST_COEFFICIENT),
 }
-WEIGHTS = np.ones((2, MODEL.width * (1 if LAYER is None else 2) + 3), dtype=np.float32)
-READOUT = Readout(WEIGHTS, LAYER)
-OTHER_LAYER = Readout(WEIGHTS, (LAYER or 1) % MODEL.layers + 1)
+WEIGHTS = np.ones((2, MODEL.width * (1 + len(LAYERS)) + 3), dtype=np.float32)
+READOUT = Readout(WEIGHTS, LAYERS)
+OTHER_LAYER = Readout(WEIGHTS, (*LAYERS[:-1], MODEL.layers))
 BAD_READOUTS = {
     "another width": replace(READOUT, weights=np.ones((2, WEIGHTS.shape[1] + 1), dtype=np.float32)),
     "a label more": replace(READOUT, weights=np.ones((3, WEIGHTS.shape[1] + 1), dtype=np.float32)),
@@ -115,8 +117,10 @@ BAD_READOUTS = {
 }
 
 
-def trial(*readouts: Readout, temperatures: tuple[float, ...] = TEMPERATURES) -> EvaluateRequest:
-    return EvaluateRequest(NAME, START, readouts, temperatures)
+def trial(
+    *readouts: Readout, temperatures: tuple[float, ...] = TEMPERATURES, shares: tuple[float, ...] = SHARES
+) -> EvaluateRequest:
+    return EvaluateRequest(NAME, START, readouts, temperatures, shares)
 
 
 def install(held: Context, wire_dtype: str = "float32") -> ContextRequest:
@@ -198,6 +202,9 @@ UNFIT: dict[str, tuple[Manifest, StepRequest]] = {
     "other temperatures": (JOB, trial(READOUT, temperatures=(1.0, 2.0, 4.0))),
     "fewer temperatures": (JOB, trial(READOUT, temperatures=TEMPERATURES[:1])),
     "temperatures without a readout": (JOB, trial()),
+    "shares without a readout": (JOB, trial(temperatures=(1.0,))),
+    "other shares": (JOB, trial(READOUT, shares=(0.0, 1.0))),
+    "no share": (JOB, trial(READOUT, shares=())),
     "no temperature": (JOB, trial(temperatures=())),
     "a temperature that is NaN": (JOB, trial(READOUT, temperatures=(NAN, *TEMPERATURES[1:]))),
     **{f"figures of a readout: {name}": (JOB, trial(READOUT, readout)) for name, readout in BAD_READOUTS.items()},
@@ -219,10 +226,10 @@ def test_a_request_that_does_not_fit_the_job_is_found(manifest: Manifest, reques
 
 
 def test_a_run_that_only_reads_words_reads_no_text_layer() -> None:
-    manifest = job(readout={"pooled_depth": 0.0})
+    manifest = job(readout={"pooled_depths": []})
     alone = Readout(np.ones((2, MODEL.width + 3), dtype=np.float32))
     assert RequestChecks(manifest).fits(CompareRequest(NAME, START, alone))
-    assert not RequestChecks(manifest).fits(CompareRequest(NAME, START, Readout(WEIGHTS, 2)))
+    assert not RequestChecks(manifest).fits(CompareRequest(NAME, START, Readout(WEIGHTS[:, -2 * MODEL.width - 3 :], (2,))))
 
 
 # A client's checks: first the name, then the numbers

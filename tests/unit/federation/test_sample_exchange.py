@@ -21,9 +21,9 @@ STEPS = {
     "gradients": ({"server": {"update": "gradient"}}, {"job", "vectors", "context", "gradient", "evaluate"}),
     "all": (
         {"holdout": {"gate": 0.2}, "subspace": {"rank": 2}, "readout": {}},
-        {"job", "vectors", "context", "update", "evaluate", "statistics", "readouts", "compare"},
+        {"job", "vectors", "context", "update", "evaluate", "statistics", "products", "readouts", "compare"},
     ),
-    "no rounds": ({"rounds": {"rounds": 0}, "readout": {}}, {"job", "statistics", "readouts"}),
+    "no rounds": ({"rounds": {"rounds": 0}, "readout": {}}, {"job", "statistics", "products", "readouts"}),
     "noise": (
         {
             "weighting": "examples",

@@ -73,7 +73,8 @@ def form_of(before: Coefficients, weight_bits: int, settings: CalibrationSetting
 
 def summed(changes: Changes, replies: list[UpdateReply]) -> UpdateReply:
     """The total of these replies, through integers and packed bytes."""
-    form, total = changes.form, np.zeros(changes.form.count, dtype=np.uint64)
+    form = changes.form({})
+    total = np.zeros(form.count, dtype=np.uint64)
     for reply in replies:
         integers = form.integers(flat(changes.apart(reply)))
         form.check(integers, len(replies))
@@ -98,7 +99,7 @@ def test_the_mean_is_that_of_open_mode_to_a_few_steps_however_the_examples_are_s
 
 
 def test_a_round_of_the_usual_settings_takes_two_bytes_for_each_number_of_the_core() -> None:
-    form = form_of(start(), 12).form
+    form = form_of(start(), 12).form({})
     assert {name: grid.bits for name, (_, grid) in form.parts.items()} == {"examples": 40, "loss": 40, "scales": 24, "core": 16}
     assert form.parts["core"][1].step <= 2.0**-16
 
@@ -136,7 +137,7 @@ def test_at_the_end_of_the_schedule_steps_are_as_fine_as_the_changes_are_small()
     first, last = (reach_of(cosine, asked) for asked in rounds)
     assert 0.095 < first < 0.105
     assert last < 0.001
-    (_, early), (_, late) = (Changes(before, 7, reach).form.parts["core"] for reach in (first, last))
+    (_, early), (_, late) = (Changes(before, 7, reach).form({}).parts["core"] for reach in (first, last))
     assert late.step < early.step / 64
 
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.readout import ReadoutSums
 from ifedicl.core.vectors import pooled
 from ifedicl.errors import TooFewClientsError
 from ifedicl.federation.client_pool import advance_head
@@ -48,6 +47,7 @@ from ifedicl.federation.messages import (
     decode_reply,
     encode,
 )
+from ifedicl.federation.reply_sums import Total
 from ifedicl.federation.secure.quantised import SUMS, layout_of
 from ifedicl.federation.secure.sum_client import identity_of
 from ifedicl.federation.secure.sum_engine import SecureEngine
@@ -57,6 +57,7 @@ from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import TOGETHER
 from tests.support.endpoints import engine_over, secure_layer
 from tests.support.engines import RecordingEngine
+from tests.support.readouts import sums_of
 from tests.support.scripted import ScriptedClient
 from tests.support.secure import JOB, REPEATABLE, REQUESTS, RULES, VECTORS, behind, drawn_client, failing, fixed, lose, summed
 from tests.support.uniform import NEVER, uniform_p
@@ -111,9 +112,12 @@ def together(sent: Sequence[Reply]) -> Reply:
     if isinstance(first, EvaluateReply):
         return EvaluateReply(tuple(sum(own, Tally()) for own in zip(*(reply.tallies for reply in replies), strict=True)))
     if isinstance(first, StatisticsReply):
-        own = [reply.sums for reply in replies]
-        gram, moment = sum(sums.gram for sums in own), sum(sums.moment for sums in own)
-        return StatisticsReply(ReadoutSums(gram, moment, sum(sums.examples for sums in own)))
+        total = Total(StatisticsReply)
+        for reply in sent:
+            assert isinstance(reply, StatisticsReply)
+            total.add(reply)
+        assert total.reply is not None
+        return total.reply
     return CompareReply(sum((reply.comparison for reply in replies), Comparison()))
 
 
@@ -266,7 +270,7 @@ def test_only_keys_shares_and_masked_numbers_cross(kind: str) -> None:
 
 def test_recorded_traffic_of_one_client_and_its_difference_over_two_rounds_is_uniform() -> None:
     rows = 20_000
-    same = StatisticsReply(ReadoutSums.of(np.ones((40, 200)), np.zeros(40, dtype=np.int64), 2))
+    same = StatisticsReply(sums_of(np.ones((40, 300)), np.zeros(40, dtype=np.int64)))
     masked: list[bytes] = []
     for _ in range(2):
         engine = RecordingEngine(behind(fixed(4, rule=lambda request: same)))

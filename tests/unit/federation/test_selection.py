@@ -9,7 +9,15 @@ import pytest
 
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.errors import FederationError
-from ifedicl.federation.messages import ContextRequest, EvaluateReply, EvaluateRequest, Failure, FailureCode, Reply
+from ifedicl.federation.messages import (
+    ContextRequest,
+    EvaluateReply,
+    EvaluateRequest,
+    Failure,
+    FailureCode,
+    Reply,
+    UpdateRequest,
+)
 from ifedicl.federation.state import RoundRecord
 from ifedicl.metrics import Tally
 from tests.support.local_runs import run_with
@@ -74,7 +82,7 @@ def test_settings_that_hold_nothing_out_ask_no_client_for_held_out_figures() -> 
 def test_zero_shot_is_measured_with_the_identity() -> None:
     engine = ScriptedEngine(evaluate=held_out(*COURSE))
     outcome = run_with(engine, scripted_method(rounds={"rounds": 5}), SHAPE)
-    assert outcome.state.zero_shot == Tally(10, 5, 7.0)
+    assert outcome.state.zero_shot == Tally(10, 5, 20.0)
     first = engine.asked_for(EvaluateRequest)[0][1]
     np.testing.assert_array_equal(first.coefficients.scales, Coefficients.identity(Form(LAYERS)).scales)
 
@@ -85,7 +93,7 @@ def test_vectors_too_large_for_the_wire_are_not_handed_out(tmp_path: Path) -> No
     with pytest.raises(FederationError, match="wire_dtype"):
         run_with(engine, method, SHAPE, checkpoint=file)
     assert not engine.asked_for(ContextRequest)
-    assert run_with(ScriptedEngine(), method, SHAPE, checkpoint=file, resume=True).chosen_round > 0, "nothing is poisoned"
+    assert run_with(ScriptedEngine(), method, SHAPE, checkpoint=file, resume=True).state.round > 0, "nothing is poisoned"
 
 
 def test_rounds_are_compared_on_the_clients_that_both_of_them_have() -> None:
@@ -94,7 +102,7 @@ def test_rounds_are_compared_on_the_clients_that_both_of_them_have() -> None:
 
     def evaluate(name: str, request: EvaluateRequest) -> Reply | None:
         number = round_of(request.coefficients)
-        loss = 9.0 if number == 0 else losses.get((name, number))
+        loss = 90.0 if number == 0 else losses.get((name, number))
         return Failure(FailureCode.LOST) if loss is None else EvaluateReply((Tally(10, 5, loss),))
 
     def best_after(rounds: int) -> int:
@@ -102,3 +110,50 @@ def test_rounds_are_compared_on_the_clients_that_both_of_them_have() -> None:
         return run_with(ScriptedEngine(names=("a", "b"), evaluate=evaluate), method, SHAPE).chosen_round
 
     assert [best_after(rounds) for rounds in (1, 2, 3)] == [1, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("by", "tally", "chosen"),
+    [
+        ("loss", (9, 17.8), 0),  # 2.2 nats of evidence, and the odds on the raw model are ten to one
+        ("loss", (1, 17.6), 1),
+        ("loss", (9, 25.0), 0),
+        ("accuracy", (5, 20.0), 0),
+        ("accuracy", (4, 1.0), 0),
+        ("accuracy", (6, 90.0), 1),
+        ("last", (0, 90.0), 1),
+    ],
+)
+def test_a_round_replaces_the_raw_model_by_evidence(
+    by: str, tally: tuple[int, float], chosen: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = ScriptedEngine(evaluate=held_out(tally))
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 1, "select_by": by}), SHAPE)
+    assert outcome.chosen_round == chosen == round_of(outcome.coefficients)
+    assert outcome.coefficients.is_identity == (chosen == 0)
+    assert ("no round is better than the raw model" in caplog.text) == (chosen == 0)
+    assert outcome.held_out == (Tally(10, *tally) if chosen else Tally(10, 5, 20.0))
+
+
+def test_a_round_is_compared_with_the_raw_model_on_the_clients_that_both_have() -> None:
+    """Client b has figures of the raw model only, and these are bad."""
+
+    def evaluate(name: str, request: EvaluateRequest) -> Reply | None:
+        raw = round_of(request.coefficients) == 0
+        if name == "b":
+            return EvaluateReply((Tally(10, 0, 100.0),)) if raw else Failure(FailureCode.LOST)
+        return EvaluateReply((Tally(10, 5, 7.0 if raw else 6.5),))
+
+    method = scripted_method(rounds={"rounds": 1, "select_by": "loss"})
+    assert run_with(ScriptedEngine(names=("a", "b"), evaluate=evaluate), method, SHAPE).chosen_round == 0
+
+
+def test_more_rounds_go_on_from_the_raw_model_where_no_round_was_better(tmp_path: Path) -> None:
+    file, method = tmp_path / "state", scripted_method(rounds={"rounds": 1, "select_by": "loss"})
+    course = held_out((5, 19.0), (5, 2.0))
+    first = run_with(ScriptedEngine(evaluate=course), method, SHAPE, checkpoint=file)
+    assert first.chosen_round == 0
+    engine = ScriptedEngine(evaluate=held_out((5, 2.0)))
+    again = run_with(engine, method, SHAPE, checkpoint=file, more_rounds=1)
+    assert again.chosen_round == 2
+    assert round_of(engine.asked_for(UpdateRequest)[0][1].coefficients) == 0

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ifedicl.backbone.model_shape import ModelShape
-from ifedicl.core.readout import ReadoutSums
 from ifedicl.data import Role
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import (
@@ -51,6 +50,7 @@ from tests.support.guarded import (
     vectors,
 )
 from tests.support.jobs import job_of
+from tests.support.readouts import drawn_sums, sums_of
 from tests.support.scripted import ScriptedClient
 
 # Differencing
@@ -162,8 +162,8 @@ def test_no_two_figures_differ_by_few_held_out_examples(tmp_path: Path, asked: s
 def test_the_coordinator_hashes_what_arrived_and_not_what_it_made_of_it(tmp_path: Path) -> None:
     """Sums of features that hardly vary are not encoded twice with the same last bits."""
     draw = np.random.default_rng(0)
-    rows = np.concatenate([7.0 + 1e-4 * draw.normal(size=(30, 6)), np.ones((30, 1))], axis=1)
-    reply = StatisticsReply(ReadoutSums.of(rows, draw.integers(0, 2, 30), 2))
+    rows = 7.0 + 1e-4 * draw.normal(size=(30, 6))
+    reply = StatisticsReply(sums_of(rows, draw.integers(0, 2, 30)))
     arrived = decode_reply(encode(reply))
     assert encode(arrived) != encode(reply)
     guard, _ = guarded(tmp_path, rule=lambda request: reply if request.kind == "statistics" else usual(request))
@@ -179,7 +179,7 @@ def test_the_coordinator_hashes_what_arrived_and_not_what_it_made_of_it(tmp_path
     ("method", "asked", "answer"),
     [
         (BY_CLASS, "vectors", vectors((15, 15))),
-        (READOUT, "statistics", StatisticsReply(ReadoutSums(np.eye(5), np.ones((5, 2)), 30))),
+        (READOUT, "statistics", StatisticsReply(drawn_sums(30))),
     ],
 )
 @pytest.mark.parametrize(("second", "expected"), [((), None), ((29,), FailureCode.TOO_FEW), ((26, 27, 28, 29), None)])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ifedicl import files
 from ifedicl.core.aggregation import GradientSum
-from ifedicl.core.readout import Readout, ReadoutSums
+from ifedicl.core.readout import Readout
 from ifedicl.errors import StorageError
 from ifedicl.federation.manifest import context_id
 from ifedicl.federation.messages import (
@@ -37,7 +37,7 @@ from ifedicl.ledger.entries import Head
 from ifedicl.ledger.ledger import read
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.owner.policy import Policy
-from ifedicl.settings import Method
+from ifedicl.settings import Method, ReadoutSettings
 from tests.support import tiny
 from tests.support.guarded import (
     BY_CLASS,
@@ -57,11 +57,12 @@ from tests.support.guarded import (
     vectors,
 )
 from tests.support.jobs import job_on
+from tests.support.readouts import drawn_sums
 
 
 def test_an_open_policy_lets_every_kind_of_answer_out_and_the_ledger_has_each(tmp_path: Path) -> None:
     guard, _ = guarded(tmp_path)
-    sent = [guard.ask(request) for request in asks().values()]
+    sent = [guard.ask(request) for request in asks(METHOD.model_copy(update={"readout": ReadoutSettings()})).values()]
     replies = [envelope.frame.reply for envelope in sent]
     assert not [reply for reply in replies if isinstance(reply, Failure)]
     entries, _ = read(tmp_path / "ledger.jsonl")
@@ -163,7 +164,7 @@ BEHIND: dict[str, tuple[str, str, Callable[[int], Reply]]] = {
     "update": ("update", "examples", lambda n: UpdateReply(SAME, n, 0.5)),
     "step": ("update", "step", lambda n: UpdateReply(SAME, n, 0.5)),
     "gradient": ("gradient", "examples", lambda n: GradientReply(GradientSum(SAME.arrays, n, 2.0))),
-    "statistics": ("statistics", "examples", lambda n: StatisticsReply(ReadoutSums(np.eye(5), np.ones((5, 2)), n))),
+    "statistics": ("statistics", "examples", lambda n: StatisticsReply(drawn_sums(n))),
     "evaluate": ("evaluate", "held_out", lambda n: EvaluateReply((Tally(n, 0, 1.0),))),
     "compare": ("compare", "held_out", lambda n: CompareReply(Comparison(Tally(n, 0, 1.0), Tally(n, 0, 1.0), 1.0, 0))),
 }

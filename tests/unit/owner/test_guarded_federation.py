@@ -34,6 +34,7 @@ from ifedicl.ledger.ledger import REFUSED, REPLY, SUMMED, read
 from ifedicl.ledger.usage import CountedLedger
 from ifedicl.owner.endpoint import LedgerRecord, build_endpoint
 from ifedicl.owner.policy import Policy, open_policy
+from ifedicl.settings import ReadoutSettings
 from tests.support import tiny
 from tests.support.endpoints import Asked, engine_of
 from tests.support.guarded import METHOD, SECURE, asks, code, guarded, installed, rules, summed, usual
@@ -44,11 +45,12 @@ from tests.support.jobs import job_of
 
 def test_in_a_sum_the_policy_sees_what_goes_in_and_the_ledger_has_what_goes_in_and_what_leaves(tmp_path: Path) -> None:
     guard, _ = summed(tmp_path, rules())
-    sent = [guard.ask(request) for request in asks(SECURE).values()]
+    method = SECURE.model_copy(update={"readout": ReadoutSettings()})
+    sent = [guard.ask(request) for request in asks(method).values()]
     assert not [envelope for envelope in sent if isinstance(envelope.frame.reply, Failure)]
     entries = read(tmp_path / "ledger.jsonl")[0][1:]
     expected: list[tuple[str, str]] = []
-    for kind, request in asks(SECURE).items():
+    for kind, request in asks(method).items():
         own = usual(request).kind
         expected += [(REPLY, own)] if kind in {"job", "context"} else [(SUMMED, own), (REPLY, RevealReply.kind)]
     assert [(entry.event, entry.facts["kind"]) for entry in entries] == expected

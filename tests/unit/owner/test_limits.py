@@ -43,6 +43,7 @@ from tests.support.guarded import (
     summed,
 )
 from tests.support.jobs import job_of
+from tests.support.readouts import asked_products
 
 COUNTED = {
     "update": "updates",
@@ -51,6 +52,7 @@ COUNTED = {
     "compare": "figures",
     "vectors": "sums",
     "statistics": "sums",
+    "products": "sums",
     "context": "contexts",
 }
 """The limit of each kind of request."""
@@ -74,6 +76,7 @@ def request_of(kind: str, manifest: Manifest, number: int) -> StepRequest:
         "evaluate": lambda: messages.EvaluateRequest(name, moved),
         "compare": lambda: messages.CompareRequest(name, moved, None),
         "statistics": lambda: messages.StatisticsRequest(name, moved),
+        "products": lambda: messages.ProductsRequest(name, moved, asked_products(8)),
         "vectors": lambda: messages.VectorsRequest(manifest.digest, f"{number}:{'0' * 32}" if number else ""),
         "context": lambda: messages.ContextRequest(manifest.digest, Context(ONE.vectors * (number + 1)), "float32"),
     }

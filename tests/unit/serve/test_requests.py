@@ -98,6 +98,18 @@ def test_another_method_is_told_the_methods_that_are_allowed(client: TestClient)
     assert answer.headers["Allow"] == "POST"
 
 
+def test_a_label_below_the_least_confidence_is_null(client: TestClient) -> None:
+    body = {"texts": ["a", "b"], "adapter": "mood", "zero_shot": True}
+    usual = client.post("/v1/classify", json=body).json()
+    withheld = client.post("/v1/classify", json={**body, "min_confidence": 1}).json()
+    for part in ("results", "zero_shot"):
+        assert all(answer["label"] for answer in usual[part])
+        assert [answer["label"] for answer in withheld[part]] == [None, None]
+        assert [answer["probabilities"] for answer in withheld[part]] == [answer["probabilities"] for answer in usual[part]]
+    refused = client.post("/v1/classify", json={**body, "min_confidence": 1.5})
+    assert fault(refused)[2].startswith("min_confidence: received a number; allowed: a number from 0 to 1")
+
+
 @pytest.mark.parametrize("value", ["no", "true", 1, 0, "on", None, []])
 def test_zero_shot_is_true_or_false_and_nothing_that_looks_like_it(client: TestClient, value: Any) -> None:
     answer = client.post("/v1/classify", json={"texts": "a", "adapter": "mood", "zero_shot": value})

@@ -66,9 +66,9 @@ def test_layers_that_the_model_does_not_have_are_refused(four: Backbone) -> None
     with pytest.raises(AdapterError, match="beyond the model's 4"):
         beyond.classifier(four)
     weights = np.zeros((2, 2 * four.width + 3), dtype=np.float32)
-    assert replace(half, readout=Readout(weights, LAYERS)).classifier(four)
+    assert replace(half, readout=Readout(weights, (LAYERS,))).classifier(four)
     with pytest.raises(AdapterError, match="beyond the model's 4"):
-        replace(half, readout=Readout(weights, LAYERS + 1)).classifier(four)
+        replace(half, readout=Readout(weights, (LAYERS + 1,))).classifier(four)
 
 
 @each_span

@@ -19,6 +19,7 @@ _ALL: tuple[BenchMethod, ...] = (
     IFedICL("ifed-icl", PAPER),
     IFedICL("ifed-icl-readout", "readout"),
     IFedICL("ifed-icl-subspace", "subspace"),
+    IFedICL("one-shot", "one-shot"),
     PooledI2CL(),
     FedAvgLoRA(),
     LogitAffine(),

@@ -47,9 +47,11 @@ class FedAvgLoRA:
     this search.
     """
 
-    name = "fedavg-lora"
     scope = Scope.SPLIT
-    preset = PAPER
+
+    def __init__(self, name: str = "fedavg-lora", preset: str = PAPER) -> None:
+        self.name = name
+        self.preset = preset
 
     def passes(self, size: Size) -> Passes:
         return Passes(size.held_out * size.evaluations + size.test, size.passes)

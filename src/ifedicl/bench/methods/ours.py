@@ -12,7 +12,7 @@ from ifedicl.errors import TooFewClientsError
 from ifedicl.federation.client import Client
 from ifedicl.federation.events import Event, RoundDone
 from ifedicl.metrics import Evaluation
-from ifedicl.settings import Method
+from ifedicl.settings import Method, load_preset
 
 _POOLED = "pooled"
 
@@ -27,7 +27,8 @@ class IFedICL:
         self.preset = preset
 
     def passes(self, size: Size) -> Passes:
-        return _passes(size)
+        is_one_shot = load_preset(self.preset).is_one_shot
+        return Passes(size.training + size.held_out + size.test) if is_one_shot else _passes(size)
 
     def run(self, setup: Setup) -> Measured:
         return _measured(setup, setup.clients(), setup.method, Meter(setup.names))

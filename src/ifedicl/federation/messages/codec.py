@@ -19,6 +19,7 @@ StepRequest: TypeAlias = (
     | requests.GradientRequest
     | requests.EvaluateRequest
     | requests.StatisticsRequest
+    | requests.ProductsRequest
     | requests.NoisyStatisticsRequest
     | requests.CompareRequest
 )
@@ -32,6 +33,7 @@ Reply: TypeAlias = (
     | replies.GradientReply
     | replies.EvaluateReply
     | replies.StatisticsReply
+    | replies.ProductsReply
     | replies.NoisyStatisticsReply
     | replies.CompareReply
     | SumReply

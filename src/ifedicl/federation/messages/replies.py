@@ -11,7 +11,8 @@ from typing import ClassVar, Self, get_args
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.framed_sums import FramedSums
-from ifedicl.core.readout import ReadoutSums
+from ifedicl.core.readout_sums import ReadoutSums
+from ifedicl.core.refinement import Products
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.federation.messages.frames import Arrays, Header, Message, coefficients_of, exact_fields
 from ifedicl.metrics import Comparison, Tally
@@ -180,18 +181,37 @@ class EvaluateReply(Message):
 
 @dataclass(frozen=True)
 class StatisticsReply(Message):
-    """Sums of products of features and labels, and their number of examples."""
+    """Sums of features by label, and a sketch of the sums of their products."""
 
     kind: ClassVar[str] = "statistics_reply"
-    array_names: ClassVar[frozenset[str]] = frozenset({"means", "deviations", "words", "moment", "correlations"})
+    array_names: ClassVar[frozenset[str]] = frozenset(
+        {"counts", "means", "sizes", "deviations", "steps", "scales", "along", "units"}
+    )
     sums: ReadoutSums
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        return {}, self.sums.on_wire
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        exact_fields(header)
+        return cls(ReadoutSums.from_wire(arrays))
+
+
+@dataclass(frozen=True)
+class ProductsReply(Message):
+    """Sums of products of features with the directions of the request."""
+
+    kind: ClassVar[str] = "products_reply"
+    array_names: ClassVar[frozenset[str]] = frozenset({"steps", "scales"})
+    sums: Products
 
     def to_wire(self) -> tuple[Header, Arrays]:
         return {"examples": self.sums.examples}, self.sums.on_wire
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        return cls(ReadoutSums.from_wire(arrays, exact_fields(header, examples=int)["examples"]))
+        return cls(Products.from_wire(exact_fields(header, examples=int)["examples"], arrays))
 
 
 @dataclass(frozen=True)

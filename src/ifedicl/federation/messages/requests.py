@@ -11,14 +11,16 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from ifedicl.core.blend import mixes
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
+from ifedicl.core.refinement import Refinement
 from ifedicl.core.subspace import Context
 from ifedicl.data import Role
 from ifedicl.federation.manifest import Manifest, context_id
 from ifedicl.federation.messages.frames import Arrays, Header, RequestMessage, coefficients_of, exact_fields
 
-_MOST_CANDIDATES = 64  # each is a copy of the readout; a run tries twelve
+_MOST_CANDIDATES = 64  # each is a copy of the readout; a run tries forty
 _COEFFICIENTS = frozenset({"scales", "core"})
 
 
@@ -151,6 +153,7 @@ class EvaluateRequest(RequestMessage):
         coefficients: the ones to score; identity is zero-shot.
         readouts: score these too, from the same pass.
         temperatures: score each readout at each of them.
+        shares: of the label words, each added to each readout at each temperature.
     """
 
     kind: ClassVar[str] = "evaluate"
@@ -160,31 +163,34 @@ class EvaluateRequest(RequestMessage):
     coefficients: Coefficients
     readouts: tuple[Readout, ...] = ()
     temperatures: tuple[float, ...] = (1.0,)
+    shares: tuple[float, ...] = (0.0,)
 
     @property
     def candidates(self) -> list[Readout | None]:
-        """The readouts to score, one tally each: the label words (None), then each readout at each temperature."""
-        return [None, *(readout.sharpened(temperature) for readout in self.readouts for temperature in self.temperatures)]
+        """The readouts to score, one tally each: the label words (None), then each readout in each mix with them."""
+        return [None, *mixes(self.readouts, self.temperatures, self.shares)]
 
     def to_wire(self) -> tuple[Header, Arrays]:
         readouts = {"readouts": np.stack([readout.weights for readout in self.readouts])} if self.readouts else {}
         header = {
             "context_id": self.context_id,
             "temperatures": list(self.temperatures),
-            "pooled_layers": [readout.pooled_layer for readout in self.readouts],
+            "shares": list(self.shares),
+            "pooled_layers": [list(readout.pooled_layers) for readout in self.readouts],
         }
         return header, self.coefficients.on_wire | readouts
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
-        fields = exact_fields(header, context_id=str, temperatures=list, pooled_layers=list)
-        if len(fields["pooled_layers"]) * len(fields["temperatures"]) > _MOST_CANDIDATES:
-            raise ValueError(f"more than {_MOST_CANDIDATES} readouts and temperatures to try")
+        fields = exact_fields(header, context_id=str, temperatures=list, shares=list, pooled_layers=list)
+        if len(fields["pooled_layers"]) * len(fields["temperatures"]) * len(fields["shares"]) > _MOST_CANDIDATES:
+            raise ValueError(f"more than {_MOST_CANDIDATES} readouts, temperatures and shares to try")
         return cls(
             context_id=fields["context_id"],
             coefficients=coefficients_of({name: array for name, array in arrays.items() if name != "readouts"}),
-            readouts=tuple(map(Readout, arrays.get("readouts", ()), map(_layer, fields["pooled_layers"]))),
+            readouts=tuple(map(Readout, arrays.get("readouts", ()), map(_layers, fields["pooled_layers"]))),
             temperatures=tuple(map(float, fields["temperatures"])),
+            shares=tuple(map(float, fields["shares"])),
         )
 
 
@@ -207,9 +213,52 @@ class _OfTrainingExamples(RequestMessage):
 
 @dataclass(frozen=True)
 class StatisticsRequest(_OfTrainingExamples):
-    """Sum the statistics of a readout over the client's training examples, in the model with these coefficients."""
+    """Sum the statistics of a readout over the client's training examples, in the model with these coefficients.
+
+    Attributes:
+        weight_bits: as in an :class:`UpdateRequest`.
+    """
 
     kind: ClassVar[str] = "statistics"
+    weight_bits: int = 0
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        header, arrays = super().to_wire()
+        return header | {"weight_bits": self.weight_bits}, arrays
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        return cls(**exact_fields(header, context_id=str, weight_bits=int), coefficients=coefficients_of(arrays))
+
+
+@dataclass(frozen=True)
+class ProductsRequest(RequestMessage):
+    """Sum products of the features of the client's training examples with a few directions; refines the readout's sums.
+
+    Attributes:
+        coefficients: those of the statistics.
+        refinement: centre and directions, in the features' units.
+        weight_bits: as in an :class:`UpdateRequest`.
+    """
+
+    kind: ClassVar[str] = "products"
+    role: ClassVar[Role | None] = Role.TRAIN
+    array_names: ClassVar[frozenset[str]] = _COEFFICIENTS | {"centre", "directions"}
+    context_id: str
+    coefficients: Coefficients
+    refinement: Refinement
+    weight_bits: int = 0
+
+    def to_wire(self) -> tuple[Header, Arrays]:
+        asked = {"centre": self.refinement.centre, "directions": self.refinement.directions}
+        return {"context_id": self.context_id, "weight_bits": self.weight_bits}, self.coefficients.on_wire | asked
+
+    @classmethod
+    def from_wire(cls, header: Header, arrays: Arrays) -> Self:
+        asked = {name: array for name, array in arrays.items() if name in ("centre", "directions")}
+        coefficients = coefficients_of({name: array for name, array in arrays.items() if name not in asked})
+        fields = exact_fields(header, context_id=str, weight_bits=int)
+        return cls(fields["context_id"], coefficients, Refinement.from_wire(asked), fields["weight_bits"])
 
 
 @dataclass(frozen=True)
@@ -242,17 +291,16 @@ class CompareRequest(RequestMessage):
 
     def to_wire(self) -> tuple[Header, Arrays]:
         readout = {} if self.readout is None else {"readout": self.readout.weights}
-        layer = None if self.readout is None else self.readout.pooled_layer
-        return {"context_id": self.context_id, "pooled_layers": [layer]}, self.coefficients.on_wire | readout
+        layers = [] if self.readout is None else list(self.readout.pooled_layers)
+        return {"context_id": self.context_id, "pooled_layers": layers}, self.coefficients.on_wire | readout
 
     @classmethod
     def from_wire(cls, header: Header, arrays: Arrays) -> Self:
         fields = exact_fields(header, context_id=str, pooled_layers=list)
-        (layer,) = map(_layer, fields["pooled_layers"])
-        readout = Readout(arrays["readout"], layer) if "readout" in arrays else None
+        readout = Readout(arrays["readout"], _layers(fields["pooled_layers"])) if "readout" in arrays else None
         coefficients = coefficients_of({name: array for name, array in arrays.items() if name != "readout"})
         return cls(fields["context_id"], coefficients, readout)
 
 
-def _layer(value: Any) -> int | None:
-    return None if value is None else operator.index(value)
+def _layers(value: Any) -> tuple[int, ...]:
+    return tuple(map(operator.index, value))

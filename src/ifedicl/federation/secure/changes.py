@@ -61,8 +61,7 @@ class Changes:
         changes = cls(request.coefficients.rounded, request.weight_bits, reach_of(calibration, request))
         return changes if all(changes._bits(name) <= _MOST_BITS for name in changes.before.arrays) else None
 
-    @property
-    def form(self) -> Form:
+    def form(self, _layout: messages.Layout) -> Form:
         """The fixed points of the numbers."""
         parts = {"examples": (1, _COUNTS), "loss": (1, _COUNTS)}
         for name, array in self.before.arrays.items():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ifedicl.federation import messages
 from ifedicl.federation.messages import Reply, Request
-from ifedicl.federation.secure.changes import Changes
+from ifedicl.federation.secure.forms import short_form
 from ifedicl.federation.secure.quantised import SUMS, layout_of
 from ifedicl.federation.secure.sum_client import SEALED_CURSOR_SIZE, SESSION_SIZE
 from ifedicl.secagg.keys import KEY_SIZE, SIGNATURE_SIZE
@@ -34,8 +34,8 @@ def sample_sum(
     assert method.privacy is not None
     session, count, summed = bytes(SESSION_SIZE), len(clients), SUMS[type(request)]
     layout = layout_of(summed.rule.apart(reply))
-    changes = None if method.promises_noise else Changes.of(method.calibration, request)
-    form = summed.form(layout) if changes is None else changes.form
+    short = None if method.promises_noise else short_form(method.calibration, request)
+    form = (short or summed).form(layout)
     cursor, dtype = ("", "float32") if not isinstance(reply, messages.VectorsReply) else ("0" * SEALED_CURSOR_SIZE, reply.dtype)
     everyone, tags = tuple(range(count)), bytes(TAG_SIZE * (count - 1))
     deal = bytes(deal_size(count, min(count, method.privacy.threshold(count))))

@@ -17,7 +17,7 @@ from ifedicl.federation.client_keys import key_for
 from ifedicl.federation.handler import Discloser, Disclosure
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.federation.reply_sums import flat
-from ifedicl.federation.secure.changes import Changes
+from ifedicl.federation.secure.forms import short_form
 from ifedicl.federation.secure.quantised import SUMS, layout_of
 from ifedicl.federation.secure.sum_memory import HeldJob, Session, Summand
 from ifedicl.ledger.usage import ReplyFacts
@@ -195,19 +195,21 @@ class SecureClient:
             raise SecureSumError(f"request: {asked.kind} replies cannot be summed")
         if isinstance(asked, messages.VectorsRequest):
             asked = replace(asked, cursor=self._unlocked(request.cursor))
-        changes = Changes.of(job.calibration, asked)
-        if changes is not None and changes.is_light(self._client.count(Role.TRAIN)):
+        short = short_form(job.calibration, asked)
+        if short is not None and short.is_light(self._client.count(Role.TRAIN)):
             return Failure(FailureCode.LIGHT)
         reply = self._answer(asked)
         if isinstance(reply, Failure):
             return reply
         if code := self._code_against(asked, reply, job.rules):
             return Failure(code)
-        if changes is not None and isinstance(reply, messages.UpdateReply):
-            parts, form = changes.apart(reply), changes.form
+        if short is not None:
+            parts = short.apart(reply)
+        elif isinstance(reply, messages.StatisticsReply | messages.ProductsReply):
+            parts = summed.rule.apart(reply)  # open mode rounds it more than a sum needs
         else:
             parts = summed.rule.apart(messages.decode_reply(messages.encode(reply)))  # what open mode would have sent
-            form = summed.form(layout_of(parts))
+        form = (short or summed).form(layout_of(parts))
         cursor = self._locked(reply.cursor) if isinstance(reply, messages.VectorsReply) else ""
         asked_bytes = request.request, request.cursor
         return Summand(asked_bytes, asked.kind, flat(parts), form, layout_of(parts), cursor)

@@ -16,8 +16,9 @@ from ifedicl.federation.client_pool import lacks_job
 from ifedicl.federation.engine import Delivery, Engine
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.federation.reply_validation import is_usable_empty
-from ifedicl.federation.secure.changes import Changes, OtherFormError
+from ifedicl.federation.secure.changes import OtherFormError
 from ifedicl.federation.secure.channel_book import CHANNEL_SIZE, ChannelBook
+from ifedicl.federation.secure.forms import short_form
 from ifedicl.federation.secure.link import Link
 from ifedicl.federation.secure.quantised import SUMS, shaped
 from ifedicl.federation.secure.sum_client import SESSION_SIZE
@@ -46,7 +47,7 @@ class SecureEngine:
         self._calibration = calibration if rules.noise is None else None
         self._book = ChannelBook()
         self._ready: dict[str, tuple[str, ...]] = {}  # clients that were ready for the last sum, by kind of request
-        self._weight_bits: int | None = None  # if updates need another form than the coordinator's; 0: as they are
+        self._weight_bits: dict[str, int] = {}  # by kind of request, if it needs another form than the coordinator's; 0: none
         self._forgetful: tuple[str, ...] = ()  # clients without the job or its global vectors; empty: send them to all
         self._supplied: tuple[str, ...] = ()  # clients that received them last
         self._refused: dict[str, FailureCode] = {}  # clients that did not take the job, and why
@@ -96,8 +97,11 @@ class SecureEngine:
             except OtherFormError as error:
                 # A second time in a run: as they are, which any number of examples fits
                 link.failures.clear()
-                self._weight_bits = 0 if self._weight_bits is not None else error.weight_bits
-                _log.warning("updates do not fit the number of examples of stage 1: the sum is tried again in another form")
+                self._weight_bits[asked.kind] = 0 if asked.kind in self._weight_bits else error.weight_bits
+                _log.warning(
+                    "%s replies do not fit the number of examples that was expected: the sum is tried again in another form",
+                    asked.kind,
+                )
             except ObjectedError as error:
                 self._left_out |= dict.fromkeys(error.names, FailureCode.PROTOCOL)
                 if has_objected:
@@ -114,14 +118,14 @@ class SecureEngine:
         # Step 1: each client computes and keeps its reply; the others are not on the roster
         session, summed, cursors = secrets.token_bytes(SESSION_SIZE), SUMS[type(asked)], _cursors(asked)
         content = messages.encode(replace(asked, cursor="") if isinstance(asked, messages.VectorsRequest) else asked)
-        begin, changes = messages.BeginRequest(session, content), Changes.of(self._calibration, asked)
+        begin, short = messages.BeginRequest(session, content), short_form(self._calibration, asked)
         absent = self._refused | self._left_out
         members = [name for name in self._inner.clients() if name not in absent]
         expected = self._expected(asked.kind, members)
         to_each = self._begin_requests(begin, members, expected, cursors)
         ready = link.ask(to_each, messages.BeginReply, lambda reply: reply.session == session, heads)
         link.failures |= absent
-        if FailureCode.LIGHT in link.failures.values() and self._weight_bits != 0:
+        if FailureCode.LIGHT in link.failures.values() and self._weight_bits.get(asked.kind) != 0:
             raise OtherFormError(0)
         ready = self._with_channels(_with_usual_layout(ready, link), link)
         self._ready.pop(asked.kind, None)
@@ -133,7 +137,7 @@ class SecureEngine:
 
         # Steps 2 to 5, and the total
         layout = next(iter(ready.values())).layout
-        form = summed.form(layout) if changes is None else changes.form
+        form = (short or summed).form(layout)
         steps = SumSteps(session, roster, link, asked.kind)
         at_once = {name: reply.deal for name, reply in ready.items()} if set(ready) == set(expected) else {}
         deals = steps.dealt_at_once(at_once) or steps.deal(self._book)
@@ -147,10 +151,8 @@ class SecureEngine:
         except ObjectionError as error:
             raise ObjectedError(error.names) from error
         total = shaped(form.numbers(integers), layout)
-        if changes is None:
-            reply = summed.rule.of_total(total, is_noisy=self._rules.noise is not None)
-        else:
-            reply = changes.together(total)
+        is_noisy = self._rules.noise is not None
+        reply = short.together(total) if short else summed.rule.of_total(total, is_noisy=is_noisy)
         reply = reply or Failure(FailureCode.NO_EXAMPLES)
         if isinstance(reply, messages.VectorsReply):
             known = {**cursors, **{name: ready[name].cursor for name in masked}}
@@ -159,9 +161,11 @@ class SecureEngine:
         return reply
 
     def _formed(self, asked: Request) -> Request:
-        """The request, with the form that updates turned out to need."""
-        needed = 0 if self._calibration is None else self._weight_bits
-        if isinstance(asked, messages.UpdateRequest) and asked.weight_bits and needed is not None:
+        """The request, with the form that replies of its kind turned out to need."""
+        needed = 0 if self._calibration is None else self._weight_bits.get(asked.kind)
+        if not isinstance(asked, messages.UpdateRequest | messages.StatisticsRequest | messages.ProductsRequest):
+            return asked
+        if asked.weight_bits and needed is not None:
             return replace(asked, weight_bits=needed and max(asked.weight_bits, needed))
         return asked
 
@@ -217,7 +221,7 @@ class SecureEngine:
             return FailureCode.SPENT
         if isinstance(asked, messages.VectorsRequest) and asked.cursor:
             return FailureCode.TOO_FEW  # too few clients have new examples: the sums stay as they are
-        if isinstance(asked, messages.StatisticsRequest | messages.NoisyStatisticsRequest) and all(
+        if isinstance(asked, messages.StatisticsRequest | messages.NoisyStatisticsRequest | messages.ProductsRequest) and all(
             code.is_final for code in codes
         ):
             return FailureCode.REFUSED  # a run works without a readout
