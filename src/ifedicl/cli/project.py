@@ -78,7 +78,7 @@ def inspect(
 
 
 def bench(
-    plan: Annotated[str, typer.Argument(help="A plan file, or a shipped plan: smoke, dev, cpu, paper.")],
+    plan: Annotated[str, typer.Argument(help="A plan file, or a shipped plan: smoke, dev, cpu, servable, paper.")],
     out: Annotated[Path | None, typer.Option(help="The folder of the results. Default: runs/bench-NAME.")] = None,
     data: Annotated[Path | None, typer.Option(help="The folder that holds the plan's data sets.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what is left and how long it takes; run nothing.")] = False,
