@@ -170,17 +170,17 @@ class ClientTask:
 
     def statistics(self, context: Context, coefficients: Coefficients) -> ReadoutReply:
         """The readout sums of the training examples, in the adapted model."""
-        reading = self._reading(Role.TRAIN, context, coefficients)
+        reading = self._reading(Role.TRAIN, context, coefficients, words=self.method.reads_words(len(self.task.labels)))
         labels = self.part(Role.TRAIN).labels
         return self.sums.statistics(self.scorer, reading, labels, self.method, context, coefficients)
 
-    def _reading(self, role: Role, context: Context, coefficients: Coefficients) -> Reading:
-        """Readings of one role's examples; those of the raw model are cached."""
+    def _reading(self, role: Role, context: Context, coefficients: Coefficients, *, words: bool = True) -> Reading:
+        """Readings of one role's examples, with their label words or without; those of the raw model are cached."""
         if role in self._zero_shot and coefficients.is_identity:
             return self._zero_shot[role]
         layer = self.method.pooled_layer(self.scorer.backbone.layers)
         with applied(self.scorer.backbone, context, coefficients):
-            reading = self.scorer.read(self.part(role).prompts, layer, alone=self.sums.reads_alone)
+            reading = self.scorer.read(self.part(role).prompts, layer, alone=self.sums.reads_alone, words=words)
         if coefficients.is_identity:
             self._zero_shot[role] = reading
         return reading

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.core.aggregation import GradientSum
-from ifedicl.core.blend import SHARES
+from ifedicl.core.blend import shares
 from ifedicl.core.framed_sums import Frame, FramedSums
 from ifedicl.core.readout import MOST_FEATURES, PENALTIES, TEMPERATURES, Readout, ReadoutSums, feature_count, hidden_count
 from ifedicl.core.subspace import Context
@@ -105,7 +105,7 @@ def _readout(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
         return steps
     sums = ReadoutSums(np.eye(size), np.ones((size, classes)), counts.train)
     readouts = tuple(Readout(np.zeros((classes, feature_count(hidden, classes)), dtype=np.float32), layer) for _ in PENALTIES)
-    trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, readouts, TEMPERATURES, SHARES)
+    trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, readouts, TEMPERATURES, shares(method.reads_words(classes)))
     return {
         "statistics": (messages.StatisticsRequest(_CONTEXT_ID, coefficients), messages.StatisticsReply(sums)),
         "readouts": (trial, messages.EvaluateReply((_tally(counts.selection),) * len(trial.candidates))),

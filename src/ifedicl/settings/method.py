@@ -21,6 +21,9 @@ from ifedicl.settings.sections import (
 )
 from ifedicl.settings.validation import Section
 
+MANY_LABELS = 32
+"""For more labels than this a readout does not read their words."""
+
 
 class Method(Section):
     """All settings that decide the numbers, checked against each other. It travels to the clients."""
@@ -120,6 +123,13 @@ class Method(Section):
     def classes_apart(self) -> bool:
         """Whether clients send context vectors by class."""
         return not self.is_one_shot and (self.vectors.balance == "class" or self.subspace is not None)
+
+    def reads_words(self, classes: int) -> bool:
+        """Whether a readout for a task with this many labels reads their words' log-probabilities too.
+
+        To run many label words takes longer than to run the text. With noise the features are those of public text, always all.
+        """
+        return classes <= MANY_LABELS or self.promises_noise
 
     def injected_layers(self, layers: int) -> range:
         """The injected layers of a model with ``layers`` layers; empty without rounds."""
