@@ -1,7 +1,8 @@
 """Seconds and memory of 150 labels against ten, and of long texts: `python benchmarks/many_labels.py FOLDER`.
 
 FOLDER holds the sets clinc_domain, clinc150, pubmedqa, boolq and mnli. A process of its own reads each, with SmolLM2-135M in
-float32: processor seconds of a prompt, with its label words and without, and of a training example; peak memory above the model.
+float32: processor seconds of a prompt, with its label words and without, and of an example scored for training; peak memory
+above the model.
 """
 
 from __future__ import annotations
