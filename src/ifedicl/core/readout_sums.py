@@ -214,8 +214,9 @@ class ReadoutSums:
         scatter = np.maximum(self.diagonal - totals * means, 0.0)
         gram = Gram.of(self.sketch - np.outer(means, self.along), scatter, directions)
         moment = self.moment - np.outer(totals, shares)
-        floor = 1e-9 * scatter.sum() + np.finfo(np.float64).tiny  # of features that never change
-        return [gram.solve(moment, penalty * scatter + floor) for penalty in penalties]
+        smallest = 1e-9 * scatter.sum() + np.finfo(np.float64).tiny
+        changes = (scatter > smallest)[:, None]  # features that never change have no weight
+        return [np.where(changes, gram.solve(moment, penalty * scatter + smallest), 0.0) for penalty in penalties]
 
 
 def next_refinement(sums: ReadoutSums, directions: Directions, columns: int) -> Refinement:
