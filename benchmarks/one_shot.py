@@ -11,7 +11,7 @@ import argparse
 import itertools
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from private_readout import RawReadings
 
 DEVELOPMENT = ("sst5", "clinc_domain", "sms_spam", "tweet_sentiment")
 MODES = ("open", "secure")
-BUDGET = sketch.ONE_SHOT_BYTES
+BUDGET = sketch.OWN.one_shot
 ALPHA = 0.5
 
 
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results/one-shot/development.json"))
     parser.add_argument("--table", action="store_true", help="print the table of what is there, and run nothing")
     arguments = parser.parse_args()
-    sketch.ONE_SHOT_BYTES = arguments.bytes
+    sketch.OWN = replace(sketch.OWN, one_shot=arguments.bytes)
     results: dict[str, dict[str, Any]] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for name, group in itertools.groupby(cells(arguments), key=lambda cell: cell.data):
         missing = [cell for cell in group if cell.name not in results and not arguments.table]

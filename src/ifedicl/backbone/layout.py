@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,9 @@ class Layout:
         tails: what follows the prompt in each of its ``R`` rows.
         reads: for each node its tail, and the number of tokens behind the prompt's last token.
     """
+
+    BARE: ClassVar[Layout]
+    """The prompts alone: no label word is run."""
 
     tails: tuple[Row, ...]
     reads: tuple[tuple[int, int], ...]
@@ -91,6 +95,9 @@ class Layout:
         tails, behind = np.array(self.reads).T
         rows = np.arange(len(prompts))[:, None] * len(self.tails) + tails
         return tokens_at(states, rows, np.array([[len(prompt) - 1] for prompt in prompts]) + behind)
+
+
+Layout.BARE = Layout((Row(()),), ((0, 0),))
 
 
 def tokens_at(states: Tensor, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> Tensor:

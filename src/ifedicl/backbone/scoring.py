@@ -23,6 +23,7 @@ from ifedicl.backbone.passes import BUDGETS, length_batches
 from ifedicl.backbone.pooling import Span, text_means, with_text
 from ifedicl.backbone.readings import Reading
 from ifedicl.backbone.tree_attention import WIDEST
+from ifedicl.backbone.word_steps import WordSteps
 from ifedicl.core.readout import Readout, hidden_count
 from ifedicl.core.transfer import to_device, to_host
 from ifedicl.data import Example
@@ -62,6 +63,7 @@ class Scorer:
         self._tree = self.encoder.tree
         self._branching, self._by_paths = Layout.branching(self._tree), Layout.by_paths(self._tree)
         device, words = backbone.device, self._tree.words
+        self._steps = WordSteps.of(self._tree, device)
         self._ended = {word: to_device(np.array(behind), device) for word, behind in self._tree.continuations().items()}
         self._first_tokens = to_device(np.array([word[0] for word in words]), device)
         self._word_lengths = to_device(np.array([len(word) for word in words], dtype=np.float32), device)
@@ -126,17 +128,21 @@ class Scorer:
         by their words. ``on_progress`` is called with the number of prompts just done.
         """
         result = np.empty((len(prompts.tokens), len(self.task.labels)), dtype=np.float32)
-        for positions, reading in self._blocks(prompts, () if readout is None else readout.pooled_layers, on_progress):
+        layers, words = ((), True) if readout is None else (readout.pooled_layers, readout.reads_words)
+        for positions, reading in self._blocks(prompts, layers, on_progress, words=words):
             result[positions] = reading.log_probabilities(readout)
         return result
 
-    def read(self, prompts: Prompts, pooled_layers: tuple[int, ...] = (), *, alone: bool = False) -> Reading:
+    def read(
+        self, prompts: Prompts, pooled_layers: tuple[int, ...] = (), *, alone: bool = False, words: bool = True
+    ) -> Reading:
         """Hidden states and log-probabilities of the label words, for any number of prompts.
 
         Args:
             prompts: encoded texts.
             pooled_layers: the text's mean states at the inputs of these layers (1 to ``L``) are read too.
             alone: each prompt in a pass of its own. In a pass of several, one changes the last bits of another.
+            words: False: the label words are not run, and all labels have the same log-probability.
         """
         hidden = hidden_count(self.backbone.width, pooled_layers)
         states = np.empty((len(prompts.tokens), hidden), dtype=np.float32)
@@ -144,18 +150,18 @@ class Scorer:
         parts = [Prompts((tokens,), 0) for tokens in prompts.tokens] if alone else [prompts]
         first = 0
         for part in parts:
-            for positions, reading in self._blocks(part, pooled_layers, None):
+            for positions, reading in self._blocks(part, pooled_layers, None, words=words):
                 rows = [first + position for position in positions]
                 states[rows], logs[rows] = reading.states, reading.logs
             first += len(part.tokens)
         return Reading(states, logs)
 
     def _blocks(
-        self, prompts: Prompts, pooled_layers: tuple[int, ...], on_progress: Callable[[int], None] | None
+        self, prompts: Prompts, pooled_layers: tuple[int, ...], on_progress: Callable[[int], None] | None, *, words: bool
     ) -> Iterator[tuple[list[int], Reading]]:
         """Readings of many passes with their prompts' positions. They leave the device together, for each :data:`_HELD`."""
         positions, states, logs = list[int](), list[Tensor](), list[Tensor]()
-        for batch, of_batch, batch_logs in self._readings(prompts, pooled_layers, on_progress):
+        for batch, of_batch, batch_logs in self._readings(prompts, pooled_layers, on_progress, words=words):
             positions += batch
             states.append(of_batch)
             logs.append(batch_logs)
@@ -177,7 +183,9 @@ class Scorer:
             (result[[position for batch in groups for position in batch]],) = to_host(torch.cat(states))
         return result
 
-    def batches(self, prompts: Sequence[Tokens], prefix: Prefix | None = None, *, trains: bool = False) -> list[list[int]]:
+    def batches(
+        self, prompts: Sequence[Tokens], prefix: Prefix | None = None, *, trains: bool = False, words: bool = True
+    ) -> list[list[int]]:
         """Positions of ``prompts`` in groups, one for each forward pass; with a ``prefix``, prompts are what follows it.
 
         A pass that ``trains`` keeps what its gradient needs, so memory bounds its tokens too.
@@ -185,7 +193,7 @@ class Scorer:
         before, share = prefix.length if prefix else 0, self.budget.tokens / self.budget.remembered
         sizes = []
         for tokens in prompts:
-            layout = self.layout([tokens], before)
+            layout = self.layout([tokens], before) if words else Layout.BARE
             width = layout.width(tokens)
             sizes.append(len(layout.tails) * max(width, math.ceil((before + width) * share)))
         bound = self.backbone.trained_tokens if trains else None
@@ -218,15 +226,15 @@ class Scorer:
 
     @torch.inference_mode()
     def _readings(
-        self, prompts: Prompts, pooled_layers: tuple[int, ...], on_progress: Callable[[int], None] | None
+        self, prompts: Prompts, pooled_layers: tuple[int, ...], on_progress: Callable[[int], None] | None, *, words: bool
     ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         """For each batch: positions, ``(B, h)`` states and ``(B, C)`` log-probabilities, both float32."""
         spans = self.spans(prompts.tokens, pooled_layers)
         text_begins = min((span.first for span in spans if span), default=0) if pooled_layers else None
         prefix, rests = self._without_prefix(prompts.tokens, text_begins)
-        for batch in self.batches(rests, prefix):
+        for batch in self.batches(rests, prefix, words=words):
             of_batch = [_behind(spans[position], prefix) for position in batch]
-            states, scores = self._read([rests[position] for position in batch], prefix, of_batch)
+            states, scores = self._read([rests[position] for position in batch], prefix, of_batch, words=words)
             yield batch, states, scores.log_softmax(dim=-1)
             if on_progress is not None:
                 on_progress(len(batch))
@@ -250,13 +258,17 @@ class Scorer:
         return last, self.backbone.logits(last, self._first_tokens)
 
     def _read(
-        self, prompts: Sequence[Tokens], prefix: Prefix | None, spans: Sequence[Span | None] = ()
+        self, prompts: Sequence[Tokens], prefix: Prefix | None, spans: Sequence[Span | None] = (), *, words: bool = True
     ) -> tuple[Tensor, Tensor]:
         """``(B, h)`` float32 states that predict the first token of the label word, with text means; ``(B, C)`` scores."""
-        layout = self.layout(prompts, prefix.length if prefix else 0)
+        layout = self.layout(prompts, prefix.length if prefix else 0) if words else Layout.BARE
         rows, of_rows, upper = layout.rows(prompts), layout.spread(spans), self._upper if prefix is None else None
         with text_means(self.backbone, of_rows, first_layer=upper.first if upper else 0) as means:
-            states, scores = self.scored(self._states(rows, prefix), prompts, layout)
+            run = self._states(rows, prefix)
+            if words:
+                states, scores = self.scored(run, prompts, layout)
+            else:
+                states, scores = _last(run, prompts), run.new_zeros((len(prompts), len(self.task.labels)), dtype=torch.float32)
             if upper and of_rows:
                 means |= upper.text_means(rows, of_rows)
         return with_text(states, of_rows, means), scores
@@ -276,13 +288,15 @@ class Scorer:
         return scores / self._word_lengths if self.task.normalise_length else scores
 
     def _word_scores(self, read: Tensor) -> Tensor:
-        nodes = {node: position for position, node in enumerate(self._tree.nodes)}
         logs = self.backbone.logits(read).log_softmax(dim=-1)  # (B, N, V)
-        scores = []
-        for word in self._tree.words:
-            score = sum((logs[:, nodes[word[:step]], word[step]] for step in range(len(word))), torch.zeros_like(logs[:, 0, 0]))
-            scores.append(score + self._log_ends(logs[:, nodes[word]], word) if word in self._ended else score)
-        return torch.stack(scores, dim=1)
+        steps = self._steps
+        chosen = logs.flatten(1).index_select(1, steps.nodes * logs.shape[-1] + steps.tokens)  # (B, S)
+        by_step = functional.pad(chosen, (0, 1)).index_select(1, steps.places.flatten()).view(len(read), *steps.places.shape)
+        scores = sum(by_step.unbind(1), torch.zeros_like(by_step[:, 0]))  # (B, C), each word's tokens in their order
+        if self._ended:
+            ends = [self._log_ends(logs[:, node], word) for word, node in steps.ends.items()]
+            scores = scores.index_add(1, steps.ended, torch.stack(ends, dim=1))
+        return scores
 
     def _log_ends(self, logs: Tensor, word: Tokens) -> Tensor:
         """``(...)`` of ``(..., V)``: the log-probability that no other label word goes on from ``word``, of those behind it."""

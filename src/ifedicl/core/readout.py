@@ -49,6 +49,12 @@ class Readout:
         known = known and all(lower < upper for lower, upper in pairwise(self.pooled_layers))
         return known and self.weights.shape == (classes, feature_count(hidden_count(width, self.pooled_layers), classes) + 1)
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether any score depends on the label log-probabilities; if not, they need not be computed."""
+        classes = len(self.weights)
+        return bool(self.weights[:, -classes - 1 : -1].any())
+
     def mixed(self, temperature: float, share: float) -> Readout:
         """The readout whose scores are ``temperature`` times these, plus ``share`` times the label log-probabilities."""
         weights, classes = self.weights * np.float32(temperature), len(self.weights)

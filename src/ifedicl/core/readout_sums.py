@@ -223,8 +223,9 @@ class ReadoutSums:
             zero = self.units.offset / self.units.scale
             gram = gram.plus(np.sqrt(examples) * (means + zero))
             moment = self.moment + np.outer(zero, self.counts)
-        floor = 1e-9 * scatter.sum() + np.finfo(np.float64).tiny  # of features that never change
-        return [gram.solve(moment, penalty * scatter + floor) for penalty in penalties]
+        smallest = 1e-9 * scatter.sum() + np.finfo(np.float64).tiny
+        changes = (scatter > smallest)[:, None]  # features that never change have no weight
+        return [np.where(changes, gram.solve(moment, penalty * scatter + smallest), 0.0) for penalty in penalties]
 
 
 def next_refinement(sums: ReadoutSums, directions: Directions, columns: int) -> Refinement:

@@ -181,18 +181,18 @@ class ClientTask:
 
     def statistics(self, context: Context, coefficients: Coefficients) -> ReadoutReply:
         """The readout sums of the training examples, in the adapted model."""
-        reading = self._reading(Role.TRAIN, context, coefficients)
+        reading = self._reading(Role.TRAIN, context, coefficients, words=self.method.reads_words(len(self.task.labels)))
         labels = self.part(Role.TRAIN).labels
         return self.sums.statistics(self.scorer, reading, labels, self._manifest, context, coefficients)
 
     def products(self, context: Context, coefficients: Coefficients, asked: Refinement) -> Products:
         """The products that a refinement asks for, of the training examples; no pass if the statistics were just asked for."""
-        reading = self._reading(Role.TRAIN, context, coefficients)
+        reading = self._reading(Role.TRAIN, context, coefficients, words=self.method.reads_words(len(self.task.labels)))
         units = self.sums.units(self.scorer, self._manifest, context, coefficients)
         return Products.of(features(reading.states, reading.logs), units, asked, self.scorer.backbone.device)
 
-    def _reading(self, role: Role, context: Context, coefficients: Coefficients) -> Reading:
-        """Readings of one role's examples; those of the raw model are kept, and the last ones."""
+    def _reading(self, role: Role, context: Context, coefficients: Coefficients, *, words: bool = True) -> Reading:
+        """Readings of one role's examples, with label words or without; those of the raw model are kept, and the last ones."""
         if role in self._zero_shot and coefficients.is_identity:
             return self._zero_shot[role]
         asked = context.digest, b"".join(array.tobytes() for array in coefficients.arrays.values())
@@ -200,7 +200,7 @@ class ClientTask:
             return self._last[role][1]
         layers = self.method.pooled_layers(self.scorer.backbone.layers)
         with applied(self.scorer.backbone, context, coefficients):
-            reading = self.scorer.read(self.part(role).prompts, layers, alone=self.sums.reads_alone)
+            reading = self.scorer.read(self.part(role).prompts, layers, alone=self.sums.reads_alone, words=words)
         if coefficients.is_identity:
             self._zero_shot[role] = reading
         else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ifedicl.core.blend import SHARES
+from ifedicl.core.blend import shares
 from ifedicl.core.coefficients import LARGEST_COEFFICIENT, Coefficients
 from ifedicl.core.readout import TEMPERATURES, Readout
 from ifedicl.core.readout_sums import PENALTIES
@@ -53,7 +53,8 @@ class RequestChecks:
             case messages.EvaluateRequest():
                 most = 1 if method.promises_noise else len(PENALTIES)
                 mixed = bool(request.readouts) and not method.promises_noise
-                tried = (TEMPERATURES, SHARES) if mixed else ((1.0,), (0.0,))
+                added = shares(method.reads_words(len(self.manifest.task.labels)))
+                tried = (TEMPERATURES, added) if mixed else ((1.0,), (0.0,))
                 fits = len(request.readouts) <= most and (request.temperatures, request.shares) == tried
                 fits = fits and method.holdout.selection > 0
                 return fits and self._fits_coefficients(request.coefficients) and self._fits_readouts(request.readouts)

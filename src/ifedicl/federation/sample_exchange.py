@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.core.aggregation import GradientSum
-from ifedicl.core.blend import SHARES
+from ifedicl.core.blend import shares
 from ifedicl.core.framed_sums import Frame, FramedSums
 from ifedicl.core.readout import TEMPERATURES, Readout, feature_count, hidden_count
 from ifedicl.core.readout_sums import PENALTIES, ReadoutSums
@@ -119,7 +119,7 @@ def _readout(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
     readouts = tuple(Readout(zeros, layers) for _ in PENALTIES)
     weight_bits = _WEIGHT_BITS if method.sums_only else 0
     request = messages.StatisticsRequest(_CONTEXT_ID, coefficients, weight_bits)
-    trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, readouts, TEMPERATURES, SHARES)
+    trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, readouts, TEMPERATURES, shares(method.reads_words(classes)))
     refinement = Refinement(np.zeros(size, np.float16), np.eye(size, manifest.columns, dtype=np.float16))
     asked = messages.ProductsRequest(_CONTEXT_ID, coefficients, refinement, weight_bits)
     answer = messages.ProductsReply(Products(counts.train, np.zeros(refinement.directions.shape)))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 
-from ifedicl.core.blend import SHARES, blended
+from ifedicl.core.blend import blended, shares
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import TEMPERATURES, Readout, hidden_count, projection
 from ifedicl.core.robust import Trust, trusted_clients
@@ -97,7 +97,8 @@ class Selection:
         if method.holdout.selection == 0:  # with noise one readout is made, and the gate alone decides
             self._memory.keep(replace(self._memory.state, readout=readouts[0], readout_round=state.best_round))
             return
-        tried = ((1.0,), (0.0,)) if method.promises_noise else (TEMPERATURES, SHARES)
+        added = shares(method.reads_words(len(self._manifest.task.labels)))
+        tried = ((1.0,), (0.0,)) if method.promises_noise else (TEMPERATURES, added)
         trial = messages.EvaluateRequest(self._clients.context_id, state.best, readouts, *tried)
         replies = self._evaluations(trial)
         totals = [sum(tallies, Tally()) for tallies in zip(*(reply.tallies for reply in replies.values()), strict=True)]
@@ -111,7 +112,7 @@ class Selection:
         if not totals:
             return None
         if not self._manifest.method.promises_noise:
-            return blended(trial.readouts, [total.loss_sum for total in totals])
+            return blended(trial.readouts, [total.loss_sum for total in totals], trial.shares)
         ranks = [rank(total, "accuracy") for total in totals]  # losses have no noise and are not sent
         return trial.candidates[ranks.index(min(ranks))]
 

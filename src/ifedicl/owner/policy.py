@@ -69,7 +69,7 @@ class MostSettings(Section):
 
     rounds: int = Field(default=200, ge=0, description="maximum updates and gradient sums in one run; 0: no limit")
     figures: int = Field(default=500, ge=0, description="maximum held-out figures and comparisons in one run; 0: no limit")
-    sums: int = Field(default=20, ge=0, description="maximum context vectors and readout sums in one run; 0: no limit")
+    sums: int = Field(default=40, ge=0, description="maximum context vectors and readout sums in one run; 0: no limit")
     contexts: int = Field(default=10, ge=0, description="maximum global vectors that one run may send you; 0: no limit")
     total_rounds: int = Field(default=2000, ge=0, description="maximum updates and gradient sums in all runs; 0: no limit")
     total_figures: int = Field(default=5000, ge=0, description="maximum figures and comparisons in all runs; 0: no limit")

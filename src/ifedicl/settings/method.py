@@ -24,6 +24,8 @@ from ifedicl.settings.validation import Section
 _DEPTHS = (0.2, 0.4, 0.6, 0.8)
 _DEPTHS_WITH_NOISE = (0.5,)
 """Each number of a sum gets the same noise, so more of them have less of the signal."""
+MANY_LABELS = 32
+"""For more labels than this a readout does not read their words."""
 
 
 class Method(Section):
@@ -145,6 +147,13 @@ class Method(Section):
     def classes_apart(self) -> bool:
         """Whether clients send context vectors by class."""
         return not self.is_one_shot and (self.vectors.balance == "class" or self.subspace is not None)
+
+    def reads_words(self, classes: int) -> bool:
+        """Whether a readout for a task with this many labels reads their words' log-probabilities too.
+
+        To run many label words takes longer than to run the text. With noise the features are those of public text, always all.
+        """
+        return classes <= MANY_LABELS or self.promises_noise
 
     def injected_layers(self, layers: int) -> range:
         """The injected layers of a model with ``layers`` layers; empty without rounds."""

@@ -206,8 +206,8 @@ def test_each_field_changes_the_digest_and_all_but_limits_size_and_the_tasks_nam
             of_run = of_question or path[0] == "method" or (path[0] == "task" and path[1] != "name")
             assert (other.run != manifest.run) is of_run, path
             assert (other.question != manifest.question) is of_question, path
-    # Only one format is allowed, and the mode alone decides whether there is a section of the noise.
-    assert tried - found == {"format", "method.privacy.noise"}
+    # Only one format is allowed, the mode decides whether there is a section of the noise, None stands for the usual depths.
+    assert tried - found == {"format", "method.privacy.noise", "method.readout.pooled_depths"}
     assert {"method.privacy.noise.epsilon", "method.privacy.mode", "task.template", "limits.updates"} <= found
 
 
@@ -250,8 +250,8 @@ NO_SELECTION: dict[str, Any] = {"holdout": {"selection": 0.0, "gate": 0.3}, "rou
         ({}, 2, 1, Limits(rounds=2, updates=2, figures=2 * (2 + 2), sums=2, contexts=2)),
         ({"rounds": {"evaluate_every": 3}}, 7, 1, Limits(rounds=7, updates=7, figures=2 * (3 + 2), sums=2, contexts=2)),
         ({"holdout": {"gate": 0.2}}, 2, 1, Limits(rounds=2, updates=2, figures=2 * (2 + 3), sums=2, contexts=2)),
-        ({"readout": {}}, 2, 1, Limits(rounds=2, updates=2, figures=2 * (2 + 3), sums=4, contexts=2)),
-        (EVERYTHING, 6, 3, Limits(rounds=6, updates=6, figures=2 * (6 + 3 * 4), sums=12, contexts=6)),
+        ({"readout": {}}, 2, 1, Limits(rounds=2, updates=2, figures=2 * (2 + 3), sums=2 * 5, contexts=2)),
+        (EVERYTHING, 6, 3, Limits(rounds=6, updates=6, figures=2 * (6 + 3 * 4), sums=2 * 3 * 5, contexts=6)),
         (NO_SELECTION, 2, 1, Limits(rounds=2, updates=2, figures=2, sums=2, contexts=2)),
         (SECURE, 5, 2, Limits(rounds=5, updates=10, figures=2 * (5 + 2 * 2), sums=4, contexts=4)),
         ({}, 0, 1, Limits(rounds=0, updates=0, figures=4, sums=2, contexts=2)),
