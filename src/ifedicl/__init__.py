@@ -14,6 +14,7 @@ from ifedicl.version import __version__
 if TYPE_CHECKING:
     from ifedicl.adapter import Adapter, Classifier, Prediction
     from ifedicl.backbone.load import Backbone, load_backbone
+    from ifedicl.confidence import Answered, Bin, Confidence
     from ifedicl.core.coefficients import Coefficients
     from ifedicl.core.readout import Readout
     from ifedicl.core.subspace import Context
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "adapter": ("Adapter", "Classifier", "Prediction"),
     "backbone.load": ("Backbone", "load_backbone"),
+    "confidence": ("Answered", "Bin", "Confidence"),
     "core.coefficients": ("Coefficients",),
     "core.readout": ("Readout",),
     "core.subspace": ("Context",),
@@ -68,13 +70,16 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "Adapter",
     "AdapterClassifier",
+    "Answered",
     "Backbone",
     "Begun",
+    "Bin",
     "Cache",
     "Classifier",
     "Client",
     "Coefficients",
     "Comparison",
+    "Confidence",
     "Context",
     "Coordination",
     "Delivered",

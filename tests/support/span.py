@@ -26,7 +26,7 @@ each_span = pytest.mark.parametrize(("injection", "layers"), SPANS.values(), ids
 
 def method(injection: dict[str, Any], **sections: Any) -> Method:
     """A short run with these injection settings; sections override."""
-    base = {"subspace": {"rank": 2}, "rounds": {"rounds": 2}, "calibration": {"learning_rate": 0.2}}
+    base = {"subspace": {"rank": 2}, "rounds": {"rounds": 2, "select_by": "last"}, "calibration": {"learning_rate": 0.2}}
     return tiny.method(injection=injection, **{**base, **sections})
 
 

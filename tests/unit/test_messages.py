@@ -15,6 +15,7 @@ from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import Readout
 from ifedicl.core.readout_sums import ReadoutSums
+from ifedicl.core.refinement import Products, Refinement
 from ifedicl.core.subspace import Context
 from ifedicl.core.units import Units
 from ifedicl.core.vectors import ContextVectors
@@ -55,7 +56,9 @@ def assert_same(first: object, second: object) -> None:
             assert value.keys() == other.keys()
             for key, array in value.items():
                 np.testing.assert_array_equal(array, other[key])
-        elif isinstance(value, Coefficients | Context | ContextVectors | GradientSum | Readout | ReadoutSums | Units):
+        elif isinstance(
+            value, Coefficients | Context | ContextVectors | GradientSum | Readout | ReadoutSums | Units | Refinement | Products
+        ):
             assert_same(value, other)
         elif isinstance(value, tuple) and isinstance(next(iter(value), None), Readout):
             assert len(value) == len(other)

@@ -92,8 +92,8 @@ def test_the_expected_loss_is_not_above_zero_shot(backbone: Backbone, method: An
 def test_the_mix_with_the_lowest_held_out_loss_would_be_worse(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the prior, the tasks above tell the two apart."""
 
-    def best(readouts: Sequence[Readout], losses: Sequence[float]) -> Readout | None:
-        return [None, *mixes(readouts)][int(np.argmin(losses))]
+    def best(readouts: Sequence[Readout], losses: Sequence[float], added: Sequence[float]) -> Readout | None:
+        return [None, *mixes(readouts, added=added)][int(np.argmin(losses))]
 
     monkeypatch.setattr("ifedicl.federation.selection.blended", best)
     assert max(_means(backbone, ONE_SHOT, TASKS // 2).values()) > 10 * TOLERANCE

@@ -20,6 +20,7 @@ from ifedicl.settings import (
     Method,
     NoiseSettings,
     PrivacySettings,
+    ReadoutSettings,
     RobustSettings,
     RunSettings,
     SubspaceSettings,
@@ -230,6 +231,9 @@ def test_the_written_config_shows_every_setting_with_its_default() -> None:
     del uncommented["preset"]
     assert uncommented["privacy"].pop("noise") == NoiseSettings().model_dump()
     uncommented["privacy"]["noise"] = None  # its section belongs to one mode only
+    usual = Method(readout=ReadoutSettings()).pooled_layers(10)
+    assert uncommented["readout"]["pooled_depths"] == [layer / 10 for layer in usual]
+    uncommented["readout"]["pooled_depths"] = None  # fewer with noise
     fields = RunSettings.model_fields.items()
     sections = {name: (field, section_in(field.annotation)) for name, field in fields if not field.is_required()}
     for name, (field, model) in sections.items():

@@ -25,7 +25,7 @@ def test_bytes_are_those_of_a_mean_client_by_request() -> None:
 @pytest.mark.parametrize(
     ("method", "counts"),
     [
-        (DEMO, {"coefficients": 1, "gradient": 0, "gate examples": 1, "hidden states": 1}),
+        (DEMO, {"coefficients": 1, "gradient": 0, "gate examples": 1, "hidden states": 2}),
         (changed(DEMO, {"holdout": {"gate": 0.0}}, "test"), {"gate examples": 0}),
         (changed(DEMO, {"server": {"update": "gradient"}}, "test"), {"coefficients": 0, "gradient": 1}),
         (changed(DEMO, {"readout": None}, "test"), {"hidden states": 0}),

@@ -108,12 +108,6 @@ class ReadoutSettings(Section):
         description="depths in (0, 1] of the text's mean states, at most 16; []: only the last hidden state and the label "
         "words are used, without an intercept, as in a classification head; left out: [0.2, 0.4, 0.6, 0.8], with noise [0.5]",
     )
-    refinements: int = Field(
-        default=3,
-        ge=0,
-        le=16,
-        description="how often sums of products along the present solution are asked for, 0 to 16; with noise never",
-    )
 
 
 class ServerSettings(Section):

@@ -212,8 +212,8 @@ def test_another_model_behind_the_same_name_is_refused(adapter: Adapter, tmp_pat
 
 def test_the_version_that_wrote_an_adapter_stands_in_its_header(saved: Path) -> None:
     assert json.loads((saved / "adapter.json").read_text())["ifedicl_version"] == ifedicl.__version__
-    resigned(saved, format_version=3, ifedicl_version="9.1")
-    with pytest.raises(AdapterError, match=r"version 3; .* \(ifedicl 9\.1 wrote the adapter\)"):
+    resigned(saved, format_version=4, ifedicl_version="9.1")
+    with pytest.raises(AdapterError, match=r"version 4; .* \(ifedicl 9\.1 wrote the adapter\)"):
         Adapter.load(saved)
 
 

@@ -35,6 +35,7 @@ from ifedicl.federation.messages import (
     JobReply,
     MaskReply,
     MaskRequest,
+    ProductsReply,
     Reply,
     Request,
     RevealReply,
@@ -111,10 +112,9 @@ def together(sent: Sequence[Reply]) -> Reply:
         return GradientReply(GradientSum(arrays, sum(counts), sum(losses)))
     if isinstance(first, EvaluateReply):
         return EvaluateReply(tuple(sum(own, Tally()) for own in zip(*(reply.tallies for reply in replies), strict=True)))
-    if isinstance(first, StatisticsReply):
-        total = Total(StatisticsReply)
+    if isinstance(first, StatisticsReply | ProductsReply):
+        total: Total[Any] = Total(type(first))
         for reply in sent:
-            assert isinstance(reply, StatisticsReply)
             total.add(reply)
         assert total.reply is not None
         return total.reply
