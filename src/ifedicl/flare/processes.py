@@ -42,9 +42,10 @@ def command(kit: Path, trackers: Trackers = NONE) -> tuple[list[str], dict[str, 
     party, name = party_of(kit)
     temporary = kit / "temporary"  # not /tmp: all files stay in the kit
     temporary.mkdir(exist_ok=True)
-    environment = {**_PATIENCE, **os.environ, "TMPDIR": str(temporary)}
-    for name in VARIABLES:
-        environment.pop(name, None)  # a site's job need not know where its server's figures go
+    inherited = {
+        variable: value for variable, value in os.environ.items() if variable not in VARIABLES
+    }  # a site has no trackers
+    environment = {**_PATIENCE, **inherited, "TMPDIR": str(temporary)}
     settings = ["config_folder=config"]
     if party == "server":
         trackers.check()

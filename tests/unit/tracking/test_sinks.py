@@ -164,7 +164,8 @@ def test_a_server_hands_its_trackers_to_its_jobs_and_a_site_none(tmp_path: Path,
     monkeypatch.chdir(tmp_path)
     trackers = Trackers(Path("tb"), telemetry=True)
     _, server = processes.command(kits["server"], trackers)
-    _, site = processes.command(kits["north"], trackers)
+    words, site = processes.command(kits["north"], trackers)
+    assert {"uid=north", "org=north"} <= set(words)
     assert {name: server.get(name) for name in VARIABLES} == {
         "IFEDICL_TENSORBOARD": str(tmp_path / "tb"),
         "IFEDICL_MLFLOW": None,
