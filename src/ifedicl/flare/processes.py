@@ -42,9 +42,8 @@ def command(kit: Path, trackers: Trackers = NONE) -> tuple[list[str], dict[str, 
     party, name = party_of(kit)
     temporary = kit / "temporary"  # not /tmp: all files stay in the kit
     temporary.mkdir(exist_ok=True)
-    inherited = {
-        variable: value for variable, value in os.environ.items() if variable not in VARIABLES
-    }  # a site has no trackers
+    # A site has no trackers, and need not know where those of the server are.
+    inherited = {variable: value for variable, value in os.environ.items() if variable not in VARIABLES}
     environment = {**_PATIENCE, **inherited, "TMPDIR": str(temporary)}
     settings = ["config_folder=config"]
     if party == "server":
