@@ -42,9 +42,9 @@ def command(kit: Path, trackers: Trackers = NONE) -> tuple[list[str], dict[str, 
     party, name = party_of(kit)
     temporary = kit / "temporary"  # not /tmp: all files stay in the kit
     temporary.mkdir(exist_ok=True)
-    environment = {**_PATIENCE, **os.environ, "TMPDIR": str(temporary)}
-    for name in VARIABLES:
-        environment.pop(name, None)  # a site's job need not know where its server's figures go
+    # A site has no trackers, and need not know where those of the server are.
+    inherited = {variable: value for variable, value in os.environ.items() if variable not in VARIABLES}
+    environment = {**_PATIENCE, **inherited, "TMPDIR": str(temporary)}
     settings = ["config_folder=config"]
     if party == "server":
         trackers.check()

@@ -116,8 +116,9 @@ def together(sent: Sequence[Reply]) -> Reply:
         total: Total[Any] = Total(type(first))
         for reply in sent:
             total.add(reply)
-        assert total.reply is not None
-        return total.reply
+        added: Reply | None = total.reply
+        assert added is not None
+        return added
     return CompareReply(sum((reply.comparison for reply in replies), Comparison()))
 
 

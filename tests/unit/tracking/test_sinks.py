@@ -38,6 +38,7 @@ def test_tensorboard_files_hold_the_figures_and_a_resumed_run_adds_to_them(tmp_p
         with tensorboard(tmp_path) as files:
             files.log({"held_out/loss": 0.5 * step, "clients": 3}, step)
             files.log({"held_out/loss": 0.25}, 10 * step)
+            assert (10 * step, 0.25) in events_of(tmp_path)["held_out/loss"]  # a process that is killed now has lost nothing
     assert {name: sorted(points) for name, points in events_of(tmp_path).items()} == {
         "held_out/loss": [(1, 0.5), (2, 1.0), (10, 0.25), (20, 0.25)],
         "clients": [(1, 3.0), (2, 3.0)],
@@ -164,7 +165,8 @@ def test_a_server_hands_its_trackers_to_its_jobs_and_a_site_none(tmp_path: Path,
     monkeypatch.chdir(tmp_path)
     trackers = Trackers(Path("tb"), telemetry=True)
     _, server = processes.command(kits["server"], trackers)
-    _, site = processes.command(kits["north"], trackers)
+    words, site = processes.command(kits["north"], trackers)
+    assert {"uid=north", "org=north"} <= set(words)
     assert {name: server.get(name) for name in VARIABLES} == {
         "IFEDICL_TENSORBOARD": str(tmp_path / "tb"),
         "IFEDICL_MLFLOW": None,
