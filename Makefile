@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 TORCH_FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo demo-flare test soak check unit setup paper speed clean
+.PHONY: demo demo-flare test soak quantised check unit setup paper speed clean
 
 setup: $(VENV)/.ready
 
@@ -41,6 +41,11 @@ test: unit
 # Many kills, seconds of load, every method of the benchmark: minutes that tell little after a small change. .ci/run runs them once.
 soak: setup
 	$(PYTEST) -m soak tests
+
+# torchao is in a folder of its own: transformers imports it at each start if it is there, which takes seconds.
+quantised: setup
+	$(PIP) --constraint constraints.txt --no-deps --target $(VENV)/quantised torchao
+	PYTHONPATH=$(VENV)/quantised $(PYTEST) tests/unit/test_quantisation.py
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -219,6 +219,8 @@ def test_the_written_config_shows_every_setting_with_its_default() -> None:
         "# public",
         "# label_words",
         "# max_p",  # max_pass_tokens, max_prompt_tokens
+        "# device_map",
+        "# quantisation",
         "# revision",
         "# writes = { l",
     )

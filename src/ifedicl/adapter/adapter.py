@@ -27,7 +27,7 @@ from ifedicl.backbone import hub
 from ifedicl.backbone.licence import terms_of
 from ifedicl.core.vectors import Array32
 from ifedicl.data import Example
-from ifedicl.errors import AdapterError, FingerprintError, InputError
+from ifedicl.errors import AdapterError, BackboneError, FingerprintError, InputError
 from ifedicl.inputs import texts_of
 from ifedicl.metrics import Evaluation
 
@@ -220,11 +220,18 @@ class Adapter(Content):
             dtype: of the stored weights: ``float32``, ``bfloat16`` or ``float16``.
 
         Raises:
-            BackboneError: the family cannot store the adapter's biases.
+            BackboneError: the family cannot store the adapter's biases, or the weights are quantised.
             StorageError: as :meth:`save`.
         """
         from ifedicl.backbone.export import export_folded
 
+        quantisation = self.model.quantisation if backbone is None else backbone.quantisation
+        if quantisation is not None:
+            raise BackboneError(
+                f'export: the adapter was made with {quantisation} weights (model.quantisation = "{quantisation}"), into which '
+                "nothing can be folded; allowed: a model with whole weights. Use the adapter with the model: Adapter.load, "
+                "ifedicl classify"
+            )
         folder, backbone = Path(folder), self.classifier(backbone).backbone
         terms = terms_of(self.model)
         with files.new_folder(folder, mark=f"{_BESIDE}/{HEADER}") as temporary:
@@ -277,7 +284,7 @@ class Classifier:
         from ifedicl.backbone.multi_adapter import Placed
 
         adapter = self.adapter
-        injection = Injection.of(adapter.context, adapter.coefficients, self.backbone.device)
+        injection = Injection.of(self.backbone, adapter.context, adapter.coefficients)
         return Placed(self._scorer, injection, adapter.readout), Placed(self._scorer)
 
     def log_probabilities(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> Array32:

@@ -52,7 +52,7 @@ def text_means(backbone: Backbone, spans: Sequence[Span | None]) -> Iterator[dic
         counts = to_device(np.array([[span.end - span.first] for span in read.values()], dtype=np.float32), states.device)
         # Masked, not multiplied by 0: what stands outside a span need not be finite.
         sums = states.float().masked_fill(to_device(outside, states.device), 0.0).sum(dim=1)  # (rows, d)
-        caught.update(zip(read, (sums / counts).unbind(), strict=True))
+        caught.update(zip(read, (sums / counts).to(backbone.device).unbind(), strict=True))
 
     with exclusive(backbone), ExitStack() as stack:
         for layer in {span.layer for span in spans if span is not None}:
