@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 TORCH_FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo demo-flare test soak containers release check docs unit setup paper speed clean
+.PHONY: demo demo-flare test soak containers quantised release check docs unit setup paper speed clean
 
 setup: $(VENV)/.ready
 
@@ -60,6 +60,11 @@ release: setup
 docs: setup
 	$(BIN)/python docs/site_pages.py build/pages
 	$(BIN)/zensical build --strict
+
+# torchao is in a folder of its own: transformers imports it at each start if it is there, which takes seconds.
+quantised: setup
+	$(PIP) --constraint constraints.txt --no-deps --target $(VENV)/quantised torchao
+	PYTHONPATH=$(VENV)/quantised $(PYTEST) tests/unit/test_quantisation.py
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -13,6 +13,7 @@ from torch import nn
 
 from _gpu_shapes import backbone_of
 from _pairs import TASK, sentences
+from ifedicl.backbone.capture import Captures, CudaGraphs
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
@@ -56,6 +57,13 @@ def parity(shape: str, device: torch.device) -> list[Parity]:
     first, second = _update(there), _update(there)
     same = all(np.array_equal(first.coefficients.arrays[name], array) for name, array in second.coefficients.arrays.items())
     result.append(Parity("two updates of one seed, bit for bit", 0.0 if same else 1.0, 0.0))
+    captures = Captures(CudaGraphs()) if device.type == "cuda" else None
+    for name, other in (("plain", None), ("captured", captures)):
+        update = _update(replace(there, launches=name, captures=other))
+        differ = [
+            float(np.abs(update.coefficients.arrays[key] - array).max()) for key, array in first.coefficients.arrays.items()
+        ]
+        result.append(Parity(f"an update with launches {name} against auto", max(differ), 1e-3))
     return result
 
 

@@ -25,7 +25,9 @@ import _gpu_parity
 from _gpu_profile import peak, profiled
 from _gpu_shapes import SHAPES, TINY, backbone_of
 from _pairs import TASK, Bench, Claim, Comparison, as_json, compare, machine, sentences, timed
+from ifedicl.backbone.capture import Captures, CudaGraphs
 from ifedicl.backbone.encoding import EncodedExamples
+from ifedicl.backbone.label_words import LABELS
 from ifedicl.backbone.lockstep import Lockstep
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.methods.lora import lora_layers
@@ -157,6 +159,42 @@ def together(clients: int) -> Row:
     return row
 
 
+def launched(batch_size: int, launches: str) -> Row:
+    """A step with fused injections (auto), or also replayed as a CUDA graph (captured), against the same step with neither."""
+
+    def row(card: Card, pairs: int) -> Comparison:
+        bench = card.steps_of(batch_size, "labels")
+        plain, other = _launching(bench, "plain"), _launching(bench, launches)
+        for _ in range(2):  # the first step of a shape runs plainly, the second is captured
+            for pair in range(pairs + 1):
+                other.step(pair)
+        return compare(Claim(f"step of {batch_size}, launches {launches} / plain"), timed(other.step), timed(plain.step), pairs)
+
+    return row
+
+
+def captured_extraction(card: Card, pairs: int) -> Comparison:
+    """Context vectors with passes replayed as CUDA graphs, against plain ones."""
+
+    def extract(bench: Bench) -> Callable[[int], None]:
+        def run(_: int) -> None:
+            context_vectors(bench.scorer, bench.prompts.tokens, bench.labels, bench.method)
+
+        return run
+
+    plain, other = extract(_launching(card.bench, "plain")), extract(_launching(card.bench, "captured"))
+    for pair in range(2):
+        other(pair)
+    return compare(Claim("extraction, launches captured / plain"), timed(other), timed(plain), pairs)
+
+
+def _launching(bench: Bench, launches: str) -> Bench:
+    """The bench with another ``model.launches``; on a CPU there is nothing to capture."""
+    backbone = bench.backbone
+    captures = Captures(CudaGraphs()) if launches == "captured" and backbone.device.type == "cuda" else None
+    return replace(bench, scorer=Scorer(replace(backbone, launches=launches, captures=captures), TASK))
+
+
 def lora_steps(batch_size: int) -> Row:
     """A step of LoRA, r=8 on queries and values, against a bare pass."""
 
@@ -179,7 +217,7 @@ def _lora(bench: Bench, weights: Sequence[torch.nn.Parameter], batches: Sequence
         for part in bench.scorer.batches([bench.prompts.tokens[row] for row in rows], trains=True):
             chosen = [rows[place] for place in part]
             tokens, labels = [bench.prompts.tokens[row] for row in chosen], [bench.labels[row] for row in chosen]
-            (bench.scorer.label_losses(tokens, labels).sum() / len(rows)).backward()  # type: ignore[no-untyped-call]
+            (bench.scorer.losses(LABELS, tokens, labels).sum() / len(rows)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 
@@ -234,6 +272,8 @@ ROWS: dict[str, Row] = {
     "client, paper's form": client("paper", _ROUNDS, 0.8),
     "client, default": client("subspace", _ROUNDS, 0.4),
     "client, one shot": client("readout", 0, 0.1),
+    **{f"step {size}, {kind}": launched(size, kind) for size in (4, 16) for kind in ("auto", "captured")},
+    "extraction, captured": captured_extraction,
     **{f"LoRA step {size}": lora_steps(size) for size in _BATCHES},
 }
 

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from _victims import demo_backbone
+from ifedicl.backbone.label_words import LABELS
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import SetSettings
@@ -43,7 +44,7 @@ def measured(folder: Path, name: str) -> dict[str, float | int | str]:
     bare = seconds(_ROWS, lambda: scorer.read(rows.prompts, (15,), words=False))
     words = seconds(_ROWS, lambda: scorer.read(rows.prompts, (15,)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    scoring = seconds(_STEP, lambda: scorer.label_losses(tokens[:_STEP], rows.labels[:_STEP]))
+    scoring = seconds(_STEP, lambda: scorer.losses(LABELS, tokens[:_STEP], rows.labels[:_STEP]))
     return {
         "set": name,
         "labels": len(data.task.labels),

@@ -13,9 +13,12 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from ifedicl import seeds
+from ifedicl.backbone.capture import Captures, Work
 from ifedicl.backbone.encoding import EncodedExamples
 from ifedicl.backbone.hooks import Watcher, injected
-from ifedicl.backbone.lockstep import Lockstep, Losses, Share
+from ifedicl.backbone.label_words import LABELS, WORDS, Loss
+from ifedicl.backbone.lock import exclusive
+from ifedicl.backbone.lockstep import Lockstep, Share
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
@@ -25,10 +28,7 @@ from ifedicl.core.transfer import to_device, to_host
 from ifedicl.core.vectors import WRITES, Array32
 from ifedicl.settings import CalibrationSettings, Method
 
-_LOSSES: Mapping[str, Losses] = {
-    "vocabulary": Scorer.word_losses,
-    "labels": Scorer.label_losses,
-}
+_LOSSES: Mapping[str, Loss] = {"vocabulary": WORDS, "labels": LABELS}
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Objective:
         self._prompts = examples.prompts.tokens
         self._labels = examples.labels
         self._context = context
-        self._losses = _LOSSES[method.calibration.loss]
+        self._loss = _LOSSES[method.calibration.loss]
         # An older adapter that an owner calibrates further may hold layers that are not injected.
         layers = method.injection.active_layers(scorer.backbone.layers)
         self._active = np.array([[layer in layers] * len(WRITES) for layer in context.layers])
@@ -97,16 +97,53 @@ class Objective:
         total = torch.zeros((), dtype=torch.float64, device=self._scorer.backbone.device)
         for batch in self._scorer.batches([self._prompts[row] for row in rows], trains=True):
             part = [rows[index] for index in batch]
-            if self._lockstep is None:
-                total = total + self.pass_backward(values, part, scale=scale)
-            else:
+            if self._lockstep is not None:
                 lockstep, digest = self._lockstep
                 total = total + lockstep.backward(self._share(values, part, scale, digest))
+            elif self._scorer.backbone.captures is not None:
+                total = total + self._replayed_backward(values, part, scale, self._scorer.backbone.captures)
+            else:
+                total = total + self.pass_backward(values, part, scale=scale)
         return total
+
+    def _replayed_backward(self, values: Mapping[str, Tensor], rows: Sequence[int], scale: float, captures: Captures) -> Tensor:
+        """As :meth:`pass_backward`, of rows padded to a width that occurs often, replayed if the shapes came before."""
+        scorer, backbone = self._scorer, self._scorer.backbone
+        prompts, labels = [self._prompts[row] for row in rows], [self._labels[row] for row in rows]
+        widest = max(len(row.tokens) for row in self._loss.fed(scorer.words, prompts, labels, None).rows)
+        fed = self._loss.fed(scorer.words, prompts, labels, backbone.padded(widest))
+        context = {"vectors": self._context.vectors, "basis": self._context.basis}
+        scorer.on_pass()
+        with exclusive(backbone):
+            given = {
+                **scorer.pass_inputs(fed.rows, backbone.padded(widest)),
+                **fed.tensors,
+                **{name: tensor for name, tensor in context.items() if tensor is not None},
+                **{name: value.detach() for name, value in values.items()},
+                "scale": to_device(np.array(scale, dtype=np.float32), backbone.device),
+            }
+            key = ("step", self._loss, scorer.words, self._context.first_layer, self._active.tobytes())
+            loss, *gradients = captures.run(key, given, self._step_of(tuple(values)))
+        torch.autograd.backward(list(values.values()), gradients)
+        return loss
+
+    def _step_of(self, names: Sequence[str]) -> Work:
+        """The scaled loss and its gradients as a function of tensors alone."""
+        scorer, loss_of, first_layer, active = self._scorer, self._loss, self._context.first_layer, self._active
+
+        def step(given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+            leaves = {name: given[name].detach().requires_grad_() for name in names}
+            context = ContextTensors(given["vectors"], given.get("basis"), first_layer)
+            with injected(scorer.backbone, context, leaves["scales"], active, core=leaves.get("core")):
+                losses = loss_of.losses(scorer.words, scorer.states_from(given), given)
+            share = losses.sum() * given["scale"]
+            return share.detach(), *torch.autograd.grad(share, list(leaves.values()))
+
+        return step
 
     def _share(self, values: Mapping[str, Tensor], rows: Sequence[int], scale: float, digest: str) -> Share:
         prompts, labels = [self._prompts[row] for row in rows], [self._labels[row] for row in rows]
-        return Share(self._scorer, self._losses, self._context, digest, values, self._active, prompts, labels, scale)
+        return Share(self._scorer, self._loss, self._context, digest, values, self._active, prompts, labels, scale)
 
     def pass_backward(
         self,
@@ -119,7 +156,8 @@ class Objective:
         """As :meth:`backward` in float32, in one pass; ``watcher`` as in :func:`injected`."""
         backbone, core = self._scorer.backbone, values.get("core")
         with injected(backbone, self._context, values["scales"], self._active, core=core, watcher=watcher):
-            losses = self._losses(self._scorer, [self._prompts[row] for row in rows], [self._labels[row] for row in rows])
+            prompts, labels = [self._prompts[row] for row in rows], [self._labels[row] for row in rows]
+            losses = self._scorer.losses(self._loss, prompts, labels)
         share = losses.sum() * scale
         share.backward()  # type: ignore[no-untyped-call]
         return share.detach()
@@ -227,10 +265,10 @@ def _row_gradients(found: Mapping[str, Tensor], context: ContextTensors) -> Watc
         width = before.shape[-1]
         after = gradient.detach().reshape(examples, -1, width).float()  # (B, R * T, d)
         writes = before.reshape(examples, -1, width).float()
-        found["scales"][:, layer, write, CONTEXT] = after.sum(dim=1) @ context.vectors[layer, write]
+        found["scales"][:, layer, write, CONTEXT] = after.sum(dim=1) @ context.vectors[layer, write].to(after.device)
         found["scales"][:, layer, write, ACTIVATION] = (after * writes).sum(dim=(1, 2))
         if context.basis is not None:
-            basis = context.basis[layer, write]
+            basis = context.basis[layer, write].to(after.device)
             found["core"][:, layer, write] = (after @ basis.T).transpose(1, 2) @ (writes @ basis.T)
 
     return watch

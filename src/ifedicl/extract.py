@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ifedicl.backbone.capture import run
 from ifedicl.backbone.encoding import Tokens
 from ifedicl.backbone.hooks import Recording, record
 from ifedicl.backbone.layout import right_padded
+from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.lock import exclusive
 from ifedicl.backbone.passes import length_batches
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.transfer import to_device, to_host
@@ -31,12 +35,22 @@ def context_vectors(scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[
     Returns:
         Means and counts of ``method.groups`` groups. The LM head is never run.
     """
-    backbone = scorer.backbone
+    backbone, device = scorer.backbone, scorer.backbone.device
     size = method.groups(len(scorer.encoder.tree.words))
     layers, groups = method.injection.active_layers(backbone.layers), groups_of(labels, method)
-    sums = torch.zeros(size, len(layers), len(WRITES), backbone.width, dtype=torch.float64, device=backbone.device)
-    for batch, recording in _passes(scorer, prompts, labels, method):
-        _add(sums, recording, groups[batch])
+    sums = torch.zeros(size, len(layers), len(WRITES), backbone.width, dtype=torch.float64, device=device)
+    sequences, key = _sequences(scorer, prompts, labels, method), ("extraction", layers)
+    for batch in length_batches([backbone.padded(len(sequence)) for sequence in sequences], scorer.budget):
+        rows = [sequences[position] for position in batch]
+        scorer.on_pass()
+        given = {
+            "tokens": right_padded(rows, device, backbone.padded(max(map(len, rows)))),
+            "positions": to_device(np.array([len(row) - 1 for row in rows]), device),
+            "one_hot": to_device(np.eye(size)[:, groups[batch]], device),  # (G, B)
+            "sums": sums,
+        }
+        with exclusive(backbone):
+            (sums,) = run(backbone.captures, key, given, partial(_added, backbone, layers))
     counts = np.bincount(groups, minlength=size)
     return ContextVectors.of_sums(to_host(sums)[0], counts)
 
@@ -55,15 +69,29 @@ def example_writes(
 
 
 @torch.inference_mode()
+def _added(backbone: Backbone, layers: range, given: Mapping[str, Tensor]) -> tuple[Tensor]:
+    """The ``(G, L, 2, d)`` float64 sums of groups, in place, with the writes of ``B`` demonstrations added."""
+    with record(backbone, layers) as recording:
+        recording.positions = given["positions"]
+        backbone.hidden_states(given["tokens"])
+    _add(given["sums"], recording, given["one_hot"])
+    return (given["sums"],)
+
+
+def _sequences(scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method) -> list[Tokens]:
+    """What is run of each demonstration: its end is the token that is read."""
+    words = scorer.encoder.tree.words
+    if method.vectors.read_position == "label":
+        return [prompt + words[label] for prompt, label in zip(prompts, labels, strict=True)]
+    return list(prompts)
+
+
+@torch.inference_mode()
 def _passes(
     scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method
 ) -> Iterator[tuple[list[int], Recording]]:
     """For each pass the positions of its demonstrations, and their writes at the read position, on the device."""
-    backbone, words = scorer.backbone, scorer.encoder.tree.words
-    if method.vectors.read_position == "label":
-        sequences = [prompt + words[label] for prompt, label in zip(prompts, labels, strict=True)]
-    else:
-        sequences = list(prompts)
+    backbone, sequences = scorer.backbone, _sequences(scorer, prompts, labels, method)
     layers = method.injection.active_layers(backbone.layers)
     for batch in length_batches([len(sequence) for sequence in sequences], scorer.budget):
         scorer.on_pass()
@@ -74,17 +102,17 @@ def _passes(
         yield batch, recording
 
 
-@torch.inference_mode()
-def _add(sums: Tensor, recording: Recording, groups: npt.NDArray[np.int64]) -> None:
-    """Add the writes of ``B`` demonstrations to the ``(G, L, 2, d)`` float64 sums of their groups, on the device.
+def _add(sums: Tensor, recording: Recording, one_hot: Tensor) -> None:
+    """Add the writes of ``B`` demonstrations to the ``(G, L, 2, d)`` float64 sums of their groups, ``(G, B)``, on the device.
 
     A product with one-hot rows adds in a fixed order, where a GPU's indexed sum would add in any.
     """
-    one_hot = to_device(np.eye(len(sums))[:, groups], sums.device)  # (G, B)
     for of_layer, layer in zip(
         sums.unbind(1), recording.layers, strict=True
     ):  # one at a time: float64 takes four times a write's memory
-        writes = torch.stack([recording.rows[layer, write] for write in range(len(WRITES))]).double()  # (2, B, d)
+        writes = torch.stack(
+            [recording.rows[layer, write].to(sums.device) for write in range(len(WRITES))]
+        ).double()  # (2, B, d)
         of_layer.transpose(0, 1).baddbmm_(one_hot.expand(len(WRITES), -1, -1), writes)
 
 

@@ -89,6 +89,7 @@ def inspect_config(path: Path) -> dict[str, Any]:
         "model": settings.model.source,
         "fingerprint": backbone.fingerprint,
         "dtype": backbone.dtype,
+        "quantisation": backbone.quantisation,
         "clients": {
             name: {
                 role.value: len(rows)

@@ -20,7 +20,7 @@ from ifedicl.backbone.encoding import EncodedExamples, LabelTree, Tokens
 from ifedicl.backbone.families import FAMILIES
 from ifedicl.backbone.hooks import injected
 from ifedicl.backbone.layer_cache import UpperLayers
-from ifedicl.backbone.layout import Layout, Row, branches_of, states_of
+from ifedicl.backbone.layout import Layout, Row, branches_of, read_at, states_of
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.multi_adapter import Asked, Placed, mixed_batches, mixed_log_probabilities
 from ifedicl.backbone.passes import PassBudget
@@ -199,9 +199,11 @@ prompts_of_tokens = st.lists(st.lists(st.integers(1, 300), min_size=1, max_size=
 def test_every_node_of_any_tree_is_read_as_on_its_path(words: list[Tokens], prompts: list[Tokens]) -> None:
     backbone, tree = tiny.family_backbone("llama"), LabelTree.of(words)
     branching, paths = Layout.branching(tree), Layout.by_paths(tree)
-    ours, theirs = (
-        layout.read(states_of(backbone, layout.rows(prompts)), prompts) for layout in (branching, paths)
-    )  # each (B, N, d)
+    found = []
+    for layout in (branching, paths):
+        states = states_of(backbone, layout.rows(prompts))
+        found.append(read_at(states, torch.from_numpy(layout.places(prompts, states.shape[1]))))  # (B, N, d)
+    ours, theirs = found
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     assert branching.branches == (len(tree.paths) > 1)
     assert sum(len(tail.tokens) for tail in branching.tails) == len(tree.nodes) - 1, "each node but the root is fed once"
@@ -315,7 +317,7 @@ def test_many_states_are_read_against_the_vocabulary_in_parts(backbone: Backbone
         return read(self, states, words)
 
     monkeypatch.setattr(Backbone, "logits", counted)
-    monkeypatch.setattr("ifedicl.backbone.scoring._MOST_READ", 60)
+    monkeypatch.setattr("ifedicl.backbone.label_words._MOST_READ", 60)
     scorer = Scorer(backbone, PLACES)
     parts = scorer.log_probabilities(scorer.encoder.prompts(TEXTS))
     assert max(sizes) == 2 * len(scorer.encoder.tree.nodes) <= 60

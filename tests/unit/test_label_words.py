@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ifedicl.backbone.label_words import WORDS
 from ifedicl.backbone.layout import Row
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
@@ -72,7 +73,7 @@ def test_the_words_and_all_else_are_together_certain(backbone: Backbone, task: T
     scorer = Scorer(backbone, task)
     prompts = scorer.encoder.prompts(TEXTS).tokens
     with torch.no_grad():
-        words = torch.stack([-scorer.word_losses(prompts, [label] * len(prompts)) for label in range(len(task.labels))], 1)
+        words = torch.stack([-scorer.losses(WORDS, prompts, [label] * len(prompts)) for label in range(len(task.labels))], 1)
         torch.testing.assert_close(words, scorer.label_scores(prompts), rtol=1e-4, atol=1e-5)
     first = {word[0] for word in scorer.encoder.tree.words}
     starts = torch.stack([scorer.backbone.logits(scorer._states([Row(prompt)], None)[0, -1]) for prompt in prompts])

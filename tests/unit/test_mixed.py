@@ -74,7 +74,7 @@ def test_the_raw_model_and_its_adapter_share_a_pass(backbone: Backbone) -> None:
 def test_rows_that_nothing_is_injected_into_are_untouched_to_the_bit(backbone: Backbone) -> None:
     adapter = tiny.drawn_adapter(backbone, tiny.TASK, rank=4)
     tokens = torch.arange(12).view(3, 4)
-    injection = Injection.of(adapter.context, adapter.coefficients, backbone.device)
+    injection = Injection.of(backbone, adapter.context, adapter.coefficients)
     with torch.inference_mode():
         plain = backbone.hidden_states(tokens)
         with injected_by_row(backbone, [(None, 1), (injection, 2)]):

@@ -18,6 +18,7 @@ from tokenizers import normalizers, processors
 from torch import Tensor
 
 from ifedicl.backbone.encoding import Encoder, LabelTree, Prompts, Tokens
+from ifedicl.backbone.label_words import LABELS, WORDS
 from ifedicl.backbone.layout import right_padded
 from ifedicl.backbone.load import Backbone, Prefix
 from ifedicl.backbone.passes import PassBudget, length_batches
@@ -198,7 +199,7 @@ def test_normalised_scores_are_means_over_the_tokens_of_each_word(backbone: Back
     torch.testing.assert_close(scorer.label_scores(prompts), _naive_scores(scorer, prompts) / lengths, rtol=1e-4, atol=1e-5)
     labels = [2, 0, 1]
     expected = -_naive_scores(scorer, prompts)[range(3), labels] / lengths[labels]
-    torch.testing.assert_close(scorer.word_losses(prompts, labels), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scorer.losses(WORDS, prompts, labels), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("task", [tiny.TASK, tiny.MANY_TOKENS], ids=["one token", "several"])
@@ -207,7 +208,7 @@ def test_word_losses_equal_naive_ones(backbone: Backbone, no_gradient: None, tas
     prompts = scorer.encoder.prompts(TEXTS).tokens
     labels = [number % len(task.labels) for number in range(len(prompts))]
     expected = -_naive_scores(scorer, prompts)[range(len(prompts)), labels]
-    torch.testing.assert_close(scorer.word_losses(prompts, labels), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scorer.losses(WORDS, prompts, labels), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("task", [tiny.TASK, tiny.MANY_TOKENS], ids=["one token", "several"])
@@ -216,7 +217,7 @@ def test_label_losses_equal_naive_ones(backbone: Backbone, no_gradient: None, ta
     prompts = scorer.encoder.prompts(TEXTS).tokens
     labels = [number % len(task.labels) for number in range(len(prompts))]
     expected = -_naive_scores(scorer, prompts).log_softmax(dim=-1)[range(len(prompts)), labels]
-    torch.testing.assert_close(scorer.label_losses(prompts, labels), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scorer.losses(LABELS, prompts, labels), expected, rtol=1e-4, atol=1e-5)
 
 
 words_of_tokens = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4).map(tuple), min_size=1, max_size=6, unique=True)
@@ -297,7 +298,7 @@ def test_long_prompts_lose_text_and_never_the_template(backbone: Backbone) -> No
     longer = backbone.tokenizer(f"Text: {text[: len(kept) + 1]}\nPlace:")["input_ids"]
     assert len(longer) + room > 40, "one more character would have fitted"
     assert backbone.tokenizer.decode(prompts.tokens[1]) == "Text: short\nPlace:"
-    assert scorer.word_losses(prompts.tokens, [0, 1, 1]).isfinite().all()
+    assert scorer.losses(WORDS, prompts.tokens, [0, 1, 1]).isfinite().all()
     assert np.isfinite(scorer.log_probabilities(prompts)).all()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ifedicl.backbone.hooks import injected
-from ifedicl.backbone.layer_cache import UpperLayers
+from ifedicl.backbone.layer_cache import Shelf, UpperLayers
 from ifedicl.backbone.layout import Row, states_of
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
@@ -84,7 +84,7 @@ def test_lower_layers_run_once_for_each_sequence_however_it_is_batched() -> None
 def test_what_finds_no_room_is_run_again_and_nothing_kept_is_dropped() -> None:
     backbone = tiny.family_backbone("llama")
     room = len(ROWS[0].tokens) * backbone.width * 4
-    calls, upper = _counted(backbone, 0), UpperLayers(backbone, 2, most_bytes=room)
+    calls, upper = _counted(backbone, 0), UpperLayers(backbone, 2, shelves=[Shelf(room)])
     for _ in range(3):
         upper.hidden_states(ROWS[:2])
     assert sum(calls) == 4
@@ -94,13 +94,13 @@ def test_what_finds_no_room_is_run_again_and_nothing_kept_is_dropped() -> None:
 def test_no_batch_mate_no_order_and_no_history_changes_a_bit_of_what_enters(name: str) -> None:
     backbone, draws = tiny.family_backbone(name), np.random.default_rng(1)
     rows = [Row(tuple(map(int, draws.integers(1, tiny.VOCABULARY, draws.integers(3, 40))))) for _ in range(12)]
-    alone = {row: UpperLayers(backbone, 1)._entering([row])[0] for row in rows}
+    alone = {row: UpperLayers(backbone, 1).entering([row])[0] for row in rows}
     for most_bytes in (2**30, 2_000):  # all is kept, nearly nothing is
         for _ in range(2):
-            upper = UpperLayers(backbone, 1, most_bytes=most_bytes)
+            upper = UpperLayers(backbone, 1, shelves=[Shelf(most_bytes)])
             for batch in np.array_split(draws.permutation(len(rows)), 4) * 2:
                 mates = [rows[place] for place in batch]
-                for row, states in zip(mates, upper._entering(mates), strict=True):
+                for row, states in zip(mates, upper.entering(mates), strict=True):
                     assert torch.equal(states[: len(row.tokens)], alone[row])
                     assert not states[len(row.tokens) :].any()
 

@@ -29,7 +29,7 @@ from ifedicl.backbone import hub
 from ifedicl.backbone.licence import terms_of
 from ifedicl.core.vectors import Array32
 from ifedicl.data import Example
-from ifedicl.errors import AdapterError, FingerprintError, InputError
+from ifedicl.errors import AdapterError, BackboneError, FingerprintError, InputError
 from ifedicl.inputs import texts_of
 from ifedicl.metrics import Evaluation
 
@@ -236,11 +236,18 @@ class Adapter(Content):
         Raises:
             InputError: there is no such form.
             AdapterError: the adapter does not fit the form: λ or β was moved, or the readout is no head.
-            BackboneError: the family cannot store it.
+            BackboneError: the family cannot store it, or the weights are quantised.
             StorageError: as :meth:`save`.
         """
         from ifedicl.adapter.exports import export  # imports transformers
 
+        quantisation = self.model.quantisation if backbone is None else backbone.quantisation
+        if quantisation is not None:
+            raise BackboneError(
+                f'export: the adapter was made with {quantisation} weights (model.quantisation = "{quantisation}"), into which '
+                "nothing can be folded; allowed: a model with whole weights. Use the adapter with the model: Adapter.load, "
+                "ifedicl classify"
+            )
         export(self, Path(folder), self.classifier(backbone).backbone, dtype=dtype, form=form)
 
     def describe(self) -> str:
@@ -286,7 +293,7 @@ class Classifier:
         from ifedicl.backbone.multi_adapter import Placed
 
         adapter = self.adapter
-        injection = Injection.of(adapter.context, adapter.coefficients, self.backbone.device)
+        injection = Injection.of(self.backbone, adapter.context, adapter.coefficients)
         return Placed(self._scorer, injection, adapter.readout), Placed(self._scorer)
 
     def log_probabilities(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> Array32:

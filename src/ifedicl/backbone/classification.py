@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
+from ifedicl.backbone.devices import DTYPES
 from ifedicl.backbone.encoding import Encoder
 from ifedicl.backbone.export import folded_weights, load_folded, stored_config
-from ifedicl.backbone.load import DTYPES, Backbone
+from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.quiet import quiet_transformers
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout

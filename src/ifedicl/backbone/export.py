@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 from transformers.pytorch_utils import Conv1D
 
-from ifedicl.backbone.load import DTYPES, Backbone
+from ifedicl.backbone.devices import DTYPES
+from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.quiet import quiet_transformers
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
 from ifedicl.core.injection import fold

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,17 @@ def _is_known(model_type: str) -> bool:
     return True
 
 
-def read_model(folder: Path, config: Any, dtype: torch.dtype, device: torch.device, source: str) -> Any:
-    """The model on its device.
+def read_model(
+    folder: Path, config: Any, dtype: torch.dtype, source: str, *, device_map: str | Mapping[str, str | int] | None = None
+) -> Any:
+    """The model, in the host's memory or divided as ``device_map`` says.
 
     Args:
         folder: with the files.
         config: from :func:`read_config`.
         dtype: of the weights in memory.
-        device: to compute on.
         source: as the user named it.
+        device_map: as :attr:`ModelSettings.device_map`.
 
     Raises:
         NotEnoughMemoryError: memory ran out.
@@ -61,11 +64,13 @@ def read_model(folder: Path, config: Any, dtype: torch.dtype, device: torch.devi
     # A config.json can ask for a kernel that is not installed, or that the hub would deliver as code. All compute the same, so
     # what it asks for does not count, except for "eager".
     named = {getattr(part, "_attn_implementation", None) for part in (config, config.get_text_config())}
-    changed = {}
+    changed: dict[str, Any] = {}
     if not named <= {None, "eager"}:
         config.update({"_attn_implementation": None})  # of its parts, too
         changed = {"config": config}
-    try:
+    if device_map is not None:
+        changed["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
+    with _loading(source, "cpu"):
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
@@ -80,13 +85,29 @@ def read_model(folder: Path, config: Any, dtype: torch.dtype, device: torch.devi
         refuse_missing(info["missing_keys"], source)
         _refuse_more_layers(info["unexpected_keys"], model, source)
         refuse_not_finite(model, source)
+    return model
+
+
+def on_device(model: Any, device: torch.device, source: str) -> Any:
+    """The model on one device.
+
+    Raises:
+        NotEnoughMemoryError: memory ran out.
+    """
+    with _loading(source, device.type):
         return model.to(device)
+
+
+@contextmanager
+def _loading(source: str, where: str) -> Iterator[None]:
+    try:
+        yield
     except BackboneError:
         raise
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise NotEnoughMemoryError(
-            f"model.source: {source}: the memory of {device.type} is full. Use model.dtype = 'bfloat16', a smaller model, or a "
-            "machine with more memory"
+            f"model.source: {source}: the memory of {where} is full. Use model.dtype = 'bfloat16', model.quantisation = "
+            "'int8', a smaller model, or a machine with more memory"
         ) from error
     except ImportError as error:
         raise _package(source, error) from error

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import zip_longest
+from itertools import groupby
 from typing import TypeAlias
 
 import numpy as np
@@ -20,15 +20,13 @@ from torch import Tensor, nn
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.lock import exclusive
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
-from ifedicl.core.injection import Maps, inject, inject_rows
+from ifedicl.core.injection import Change, inject_rows
 from ifedicl.core.subspace import Context, ContextTensors
 from ifedicl.core.transfer import to_device
 from ifedicl.core.vectors import WRITES
 
 _Hook: TypeAlias = Callable[[int, int, Tensor], Tensor | None]
 """Called with layer, write and the module's output; what it returns replaces the output."""
-_Part: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Maps | None]
-"""``λ·v``, β, Γ and the maps of one write."""
 Watcher: TypeAlias = Callable[[int, int, Tensor, Tensor], None]
 """Called in the backward pass with layer, write, the write ``(..., d)`` before injection and the gradient after it. Layers are
 counted from the context's first, as in the arrays of the coefficients."""
@@ -51,7 +49,8 @@ class Recording:
 
     def stacked(self) -> Tensor:
         """``(L, 2, B, d)`` of the last forward pass."""
-        writes = [self.rows[layer, write] for layer in self.layers for write in range(len(WRITES))]
+        assert self.positions is not None
+        writes = [self.rows[layer, write].to(self.positions.device) for layer in self.layers for write in range(len(WRITES))]
         return torch.stack(writes).view(len(self.layers), len(WRITES), *writes[0].shape)
 
     def read(self, layer: int, write: int, output: Tensor) -> None:
@@ -59,7 +58,7 @@ class Recording:
         if self.positions is None:
             raise RuntimeError("recording.positions: set them before the forward pass")
         tokens = output.reshape(-1, output.shape[-1])
-        self.rows[layer, write] = tokens.index_select(0, self._flat(self.positions, len(tokens)))
+        self.rows[layer, write] = tokens.index_select(0, self._flat(self.positions, len(tokens)).to(tokens.device))
 
     def _flat(self, positions: Tensor, tokens: int) -> Tensor:
         """``(B,)``: the positions in all rows put together; computed once a pass."""
@@ -87,45 +86,54 @@ class Injection:
     """Context and coefficients, ready for the model: what each write needs is taken apart once, not at each pass.
 
     Attributes:
-        context: global vectors and basis, on the model's device.
-        scales: ``(L, 2, 2)`` float32 on the model's device.
+        layers: the model's layers that the context is of.
         active: ``(L, 2)``: the writes to change.
-        core: ``(L, 2, r, r)`` float32 on the model's device; None without a subspace.
+        changes: of each write of these layers, on the layer's device.
     """
 
-    context: ContextTensors
-    scales: Tensor
+    layers: range
     active: npt.NDArray[np.bool_]
-    core: Tensor | None = None
-    _parts: tuple[_Part, ...] = field(init=False)  # of each write
-
-    def __post_init__(self) -> None:
-        # Taken apart by one operation each, so that the gradients come together again in one.
-        shifts = (self.scales[..., CONTEXT, None] * self.context.vectors).flatten(0, 1).unbind()
-        scales = self.scales[..., ACTIVATION].flatten().unbind()
-        cores, maps = list[Tensor | None](), list[Maps | None]()
-        if self.core is not None and self.context.basis is not None:
-            together = self.core.flatten(0, 1)
-            cores += together.unbind()
-            maps += Maps.of(self.context.basis.flatten(0, 1), together)
-        object.__setattr__(self, "_parts", tuple(zip_longest(shifts, scales, cores, maps)))
+    changes: Sequence[Change]
 
     @classmethod
-    def of(cls, context: Context, coefficients: Coefficients, device: torch.device) -> Injection:
+    def on(
+        cls,
+        backbone: Backbone,
+        context: ContextTensors,
+        scales: Tensor,
+        active: npt.NDArray[np.bool_],
+        core: Tensor | None = None,
+    ) -> Injection:
+        """Of coefficients that may be differentiable; arguments as of :func:`injected`."""
+        rank = 0 if core is None or context.basis is None else core.shape[-1]
+        changes_of, changes = backbone.changes_of(rank), list[Change]()
+        tensors = [context.vectors, scales, context.basis if rank else None, core if rank else None]
+        for device, together in groupby(range(len(context.layers)), lambda row: backbone.devices[context.layers[row]]):
+            rows = list(together)
+            changes += changes_of(*(None if each is None else _on(device, each, rows).flatten(0, 1) for each in tensors))
+        return cls(context.layers, active, changes)
+
+    @classmethod
+    def of(cls, backbone: Backbone, context: Context, coefficients: Coefficients) -> Injection:
         """The injection of finished coefficients."""
-        core = None if coefficients.core is None else to_device(coefficients.core, device)
-        return cls(context.on(device), to_device(coefficients.scales, device), coefficients.active, core)
+        core = None if coefficients.core is None else to_device(coefficients.core, backbone.device)
+        scales = to_device(coefficients.scales, backbone.device)
+        return cls.on(backbone, context.on(backbone.device), scales, coefficients.active, core)
 
     def is_active(self, layer: int, write: int) -> bool:
         """Whether this write of the model's layer number ``layer`` is changed."""
-        return layer in self.context.layers and bool(self.active[layer - self.context.first_layer, write])
+        return layer in self.layers and bool(self.active[layer - self.layers.start, write])
 
     def changed(self, layer: int, write: int, output: Tensor) -> Tensor:
         """``β·y + λ·v + Uᵀ Γ U y`` for a write ``y``, ``(..., d)``, of the model's ``layer``; ``y`` itself if not active."""
         if not self.is_active(layer, write):
             return output
-        place = (layer - self.context.first_layer) * len(WRITES) + write
-        return inject(output, *self._parts[place])
+        return self.changes[(layer - self.layers.start) * len(WRITES) + write](output)
+
+
+def _on(device: torch.device, values: Tensor, rows: Sequence[int]) -> Tensor:
+    """Adjacent rows on a device; all rows are the tensor itself, since a part of it costs two operations more."""
+    return (values if len(rows) == len(values) else values[rows[0] : rows[-1] + 1]).to(device)
 
 
 @contextmanager
@@ -148,23 +156,26 @@ def injected(
         core: ``(L, 2, r, r)`` float32 on the model's device, differentiable; None without a subspace.
         watcher: gets what each row's gradient of the coefficients follows from.
     """
-    injection = Injection(context, scales, active, core)
-
-    def change(layer: int, write: int, output: Tensor) -> Tensor:
-        result = injection.changed(layer, write, output)
-        if watcher is not None:
-            watch = partial(watcher, layer - context.first_layer, write, output.detach())
-            result.register_hook(watch)  # type: ignore[no-untyped-call]
-        return result
-
-    with _hooked(backbone, change, injection.is_active):
+    with _changing(backbone, Injection.on(backbone, context, scales, active, core), watcher):
         yield
 
 
 def applied(backbone: Backbone, context: Context, coefficients: Coefficients) -> AbstractContextManager[None]:
     """:func:`injected` of finished coefficients, for inference."""
-    injection = Injection.of(context, coefficients, backbone.device)
-    return injected(backbone, injection.context, injection.scales, injection.active, core=injection.core)
+    return _changing(backbone, Injection.of(backbone, context, coefficients), None)
+
+
+@contextmanager
+def _changing(backbone: Backbone, injection: Injection, watcher: Watcher | None) -> Iterator[None]:
+    def change(layer: int, write: int, output: Tensor) -> Tensor:
+        result = injection.changed(layer, write, output)
+        if watcher is not None:
+            watch = partial(watcher, layer - injection.layers.start, write, output.detach())
+            result.register_hook(watch)  # type: ignore[no-untyped-call]
+        return result
+
+    with _hooked(backbone, change, injection.is_active):
+        yield
 
 
 @contextmanager
@@ -226,9 +237,9 @@ def injected_by_owner(
         # OPT flattens (B, T, d) to (B·T, d) for its MLP. All rows of a prompt are one group.
         groups = output.view(sum(counts), -1, output.shape[-1])
         basis = None if context.basis is None else context.basis[row, write]
-        return inject_rows(groups, shifts[place], factors[place], None if cores is None else cores[place], basis).view_as(
-            output
-        )
+        shift, factor = shifts[place].to(output.device), factors[place].to(output.device)
+        core = None if cores is None else cores[place].to(output.device)
+        return inject_rows(groups, shift, factor, core, None if basis is None else basis.to(output.device)).view_as(output)
 
     def is_active(layer: int, write: int) -> bool:
         return layer in context.layers and bool(active[layer - context.first_layer, write])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,36 +21,73 @@ from torch import Tensor, nn
 
 from ifedicl.backbone.layout import Row, states_of
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.memory import RESERVE, ROOM, free_bytes
 from ifedicl.backbone.pooling import Means, Span, text_means
 from ifedicl.core.transfer import to_device
 
 MOST_BYTES = 2**30
-"""Size of the cache of a task; clients of one process share it."""
+"""Size of the cache of a task in the host's memory without a GPU; clients of one process share it."""
 
 
 class _EnteredError(Exception):
     """Ends a forward pass below layer ``first``."""
 
 
+@dataclass
+class Shelf:
+    """A place for states.
+
+    Attributes:
+        free_bytes: room that is left.
+        is_pinned: in the host's memory, from where a GPU can copy; otherwise where the states are computed.
+    """
+
+    free_bytes: int
+    is_pinned: bool = False
+
+    def kept(self, states: Tensor) -> Tensor | None:
+        """The states as they are kept here; None: there is no room."""
+        size = states.numel() * states.element_size()
+        if size > self.free_bytes:
+            return None
+        self.free_bytes -= size
+        return states.cpu().pin_memory() if self.is_pinned else states
+
+
+def shelves_of(backbone: Backbone, free: Callable[[torch.device], int] = free_bytes) -> list[Shelf]:
+    """On a GPU what is free beside a pass with gradients, then half of what the host has free; else :data:`MOST_BYTES`."""
+    if backbone.device.type != "cuda":
+        return [Shelf(MOST_BYTES)]
+    host = free(torch.device("cpu")) // 2
+    return [Shelf(max(0, free(backbone.device) - ROOM - RESERVE)), Shelf(host, is_pinned=True)]
+
+
 class UpperLayers:
     """Runs rows from layer ``first`` up and caches the input of that layer for each row, up to a size.
 
-    The same tokens with other branches are another row. Rows that do not fit are run from the embeddings each time. Nothing is
-    evicted: training repeats the rows in turn, so an evicted row would be needed before the one that replaced it.
+    The same tokens with other branches are another row. States stay on a GPU while it has room, then in the host's memory, from
+    where the GPU takes them without waiting; rows that fit nowhere are run from the embeddings each time. Nothing is evicted:
+    training repeats the rows in turn, so an evicted row would be needed before the one that replaced it.
     """
 
-    def __init__(self, backbone: Backbone, first: int, *, most_bytes: int = MOST_BYTES) -> None:
-        """Compute nothing yet; ``first`` is the lowest layer that is injected or read, 1 to ``L - 1``."""
+    def __init__(self, backbone: Backbone, first: int, *, shelves: Sequence[Shelf] | None = None) -> None:
+        """Compute nothing yet.
+
+        Args:
+            backbone: the model.
+            first: the lowest layer that is injected or read, 1 to ``L - 1``.
+            shelves: where states are kept, the first with room first (None: :func:`shelves_of` the model's device).
+        """
         self._backbone = backbone
         self.first = first
-        self._free_bytes = most_bytes
+        self._shelves = shelves
         self._cache: dict[Row, Tensor] = {}
-        self._means: dict[tuple[Row, Span], Means] = {}
+        self._means: dict[tuple[Row, Span], Tensor] = {}
         self._block_output: Callable[[Tensor], Any] = lambda states: states
 
     def hidden_states(self, rows: Sequence[Row]) -> Tensor:
         """``(B, T, d)``: :func:`~ifedicl.backbone.layout.states_of` for ``B`` rows, with injections from ``first`` up only."""
-        with self._skipping(self._entering(rows)):
+        with self.skipping(self.entering(rows)):
             return states_of(self._backbone, rows)
 
     def text_means(self, rows: Sequence[Row], spans: Sequence[Span | None]) -> Means:
@@ -66,18 +103,19 @@ class UpperLayers:
         """By layer."""
         kept = self._means.get((row, span))
         if kept is None:
-            with text_means(self._backbone, [span]) as kept:
+            with text_means(self._backbone, [span]) as means:
                 self._store(row, self._computed(row))
-            size = sum(mean.numel() * mean.element_size() for mean in kept.values())
-            if size <= self._free_bytes:
-                self._means[row, span] = kept
-                self._free_bytes -= size
-        return {layer: mean for (_, layer), mean in kept.items()}
+            kept = torch.stack([means[0, layer] for layer in span.layers])
+            if (stored := self._kept(kept)) is not None:
+                self._means[row, span] = stored
+        return dict(zip(span.layers, kept.to(self._backbone.device).unbind(), strict=True))
 
-    def _entering(self, rows: Sequence[Row]) -> Tensor:
-        """``(B, T, d)``: the input of layer ``first``."""
+    def entering(self, rows: Sequence[Row], width: int | None = None) -> Tensor:
+        """``(B, T, d)``: the input of layer ``first``, as wide as the longest row or as given."""
         kept = [self._entering_alone(row) for row in rows]
-        places = np.zeros((len(rows), max(map(len, kept))), dtype=np.int64)  # of padding 0: a row of zeros stands there
+        places = np.zeros(
+            (len(rows), width or max(map(len, kept))), dtype=np.int64
+        )  # of padding 0: a row of zeros stands there
         ends = np.cumsum([len(states) for states in kept]) + 1
         for number, (states, end) in enumerate(zip(kept, ends, strict=True)):
             places[number, : len(states)] = np.arange(end - len(states), end)
@@ -90,13 +128,17 @@ class UpperLayers:
         if kept is None:
             kept = self._computed(row)
             self._store(row, kept)
-        return kept
+        return kept.to(self._backbone.device, non_blocking=True)
 
     def _store(self, row: Row, states: Tensor) -> None:
-        size = states.numel() * states.element_size()
-        if size <= self._free_bytes and row not in self._cache:
-            self._cache[row] = states
-            self._free_bytes -= size
+        if row not in self._cache and (kept := self._kept(states)) is not None:
+            self._cache[row] = kept
+
+    def _kept(self, states: Tensor) -> Tensor | None:
+        """As they are kept where there is room; None: nowhere."""
+        if self._shelves is None:  # measured when the first state is there, so that the weights and a pass are, too
+            self._shelves = shelves_of(self._backbone)
+        return next((kept for shelf in self._shelves if (kept := shelf.kept(states)) is not None), None)
 
     @torch.no_grad()
     def _computed(self, row: Row) -> Tensor:
@@ -107,7 +149,7 @@ class UpperLayers:
             if isinstance(output, tuple):
                 output, *others = output
                 self._block_output = lambda states: (states, *[None] * len(others))
-            caught.append(output)
+            caught.append(output.to(self._backbone.device))
             raise _EnteredError
 
         # Before other hooks that read states there: they must not see this pass.
@@ -121,11 +163,19 @@ class UpperLayers:
         return caught[0][0]
 
     @contextmanager
-    def _skipping(self, entering: Tensor) -> Iterator[None]:
+    def skipping(self, entering: Tensor) -> Iterator[None]:
         """Let the lower layers return the input of layer ``first`` instead of computing it."""
         output = self._block_output(entering)
         with ExitStack() as stack:
             for block in self._backbone.blocks[: self.first]:
-                block.forward = lambda *_inputs, **_options: output  # hides the method of the class until it is deleted
-                stack.callback(delattr, block, "forward")
+                stack.callback(_restore, block, block.__dict__.get("forward"))
+                block.forward = lambda *_inputs, **_options: output  # hides the method of the class, and accelerate's
             yield
+
+
+def _restore(block: nn.Module, forward: Callable[..., Any] | None) -> None:
+    """Give a block the ``forward`` of its own that it had, or None: the one of its class."""
+    if forward is None:
+        del block.forward
+    else:
+        block.forward = forward

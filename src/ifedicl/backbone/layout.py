@@ -90,33 +90,36 @@ class Layout:
         """The spans of ``B`` prompts as spans of their ``B·R`` rows: only the first row of each prompt is read."""
         return [None if number else span for span in spans for number in range(len(self.tails))]
 
-    def read(self, states: Tensor, prompts: Sequence[Tokens]) -> Tensor:
-        """``(B, N, d)`` of ``(B·R, T, d)``: the states that predict the tokens behind each node."""
+    def places(self, prompts: Sequence[Tokens], width: int) -> npt.NDArray[np.int64]:
+        """``(B, N)``: where in right-padded rows of ``width`` tokens the states are that predict what follows each node."""
         tails, behind = np.array(self.reads).T
         rows = np.arange(len(prompts))[:, None] * len(self.tails) + tails
-        return tokens_at(states, rows, np.array([[len(prompt) - 1] for prompt in prompts]) + behind)
+        return places_of(rows, np.array([[len(prompt) - 1] for prompt in prompts]) + behind, width)
 
 
 Layout.BARE = Layout((Row(()),), ((0, 0),))
 
 
-def tokens_at(states: Tensor, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> Tensor:
-    """``(*I, d)`` of ``(B, T, d)``: the states at rows and columns of shape ``I``, in one operation."""
-    _, width, _ = states.shape
-    flat = to_device((rows * width + columns).ravel(), states.device)
-    return states.flatten(0, 1).index_select(0, flat).view(*rows.shape, -1)
+def places_of(rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.int64]:
+    """Places of tokens in rows of ``width`` tokens put together."""
+    return rows * width + columns
 
 
-def right_padded(sequences: Sequence[Tokens], device: torch.device) -> Tensor:
-    """``(B, T)`` int64. The padding is token 0: nothing reads it."""
-    width = max(map(len, sequences))
+def read_at(states: Tensor, places: Tensor) -> Tensor:
+    """``(*I, d)`` of ``(B, T, d)``: the states at places of shape ``I``, in one operation."""
+    return states.flatten(0, 1).index_select(0, places.flatten()).view(*places.shape, -1)
+
+
+def right_padded(sequences: Sequence[Tokens], device: torch.device, width: int | None = None) -> Tensor:
+    """``(B, T)`` int64, of the width of the longest or as given. The padding is token 0: nothing reads it."""
+    width = width or max(map(len, sequences))
     padded = np.zeros((len(sequences), width), dtype=np.int64)
     for row, sequence in enumerate(sequences):
         padded[row, : len(sequence)] = sequence
     return to_device(padded, device)
 
 
-def branches_of(rows: Sequence[Row], device: torch.device) -> Branches | None:
+def branches_of(rows: Sequence[Row], device: torch.device, width: int | None = None) -> Branches | None:
     """Which tokens follow which in ``B`` right-padded rows that all branch; None if no row branches.
 
     Rows of both kinds are not mixed: rows that do not branch may be longer than a sliding window, which the mask ignores.
@@ -124,7 +127,7 @@ def branches_of(rows: Sequence[Row], device: torch.device) -> Branches | None:
     if not any(row.parents for row in rows):
         return None
     assert all(row.parents for row in rows), "rows that branch and rows that do not need separate passes"
-    width = max(len(row.tokens) for row in rows)
+    width = width or max(len(row.tokens) for row in rows)
     ancestors = {parents: _ancestors(parents) for parents in {row.parents for row in rows}}
     positions = np.zeros((len(rows), width), dtype=np.int64)  # of padding 0: a position that every model has
     seen = np.tril(np.ones((len(rows), width, width), dtype=np.bool_))

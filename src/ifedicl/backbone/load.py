@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ifedicl.backbone.capture import Captures, CudaGraphs, bucketed
+from ifedicl.backbone.devices import device_named, dtype_named
 from ifedicl.backbone.families import Writes, layer_modules, write_modules, writes_of
 from ifedicl.backbone.fingerprint import stored_tensors
-from ifedicl.backbone.from_files import read_config, read_model, read_tokenizer
-from ifedicl.backbone.memory import ModelMemory
+from ifedicl.backbone.from_files import on_device, read_config, read_model, read_tokenizer
+from ifedicl.backbone.memory import trained_tokens_of
 from ifedicl.backbone.model_shape import ModelShape
+from ifedicl.backbone.placement import device_of, present
 from ifedicl.backbone.preflight import check_memory
+from ifedicl.backbone.quantisation import quantise
+from ifedicl.backbone.quantised_kinds import KINDS
 from ifedicl.backbone.quiet import quiet_transformers
 from ifedicl.backbone.soundness import refuse_tokens_without_rows
 from ifedicl.backbone.source import files_of
 from ifedicl.backbone.tree_attention import Branches, branch_limit
+from ifedicl.core.injection import Change, plain_changes
 from ifedicl.errors import BackboneError
 from ifedicl.settings import ModelSettings
 
-DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""The dtypes that a model computes or is stored in, by name."""
+FUSED_ON = frozenset({"cuda"})
+"""Types of the devices whose injections can be fused."""
 
 _log = logging.getLogger(__name__)
 _SHORT = 256  # tokens of a row: for longer rows unfused attention is hardly faster and needs much more memory
 _CHOOSING = threading.RLock()
-_UNITS = {"bfloat16": ("amx_bf16", "avx512_bf16"), "float16": ("amx_fp16", "avx512_fp16")}
-"""Of a processor, by torch's names: without one of them, a product in this dtype is many times slower than in float32."""
 
 
 @contextmanager
@@ -68,6 +73,9 @@ class Backbone:
         context_window: most tokens in a sequence.
         branch_limit: most tokens in a sequence of a row that branches; 0: rows never branch.
         trained_tokens: most tokens in a pass that keeps what its gradient needs; None: no bound.
+        quantisation: of the weights, by name; part of the fingerprint.
+        launches: as :attr:`ModelSettings.launches`.
+        captures: replays passes of repeated shapes; None: all passes run as they come.
     """
 
     model: Any
@@ -80,6 +88,9 @@ class Backbone:
     context_window: int
     branch_limit: int
     trained_tokens: int | None = None
+    quantisation: str | None = None
+    launches: str = "plain"
+    captures: Captures | None = None
 
     def __deepcopy__(self, memo: object) -> Backbone:
         """The model itself: it never changes, and a copy takes memory (scikit-learn's ``clone`` copies parameters)."""
@@ -102,9 +113,30 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
-        """The device of the weights."""
-        device: torch.device = self.model.device
-        return device
+        """Where tokens go and states come back; where all weights are, unless :attr:`devices` differ."""
+        return self._device
+
+    @cached_property
+    def _device(self) -> torch.device:
+        return device_of(self.model.get_input_embeddings())
+
+    @cached_property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Where each of the ``L`` layers computes."""
+        return tuple(device_of(mlp) for _, mlp in self.writes)
+
+    def changes_of(self, rank: int) -> Callable[..., list[Change]]:
+        """What makes injections of a subspace of this rank (0: none): :func:`plain_changes`, or the fused ones on a GPU."""
+        if self.launches == "plain" or self.device.type not in FUSED_ON:
+            return plain_changes
+        from ifedicl.core import fused_injection  # imports torch's compiler, which takes a second
+
+        sound = (fused_injection.is_sound(device, self.width, self.model.dtype, rank) for device in set(self.devices))
+        return fused_injection.changes if all(sound) else plain_changes
+
+    def padded(self, width: int) -> int:
+        """How many tokens a row of a step or of an extraction takes, padding included: more than its own with captures."""
+        return width if self.captures is None else bucketed(width, self.context_window)
 
     def hidden_states(self, tokens: Tensor, prefix: Prefix | None = None, branches: Branches | None = None) -> Tensor:
         """Last hidden states, after the final norm, without the LM head.
@@ -133,7 +165,7 @@ class Backbone:
                     f"{self.source}: a prompt holds a token without a row in the embedding ({error}). Remove the tokenizer's "
                     "control tokens from the template"
                 ) from error
-        return states
+        return states.to(self.device)
 
     def _attention(self, width: int) -> AbstractContextManager[None]:
         """Torch's fused attention is faster forwards, but on a CPU in half precision several times slower backwards.
@@ -153,10 +185,12 @@ class Backbone:
     def logits(self, states: Tensor, words: Tensor | None = None) -> Tensor:
         """``(..., W)`` float32: the LM head on ``(..., d)`` states for ``(W,)`` token ids; without these ``(..., V)``."""
         head = self.model.get_output_embeddings()
-        weight, bias = head.weight, getattr(head, "bias", None)
-        if words is not None:
-            weight, bias = weight[words], None if bias is None else bias[words]
-        logits = nn.functional.linear(states, weight, bias).float()
+        with present(head):
+            weight, bias = head.weight, getattr(head, "bias", None)
+            if words is not None:
+                words = words.to(weight.device)
+                weight, bias = weight[words], None if bias is None else bias[words]
+            logits = nn.functional.linear(states.to(weight.device), weight, bias).float().to(self.device)
         cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
@@ -173,10 +207,15 @@ def load_backbone(settings: ModelSettings, *, cache: Path | None = None) -> Back
     with quiet_transformers():
         config = read_config(folder, settings.source)
         writes = writes_of(config.model_type, settings.writes)
-        device = _device(settings.device)
-        dtype = _dtype(settings.dtype, device)
-        check_memory(sum(tensor.elements for tensor in stored_tensors(folder)), dtype, device, settings.source)
-        model = read_model(folder, config, dtype, device, settings.source)
+        device = device_named(settings.device)
+        dtype = dtype_named(settings.dtype, device)
+        if settings.device_map is None:
+            bits = KINDS[settings.quantisation].bits if settings.quantisation else None
+            check_memory(sum(tensor.elements for tensor in stored_tensors(folder)), dtype, device, settings.source, bits=bits)
+        model = read_model(folder, config, dtype, settings.source, device_map=settings.device_map)
+        if settings.quantisation is not None:
+            quantise(model, settings.quantisation, settings.source)
+        model = on_device(model, device, settings.source) if settings.device_map is None else model
         tokenizer = read_tokenizer(folder, settings.source)
     refuse_tokens_without_rows(model, tokenizer, settings.source)
     return wrap(model, tokenizer, writes, settings, fingerprint)
@@ -207,11 +246,29 @@ def wrap(model: Any, tokenizer: Any, writes: Writes, settings: ModelSettings, fi
         dtype=str(model.dtype).removeprefix("torch."),
         context_window=window,
         branch_limit=branch_limit(writes, text_config, window),
-        trained_tokens=settings.max_pass_tokens or ModelMemory.trained_tokens_of(model, writes),
+        quantisation=settings.quantisation,
+        launches=settings.launches,
+    )
+    captures = _captures(backbone) if settings.launches == "captured" else None
+    backbone = replace(
+        backbone,
+        captures=captures,
+        trained_tokens=settings.max_pass_tokens
+        or trained_tokens_of(model, writes, [backbone.device, *backbone.devices], settings.quantisation),
     )
     if settings.writes is not None:
         _check_head(backbone)
     return backbone
+
+
+def _captures(backbone: Backbone) -> Captures | None:
+    if backbone.device.type != "cuda" or len({backbone.device, *backbone.devices}) > 1:
+        _log.warning(
+            'model.launches: received "captured", which needs a model on one GPU; this one is on %s. It runs as with "auto"',
+            ", ".join(sorted({str(device) for device in (backbone.device, *backbone.devices)})),
+        )
+        return None
+    return Captures(CudaGraphs())
 
 
 def _window(text_config: Any) -> int:
@@ -238,37 +295,3 @@ def _check_head(backbone: Backbone) -> None:
             f"{backbone.source}: its LM head does more than ifedicl reproduces (for instance, it scales its logits), so label "
             "probabilities would be wrong. This family needs an extension of backbone/load.py"
         )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise BackboneError(
-            f"model.device: received {name!r}, but torch finds no GPU; allowed: 'cpu' or 'auto'. Or install a CUDA build"
-        )
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        last = torch.cuda.device_count() - 1
-        raise BackboneError(f"model.device: received {name!r}; allowed: 'cpu', or up to 'cuda:{last}'. Choose one, or 'auto'")
-    return device
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype by name; "auto" is bfloat16 only where the processor is faster in it than in float32."""
-    if name == "auto" and device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if name == "auto":
-        return torch.bfloat16 if _has_units("bfloat16") else torch.float32
-    if device.type == "cpu" and name in _UNITS and not _has_units(name):
-        _log.warning(
-            "model.dtype: %s on a processor without units for it: a product takes many times as long as in float32 (37 times, "
-            'measured with AVX2). Use "auto" or "float32"',
-            name,
-        )
-    return DTYPES[name]
-
-
-def _has_units(dtype: str) -> bool:
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(unit, False) for unit in _UNITS[dtype])

@@ -7,10 +7,9 @@ that meet depend on the clients alone, not on which thread is fast, so a run can
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +18,9 @@ from torch import Tensor
 
 from ifedicl.backbone.encoding import Tokens
 from ifedicl.backbone.hooks import injected_by_owner
+from ifedicl.backbone.label_words import Loss
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.subspace import ContextTensors
-
-Losses: TypeAlias = Callable[[Scorer, Sequence[Tokens], Sequence[int]], Tensor]
-"""``(B,)`` losses of prompts and labels."""
 
 
 @dataclass(eq=False)
@@ -32,7 +29,7 @@ class Share:
 
     Attributes:
         scorer: of the client. All clients have one model and one task.
-        losses: of its rows.
+        loss_of: of its rows.
         context: global vectors and basis, on the model's device.
         digest: of the context; only shares of one context meet in a pass.
         values: the coefficients, differentiable, on the model's device.
@@ -43,7 +40,7 @@ class Share:
     """
 
     scorer: Scorer
-    losses: Losses
+    loss_of: Loss
     context: ContextTensors
     digest: str
     values: Mapping[str, Tensor]
@@ -148,7 +145,7 @@ def _losses(shares: Sequence[Share]) -> list[Tensor]:
     prompts = [prompt for share in shares for prompt in share.prompts]
     labels = [label for share in shares for label in share.labels]
     with injected_by_owner(first.scorer.backbone, first.context, values, first.active, counts):
-        losses = first.losses(first.scorer, prompts, labels)
+        losses = first.scorer.losses(first.loss_of, prompts, labels)
     parts = torch.split(losses, counts)
     scaled = [part.sum() * share.scale for part, share in zip(parts, shares, strict=True)]
     torch.stack(scaled).sum().backward()  # type: ignore[no-untyped-call]

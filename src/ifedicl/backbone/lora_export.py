@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from ifedicl import files
+from ifedicl.backbone.devices import DTYPES
 from ifedicl.backbone.export import changed_projections
-from ifedicl.backbone.load import DTYPES, Backbone
+from ifedicl.backbone.load import Backbone
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context
 from ifedicl.errors import AdapterError

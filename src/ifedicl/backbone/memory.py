@@ -1,20 +1,23 @@
 """How much memory a model's passes take, found without running them: its own code on tensors that hold no numbers.
 
-Two shallow models of the same shape give the cost of a layer, and with it that of any depth. Nothing depends on how much memory
-is free at the moment: the same machine always divides a step into the same passes, so a run can be repeated bit for bit.
+Two shallow models of the same shape give the cost of a layer, and with it that of any depth. A step is divided by this plan, so
+that the same card always divides it into the same passes and a run can be repeated bit for bit. What is measured to be free
+counts only where it is less: somebody else uses the card.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -23,12 +26,18 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
 from ifedicl.backbone.families import Writes, write_modules, writes_of
+from ifedicl.backbone.quantised_kinds import KINDS, Kind
 from ifedicl.core.injection import Maps, inject
+
+_log = logging.getLogger(__name__)
 
 ROOM = 4 * 2**30
 """Bytes that a pass with gradients may take at most beside the weights. More tokens in a pass are hardly faster."""
 RESERVE = 3 * 2**29
 """Bytes of a GPU that are not ours: the driver's context, workspaces, and what the allocator cannot use."""
+SLACK = 2**29
+"""Bytes of what is measured to be free on a GPU that a pass leaves: workspaces, and what the allocator cannot use."""
+_STEP = 2**28
 _RANK = 8  # of the subspace: the default, and more than the paper's form needs
 _SHALLOW = (2, 3)  # layers; differences between two depths are those of a layer
 _ROWS, _WIDTH = 4, 64
@@ -49,23 +58,32 @@ class ModelMemory:
     kept_token: int
 
     @classmethod
-    def of(cls, config: Any, writes: Writes, dtype: torch.dtype) -> ModelMemory:
-        """From a model's configuration alone; nothing is loaded or allocated."""
+    def of(cls, config: Any, writes: Writes, dtype: torch.dtype, quantisation: str | None = None) -> ModelMemory:
+        """From a model's configuration alone; nothing is loaded or allocated.
+
+        Quantised weights count with one of them, the largest, in full size: each is so while its product is computed.
+        """
         text = config.get_text_config()
         if text is not config:  # the text model alone has its modules elsewhere than within the whole
             writes = writes_of(text.model_type, None)
-        low, high = (_of_depth(text, layers, writes, dtype) for layers in _SHALLOW)
+        low, high = (_of_depth(text, layers, writes, dtype, quantisation) for layers in _SHALLOW)
         deeper = int(text.num_hidden_layers) - _SHALLOW[0]
         weights, trained = (few + (many - few) * deeper for few, many in zip(low, high, strict=True))
         return cls(weights, trained, int(text.hidden_size) * dtype.itemsize)
 
-    @classmethod
-    def trained_tokens_of(cls, model: Any, writes: Writes) -> int | None:
-        """:meth:`trained_tokens` of a loaded model, by all the memory of its GPU; None on a CPU, whose passes are small."""
-        if model.device.type != "cuda":
-            return None
-        total = torch.cuda.get_device_properties(model.device).total_memory
-        return cls.of(model.config, writes, model.dtype).trained_tokens(total)
+    def divided(self, device_bytes: int, free_bytes: int) -> int:
+        """The most tokens of a pass with gradients: :meth:`trained_tokens`, or fewer if less is free beside the weights."""
+        within = (free_bytes - SLACK) // _STEP * _STEP  # small changes of what is free change nothing
+        planned, measured = self.trained_tokens(device_bytes), max(1, within // self.trained_token)
+        if measured < planned:
+            _log.warning(
+                "%d MiB are free on the GPU, so a pass of a step takes %d tokens, not %d; last bits of the numbers may differ "
+                "from those of an idle card. model.max_pass_tokens sets a bound",
+                free_bytes >> 20,
+                measured,
+                planned,
+            )
+        return min(planned, measured)
 
     def trained_tokens(self, device_bytes: int) -> int:
         """The most tokens of a pass with gradients on a device of so many bytes in all; at least 1."""
@@ -77,7 +95,43 @@ class ModelMemory:
         return self.weights + trained_tokens * self.trained_token + kept_tokens * self.kept_token
 
 
-def _of_depth(text: Any, layers: int, writes: Writes, dtype: torch.dtype) -> tuple[int, int]:
+def trained_tokens_of(
+    model: Any,
+    writes: Writes,
+    devices: Collection[torch.device],
+    quantisation: str | None = None,
+    *,
+    free: Callable[[torch.device], int] | None = None,
+) -> int | None:
+    """:meth:`ModelMemory.divided` of a loaded model on GPUs, for the fullest of them; None on a CPU, whose passes are small.
+
+    Of a model that accelerate divided, each card is planned as if all of the pass were there.
+
+    Args:
+        model: loaded.
+        writes: of its family.
+        devices: of its layers.
+        quantisation: of its weights.
+        free: measures the free bytes of a device (None: :func:`free_bytes`).
+    """
+    cards = sorted({device for device in devices if device.type == "cuda"}, key=str)
+    if not cards:
+        return None
+    memory, measure = ModelMemory.of(model.config, writes, model.dtype, quantisation), free or free_bytes
+    if getattr(model, "hf_device_map", None):
+        memory = replace(memory, weights=0)  # which part of them a card has is in what is free there
+    return min(memory.divided(torch.cuda.get_device_properties(card).total_memory, measure(card)) for card in cards)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can be allocated now on a device, measured; what torch keeps of a GPU for itself counts as free."""
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept
+
+
+def _of_depth(text: Any, layers: int, writes: Writes, dtype: torch.dtype, quantisation: str | None) -> tuple[int, int]:
     """Bytes of the weights, and of a token in a pass with gradients, of a model that is only so deep."""
     text = copy.deepcopy(text)
     text.num_hidden_layers = layers
@@ -87,7 +141,15 @@ def _of_depth(text: Any, layers: int, writes: Writes, dtype: torch.dtype) -> tup
         model = AutoModelForCausalLM.from_config(text, dtype=dtype).eval().requires_grad_(False)
         weights = {_key(weight.untyped_storage()): weight.untyped_storage().nbytes() for weight in model.parameters()}
         few, many = (_pass(model, writes, rows, text.hidden_size, dtype, weights) for rows in (_ROWS, 2 * _ROWS))
-    return sum(weights.values()), (many - few) // (_ROWS * _WIDTH)
+        saved = 0 if quantisation is None else _saved(model, KINDS[quantisation], dtype)
+    return sum(weights.values()) - saved, (many - few) // (_ROWS * _WIDTH)
+
+
+def _saved(model: Any, kind: Kind, dtype: torch.dtype) -> int:
+    """Bytes that quantised weights need less, one of the largest in full size left out."""
+    shapes = [module.weight.shape for module in model.base_model.modules() if isinstance(module, nn.Linear)]
+    whole = [rows * columns * dtype.itemsize for rows, columns in shapes]
+    return sum(whole) - sum(kind.nbytes(rows, columns, dtype.itemsize) for rows, columns in shapes) - max(whole, default=0)
 
 
 def _pass(model: Any, writes: Writes, rows: int, width: int, dtype: torch.dtype, weights: Collection[int]) -> int:

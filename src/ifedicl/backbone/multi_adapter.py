@@ -92,6 +92,6 @@ def mixed_log_probabilities(backbone: Backbone, rows: Sequence[Asked]) -> list[A
 def _read(
     placed: Placed, layout: Layout, states: Tensor, prompts: Sequence[Tokens], spans: Sequence[Span | None], means: Means
 ) -> Iterator[Array32]:
-    last, scores = placed.scorer.scored(states, prompts, layout)
+    last, scores = placed.scorer.words.scored(states, prompts, layout)
     reading = Reading(*to_host(with_text(last, spans, means), scores.log_softmax(dim=-1)))
     yield from reading.log_probabilities(placed.readout)

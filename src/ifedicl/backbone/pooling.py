@@ -58,7 +58,8 @@ def text_means(backbone: Backbone, spans: Sequence[Span | None], *, first_layer:
         counts = to_device(np.array([[span.end - span.first] for span in read.values()], dtype=np.float32), states.device)
         # Masked, not multiplied by 0: what stands outside a span need not be finite.
         sums = states.float().masked_fill(to_device(outside, states.device), 0.0).sum(dim=1)  # (rows, d)
-        caught.update(zip([(row, layer) for row in read], (sums / counts).unbind(), strict=True))
+        found = (sums / counts).to(backbone.device).unbind()
+        caught.update(zip([(row, layer) for row in read], found, strict=True))
 
     with exclusive(backbone), ExitStack() as stack:
         for layer in {layer for span in spans if span is not None for layer in span.layers if layer >= first_layer}:

@@ -13,13 +13,16 @@ _WORKING_MEMORY = 1.15  # weights and the activations of one batch
 _MIB = 1 << 20
 
 
-def check_memory(elements: int, dtype: torch.dtype, device: torch.device, source: str) -> None:
+def check_memory(elements: int, dtype: torch.dtype, device: torch.device, source: str, *, bits: int | None = None) -> None:
     """Refuse a model of ``elements`` weights that does not fit on ``device`` in ``dtype``; ``source`` names it in the message.
+
+    With ``bits`` most weights are quantised to these before a GPU gets them; the host holds them in ``dtype`` first.
 
     Raises:
         NotEnoughMemoryError: the model needs more memory than is free.
     """
-    needed = int(elements * dtype.itemsize * _WORKING_MEMORY)
+    itemsize = bits / 8 if bits and device.type == "cuda" else dtype.itemsize
+    needed = int(elements * itemsize * _WORKING_MEMORY)
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     if needed > free:
         raise NotEnoughMemoryError(

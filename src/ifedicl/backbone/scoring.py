@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from typing import Self
@@ -12,24 +12,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ifedicl.backbone.encoding import EncodedExamples, Encoder, Prompts, Tokens, shared_length
+from ifedicl.backbone.label_words import LabelWords, Loss, last_places
 from ifedicl.backbone.layer_cache import UpperLayers
-from ifedicl.backbone.layout import Layout, Row, states_of, tokens_at
+from ifedicl.backbone.layout import Layout, Row, branches_of, read_at, right_padded, states_of
 from ifedicl.backbone.load import Backbone, Prefix
 from ifedicl.backbone.lock import exclusive
 from ifedicl.backbone.passes import BUDGETS, length_batches
 from ifedicl.backbone.pooling import Span, text_means, with_text
 from ifedicl.backbone.readings import Reading
-from ifedicl.backbone.tree_attention import WIDEST
-from ifedicl.backbone.word_steps import WordSteps
+from ifedicl.backbone.tree_attention import Branches
 from ifedicl.core.readout import Readout, hidden_count
 from ifedicl.core.transfer import to_device, to_host
 from ifedicl.data import Example
 from ifedicl.task import Task
 
-_MOST_READ = 512  # states whose logits over the whole vocabulary are computed at once: 256 MiB for 128,000 tokens
 _HELD = 2**25  # numbers of hidden states that wait on the device: 128 MiB
 _FEWEST_SHARED = 32  # tokens: running a shorter beginning again is cheaper than copying its cache to every row
 
@@ -60,13 +58,7 @@ class Scorer:
         self.task = task
         self.encoder = Encoder(backbone, task)
         self.budget = BUDGETS[backbone.device.type]
-        self._tree = self.encoder.tree
-        self._branching, self._by_paths = Layout.branching(self._tree), Layout.by_paths(self._tree)
-        device, words = backbone.device, self._tree.words
-        self._steps = WordSteps.of(self._tree, device)
-        self._ended = {word: to_device(np.array(behind), device) for word, behind in self._tree.continuations().items()}
-        self._first_tokens = to_device(np.array([word[0] for word in words]), device)
-        self._word_lengths = to_device(np.array([len(word) for word in words], dtype=np.float32), device)
+        self.words = LabelWords(backbone, task, self.encoder.tree)
 
     def shared(self, on_pass: Callable[[], None]) -> Self:
         """The same scorer with another ``on_pass``. Both use the same tokens and the same kept states."""
@@ -90,34 +82,29 @@ class Scorer:
         """
         return self._read(prompts, prefix)[1]
 
-    def word_losses(self, prompts: Sequence[Tokens], labels: Sequence[int]) -> Tensor:
-        """``(B,)`` float32: ``-log P(label word | prompt)`` over the whole vocabulary in nats (paper Eq. 6).
+    def losses(self, loss: Loss, prompts: Sequence[Tokens], labels: Sequence[int]) -> Tensor:
+        """``(B,)`` float32 in nats, in one pass; ``labels`` are positions in the task."""
+        fed = loss.fed(self.words, prompts, labels, None)
+        return loss.losses(self.words, self._states(fed.rows, None), fed.tensors)
 
-        It is divided by the number of tokens if the task normalises lengths. ``labels`` are positions in the task. A word that
-        begins another must also end: that no longer word goes on from it counts as one more token would.
-        """
-        words = [self._tree.words[label] for label in labels]
-        run = [prompt + (word if word in self._ended else word[:-1]) for prompt, word in zip(prompts, words, strict=True)]
-        states = self._states(list(map(Row, run)), None)  # (B, T, d)
-        rows = np.array([row for row, word in enumerate(words) for _ in word])
-        columns = [len(prompt) - 1 + step for prompt, word in zip(prompts, words, strict=True) for step in range(len(word))]
-        targets = to_device(np.array([token for word in words for token in word]), states.device)
-        read = self.backbone.logits(tokens_at(states, rows, np.array(columns)))  # (sum of word lengths, V)
-        totals = _row_sums(functional.cross_entropy(read, targets, reduction="none"), [len(word) for word in words])
-        ended = [row for row, word in enumerate(words) if word in self._ended]
-        if ended:
-            ends = np.array([len(run[row]) - 1 for row in ended])
-            logs = self.backbone.logits(tokens_at(states, np.array(ended), ends)).log_softmax(dim=-1)  # (E, V)
-            logs = torch.stack([self._log_ends(logs[at], words[row]) for at, row in enumerate(ended)])
-            totals = totals.index_add(0, to_device(np.array(ended), states.device), -logs)
-        if not self.task.normalise_length:
-            return totals
-        return totals / to_device(np.array([len(word) for word in words], dtype=np.float32), states.device)
+    def pass_inputs(self, rows: Sequence[Row], width: int) -> dict[str, Tensor]:
+        """For :meth:`states_from`: rows padded to ``width`` tokens, and the states that enter the lowest layer that runs."""
+        device = self.backbone.device
+        branches = branches_of(rows, device, width)
+        return {
+            "tokens": right_padded([row.tokens for row in rows], device, width),
+            **({} if branches is None else {"positions": branches.positions, "seen": branches.seen}),
+            **({} if self._upper is None else {"entering": self._upper.entering(rows, width)}),
+        }
 
-    def label_losses(self, prompts: Sequence[Tokens], labels: Sequence[int]) -> Tensor:
-        """``(B,)`` float32: ``-log P(label | prompt)`` among the labels, in nats."""
-        scores = self.label_scores(prompts)
-        return functional.cross_entropy(scores, to_device(np.array(labels), scores.device), reduction="none")
+    def states_from(self, given: Mapping[str, Tensor]) -> Tensor:
+        """``(B·R, T, d)`` states as of these rows in a plain pass; a function of what :meth:`pass_inputs` gives alone."""
+        branches = Branches(given["positions"], given["seen"]) if "seen" in given else None
+        with exclusive(self.backbone):
+            if self._upper is None:
+                return self.backbone.hidden_states(given["tokens"], branches=branches)
+            with self._upper.skipping(given["entering"]):
+                return self.backbone.hidden_states(given["tokens"], branches=branches)
 
     def log_probabilities(
         self, prompts: Prompts, *, readout: Readout | None = None, on_progress: Callable[[int], None] | None = None
@@ -177,7 +164,8 @@ class Scorer:
         groups, states = length_batches([len(tokens) for tokens in prompts.tokens], self.budget), list[Tensor]()
         for batch in groups:
             tokens = [prompts.tokens[position] for position in batch]
-            states.append(_last(self._states([Row(prompt) for prompt in tokens], None), tokens).float())
+            run = self._states([Row(prompt) for prompt in tokens], None)
+            states.append(_last(run, tokens).float())
         result = np.empty((len(prompts.tokens), self.backbone.width), dtype=np.float32)
         if groups:
             (result[[position for batch in groups for position in batch]],) = to_host(torch.cat(states))
@@ -194,20 +182,14 @@ class Scorer:
         sizes = []
         for tokens in prompts:
             layout = self.layout([tokens], before) if words else Layout.BARE
-            width = layout.width(tokens)
+            width = self.backbone.padded(layout.width(tokens)) if trains else layout.width(tokens)
             sizes.append(len(layout.tails) * max(width, math.ceil((before + width) * share)))
         bound = self.backbone.trained_tokens if trains else None
         return length_batches(sizes, self.budget if bound is None else self.budget.within(bound))
 
     def layout(self, prompts: Sequence[Tokens], before: int = 0) -> Layout:
-        """How the label words follow the prompts of one pass: in branches, if the model can branch at their length.
-
-        ``before`` tokens stand before all prompts.
-        """
-        prompt = max(prompts, key=len)
-        longest, widest = (before + layout.width(prompt) for layout in (self._by_paths, self._branching))
-        fits = longest <= self.backbone.branch_limit and widest <= WIDEST
-        return self._branching if fits else self._by_paths
+        """As :meth:`LabelWords.layout`."""
+        return self.words.layout(prompts, before)
 
     def _without_prefix(self, prompts: Sequence[Tokens], most: int | None) -> tuple[Prefix | None, Sequence[Tokens]]:
         """The beginning of at most ``most`` tokens that all prompts share, already run, and what follows it in each prompt.
@@ -246,17 +228,6 @@ class Scorer:
         texts = [self.encoder.text_span(prompt) for prompt in prompts]
         return [Span(pooled_layers, text.start, text.stop) for text in texts]
 
-    def scored(self, states: Tensor, prompts: Sequence[Tokens], layout: Layout) -> tuple[Tensor, Tensor]:
-        """``(B, d)`` states that predict the first token of the label word, and ``(B, C)`` label scores.
-
-        ``states`` are the ``(B·R, T, d)`` last hidden states of the rows that ``layout`` makes of the ``B`` prompts.
-        """
-        last = _last(states, prompts, len(layout.tails))
-        if not self._tree.is_flat:
-            return last, self._tree_scores(layout.read(states, prompts))
-        # One token each: the normaliser over the vocabulary is the same for all, so only these logits are needed.
-        return last, self.backbone.logits(last, self._first_tokens)
-
     def _read(
         self, prompts: Sequence[Tokens], prefix: Prefix | None, spans: Sequence[Span | None] = (), *, words: bool = True
     ) -> tuple[Tensor, Tensor]:
@@ -266,9 +237,10 @@ class Scorer:
         with text_means(self.backbone, of_rows, first_layer=upper.first if upper else 0) as means:
             run = self._states(rows, prefix)
             if words:
-                states, scores = self.scored(run, prompts, layout)
+                states, scores = self.words.scored(run, prompts, layout)
             else:
-                states, scores = _last(run, prompts), run.new_zeros((len(prompts), len(self.task.labels)), dtype=torch.float32)
+                states = _last(run, prompts)
+                scores = run.new_zeros((len(prompts), len(self.task.labels)), dtype=torch.float32)
             if upper and of_rows:
                 means |= upper.text_means(rows, of_rows)
         return with_text(states, of_rows, means), scores
@@ -281,43 +253,10 @@ class Scorer:
                 return states_of(self.backbone, rows, prefix)
             return self._upper.hidden_states(rows)
 
-    def _tree_scores(self, read: Tensor) -> Tensor:
-        """``(B, C)`` scores from the states ``(B, N, d)`` at the nodes of the tree."""
-        parts = torch.split(read, max(1, _MOST_READ // len(self._tree.nodes)))
-        scores = torch.cat([self._word_scores(part) for part in parts])
-        return scores / self._word_lengths if self.task.normalise_length else scores
 
-    def _word_scores(self, read: Tensor) -> Tensor:
-        logs = self.backbone.logits(read).log_softmax(dim=-1)  # (B, N, V)
-        steps = self._steps
-        chosen = logs.flatten(1).index_select(1, steps.nodes * logs.shape[-1] + steps.tokens)  # (B, S)
-        by_step = functional.pad(chosen, (0, 1)).index_select(1, steps.places.flatten()).view(len(read), *steps.places.shape)
-        scores = sum(by_step.unbind(1), torch.zeros_like(by_step[:, 0]))  # (B, C), each word's tokens in their order
-        if self._ended:
-            ends = [self._log_ends(logs[:, node], word) for word, node in steps.ends.items()]
-            scores = scores.index_add(1, steps.ended, torch.stack(ends, dim=1))
-        return scores
-
-    def _log_ends(self, logs: Tensor, word: Tokens) -> Tensor:
-        """``(...)`` of ``(..., V)``: the log-probability that no other label word goes on from ``word``, of those behind it."""
-        return logs.index_fill(-1, self._ended[word], -torch.inf).logsumexp(dim=-1)
-
-
-def _last(states: Tensor, prompts: Sequence[Tokens], rows: int = 1) -> Tensor:
-    """``(B, d)`` of ``(B·rows, T, d)``: the state that predicts the first token of the label word, in a prompt's first row."""
-    return tokens_at(states, np.arange(len(prompts)) * rows, np.array([len(prompt) - 1 for prompt in prompts]))
-
-
-def _row_sums(values: Tensor, lengths: Sequence[int]) -> Tensor:
-    """``(B,)``: sums of so many values each, in their order; a GPU's indexed sum would add in any."""
-    if max(lengths) == 1:
-        return values
-    places = np.full((max(lengths), len(lengths)), len(values), dtype=np.int64)  # behind the last value is a zero
-    ends = np.cumsum(lengths)
-    for row, (end, length) in enumerate(zip(ends, lengths, strict=True)):
-        places[:length, row] = np.arange(end - length, end)
-    steps = functional.pad(values, (0, 1)).index_select(0, to_device(places.ravel(), values.device)).view(places.shape)
-    return sum(steps.unbind(), torch.zeros_like(steps[0]))
+def _last(states: Tensor, prompts: Sequence[Tokens]) -> Tensor:
+    """``(B, d)`` of ``(B, T, d)``: the state at each prompt's last token."""
+    return read_at(states, to_device(last_places(prompts, states.shape[1]), states.device))
 
 
 def _behind(span: Span | None, prefix: Prefix | None) -> Span | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ifedicl.backbone.placement import present
 from ifedicl.errors import BackboneError
 
 
@@ -17,11 +18,14 @@ def refuse_not_finite(model: Any, source: str) -> None:
         BackboneError: a parameter holds such a number.
     """
     # A sum is finite if all its terms are, up to an overflow of float32, and takes no memory; the second look is rare.
-    spoilt = [
-        name
-        for name, weight in model.named_parameters()
-        if not torch.isfinite(weight.sum(dtype=torch.float32)) and not torch.isfinite(weight).all()
-    ]
+    spoilt = []
+    for path, module in model.named_modules():
+        with present(module):
+            spoilt += [
+                f"{path}.{name}"
+                for name, weight in module.named_parameters(recurse=False)
+                if not torch.isfinite(weight.sum(dtype=torch.float32)) and not torch.isfinite(weight).all()
+            ]
     if not spoilt:
         return
     dtype = str(model.dtype).removeprefix("torch.")

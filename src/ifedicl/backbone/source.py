@@ -8,6 +8,7 @@ from ifedicl.backbone import gguf, hub
 from ifedicl.backbone.checkpoint_folder import check_folder
 from ifedicl.backbone.fingerprint import fingerprint_of
 from ifedicl.backbone.model_shape import ModelShape
+from ifedicl.backbone.quantised_kinds import fingerprint_with
 from ifedicl.errors import BackboneError
 from ifedicl.settings import ModelSettings
 
@@ -51,12 +52,14 @@ def files_of(settings: ModelSettings, cache: Path | None = None) -> tuple[Path, 
     original = Path(settings.source).expanduser()
     try:
         if _is_gguf(original):
-            return gguf.converted_folder(original, cache), gguf.fingerprint_of(original)
-        folder = original
-        if not original.is_dir():
-            folder = _downloaded(settings)
-            check_folder(folder, settings.source)
-        return folder, fingerprint_of(folder)
+            folder, stored = gguf.converted_folder(original, cache), gguf.fingerprint_of(original)
+        else:
+            folder = original
+            if not original.is_dir():
+                folder = _downloaded(settings)
+                check_folder(folder, settings.source)
+            stored = fingerprint_of(folder)
+        return folder, fingerprint_with(stored, settings.quantisation)
     except OSError as error:
         raise _unreadable(settings, error) from error
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ifedicl.backbone.load import DTYPES
+from ifedicl.backbone.devices import DTYPES
 from ifedicl.bench.plan import ModelPlan, Plan
 
 _WORKING_MEMORY = 1.15  # the margin that load_backbone requires

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Self
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Self, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+Change: TypeAlias = Callable[[Tensor], Tensor]
+"""Gives what replaces a write, ``(..., d)``."""
 
 
 class Maps(NamedTuple):
@@ -46,12 +51,14 @@ def inject(
         maps: of this core; given with it.
     """
     if not torch.is_grad_enabled():
-        return _injected(write, shift, activation_scale, maps)[0]
+        return injected_with_within(write, shift, activation_scale, maps)[0]
     result: Tensor = _Inject.apply(write, shift, activation_scale, core, maps)  # type: ignore[no-untyped-call]
     return result
 
 
-def _injected(write: Tensor, shift: Tensor, activation_scale: Tensor, maps: Maps | None) -> tuple[Tensor, Tensor | None]:
+def injected_with_within(
+    write: Tensor, shift: Tensor, activation_scale: Tensor, maps: Maps | None
+) -> tuple[Tensor, Tensor | None]:
     """The result in the dtype of the write, and ``U y``, ``(tokens, r)`` float32, where there is a subspace."""
     # Float32 arguments make the sum float32. It is rounded once, at its end: in bfloat16 a β of 1.003 would be 1.
     if maps is None:
@@ -78,7 +85,7 @@ class _Inject(torch.autograd.Function):
     def forward(
         ctx: Any, write: Tensor, shift: Tensor, activation_scale: Tensor, _core: Tensor | None, maps: Maps | None
     ) -> Tensor:
-        result, within = _injected(write, shift, activation_scale, maps)
+        result, within = injected_with_within(write, shift, activation_scale, maps)
         ctx.save_for_backward(write, activation_scale, within)
         ctx.maps = maps
         return result
@@ -87,24 +94,55 @@ class _Inject(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         write, activation_scale, within = ctx.saved_tensors
-        maps: Maps | None = ctx.maps
-        exact = gradient.to(torch.float32)
-        for_write = for_shift = for_activation = for_core = None
-        if ctx.needs_input_grad[1]:
-            for_shift = exact.sum(dim=tuple(range(exact.dim() - 1)))
-        if ctx.needs_input_grad[2]:
-            for_activation = torch.dot(exact.reshape(-1), write.reshape(-1).to(torch.float32))
-        if maps is None:
-            if ctx.needs_input_grad[0]:
-                for_write = torch.mul(exact, activation_scale, out=_other(write))
-            return for_write, for_shift, for_activation, None, None
-        rows = exact.reshape(-1, exact.shape[-1])
-        inner = rows @ maps.basis  # (tokens, r)
-        if ctx.needs_input_grad[3]:
-            for_core = inner.T @ within
-        if ctx.needs_input_grad[0]:
-            for_write = (rows * activation_scale).addmm_(inner, maps.backwards).to(write.dtype).view(write.shape)
-        return for_write, for_shift, for_activation, for_core, None
+        return *gradients(gradient, write, activation_scale, within, ctx.maps, ctx.needs_input_grad[:4]), None
+
+
+def gradients(
+    gradient: Tensor,
+    write: Tensor,
+    activation_scale: Tensor,
+    within: Tensor | None,
+    maps: Maps | None,
+    wanted: Sequence[bool] = (True, True, True, True),
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Of the write, the shift, the scale and the core, as far as wanted; ``within`` is ``U y``, ``(tokens, r)`` float32."""
+    exact = gradient.to(torch.float32)
+    for_write = for_shift = for_activation = for_core = None
+    if wanted[1]:
+        for_shift = exact.sum(dim=tuple(range(exact.dim() - 1)))
+    if wanted[2]:
+        for_activation = torch.dot(exact.reshape(-1), write.reshape(-1).to(torch.float32))
+    if maps is None or within is None:
+        if wanted[0]:
+            for_write = torch.mul(exact, activation_scale, out=_other(write))
+        return for_write, for_shift, for_activation, None
+    rows = exact.reshape(-1, exact.shape[-1])
+    inner = rows @ maps.basis  # (tokens, r)
+    if wanted[3]:
+        for_core = inner.T @ within
+    if wanted[0]:
+        for_write = (rows * activation_scale).addmm_(inner, maps.backwards).to(write.dtype).view(write.shape)
+    return for_write, for_shift, for_activation, for_core
+
+
+def plain_changes(vectors: Tensor, scales: Tensor, basis: Tensor | None, core: Tensor | None) -> list[Change]:
+    """Of each of ``W`` writes what changes it: :func:`inject` with its part of the arguments, differentiable in them.
+
+    Args:
+        vectors: ``(W, d)`` float32: the global context vectors.
+        scales: ``(W, 2)`` float32: λ and β.
+        basis: ``(W, r, d)`` float32; None without a subspace.
+        core: ``(W, r, r)`` float32; given with a basis.
+    """
+    # Taken apart by one operation each, so that the gradients come together again in one.
+    shifts, factors = (scales[:, :1] * vectors).unbind(), scales[:, 1].unbind()
+    if basis is None or core is None:
+        return [partial(inject, shift=shift, activation_scale=factor) for shift, factor in zip(shifts, factors, strict=True)]
+    parts = zip(shifts, factors, core.unbind(), Maps.of(basis, core), strict=True)
+    return [
+        partial(inject, shift=shift, activation_scale=factor, core=of_write, maps=maps)
+        for shift, factor, of_write, maps in parts
+    ]
 
 
 def inject_rows(

@@ -18,14 +18,16 @@ _SAMPLE = 64  # texts of each client
 def expected_memory(settings: RunSettings, backbone: Backbone, clients: Mapping[str, Sequence[Example]]) -> dict[str, int]:
     """Bytes that calibration needs on one machine, planned from the model's configuration and a sample of the texts.
 
-    ``peak`` is the weights, one pass of a step, and the states that are kept for all clients; ``gpu`` is that and what a GPU's
-    driver and allocator take. ``model.max_pass_tokens`` bounds ``tokens_in_a_pass``.
+    ``weights`` are those of ``model.quantisation``, if there is one. ``peak`` is the weights, one pass of a step, and what is
+    kept of the lower layers for all clients; ``gpu`` is that and what a GPU's driver and allocator take. The setting
+    ``model.max_pass_tokens`` bounds ``tokens_in_a_pass``. On a GPU more is kept where there is room, and then on the host.
     """
     config = backbone.model.config
-    memory = ModelMemory.of(config, writes_of(config.model_type, settings.model.writes), backbone.model.dtype)
+    writes = writes_of(config.model_type, settings.model.writes)
+    memory = ModelMemory.of(config, writes, backbone.model.dtype, backbone.quantisation)
     scorer = Scorer(backbone, settings.task)
     sample = [example.text for examples in clients.values() for example in examples[:_SAMPLE]]
-    lengths = [scorer.layout([prompt]).width(prompt) for prompt in scorer.encoder.prompts(sample).tokens]
+    lengths = [backbone.padded(scorer.layout([prompt]).width(prompt)) for prompt in scorer.encoder.prompts(sample).tokens]
     step = settings.calibration.batch_size * max(lengths)
     bound = scorer.budget.tokens if backbone.trained_tokens is None else min(scorer.budget.tokens, backbone.trained_tokens)
     in_a_pass = max(max(lengths), min(step, bound))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Literal, Self
 from urllib.parse import quote
@@ -11,6 +12,8 @@ from pydantic import Field, field_validator, model_validator
 from ifedicl.settings.method import Method
 from ifedicl.settings.validation import PathText, Section
 from ifedicl.task import Task
+
+_PLACE = re.compile(r"cpu|disk|cuda(:\d+)?")
 
 TOGETHER = "all clients"
 """The name under which the coordinator keeps sums; no client has it."""
@@ -71,6 +74,21 @@ class ModelSettings(Section):
         description='"float32", "bfloat16" or "float16"; "auto": bfloat16 if the processor has units for it',
     )
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description='"auto", "cpu", "cuda" or "cuda:N"')
+    device_map: Literal["auto"] | Mapping[str, str | int] | None = Field(
+        default=None,
+        description='"auto" divides the model over all GPUs, the host\'s memory and the disk (accelerate); or where each '
+        'module goes, as in {"model.layers.0" = 0, "" = "cpu"}, with "disk" for the files; default: one device, model.device',
+    )
+    quantisation: Literal["int8", "int4"] | None = Field(
+        default=None,
+        description="whole numbers of 8 or 4 bits for the weights of all layers (torchao); what is made with them fits no "
+        "other model; default: none",
+    )
+    launches: Literal["auto", "plain", "captured"] = Field(
+        default="auto",
+        description='"auto": fused injections on a GPU with Triton, if they give the plain numbers there; "captured": also '
+        'replays passes of repeated shapes as CUDA graphs; "plain": neither',
+    )
     max_prompt_tokens: int | None = Field(
         default=None, ge=8, description="longest prompt; longer texts are cut, the template never; default: the model's window"
     )
@@ -85,6 +103,20 @@ class ModelSettings(Section):
         description='layers, attention and mlp of a family that ifedicl does not know, as in {layers = "model.layers", '
         'attention = "self_attn.o_proj", mlp = "mlp.down_proj"}',
     )
+
+    @field_validator("device_map")
+    @classmethod
+    def _names_places(cls, places: str | Mapping[str, str | int] | None) -> str | Mapping[str, str | int] | None:
+        for place in () if places is None or isinstance(places, str) else places.values():
+            if not (isinstance(place, int) and place >= 0) and not _PLACE.fullmatch(str(place)):
+                raise ValueError(f"device_map: received {place!r}; allowed: a GPU's number, 'cuda:N', 'cpu' or 'disk'")
+        return places
+
+    @model_validator(mode="after")
+    def _places_whole_weights(self) -> Self:
+        if self.device_map is not None and self.quantisation is not None:
+            raise ValueError("give one of device_map and quantisation: a divided model keeps its weights as they are")
+        return self
 
 
 class SplitSettings(Section):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeAlias
+from types import SimpleNamespace
+from typing import TypeAlias, cast
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ifedicl.backbone.encoding import EncodedExamples
 from ifedicl.backbone.families import FAMILIES, writes_of
 from ifedicl.backbone.hooks import injected
-from ifedicl.backbone.layout import right_padded
+from ifedicl.backbone.layer_cache import MOST_BYTES, Shelf, UpperLayers, shelves_of
+from ifedicl.backbone.layout import Row, right_padded
 from ifedicl.backbone.load import Backbone, wrap
-from ifedicl.backbone.memory import RESERVE, ROOM, ModelMemory
+from ifedicl.backbone.memory import RESERVE, ROOM, SLACK, ModelMemory, trained_tokens_of
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import ClientRound, calibrate, example_gradients, gradient_sum
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
@@ -152,3 +154,80 @@ def test_a_setting_bounds_the_tokens_of_a_pass(backbone: Backbone) -> None:
     assert wrap(backbone.model, backbone.tokenizer, writes, settings, "f").trained_tokens == 99
     assert backbone.trained_tokens is None
     assert "llama" in FAMILIES
+
+
+# --- what is measured to be free --------------------------------------------------------------------------------------
+
+
+def test_less_memory_than_planned_divides_a_step_further_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    memory = ModelMemory.of(AutoConfig.for_model("llama", **LLAMA_8B), writes_of("llama", None), torch.bfloat16)
+    planned = memory.trained_tokens(24 * GB)
+    assert memory.divided(24 * GB, 24 * GB - memory.weights) == planned, "an idle card: the plan, and so the same bits"
+    assert memory.divided(24 * GB, 24 * GB - memory.weights - 10**8) == planned
+    assert not caplog.records
+    few = memory.divided(24 * GB, 2 * GB)
+    assert 0 < few * memory.trained_token <= 2 * GB - SLACK
+    assert memory.divided(24 * GB, 2 * GB + 10**6) == few, "small changes of what is free change nothing"
+    assert memory.divided(24 * GB, 0) == 1
+    assert f"takes {few} tokens, not {planned}" in caplog.text
+
+
+def test_a_model_on_several_cards_is_planned_for_the_fullest(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _card: SimpleNamespace(total_memory=24 * GB))
+    cards = [torch.device("cuda:0"), torch.device("cuda:1"), torch.device("cpu")]
+    monkeypatch.setattr(backbone.model, "hf_device_map", {"": 0}, raising=False)
+    writes, free = writes_of("llama", None), {"cuda:0": 3 * GB, "cuda:1": 1 * GB}
+
+    def tokens(*devices: torch.device) -> int | None:
+        return trained_tokens_of(backbone.model, writes, devices, free=lambda card: free[str(card)])
+
+    assert tokens(cards[2]) is None, "a CPU's passes are small"
+    assert tokens(*cards) == tokens(cards[1])
+    assert tokens(cards[1]) != tokens(cards[0])
+
+
+def test_a_card_of_8_gb_holds_a_step_of_an_8b_model_in_four_bits() -> None:
+    config, writes = AutoConfig.for_model("llama", **LLAMA_8B), writes_of("llama", None)
+    whole, eight, four = (ModelMemory.of(config, writes, torch.bfloat16, kind) for kind in (None, "int8", "int4"))
+    embeddings = 2 * 2 * 128_256 * 4_096
+    assert four.weights - embeddings < 0.3 * (whole.weights - embeddings), "the embedding and the head stay as they are"
+    assert four.trained_token == eight.trained_token == whole.trained_token
+    assert whole.trained_tokens(16 * GB) == 1
+    assert eight.trained_tokens(16 * GB) >= 512
+    assert four.trained_tokens(8 * GB) * four.trained_token + four.weights + RESERVE <= 8 * GB
+    assert four.trained_tokens(8 * GB) > 32
+
+
+def test_kept_states_go_to_the_gpu_then_to_the_host_then_nowhere(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [Row(tuple(range(1, 9 + number))) for number in range(6)]
+    expected = UpperLayers(backbone, 1, shelves=[]).entering(rows)
+    pinned: list[int] = []
+
+    def pin(states: torch.Tensor) -> torch.Tensor:  # there is no GPU to pin memory for
+        pinned.append(len(states))
+        return states
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    size = backbone.width * 4
+    shelves = [Shelf(size * (8 + 9)), Shelf(size * (10 + 11), is_pinned=True)]
+    upper = UpperLayers(backbone, 1, shelves=shelves)
+    runs: list[int] = []
+    handle = backbone.blocks[0].register_forward_pre_hook(lambda *_: runs.append(1))
+    for _ in range(2):
+        assert torch.equal(upper.entering(rows), expected)
+    handle.remove()
+    assert pinned == [10, 11]
+    assert len(runs) == 6 + 2, "two rows found no room and were computed again"
+    assert [shelf.free_bytes for shelf in shelves] == [0, 0]
+
+
+def test_room_for_states_is_measured_beside_a_pass(backbone: Backbone) -> None:
+    free = {"cuda": 20 * GB, "cpu": 64 * GB}
+    card = SimpleNamespace(device=torch.device("cuda:0"))
+    on_card, on_host = shelves_of(cast("Backbone", card), lambda device: free[device.type])
+    assert (on_card.free_bytes, on_card.is_pinned) == (20 * GB - ROOM - RESERVE, False)
+    assert (on_host.free_bytes, on_host.is_pinned) == (32 * GB, True)
+    free["cuda"] = 1 * GB
+    assert shelves_of(cast("Backbone", card), lambda device: free[device.type])[0].free_bytes == 0
+    (alone,) = shelves_of(backbone)
+    assert (alone.free_bytes, alone.is_pinned) == (MOST_BYTES, False)

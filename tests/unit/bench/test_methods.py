@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ifedicl.backbone.label_words import LABELS, Loss
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.methods import METHODS, affine, ridge
@@ -63,13 +64,12 @@ def test_every_trained_method_gets_the_same_number_of_example_passes(
 ) -> None:
     trained: list[int] = []
 
-    def counted(scorer: Scorer, prompts: Sequence[Any], labels: Sequence[int]) -> Tensor:
+    def counted(scorer: Scorer, loss: Loss, prompts: Sequence[Any], labels: Sequence[int]) -> Tensor:
         trained.append(len(labels))
-        return losses(scorer, prompts, labels)
+        return losses(scorer, loss, prompts, labels)
 
-    losses = Scorer.label_losses
-    monkeypatch.setattr(Scorer, "label_losses", counted)
-    monkeypatch.setattr("ifedicl.calibrate._LOSSES", {"labels": counted})
+    losses = Scorer.losses
+    monkeypatch.setattr(Scorer, "losses", counted)
     METHODS[name].run(replace(setup, choices={"learning_rate": 1e-3}))
     assert sum(trained) == 2 * 2 * 2 * 3
 
@@ -164,5 +164,5 @@ def test_lora_trains_in_float32_whatever_the_model_computes_in(tmp_path: Path) -
     with lora_layers(backbone) as layers:
         assert {parameter.dtype for parameter in layers.parameters.values()} == {torch.float32}
         scorer = Scorer(backbone, tiny.TASK)
-        scorer.label_losses(scorer.encoder.prompts(["a fine day"]).tokens, [0]).sum().backward()
+        scorer.losses(LABELS, scorer.encoder.prompts(["a fine day"]).tokens, [0]).sum().backward()
         assert any(parameter.grad is not None for parameter in layers.parameters.values())

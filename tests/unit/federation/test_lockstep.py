@@ -14,6 +14,7 @@ import torch
 
 from ifedicl.adapter import Adapter
 from ifedicl.backbone import lockstep as room
+from ifedicl.backbone.label_words import LABELS
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.lockstep import Lockstep, Share
 from ifedicl.backbone.scoring import Scorer
@@ -126,7 +127,7 @@ def test_ten_clients_dispatch_hardly_more_than_one(family: str) -> None:
             values = {"scales": torch.tensor([0.1, 1.0]).repeat(*shape, 1).requires_grad_()}
             rows = slice(4 * client, 4 * client + 4)
             texts, labels = examples.prompts.tokens[rows], examples.labels[rows]
-            return Share(scorer, Scorer.label_losses, context, "", values, active, texts, labels, 0.25)
+            return Share(scorer, LABELS, context, "", values, active, texts, labels, 0.25)
 
         shares = [share(client) for client in range(clients)]
         with Dispatched() as seen:
@@ -189,7 +190,7 @@ def test_a_pass_that_fails_fails_for_each_of_its_clients(backbone: Backbone, mon
     def broken(*_arguments: Any) -> Any:
         raise RuntimeError("of the test")
 
-    monkeypatch.setattr(Scorer, "label_losses", broken)
+    monkeypatch.setattr(Scorer, "losses", broken)
     monkeypatch.setattr(room, "_losses", broken)
     with pytest.raises(FederationError):
         _federated(backbone, 4)

@@ -13,6 +13,7 @@ import torch
 from torch.optim import AdamW
 
 from ifedicl import seeds
+from ifedicl.backbone.label_words import LABELS
 from ifedicl.backbone.load import Backbone
 from ifedicl.bench.costs import Meter
 from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size, evaluate_scores, send_tally
@@ -172,7 +173,7 @@ def _local_steps(setup: Setup, layers: LoRALayers, client: EncodedClient, rate: 
         optimizer.zero_grad()
         for part in scorer.batches([tokens[row] for row in batch], trains=True):
             rows = [batch[position] for position in part]
-            losses = scorer.label_losses([tokens[row] for row in rows], [labels[row] for row in rows])
+            losses = scorer.losses(LABELS, [tokens[row] for row in rows], [labels[row] for row in rows])
             (losses.sum() / len(batch)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
