@@ -31,6 +31,7 @@ from ifedicl.settings import (
 )
 from ifedicl.settings.moved import REMEDIES
 from ifedicl.settings.validation import section_in
+from tests.support.settings import settings_of
 
 GOOD = """
 [task]
