@@ -152,7 +152,7 @@ def test_a_run_of_the_old_format_is_refused_with_its_remedy_and_left_alone(more_
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "ledgers" not in path.parts}
     settings = load_settings(folder / "config.toml")
     remedy = (
-        r"checkpoint: received run format 1; allowed: run format 4\. Finish the run with .* or start again in another folder"
+        r"checkpoint: received run format 1; allowed: run format 5\. Finish the run with .* or start again in another folder"
     )
     with pytest.raises(ConfigError, match=remedy):
         runs.run(settings, folder, resume=not more_rounds, more_rounds=more_rounds)

@@ -20,12 +20,16 @@ from ifedicl.federation.secure.quantised import layout_of, shaped
 from tests.support.readouts import asked_products, drawn_products
 
 FEATURES, CLASSES, COUNT = 120, 3, 400
-_DRAW = np.random.default_rng(11)
-ROWS: Array64 = _DRAW.normal(size=(COUNT, FEATURES)) @ (
-    np.diag(1 / np.arange(1, FEATURES + 1)) @ _DRAW.normal(size=[FEATURES] * 2)
-)
-ROWS = 1.0 + ROWS / ROWS.std(axis=0)
-LABELS = (ROWS @ _DRAW.normal(size=(FEATURES, CLASSES))).argmax(axis=1)
+
+
+def drawn(seed: int, *shape: int) -> Array64:
+    """Random numbers of a seed."""
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+_MIXED = drawn(11, COUNT, FEATURES) @ (drawn(12, FEATURES, FEATURES) / np.arange(1, FEATURES + 1)[:, None])
+ROWS: Array64 = 1.0 + _MIXED / _MIXED.std(axis=0)
+LABELS = (ROWS @ drawn(13, FEATURES, CLASSES)).argmax(axis=1)
 UNITS = Units.none(FEATURES)
 
 
@@ -79,8 +83,8 @@ def test_refined_sums_hold_the_products_about_zero() -> None:
 
 
 def test_directions_are_orthonormal_to_those_before_and_lead_where_columns_are_few() -> None:
-    known = np.linalg.qr(_DRAW.normal(size=(50, 8)))[0]
-    solution = _DRAW.normal(size=(50, 6)) * np.array([9.0, 5.0, 1.0, 1.0, 1.0, 1.0])
+    known = np.linalg.qr(drawn(14, 50, 8))[0]
+    solution = drawn(15, 50, 6) * np.array([9.0, 5.0, 1.0, 1.0, 1.0, 1.0])
     few = orthonormal(solution, known, 2)
     assert few.shape == (50, 2)
     assert few.dtype == np.float16

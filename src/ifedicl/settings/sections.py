@@ -126,7 +126,6 @@ class ServerSettings(Section):
     )
     optimizer: Literal["momentum", "adam"] = Field(default="adam", description='"momentum" or "adam"')
     learning_rate: float = Field(default=0.02, gt=0.0, description="rate of the first round; a positive number")
-    momentum: float = Field(default=0.9, ge=0.0, lt=1.0, description="weight of earlier rounds' direction, in [0, 1)")
     draw: float = Field(
         default=0.25, gt=0.0, le=1.0, description='fraction of all examples in a round of update "gradient", in (0, 1]'
     )

@@ -206,7 +206,7 @@ def test_each_field_changes_the_digest_and_all_but_limits_size_and_the_tasks_nam
             of_run = of_question or path[0] == "method" or (path[0] == "task" and path[1] != "name")
             assert (other.run != manifest.run) is of_run, path
             assert (other.question != manifest.question) is of_question, path
-    # Only one format is allowed, the mode decides whether there is a section of the noise, and None stands for the usual depths.
+    # Only one format is allowed, the mode decides whether there is a section of the noise, None stands for the usual depths.
     assert tried - found == {"format", "method.privacy.noise", "method.readout.pooled_depths"}
     assert {"method.privacy.noise.epsilon", "method.privacy.mode", "task.template", "limits.updates"} <= found
 
