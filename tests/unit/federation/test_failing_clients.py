@@ -123,7 +123,7 @@ def test_a_tally_that_makes_no_sense_is_left_out_and_its_code_recorded(reply: Re
     engine = ScriptedEngine(evaluate=lambda name, request: reply if name == "b" else None)
     outcome = run_with(engine, scripted_method(rounds={"rounds": 1}), SHAPE)
     assert failures(outcome) == [("b", "evaluate", code)] * 2
-    assert outcome.state.zero_shot == Tally(8, 4, 6.0)
+    assert outcome.state.zero_shot == Tally(8, 2, 18.0)
 
 
 @pytest.mark.parametrize("code", LACKS_JOB)

@@ -35,7 +35,7 @@ def test_a_run_stopped_at_ten_moments_and_resumed_ends_bit_for_bit_the_same(
     events: list[Event] = []
     method = _short(preset)
     whole = run_real(backbone, method, observer=events.append)
-    assert not whole.coefficients.is_identity
+    assert not whole.state.coefficients.is_identity
     for moment in np.linspace(1, len(events) - 1, MOMENTS, dtype=int):
         file, seen = tmp_path / f"stopped-{moment}", list[Event]()
 
