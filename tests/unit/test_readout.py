@@ -133,11 +133,10 @@ def test_what_is_read_is_what_the_labels_are_scored_from(backbone: Backbone, tas
     np.testing.assert_allclose(scorer.log_probabilities(prompts, readout=with_one), reading.logs, atol=1e-5)
 
 
-METHOD = tiny.method(rounds={"rounds": 2}, readout={})
+METHOD = tiny.method(rounds={"rounds": 2}, readout={"refinements": 0})
 
 
-def test_a_federation_ends_with_a_readout_that_all_examples_made(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ifedicl.settings.method._REFINEMENTS", 0)
+def test_a_federation_ends_with_a_readout_that_all_examples_made(backbone: Backbone) -> None:
     outcome = run_real(backbone, METHOD)
     assert outcome.state.readout_round == outcome.chosen_round
     clients = real(backbone)

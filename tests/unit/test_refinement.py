@@ -22,13 +22,14 @@ from tests.support.readouts import asked_products, drawn_products
 FEATURES, CLASSES, COUNT = 120, 3, 400
 
 
-def _drawn(*size: int, seed: int) -> Array64:
-    return np.random.default_rng(seed).normal(size=size)
+def drawn(seed: int, *shape: int) -> Array64:
+    """Random numbers of a seed."""
+    return np.random.default_rng(seed).normal(size=shape)
 
 
-MIXED = _drawn(COUNT, FEATURES, seed=11) @ np.diag(1 / np.arange(1, FEATURES + 1)) @ _drawn(FEATURES, FEATURES, seed=12)
-ROWS: Array64 = 1.0 + MIXED / MIXED.std(axis=0)
-LABELS = (ROWS @ _drawn(FEATURES, CLASSES, seed=13)).argmax(axis=1)
+_MIXED = drawn(11, COUNT, FEATURES) @ (drawn(12, FEATURES, FEATURES) / np.arange(1, FEATURES + 1)[:, None])
+ROWS: Array64 = 1.0 + _MIXED / _MIXED.std(axis=0)
+LABELS = (ROWS @ drawn(13, FEATURES, CLASSES)).argmax(axis=1)
 UNITS = Units.none(FEATURES)
 
 
@@ -82,8 +83,8 @@ def test_refined_sums_hold_the_products_about_zero() -> None:
 
 
 def test_directions_are_orthonormal_to_those_before_and_lead_where_columns_are_few() -> None:
-    known = np.linalg.qr(_drawn(50, 8, seed=14))[0]
-    solution = _drawn(50, 6, seed=15) * np.array([9.0, 5.0, 1.0, 1.0, 1.0, 1.0])
+    known = np.linalg.qr(drawn(14, 50, 8))[0]
+    solution = drawn(15, 50, 6) * np.array([9.0, 5.0, 1.0, 1.0, 1.0, 1.0])
     few = orthonormal(solution, known, 2)
     assert few.shape == (50, 2)
     assert few.dtype == np.float16

@@ -69,8 +69,8 @@ def test_optimizers_take_the_steps_of_the_library(optimizer: Any, reference: Any
         np.testing.assert_allclose(array, leaves[name].numpy() + identity[name], rtol=1e-4, atol=1e-5)
 
 
-def test_a_first_step_of_rate_one_without_momentum_is_plain_averaging(backbone: Backbone) -> None:
-    server = {"optimizer": "momentum", "learning_rate": 1.0, "momentum": 0.0}
+def test_a_first_step_of_rate_one_is_plain_averaging(backbone: Backbone) -> None:
+    server = {"optimizer": "momentum", "learning_rate": 1.0}
     plain, served = (run_real(backbone, tiny.method(rounds={"rounds": 1}, **more)) for more in ({}, {"server": server}))
     for name, array in plain.state.coefficients.arrays.items():
         np.testing.assert_allclose(served.state.coefficients.arrays[name], array, atol=1e-6)

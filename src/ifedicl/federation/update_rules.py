@@ -19,6 +19,9 @@ from ifedicl.federation.reply_validation import ReplyChecks
 from ifedicl.federation.state import State
 from ifedicl.settings import RobustSettings, ServerSettings
 
+_MOMENTUM = 0.9
+"""At the server: what is kept of earlier rounds' direction."""
+
 
 @dataclass(frozen=True)
 class RoundUpdate:
@@ -114,6 +117,6 @@ def _step(
         state.moments or Moments.none(state.coefficients),
         server.optimizer,
         rate=server.learning_rate * cosine(progress),
-        momentum=server.momentum,
+        momentum=_MOMENTUM,
         decay=decay,
     )

@@ -24,8 +24,6 @@ from ifedicl.settings.validation import Section
 _DEPTHS = (0.2, 0.4, 0.6, 0.8)
 _DEPTHS_WITH_NOISE = (0.5,)
 """Each number of a sum gets the same noise, so more of them have less of the signal."""
-_REFINEMENTS = 3
-"""With more, the readout is not better."""
 MANY_LABELS = 32
 """For more labels than this a readout does not read their words."""
 
@@ -118,7 +116,7 @@ class Method(Section):
     @property
     def refinements(self) -> int:
         """How often the sums of the readout are refined; noise would have to be added each time."""
-        return 0 if self.readout is None or self.promises_noise else _REFINEMENTS
+        return 0 if self.readout is None or self.promises_noise else self.readout.refinements
 
     @property
     def promises_noise(self) -> bool:

@@ -22,6 +22,7 @@ REMEDIES: Mapping[str, str] = {
     "calibration.warmup_steps": f"{_REMOVE}: there is no warm-up.",
     "calibration.noise": f"{_REMOVE}: no noise is added to the writes.",
     "server.schedule": f"{_REMOVE}: the rate falls to 0 along half a cosine.",
+    "server.momentum": f"{_REMOVE}: it is 0.9.",
     "subspace.source": f"{_REMOVE}: directions come from class means.",
     "subspace.parts": f"{_REMOVE}: directions come from class means.",
     "readout.pooled_depth": "Write readout.pooled_depths = [0.5], or leave it out for several depths; 0.0 is now [].",

@@ -108,6 +108,12 @@ class ReadoutSettings(Section):
         description="depths in (0, 1] of the text's mean states, at most 16; []: only the last hidden state and the label "
         "words are used, without an intercept, as in a classification head; left out: [0.2, 0.4, 0.6, 0.8], with noise [0.5]",
     )
+    refinements: int = Field(
+        default=3,
+        ge=0,
+        le=16,
+        description="how often sums of products along the present solution are asked for, 0 to 16; with noise never",
+    )
 
 
 class ServerSettings(Section):
@@ -123,7 +129,6 @@ class ServerSettings(Section):
     )
     optimizer: Literal["momentum", "adam"] = Field(default="adam", description='"momentum" or "adam"')
     learning_rate: float = Field(default=0.02, gt=0.0, description="rate of the first round; a positive number")
-    momentum: float = Field(default=0.9, ge=0.0, lt=1.0, description="weight of earlier rounds' direction, in [0, 1)")
     draw: float = Field(
         default=0.25, gt=0.0, le=1.0, description='fraction of all examples in a round of update "gradient", in (0, 1]'
     )

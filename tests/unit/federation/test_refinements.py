@@ -39,7 +39,7 @@ def of(outcome: Outcome, step: str) -> int:
     return sum(item.step == step for item in outcome.state.traffic if item.client == "a")
 
 
-def test_a_readout_is_refined_three_times(backbone: Backbone) -> None:
+def test_a_readout_is_refined_as_often_as_the_settings_say(backbone: Backbone) -> None:
     outcome = run(backbone)
     assert of(outcome, "products") == 3
     assert outcome.state.fit is not None
@@ -47,7 +47,7 @@ def test_a_readout_is_refined_three_times(backbone: Backbone) -> None:
     manifest = job_of(METHOD, backbone)
     features, count = manifest.directions.shape
     assert outcome.state.fit.sums.sketch.shape == (features, count + outcome.state.fit.refined.shape[1])
-    assert of(run(backbone, method=tiny.method(rounds={"rounds": 2})), "products") == 0
+    assert of(run(backbone, method=tiny.method(rounds={"rounds": 2}, readout={"refinements": 0})), "products") == 0
 
 
 def test_a_refinement_costs_no_forward_pass(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,8 +120,10 @@ def test_a_liar_is_left_out(backbone: Backbone, factor: float) -> None:
     assert outcome.readout is None or np.isfinite(outcome.readout.weights).all()
 
 
-def test_a_client_refuses_refinements_that_the_method_does_not_have(backbone: Backbone) -> None:
-    manifest = job_of(tiny.method(rounds={"rounds": 1}), backbone)
+@pytest.mark.parametrize("readout", [{"refinements": 0}, None])
+def test_a_client_refuses_refinements_that_the_method_does_not_have(readout: Any, backbone: Backbone) -> None:
+    sections = {} if readout is None else {"readout": readout}
+    manifest = job_of(tiny.method(rounds={"rounds": 1}, **sections), backbone)
     assert not RequestChecks(manifest).fits(_products(manifest, 1))
 
 

@@ -51,7 +51,7 @@ def test_coefficients_that_are_no_numbers_any_more_are_not_kept(tmp_path: Path) 
     file = tmp_path / "state.safetensors"
     method = scripted_method(
         rounds={"rounds": 3, "select_by": "last"},
-        server={"optimizer": "momentum", "learning_rate": 1e9, "momentum": 0.9},
+        server={"optimizer": "momentum", "learning_rate": 1e9},
     )
     with pytest.raises(FederationError, match=r"server\.learning_rate"):
         run_with(ScriptedEngine(), method, SHAPE, checkpoint=file)
