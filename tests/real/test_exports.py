@@ -26,7 +26,7 @@ TONE = Task(name="tone", labels=("loud", "quiet"), template="Note: {text}\nTone:
 
 
 def _calibrated(backbone: Backbone, model: ModelSettings, task: Task, examples: list[Example]) -> Adapter:
-    short = {"rounds": {"rounds": 2, "evaluate_every": 2}, "calibration": {"learning_rate": 0.1}}
+    short = {"rounds": {"rounds": 2, "select_by": "last"}, "calibration": {"learning_rate": 0.1}}
     method = changed(load_preset("servable"), short, "test")
     halves = {"north": tuple(examples[::2]), "south": tuple(examples[1::2])}
     return federate(simulate(backbone, task, halves), model, task, method).adapter

@@ -19,6 +19,7 @@ def printed(notebook: nbformat.NotebookNode) -> list[str]:
     return ["".join(item.get("text", "") for item in cell.outputs if item.get("name") == "stdout") for cell in cells]
 
 
+@pytest.mark.soak
 def test_its_ten_cells_run_and_print_what_the_document_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processors round differently, so numbers may; the words are the same, and the adapter beats the raw model."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))

@@ -118,7 +118,7 @@ def test_the_report_opens_offline_and_shows_no_row_of_the_data(demo_run: tuple[P
     folder, printed = demo_run
     page = (folder / "report.html").read_text()
     assert not re.search(r'(src|href)="https?:', page)
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 7
     for place in demo_places(pool=POOL, test=TEST, seed=0).values():
         for row in (*place.pool, *place.test):
             assert row.text not in page
