@@ -100,7 +100,9 @@ def reader(site: Path) -> Iterator[Watched]:
 
 def test_a_reader_finds_a_page_by_its_words_and_nothing_is_loaded_from_another_host(reader: Watched) -> None:
     page = reader.at("/")
+    page.wait_for_load_state("networkidle")
     page.keyboard.press("Control+k")
+    page.locator("input:focus").wait_for(timeout=30_000)  # before it, letters are shortcuts, and n is the next page
     page.keyboard.type("Bonawitz")  # on some pages, not on this one
     page.locator("a[href*='secure-sum']").filter(has_text="Bonawitz").first.wait_for(timeout=30_000)
     for view in ("/results/", "/api/", "/notebook/"):
