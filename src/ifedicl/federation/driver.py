@@ -54,8 +54,7 @@ class Federated:
     @property
     def figures(self) -> dict[str, float | int | bool | None]:
         """Rounds, the chosen round's held-out loss and accuracy, and whether the gate is open; None: there is none."""
-        outcome = self.outcome
-        chosen = next((item.held_out for item in outcome.state.history if item.round == outcome.chosen_round), None)
+        outcome, chosen = self.outcome, self.outcome.held_out
         return {
             "rounds": outcome.state.round,
             "held_out_loss": None if chosen is None else chosen.loss,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 
+from ifedicl.adapter import Adapter
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.errors import FederationError
+from ifedicl.federation.driver import Federated
 from ifedicl.federation.messages import (
     ContextRequest,
     EvaluateReply,
@@ -133,6 +136,13 @@ def test_a_round_replaces_the_raw_model_by_evidence(
     assert outcome.coefficients.is_identity == (chosen == 0)
     assert ("no round is better than the raw model" in caplog.text) == (chosen == 0)
     assert outcome.held_out == (Tally(10, *tally) if chosen else Tally(10, 5, 20.0))
+
+
+def test_the_figures_of_a_run_are_the_raw_models_where_no_round_is_used() -> None:
+    engine = ScriptedEngine(evaluate=held_out((9, 17.8)))
+    outcome = run_with(engine, scripted_method(rounds={"rounds": 1, "select_by": "loss"}), SHAPE)
+    figures = Federated(cast("Adapter", None), outcome).figures
+    assert figures == {"rounds": 1, "held_out_loss": 2.0, "held_out_accuracy": 0.5, "gate_open": None}
 
 
 def test_a_round_is_compared_with_the_raw_model_on_the_clients_that_both_have() -> None:
