@@ -19,6 +19,9 @@ from ifedicl.federation.engine import Delivery, Engine
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request, VectorsRequest
+from ifedicl.federation.reply_sums import flat
+from ifedicl.federation.secure.quantised import layout_of, shaped
+from ifedicl.federation.secure.short_form import ShortForm
 from ifedicl.federation.secure.sum_client import SecureClient, identity_of
 from ifedicl.federation.secure.sum_engine import SecureEngine
 from ifedicl.metrics import Comparison, Tally
@@ -34,6 +37,20 @@ RULES = PrivacySettings(mode="secure", dropout=0.4, min_examples=2)
 LAYERS, WIDTH, CLASSES = 2, 4, 2
 SCALES = Coefficients(np.full((LAYERS, 2, 2), 0.5, dtype=np.float32))
 ZEROS = Context(np.zeros((LAYERS, 2, WIDTH), dtype=np.float32))
+
+
+def total_in_form(form_of: ShortForm, replies: Sequence[Reply]) -> Any:
+    """The total of replies in a form, through integers and packed bytes."""
+    layout = layout_of(form_of.apart(replies[0]))
+    form = form_of.form(layout)
+    total = np.zeros(form.count, dtype=np.uint64)
+    for reply in replies:
+        integers = form.integers(flat(form_of.apart(reply)))
+        form.check(integers, len(replies))
+        total += form.unpacked(form.packed(integers.astype(np.uint64)))
+    together = form_of.together(shaped(form.numbers(total), layout))
+    assert together is not None
+    return together
 
 
 def secure_job(rules: PrivacySettings = RULES) -> Manifest:

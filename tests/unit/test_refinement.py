@@ -13,11 +13,12 @@ from ifedicl.core.sketch import Directions
 from ifedicl.core.units import Units
 from ifedicl.core.vectors import Array64
 from ifedicl.federation.messages import ProductsReply, decode_reply, encode
-from ifedicl.federation.reply_sums import SUM_RULES, Total, flat
-from ifedicl.federation.secure.changes import OtherFormError
+from ifedicl.federation.reply_sums import SUM_RULES, Total
 from ifedicl.federation.secure.product_sums import ProductSums
-from ifedicl.federation.secure.quantised import layout_of, shaped
+from ifedicl.federation.secure.quantised import layout_of
+from ifedicl.federation.secure.short_form import OtherFormError
 from tests.support.readouts import asked_products, drawn_products
+from tests.support.secure import total_in_form
 
 FEATURES, CLASSES, COUNT = 120, 3, 400
 
@@ -147,22 +148,10 @@ def test_a_client_takes_a_few_orthonormal_directions_about_a_possible_centre(cha
     assert not replace(ASKED, **changed).fits(6, 2)
 
 
-def summed(form_of: ProductSums, replies: list[ProductsReply]) -> ProductsReply | None:
-    """The total of these replies, through integers and packed bytes."""
-    layout = layout_of(form_of.apart(replies[0]))
-    form = form_of.form(layout)
-    total = np.zeros(form.count, dtype=np.uint64)
-    for reply in replies:
-        integers = form.integers(flat(form_of.apart(reply)))
-        form.check(integers, len(replies))
-        total += form.unpacked(form.packed(integers.astype(np.uint64)))
-    return form_of.together(shaped(form.numbers(total), layout))
-
-
 def test_a_secure_sum_gives_the_same_products_in_13_bits() -> None:
     asked = asked_products(FEATURES, 4)
     replies = [ProductsReply(Products.of(rows, UNITS, asked)) for rows in np.array_split(ROWS, 5)]
-    total, together = Total(ProductsReply), summed(ProductSums(9), replies)
+    total, together = Total(ProductsReply), total_in_form(ProductSums(9), replies)
     for reply in replies:
         total.add(reply)
     assert total.reply is not None
@@ -175,11 +164,11 @@ def test_a_secure_sum_gives_the_same_products_in_13_bits() -> None:
 
 def test_what_a_client_shortens_cannot_overflow() -> None:
     largest = ProductsReply(Products(128, np.full((6, 2), 1e9)))
-    total = summed(ProductSums(9), [largest] * 4)
+    total = total_in_form(ProductSums(9), [largest] * 4)
     assert total is not None
     np.testing.assert_allclose(total.sums.products, 512 * 64, rtol=0.01)
 
 
 def test_more_examples_than_were_said_ask_for_another_form() -> None:
     with pytest.raises(OtherFormError):
-        summed(ProductSums(5), [ProductsReply(drawn_products(12))] * 3)
+        total_in_form(ProductSums(5), [ProductsReply(drawn_products(12))] * 3)

@@ -23,15 +23,13 @@ from ifedicl.federation.messages import (
     decode_request,
     encode,
 )
-from ifedicl.federation.reply_sums import flat
 from ifedicl.federation.secure import sum_steps
-from ifedicl.federation.secure.changes import Changes, OtherFormError, reach_of
-from ifedicl.federation.secure.quantised import layout_of, shaped
+from ifedicl.federation.secure.changes import Changes, reach_of
+from ifedicl.federation.secure.short_form import OtherFormError
 from ifedicl.federation.secure.sum_engine import SecureEngine
-from ifedicl.secagg.masks import Integers
 from ifedicl.settings import TOGETHER, CalibrationSettings
 from tests.support.engines import RecordingEngine
-from tests.support.secure import REPEATABLE, REQUESTS, RULES, behind, drawn_client, secure_job
+from tests.support.secure import REPEATABLE, REQUESTS, RULES, behind, drawn_client, secure_job, total_in_form
 
 SETTINGS = CalibrationSettings(batch_size=4, local_steps=2, schedule="constant")
 FORM = Form(3, rank=4)
@@ -71,27 +69,13 @@ def form_of(before: Coefficients, weight_bits: int, settings: CalibrationSetting
     return changes
 
 
-def summed(changes: Changes, replies: list[UpdateReply]) -> UpdateReply:
-    """The total of these replies, through integers and packed bytes."""
-    form = changes.form({})
-    total = np.zeros(form.count, dtype=np.uint64)
-    for reply in replies:
-        integers = form.integers(flat(changes.apart(reply)))
-        form.check(integers, len(replies))
-        sent: Integers = integers.astype(np.uint64)
-        total += form.unpacked(form.packed(sent))
-    together = changes.together(shaped(form.numbers(total), layout_of(changes.apart(replies[0]))))
-    assert together is not None
-    return together
-
-
 @REPEATABLE
 @given(st.integers(1, 60), st.integers(0, 1000), st.sampled_from((1, 8, 1000, 60_000)))
 def test_the_mean_is_that_of_open_mode_to_a_few_steps_however_the_examples_are_spread(count: int, seed: int, most: int) -> None:
     before, draw = start(seed), np.random.default_rng(seed)
     replies = [moved(before, seed + place, int(draw.integers(1, most + 1))) for place in range(count)]
     examples = sum(reply.examples for reply in replies)
-    total = summed(form_of(before, max(1, (examples - 1).bit_length())), replies)
+    total = total_in_form(form_of(before, max(1, (examples - 1).bit_length())), replies)
     assert total.examples == examples
     for name, mean in mean_of(replies).items():
         atol = count * (2.0**-16 if name == "core" else 2.0**-24)  # half a step of each client, weights of at least 1/2
@@ -111,7 +95,7 @@ def test_extreme_changes_of_all_clients_do_not_overflow() -> None:
     for sign in (-1, 1):
         arrays = {name: (array + sign * 0.99999 * reach).astype(np.float32) for name, array in before.arrays.items()}
         replies = [UpdateReply(Coefficients.of(arrays), 1024, 0.5)] * 64
-        total = summed(form_of(before, 16), replies)
+        total = total_in_form(form_of(before, 16), replies)
         np.testing.assert_allclose(total.coefficients.arrays["core"], sign * reach, rtol=0.01)
 
 
@@ -128,7 +112,7 @@ def test_more_examples_than_the_weights_allow_are_refused_and_never_a_wrong_mean
     with pytest.raises(SecureSumError, match=r"weight of 1\.25"):
         form_of(before, 3).apart(moved(before, 1, 10))
     with pytest.raises(OtherFormError):
-        summed(form_of(before, 4), [moved(before, place, 10) for place in range(5)])
+        total_in_form(form_of(before, 4), [moved(before, place, 10) for place in range(5)])
 
 
 def test_at_the_end_of_the_schedule_steps_are_as_fine_as_the_changes_are_small() -> None:

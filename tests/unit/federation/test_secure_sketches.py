@@ -13,15 +13,13 @@ from ifedicl.core.readout_sums import ReadoutSums
 from ifedicl.core.vectors import Array64
 from ifedicl.federation.messages import BeginRequest, Failure, StatisticsReply, StatisticsRequest, decode_request
 from ifedicl.federation.reply_sums import Total, flat
-from ifedicl.federation.secure.changes import OtherFormError
-from ifedicl.federation.secure.quantised import layout_of, shaped
+from ifedicl.federation.secure.short_form import OtherFormError
 from ifedicl.federation.secure.sketches import Sketches
 from ifedicl.federation.secure.sum_engine import SecureEngine
-from ifedicl.secagg.masks import Integers
 from ifedicl.settings import TOGETHER
 from tests.support.engines import RecordingEngine
 from tests.support.readouts import directions_of, sums_of
-from tests.support.secure import REPEATABLE, REQUESTS, RULES, behind, drawn_client, secure_job
+from tests.support.secure import REPEATABLE, REQUESTS, RULES, behind, drawn_client, secure_job, total_in_form
 
 MIXED = np.random.default_rng(9).normal(size=(40, 40)) / 6
 
@@ -41,21 +39,6 @@ def together(replies: list[StatisticsReply]) -> ReadoutSums:
     return total.reply.sums
 
 
-def summed(form_of: Sketches, replies: list[StatisticsReply]) -> ReadoutSums:
-    """The total of these replies, through integers and packed bytes."""
-    layout = layout_of(form_of.apart(replies[0]))
-    form = form_of.form(layout)
-    total = np.zeros(form.count, dtype=np.uint64)
-    for reply in replies:
-        integers = form.integers(flat(form_of.apart(reply)))
-        form.check(integers, len(replies))
-        sent: Integers = integers.astype(np.uint64)
-        total += form.unpacked(form.packed(sent))
-    summed_up = form_of.together(shaped(form.numbers(total), layout))
-    assert summed_up is not None
-    return summed_up.sums
-
-
 def centred(sums: ReadoutSums) -> Array64:
     return sums.sketch - np.outer(sums.moment.sum(axis=1), sums.along) / sums.examples
 
@@ -69,7 +52,7 @@ def test_the_total_is_that_of_open_mode_to_less_than_chance_wherever_the_means_a
     replies = [drawn(12 + (seed + place) % 40, seed + place, offset) for place in range(clients)]
     plain = together(replies)
     bits = (plain.examples - 1).bit_length()
-    total = summed(Sketches(bits), replies)
+    total = total_in_form(Sketches(bits), replies).sums
     np.testing.assert_array_equal(total.counts, plain.counts)
     grids = Sketches(bits).form({"sketch": (1,), "moment": (1,)}).parts
     step = {name: grid.step for name, (_, grid) in grids.items()}
@@ -85,7 +68,7 @@ def test_the_total_is_that_of_open_mode_to_less_than_chance_wherever_the_means_a
 def test_the_readout_of_a_secure_sum_answers_as_that_of_open_sums() -> None:
     replies = [drawn(100, place) for place in range(8)]
     directions = directions_of(40, 2, directions=12)
-    ours, plain = (sums.solve(directions)[2] for sums in (summed(Sketches(10), replies), together(replies)))
+    ours, plain = (sums.solve(directions)[2] for sums in (total_in_form(Sketches(10), replies).sums, together(replies)))
     rows = np.append(np.random.default_rng(5).normal(size=(500, 40)) @ MIXED, np.ones((500, 1)), axis=1)
     scores = [rows @ np.diff(readout.weights, axis=0)[0] for readout in (ours, plain)]
     assert np.corrcoef(*scores)[0, 1] > 0.97
@@ -98,7 +81,7 @@ def test_a_resumed_client_rounds_as_before() -> None:
 
 def test_more_examples_than_were_said_need_another_form() -> None:
     with pytest.raises(OtherFormError) as caught:
-        summed(Sketches(5), [drawn(20, place) for place in range(3)])
+        total_in_form(Sketches(5), [drawn(20, place) for place in range(3)])
     assert caught.value.weight_bits == 6
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from ifedicl.errors import SecureSumError
 from ifedicl.federation import messages
 from ifedicl.federation.reply_sums import Parts
 from ifedicl.federation.secure.quantised import Form
+from ifedicl.federation.secure.short_form import ShortForm, is_stated
 from ifedicl.secagg.fixed_point import FixedPoint
 from ifedicl.settings import CalibrationSettings
 
@@ -34,11 +36,10 @@ _STEPS: Mapping[str, int] = {"core": 16}
 """``-log2`` of the largest step that is fine enough, and the fewest bits: 24 unless it is here. Γ has 11 significant bits."""
 _FINE = 24
 _MOST_BITS = 40
-_MOST_WEIGHT_BITS = 22  # the range of the number of examples
 
 
 @dataclass(frozen=True)
-class Changes:
+class Changes(ShortForm):
     """The form of the updates of one sum.
 
     Attributes:
@@ -47,6 +48,7 @@ class Changes:
         reach: no number changes by more.
     """
 
+    smallest_weight: ClassVar[float] = _SMALLEST_WEIGHT
     before: Coefficients
     weight_bits: int
     reach: float
@@ -54,9 +56,7 @@ class Changes:
     @classmethod
     def of(cls, calibration: CalibrationSettings | None, request: messages.Request) -> Changes | None:
         """The form of the replies to a request; None: they travel as they are."""
-        if calibration is None or not isinstance(request, messages.UpdateRequest):
-            return None
-        if not 0 < request.weight_bits <= _MOST_WEIGHT_BITS:
+        if calibration is None or not isinstance(request, messages.UpdateRequest) or not is_stated(request.weight_bits):
             return None
         changes = cls(request.coefficients.rounded, request.weight_bits, reach_of(calibration, request))
         return changes if all(changes._bits(name) <= _MOST_BITS for name in changes.before.arrays) else None
@@ -68,10 +68,6 @@ class Changes:
             bits = self._bits(name)
             parts[name] = array.size, FixedPoint(bits, bits - 2 - self._exponent)
         return Form(parts, frozenset(self.before.arrays))
-
-    def is_light(self, examples: int) -> bool:
-        """Whether a client with this number of examples has too small a part of all."""
-        return examples / 2.0**self.weight_bits < _SMALLEST_WEIGHT
 
     def apart(self, reply: messages.UpdateReply) -> Parts:
         """A client's reply as parts of the sum.
@@ -102,8 +98,7 @@ class Changes:
         examples = round(float(total["examples"]))
         if not examples:
             return None
-        if examples > 2**self.weight_bits:
-            raise OtherFormError((examples - 1).bit_length())
+        self.require_room(examples)
         scale = 2.0**self.weight_bits / examples
         arrays = {
             name: (array.astype(np.float64) + total[name] * scale).astype(np.float32)
@@ -120,18 +115,6 @@ class Changes:
         """Bits of a number, a multiple of 8: the range is twice ``reach``, so that rounding never leaves it."""
         fine = _STEPS.get(name, _FINE)
         return max(fine, 8 * math.ceil((self._exponent + 2 + fine) / 8))
-
-
-class OtherFormError(Exception):
-    """The updates of a sum need another form.
-
-    Attributes:
-        weight_bits: that the clients' examples need; 0: send them as they are.
-    """
-
-    def __init__(self, weight_bits: int) -> None:
-        super().__init__(weight_bits)
-        self.weight_bits = weight_bits
 
 
 def reach_of(settings: CalibrationSettings, request: messages.UpdateRequest) -> float:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from ifedicl.core.vectors import Array64
 from ifedicl.federation import messages
 from ifedicl.federation.reply_sums import SUM_RULES, Parts
-from ifedicl.federation.secure.changes import OtherFormError
 from ifedicl.federation.secure.quantised import Form
-from ifedicl.federation.secure.sketches import COUNTS, MOST_WEIGHT_BITS, SMALLEST_WEIGHT
+from ifedicl.federation.secure.short_form import ShortForm, is_stated
+from ifedicl.federation.secure.sketches import COUNTS, SMALLEST_WEIGHT
 from ifedicl.secagg.fixed_point import FixedPoint
 
 _RULE = SUM_RULES[messages.ProductsReply]
@@ -25,19 +26,20 @@ _LARGEST_COVARIANCE = 6
 
 
 @dataclass(frozen=True)
-class ProductSums:
+class ProductSums(ShortForm):
     """The form of the products of one secure sum.
 
     Attributes:
         weight_bits: training examples of all clients together are at most ``2^weight_bits``.
     """
 
+    smallest_weight: ClassVar[float] = SMALLEST_WEIGHT
     weight_bits: int
 
     @classmethod
     def of(cls, request: messages.Request) -> ProductSums | None:
         """The form of the replies to a request; None: they travel as they are."""
-        if not isinstance(request, messages.ProductsRequest) or not 0 < request.weight_bits <= MOST_WEIGHT_BITS:
+        if not isinstance(request, messages.ProductsRequest) or not is_stated(request.weight_bits):
             return None
         return cls(request.weight_bits)
 
@@ -47,10 +49,6 @@ class ProductSums:
         parts = {name: (math.prod(shape), grids[name]) for name, shape in layout.items()}
         return Form(parts, is_weighted=frozenset({"products"}))
 
-    def is_light(self, examples: int) -> bool:
-        """Whether a client with this number of examples has too small a part of all."""
-        return examples / 2.0**self.weight_bits < SMALLEST_WEIGHT
-
     def apart(self, reply: messages.ProductsReply) -> Parts:
         """A client's reply as parts of the sum, with what rounds them up or down by chance."""
         most = 2.0**_LARGEST_COVARIANCE * reply.sums.examples
@@ -58,14 +56,10 @@ class ProductSums:
         return {**_RULE.apart(reply), "products": products + reply.sums.dither * self._grid.step}
 
     def together(self, total: Mapping[str, Array64]) -> messages.ProductsReply | None:
-        """The reply that holds all clients' examples; None if there are none.
-
-        Raises:
-            OtherFormError: there are more examples than was said, so the total may have overflowed.
-        """
+        """As :meth:`ShortForm.together`."""
         reply = _RULE.together(total)
-        if reply is not None and reply.sums.examples > 2**self.weight_bits:
-            raise OtherFormError((reply.sums.examples - 1).bit_length())
+        if reply is not None:
+            self.require_room(reply.sums.examples)
         return reply
 
     @property

@@ -11,18 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
 from ifedicl.core.vectors import Array64
 from ifedicl.federation import messages
 from ifedicl.federation.reply_sums import SUM_RULES, Parts
-from ifedicl.federation.secure.changes import OtherFormError
 from ifedicl.federation.secure.quantised import Form
+from ifedicl.federation.secure.short_form import ShortForm, is_stated
 from ifedicl.secagg.fixed_point import FixedPoint
 
 _RULE = SUM_RULES[messages.StatisticsReply]
-MOST_WEIGHT_BITS = 22
 SMALLEST_WEIGHT = 2.0**-12
 """Below it a client takes no part: its moments would be a quarter of a step. See :mod:`ifedicl.federation.secure.changes`."""
 COUNTS, _UNITS = FixedPoint(48, 16), FixedPoint(24, 10)
@@ -33,19 +33,20 @@ _MOMENT_BITS, _SQUARE_BITS, SKETCH_BITS = 18, 24, 10
 
 
 @dataclass(frozen=True)
-class Sketches:
+class Sketches(ShortForm):
     """The form of the readout sums of one secure sum.
 
     Attributes:
         weight_bits: training examples of all clients together are at most ``2^weight_bits``.
     """
 
+    smallest_weight: ClassVar[float] = SMALLEST_WEIGHT
     weight_bits: int
 
     @classmethod
     def of(cls, request: messages.Request) -> Sketches | None:
         """The form of the replies to a request; None: they travel as they are."""
-        if not isinstance(request, messages.StatisticsRequest) or not 0 < request.weight_bits <= MOST_WEIGHT_BITS:
+        if not isinstance(request, messages.StatisticsRequest) or not is_stated(request.weight_bits):
             return None
         return cls(request.weight_bits)
 
@@ -64,10 +65,6 @@ class Sketches:
         parts = {name: (math.prod(shape), grids[name]) for name, shape in layout.items()}
         return Form(parts, is_weighted=frozenset({"moment", "diagonal"}), wraps=frozenset({"sketch"}))
 
-    def is_light(self, examples: int) -> bool:
-        """Whether a client with this number of examples has too small a part of all."""
-        return examples / 2.0**self.weight_bits < SMALLEST_WEIGHT
-
     def apart(self, reply: messages.StatisticsReply) -> Parts:
         """A client's reply as parts of the sum, with what rounds them up or down by chance."""
         parts = {name: np.asarray(part, dtype=np.float64) for name, part in _RULE.apart(reply).items()}
@@ -81,17 +78,12 @@ class Sketches:
         return parts | dithered
 
     def together(self, total: Mapping[str, Array64]) -> messages.StatisticsReply | None:
-        """The reply that holds all clients' examples; None if there are none.
-
-        Raises:
-            OtherFormError: there are more examples than was said, so the total may have overflowed.
-        """
+        """As :meth:`ShortForm.together`; the part of the sketch that wrapped is known from the other sums."""
         reply = _RULE.together(total)
         if reply is None:
             return None
         sums = reply.sums
-        if sums.examples > 2**self.weight_bits:
-            raise OtherFormError((sums.examples - 1).bit_length())
+        self.require_room(sums.examples)
         known = np.outer(sums.moment.sum(axis=1), sums.along) / sums.examples
         grid = self.form({"sketch": known.shape}).parts["sketch"][1]
         diagonal = np.maximum(sums.diagonal, 0.0)

@@ -16,11 +16,11 @@ from ifedicl.federation.client_pool import lacks_job
 from ifedicl.federation.engine import Delivery, Engine
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.federation.reply_validation import is_usable_empty
-from ifedicl.federation.secure.changes import OtherFormError
 from ifedicl.federation.secure.channel_book import CHANNEL_SIZE, ChannelBook
 from ifedicl.federation.secure.forms import short_form
 from ifedicl.federation.secure.link import Link
 from ifedicl.federation.secure.quantised import SUMS, shaped
+from ifedicl.federation.secure.short_form import OtherFormError
 from ifedicl.federation.secure.sum_client import SESSION_SIZE
 from ifedicl.federation.secure.sum_steps import ObjectedError, SumSteps, too_few
 from ifedicl.ledger.entries import Head
