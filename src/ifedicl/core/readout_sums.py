@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl import seeds
 from ifedicl.core.readout import Readout
 from ifedicl.core.refinement import Products, Refinement, orthonormal
+from ifedicl.core.rounding import dither
 from ifedicl.core.sketch import Directions, Gram
 from ifedicl.core.units import LARGEST_FEATURE, Units
 from ifedicl.core.vectors import Array64, all_finite
@@ -80,8 +79,12 @@ class ReadoutSums:
     @property
     def is_finite(self) -> bool:
         """Whether no number is NaN or infinite, and all units are above 0."""
-        arrays = {name: getattr(self, name) for name in ("counts", "moment", "diagonal", "sketch", "along")}
-        return all_finite(arrays) and self.units.are_usable
+        return all_finite(self.arrays) and self.units.are_usable
+
+    @property
+    def arrays(self) -> dict[str, Array64]:
+        """The sums by name, which are numbers of examples and of their features; not the units."""
+        return {name: getattr(self, name) for name in ("counts", "moment", "diagonal", "sketch", "along")}
 
     @property
     def is_possible(self) -> bool:
@@ -170,9 +173,8 @@ class ReadoutSums:
         return arrays
 
     def dither(self, shape: tuple[int, ...]) -> Array64:
-        """Draws from -0.5 to 0.5: the same for the same sums, and independent of those of other clients."""
-        named = hashlib.sha256(np.ascontiguousarray(self.moment).tobytes()).hexdigest()
-        return seeds.generator(0, "rounding", named).uniform(-0.5, 0.5, shape)
+        """What rounds that many numbers of the sums up or down by chance."""
+        return dither(self.moment, shape)
 
     @property
     def mean(self) -> Array64:

@@ -7,7 +7,6 @@ brings: the products are then plain sums, and those of clients add up to those o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl import seeds
+from ifedicl.core.rounding import dither
 from ifedicl.core.units import LARGEST_FEATURE, Units
 from ifedicl.core.vectors import Array64, all_finite
 
@@ -128,9 +127,8 @@ class Products:
 
     @property
     def dither(self) -> Array64:
-        """``(F, k)`` draws from -0.5 to 0.5: the same for the same products, and independent of those of other clients."""
-        named = hashlib.sha256(np.ascontiguousarray(self.products).tobytes()).hexdigest()
-        return seeds.generator(0, "rounding", named).uniform(-0.5, 0.5, self.products.shape)
+        """``(F, k)``: what rounds the products up or down by chance."""
+        return dither(self.products, self.products.shape)
 
 
 def orthonormal(solution: Array64, known: Array64, columns: int) -> npt.NDArray[np.float16]:

@@ -112,16 +112,14 @@ def _statistics_apart(reply: messages.StatisticsReply) -> Parts:
     """The sums, and the units as numbers of similar size, once for each client."""
     sums, clients = reply.sums, reply.sums.clients
     offset, scale = sums.units.numbers
-    arrays = {name: getattr(sums, name) for name in ("counts", "moment", "diagonal", "sketch", "along")}
-    return {**arrays, "clients": clients, "offset": offset * clients, "scale": scale * clients}
+    return {**sums.arrays, "clients": clients, "offset": offset * clients, "scale": scale * clients}
 
 
 def _statistics_together(total: Mapping[str, Array64]) -> messages.StatisticsReply | None:
     clients = max(1, _count(total["clients"]))
     units = Units.of_numbers(total["offset"] / clients, total["scale"] / clients)
     counts = np.rint(total["counts"])
-    moment, diagonal, sketch, along = (total[name] for name in ("moment", "diagonal", "sketch", "along"))
-    sums = ReadoutSums(counts, moment, diagonal, sketch, along, units, clients)
+    sums = ReadoutSums(counts, total["moment"], total["diagonal"], total["sketch"], total["along"], units, clients)
     return messages.StatisticsReply(sums) if sums.examples else None
 
 

@@ -20,8 +20,6 @@ from ifedicl.ledger.entries import Head
 from ifedicl.metrics import Tally
 from ifedicl.settings import TOGETHER
 
-_SUMS = "counts", "moment", "diagonal", "sketch", "along"
-
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
@@ -67,17 +65,17 @@ class Fit:
     def of(cls, numbers: Sequence[int], arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
         """From round, refinements and clients, and :attr:`arrays`."""
         round_number, refinements, clients = numbers
-        counts, moment, diagonal, sketch, along = (arrays[name].astype(np.float64) for name in _SUMS)
-        units = Units(arrays["offset"], arrays["scale"])
-        sums = ReadoutSums(counts, moment, diagonal, sketch, along, units, clients)
-        return cls(round_number, sums, arrays.get("refined"), refinements)
+        units, refined = Units(arrays["offset"], arrays["scale"]), arrays.get("refined")
+        own = {name: array.astype(np.float64) for name, array in arrays.items() if name not in ("offset", "scale", "refined")}
+        sums = ReadoutSums(**own, units=units, clients=clients)
+        return cls(round_number, sums, refined, refinements)
 
     @property
     def arrays(self) -> dict[str, Array64]:
         """All arrays by name."""
         units = {"offset": self.sums.units.offset, "scale": self.sums.units.scale}
         refined = {} if self.refined is None else {"refined": self.refined}
-        return {name: getattr(self.sums, name) for name in _SUMS} | units | refined
+        return self.sums.arrays | units | refined
 
 
 @dataclass(frozen=True)
