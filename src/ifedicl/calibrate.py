@@ -110,13 +110,12 @@ class Objective:
         """As :meth:`pass_backward`, of rows padded to a width that occurs often, replayed if the shapes came before."""
         scorer, backbone = self._scorer, self._scorer.backbone
         prompts, labels = [self._prompts[row] for row in rows], [self._labels[row] for row in rows]
-        widest = max(len(row.tokens) for row in self._loss.fed(scorer.words, prompts, labels, None).rows)
-        fed = self._loss.fed(scorer.words, prompts, labels, backbone.padded(widest))
+        fed = self._loss.fed(scorer.words, prompts, labels, backbone.padded)
         context = {"vectors": self._context.vectors, "basis": self._context.basis}
         scorer.on_pass()
         with exclusive(backbone):
             given = {
-                **scorer.pass_inputs(fed.rows, backbone.padded(widest)),
+                **scorer.pass_inputs(fed.rows, fed.width),
                 **fed.tensors,
                 **{name: tensor for name, tensor in context.items() if tensor is not None},
                 **{name: value.detach() for name, value in values.items()},

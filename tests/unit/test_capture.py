@@ -214,7 +214,7 @@ def test_padding_counts_where_tokens_are_counted(backbone: Backbone) -> None:
     assert [len(batch) for batch in plain.batches(prompts, trains=True)] != [2, 2]
     assert [len(batch) for batch in padded.batches(prompts, trains=True)] == [2, 2]
     assert len(padded.batches(prompts)) == 1, "what is not captured is not padded"
-    fed = LABELS.fed(padded.words, prompts, [0, 1, 0, 1], 2 * BUCKET)
+    fed = LABELS.fed(padded.words, prompts, [0, 1, 0, 1], lambda _width: 2 * BUCKET)
     assert padded.pass_inputs(fed.rows, 2 * BUCKET)["tokens"].shape == (4, 2 * BUCKET)
 
 

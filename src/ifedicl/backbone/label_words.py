@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ from ifedicl.backbone.word_steps import WordSteps
 from ifedicl.core.transfer import to_device
 from ifedicl.task import Task
 
+Padded: TypeAlias = Callable[[int], int]
+"""The width of padded rows, for that of the longest."""
 _MOST_READ = 512  # states whose logits over the whole vocabulary are computed at once: 256 MiB for 128,000 tokens
 
 
@@ -33,10 +35,12 @@ class Fed:
 
     Attributes:
         rows: of the pass.
+        width: tokens to which rows are padded.
         tensors: by name, on the model's device; places are counted in right-padded rows.
     """
 
     rows: Sequence[Row]
+    width: int
     tensors: Mapping[str, Tensor]
 
 
@@ -45,11 +49,12 @@ class Loss:
     """The two halves of a loss.
 
     Attributes:
-        fed: of label words, prompts, labels and the width to which rows are padded (None: that of the longest).
+        fed: of label words, prompts and labels; the last argument gives the width to which rows are padded for that of the
+            longest.
         losses: ``(B,)`` float32 in nats, of label words, the rows' ``(B·R, T, d)`` states and what was fed.
     """
 
-    fed: Callable[[LabelWords, Sequence[Tokens], Sequence[int], int | None], Fed]
+    fed: Callable[[LabelWords, Sequence[Tokens], Sequence[int], Padded], Fed]
     losses: Callable[[LabelWords, Tensor, Mapping[str, Tensor]], Tensor]
 
 
@@ -113,25 +118,23 @@ class LabelWords:
         """``(...)`` of ``(..., V)``: the log-probability that no other label word goes on from ``word``, of those behind it."""
         return logs.index_fill(-1, self._ended[word], -torch.inf).logsumexp(dim=-1)
 
-    # --- losses -------------------------------------------------------------------------------------------------------
-
-    def label_fed(self, prompts: Sequence[Tokens], labels: Sequence[int], width: int | None = None) -> Fed:
+    def label_fed(self, prompts: Sequence[Tokens], labels: Sequence[int], padded: Padded) -> Fed:
         """For :meth:`label_losses`."""
         layout = self.layout(prompts)
         rows = layout.rows(prompts)
-        width = width or _widest(rows)
+        width = padded(_widest(rows))
         places = last_places(prompts, width, len(layout.tails)) if self._tree.is_flat else layout.places(prompts, width)
-        return self._fed(rows, places=places, labels=np.array(labels))
+        return self._fed(rows, width, places=places, labels=np.array(labels))
 
     def label_losses(self, states: Tensor, fed: Mapping[str, Tensor]) -> Tensor:
         """``-log P(label | prompt)`` among the labels."""
         return functional.cross_entropy(self._scores(read_at(states, fed["places"])), fed["labels"], reduction="none")
 
-    def word_fed(self, prompts: Sequence[Tokens], labels: Sequence[int], width: int | None = None) -> Fed:
+    def word_fed(self, prompts: Sequence[Tokens], labels: Sequence[int], padded: Padded) -> Fed:
         """For :meth:`word_losses`. A word that begins another is run with its last token, whose state says whether it ends."""
         words = [self._tree.words[label] for label in labels]
         rows = [Row(p + (word if word in self._ended else word[:-1])) for p, word in zip(prompts, words, strict=True)]
-        width = width or _widest(rows)
+        width = padded(_widest(rows))
         lengths = [len(word) for word in words]
         columns = [len(prompt) - 1 + step for prompt, word in zip(prompts, words, strict=True) for step in range(len(word))]
         places = np.array([row for row, word in enumerate(words) for _ in word]) * width + np.array(columns)
@@ -145,7 +148,7 @@ class LabelWords:
             if of_word:
                 fed[f"rows of {number}"] = np.array(of_word)
                 fed[f"ends of {number}"] = np.array([row * width + len(rows[row].tokens) - 1 for row in of_word])
-        return self._fed(rows, **fed)
+        return self._fed(rows, width, **fed)
 
     def word_losses(self, states: Tensor, fed: Mapping[str, Tensor]) -> Tensor:
         """``-log P(label word | prompt)`` over the whole vocabulary (paper Eq. 6).
@@ -164,8 +167,8 @@ class LabelWords:
                 totals = totals.index_add(0, fed[f"rows of {number}"], -self._log_ends(logs, word))
         return totals / fed["lengths"] if "lengths" in fed else totals
 
-    def _fed(self, rows: Sequence[Row], **arrays: npt.NDArray[Any]) -> Fed:
-        return Fed(rows, {name: to_device(array, self._backbone.device) for name, array in arrays.items()})
+    def _fed(self, rows: Sequence[Row], width: int, **arrays: npt.NDArray[Any]) -> Fed:
+        return Fed(rows, width, {name: to_device(array, self._backbone.device) for name, array in arrays.items()})
 
 
 LABELS, WORDS = Loss(LabelWords.label_fed, LabelWords.label_losses), Loss(LabelWords.word_fed, LabelWords.word_losses)

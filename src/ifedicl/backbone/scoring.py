@@ -84,7 +84,7 @@ class Scorer:
 
     def losses(self, loss: Loss, prompts: Sequence[Tokens], labels: Sequence[int]) -> Tensor:
         """``(B,)`` float32 in nats, in one pass; ``labels`` are positions in the task."""
-        fed = loss.fed(self.words, prompts, labels, None)
+        fed = loss.fed(self.words, prompts, labels, lambda width: width)
         return loss.losses(self.words, self._states(fed.rows, None), fed.tensors)
 
     def pass_inputs(self, rows: Sequence[Row], width: int) -> dict[str, Tensor]:
