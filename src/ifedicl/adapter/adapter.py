@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ import numpy as np
 from ifedicl import files
 from ifedicl.adapter import card
 from ifedicl.adapter.content import Content
-from ifedicl.adapter.format import BESIDE, CARD, HEADER, TENSORS, adapter_folder, pack, unpack
+from ifedicl.adapter.format import BESIDE, CARD, HEADER, TENSORS, adapter_folder, pack, unpack, write_files
 from ifedicl.adapter.hub_name import HubName
 from ifedicl.adapter.upload import described, shareable_source
 from ifedicl.backbone import hub
@@ -79,11 +78,8 @@ class Adapter(Content):
         Raises:
             StorageError: no space, no permission, or another disk fault.
         """
-        header, tensors = self.header_and_tensors()
         with files.new_folder(Path(folder), mark=HEADER) as temporary:
-            files.write_bytes(temporary / TENSORS, tensors)
-            files.write_json(temporary / HEADER, header)
-            files.write_text(temporary / CARD, self.describe())
+            write_files(self, temporary, self.describe())
 
     @classmethod
     def load(cls, folder: str | Path) -> Adapter:
@@ -132,8 +128,7 @@ class Adapter(Content):
             shown = self.with_model_source(shareable_source(self.model.source))
             shown.save(upload)
             files.write_text(upload / CARD, card.adapter_hub_card(shown, terms, repo_id))
-            for notice in terms.files:
-                shutil.copyfile(notice, upload / notice.name)
+            terms.copy_files(upload)
             api = huggingface_hub.HfApi()
             if not confirm(described(upload, repo_id, api.endpoint, terms, public=public)):
                 return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from ifedicl import files
 from ifedicl.adapter import card
 from ifedicl.adapter.content import Content
 from ifedicl.adapter.export_cards import CHECKPOINT, CLASSIFIER, LORA, LORA_CLASSIFIER, Usage, export_card
-from ifedicl.adapter.format import BESIDE, CARD, HEADER, TENSORS, pack
+from ifedicl.adapter.format import BESIDE, CARD, HEADER, write_files
 from ifedicl.backbone.classification import Head, export_classifier, right_padded
 from ifedicl.backbone.encoding import Encoder
 from ifedicl.backbone.export import export_folded
@@ -116,9 +115,5 @@ def export(content: Content, folder: Path, backbone: Backbone, *, dtype: str, fo
     with files.new_folder(folder, mark=f"{BESIDE}/{HEADER}") as temporary:
         write(_Export(content, backbone, temporary, dtype))
         files.write_text(temporary / CARD, export_card(content, terms, dtype, usage, prompt, has_lora_bias=has_bias(temporary)))
-        for notice in terms.files:
-            shutil.copyfile(notice, temporary / notice.name)
-        header, tensors = pack(content)
-        files.write_bytes(temporary / BESIDE / TENSORS, tensors)
-        files.write_json(temporary / BESIDE / HEADER, header)
-        files.write_text(temporary / BESIDE / CARD, card.card(content))
+        terms.copy_files(temporary)
+        write_files(content, temporary / BESIDE, card.card(content))

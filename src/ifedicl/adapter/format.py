@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, StrictInt, StrictStr
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from ifedicl import files
 from ifedicl.adapter.content import Content
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.readout import Readout
@@ -76,6 +77,18 @@ def pack(content: Content) -> tuple[dict[str, Any], bytes]:
         "provenance": dict(content.provenance),
     }
     return header, tensors
+
+
+def write_files(content: Content, folder: Path, card: str) -> None:
+    """Write header, tensors and ``card`` to a folder.
+
+    Raises:
+        StorageError: as :func:`ifedicl.files.write_bytes`.
+    """
+    header, tensors = pack(content)
+    files.write_bytes(folder / TENSORS, tensors)
+    files.write_json(folder / HEADER, header)
+    files.write_text(folder / CARD, card)
 
 
 def unpack(kind: type[C], header: Any, data: bytes, source: str) -> C:

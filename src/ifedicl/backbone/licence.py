@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,11 @@ class Terms:
                 f"- {self.naming.words}. A model made from it must have a name that begins with {self.naming.beginning!r}"
             )
         return "\n".join(lines)
+
+    def copy_files(self, folder: Path) -> None:
+        """Copy the licence texts and notices into a folder."""
+        for file in self.files:
+            shutil.copyfile(file, folder / file.name)
 
     def check_name(self, name: str) -> None:
         """Refuse a name that the licence does not allow.
