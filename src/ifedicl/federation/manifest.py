@@ -18,8 +18,9 @@ from pydantic import Field, ValidationError
 
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core import sketch
+from ifedicl.core.blend import shares
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
-from ifedicl.core.readout import MOST_FEATURES, feature_count, hidden_count
+from ifedicl.core.readout import MOST_FEATURES, TEMPERATURES, feature_count, hidden_count
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
 from ifedicl.settings import Method, Section, validated
@@ -175,6 +176,13 @@ class Manifest:
         """The directions of the sketch in a readout's sums without noise: each side draws them itself."""
         states = hidden_count(self.model.width, self.method.pooled_layers(self.model.layers)) // self.model.width
         return sketch.Directions.of([self.model.width] * states, len(self.task.labels), self._counts[0], self.method.seed)
+
+    @property
+    def mixes(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The temperatures at which readouts are tried, and the shares of the label words that are added to each."""
+        if self.method.promises_noise:
+            return (1.0,), (0.0,)
+        return TEMPERATURES, shares(self.method.reads_words(len(self.task.labels)))
 
     @property
     def columns(self) -> int:

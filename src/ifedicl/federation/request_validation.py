@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ifedicl.core.blend import shares
 from ifedicl.core.coefficients import LARGEST_COEFFICIENT, Coefficients
-from ifedicl.core.readout import TEMPERATURES, Readout
+from ifedicl.core.readout import Readout
 from ifedicl.core.readout_sums import PENALTIES
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import LARGEST_MEAN
@@ -52,9 +51,7 @@ class RequestChecks:
                 return in_schedule and method.takes_gradients and self._fits_coefficients(request.coefficients)
             case messages.EvaluateRequest():
                 most = 1 if method.promises_noise else len(PENALTIES)
-                mixed = bool(request.readouts) and not method.promises_noise
-                added = shares(method.reads_words(len(self.manifest.task.labels)))
-                tried = (TEMPERATURES, added) if mixed else ((1.0,), (0.0,))
+                tried = self.manifest.mixes if request.readouts else ((1.0,), (0.0,))
                 fits = len(request.readouts) <= most and (request.temperatures, request.shares) == tried
                 fits = fits and method.holdout.selection > 0
                 return fits and self._fits_coefficients(request.coefficients) and self._fits_readouts(request.readouts)

@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.core.aggregation import GradientSum
-from ifedicl.core.blend import shares
 from ifedicl.core.framed_sums import Frame, FramedSums
-from ifedicl.core.readout import TEMPERATURES, Readout, feature_count, hidden_count
+from ifedicl.core.readout import Readout, feature_count, hidden_count
 from ifedicl.core.readout_sums import PENALTIES, ReadoutSums
 from ifedicl.core.refinement import Products, Refinement
 from ifedicl.core.subspace import Context
@@ -109,7 +108,7 @@ def _readout(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
         noisy = messages.NoisyStatisticsReply(FramedSums(np.zeros((size + 1, classes)), np.zeros(products), frame))
         steps: dict[str, Exchange] = {"noisy_statistics": (messages.NoisyStatisticsRequest(_CONTEXT_ID, coefficients), noisy)}
         if method.holdout.selection > 0:
-            trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, (Readout(zeros, layers),), (1.0,))
+            trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, (Readout(zeros, layers),), *manifest.mixes)
             steps["readouts"] = trial, messages.EvaluateReply((_tally(counts.selection),) * len(trial.candidates))
         return steps
     directions = manifest.directions.shape
@@ -119,7 +118,7 @@ def _readout(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
     readouts = tuple(Readout(zeros, layers) for _ in PENALTIES)
     weight_bits = _WEIGHT_BITS if method.sums_only else 0
     request = messages.StatisticsRequest(_CONTEXT_ID, coefficients, weight_bits)
-    trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, readouts, TEMPERATURES, shares(method.reads_words(classes)))
+    trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, readouts, *manifest.mixes)
     refinement = Refinement(np.zeros(size, np.float16), np.eye(size, manifest.columns, dtype=np.float16))
     asked = messages.ProductsRequest(_CONTEXT_ID, coefficients, refinement, weight_bits)
     answer = messages.ProductsReply(Products(counts.train, np.zeros(refinement.directions.shape)))

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import reduce
 
-from ifedicl.core.blend import blended, shares
+from ifedicl.core.blend import blended
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.readout import TEMPERATURES, Readout, hidden_count, projection
+from ifedicl.core.readout import Readout, hidden_count, projection
 from ifedicl.core.robust import Trust, trusted_clients
 from ifedicl.federation import messages
 from ifedicl.federation.checkpoint import Memory
@@ -97,9 +97,7 @@ class Selection:
         if method.holdout.selection == 0:  # with noise one readout is made, and the gate alone decides
             self._memory.keep(replace(self._memory.state, readout=readouts[0], readout_round=state.best_round))
             return
-        added = shares(method.reads_words(len(self._manifest.task.labels)))
-        tried = ((1.0,), (0.0,)) if method.promises_noise else (TEMPERATURES, added)
-        trial = messages.EvaluateRequest(self._clients.context_id, state.best, readouts, *tried)
+        trial = messages.EvaluateRequest(self._clients.context_id, state.best, readouts, *self._manifest.mixes)
         replies = self._evaluations(trial)
         totals = [sum(tallies, Tally()) for tallies in zip(*(reply.tallies for reply in replies.values()), strict=True)]
         fitted = replace(self._memory.state, readout=self._best(trial, totals), readout_round=state.best_round)
