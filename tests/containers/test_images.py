@@ -110,7 +110,7 @@ def test_the_federation_has_the_kits_of_its_project_and_commands_that_exist(tmp_
         for volume in service["volumes"]
         if volume.endswith(":/kit")
     }
-    console = Path(found["console"]["environment"]["IFEDICL_CONSOLE"]).relative_to("/work")
+    console = Path(found["console"]["environment"]["IFEDICL_CONSOLE"]).relative_to("/federation")
     assert mounted | {console} == folders
     assert set(found) == {"server", "site-a", "site-b", "site-c", "console"}
     for name, service in found.items():
