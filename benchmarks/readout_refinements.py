@@ -9,10 +9,10 @@ What the model says of the rows is computed once for each set and kept in --cach
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ SETS = ("sst5", "clinc_domain", "tweet_sentiment")
 DEPTHS = (0.2, 0.4, 0.5, 0.6, 0.8)
 PARTS = {"0.5": (0.5,), "0.2 0.4 0.6 0.8": (0.2, 0.4, 0.6, 0.8)}
 MEASURED, UNITS = 600, 16
+R = TypeVar("R", StatisticsReply, ProductsReply)
 
 
 @dataclass(frozen=True)
@@ -48,28 +49,28 @@ class Split:
 
     def added(self, directions: Directions) -> tuple[ReadoutSums, int]:
         """The sums of all clients, and the bytes of one."""
-        total, size = Total(StatisticsReply), 0
-        for rows, labels in self.clients:
-            reply = StatisticsReply(ReadoutSums.of(rows, labels, self.classes, self.units, directions))
-            data = encode(reply)
-            sent = decode_reply(data)
-            assert isinstance(sent, StatisticsReply)
-            total.add(sent)
-            size = len(data)
-        assert total.reply is not None
-        return total.reply.sums, size
+        sums = (ReadoutSums.of(rows, labels, self.classes, self.units, directions) for rows, labels in self.clients)
+        total, size = summed(StatisticsReply, map(StatisticsReply, sums))
+        return total.sums, size
 
     def products(self, asked: Refinement, *, both: bool = False) -> tuple[Products, int]:
         """The products of all clients, and the bytes of one; ``both``: of held-out rows too."""
-        total, size = Total(ProductsReply), 0
-        for rows, _ in [*self.clients, *([self.held_out] if both else [])]:
-            data = encode(ProductsReply(Products.of(rows, self.units, asked)))
-            sent = decode_reply(data)
-            assert isinstance(sent, ProductsReply)
-            total.add(sent)
-            size = len(data)
-        assert total.reply is not None
-        return total.reply.sums, size
+        parts = [*self.clients, *([self.held_out] if both else [])]
+        total, size = summed(ProductsReply, (ProductsReply(Products.of(rows, self.units, asked)) for rows, _ in parts))
+        return total.sums, size
+
+
+def summed(kind: type[R], replies: Iterable[R]) -> tuple[R, int]:
+    """The total of replies as they arrive, and the bytes of the last."""
+    total, size = Total(kind), 0
+    for reply in replies:
+        data = encode(reply)
+        sent = decode_reply(data)
+        assert isinstance(sent, kind)
+        total.add(sent)
+        size = len(data)
+    assert total.reply is not None
+    return total.reply, size
 
 
 def splits(

@@ -107,12 +107,10 @@ def _add(sums: Tensor, recording: Recording, one_hot: Tensor) -> None:
 
     A product with one-hot rows adds in a fixed order, where a GPU's indexed sum would add in any.
     """
-    for of_layer, layer in zip(
-        sums.unbind(1), recording.layers, strict=True
-    ):  # one at a time: float64 takes four times a write's memory
-        writes = torch.stack(
-            [recording.rows[layer, write].to(sums.device) for write in range(len(WRITES))]
-        ).double()  # (2, B, d)
+    # One layer at a time: float64 takes four times a write's memory.
+    for of_layer, layer in zip(sums.unbind(1), recording.layers, strict=True):
+        of_both = [recording.rows[layer, write].to(sums.device) for write in range(len(WRITES))]
+        writes = torch.stack(of_both).double()  # (2, B, d)
         of_layer.transpose(0, 1).baddbmm_(one_hot.expand(len(WRITES), -1, -1), writes)
 
 

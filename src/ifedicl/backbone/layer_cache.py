@@ -113,9 +113,8 @@ class UpperLayers:
     def entering(self, rows: Sequence[Row], width: int | None = None) -> Tensor:
         """``(B, T, d)``: the input of layer ``first``, as wide as the longest row or as given."""
         kept = [self._entering_alone(row) for row in rows]
-        places = np.zeros(
-            (len(rows), width or max(map(len, kept))), dtype=np.int64
-        )  # of padding 0: a row of zeros stands there
+        # Of padding 0: a row of zeros stands there.
+        places = np.zeros((len(rows), width or max(map(len, kept))), dtype=np.int64)
         ends = np.cumsum([len(states) for states in kept]) + 1
         for number, (states, end) in enumerate(zip(kept, ends, strict=True)):
             places[number, : len(states)] = np.arange(end - len(states), end)

@@ -181,15 +181,18 @@ class ClientTask:
 
     def statistics(self, context: Context, coefficients: Coefficients) -> ReadoutReply:
         """The readout sums of the training examples, in the adapted model."""
-        reading = self._reading(Role.TRAIN, context, coefficients, words=self.method.reads_words(len(self.task.labels)))
-        labels = self.part(Role.TRAIN).labels
+        reading, labels = self._features(context, coefficients), self.part(Role.TRAIN).labels
         return self.sums.statistics(self.scorer, reading, labels, self._manifest, context, coefficients)
 
     def products(self, context: Context, coefficients: Coefficients, asked: Refinement) -> Products:
         """The products that a refinement asks for, of the training examples; no pass if the statistics were just asked for."""
-        reading = self._reading(Role.TRAIN, context, coefficients, words=self.method.reads_words(len(self.task.labels)))
+        reading = self._features(context, coefficients)
         units = self.sums.units(self.scorer, self._manifest, context, coefficients)
         return Products.of(features(reading.states, reading.logs), units, asked, self.scorer.backbone.device)
+
+    def _features(self, context: Context, coefficients: Coefficients) -> Reading:
+        """What a readout's features of the training examples are made of."""
+        return self._reading(Role.TRAIN, context, coefficients, words=self.method.reads_words(len(self.task.labels)))
 
     def _reading(self, role: Role, context: Context, coefficients: Coefficients, *, words: bool = True) -> Reading:
         """Readings of one role's examples, with label words or without; those of the raw model are kept, and the last ones."""

@@ -162,9 +162,8 @@ class Coordinator:
 
         # Step 2: the clients calibrate on their own examples (Eq. 6). Step 3: the server updates the coefficients (Eq. 7)
         update = self._update(self._clients, cohort, state, self._checks)
-        coefficients = self._allowed(
-            update.coefficients
-        ).rounded  # clients receive these numbers: they are evaluated and stored
+        # Clients receive the rounded numbers, so these are evaluated and stored.
+        coefficients = self._allowed(update.coefficients).rounded
         if not can_travel(coefficients):
             raise FederationError(
                 f"round {state.round + 1}: the server's step gives coefficients that are too large for the wire. Lower "

@@ -71,18 +71,16 @@ class RunFolder:
             raise ConfigError("run", [Fault("out", str(self.path), "the folder of a run that has begun", remedy)])
         if not (resume or more_rounds):
             self._refuse_run()
-        if more_rounds and not self.is_resumable:
-            remedy = "Run it first; more rounds go on from a finished run."
-            raise ConfigError("run", [Fault("out", str(self.path), "the folder of a finished run", remedy)])
+        if more_rounds:
+            self.check_finished("Run it first; more rounds go on from a finished run.")
 
-    def check_finished(self) -> None:
+    def check_finished(self, remedy: str = "Name the run's folder with --out.") -> None:
         """Check that there is a run that can go on.
 
         Raises:
-            ConfigError: there is none.
+            ConfigError: there is none; ``remedy`` says what to do.
         """
         if not self.is_resumable:
-            remedy = "Name the run's folder with --out."
             raise ConfigError("run", [Fault("out", str(self.path), "the folder of a finished run", remedy)])
 
     def held(self) -> AbstractContextManager[None]:

@@ -66,11 +66,12 @@ def _sent_without_noise(method: Method) -> list[str]:
         "once, after the rounds: sums of hidden states by label over its training examples, and of their products along a few "
         "directions"
     )
-    refined = (
+    more = (
         f"after them {method.refinements} times: sums of products of hidden states along a few more directions, those that the "
         "readout of all clients' sums depends on"
     )
-    readout = [products, *([refined] if method.refinements else [])] if method.readout else []
+    refined = [more] if method.refinements else []
+    readout = [products, *refined] if method.readout else []
     moved = (
         "each round: the gradient of the loss summed over the training examples that it draws, their number, their summed loss"
         if method.takes_gradients
@@ -88,13 +89,7 @@ def _sent_without_noise(method: Method) -> list[str]:
         )
         measured = "once: of the raw model, the number of held-out examples, how many were right, their summed loss"
         tried = "once: for each readout that is tried, the number of held-out examples, how many were right, their summed loss"
-        return [
-            *([measured] if method.measures_first else []),
-            products,
-            *([refined] if method.refinements else []),
-            tried,
-            *at_the_gate,
-        ]
+        return [*([measured] if method.measures_first else []), products, *refined, tried, *at_the_gate]
     lowest = method.injection.from_depth
     above = "" if lowest == 0 else f" above {lowest:g} of its depth"
     return [
