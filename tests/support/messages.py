@@ -38,7 +38,9 @@ REQUESTS: list[Request] = [
     messages.VectorsRequest(JOB.digest, "3:abcd"),
     messages.ContextRequest(JOB.digest, Context(GLOBAL, BASIS), "float32"),
     messages.UpdateRequest("0123456789abcdef", 7, 3, 10, SCALES),
-    messages.EvaluateRequest("0123456789abcdef", CORE, (READOUT, READOUT.mixed(2.0, 0.0)), (1.0, 4.0), (0.0, 0.5)),
+    messages.EvaluateRequest(
+        "0123456789abcdef", CORE, (READOUT.coarse, READOUT.coarse.mixed(2.0, 0.0)), (1.0, 4.0), (0.0, 0.5)
+    ),
     messages.StatisticsRequest("0123456789abcdef", SCALES),
     messages.ProductsRequest("0123456789abcdef", SCALES, asked_products(WIDTH + 2)),
     messages.GradientRequest("0123456789abcdef", 7, CORE),

@@ -75,11 +75,11 @@ def test_numbers_that_no_float_holds_and_dtypes_of_no_wire_are_refused() -> None
 
 def test_a_small_request_may_not_ask_for_many_copies_of_a_readout() -> None:
     request = EvaluateRequest("c", Coefficients.identity(Form(LAYERS)), (READOUT,), (1.0,))
-    assert isinstance(decode_request(forged(request, temperatures=[1.0] * 64)), EvaluateRequest)
-    with pytest.raises(MessageError, match="more than 64"):
-        decode_request(forged(request, temperatures=[1.0] * 65))
-    with pytest.raises(MessageError, match="more than 64"):
-        decode_request(forged(request, temperatures=[1.0] * 8, shares=[0.0] * 9))
+    assert isinstance(decode_request(forged(request, temperatures=[1.0] * 128)), EvaluateRequest)
+    with pytest.raises(MessageError, match="more than 128"):
+        decode_request(forged(request, temperatures=[1.0] * 129))
+    with pytest.raises(MessageError, match="more than 128"):
+        decode_request(forged(request, temperatures=[1.0] * 16, shares=[0.0] * 9))
 
 
 @REPEATABLE

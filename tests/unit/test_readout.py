@@ -17,9 +17,11 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.blend import SHARES, blended, mixes
 from ifedicl.core.coefficients import Coefficients, Form
-from ifedicl.core.readout import TEMPERATURES, Readout, features
-from ifedicl.core.readout_sums import PENALTIES, ReadoutSums
+from ifedicl.core.readout import TEMPERATURES, Readout, features, halves, of_halves
+from ifedicl.core.readout_sums import PENALTIES, ReadoutSums, readout_count
+from ifedicl.core.sketch import Directions
 from ifedicl.core.subspace import Context
+from ifedicl.core.units import Units
 from ifedicl.core.vectors import Array64
 from ifedicl.data import Role
 from ifedicl.errors import AdapterError, ConfigError
@@ -101,12 +103,33 @@ def test_sums_of_parts_give_the_readout_of_the_whole() -> None:
         np.testing.assert_allclose(ours.weights, whole.weights, rtol=1e-4, atol=1e-6)
 
 
+def test_half_of_the_readouts_leave_little_but_the_text_means_of_the_middle_depth() -> None:
+    states = np.random.default_rng(4).normal(size=(60, 4 * 7))
+    directions = Directions.of([7] * 4, 3, 100, 0)
+    sums = ReadoutSums.of(features(states, LOGS), LABELS, 3, Units.none(31), directions)
+    readouts = sums.solve(directions, (1, 2, 3))
+    assert len(readouts) == readout_count(3) == 2 * readout_count(1)
+    for whole, middle in zip(readouts[: len(PENALTIES)], readouts[len(PENALTIES) :], strict=True):
+        of_whole, of_middle = (np.abs(each.weights[:, 7:28].reshape(3, 3, 7)).mean(axis=(0, 2)) for each in (whole, middle))
+        assert (of_middle[[0, 2]] < 0.1 * of_middle[1]).all()
+        assert of_whole.min() > 0.2 * of_whole.max()
+
+
 def test_a_strong_penalty_leaves_how_often_each_label_is() -> None:
     sizes = [np.abs(readout.weights[:, :-1]).max() for readout in _sums().solve(WHOLE)]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] < sizes[0] / 5
     scores = _scores(_sums().solve(WHOLE)[-1])
     np.testing.assert_allclose(scores.mean(axis=0), np.bincount(LABELS) / 60, atol=1e-3)
+
+
+def test_weights_travel_in_16_bits_and_are_the_same_again() -> None:
+    weights = np.random.default_rng(3).normal(size=(40, 3, 50)).astype(np.float32) * np.geomspace(1e-9, 1e6, 50, dtype="f4")
+    weights[:, :, 7] = 0.0
+    rounded = of_halves(*halves(weights))
+    np.testing.assert_allclose(rounded, weights, atol=0, rtol=2e-3)
+    assert (np.abs(rounded - weights).max(axis=1) <= 2.0**-11 * np.abs(weights).max(axis=1)).all()
+    np.testing.assert_array_equal(of_halves(*halves(rounded)), rounded)
 
 
 def test_probabilities_sum_to_one_and_a_temperature_changes_no_label() -> None:

@@ -52,8 +52,9 @@ def refined(times: int, count: int = 8) -> tuple[ReadoutSums, Directions]:
 
 def test_each_refinement_brings_the_solution_nearer_to_that_of_the_whole_matrix() -> None:
     whole, directions = refined(0, FEATURES * 2)
-    expected = whole.weights(directions, [3.0])[0]
-    errors = [np.linalg.norm(sums.weights(known, [3.0])[0] - expected) for sums, known in map(refined, range(4))]
+    middle = [np.float64(3.0) * np.ones(FEATURES)]
+    expected = whole.weights(directions, middle)[0]
+    errors = [np.linalg.norm(sums.weights(known, middle)[0] - expected) for sums, known in map(refined, range(4))]
     assert errors == sorted(errors, reverse=True)
     assert errors[3] < 0.5 * errors[0]
     assert refined(3)[0].sketch.shape == (FEATURES, 8 + 3 * (CLASSES - 1)) == refined(3)[1].shape

@@ -172,7 +172,7 @@ class FramedSums:
         hidden = size - classes
         of_states = raw[:hidden] if projection is None else projection @ raw[:hidden]
         stacked = np.concatenate([of_states, raw[hidden:], intercept[None]]).T
-        return Readout(stacked.astype(np.float32), pooled_layers)
+        return Readout(stacked.astype(np.float32), pooled_layers).coarse
 
     def _covariance(self, means: Array64, counts: Array64) -> tuple[Array64, float]:
         """Within classes: ``(m, m)`` in the directions, and the variance in each other one."""

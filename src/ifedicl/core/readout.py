@@ -23,6 +23,8 @@ MOST_FEATURES = 2048
 """Under noise, hidden states of more numbers than this are projected to this many random directions."""
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 16.0)
 """The targets of the regression are 0 and 1; its scores times one of these are logits."""
+_MOST_BITS = 10
+"""A feature's largest weight is just below 2 to the power of it where weights travel: float16 ends at 2 to the power of 16."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,11 @@ class Readout:
         classes = len(self.weights)
         return bool(self.weights[:, -classes - 1 : -1].any())
 
+    @property
+    def coarse(self) -> Readout:
+        """The same with weights rounded to what :func:`halves` hold."""
+        return replace(self, weights=of_halves(*halves(self.weights)))
+
     def mixed(self, temperature: float, share: float) -> Readout:
         """The readout whose scores are ``temperature`` times these, plus ``share`` times the label log-probabilities."""
         weights, classes = self.weights * np.float32(temperature), len(self.weights)
@@ -75,6 +82,23 @@ class Readout:
         rows, weights = features(states, logs), self.weights.T.astype(np.float64)
         rows = np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
         return log_softmax(products_alone(rows, weights) if alone else rows @ weights).astype(np.float32)
+
+
+def halves(weights: Array32) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.int16]]:
+    """Weights ``(..., C, K)`` as float16, each to a power of two that its feature's largest weight sets: ``(..., K)`` int16.
+
+    Weights that come from :func:`of_halves` are the same again.
+    """
+    largest = np.abs(weights).max(axis=-2).astype(np.float64)
+    _, exponents = np.frexp(np.nan_to_num(largest) * (1 + 2.0**-11))  # rounded up, it keeps its power
+    powers = (exponents - _MOST_BITS).astype(np.int16)
+    return np.ldexp(weights.astype(np.float64), -powers[..., None, :]).astype(np.float16), powers
+
+
+def of_halves(numbers: npt.NDArray[np.float16], powers: npt.NDArray[np.int16]) -> Array32:
+    """The weights ``(..., C, K)`` that these :func:`halves` hold."""
+    weights: Array32 = np.ldexp(numbers.astype(np.float64), powers[..., None, :]).astype(np.float32)
+    return weights
 
 
 def hidden_count(width: int, pooled_layers: Sequence[int]) -> int:

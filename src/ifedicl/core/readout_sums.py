@@ -19,9 +19,11 @@ from ifedicl.core.vectors import Array64, all_finite
 if TYPE_CHECKING:
     import torch
 
-PENALTIES = (0.3, 1.0, 3.0, 10.0)
+PENALTIES = (0.5, 2.0, 8.0, 32.0, 128.0)
 """Ridge penalties of all weights but the intercept, in units of each feature's scatter, as if features were standardised."""
 _MIDDLE_PENALTY = 3.0
+_ELSEWHERE = 100.0
+"""Times the penalty of text means at other depths than the middle one, in every second readout that is tried."""
 _MEAN_STEPS = 127  # of a mean on the wire, to each side of 0
 _STEPS = 7  # of a number of the sketch on the wire, to each side of 0
 _TOLERANCE = 1e-2  # of rounding on the wire
@@ -198,7 +200,7 @@ class ReadoutSums:
     def solve(
         self, directions: Directions, pooled_layers: tuple[int, ...] = (), *, has_intercept: bool = True
     ) -> list[Readout]:
-        """One readout of temperature 1 for each of :data:`PENALTIES`.
+        """Readouts of temperature 1 that can travel in 16 bits: for each of :data:`PENALTIES`, with each of :func:`emphases`.
 
         Args:
             directions: those of the sketch.
@@ -206,16 +208,20 @@ class ReadoutSums:
             has_intercept: False: the intercept is 0, as in a classification head without a bias, and features are not centred.
         """
         shares, means, readouts = self.counts / max(float(self.counts.sum()), 1.0), self.mean, list[Readout]()
-        for weights in self.weights(directions, PENALTIES, are_centred=has_intercept):
+        factors = emphases(len(self.moment), len(self.counts), len(pooled_layers))
+        tried = [penalty * factor for factor in factors for penalty in PENALTIES]
+        for weights in self.weights(directions, tried, are_centred=has_intercept):
             raw = weights / self.units.scale[:, None]
             intercept = has_intercept * (shares - means @ weights - self.units.offset @ raw)
-            readouts.append(Readout(np.concatenate([raw, intercept[None]]).T.astype(np.float32), pooled_layers))
+            readout = Readout(np.concatenate([raw, intercept[None]]).T.astype(np.float32), pooled_layers)
+            readouts.append(readout.coarse)
         return readouts
 
-    def weights(self, directions: Directions, penalties: Sequence[float], *, are_centred: bool = True) -> list[Array64]:
+    def weights(self, directions: Directions, penalties: Sequence[Array64], *, are_centred: bool = True) -> list[Array64]:
         """``(F, C)`` for each penalty: the ridge solution for the features in their units.
 
-        Features are centred, or else counted from 0 of the model's own numbers.
+        Features are centred, or else counted from 0 of the model's own numbers. A penalty is one number for each feature,
+        ``(F,)``, or one for all, ``()``.
         """
         totals, means, examples = self.moment.sum(axis=1), self.mean, max(float(self.counts.sum()), 1.0)
         scatter = np.maximum(self.diagonal - totals * means, 0.0)
@@ -230,7 +236,38 @@ class ReadoutSums:
         return [np.where(changes, gram.solve(moment, penalty * scatter + smallest), 0.0) for penalty in penalties]
 
 
-def next_refinement(sums: ReadoutSums, directions: Directions, columns: int) -> Refinement:
-    """The directions of the present solution at a middle penalty, at most so many of them, for all clients."""
-    (solution,) = sums.weights(directions, [_MIDDLE_PENALTY])
+def emphases(features: int, classes: int, depths: int) -> list[Array64]:
+    """Factors of each feature's penalty, ``(F,)`` each: 1, and one that leaves little but the text means of the middle depth.
+
+    Which is better depends on the task: topics show at several depths, moods at the middle one.
+
+    Args:
+        features: ``F``, those of the last hidden state, of text means at each depth, and of the label words.
+        classes: of the label words.
+        depths: of text means; with fewer than two all are the same.
+    """
+    if depths < 2:
+        return [np.ones(features)]
+    width, middle = (features - classes) // (1 + depths), depths // 2
+    states = [1.0, *(1.0 if depth == middle else _ELSEWHERE for depth in range(depths))]
+    return [np.ones(features), np.concatenate([np.repeat(states, width), np.ones(classes)])]
+
+
+def readout_count(depths: int) -> int:
+    """How many readouts follow from sums with text means at so many depths."""
+    return len(PENALTIES) * len(emphases(1 + depths, 0, depths))
+
+
+def next_refinement(sums: ReadoutSums, directions: Directions, columns: int, depths: int = 0, number: int = 0) -> Refinement:
+    """The directions of the present solution at a middle penalty, at most so many of them, for all clients.
+
+    Args:
+        sums: so far.
+        directions: of their sketch.
+        columns: the most directions.
+        depths: of text means.
+        number: of the refinement, from 0: they take turns with the :func:`emphases`.
+    """
+    factors = emphases(len(sums.moment), len(sums.counts), depths)
+    (solution,) = sums.weights(directions, [_MIDDLE_PENALTY * factors[number % len(factors)]])
     return Refinement(sums.mean.astype(np.float16), orthonormal(solution, directions.columns, columns))

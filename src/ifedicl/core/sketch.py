@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ifedicl import seeds
 from ifedicl.core.vectors import Array64
 
-_WIDE = 17_350
+_WIDE = 14_250
 """From so many features on, sums have no more bytes."""
 _FEWEST, _MOST = 8, 64
 """Directions of a sketch, where there are refinements: more of them are worth less than more refinements."""
@@ -59,8 +59,8 @@ class Budget:
         return min(_MOST, max(_FEWEST, int((left - refinements * columns * self.product) / self.direction))), columns
 
 
-OWN, SUMMED = Budget(1.0, 8.0, 0.5, 1.0, 33.0, 100.0), Budget(2.25, 9.0, 1.25, 1.65, 48.0, 150.0)
-"""Of a client's own sums (95 KB at 2,884 features without rounds, 570 KB from 17,350 on), and of those in a secure sum, whose
+OWN, SUMMED = Budget(1.0, 8.0, 0.5, 1.0, 41.0, 100.0), Budget(2.25, 9.0, 1.25, 1.65, 43.0, 150.0)
+"""Of a client's own sums (95 KB at 2,308 features without rounds, 584 KB from 14,250 on), and of those in a secure sum, whose
 numbers need more bits."""
 _SMALLEST_EIGENVALUE = 1e-3
 """Of the largest: below it a direction holds more rounding than text, and is left to the diagonal."""

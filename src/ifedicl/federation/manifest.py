@@ -21,6 +21,7 @@ from ifedicl.core import sketch
 from ifedicl.core.blend import shares
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.core.readout import MOST_FEATURES, TEMPERATURES, feature_count, hidden_count
+from ifedicl.core.readout_sums import readout_count
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
 from ifedicl.settings import Method, Section, validated
@@ -183,6 +184,12 @@ class Manifest:
         if self.method.promises_noise:
             return (1.0,), (0.0,)
         return TEMPERATURES, shares(self.method.reads_words(len(self.task.labels)))
+
+    @property
+    def readouts(self) -> int:
+        """How many readouts are tried at most."""
+        depths = len(self.method.pooled_layers(self.model.layers))
+        return 1 if self.method.promises_noise else readout_count(depths)
 
     @property
     def columns(self) -> int:

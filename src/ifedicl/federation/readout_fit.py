@@ -44,8 +44,8 @@ class ReadoutFit:
         while (fit := self._fit).refinements < self._manifest.method.refinements:
             refined = self._refined(fit)  # adds to the state's traffic
             self._memory.keep(replace(self._memory.state, fit=refined))
-        layers = self._manifest.method.pooled_layers(self._manifest.model.layers)
-        return tuple(fit.sums.solve(self._directions(fit), layers, has_intercept=bool(layers))), answers
+        readouts = fit.sums.solve(self._directions(fit), self._layers, has_intercept=bool(self._layers))
+        return tuple(readouts), answers
 
     def _first(self) -> tuple[Fit | None, Participation]:
         """The sums with the directions that all sides know; None if they count no example."""
@@ -60,7 +60,7 @@ class ReadoutFit:
     def _refined(self, fit: Fit) -> Fit:
         """After one more refinement; the same sums if too few clients answer it, or if nothing is left to refine."""
         known, number = self._directions(fit), fit.refinements + 1
-        asked = next_refinement(fit.sums, known, self._manifest.columns)
+        asked = next_refinement(fit.sums, known, self._manifest.columns, len(self._layers), fit.refinements)
         if not asked.directions.shape[1]:
             return replace(fit, refinements=self._manifest.method.refinements)
         bits = max(1, (fit.sums.examples - 1).bit_length()) if self._manifest.method.sums_only else 0
@@ -72,6 +72,10 @@ class ReadoutFit:
             return replace(fit, refinements=self._manifest.method.refinements)
         refined = known.with_more(asked.directions).refined
         return Fit(fit.round, fit.sums.refined(asked, total.sums), refined, number)
+
+    @property
+    def _layers(self) -> tuple[int, ...]:
+        return self._manifest.method.pooled_layers(self._manifest.model.layers)
 
     def _directions(self, fit: Fit) -> Directions:
         return replace(self._manifest.directions, refined=fit.refined)

@@ -10,7 +10,6 @@ import numpy as np
 
 from ifedicl.core.coefficients import LARGEST_COEFFICIENT, Coefficients
 from ifedicl.core.readout import Readout
-from ifedicl.core.readout_sums import PENALTIES
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import LARGEST_MEAN
 from ifedicl.federation import messages
@@ -50,7 +49,7 @@ class RequestChecks:
                 in_schedule = 0 <= request.round < self.manifest.limits.rounds
                 return in_schedule and method.takes_gradients and self._fits_coefficients(request.coefficients)
             case messages.EvaluateRequest():
-                most = 1 if method.promises_noise else len(PENALTIES)
+                most = self.manifest.readouts
                 tried = self.manifest.mixes if request.readouts else ((1.0,), (0.0,))
                 fits = len(request.readouts) <= most and (request.temperatures, request.shares) == tried
                 fits = fits and method.holdout.selection > 0

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.framed_sums import Frame, FramedSums
 from ifedicl.core.readout import Readout, feature_count, hidden_count
-from ifedicl.core.readout_sums import PENALTIES, ReadoutSums
+from ifedicl.core.readout_sums import ReadoutSums
 from ifedicl.core.refinement import Products, Refinement
 from ifedicl.core.subspace import Context
 from ifedicl.core.units import Units
@@ -115,7 +115,7 @@ def _readout(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
     by_label = counts.train / classes * np.ones(classes)
     rows = np.ones((size, classes)), np.full(size, float(counts.train)), np.zeros(directions), np.zeros(directions[1])
     sums = ReadoutSums(by_label, *rows, Units.none(size))
-    readouts = tuple(Readout(zeros, layers) for _ in PENALTIES)
+    readouts = (Readout(zeros, layers),) * manifest.readouts
     weight_bits = _WEIGHT_BITS if method.sums_only else 0
     request = messages.StatisticsRequest(_CONTEXT_ID, coefficients, weight_bits)
     trial = messages.EvaluateRequest(_CONTEXT_ID, coefficients, readouts, *manifest.mixes)

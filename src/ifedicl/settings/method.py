@@ -21,7 +21,7 @@ from ifedicl.settings.sections import (
 )
 from ifedicl.settings.validation import Section
 
-_DEPTHS = (0.2, 0.4, 0.6, 0.8)
+_DEPTHS = (0.2, 0.5, 0.8)
 _DEPTHS_WITH_NOISE = (0.5,)
 """Each number of a sum gets the same noise, so more of them have less of the signal."""
 MANY_LABELS = 32

@@ -106,7 +106,7 @@ class ReadoutSettings(Section):
         default=None,
         max_length=16,
         description="depths in (0, 1] of the text's mean states, at most 16; []: only the last hidden state and the label "
-        "words are used, without an intercept, as in a classification head; left out: [0.2, 0.4, 0.6, 0.8], with noise [0.5]",
+        "words are used, without an intercept, as in a classification head; left out: [0.2, 0.5, 0.8], with noise [0.5]",
     )
     refinements: int = Field(
         default=3,

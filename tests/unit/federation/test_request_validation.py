@@ -13,7 +13,7 @@ from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.blend import SHARES
 from ifedicl.core.coefficients import LARGEST_COEFFICIENT, Coefficients
 from ifedicl.core.readout import TEMPERATURES, Readout
-from ifedicl.core.readout_sums import PENALTIES
+from ifedicl.core.readout_sums import readout_count
 from ifedicl.core.subspace import Context, subspace_basis
 from ifedicl.core.vectors import LARGEST_MEAN, Array32
 from ifedicl.federation.manifest import Manifest, context_id
@@ -145,7 +145,7 @@ FITTING: dict[str, tuple[Manifest, StepRequest]] = {
     "gradient": (GRADIENTS, GradientRequest(NAME, 3, START)),
     "evaluate": (JOB, EvaluateRequest(NAME, START)),
     "evaluate the raw model": (JOB, EvaluateRequest(NAME, JOB.identity)),
-    "evaluate readouts": (JOB, trial(*(READOUT,) * len(PENALTIES))),
+    "evaluate readouts": (JOB, trial(*(READOUT,) * readout_count(len(LAYERS)))),
     "compare": (JOB, CompareRequest(NAME, START, None)),
     "compare a readout": (JOB, CompareRequest(NAME, START, READOUT)),
     "statistics": (JOB, StatisticsRequest(NAME, START)),
@@ -198,7 +198,7 @@ UNFIT: dict[str, tuple[Manifest, StepRequest]] = {
     "sums without a readout": (PLAIN, StatisticsRequest(NAME, START)),
     "figures of a readout without one": (job(readout=None), trial(READOUT)),
     "a comparison of a readout without one": (job(readout=None), CompareRequest(NAME, START, READOUT)),
-    "more readouts than penalties": (JOB, trial(*(READOUT,) * (len(PENALTIES) + 1))),
+    "more readouts than are tried": (JOB, trial(*(READOUT,) * (readout_count(len(LAYERS)) + 1))),
     "other temperatures": (JOB, trial(READOUT, temperatures=(1.0, 2.0, 4.0))),
     "fewer temperatures": (JOB, trial(READOUT, temperatures=TEMPERATURES[:1])),
     "temperatures without a readout": (JOB, trial()),

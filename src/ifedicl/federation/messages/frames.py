@@ -14,6 +14,8 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.readout import of_halves
+from ifedicl.core.vectors import Array32
 from ifedicl.data import Role
 from ifedicl.errors import MessageError
 
@@ -96,3 +98,21 @@ def coefficients_of(arrays: Arrays) -> Coefficients:
     if extra := set(arrays) - set(coefficients.arrays):
         raise TypeError(f"arrays {', '.join(sorted(extra))}")
     return coefficients
+
+
+def weights_of(arrays: Arrays) -> Array32:
+    """``(K, C, F + 1)`` weights of readouts from their :func:`~ifedicl.core.readout.halves`; none from no arrays.
+
+    Raises:
+        KeyError, ValueError: an array is missing, or of another shape or dtype.
+    """
+    if not arrays:
+        return np.zeros((0, 0, 0), np.float32)
+    numbers, powers = arrays["readouts"], arrays["powers"]
+    fits = numbers.ndim == 3 and powers.shape == (len(numbers), numbers.shape[2])
+    if not fits or (numbers.dtype, powers.dtype) != (np.dtype(np.float16), np.dtype(np.int16)):
+        raise ValueError(
+            f"readouts, powers: received {numbers.dtype} {numbers.shape} and {powers.dtype} {powers.shape}; "
+            "allowed: float16 (K, C, F + 1) and int16 (K, F + 1)"
+        )
+    return of_halves(numbers.astype(np.float16), powers.astype(np.int16))

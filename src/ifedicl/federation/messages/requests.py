@@ -13,14 +13,14 @@ import numpy as np
 
 from ifedicl.core.blend import mixes
 from ifedicl.core.coefficients import Coefficients
-from ifedicl.core.readout import Readout
+from ifedicl.core.readout import Readout, halves
 from ifedicl.core.refinement import Refinement
 from ifedicl.core.subspace import Context
 from ifedicl.data import Role
 from ifedicl.federation.manifest import Manifest, context_id
-from ifedicl.federation.messages.frames import Arrays, Header, RequestMessage, coefficients_of, exact_fields
+from ifedicl.federation.messages.frames import Arrays, Header, RequestMessage, coefficients_of, exact_fields, weights_of
 
-_MOST_CANDIDATES = 64  # each is a copy of the readout; a run tries forty
+_MOST_CANDIDATES = 128  # each is a copy of the readout; a run tries a hundred
 _COEFFICIENTS = frozenset({"scales", "core"})
 
 
@@ -151,14 +151,14 @@ class EvaluateRequest(RequestMessage):
 
     Attributes:
         coefficients: the ones to score; identity is zero-shot.
-        readouts: score these too, from the same pass.
+        readouts: score these too, from the same pass; they travel as :func:`~ifedicl.core.readout.halves`.
         temperatures: score each readout at each of them.
         shares: of the label words, each added to each readout at each temperature.
     """
 
     kind: ClassVar[str] = "evaluate"
     role: ClassVar[Role | None] = Role.SELECTION
-    array_names: ClassVar[frozenset[str]] = _COEFFICIENTS | {"readouts"}
+    array_names: ClassVar[frozenset[str]] = _COEFFICIENTS | {"readouts", "powers"}
     context_id: str
     coefficients: Coefficients
     readouts: tuple[Readout, ...] = ()
@@ -171,7 +171,9 @@ class EvaluateRequest(RequestMessage):
         return [None, *mixes(self.readouts, self.temperatures, self.shares)]
 
     def to_wire(self) -> tuple[Header, Arrays]:
-        readouts = {"readouts": np.stack([readout.weights for readout in self.readouts])} if self.readouts else {}
+        readouts: Arrays = {}
+        if self.readouts:
+            readouts["readouts"], readouts["powers"] = halves(np.stack([readout.weights for readout in self.readouts]))
         header = {
             "context_id": self.context_id,
             "temperatures": list(self.temperatures),
@@ -185,10 +187,11 @@ class EvaluateRequest(RequestMessage):
         fields = exact_fields(header, context_id=str, temperatures=list, shares=list, pooled_layers=list)
         if len(fields["pooled_layers"]) * len(fields["temperatures"]) * len(fields["shares"]) > _MOST_CANDIDATES:
             raise ValueError(f"more than {_MOST_CANDIDATES} readouts, temperatures and shares to try")
+        own = {name: array for name, array in arrays.items() if name in ("readouts", "powers")}
         return cls(
             context_id=fields["context_id"],
-            coefficients=coefficients_of({name: array for name, array in arrays.items() if name != "readouts"}),
-            readouts=tuple(map(Readout, arrays.get("readouts", ()), map(_layers, fields["pooled_layers"]))),
+            coefficients=coefficients_of({name: array for name, array in arrays.items() if name not in own}),
+            readouts=tuple(map(Readout, weights_of(own), map(_layers, fields["pooled_layers"]))),
             temperatures=tuple(map(float, fields["temperatures"])),
             shares=tuple(map(float, fields["shares"])),
         )
