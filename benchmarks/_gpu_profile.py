@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from _pairs import TASK, Bench
-from ifedicl.backbone.encoding import EncodedExamples, Prompts
+from ifedicl.backbone.prompts import EncodedExamples, Prompts
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import ClientRound, calibrate
 

@@ -24,19 +24,18 @@ import torch
 from torch import Tensor
 
 from ifedicl import seeds
-from ifedicl.backbone.encoding import EncodedExamples, Prompts, Tokens
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.layout import right_padded
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.passes import length_batches
+from ifedicl.backbone.prompts import EncodedExamples, Prompts, Tokens
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import ClientRound, batches_of, calibrate
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.core.subspace import Context
-from ifedicl.data import Example
 from ifedicl.extract import context_vectors
+from ifedicl.kinds.classify import Example, Task
 from ifedicl.settings import CalibrationSettings, Method, ModelSettings
-from ifedicl.task import Task
 
 Side: TypeAlias = Callable[[int], float]
 """Measures one side in the pair of the given number."""

@@ -12,16 +12,16 @@ from typing import Literal
 import numpy as np
 import torch
 
+from _sets import Labelled, load_labelled
 from ifedicl import seeds
 from ifedicl.audit.victims import Victims
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.bench.datasets import DataSet, load_set
 from ifedicl.bench.plan import SetSettings
-from ifedicl.data import Example, draw_pool
+from ifedicl.data import draw_pool
 from ifedicl.demo.fetch import demo_model, demo_places
+from ifedicl.kinds.classify import Example, Task
 from ifedicl.settings import Method, ModelSettings, VectorSettings
-from ifedicl.task import Task
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def demo_backbone(dtype: Literal["float32", "bfloat16"]) -> Backbone:
     return load_backbone(ModelSettings(source=str(demo_model()), dtype=dtype, device="cpu"))
 
 
-def private_set(arguments: argparse.Namespace, name: str) -> tuple[DataSet, tuple[Example, ...]]:
-    data = load_set(name, SetSettings(source=str(arguments.data / name)))
+def private_set(arguments: argparse.Namespace, name: str) -> tuple[Labelled, tuple[Example, ...]]:
+    data = load_labelled(name, SetSettings(source=str(arguments.data / name)))
     return data, draw_pool(data.train, arguments.private, arguments.seed)
 
 

@@ -16,10 +16,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from _sets import load_labelled
 from _victims import demo_backbone
 from ifedicl.backbone.readings import Reading
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import SetSettings, load_plan
 from ifedicl.core.blend import blended, mixes
 from ifedicl.core.readout import Readout, features
@@ -40,7 +40,7 @@ def features_of(name: str, folder: Path, cache: Path) -> Own:
     file = cache / f"{name}.npz"
     if not file.exists():
         known = load_plan("dev", folder).sets
-        data = load_set(name, known[name] if name in known else SetSettings(source=str(folder / name)))
+        data = load_labelled(name, known[name] if name in known else SetSettings(source=str(folder / name)))
         scorer = Scorer(demo_backbone("float32"), data.task)
         rows = scorer.encoded(data.train)
         reading = scorer.read(rows.prompts, (_LAYER,))

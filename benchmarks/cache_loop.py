@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from _sets import load_labelled
 from ifedicl import files
-from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import SetSettings, load_plan
 from ifedicl.demo.fetch import demo_model
 from ifedicl.runs import Cache, run
@@ -46,7 +46,7 @@ def main() -> None:
 def written(base: Path, data: Path, name: str, pool: int, rounds: int) -> Path:
     """A config of four simulated clients."""
     known = load_plan("dev", data).sets.get(name, SetSettings(source=str(data / name)))
-    task = load_set(name, known).task
+    task = load_labelled(name, known).task
     config = base / f"{name}.toml"
     lines = [
         f"[task]\nname = {json.dumps(name)}\nlabels = {json.dumps(list(task.labels))}",

@@ -23,8 +23,8 @@ from ifedicl.dp.accountant import Release
 from ifedicl.dp.skellam import skellam
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.noise_plan import NoisePlan
+from ifedicl.kinds.classify import Task
 from ifedicl.settings import Method, changed, load_preset
-from ifedicl.task import Task
 
 TASK = Task(name="any", labels=("a", "b", "c", "d"))
 SHAPE = ModelShape("0" * 64, 30, 576)

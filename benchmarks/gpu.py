@@ -26,21 +26,22 @@ from _gpu_profile import peak, profiled
 from _gpu_shapes import SHAPES, TINY, backbone_of
 from _pairs import TASK, Bench, Claim, Comparison, as_json, compare, machine, sentences, timed
 from ifedicl.backbone.capture import Captures, CudaGraphs
-from ifedicl.backbone.encoding import EncodedExamples
-from ifedicl.backbone.label_words import LABELS
 from ifedicl.backbone.lockstep import Lockstep
+from ifedicl.backbone.losses import LABELS
+from ifedicl.backbone.prompts import EncodedExamples
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.methods.lora import lora_layers
 from ifedicl.calibrate import ClientRound, batches_of, calibrate
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.core.subspace import Context, subspace_basis
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.data import Example, Role
+from ifedicl.data import Role
 from ifedicl.extract import context_vectors
 from ifedicl.federation.client_task import ClientTask, ExampleSums
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.public_text import PublicText
 from ifedicl.federation.reference_text import REFERENCE_TEXTS
+from ifedicl.kinds.classify import Example
 from ifedicl.settings import CalibrationSettings, Method, load_preset
 from ifedicl.settings.presets import changed
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from _pairs import Bench, Claim, bench, compare, parser, report, timed
 from ifedicl.backbone.scoring import Scorer
+from ifedicl.kinds.classify import Task
 from ifedicl.settings import CalibrationSettings, Method
-from ifedicl.task import Task
 
 TASK = Task(
     name="made-up topics",

@@ -20,10 +20,11 @@ from _liars import LIES, Colluding, Lie
 from ifedicl import files, runs
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone, load_backbone
-from ifedicl.data import Example, dirichlet_split
+from ifedicl.data import dirichlet_split
 from ifedicl.demo.fetch import demo_model, demo_places
 from ifedicl.demo.story import TASK
 from ifedicl.federation.local_engine import LocalEngine
+from ifedicl.kinds.classify import Example
 from ifedicl.settings import Method, ModelSettings, changed, load_preset
 
 CLIENTS, LIARS = 10, ("client-04", "client-09")

@@ -16,8 +16,8 @@ from _landscape import FORM, NAMES, SHAPE, Landscape
 from _liars import LIES, Colluding, Lie
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.federation.coordinator import Coordinator
+from ifedicl.kinds.classify import Task
 from ifedicl.settings import Method, validated
-from ifedicl.task import Task
 
 LIARS = ("i", "j")
 RULES = ("mean", "trimmed", "median", "bounded")

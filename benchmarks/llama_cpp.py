@@ -13,6 +13,7 @@ from ik_llama_cpp._internals import IkContext, IkModel, make_batch
 
 from ifedicl import Adapter
 from ifedicl.backbone.encoding import Encoder
+from ifedicl.kinds.classify import as_classification
 
 SENTENCES = (
     "The nurse called me back within minutes and explained everything kindly.",
@@ -27,7 +28,7 @@ SENTENCES = (
 def main(folder: str, file: str) -> None:
     adapter = Adapter.load(folder)
     classifier = adapter.classifier()
-    encoder = Encoder(classifier.backbone, adapter.task)
+    encoder = Encoder(classifier.backbone, as_classification(adapter.task, "this benchmark"))
     words = [word for (word,) in encoder.tree.words]
     expected, prompts = classifier.log_probabilities(SENTENCES), encoder.prompts(SENTENCES).tokens
     model = IkModel(file)

@@ -15,10 +15,10 @@ import sys
 import time
 from pathlib import Path
 
+from _sets import load_labelled
 from _victims import demo_backbone
-from ifedicl.backbone.label_words import LABELS
+from ifedicl.backbone.losses import LABELS
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import SetSettings
 
 SETS = ("clinc_domain", "clinc150", "pubmedqa", "boolq", "mnli")
@@ -28,7 +28,7 @@ _ROWS, _STEP = 12, 4
 def measured(folder: Path, name: str) -> dict[str, float | int | str]:
     """The figures of one set."""
     backbone = demo_backbone("float32")
-    data = load_set(name, SetSettings(source=str(folder / name)))
+    data = load_labelled(name, SetSettings(source=str(folder / name)))
     scorer = Scorer(backbone, data.task)
     rows = scorer.encoded(data.train[:_ROWS])
     tokens = rows.prompts.tokens

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from _sets import load_labelled
 from _victims import demo_backbone
 from ifedicl import files, runs
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import SetSettings, load_plan
 from ifedicl.core import sketch
 from ifedicl.data import dirichlet_split, draw_pool
@@ -66,12 +66,16 @@ class Stage:
 
     def __init__(self, arguments: argparse.Namespace, name: str) -> None:
         settings = load_plan("dev", arguments.data).sets.get(name) or SetSettings(source=str(arguments.data / name))
-        data = load_set(name, settings)
+        data = load_labelled(name, settings)
         self.task, self.train, self.test = data.task, data.train, data.test
         self.backbone = demo_backbone("float32")
         self._scorer = Scorer(self.backbone, self.task)
         layers = load_preset("one-shot").pooled_layers(self.backbone.layers)
-        rows = (*self.train, *self.test, *PublicText(REFERENCE_TEXTS).examples(self.task))
+        rows = (
+            *self.train,
+            *self.test,
+            *(self.task.example_for(text, place) for place, text in enumerate(PublicText(REFERENCE_TEXTS).texts)),
+        )
         self.readings = RawReadings(self._scorer, layers, rows, arguments.cache / f"{name}-one-shot-float32.npz")
 
     def run(self, cell: Cell) -> dict[str, Any]:

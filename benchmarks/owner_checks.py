@@ -28,11 +28,11 @@ from ifedicl.federation import messages
 from ifedicl.federation.manifest import Manifest, context_id
 from ifedicl.federation.messages import Failure, FailureCode, Reply, Request, StepRequest
 from ifedicl.federation.request_validation import RequestChecks
+from ifedicl.kinds.classify import Task
 from ifedicl.ledger.usage import History, ReplyFacts
 from ifedicl.owner.guard import Guard
 from ifedicl.owner.policy import open_policy
 from ifedicl.settings import Method
-from ifedicl.task import Task
 
 AT_MOST = 5.0  # milliseconds
 TASK = Task(name="made-up", labels=("a", "b", "c", "d"))

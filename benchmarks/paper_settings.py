@@ -24,10 +24,10 @@ from ifedicl import files, runs
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.data import read_examples
 from ifedicl.demo.fetch import demo_model
+from ifedicl.kinds.classify import Task
 from ifedicl.metrics import Evaluation, paired_p
 from ifedicl.report import traffic_by_client
 from ifedicl.settings import ModelSettings, SplitSettings, load_preset
-from ifedicl.task import Task
 
 SPLIT = SplitSettings(clients=10, alpha=0.5, pool=400)
 

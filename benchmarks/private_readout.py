@@ -20,20 +20,20 @@ from typing import Any
 
 import numpy as np
 
+from _sets import load_labelled
 from _victims import demo_backbone, public_examples
 from ifedicl import files, runs
 from ifedicl.adapter import Adapter
-from ifedicl.backbone.encoding import Prompts
+from ifedicl.backbone.prompts import Prompts
 from ifedicl.backbone.readings import Reading
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import SetSettings
-from ifedicl.data import Example, dirichlet_split
+from ifedicl.data import dirichlet_split
 from ifedicl.federation.public_text import PublicText
 from ifedicl.federation.reference_text import REFERENCE_TEXTS
+from ifedicl.kinds.classify import Example, Task
 from ifedicl.metrics import Evaluation
 from ifedicl.settings import Method, ModelSettings, changed, load_preset
-from ifedicl.task import Task
 
 DEVELOPMENT, REPORTING = ("sst5", "clinc_domain", "sms_spam", "tweet_sentiment"), ("fpb",)
 POOL, PUBLIC, ALPHA = 2_000, 600, 0.5
@@ -102,7 +102,7 @@ class Stage:
     """One set: its texts, and the raw model's readings of them."""
 
     def __init__(self, arguments: argparse.Namespace, name: str) -> None:
-        data = load_set(name, SetSettings(source=str(arguments.data / name)))
+        data = load_labelled(name, SetSettings(source=str(arguments.data / name)))
         self.task: Task = data.task
         self.backbone = demo_backbone("float32")
         self.train, self.test = data.train[:POOL], data.test
@@ -110,7 +110,8 @@ class Stage:
         self._scorer = Scorer(self.backbone, self.task)
         method = changed(load_preset("one-shot"), {"readout": READOUT}, "this benchmark")
         layers = method.pooled_layers(self.backbone.layers)
-        rows = (*self.train, *self.test, *self.public, *PublicText(REFERENCE_TEXTS).examples(self.task))
+        reference = (self.task.example_for(text, place) for place, text in enumerate(PublicText(REFERENCE_TEXTS).texts))
+        rows = (*self.train, *self.test, *self.public, *reference)
         self.readings = RawReadings(self._scorer, layers, rows, arguments.cache / f"{name}-raw-float32.npz")
 
     def evaluate(self, adapter: Adapter) -> Evaluation:

@@ -18,20 +18,20 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from _sets import load_labelled
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import load_plan
 from ifedicl.calibrate import ClientRound, calibrate
 from ifedicl.core.coefficients import Form, cold_start
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
-from ifedicl.data import Example, draw_pool
+from ifedicl.data import draw_pool
 from ifedicl.demo.fetch import demo_model
 from ifedicl.extract import context_vectors
+from ifedicl.kinds.classify import Example, Task
 from ifedicl.settings import CalibrationSettings, Method, ModelSettings
-from ifedicl.task import Task
 
 _BATCH = 4
 
@@ -53,7 +53,7 @@ def main() -> None:
         tensors = chain(backbone.model.parameters(), backbone.model.buffers())
         held = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         for name in arguments.sets:
-            data = load_set(name, plan.sets[name])
+            data = load_labelled(name, plan.sets[name])
             pool = draw_pool(data.train, arguments.rows, arguments.seed)
             texts = {example.text for example in pool}
             others = draw_pool([row for row in data.train if row.text not in texts], arguments.rows, arguments.seed)

@@ -13,17 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
+from _sets import load_labelled
 from ifedicl.backbone.load import load_backbone
 from ifedicl.backbone.readings import Reading
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import load_plan
 from ifedicl.core.readout import Readout, features
 from ifedicl.core.readout_sums import PENALTIES, ReadoutSums
 from ifedicl.core.sketch import Directions
 from ifedicl.core.units import Units
-from ifedicl.data import Example, draw_pool
+from ifedicl.data import draw_pool
 from ifedicl.demo.fetch import demo_model
+from ifedicl.kinds.classify import Example
 from ifedicl.settings import ModelSettings
 
 FOLDS = 5
@@ -41,7 +42,7 @@ def main() -> None:
     backbone = load_backbone(model)
     plan = load_plan("dev", arguments.data)
     for name in arguments.sets:
-        data = load_set(name, plan.sets[name])
+        data = load_labelled(name, plan.sets[name])
         pool = draw_pool(data.train, arguments.rows, arguments.seed)
         texts = {example.text for example in pool}
         others = [example for example in data.train if example.text not in texts]

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from _sets import load_labelled
 from _victims import demo_backbone
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import load_plan
 from ifedicl.core.readout import TEMPERATURES, Readout, features, log_softmax
 from ifedicl.core.readout_sums import PENALTIES, ReadoutSums, next_refinement
@@ -95,7 +95,7 @@ def read(folder: Path, cache: Path, name: str) -> Path:
     """The file of what the model says of a set's training rows."""
     file = cache / f"{name}.npz"
     if not file.exists():
-        data, backbone = load_set(name, load_plan("dev", folder).sets[name]), demo_backbone("float32")
+        data, backbone = load_labelled(name, load_plan("dev", folder).sets[name]), demo_backbone("float32")
         scorer = Scorer(backbone, data.task)
         known = scorer.encoded(data.train)
         layers = [round(depth * backbone.layers) for depth in DEPTHS]

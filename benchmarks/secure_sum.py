@@ -47,12 +47,12 @@ from ifedicl.federation.messages import (
 )
 from ifedicl.federation.secure.sum_client import identity_of
 from ifedicl.federation.secure.sum_engine import SecureEngine
+from ifedicl.kinds.classify import Task
 from ifedicl.ledger.entries import Head
 from ifedicl.ledger.usage import History
 from ifedicl.metrics import Tally
 from ifedicl.owner.recorder import Unrecorded
 from ifedicl.settings import TOGETHER, Method, PrivacySettings, load_preset
-from ifedicl.task import Task
 
 MOST_BYTES = 1.3
 """Times those of open mode."""

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from _sets import load_labelled
 from ifedicl import files, runs, seeds
 from ifedicl.backbone.load import load_backbone
-from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import SetSettings
-from ifedicl.data import Example, dirichlet_split, draw_pool
+from ifedicl.data import dirichlet_split, draw_pool
 from ifedicl.demo.fetch import demo_model
+from ifedicl.kinds.classify import Example
 from ifedicl.settings import ModelSettings, changed, load_preset
 
 
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/shuffled-labels.json"), help="finished seeds are not run again")
     arguments = parser.parse_args()
 
-    data = load_set(Path(arguments.data).name, SetSettings(source=arguments.data))
+    data = load_labelled(Path(arguments.data).name, SetSettings(source=arguments.data))
     model = ModelSettings(source=str(demo_model()), dtype=arguments.dtype)
     backbone = load_backbone(model)
     test = draw_pool(data.test, arguments.test, 0)

@@ -24,11 +24,11 @@ from ifedicl.adapter import Adapter
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES, Array32
+from ifedicl.kinds.classify import Task
 from ifedicl.settings import Method, ModelSettings
 from ifedicl.store import open_store
 from ifedicl.store.records import TaskKey
 from ifedicl.store.signature import SIZE
-from ifedicl.task import Task
 
 TASK = Task(name="made-up", labels=("a", "b"))
 KEY = TaskKey.of("bench", "f" * 64, TASK, Method())

@@ -13,18 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
+from _sets import load_labelled
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import SetSettings, load_plan
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
-from ifedicl.data import Example, draw_pool
+from ifedicl.data import draw_pool
 from ifedicl.demo.fetch import demo_model
 from ifedicl.extract import context_vectors
+from ifedicl.kinds.classify import Example, Task
 from ifedicl.settings import Method, ModelSettings
 from ifedicl.store.signature import reference, signature
-from ifedicl.task import Task
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     method, found = Method(), dict[str, tuple[Array32, Array32]]()
     centre = reference(backbone, method.vectors.read_position)
     for folder in sorted(path.parent for path in arguments.data.glob("*/train.jsonl")):
-        data = load_set(folder.name, known.get(folder.name, SetSettings(source=str(folder))))
+        data = load_labelled(folder.name, known.get(folder.name, SetSettings(source=str(folder))))
         pool = draw_pool(data.train, 2 * arguments.rows, 0)
         halves = pool[: arguments.rows], pool[arguments.rows :]
         first, second = (signature(Context(vectors(backbone, data.task, half, method)), centre) for half in halves)

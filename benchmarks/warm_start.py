@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from _sets import load_labelled
 from ifedicl import runs
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone, load_backbone
-from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import SetSettings, load_plan
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context
@@ -26,9 +26,9 @@ from ifedicl.core.warm_start import Start, warm_start
 from ifedicl.demo.fetch import demo_model
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Starter
+from ifedicl.kinds.classify import Task
 from ifedicl.settings import CalibrationSettings, HoldoutSettings, Method, ModelSettings, RoundSettings, SplitSettings
 from ifedicl.store.signature import reference, signature
-from ifedicl.task import Task
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def main() -> None:
 
 def prepare(name: str, settings: SetSettings, backbone: Backbone, split: SplitSettings, seed: int) -> Prepared:
     """Simulated clients of one data set; they remember their vectors."""
-    data = load_set(name, settings)
+    data = load_labelled(name, settings)
     examples = runs.simulated_clients(data.train, split, seed)
     return Prepared(data.task, runs.simulate(backbone, data.task, examples, seed=seed))
 

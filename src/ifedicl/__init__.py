@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from ifedicl.version import __version__
 
 if TYPE_CHECKING:
-    from ifedicl.adapter import Adapter, Classifier, Prediction
+    from ifedicl.adapter import Adapter, Classifier, OnModel, Prediction
     from ifedicl.backbone.load import Backbone, load_backbone
     from ifedicl.confidence import Answered, Bin, Confidence
     from ifedicl.core.coefficients import Coefficients
     from ifedicl.core.readout import Readout
     from ifedicl.core.subspace import Context
     from ifedicl.core.warm_start import Start
-    from ifedicl.data import Example, dirichlet_split, read_examples
+    from ifedicl.data import dirichlet_split, read_examples
     from ifedicl.errors import IfediclError
     from ifedicl.federation.client import Client
     from ifedicl.federation.coordinator import Outcome
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ifedicl.federation.forgetting import Forgetting
     from ifedicl.federation.handler import Handler
     from ifedicl.federation.state import Forgotten, RoundRecord, State, Traffic
+    from ifedicl.kinds.any_task import AnyEvaluation, AnyExample, AnyTask
+    from ifedicl.kinds.classify import Example, Task
     from ifedicl.ledger.entries import Head
     from ifedicl.ledger.receipts import Receipt
     from ifedicl.metrics import Comparison, Evaluation, Tally
@@ -36,17 +38,16 @@ if TYPE_CHECKING:
     from ifedicl.runs import Cache, Federated, RunData, RunOptions, RunResult, federate, forget, run, simulate
     from ifedicl.settings import Coordination, Method, ModelSettings, RunSettings, load_preset, load_settings
     from ifedicl.sklearn import AdapterClassifier
-    from ifedicl.task import Task
 
 _MODULES = {
-    "adapter": ("Adapter", "Classifier", "Prediction"),
+    "adapter": ("Adapter", "Classifier", "OnModel", "Prediction"),
     "backbone.load": ("Backbone", "load_backbone"),
     "confidence": ("Answered", "Bin", "Confidence"),
     "core.coefficients": ("Coefficients",),
     "core.readout": ("Readout",),
     "core.subspace": ("Context",),
     "core.warm_start": ("Start",),
-    "data": ("Example", "dirichlet_split", "read_examples"),
+    "data": ("dirichlet_split", "read_examples"),
     "errors": ("IfediclError",),
     "federation.client": ("Client",),
     "federation.coordinator": ("Outcome",),
@@ -55,6 +56,8 @@ _MODULES = {
     "federation.handler": ("Handler",),
     "federation.events": ("Begun", "Delivered", "Event", "RoundDone", "StepStarted"),
     "federation.state": ("Forgotten", "RoundRecord", "State", "Traffic"),
+    "kinds.any_task": ("AnyEvaluation", "AnyExample", "AnyTask"),
+    "kinds.classify": ("Example", "Task"),
     "ledger.entries": ("Head",),
     "ledger.receipts": ("Receipt",),
     "metrics": ("Comparison", "Evaluation", "Tally"),
@@ -63,7 +66,6 @@ _MODULES = {
     "runs": ("Cache", "Federated", "RunData", "RunOptions", "RunResult", "federate", "forget", "run", "simulate"),
     "settings": ("Coordination", "Method", "ModelSettings", "RunSettings", "load_preset", "load_settings"),
     "sklearn": ("AdapterClassifier",),
-    "task": ("Task",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -71,6 +73,9 @@ __all__ = [
     "Adapter",
     "AdapterClassifier",
     "Answered",
+    "AnyEvaluation",
+    "AnyExample",
+    "AnyTask",
     "Backbone",
     "Begun",
     "Bin",
@@ -96,6 +101,7 @@ __all__ = [
     "IfediclError",
     "Method",
     "ModelSettings",
+    "OnModel",
     "Outcome",
     "Personal",
     "Pipeline",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from ifedicl import seeds
+from ifedicl.backbone.base_scorer import BaseScorer
 from ifedicl.backbone.capture import Captures, Work
-from ifedicl.backbone.encoding import EncodedExamples
 from ifedicl.backbone.hooks import Watcher, injected
-from ifedicl.backbone.label_words import LABELS, WORDS, Loss
 from ifedicl.backbone.lock import exclusive
 from ifedicl.backbone.lockstep import Lockstep, Share
-from ifedicl.backbone.scoring import Scorer
+from ifedicl.backbone.losses import LABELS, WORDS, Loss
+from ifedicl.backbone.prompts import EncodedExamples, Tokens
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT, Coefficients
 from ifedicl.core.schedules import SCHEDULES
@@ -63,7 +63,7 @@ class Objective:
 
     def __init__(
         self,
-        scorer: Scorer,
+        scorer: BaseScorer,
         examples: EncodedExamples,
         context: ContextTensors,
         method: Method,
@@ -95,7 +95,7 @@ class Objective:
             ``scale`` times the summed loss, in nats: a float64 scalar on the model's device. Nothing waits for it.
         """
         total = torch.zeros((), dtype=torch.float64, device=self._scorer.backbone.device)
-        for batch in self._scorer.batches([self._prompts[row] for row in rows], trains=True):
+        for batch in self._scorer.training_batches(*self._of(rows)):
             part = [rows[index] for index in batch]
             if self._lockstep is not None:
                 lockstep, digest = self._lockstep
@@ -109,7 +109,7 @@ class Objective:
     def _replayed_backward(self, values: Mapping[str, Tensor], rows: Sequence[int], scale: float, captures: Captures) -> Tensor:
         """As :meth:`pass_backward`, of rows padded to a width that occurs often, replayed if the shapes came before."""
         scorer, backbone = self._scorer, self._scorer.backbone
-        prompts, labels = [self._prompts[row] for row in rows], [self._labels[row] for row in rows]
+        prompts, labels = self._of(rows)
         fed = self._loss.fed(scorer.words, prompts, labels, backbone.padded)
         context = {"vectors": self._context.vectors, "basis": self._context.basis}
         scorer.on_pass()
@@ -140,8 +140,11 @@ class Objective:
 
         return step
 
+    def _of(self, rows: Sequence[int]) -> tuple[list[Tokens], list[Any]]:
+        return [self._prompts[row] for row in rows], [self._labels[row] for row in rows]
+
     def _share(self, values: Mapping[str, Tensor], rows: Sequence[int], scale: float, digest: str) -> Share:
-        prompts, labels = [self._prompts[row] for row in rows], [self._labels[row] for row in rows]
+        prompts, labels = self._of(rows)
         return Share(self._scorer, self._loss, self._context, digest, values, self._active, prompts, labels, scale)
 
     def pass_backward(
@@ -155,7 +158,7 @@ class Objective:
         """As :meth:`backward` in float32, in one pass; ``watcher`` as in :func:`injected`."""
         backbone, core = self._scorer.backbone, values.get("core")
         with injected(backbone, self._context, values["scales"], self._active, core=core, watcher=watcher):
-            prompts, labels = [self._prompts[row] for row in rows], [self._labels[row] for row in rows]
+            prompts, labels = self._of(rows)
             losses = self._scorer.losses(self._loss, prompts, labels)
         share = losses.sum() * scale
         share.backward()  # type: ignore[no-untyped-call]
@@ -163,7 +166,7 @@ class Objective:
 
 
 def calibrate(
-    scorer: Scorer,
+    scorer: BaseScorer,
     examples: EncodedExamples,
     context: Context,
     coefficients: Coefficients,
@@ -199,7 +202,12 @@ def calibrate(
 
 
 def gradient_sum(
-    scorer: Scorer, examples: EncodedExamples, context: Context, coefficients: Coefficients, method: Method, rows: Sequence[int]
+    scorer: BaseScorer,
+    examples: EncodedExamples,
+    context: Context,
+    coefficients: Coefficients,
+    method: Method,
+    rows: Sequence[int],
 ) -> GradientSum:
     """The gradient of the summed loss of the examples ``rows``; zeros for no examples."""
     objective = Objective(scorer, examples, context.on(scorer.backbone.device), method)
@@ -211,7 +219,7 @@ def gradient_sum(
 
 
 def example_gradients(
-    scorer: Scorer,
+    scorer: BaseScorer,
     examples: EncodedExamples,
     context: Context,
     coefficients: Coefficients,
@@ -242,7 +250,8 @@ def example_gradients(
     objective = Objective(scorer, examples, tensors, method)
     passes = [[place] for place in range(len(rows))]
     if not alone:
-        passes = scorer.batches([examples.prompts.tokens[row] for row in rows], trains=True)
+        tokens, labels = examples.prompts.tokens, examples.labels
+        passes = scorer.training_batches([tokens[row] for row in rows], [labels[row] for row in rows])
     for batch in passes:
         part = [rows[index] for index in batch]
         point = _Point.at(coefficients, scorer.backbone.device, method)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ifedicl.errors import InputError
 from ifedicl.inputs import items_of
-from ifedicl.task import Task
+from ifedicl.kinds.classify import Task
 
 _log = logging.getLogger(__name__)
 _ALLOWED = "one label for each text: array-like (array or non-string sequence)"

@@ -2,48 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import numpy as np
 
 from ifedicl import seeds
-from ifedicl.errors import DataError, InputError
-from ifedicl.inputs import described
-from ifedicl.rows import SURROGATE, columns_of, decoded, has_lone_surrogate, is_text, kind_of, rows_of
-from ifedicl.task import Task
+from ifedicl.errors import DataError
+from ifedicl.kinds import USUAL
+from ifedicl.kinds.any_task import AnyExample, AnyTask
+from ifedicl.kinds.classify import Example, Task
+from ifedicl.kinds.row_cells import COLUMN_REMEDY, check_text
+from ifedicl.rows import columns_of, decoded, rows_of
+
+E = TypeVar("E", bound=AnyExample)
 
 _SHOWN_FAULTS = 5
 _SPLITS_TRIED = 10_000
-COLUMN_REMEDY = "Name the columns: text_column and label_column under [data], or --text-column and --label-column"
-
-
-@dataclass(frozen=True)
-class Example:
-    """One labelled text. ``label`` is one of the task's label names.
-
-    Raises:
-        InputError: text or label is not a string, or holds an unpaired surrogate, which no tokenizer reads.
-    """
-
-    text: str
-    label: str
-
-    def __post_init__(self) -> None:
-        for field, value in vars(self).items():
-            if not isinstance(value, str):
-                raise InputError(f"{field} of an example: received {described(value)}; allowed: a string. Convert it")
-            if has_lone_surrogate(value):
-                raise InputError(f"{field} of an example: {SURROGATE}; allowed: valid Unicode. Repair it, or leave it out")
-
-    @property
-    def key(self) -> str:
-        """Hex SHA-256 of text and label: it names the example without its content. It stays with the owner."""
-        return hashlib.sha256(f"{self.label}\x1f{self.text}".encode()).hexdigest()
 
 
 class Role(StrEnum):
@@ -54,7 +31,7 @@ class Role(StrEnum):
     GATE = "gate"
 
 
-def split_roles(examples: Sequence[Example], *, selection: float, gate: float, seed: int) -> dict[Role, tuple[Example, ...]]:
+def split_roles(examples: Sequence[E], *, selection: float, gate: float, seed: int) -> dict[Role, tuple[E, ...]]:
     """Divide a client's examples by a seeded hash of each example.
 
     The hash alone decides, so an example keeps its role when others are added later.
@@ -65,7 +42,7 @@ def split_roles(examples: Sequence[Example], *, selection: float, gate: float, s
         gate: fraction that decides whether the adapter may replace zero-shot, used for nothing else.
         seed: the run's seed.
     """
-    roles: dict[Role, list[Example]] = {role: [] for role in Role}
+    roles: dict[Role, list[E]] = {role: [] for role in Role}
     for example in examples:
         draw = seeds.unit(seed, "role", example.key)
         if draw < selection:
@@ -78,8 +55,8 @@ def split_roles(examples: Sequence[Example], *, selection: float, gate: float, s
 
 
 def dirichlet_split(
-    examples: Sequence[Example], *, clients: int, alpha: float, seed: int, at_least: int = 2
-) -> tuple[tuple[Example, ...], ...]:
+    examples: Sequence[E], *, clients: int, alpha: float, seed: int, at_least: int = 2
+) -> tuple[tuple[E, ...], ...]:
     """Deal a pool of examples to simulated clients, class by class, by shares drawn from Dirichlet(``alpha``).
 
     Small ``alpha`` gives each client few classes, large ``alpha`` gives all the same mix. The draw is repeated until every
@@ -93,14 +70,14 @@ def dirichlet_split(
             f"examples: received {len(examples)} for {clients} clients; allowed: at least {at_least} for each. "
             "Use fewer clients or more examples"
         )
-    by_label: dict[str, list[int]] = {}
+    by_stratum: dict[str, list[int]] = {}
     for position, example in enumerate(examples):
-        by_label.setdefault(example.label, []).append(position)
+        by_stratum.setdefault(example.stratum, []).append(position)
     for attempt in range(_SPLITS_TRIED):
         draw = seeds.generator(seed, "dirichlet", attempt)
         hands: list[list[int]] = [[] for _ in range(clients)]
-        for label in sorted(by_label):
-            positions = draw.permutation(by_label[label])
+        for stratum in sorted(by_stratum):
+            positions = draw.permutation(by_stratum[stratum])
             bounds = np.cumsum(draw.dirichlet(np.full(clients, alpha)))[:-1] * len(positions)
             for hand, part in zip(hands, np.split(positions, bounds.round().astype(int)), strict=True):
                 hand.extend(int(position) for position in part)
@@ -112,7 +89,7 @@ def dirichlet_split(
     )
 
 
-def draw_pool(examples: Sequence[Example], size: int, seed: int) -> tuple[Example, ...]:
+def draw_pool(examples: Sequence[E], size: int, seed: int) -> tuple[E, ...]:
     """``size`` examples drawn without replacement, in file order; all examples if there are no more."""
     if size >= len(examples):
         return tuple(examples)
@@ -120,44 +97,50 @@ def draw_pool(examples: Sequence[Example], size: int, seed: int) -> tuple[Exampl
     return tuple(examples[int(position)] for position in sorted(chosen))
 
 
-def read_examples(source: str | Path, task: Task, *, text: str = "text", label: str = "label") -> tuple[Example, ...]:
-    """Read labelled text and check every row against the task.
+@overload
+def read_examples(source: str | Path, task: Task, *, text: str = "text", label: str = "label") -> tuple[Example, ...]: ...
+@overload
+def read_examples(source: str | Path, task: AnyTask, *, text: str = "text", label: str = "label") -> tuple[AnyExample, ...]: ...
+def read_examples(source: str | Path, task: AnyTask, *, text: str = "text", label: str = "label") -> tuple[AnyExample, ...]:
+    """Read texts with their answers and check every row against the task.
 
     Args:
         source: a ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` file, a folder of parts of one set, a folder that
             ``save_to_disk`` of ``datasets`` wrote, or ``hub:NAME/SPLIT`` for a data set of the model hub.
-        task: the labels that may occur.
+        task: its kind makes the examples, of class :class:`ifedicl.Example` for labels; its answers may occur.
         text: the column that holds the text.
-        label: the column that holds the label's name.
+        label: the column that holds the label's name, or another kind's answer.
 
     Raises:
         DataError: the file is absent, torn or empty, a column is missing, a text is empty, or a label is not of the task.
             The first few faulty rows are named by line; their text is not shown.
     """
-    return _read(source, task, text, label)
+    return _read(source, type(task), task.checked, text, label)
 
 
-def read_labelled(source: str | Path, *, text: str = "text", label: str = "label") -> tuple[Example, ...]:
-    """:func:`read_examples` for an owner that learns the task later: any label may occur.
+def read_labelled(
+    source: str | Path, *, kind: type[AnyTask] = USUAL, text: str = "text", label: str = "label"
+) -> tuple[AnyExample, ...]:
+    """:func:`read_examples` for an owner that learns the task later: any answer that a kind of task can have may occur.
 
     Raises:
         DataError: as :func:`read_examples`, except for unknown labels.
     """
-    return _read(source, None, text, label)
+    return _read(source, kind, lambda example: example, text, label)
 
 
-def _read(source: str | Path, task: Task | None, text: str, label: str) -> tuple[Example, ...]:
-    examples: list[Example] = []
+def _read(
+    source: str | Path, kind: type[AnyTask], checked: Callable[[AnyExample], AnyExample], text: str, label: str
+) -> tuple[AnyExample, ...]:
+    examples: list[AnyExample] = []
     faults: list[str] = []
-    for line, row in rows_of(source, (text, label)):
+    for line, row in rows_of(source, kind.reads(text, label)):
         if not examples and not faults and (absent := [name for name in (text, label) if name not in row]):
             has = ", ".join(map(repr, columns_of(row)))
             raise DataError(f"{source}: no column {' and no '.join(map(repr, absent))}; it has {has}. {COLUMN_REMEDY}")
-        fault = _fault_of(row, task, text, label)
-        if fault is None:
-            given = str(row[label])
-            examples.append(Example(str(row[text]), given if task is None else task.labels[task.index(given)]))
-        else:
+        try:
+            examples.append(checked(kind.example_of(row, text, label)))
+        except DataError as fault:
             faults.append(f"line {line}: {fault}")
     if faults:
         shown = "\n  ".join(faults[:_SHOWN_FAULTS])
@@ -187,36 +170,8 @@ def _text_of(source: str | Path, line: int | str, row: Mapping[str, Any], column
     if row.get(column) is None:
         has = ", ".join(map(repr, columns_of(row)))
         raise DataError(f"{source}, line {line}: no column {column!r}; it has {has}. {COLUMN_REMEDY}")
-    fault = _no_text(row, column)
-    if fault is not None:
-        raise DataError(f"{source}, line {line}: {fault}")
+    try:
+        check_text(row[column], column)
+    except DataError as fault:
+        raise DataError(f"{source}, line {line}: {fault}") from None
     return str(row[column])
-
-
-def _fault_of(row: Mapping[str, Any], task: Task | None, text: str, label: str) -> str | None:
-    for column in (text, label):
-        if column in row and row[column] is None:
-            return f"column {column!r} is empty; fill it or remove the row"
-        if column not in row:
-            return f"no column {column!r}; it has {', '.join(map(repr, columns_of(row)))}. {COLUMN_REMEDY}"
-        fault = _no_text(row, column)
-        if fault is not None:
-            return fault
-    if not str(row[text]).strip():
-        return "the text is empty; remove the row or fill it"
-    if task is not None and task.label_of(str(row[label])) is None:
-        return f"{task.unknown(str(row[label]))}. Correct the row, or add the label to the task"
-    return None
-
-
-def _no_text(row: Mapping[str, Any], column: str) -> str | None:
-    """What is wrong with a cell that is not text; None if it is text."""
-    cell = row[column]
-    if not is_text(cell):
-        return (
-            f"column {column!r}: received {kind_of(cell)}; allowed: text, or a number. Write it as text, in quotes, or "
-            "remove the row"
-        )
-    if has_lone_surrogate(str(cell)):
-        return f"column {column!r}: {SURROGATE}; allowed: valid Unicode. Repair or remove the row"
-    return None

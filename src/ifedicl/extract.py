@@ -4,42 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ifedicl.backbone.base_scorer import BaseScorer
 from ifedicl.backbone.capture import run
-from ifedicl.backbone.encoding import Tokens
 from ifedicl.backbone.hooks import Recording, record
 from ifedicl.backbone.layout import right_padded
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.lock import exclusive
 from ifedicl.backbone.passes import length_batches
-from ifedicl.backbone.scoring import Scorer
+from ifedicl.backbone.prompts import Tokens
 from ifedicl.core.transfer import to_device, to_host
 from ifedicl.core.vectors import WRITES, Array64, ContextVectors
 from ifedicl.settings import Method
 
 
-def context_vectors(scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method) -> ContextVectors:
+def context_vectors(scorer: BaseScorer, prompts: Sequence[Tokens], labels: Sequence[Any], method: Method) -> ContextVectors:
     """Run each demonstration alone through the frozen model and sum both writes of every injected layer at one token.
 
     Args:
         scorer: model and task.
         prompts: ``N`` encoded prompts.
-        labels: the ``N`` labels' positions in the task.
+        labels: of the ``N`` examples.
         method: the read position, and which examples are summed together.
 
     Returns:
         Means and counts of ``method.groups`` groups. The LM head is never run.
     """
     backbone, device = scorer.backbone, scorer.backbone.device
-    size = method.groups(len(scorer.encoder.tree.words))
-    layers, groups = method.injection.active_layers(backbone.layers), groups_of(labels, method)
+    size = method.groups(scorer.task.classes)
+    layers, groups = method.injection.active_layers(backbone.layers), groups_of(scorer.classes_of(labels), method)
     sums = torch.zeros(size, len(layers), len(WRITES), backbone.width, dtype=torch.float64, device=device)
-    sequences, key = _sequences(scorer, prompts, labels, method), ("extraction", layers)
+    sequences, key = scorer.demonstrations(prompts, labels, method.vectors.read_position), ("extraction", layers)
     for batch in length_batches([backbone.padded(len(sequence)) for sequence in sequences], scorer.budget):
         rows = [sequences[position] for position in batch]
         scorer.on_pass()
@@ -56,7 +57,7 @@ def context_vectors(scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[
 
 
 def example_writes(
-    scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method
+    scorer: BaseScorer, prompts: Sequence[Tokens], labels: Sequence[Any], method: Method
 ) -> Iterator[tuple[list[int], Array64]]:
     """The writes of each demonstration, as summed by :func:`context_vectors`. They stay with the owner.
 
@@ -78,20 +79,12 @@ def _added(backbone: Backbone, layers: range, given: Mapping[str, Tensor]) -> tu
     return (given["sums"],)
 
 
-def _sequences(scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method) -> list[Tokens]:
-    """What is run of each demonstration: its end is the token that is read."""
-    words = scorer.encoder.tree.words
-    if method.vectors.read_position == "label":
-        return [prompt + words[label] for prompt, label in zip(prompts, labels, strict=True)]
-    return list(prompts)
-
-
 @torch.inference_mode()
 def _passes(
-    scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method
+    scorer: BaseScorer, prompts: Sequence[Tokens], labels: Sequence[Any], method: Method
 ) -> Iterator[tuple[list[int], Recording]]:
     """For each pass the positions of its demonstrations, and their writes at the read position, on the device."""
-    backbone, sequences = scorer.backbone, _sequences(scorer, prompts, labels, method)
+    backbone, sequences = scorer.backbone, scorer.demonstrations(prompts, labels, method.vectors.read_position)
     layers = method.injection.active_layers(backbone.layers)
     for batch in length_batches([len(sequence) for sequence in sequences], scorer.budget):
         scorer.on_pass()
@@ -114,6 +107,6 @@ def _add(sums: Tensor, recording: Recording, one_hot: Tensor) -> None:
         of_layer.transpose(0, 1).baddbmm_(one_hot.expand(len(WRITES), -1, -1), writes)
 
 
-def groups_of(labels: Sequence[int], method: Method) -> npt.NDArray[np.int64]:
+def groups_of(classes: Sequence[int], method: Method) -> npt.NDArray[np.int64]:
     """``(N,)``: the group of each example: its class, or 0 if all classes are summed together."""
-    return np.array([method.group_of(label) for label in labels], dtype=np.int64)
+    return np.array([method.group_of(number) for number in classes], dtype=np.int64)

@@ -15,16 +15,18 @@ from ifedicl.adapter import Adapter
 from ifedicl.adapter.format import HEADER, adapter_folder
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.backbone.source import check_source
-from ifedicl.data import COLUMN_REMEDY, split_roles
+from ifedicl.data import split_roles
 from ifedicl.errors import DataError
 from ifedicl.federation.expected_steps import expected_steps, step_sizes
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.federation.sample_exchange import Exchange, SampleCounts, sample_exchange
+from ifedicl.kinds.any_task import SHOWN_TEXT
+from ifedicl.kinds.classify import SHOWN_LABEL
+from ifedicl.kinds.row_cells import COLUMN_REMEDY
 from ifedicl.rows import columns_of, holds_rows, rows_of
 from ifedicl.settings import RunSettings, load_settings
 from ifedicl.settings.describe import mode_of, what_leaves
-from ifedicl.task import SHOWN_LABEL, SHOWN_TEXT
 
 
 def inspect_path(path: Path, *, text: str = "text", label: str = "label") -> dict[str, Any]:
@@ -74,13 +76,13 @@ def inspect_config(path: Path) -> dict[str, Any]:
     clients = data.clients
 
     from ifedicl.backbone.load import load_backbone  # torch takes seconds to import, and a wrong file is found first
-    from ifedicl.backbone.scoring import Scorer
+    from ifedicl.backbone.scorers import scorer_of
     from ifedicl.runs.expected_memory import expected_memory
     from ifedicl.runs.expected_time import expected_time
 
     holdout = settings.holdout
     backbone = load_backbone(settings.model)
-    scorer = Scorer(backbone, settings.task)
+    scorer = scorer_of(backbone, settings.task)
     shown = scorer.encoder.prompts([SHOWN_TEXT]).tokens[0]
     manifest, samples = _samples(settings, backbone.shape)
     steps = expected_steps(manifest, step_sizes(manifest, samples, tuple(clients)))
@@ -99,9 +101,10 @@ def inspect_config(path: Path) -> dict[str, Any]:
             }
             for name, examples in clients.items()
         },
-        "labels": {name: dict(Counter(example.label for example in examples)) for name, examples in clients.items()},
+        "labels": {name: settings.task.summary_of(examples) for name, examples in clients.items()},
         "prompt": backbone.tokenizer.decode(list(shown)),
-        "label_words": list(settings.task.label_words),
+        "task": settings.task.facts,
+        "asks": settings.task.asks,
         "bytes_per_client": expected_bytes(settings, backbone.shape, tuple(clients)),
         "steps": [asdict(step) | {"what": step.what, "when": step.when} for step in steps],
         "bytes_in_all": {
@@ -136,7 +139,7 @@ def expected_bytes(settings: RunSettings, model: ModelShape, clients: Sequence[s
 
 
 def _samples(settings: RunSettings, model: ModelShape) -> tuple[Manifest, dict[str, Exchange]]:
-    counts = SampleCounts(np.full(settings.method.groups(len(settings.task.labels)), 50), selection=100, gate=100)
+    counts = SampleCounts(np.full(settings.method.groups(settings.task.classes), 50), selection=100, gate=100)
     manifest = Manifest.of(settings.task, settings.method, model)
     return manifest, sample_exchange(manifest, counts)
 

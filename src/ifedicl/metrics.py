@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -211,6 +211,22 @@ class Evaluation:
         return cls(tuple(labels), places, predicted, Tally.of(logs, truth).loss, Confidence.of(logs, truth))
 
     @property
+    def examples(self) -> int:
+        """``N``."""
+        return len(self.truth)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Macro-F1."""
+        return {"macro-F1": self.macro_f1}
+
+    @property
+    def by_label(self) -> list[tuple[int, int]]:
+        """``(C, 2)``: of each label, the examples that have it, and how many of these are answered right."""
+        matrix = self.confusion
+        return [(int(row.sum()), int(row[place])) for place, row in enumerate(matrix)]
+
+    @property
     def hits(self) -> npt.NDArray[np.float64]:
         """``(N,)``: 1 where the prediction is right, else 0."""
         hits: npt.NDArray[np.float64] = (self.truth == self.predicted).astype(np.float64)
@@ -287,7 +303,16 @@ def paired_p(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
     return float(result.pvalue)
 
 
-def mean_hits(evaluations: Sequence[Evaluation]) -> npt.NDArray[np.float64]:
+class HasHits(Protocol):
+    """Figures with one number for each example."""
+
+    @property
+    def hits(self) -> npt.NDArray[np.float64]:
+        """``(N,)``: 1 where the answer is right, else 0."""
+        ...
+
+
+def mean_hits(evaluations: Sequence[HasHits]) -> npt.NDArray[np.float64]:
     """``(N,)``: on each example, the fraction of the evaluations that got it right."""
     mean: npt.NDArray[np.float64] = np.mean([evaluation.hits for evaluation in evaluations], axis=0, dtype=np.float64)
     return mean

@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass, replace
 
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.scoring import Scorer
+from ifedicl.backbone.scorers import scorer_of
 from ifedicl.calibrate import ClientRound, calibrate
-from ifedicl.data import Example, Role, split_roles
+from ifedicl.data import Role, split_roles
 from ifedicl.errors import DataError
 from ifedicl.inputs import fraction, whole_number
+from ifedicl.kinds.any_task import AnyExample
 from ifedicl.metrics import Comparison
 from ifedicl.settings import Method, changed, method_of
 
@@ -46,7 +47,7 @@ class Personal:
 
 def personalise(
     adapter: Adapter,
-    examples: Sequence[Example],
+    examples: Sequence[AnyExample],
     backbone: Backbone,
     *,
     steps: int = 40,
@@ -76,7 +77,7 @@ def personalise(
     steps = whole_number(steps, "steps", least=1, remedy="40 are usual")
     held_out = fraction(held_out, "held_out", remedy="0.3 is usual")
     seed = whole_number(seed, "seed", least=0, remedy="0 is usual")
-    adapter.classifier(backbone)  # refuses another model
+    adapter.on_model(backbone)  # refuses another model
     roles = split_roles(examples, selection=held_out, gate=0.0, seed=seed)
     train, decide = roles[Role.TRAIN], roles[Role.SELECTION]
     if not train or len(decide) < _FEWEST_HELD_OUT:
@@ -87,7 +88,7 @@ def personalise(
     sections = {"seed": seed, "calibration": {"local_steps": _STEPS_AT_ONCE}}
     stated = method_of(adapter.provenance) if "method" in adapter.provenance else Method()
     method = changed(stated, sections, "the adapter's settings")
-    scorer = Scorer(backbone, adapter.task, first_layer=method.injected_layers(backbone.layers).start)
+    scorer = scorer_of(backbone, adapter.task, first_layer=method.injected_layers(backbone.layers).start)
     encoded = scorer.encoded(train)
     coefficients, rounds = adapter.coefficients, math.ceil(steps / _STEPS_AT_ONCE)
     for number in range(rounds):
@@ -96,9 +97,8 @@ def personalise(
         if on_progress is not None:
             on_progress(_STEPS_AT_ONCE)
     personal = replace(adapter, coefficients=coefficients)
-    texts, truth = [row.text for row in decide], [adapter.task.index(row.label) for row in decide]
-    ours, theirs = (candidate.classifier(backbone).log_probabilities(texts) for candidate in (personal, adapter))
-    comparison = Comparison.of(ours, theirs, truth)
+    ours, theirs = (candidate.on_model(backbone).scores(decide) for candidate in (personal, adapter))
+    comparison = adapter.task.comparison(ours, theirs, scorer.encoded(decide).labels)
     facts = {"examples": len(train), "steps": rounds * _STEPS_AT_ONCE, "held_out": asdict(comparison)}
     chosen = replace(personal, provenance={**adapter.provenance, "personal": facts}) if comparison.is_better else adapter
     return Personal(chosen, comparison, len(train))

@@ -15,9 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
 from ifedicl.caller_labels import read_labels
-from ifedicl.data import Example
 from ifedicl.errors import InputError
 from ifedicl.inputs import fraction, texts_of, whole_number
+from ifedicl.kinds.classify import Example, as_classification
 from ifedicl.personal import personalise
 
 
@@ -82,21 +82,23 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if getattr(y, "shape", ())[1:] == (1,):
             warnings.warn("A column-vector y was passed when a 1d array was expected", DataConversionWarning, stacklevel=2)
         texts, loaded = _some_texts(X), _adapter_of(self.adapter).with_model_source(self.model)
-        labels = read_labels(y, loaded.task)
+        task = as_classification(loaded.task, "AdapterClassifier")
+        labels = read_labels(y, task)
         if len(labels.names) != len(texts):
             raise InputError(
                 f"X and y: received {len(texts)} texts and {len(labels.names)} labels; allowed: one label for each text. "
                 "Check that both come from the same rows"
             )
-        classifier = loaded.classifier(self.backbone)
+        used, classifier = loaded, loaded.classifier(self.backbone)
         if steps:
             examples = [Example(text, label) for text, label in zip(texts, labels.names, strict=True)]
             personal = personalise(loaded, examples, classifier.backbone, steps=steps, held_out=self.held_out, seed=self.seed)
-            classifier = personal.adapter.classifier(classifier.backbone)
-        self.adapter_ = classifier.adapter
+            used = personal.adapter
+            classifier = used.classifier(classifier.backbone)
+        self.adapter_ = used
         self.classes_ = labels.classes
         self._classifier = classifier
-        self._order = np.array([loaded.task.index(name) for name in labels.sorted_names])
+        self._order = np.array([task.index(name) for name in labels.sorted_names])
         return self
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:  # noqa: N803

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ifedicl.backbone.load import Backbone
-from ifedicl.data import Example, Role
+from ifedicl.data import Role
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import (
     CompareReply,
@@ -18,6 +18,7 @@ from ifedicl.federation.messages import (
     FailureCode,
     VectorsRequest,
 )
+from ifedicl.kinds.classify import Example
 from ifedicl.metrics import Tally
 from ifedicl.owner.policy import Policy, open_policy
 from tests.support import tiny
@@ -62,7 +63,7 @@ def test_without_the_rule_two_fractions_give_one_examples_loss(backbone: Backbon
     found, victim = bisected(backbone, tmp_path, open_policy())
     assert found.examples == 1
     own = client_behind(victim)._in_job
-    reading = own.scorer.read(own.scorer.encoded(ROWS).prompts)
+    reading = own.scorer.reading(own.scorer.encoded(ROWS))
     losses = [-float(logs[tiny.TASK.index(row.label)]) for row, logs in zip(ROWS, reading.logs, strict=True)]
     assert min(abs(loss - found.loss_sum) for loss in losses) < 1e-3
 
@@ -144,4 +145,5 @@ def _of_gate(backbone: Backbone, folder: Path, method: Any, count: int) -> tuple
     draws = tiny.examples(200, seed=7)
     probe = owner(backbone, folder / "probe", examples=draws)
     client_behind(probe).prepare(job(backbone, method))
-    return client_behind(probe)._in_job.roles[Role.GATE][:count]
+    held = client_behind(probe)._in_job.roles[Role.GATE][:count]
+    return tuple(row for row in held if isinstance(row, Example))

@@ -17,6 +17,7 @@ from ifedicl import Adapter, Backbone, Example, ModelSettings, Task, federate, l
 from ifedicl.core.vectors import Array32
 from ifedicl.demo import story
 from ifedicl.demo.fetch import demo_places
+from ifedicl.kinds.classify import as_classification
 from ifedicl.settings import changed
 from tests.support.exports import run_card
 
@@ -72,7 +73,7 @@ def test_two_loras_in_one_batch_of_peft_give_our_own_labels(
     states = logits[torch.arange(len(names)), batch["attention_mask"].sum(dim=1) - 1]
     for place, (name, adapter) in enumerate(adapters.items()):
         own = states[place * len(story.SENTENCES) : (place + 1) * len(story.SENTENCES)]
-        words = [tokenizer(" " + word)["input_ids"][0] for word in adapter.task.label_words]
+        words = [tokenizer(" " + word)["input_ids"][0] for word in as_classification(adapter.task, "a test").label_words]
         expected = replace(adapter, readout=None).classifier(real_backbone).log_probabilities(story.SENTENCES)
         np.testing.assert_allclose(own[:, words].log_softmax(dim=-1).numpy(), expected, atol=1e-4, err_msg=name)
         raw = replace(adapter, readout=None, coefficients=adapter.coefficients.identity(adapter.coefficients.form))
@@ -101,7 +102,7 @@ def test_a_classifier_in_a_plain_pipeline_gives_our_own_probabilities(
     from ifedicl.core.readout import Readout
 
     adapter = adapters["mood"]
-    drawn = Readout(_head(real_backbone.width, len(adapter.task.labels)))
+    drawn = Readout(_head(real_backbone.width, adapter.task.columns))
     for number, readout in enumerate((adapter.readout, drawn)):
         scored = replace(adapter, readout=readout)
         folder = tmp_path / f"out{number}"
@@ -109,5 +110,8 @@ def test_a_classifier_in_a_plain_pipeline_gives_our_own_probabilities(
         classify = pipeline("text-classification", str(folder), tokenizer=str(folder), device="cpu")
         expected = scored.classifier(real_backbone).log_probabilities(story.SENTENCES)
         rows = classify(_prompts(scored), top_k=None, batch_size=len(story.SENTENCES))
-        found = [[{item["label"]: item["score"] for item in row}[label] for label in scored.task.labels] for row in rows]
+        found = [
+            [{item["label"]: item["score"] for item in row}[label] for label in as_classification(scored.task, "a test").labels]
+            for row in rows
+        ]
         np.testing.assert_allclose(np.log(np.array(found)), expected, atol=1e-4)

@@ -18,13 +18,13 @@ import torch
 
 from ifedicl.backbone.load import load_backbone
 from ifedicl.backbone.model_shape import ModelShape
-from ifedicl.data import Example
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.driver import adapter_of
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.federation.state import State
+from ifedicl.kinds.classify import Example
 from ifedicl.owner.own_files import split_key_of
 from ifedicl.owner.policy import LedgerSettings, load_client_settings
 from ifedicl.settings import load_settings

@@ -11,9 +11,9 @@ import pytest
 from ifedicl import Backbone, ModelSettings, cli, federate, simulate
 from ifedicl.audit.suite import Evidence, run_attacks
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.data import Example
 from ifedicl.demo.fetch import demo_model, demo_places
 from ifedicl.demo.story import TASK
+from ifedicl.kinds.classify import Example
 from ifedicl.settings import Method, changed, load_preset, validated
 
 pytestmark = pytest.mark.real

@@ -78,7 +78,7 @@ def test_a_run_writes_checkpoint_adapter_and_metrics_and_reads_the_test_file(set
     assert sum(line["event"] == "exchange" for line in lines) == len(result.federated.outcome.state.traffic)
     assert result.test is not None
     assert result.zero_shot is not None
-    assert len(result.test.truth) == len(result.zero_shot.truth) == 11
+    assert result.test.examples == result.zero_shot.examples == 11
 
 
 def test_equal_runs_give_equal_adapters_whatever_their_folder(settings: RunSettings, tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ import torch
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import load_backbone
 from ifedicl.backbone.model_shape import ModelShape
-from ifedicl.data import Example
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator
 from ifedicl.federation.driver import adapter_of
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.secure import summing_engine
 from ifedicl.federation.secure.sum_client import identity_of
+from ifedicl.kinds.classify import Example
 from ifedicl.ledger.ledger import REPLY, SUMMED, read
 from ifedicl.owner.own_files import split_key_of
 from ifedicl.owner.policy import LedgerSettings, load_client_settings

@@ -15,13 +15,13 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
-from ifedicl.data import Example
 from ifedicl.federation.client import Client
 from ifedicl.federation.client_keys import key_for
 from ifedicl.federation.handler import Endpoint
 from ifedicl.federation.manifest import Manifest, context_id
 from ifedicl.federation.messages import Envelope, Failure, FailureCode, JobRequest, Reply, Request
 from ifedicl.flare.byte_endpoint import answer
+from ifedicl.kinds.classify import Example
 from ifedicl.ledger.entries import Head
 from ifedicl.ledger.usage import CountedLedger
 from ifedicl.owner.endpoint import LedgerRecord, Privacy, build_endpoint

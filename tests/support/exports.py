@@ -16,7 +16,7 @@ from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
 from ifedicl.core.readout import Readout
 from ifedicl.core.vectors import Array32
-from ifedicl.task import Task
+from ifedicl.kinds.classify import Task
 from tests.support import tiny
 
 TEXTS = ("we laughed all day", "the soup was cold", "nobody came, and then it rained for an hour", "so kind")

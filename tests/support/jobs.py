@@ -9,8 +9,8 @@ from ifedicl.core.subspace import Context
 from ifedicl.federation import messages
 from ifedicl.federation.manifest import Manifest, context_id
 from ifedicl.federation.messages import StepRequest
+from ifedicl.kinds.classify import Task
 from ifedicl.settings import Method
-from ifedicl.task import Task
 from tests.support import tiny
 from tests.support.readouts import asked_products
 

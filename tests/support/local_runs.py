@@ -10,11 +10,12 @@ import numpy as np
 
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.model_shape import ModelShape
-from ifedicl.data import Example, Role, split_roles
+from ifedicl.data import Role, split_roles
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.events import Event
 from ifedicl.federation.messages import Reply, Request, VectorsReply
+from ifedicl.kinds.classify import Example
 from ifedicl.settings import Coordination, Method
 from tests.support import tiny
 from tests.support.endpoints import engine_of

@@ -12,22 +12,21 @@ import torch
 from torch import Tensor
 
 from ifedicl import calibrate, seeds
-from ifedicl.backbone.encoding import EncodedExamples
 from ifedicl.backbone.hooks import Watcher
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.prompts import EncodedExamples
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import Objective
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
 from ifedicl.core.subspace import Context, ContextTensors, subspace_basis
 from ifedicl.core.vectors import Array64
-from ifedicl.data import Example
 from ifedicl.dp.accountant import Budget
 from ifedicl.dp.clipping import Bound
 from ifedicl.federation.dp_client import DPSums
 from ifedicl.federation.manifest import Manifest
+from ifedicl.kinds.classify import Example, Task
 from ifedicl.settings import Method
-from ifedicl.task import Task
 from tests.support.private import dp_sums
 
 

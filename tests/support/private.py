@@ -8,13 +8,13 @@ from typing import Any
 
 from ifedicl import runs
 from ifedicl.backbone.load import Backbone
-from ifedicl.data import Example
 from ifedicl.federation.client import Client
 from ifedicl.federation.client_task import ExampleSums
 from ifedicl.federation.dp_client import DPSums
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.public_text import PublicText
 from ifedicl.federation.secure.quantised import STEPS
+from ifedicl.kinds.classify import Example
 from ifedicl.settings import Method, ModelSettings
 from tests.support import tiny
 

@@ -20,9 +20,8 @@ from ifedicl.backbone.families import writes_of
 from ifedicl.backbone.load import Backbone, load_backbone, wrap
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context
-from ifedicl.data import Example
+from ifedicl.kinds.classify import Example, Task
 from ifedicl.settings import Method, ModelSettings, validated
-from ifedicl.task import Task
 
 VOCABULARY = 320
 TASK = Task(name="mood", labels=("good", "bad"), template="Text: {text}\nMood:")

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ifedicl.backbone.encoding import EncodedExamples, LabelTree, Tokens
+from ifedicl.backbone.encoding import LabelTree
 from ifedicl.backbone.families import FAMILIES
 from ifedicl.backbone.hooks import injected
 from ifedicl.backbone.layer_cache import UpperLayers
@@ -24,12 +24,13 @@ from ifedicl.backbone.layout import Layout, Row, branches_of, read_at, states_of
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.multi_adapter import Asked, Placed, mixed_batches, mixed_log_probabilities
 from ifedicl.backbone.passes import PassBudget
+from ifedicl.backbone.prompts import EncodedExamples, Tokens
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.backbone.tree_attention import branch_limit
 from ifedicl.calibrate import example_gradients, gradient_sum
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context, ContextTensors
-from ifedicl.task import Task
+from ifedicl.kinds.classify import Task
 from tests.support import tiny
 from tests.support.families import SOME_FAMILIES
 

@@ -15,15 +15,15 @@ from torch import Tensor
 
 from ifedicl.backbone.capture import BUCKET, Captures, Work, bucketed
 from ifedicl.backbone.families import writes_of
-from ifedicl.backbone.label_words import LABELS
 from ifedicl.backbone.load import Backbone, wrap
+from ifedicl.backbone.losses import LABELS
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import ClientRound, LocalUpdate, calibrate, example_gradients, gradient_sum
 from ifedicl.core.coefficients import Form, cold_start
 from ifedicl.core.subspace import Context
 from ifedicl.extract import context_vectors
+from ifedicl.kinds.classify import Task
 from ifedicl.settings import ModelSettings
-from ifedicl.task import Task
 from tests.support import tiny
 from tests.support.captured import Traced
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ifedicl.backbone.encoding import EncodedExamples
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.prompts import EncodedExamples
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import example_gradients, gradient_sum
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.subspace import Context, subspace_basis
+from ifedicl.kinds.classify import Task
 from ifedicl.settings import Method
-from ifedicl.task import Task
 from tests.support import tiny
 
 

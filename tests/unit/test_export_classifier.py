@@ -23,6 +23,7 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
 from ifedicl.core.vectors import Array32
 from ifedicl.errors import AdapterError, BackboneError
+from ifedicl.kinds.classify import as_classification
 from tests.support import tiny
 from tests.support.exports import PROJECTED, TEXTS, head, run_card, servable
 
@@ -42,7 +43,11 @@ def _logs(classify: Any, adapter: Adapter, **options: Any) -> Array32:
     """``(N, C)`` log-probabilities of a pipeline."""
     rows = classify(_prompts(adapter), top_k=None, **options)
     by_label = [{item["label"]: item["score"] for item in row} for row in rows]
-    return np.log(np.array([[row[label] for label in adapter.task.labels] for row in by_label], dtype=np.float32))
+    return np.log(
+        np.array(
+            [[row[label] for label in as_classification(adapter.task, "a test").labels] for row in by_label], dtype=np.float32
+        )
+    )
 
 
 def _pipeline_of(folder: Path) -> Any:
@@ -62,7 +67,10 @@ def test_every_family_gives_our_probabilities_through_a_plain_pipeline(case: str
     adapter.export(tmp_path / "lora", backbone, form="lora-sequence-classification")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "lora")
     config = copy.deepcopy(backbone.model.config)
-    config.id2label, config.pad_token_id = dict(enumerate(adapter.task.labels)), tokenizer.pad_token_id
+    config.id2label, config.pad_token_id = (
+        dict(enumerate(as_classification(adapter.task, "a test").labels)),
+        tokenizer.pad_token_id,
+    )
     base = AutoModelForSequenceClassification.from_config(config)
     base.load_state_dict(
         {name: w for name, w in backbone.model.state_dict().items() if name in base.state_dict()}, strict=False

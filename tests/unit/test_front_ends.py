@@ -19,7 +19,7 @@ from sklearn.utils import estimator_checks
 from ifedicl import Adapter, AdapterClassifier, pipeline
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import DataError
-from ifedicl.task import Task
+from ifedicl.kinds.classify import Task
 from tests.support import tiny
 
 TEXTS = list(tiny.SENTENCES)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from ifedicl.backbone.label_words import WORDS
 from ifedicl.backbone.layout import Row
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.losses import WORDS
 from ifedicl.backbone.scoring import Scorer
-from ifedicl.task import Task
+from ifedicl.kinds.classify import Task
 from tests.support import tiny
 
 RATED = Task(name="rated", labels=("5", "50", "500", "51", "7"), template="Text: {text}\nOf 500:")
@@ -45,7 +45,7 @@ def _says(monkeypatch: pytest.MonkeyPatch, scorer: Scorer, said: tuple[int, ...]
             result[..., token] += 12.0 * (states[..., 0] == step)
         return result if words is None else result[..., words]
 
-    monkeypatch.setattr("ifedicl.backbone.scoring.states_of", hidden)
+    monkeypatch.setattr("ifedicl.backbone.base_scorer.states_of", hidden)
     monkeypatch.setattr(Backbone, "logits", logits)
 
 
@@ -76,5 +76,5 @@ def test_the_words_and_all_else_are_together_certain(backbone: Backbone, task: T
         words = torch.stack([-scorer.losses(WORDS, prompts, [label] * len(prompts)) for label in range(len(task.labels))], 1)
         torch.testing.assert_close(words, scorer.label_scores(prompts), rtol=1e-4, atol=1e-5)
     first = {word[0] for word in scorer.encoder.tree.words}
-    starts = torch.stack([scorer.backbone.logits(scorer._states([Row(prompt)], None)[0, -1]) for prompt in prompts])
+    starts = torch.stack([scorer.backbone.logits(scorer.states([Row(prompt)], None)[0, -1]) for prompt in prompts])
     assert (words.exp().sum(dim=1) <= starts.softmax(dim=-1)[:, sorted(first)].sum(dim=1) + 1e-5).all()

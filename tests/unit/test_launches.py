@@ -30,8 +30,8 @@ from ifedicl.core.coefficients import Form, cold_start
 from ifedicl.core.fused_injection import is_sound
 from ifedicl.core.subspace import Context
 from ifedicl.core.transfer import to_device, to_host
+from ifedicl.kinds.classify import Task
 from ifedicl.settings import Method
-from ifedicl.task import Task
 from tests.support import tiny
 from tests.support.dispatched import ITEM, Dispatched, counted, deep_backbone
 

@@ -7,16 +7,15 @@ from functools import partial
 import numpy as np
 import pytest
 
-from ifedicl.backbone.encoding import Tokens
 from ifedicl.backbone.layout import Row
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.prompts import Tokens
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.blend import blended, shares
 from ifedicl.core.readout import Readout
-from ifedicl.data import Example
 from ifedicl.federation.coordinator import Coordinator
+from ifedicl.kinds.classify import Example, Task
 from ifedicl.settings.method import MANY_LABELS
-from ifedicl.task import Task
 from tests.support import tiny
 from tests.support.endpoints import engine_of
 from tests.support.local_runs import real, shape_of
@@ -38,13 +37,13 @@ HANDS = {
 @pytest.fixture
 def run_rows(monkeypatch: pytest.MonkeyPatch) -> list[Tokens]:
     """The tokens of each row that is run."""
-    rows, states = list[Tokens](), Scorer._states
+    rows, states = list[Tokens](), Scorer.states
 
     def noted(scorer: Scorer, given: list[Row], prefix: None) -> object:
         rows.extend(row.tokens for row in given)
         return states(scorer, given, prefix)
 
-    monkeypatch.setattr(Scorer, "_states", noted)
+    monkeypatch.setattr(Scorer, "states", noted)
     return rows
 
 

@@ -34,7 +34,7 @@ def interleaved(placed: list[tuple[Classifier, Placed]]) -> list[Asked]:
     rows = []
     for number, text in enumerate(TEXTS * len(placed)):
         classifier, own = placed[number % len(placed)]
-        rows.append(Asked(own, classifier._scorer.encoder.prompts([text]).tokens[0]))
+        rows.append(Asked(own, classifier.scorer.encoder.prompts([text]).tokens[0]))
     return rows
 
 
@@ -63,10 +63,11 @@ def test_adapters_mixed_in_one_batch_say_what_they_say_apart(case: str) -> None:
 
 
 def test_the_raw_model_and_its_adapter_share_a_pass(backbone: Backbone) -> None:
-    classifier = tiny.drawn_adapter(backbone, tiny.TASK, rank=4).classifier(backbone)
+    adapter = tiny.drawn_adapter(backbone, tiny.TASK, rank=4)
+    classifier = adapter.classifier(backbone)
     adapted, raw = classifier.placed()
     together = mixed(backbone, interleaved([(classifier, adapted), (classifier, raw)]))
-    identity = replace(classifier.adapter, coefficients=Coefficients.identity(classifier.adapter.coefficients.form))
+    identity = replace(adapter, coefficients=Coefficients.identity(adapter.coefficients.form))
     expected = identity.classifier(backbone).log_probabilities((TEXTS * 2)[1::2])
     np.testing.assert_allclose(np.stack(together[1::2]), expected, atol=1e-5)
 

@@ -18,8 +18,8 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.blend import mixes
 from ifedicl.core.readout import Readout
-from ifedicl.data import Example
 from ifedicl.federation.coordinator import Outcome
+from ifedicl.kinds.classify import Example
 from ifedicl.metrics import Tally
 from tests.support import tiny
 from tests.support.local_runs import run_real

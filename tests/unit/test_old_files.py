@@ -16,6 +16,7 @@ from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import ConfigError
 from ifedicl.inspection import inspect_adapter
+from ifedicl.kinds.classify import as_classification
 from ifedicl.ledger.ledger import REPLY, Ledger, read
 from ifedicl.ledger.receipts import check_heads, read_heads
 from ifedicl.ledger.usage import History
@@ -162,4 +163,4 @@ def test_a_run_of_the_old_format_is_refused_with_its_remedy_and_left_alone(more_
 def test_the_adapter_of_an_old_run_still_labels(old_model: Backbone) -> None:
     adapter = Adapter.load(OLD / "run" / "adapter")
     [prediction] = adapter.classifier(old_model).classify(EXPECTED["texts"][:1])
-    assert prediction.label in adapter.task.labels
+    assert prediction.label in as_classification(adapter.task, "a test").labels

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
 from ifedicl.cli import app
-from ifedicl.data import Example
 from ifedicl.errors import DataError, FingerprintError
+from ifedicl.kinds.classify import Example
 from ifedicl.personal import personalise
 from ifedicl.runs import federate, simulate
 from ifedicl.settings import ModelSettings

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from ifedicl.backbone import hooks
-from ifedicl.backbone.encoding import Tokens
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.prompts import Tokens
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context
-from ifedicl.task import Task
+from ifedicl.kinds.classify import Task
 from tests.support import tiny
 from tests.support.private import private_method
 

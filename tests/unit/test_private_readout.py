@@ -15,7 +15,7 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.core.framed_sums import SENSITIVITY, Frame, FramedSums
 from ifedicl.core.readout import Readout
 from ifedicl.core.vectors import Array64
-from ifedicl.data import Example, Role
+from ifedicl.data import Role
 from ifedicl.dp.accountant import epsilon
 from ifedicl.federation.client import Client
 from ifedicl.federation.events import Event
@@ -36,6 +36,7 @@ from ifedicl.federation.messages import (
     StatisticsRequest,
 )
 from ifedicl.federation.reply_sums import SUM_RULES, flat
+from ifedicl.kinds.classify import Example
 from ifedicl.ledger.ledger import SUMMED, read
 from ifedicl.ledger.usage import CountedLedger
 from ifedicl.metrics import CountedComparison, Tally

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from ifedicl import seeds
-from ifedicl.backbone.encoding import Prompts
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.prompts import Prompts
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array64
-from ifedicl.data import Example
 from ifedicl.federation.messages import GradientReply, GradientRequest, JobRequest
-from ifedicl.task import Task
+from ifedicl.kinds.classify import Example, Task
 from tests.support import tiny
 from tests.support.families import QUICK
 from tests.support.jobs import context_of, job_of

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from ifedicl.backbone.encoding import Encoder
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import TaskError
-from ifedicl.task import Task
+from ifedicl.kinds.classify import Task
 from tests.support import tiny
 
 TEXTS = ["warm soup", "a <stop> sign", *tiny.SENTENCES[:2]]

@@ -17,14 +17,15 @@ from hypothesis import strategies as st
 from tokenizers import normalizers, processors
 from torch import Tensor
 
-from ifedicl.backbone.encoding import Encoder, LabelTree, Prompts, Tokens
-from ifedicl.backbone.label_words import LABELS, WORDS
+from ifedicl.backbone.encoding import Encoder, LabelTree
 from ifedicl.backbone.layout import right_padded
 from ifedicl.backbone.load import Backbone, Prefix
+from ifedicl.backbone.losses import LABELS, WORDS
 from ifedicl.backbone.passes import PassBudget, length_batches
+from ifedicl.backbone.prompts import Prompts, Tokens
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.errors import DataError, TaskError
-from ifedicl.task import Task
+from ifedicl.kinds.classify import Task
 from tests.support import tiny
 
 TEXTS = (*tiny.SENTENCES, "ok", "the phone, the fan and the bread on the table were warm again and again")

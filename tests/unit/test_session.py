@@ -16,6 +16,7 @@ from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
 from ifedicl.core.warm_start import Start, projected_core, warm_start
 from ifedicl.federation.coordinator import Starter
+from ifedicl.kinds.classify import Task
 from ifedicl.settings import Method, ModelSettings
 from ifedicl.store import open_store, requests
 from ifedicl.store.lease import leased
@@ -23,7 +24,6 @@ from ifedicl.store.protocol import Store
 from ifedicl.store.records import TaskKey
 from ifedicl.store.requests import Answer
 from ifedicl.store.signature import reference
-from ifedicl.task import Task
 from tests.support import tiny
 from tests.support.private import private_method
 from tests.support.store import KEY, adapter, unit

@@ -14,6 +14,7 @@ from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.bench.plan import load_plan
 from ifedicl.errors import ConfigError
 from ifedicl.federation.manifest import Manifest
+from ifedicl.kinds.classify import as_classification
 from ifedicl.owner.policy import ClientSettings, load_client_settings
 from ifedicl.settings import (
     Method,
@@ -58,7 +59,7 @@ def faults_of(folder: Path, text: str) -> dict[str, str]:
 def test_a_short_config_is_enough_and_paths_are_taken_from_its_folder(tmp_path: Path) -> None:
     settings = load_settings(written(tmp_path, GOOD))
     assert settings.data.train == str(tmp_path / "train.jsonl")
-    assert settings.task.label_words == ("good", "bad")
+    assert as_classification(settings.task, "a test").label_words == ("good", "bad")
     assert settings.model.source == "some/model"
 
 

@@ -20,9 +20,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from ifedicl import AdapterClassifier, personalise, pipeline, simulate
 from ifedicl.backbone.load import Backbone
-from ifedicl.data import Example
 from ifedicl.errors import DataError, IfediclError, InputError
-from ifedicl.task import Task
+from ifedicl.kinds.classify import Example, Task
 from tests.support import tiny
 
 TEXTS = [f"{sentence} {turn}" for turn in ("today", "at night") for sentence in tiny.SENTENCES[:6]]

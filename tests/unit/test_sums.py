@@ -16,11 +16,11 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.exact_sums import OrderlessSum
-from ifedicl.data import Example
 from ifedicl.errors import TooFewClientsError
 from ifedicl.federation.checkpoint import load, save
 from ifedicl.federation.messages import UpdateReply, VectorsRequest
 from ifedicl.federation.reply_sums import Total
+from ifedicl.kinds.classify import Example
 from ifedicl.settings import TOGETHER
 from tests.support import tiny
 from tests.support.endpoints import engine_of

@@ -21,7 +21,7 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.multi_adapter import Asked, mixed_log_probabilities
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.errors import DataError, TaskError
-from ifedicl.task import Task
+from ifedicl.kinds.classify import Task
 from tests.support import tiny
 
 CHAT = (

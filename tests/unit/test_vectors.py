@@ -16,8 +16,8 @@ from ifedicl.core.aggregation import AGGREGATE_VECTORS
 from ifedicl.core.vectors import ContextVectors, pooled_mean, uniform_mean
 from ifedicl.extract import context_vectors
 from ifedicl.federation.messages import VectorsReply, decode_reply, encode
+from ifedicl.kinds.classify import Task
 from ifedicl.settings import Method
-from ifedicl.task import Task
 from tests.support import tiny
 
 TEXTS = tuple(example.text for example in tiny.examples(9))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,46 +16,25 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
-import numpy as np
 
 from ifedicl import files
 from ifedicl.adapter import card
+from ifedicl.adapter.classifier import Classifier, Prediction
 from ifedicl.adapter.content import Content
 from ifedicl.adapter.format import BESIDE, CARD, HEADER, TENSORS, adapter_folder, pack, unpack, write_files
 from ifedicl.adapter.hub_name import HubName
+from ifedicl.adapter.on_model import OnModel
 from ifedicl.adapter.upload import described, shareable_source
 from ifedicl.backbone import hub
 from ifedicl.backbone.licence import terms_of
-from ifedicl.core.vectors import Array32
-from ifedicl.data import Example
-from ifedicl.errors import AdapterError, BackboneError, FingerprintError, InputError
-from ifedicl.inputs import texts_of
-from ifedicl.metrics import Evaluation
+from ifedicl.errors import AdapterError, BackboneError
 
 if TYPE_CHECKING:
     from ifedicl.backbone.load import Backbone
-    from ifedicl.backbone.multi_adapter import Placed
 
 _log = logging.getLogger(__name__)
 _LOADING = threading.Lock()
 """Held while an adapter puts itself on its model, so that several threads load it once."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable label of a text, and the probabilities of all labels in the task's order; they sum to 1."""
-
-    label: str
-    probabilities: Mapping[str, float]
-
-    @property
-    def confidence(self) -> float:
-        """The probability of the label."""
-        return self.probabilities[self.label]
-
-    def answer(self, least: float) -> str | None:
-        """The label; None if its probability is below ``least``."""
-        return self.label if self.confidence >= least else None
 
 
 @dataclass(frozen=True)
@@ -175,7 +154,7 @@ class Adapter(Content):
         return self if source is None else replace(self, model=self.model.model_copy(update={"source": source}))
 
     def classifier(self, backbone: Backbone | None = None) -> Classifier:
-        """Put the adapter on its model.
+        """Put the adapter of a classification on its model.
 
         Args:
             backbone: the loaded model; None: it is loaded from ``self.model``.
@@ -183,10 +162,17 @@ class Adapter(Content):
         Raises:
             FingerprintError: it is another model than the adapter was made with.
             BackboneError: the model cannot be loaded.
+            TaskError: its task is of another kind.
         """
         from ifedicl.backbone.load import load_backbone
 
         return Classifier(self, backbone or load_backbone(self.model))
+
+    def on_model(self, backbone: Backbone | None = None) -> OnModel:
+        """Put the adapter on its model, whatever the kind of its task; arguments and errors as :meth:`classifier`."""
+        from ifedicl.backbone.load import load_backbone
+
+        return OnModel(self, backbone or load_backbone(self.model))
 
     def classify(self, texts: Sequence[str]) -> list[Prediction]:
         """Label texts. The first call loads the model, and the adapter keeps it until :meth:`release`.
@@ -248,89 +234,3 @@ class Adapter(Content):
     def describe(self) -> str:
         """A model card in Markdown."""
         return card.card(self)
-
-
-class Classifier:
-    """An adapter on its model, ready for any number of texts.
-
-    Several threads may share it, and other classifiers on the same model: calls wait for each other.
-    """
-
-    def __init__(self, adapter: Adapter, backbone: Backbone) -> None:
-        """Check that the adapter was made with this model.
-
-        Raises:
-            FingerprintError: it was made with another model.
-            AdapterError: it names layers that the model does not have.
-        """
-        from ifedicl.backbone.scoring import Scorer
-
-        if backbone.fingerprint != adapter.fingerprint:
-            raise FingerprintError(
-                f"the adapter was made with {adapter.model.source} (fingerprint {adapter.fingerprint[:12]}…), not with "
-                f"{backbone.source} ({backbone.fingerprint[:12]}…). Its vectors do not fit another model, tokenizer or "
-                "quantisation. Load the same model, or calibrate an adapter for this one"
-            )
-        readout = adapter.readout
-        fits = readout is None or readout.fits(len(adapter.task.labels), backbone.width, backbone.layers)
-        if adapter.context.layers.stop > backbone.layers or not fits:
-            raise AdapterError(
-                f"the adapter {adapter.task.name!r} names layers beyond the model's {backbone.layers}: its {HEADER} was "
-                "changed. Copy the adapter again"
-            )
-        self.adapter = adapter
-        self.backbone = backbone
-        self._scorer = Scorer(backbone, adapter.task)
-
-    def placed(self) -> tuple[Placed, Placed]:
-        """The adapter and the raw model with its task, for shared passes (:mod:`~ifedicl.backbone.multi_adapter`)."""
-        from ifedicl.backbone.hooks import Injection
-        from ifedicl.backbone.multi_adapter import Placed
-
-        adapter = self.adapter
-        injection = Injection.of(self.backbone, adapter.context, adapter.coefficients)
-        return Placed(self._scorer, injection, adapter.readout), Placed(self._scorer)
-
-    def log_probabilities(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> Array32:
-        """``(N, C)`` log-probabilities among the labels, in the order of ``texts``.
-
-        Raises:
-            InputError: ``texts`` is a single string, or holds something else than strings.
-            DataError: a text has no tokens.
-        """
-        from ifedicl.backbone.hooks import applied
-
-        texts = texts_of(texts, "texts")
-        prompts = self._scorer.encoder.prompts(texts)
-        if prompts.truncated:
-            _log.warning("%d of %d texts were cut to fit the model's window", prompts.truncated, len(texts))
-        with applied(self.backbone, self.adapter.context, self.adapter.coefficients):
-            return self._scorer.log_probabilities(prompts, readout=self.adapter.readout, on_progress=on_progress)
-
-    def classify(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> list[Prediction]:
-        """Label texts.
-
-        Raises:
-            DataError: a text has no tokens.
-        """
-        labels = self.adapter.task.labels
-        return [
-            Prediction(labels[int(row.argmax())], dict(zip(labels, map(float, np.exp(row)), strict=True)))
-            for row in self.log_probabilities(texts, on_progress=on_progress)
-        ]
-
-    def evaluate(self, examples: Sequence[Example], *, on_progress: Callable[[int], None] | None = None) -> Evaluation:
-        """Label examples and compare with their labels.
-
-        Raises:
-            InputError: ``examples`` holds something else than examples.
-            DataError: a text has no tokens.
-        """
-        for number, example in enumerate(examples, start=1):
-            if not isinstance(example, Example):
-                raise InputError(
-                    f"examples: received {type(example).__name__} as number {number}; allowed: Example. Make them first"
-                )
-        logs = self.log_probabilities([example.text for example in examples], on_progress=on_progress)
-        task = self.adapter.task
-        return Evaluation.of(task.labels, logs, [task.index(example.label) for example in examples])

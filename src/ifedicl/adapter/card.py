@@ -28,20 +28,20 @@ def card(content: Content, load: str = 'Adapter.load("this/folder")') -> str:
     provenance = json.dumps(dict(content.provenance), indent=2, ensure_ascii=False)
     return (
         f"# {task.name}: an ifedicl adapter\n\n"
-        f"Labels text as {', '.join(task.labels)} with the frozen model `{content.model_name}` "
+        f"{task.does} with the frozen model `{content.model_name}` "
         f"(fingerprint `{content.fingerprint[:16]}…`), without demonstrations in the prompt.\n\n"
         f"- prompt: `{task.template!r}`, {task.turn} turn\n"
-        f"- label words: {', '.join(task.label_words)}\n"
+        f"{''.join(f'- {name}: {value}{chr(10)}' for name, value in task.card_lines.items())}"
         f"- context vectors: {len(layers)} layers × 2 writes × {width}{where}\n"
         f"- coefficients: {content.coefficients.count} calibrated"
         f"{', and a readout of hidden states' if content.readout else ''}\n"
         f"{_figures(content)}"
         f"{_forgotten(content)}"
-        "- limits: it chooses among its labels only, and is as good as the clients' examples; measure it on your own "
+        f"- limits: {task.limits}, and is as good as the clients' examples; measure it on your own "
         "text before you rely on it\n"
         "- licence: the base model's terms apply to its use\n\n"
         "```python\nfrom ifedicl import Adapter\n\n"
-        f'{load}.classify(["a text"])\n```\n\n'
+        f"{load}.{task.usage}\n```\n\n"
         f"Provenance:\n\n```json\n{provenance}\n```\n"
         f"{_privacy(content)}"
     )
@@ -50,7 +50,7 @@ def card(content: Content, load: str = 'Adapter.load("this/folder")') -> str:
 def adapter_hub_card(content: Content, terms: Terms, repo_id: str) -> str:
     """The card of an adapter on the hub: :func:`card` with front matter and the base model's terms."""
     body = card(content, f'Adapter.from_pretrained("{repo_id}")')
-    return front_matter(content, terms, "ifedicl", "text-classification") + body + terms_text(terms)
+    return front_matter(content, terms, "ifedicl", content.task.pipeline_tag) + body + terms_text(terms)
 
 
 def terms_text(terms: Terms) -> str:
@@ -67,7 +67,7 @@ def front_matter(content: Content, terms: Terms, library: str, pipeline: str) ->
         base_model=hub_id_of_model(content.model.source),
         library_name=library,
         pipeline_tag=pipeline,
-        tags=["ifedicl", "text-classification", "federated-learning"],
+        tags=["ifedicl", content.task.pipeline_tag, "federated-learning"],
     )
     return f"---\n{facts.to_yaml()}\n---\n\n"
 

@@ -10,15 +10,15 @@ from typing import Any
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
+from ifedicl.kinds.any_task import AnyTask
 from ifedicl.settings import ModelSettings
-from ifedicl.task import Task
 
 
 @dataclass(frozen=True)
 class Content:
     """The fields of an :class:`~ifedicl.Adapter`, which documents them."""
 
-    task: Task
+    task: AnyTask
     context: Context
     coefficients: Coefficients
     model: ModelSettings

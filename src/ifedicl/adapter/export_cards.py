@@ -10,6 +10,7 @@ from ifedicl.adapter.card import card, front_matter, terms_text
 from ifedicl.adapter.content import Content
 from ifedicl.adapter.format import BESIDE
 from ifedicl.backbone.licence import Terms
+from ifedicl.kinds.classify import as_classification
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def export_card(content: Content, terms: Terms, dtype: str, usage: Usage, prompt
         prompt: the whole prompt, with its chat turn, around ``{text}``.
         has_lora_bias: whether it is a LoRA with biases.
     """
-    task = content.task
+    task = as_classification(content.task, "export")
     section = files.template(
         usage.template,
         dtype=dtype,

@@ -21,7 +21,8 @@ from ifedicl.backbone.lora_export import export_lora, has_bias
 from ifedicl.backbone.quiet import quiet_transformers
 from ifedicl.backbone.turn import Turn
 from ifedicl.errors import BackboneError, InputError
-from ifedicl.task import TEXT_FIELD
+from ifedicl.kinds.any_task import TEXT_FIELD
+from ifedicl.kinds.classify import as_classification
 
 _PROBE = "It was 5 o'clock!"
 
@@ -39,11 +40,12 @@ class _Export:
     def head(self) -> Head:
         """The classification head. The folder's tokenizer must make the prompts that it was fitted on."""
         content, tokenizer = self.content, self.backbone.tokenizer
-        head = Head.of(self.backbone, content.task, content.readout)
+        task = as_classification(content.task, "a classification head")
+        head = Head.of(self.backbone, task, content.readout)
         whole = tokenizer(
             Turn(tokenizer, content.task, content.model_name).prompt(_PROBE), add_special_tokens=self.adds_special
         )
-        (ours,) = Encoder(self.backbone, content.task).prompts([_PROBE]).tokens
+        (ours,) = Encoder(self.backbone, task).prompts([_PROBE]).tokens
         if tuple(whole["input_ids"]) != ours:
             raise BackboneError(
                 f"export: the tokenizer of {content.model_name} adds tokens behind every prompt, where a classification head "
@@ -81,7 +83,7 @@ def _classifier(export: _Export) -> None:
         export.backbone,
         content.context,
         content.coefficients,
-        content.task,
+        as_classification(content.task, "a classification head"),
         export.head,
         export.folder,
         dtype=export.dtype,
@@ -109,6 +111,7 @@ def export(content: Content, folder: Path, backbone: Backbone, *, dtype: str, fo
     """As :meth:`ifedicl.adapter.adapter.Adapter.export`, with the adapter's own ``backbone``."""
     if form not in FORMS:
         raise InputError(f"form: received {form!r}; allowed: {', '.join(FORMS)}. Choose one of these")
+    as_classification(content.task, "export")
     write, usage = FORMS[form]
     terms = terms_of(content.model)
     prompt = Turn(backbone.tokenizer, content.task, content.model_name).prompt(TEXT_FIELD)

@@ -18,8 +18,8 @@ from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
 from ifedicl.errors import AdapterError
+from ifedicl.kinds import TaskField
 from ifedicl.settings import ModelSettings
-from ifedicl.task import Task
 from ifedicl.version import __version__
 
 FORMAT_VERSION = 1
@@ -49,7 +49,7 @@ class _ReadoutHeader(BaseModel):
 class _Header(BaseModel):
     """The JSON header. Every field is checked: the file may come from another party."""
 
-    task: Task
+    task: TaskField
     model: ModelSettings
     fingerprint: StrictStr
     provenance: dict[str, Any]
@@ -116,9 +116,9 @@ def unpack(kind: type[C], header: Any, data: bytes, source: str) -> C:
             raise ValueError(f"{coefficients.form} with a basis of rank {context.rank}")
         layers = () if stated.readout is None else stated.readout.layers
         readout = Readout(tensors["readout.weights"], layers) if "readout.weights" in tensors else None
-        classes, width = len(stated.task.labels), context.vectors.shape[2]
+        classes, width = stated.task.columns, context.vectors.shape[2]
         if readout is not None and not readout.fits(classes, width):
-            raise ValueError(f"a readout {readout.weights.shape} for {classes} labels and a width of {width}")
+            raise ValueError(f"a readout {readout.weights.shape} for {classes} columns and a width of {width}")
         return kind(
             task=stated.task,
             readout=readout,

@@ -25,7 +25,7 @@ from ifedicl.calibrate import example_gradients
 from ifedicl.core.coefficients import Form, cold_start
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32, Array64
-from ifedicl.data import Example
+from ifedicl.kinds.any_task import AnyExample
 from ifedicl.settings import Method
 
 EPSILONS = (1.0, 4.0, 8.0)
@@ -58,8 +58,8 @@ class Evidence:
     def of(
         cls,
         scorer: Scorer,
-        private: Sequence[Example],
-        public: Sequence[Example],
+        private: Sequence[AnyExample],
+        public: Sequence[AnyExample],
         method: Method,
         *,
         updates: int,
@@ -75,7 +75,7 @@ class Evidence:
 
 def first_gradients(
     scorer: Scorer,
-    rows: Sequence[Example],
+    rows: Sequence[AnyExample],
     context: Context,
     method: Method,
     on_progress: Callable[[int], None] = lambda _done: None,

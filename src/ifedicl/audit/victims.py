@@ -11,8 +11,8 @@ import numpy.typing as npt
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.vectors import WRITES, Array32
-from ifedicl.data import Example
 from ifedicl.extract import example_writes
+from ifedicl.kinds.any_task import AnyExample
 from ifedicl.settings import Method
 
 _LETTERS = 4
@@ -43,7 +43,7 @@ class Victims:
     def of(
         cls,
         scorer: Scorer,
-        examples: Sequence[Example],
+        examples: Sequence[AnyExample],
         method: Method,
         on_progress: Callable[[int], None] = lambda _done: None,
     ) -> Victims:

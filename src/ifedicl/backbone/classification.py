@@ -24,7 +24,7 @@ from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
 from ifedicl.core.subspace import Context
 from ifedicl.errors import AdapterError, BackboneError
-from ifedicl.task import Task
+from ifedicl.kinds.classify import Task
 
 _PROBE = 4  # tokens
 _LARGEST_ERROR = 1e-4

@@ -1,40 +1,15 @@
-"""Text to tokens: prompts that fit the window, and the token sequences of the label words."""
+"""Classification in tokens: the sequences of the label words, as a tree."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
-from ifedicl.backbone.control_tokens import ControlTokens
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.lock import exclusive
-from ifedicl.backbone.tokenizer_facts import around
-from ifedicl.backbone.turn import Turn
-from ifedicl.errors import DataError, InputError, TaskError
-from ifedicl.rows import SURROGATE, has_lone_surrogate
-from ifedicl.task import TEXT_FIELD, Task
-
-Tokens: TypeAlias = tuple[int, ...]
-
-# Two texts with different endings: label words must have the same tokens behind both.
-_PROBES = ("a", "It was 5 o'clock!")
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Encoded texts, one prompt each; ``truncated`` counts those cut to fit the window."""
-
-    tokens: tuple[Tokens, ...]
-    truncated: int
-
-
-@dataclass(frozen=True)
-class EncodedExamples:
-    """``N`` encoded texts and the positions of their labels in the task."""
-
-    prompts: Prompts
-    labels: tuple[int, ...]
+from ifedicl.backbone.prompts import PROBES, PromptEncoder, Tokens
+from ifedicl.errors import TaskError
+from ifedicl.kinds.any_task import TEXT_FIELD
+from ifedicl.kinds.classify import Task
 
 
 @dataclass(frozen=True)
@@ -75,104 +50,37 @@ class LabelTree:
         return all(len(word) == 1 for word in self.words)
 
 
-class Encoder:
-    """Turns the texts of one task into tokens of one model. No text and no label word makes a control token."""
+class Encoder(PromptEncoder):
+    """Turns the texts of a classification into tokens of one model. No text and no label word makes a control token."""
+
+    answers = "label word"
 
     def __init__(self, backbone: Backbone, task: Task) -> None:
         """Tokenise the template and the label words.
 
         Raises:
-            TaskError: the template leaves no room for text, a label word has no separate tokens behind the prompt, two label
-                words have the same tokens, the template begins with a token that the tokenizer adds, or the task asks for a
-                chat turn and the model's chat template gives none (:class:`~ifedicl.backbone.turn.Turn`).
+            TaskError: as :class:`~ifedicl.backbone.prompts.PromptEncoder`; the template leaves no room for text, a label word
+                has no separate tokens behind the prompt, or two label words have the same tokens.
         """
-        self._backbone = backbone
-        self._task = task
-        self._turn = Turn(backbone.tokenizer, task, backbone.source)
-        self._control = ControlTokens(backbone.tokenizer)
-        self._ids: dict[int, int] = {}  # a tokenizer makes a new number of 28 bytes for each token; these are kept once
-        before, self._behind = self._added()
-        (self._empty,) = self._joint([self._turn.prompt("")])
-        if before and self._empty[len(before) : 2 * len(before)] == before:
-            raise TaskError(
-                f"task.template: it begins with {self._named(before)}, which the tokenizer of {backbone.source} adds itself: "
-                "prompts would begin with it twice. Remove it from task.template"
-            )
+        super().__init__(backbone, task)
+        self._words_of = task
         self.tree = LabelTree.of(self._label_words())
-        longest = max(map(len, self.tree.words))
-        self._limit = backbone.context_window - longest
-        if len(self._empty) >= self._limit:
-            raise TaskError(
-                f"task.template: it takes {len(self._empty)} tokens and the longest label word {longest}, of a window of "
-                f"{backbone.context_window}; nothing is left for text. Shorten task.template"
-            )
-
-    def prompts(self, texts: Sequence[str]) -> Prompts:
-        """Encode texts; a text that is too long is cut at its end, the template never.
-
-        Raises:
-            DataError: a text adds no token to the template, holds an unpaired surrogate, or has the name of a control token and
-                the tokenizer cannot read that as text.
-            TaskError: the model's chat template raises for a text, or drops it.
-        """
-        if not texts:
-            return Prompts((), 0)
-        for number, text in enumerate(texts, start=1):
-            if has_lone_surrogate(text):
-                raise InputError(f"text number {number}: {SURROGATE}; allowed: valid Unicode. Repair it, or leave it out")
-        encoded = self._encoded(texts)
-        truncated = 0
-        for position, tokens in enumerate(encoded):
-            if tokens == self._empty:
-                raise DataError(f"text number {position + 1} has no tokens: it is empty for this model. Remove it")
-            if len(tokens) > self._limit:
-                encoded[position] = self._cut(texts[position])
-                truncated += 1
-        return Prompts(tuple(encoded), truncated)
-
-    def text_span(self, prompt: Tokens) -> range:
-        """The positions of the text's tokens in an encoded prompt: those between the template's first and last tokens.
-
-        The prompt's first token is left out if others remain: models use it as an attention sink, and its state says nothing.
-        """
-        most = min(len(prompt) - 1, len(self._empty))
-        before = shared_length(prompt, self._empty, most)
-        after = shared_length(prompt[::-1], self._empty[::-1], most - before)
-        end = len(prompt) - after
-        return range(min(max(before, 1), end - 1), end)
-
-    def _cut(self, text: str) -> Tokens:
-        """The prompt of the longest beginning of ``text`` that fits, by bisection: correct for every tokenizer."""
-        fits, too_long = 0, len(text)
-        while too_long - fits > 1:
-            middle = (fits + too_long) // 2
-            if len(self._encoded([text[:middle]])[0]) <= self._limit:
-                fits = middle
-            else:
-                too_long = middle
-        return self._encoded([text[:fits]])[0]
+        self.reserve(max(map(len, self.tree.words)))
 
     def _label_words(self) -> tuple[Tokens, ...]:
         words: list[Tokens] = []
-        for word in self._task.label_words:
-            endings = {self._ending(probe, word) for probe in _PROBES}
+        for word in self._words_of.label_words:
+            endings = {self.ending(probe, word) for probe in PROBES}
             tokens = endings.pop()
             if endings or not tokens:
                 raise self._no_boundary(word)
             if tokens in words:
-                twin = self._task.label_words[words.index(tokens)]
+                twin = self._words_of.label_words[words.index(tokens)]
                 raise TaskError(
                     f"task.label_words: {twin!r} and {word!r} have the same tokens {tokens}. Choose words that differ"
                 )
             words.append(tokens)
         return tuple(words)
-
-    def _ending(self, probe: str, word: str) -> Tokens:
-        """The tokens that ``word`` adds to a prompt if both are tokenised together."""
-        (alone,), (joint,) = self._encoded([probe]), self._encoded([probe], word)
-        if joint[: len(alone)] != alone:
-            raise self._no_boundary(word)
-        return joint[len(alone) :]
 
     def _no_boundary(self, word: str) -> TaskError:
         return TaskError(
@@ -180,61 +88,3 @@ class Encoder:
             f"{self._task.separator!r}: the tokenizer joins them. End the template without a space (for instance with ':' "
             f"after {TEXT_FIELD}), and set the separator to ' '"
         )
-
-    def _encoded(self, texts: Sequence[str], word: str | None = None) -> list[Tokens]:
-        """The prompts' tokens, with the separator and a label word behind each if it is given."""
-        ending = "" if word is None else self._task.separator + word
-        rows = self._joint([self._turn.prompt(text) + ending for text in texts])
-        for number, (text, tokens) in enumerate(zip(texts, rows, strict=True), start=1):
-            named = self._control.named_in(text) or self._control.named_in(word or "")
-            if named or self._control.adds(tokens, self._empty):
-                rows[number - 1] = self._as_text(text, word, number, named)
-        return rows
-
-    def _as_text(self, text: str, word: str | None, number: int, named: str | None) -> Tokens:
-        """As :meth:`_encoded`, with every character of text and word a plain one."""
-        parts = self._turn.parts(text)
-        if word is not None:
-            parts = (*parts[:-1], parts[-1] + self._task.separator, word)
-        with exclusive(self._backbone):
-            tokens = self._control.encoded(parts, adds_special=self._adds_special)
-        tokens = None if tokens is None else self._open(tokens)
-        if tokens is None or self._control.adds(tokens, self._empty):
-            what = "the characters of a control token" if named is None else f"{named!r}, a control token"
-            reason = f"{what} of {self._backbone.source}, and its tokenizer cannot read them as plain text"
-            if word is None:
-                raise DataError(f"text number {number} holds {reason}. Remove them from the text")
-            raise TaskError(f"task.label_words: {word!r} holds {reason}. Choose another word")
-        return tokens
-
-    def _joint(self, prompts: list[str]) -> list[Tokens]:
-        """The tokenizer's own tokens of whole prompts."""
-        with exclusive(self._backbone):
-            rows = self._backbone.tokenizer(prompts, add_special_tokens=self._adds_special)["input_ids"]
-        return [self._open(tuple(self._ids.setdefault(token, token) for token in tokens)) for tokens in rows]
-
-    def _open(self, tokens: Tokens) -> Tokens:
-        """A prompt without the tokens that the tokenizer adds behind it: the label word follows there, not an end of text."""
-        most = len(tokens) - len(self._behind)
-        return tokens[:most] if tokens[most:] == self._behind else tokens
-
-    def _added(self) -> tuple[Tokens, Tokens]:
-        """The tokens that the tokenizer adds before and behind a prompt."""
-        if not self._adds_special:
-            return (), ()
-        with exclusive(self._backbone):
-            whole, alone = (self._backbone.tokenizer("x", add_special_tokens=added)["input_ids"] for added in (True, False))
-        before, behind = around(list(whole), list(alone))
-        return tuple(before), tuple(behind)
-
-    def _named(self, tokens: Tokens) -> str:
-        return "".join(map(str, self._backbone.tokenizer.convert_ids_to_tokens(list(tokens))))
-
-    @property
-    def _adds_special(self) -> bool:
-        return self._task.turn == "raw"  # a chat template adds the special tokens itself
-
-
-def shared_length(first: Tokens, second: Tokens, most: int) -> int:
-    """The length of the beginning that both share, at most ``most`` tokens."""
-    return next((place for place in range(most) if first[place] != second[place]), most)

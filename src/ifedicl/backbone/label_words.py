@@ -1,14 +1,9 @@
-"""What label words need of a model's states: where they are read, their scores, and the losses of training.
-
-Each loss is in two halves. :class:`Fed` is everything that differs from batch to batch, made on the host; what is computed with
-it reads nothing else, so that a pass can be captured once and replayed with other batches (:mod:`~ifedicl.backbone.capture`).
-"""
+"""What label words need of a model's states: where they are read, their scores, and the losses of training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,46 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ifedicl.backbone.encoding import LabelTree, Tokens
-from ifedicl.backbone.layout import Layout, Row, places_of, read_at
+from ifedicl.backbone.encoding import LabelTree
+from ifedicl.backbone.layout import Layout, Row, last_places, read_at, widest
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.losses import Fed, Padded, sum_places
+from ifedicl.backbone.prompts import Tokens
 from ifedicl.backbone.tree_attention import WIDEST
 from ifedicl.backbone.word_steps import WordSteps
 from ifedicl.core.transfer import to_device
-from ifedicl.task import Task
+from ifedicl.kinds.classify import Task
 
-Padded: TypeAlias = Callable[[int], int]
-"""The width of padded rows, for that of the longest."""
 _MOST_READ = 512  # states whose logits over the whole vocabulary are computed at once: 256 MiB for 128,000 tokens
-
-
-@dataclass(frozen=True, eq=False)
-class Fed:
-    """A batch with its labels.
-
-    Attributes:
-        rows: of the pass.
-        width: tokens to which rows are padded.
-        tensors: by name, on the model's device; places are counted in right-padded rows.
-    """
-
-    rows: Sequence[Row]
-    width: int
-    tensors: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The two halves of a loss.
-
-    Attributes:
-        fed: of label words, prompts and labels; the last argument gives the width to which rows are padded for that of the
-            longest.
-        losses: ``(B,)`` float32 in nats, of label words, the rows' ``(B·R, T, d)`` states and what was fed.
-    """
-
-    fed: Callable[[LabelWords, Sequence[Tokens], Sequence[int], Padded], Fed]
-    losses: Callable[[LabelWords, Tensor, Mapping[str, Tensor]], Tensor]
 
 
 class LabelWords:
@@ -122,7 +88,7 @@ class LabelWords:
         """For :meth:`label_losses`."""
         layout = self.layout(prompts)
         rows = layout.rows(prompts)
-        width = padded(_widest(rows))
+        width = padded(widest(rows))
         places = last_places(prompts, width, len(layout.tails)) if self._tree.is_flat else layout.places(prompts, width)
         return self._fed(rows, width, places=places, labels=np.array(labels))
 
@@ -134,13 +100,13 @@ class LabelWords:
         """For :meth:`word_losses`. A word that begins another is run with its last token, whose state says whether it ends."""
         words = [self._tree.words[label] for label in labels]
         rows = [Row(p + (word if word in self._ended else word[:-1])) for p, word in zip(prompts, words, strict=True)]
-        width = padded(_widest(rows))
+        width = padded(widest(rows))
         lengths = [len(word) for word in words]
         columns = [len(prompt) - 1 + step for prompt, word in zip(prompts, words, strict=True) for step in range(len(word))]
         places = np.array([row for row, word in enumerate(words) for _ in word]) * width + np.array(columns)
         fed = {"places": places, "targets": np.array([token for word in words for token in word])}
         if max(lengths) > 1:
-            fed["sums"] = _sum_places(lengths)
+            fed["sums"] = sum_places(lengths)
         if self._normalises:
             fed["lengths"] = np.array(lengths, dtype=np.float32)
         for number, word in enumerate(self._ended):  # each with the same tensors in every batch, whichever words are in it
@@ -169,28 +135,3 @@ class LabelWords:
 
     def _fed(self, rows: Sequence[Row], width: int, **arrays: npt.NDArray[Any]) -> Fed:
         return Fed(rows, width, {name: to_device(array, self._backbone.device) for name, array in arrays.items()})
-
-
-LABELS, WORDS = Loss(LabelWords.label_fed, LabelWords.label_losses), Loss(LabelWords.word_fed, LabelWords.word_losses)
-"""The losses among the labels, and over the whole vocabulary."""
-
-
-def last_places(prompts: Sequence[Tokens], width: int, rows: int = 1) -> npt.NDArray[np.int64]:
-    """``(B,)``: the token before the label word, in the first of each prompt's ``rows`` rows of ``width`` tokens."""
-    return places_of(np.arange(len(prompts)) * rows, np.array([len(prompt) - 1 for prompt in prompts]), width)
-
-
-def _widest(rows: Sequence[Row]) -> int:
-    return max(len(row.tokens) for row in rows)
-
-
-def _sum_places(lengths: Sequence[int]) -> npt.NDArray[np.int64]:
-    """``(most, B)``: which values a row's sum has, in their order; a GPU's indexed sum would add in any.
-
-    Behind the last value is a zero.
-    """
-    places = np.full((max(lengths), len(lengths)), sum(lengths), dtype=np.int64)
-    ends = np.cumsum(lengths)
-    for row, (end, length) in enumerate(zip(ends, lengths, strict=True)):
-        places[:length, row] = np.arange(end - length, end)
-    return places

@@ -16,10 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ifedicl.backbone.encoding import LabelTree, Tokens
+from ifedicl.backbone.encoding import LabelTree
 from ifedicl.backbone.load import Backbone, Prefix
 from ifedicl.backbone.lock import exclusive
 from ifedicl.backbone.pooling import Span
+from ifedicl.backbone.prompts import Tokens
 from ifedicl.backbone.tree_attention import Branches
 from ifedicl.core.transfer import to_device
 
@@ -103,6 +104,16 @@ Layout.BARE = Layout((Row(()),), ((0, 0),))
 def places_of(rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.int64]:
     """Places of tokens in rows of ``width`` tokens put together."""
     return rows * width + columns
+
+
+def last_places(prompts: Sequence[Tokens], width: int, rows: int = 1) -> npt.NDArray[np.int64]:
+    """``(B,)``: the token before the answer, in the first of each prompt's ``rows`` rows of ``width`` tokens."""
+    return places_of(np.arange(len(prompts)) * rows, np.array([len(prompt) - 1 for prompt in prompts]), width)
+
+
+def widest(rows: Sequence[Row]) -> int:
+    """The number of tokens of the longest row."""
+    return max(len(row.tokens) for row in rows)
 
 
 def read_at(states: Tensor, places: Tensor) -> Tensor:

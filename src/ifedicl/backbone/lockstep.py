@@ -10,16 +10,17 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ifedicl.backbone.encoding import Tokens
+from ifedicl.backbone.base_scorer import BaseScorer
 from ifedicl.backbone.hooks import injected_by_owner
-from ifedicl.backbone.label_words import Loss
-from ifedicl.backbone.scoring import Scorer
+from ifedicl.backbone.losses import Loss
+from ifedicl.backbone.prompts import Tokens
 from ifedicl.core.subspace import ContextTensors
 
 
@@ -35,18 +36,18 @@ class Share:
         values: the coefficients, differentiable, on the model's device.
         active: ``(L, 2)``: the writes to change.
         prompts: encoded.
-        labels: their labels' positions in the task.
+        labels: theirs.
         scale: factor of the summed loss.
     """
 
-    scorer: Scorer
+    scorer: BaseScorer
     loss_of: Loss
     context: ContextTensors
     digest: str
     values: Mapping[str, Tensor]
     active: npt.NDArray[np.bool_]
     prompts: Sequence[Tokens]
-    labels: Sequence[int]
+    labels: Sequence[Any]
     scale: float
     _loss: Tensor | None = field(default=None, init=False)
     _error: BaseException | None = field(default=None, init=False)
@@ -118,14 +119,15 @@ class Lockstep:
 def _groups(shares: Sequence[Share]) -> list[list[Share]]:
     """Shares in their order, in passes that the budget of a pass with gradients allows."""
     scorer, groups = shares[0].scorer, list[list[Share]]()
-    together: list[Tokens] = []
+    together, labels = list[Tokens](), list[Any]()
     for share in shares:
         together += share.prompts
-        if groups and share.digest == groups[-1][0].digest and len(scorer.batches(together, trains=True)) == 1:
+        labels += share.labels
+        if groups and share.digest == groups[-1][0].digest and len(scorer.training_batches(together, labels)) == 1:
             groups[-1].append(share)
         else:
             groups.append([share])
-            together = list(share.prompts)
+            together, labels = list(share.prompts), list(share.labels)
     return groups
 
 

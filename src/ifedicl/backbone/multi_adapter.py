@@ -10,12 +10,12 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from ifedicl.backbone.encoding import Tokens
 from ifedicl.backbone.hooks import Injection, injected_by_row
 from ifedicl.backbone.layout import Layout, states_of
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.passes import length_batches
 from ifedicl.backbone.pooling import Means, Span, text_means, with_text
+from ifedicl.backbone.prompts import Tokens
 from ifedicl.backbone.readings import Reading
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.readout import Readout

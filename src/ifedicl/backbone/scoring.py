@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import copy
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ifedicl.backbone.encoding import EncodedExamples, Encoder, Prompts, Tokens, shared_length
-from ifedicl.backbone.label_words import LabelWords, Loss, last_places
-from ifedicl.backbone.layer_cache import UpperLayers
-from ifedicl.backbone.layout import Layout, Row, branches_of, read_at, right_padded, states_of
+from ifedicl.backbone.base_scorer import BaseScorer, last_states
+from ifedicl.backbone.encoding import Encoder
+from ifedicl.backbone.label_words import LabelWords
+from ifedicl.backbone.layout import Layout
 from ifedicl.backbone.load import Backbone, Prefix
 from ifedicl.backbone.lock import exclusive
-from ifedicl.backbone.passes import BUDGETS, length_batches
+from ifedicl.backbone.passes import length_batches
 from ifedicl.backbone.pooling import Span, text_means, with_text
+from ifedicl.backbone.prompts import EncodedExamples, Prompts, Tokens, shared_length
 from ifedicl.backbone.readings import Reading
-from ifedicl.backbone.tree_attention import Branches
 from ifedicl.core.readout import Readout, hidden_count
-from ifedicl.core.transfer import to_device, to_host
-from ifedicl.data import Example
-from ifedicl.task import Task
+from ifedicl.core.transfer import to_host
+from ifedicl.kinds.any_task import AnyExample
+from ifedicl.kinds.classify import Task
 
 _HELD = 2**25  # numbers of hidden states that wait on the device: 128 MiB
 _FEWEST_SHARED = 32  # tokens: running a shorter beginning again is cheaper than copying its cache to every row
 
 
-class Scorer:
-    """Scores the label words of one task with one model. Injections around it change what it computes.
+class Scorer(BaseScorer):
+    """Scores the label words of a classification."""
 
-    Several threads may use it.
-    """
+    task: Task
+    encoder: Encoder
+    words: LabelWords
 
     def __init__(
         self, backbone: Backbone, task: Task, *, first_layer: int = 0, on_pass: Callable[[], None] = lambda: None
@@ -52,28 +51,43 @@ class Scorer:
         Raises:
             TaskError: as :class:`Encoder`.
         """
-        self.backbone = backbone
-        self.on_pass = on_pass
-        self._upper = UpperLayers(backbone, first_layer) if first_layer else None
+        super().__init__(backbone, first_layer=first_layer, on_pass=on_pass)
         self.task = task
         self.encoder = Encoder(backbone, task)
-        self.budget = BUDGETS[backbone.device.type]
         self.words = LabelWords(backbone, task, self.encoder.tree)
 
-    def shared(self, on_pass: Callable[[], None]) -> Self:
-        """The same scorer with another ``on_pass``. Both use the same tokens and the same kept states."""
-        twin = copy(self)
-        twin.on_pass = on_pass
-        return twin
-
-    def encoded(self, examples: Sequence[Example]) -> EncodedExamples:
-        """Encode labelled texts.
-
-        Raises:
-            DataError: a text has no tokens.
-        """
+    def encoded(self, examples: Sequence[AnyExample]) -> EncodedExamples:
         prompts = self.encoder.prompts([example.text for example in examples])
-        return EncodedExamples(prompts, tuple(self.task.index(example.label) for example in examples))
+        return EncodedExamples(prompts, tuple(map(self.task.class_of, examples)))
+
+    def demonstrations(self, prompts: Sequence[Tokens], labels: Sequence[int], position: str) -> list[Tokens]:
+        if position == "prompt":
+            return list(prompts)
+        return [prompt + self.encoder.tree.words[label] for prompt, label in zip(prompts, labels, strict=True)]
+
+    def classes_of(self, labels: Sequence[int]) -> list[int]:
+        return list(labels)
+
+    def training_batches(self, prompts: Sequence[Tokens], labels: Sequence[int]) -> list[list[int]]:
+        del labels  # all label words are run
+        return self.batches(prompts, trains=True)
+
+    def widths(self, examples: EncodedExamples) -> list[int]:
+        return [self.layout([prompt]).width(prompt) for prompt in examples.prompts.tokens]
+
+    def reading(
+        self, examples: EncodedExamples, pooled_layers: tuple[int, ...] = (), *, alone: bool = False, words: bool = True
+    ) -> Reading:
+        return self.read(examples.prompts, pooled_layers, alone=alone, words=words)
+
+    def scores(
+        self,
+        examples: EncodedExamples,
+        *,
+        readout: Readout | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        return self.log_probabilities(examples.prompts, readout=readout, on_progress=on_progress)
 
     def label_scores(self, prompts: Sequence[Tokens], prefix: Prefix | None = None) -> Tensor:
         """``(B, C)`` float32: ``log P(label word | prompt)`` up to a constant in each row.
@@ -81,30 +95,6 @@ class Scorer:
         A softmax over ``C`` gives the probabilities among the labels. With a ``prefix``, the ``B`` prompts are what follows it.
         """
         return self._read(prompts, prefix)[1]
-
-    def losses(self, loss: Loss, prompts: Sequence[Tokens], labels: Sequence[int]) -> Tensor:
-        """``(B,)`` float32 in nats, in one pass; ``labels`` are positions in the task."""
-        fed = loss.fed(self.words, prompts, labels, lambda width: width)
-        return loss.losses(self.words, self._states(fed.rows, None), fed.tensors)
-
-    def pass_inputs(self, rows: Sequence[Row], width: int) -> dict[str, Tensor]:
-        """For :meth:`states_from`: rows padded to ``width`` tokens, and the states that enter the lowest layer that runs."""
-        device = self.backbone.device
-        branches = branches_of(rows, device, width)
-        return {
-            "tokens": right_padded([row.tokens for row in rows], device, width),
-            **({} if branches is None else {"positions": branches.positions, "seen": branches.seen}),
-            **({} if self._upper is None else {"entering": self._upper.entering(rows, width)}),
-        }
-
-    def states_from(self, given: Mapping[str, Tensor]) -> Tensor:
-        """``(B·R, T, d)`` states as of these rows in a plain pass; a function of what :meth:`pass_inputs` gives alone."""
-        branches = Branches(given["positions"], given["seen"]) if "seen" in given else None
-        with exclusive(self.backbone):
-            if self._upper is None:
-                return self.backbone.hidden_states(given["tokens"], branches=branches)
-            with self._upper.skipping(given["entering"]):
-                return self.backbone.hidden_states(given["tokens"], branches=branches)
 
     def log_probabilities(
         self, prompts: Prompts, *, readout: Readout | None = None, on_progress: Callable[[int], None] | None = None
@@ -158,19 +148,6 @@ class Scorer:
         if positions:
             yield positions, Reading(*to_host(torch.cat(states), torch.cat(logs)))
 
-    @torch.inference_mode()
-    def features(self, prompts: Prompts) -> npt.NDArray[np.float32]:
-        """``(N, d)``: the last hidden state at each prompt's last token, which predicts the label word."""
-        groups, states = length_batches([len(tokens) for tokens in prompts.tokens], self.budget), list[Tensor]()
-        for batch in groups:
-            tokens = [prompts.tokens[position] for position in batch]
-            run = self._states([Row(prompt) for prompt in tokens], None)
-            states.append(_last(run, tokens).float())
-        result = np.empty((len(prompts.tokens), self.backbone.width), dtype=np.float32)
-        if groups:
-            (result[[position for batch in groups for position in batch]],) = to_host(torch.cat(states))
-        return result
-
     def batches(
         self, prompts: Sequence[Tokens], prefix: Prefix | None = None, *, trains: bool = False, words: bool = True
     ) -> list[list[int]]:
@@ -196,7 +173,7 @@ class Scorer:
 
         A beginning that is too short to be worth it is None.
         """
-        if len(prompts) < 2 or self._upper is not None:  # the layer cache holds whole sequences
+        if len(prompts) < 2 or self.upper is not None:  # the layer cache holds whole sequences
             return None, prompts
         first, last = min(prompts), max(prompts)
         longest = min([*(len(prompt) - 1 for prompt in prompts), *([] if most is None else [most])])
@@ -221,42 +198,22 @@ class Scorer:
             if on_progress is not None:
                 on_progress(len(batch))
 
-    def spans(self, prompts: Sequence[Tokens], pooled_layers: tuple[int, ...]) -> list[Span | None]:
-        """The span of each prompt's text at these layers; without a layer None for each prompt."""
-        if not pooled_layers:
-            return [None] * len(prompts)
-        texts = [self.encoder.text_span(prompt) for prompt in prompts]
-        return [Span(pooled_layers, text.start, text.stop) for text in texts]
-
     def _read(
         self, prompts: Sequence[Tokens], prefix: Prefix | None, spans: Sequence[Span | None] = (), *, words: bool = True
     ) -> tuple[Tensor, Tensor]:
         """``(B, h)`` float32 states that predict the first token of the label word, with text means; ``(B, C)`` scores."""
         layout = self.layout(prompts, prefix.length if prefix else 0) if words else Layout.BARE
-        rows, of_rows, upper = layout.rows(prompts), layout.spread(spans), self._upper if prefix is None else None
+        rows, of_rows, upper = layout.rows(prompts), layout.spread(spans), self.upper if prefix is None else None
         with text_means(self.backbone, of_rows, first_layer=upper.first if upper else 0) as means:
-            run = self._states(rows, prefix)
+            run = self.states(rows, prefix)
             if words:
                 states, scores = self.words.scored(run, prompts, layout)
             else:
-                states = _last(run, prompts)
+                states = last_states(run, prompts)
                 scores = run.new_zeros((len(prompts), len(self.task.labels)), dtype=torch.float32)
             if upper and of_rows:
                 means |= upper.text_means(rows, of_rows)
         return with_text(states, of_rows, means), scores
-
-    def _states(self, rows: Sequence[Row], prefix: Prefix | None) -> Tensor:
-        """``(B, T, d)``."""
-        self.on_pass()
-        with exclusive(self.backbone):
-            if self._upper is None or prefix is not None:
-                return states_of(self.backbone, rows, prefix)
-            return self._upper.hidden_states(rows)
-
-
-def _last(states: Tensor, prompts: Sequence[Tokens]) -> Tensor:
-    """``(B, d)`` of ``(B, T, d)``: the state at each prompt's last token."""
-    return read_at(states, to_device(last_places(prompts, states.shape[1]), states.device))
 
 
 def _behind(span: Span | None, prefix: Prefix | None) -> Span | None:
@@ -264,22 +221,3 @@ def _behind(span: Span | None, prefix: Prefix | None) -> Span | None:
     if span is None or prefix is None:
         return span
     return replace(span, first=span.first - prefix.length, end=span.end - prefix.length)
-
-
-class Scorers:
-    """The present task's scorer for all clients of one process: label words are encoded once, and kept states are shared."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        """Prepare nothing yet."""
-        self._backbone = backbone
-        self._last: tuple[Task, int, Scorer] | None = None
-
-    def of(self, task: Task, first_layer: int, on_pass: Callable[[], None]) -> Scorer:
-        """A scorer as :class:`Scorer` makes it; it shares what the one before has, if that has the same task and layer.
-
-        Raises:
-            TaskError: as :class:`Scorer`.
-        """
-        if self._last is None or self._last[:2] != (task, first_layer):
-            self._last = task, first_layer, Scorer(self._backbone, task, first_layer=first_layer)
-        return self._last[2].shared(on_pass)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ifedicl.errors import TaskError
-from ifedicl.task import TEXT_FIELD, Task
+from ifedicl.kinds.any_task import TEXT_FIELD, AnyTask
 
 DATE = "26 Jul 2024"
 """What a chat template that asks for today's date gets, at midnight UTC: the day that Llama's own templates fall back to.
@@ -34,7 +34,7 @@ _PROBE = " ".join(f"It was {hour} o'clock." for hour in range(100))  # long: som
 class Turn:
     """The prompts of one task for one model, as characters."""
 
-    def __init__(self, tokenizer: Any, task: Task, source: str) -> None:
+    def __init__(self, tokenizer: Any, task: AnyTask, source: str) -> None:
         """Try the chat template, if the task asks for one.
 
         Args:

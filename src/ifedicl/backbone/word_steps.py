@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ifedicl.backbone.encoding import LabelTree, Tokens
+from ifedicl.backbone.encoding import LabelTree
+from ifedicl.backbone.prompts import Tokens
 from ifedicl.core.transfer import to_device
 
 

@@ -34,7 +34,8 @@ class Record(Section):
         data: digest of task and rows.
         commit: commit of the source tree, with ``-dirty`` if it has changes; "unknown" outside a tree.
         date: end of the cell, UTC.
-        accuracy: on the test rows, mean over classifiers; so is ``macro_f1``.
+        accuracy: on the test rows, mean over classifiers; so is ``macro_f1``, for
+            another kind of task its first further figure.
         calibration_error: the same; None in older cells.
         hits: by classifier, a 1 or 0 for each test row.
         bytes_up: sent by one client, by stage, mean over clients; so are ``bytes_down`` (received) and ``cpu_seconds``.

@@ -11,13 +11,14 @@ from typing import Any
 
 from ifedicl.bench.plan import SetSettings
 from ifedicl.bench.plan_file import DEMO, TEST, TRAIN, data_file
-from ifedicl.data import Example, read_examples
+from ifedicl.data import read_examples
 from ifedicl.demo.fetch import demo_places
 from ifedicl.demo.story import TASK
 from ifedicl.errors import DataError
+from ifedicl.kinds import kind_of_task
+from ifedicl.kinds.any_task import AnyExample, AnyTask
 from ifedicl.rows import DATA_ENDINGS, HUB_PREFIX, rows_of
 from ifedicl.settings import validated
-from ifedicl.task import Task
 
 _DEMO_TRAIN, _DEMO_TEST = 180, 60  # sentences of each of the four places
 
@@ -26,9 +27,9 @@ _DEMO_TRAIN, _DEMO_TEST = 180, 60  # sentences of each of the four places
 class DataSet:
     """Task, training rows from which the pool is drawn, and test rows."""
 
-    task: Task
-    train: tuple[Example, ...]
-    test: tuple[Example, ...]
+    task: AnyTask
+    train: tuple[AnyExample, ...]
+    test: tuple[AnyExample, ...]
 
     @property
     def digest(self) -> str:
@@ -53,7 +54,7 @@ def load_set(name: str, settings: SetSettings) -> DataSet:
     train, test = _sources(settings.source)
     task = _task(name, settings, train)
 
-    def read(source: str) -> tuple[Example, ...]:
+    def read(source: str) -> tuple[AnyExample, ...]:
         return read_examples(source, task, text=settings.text_column, label=settings.label_column)
 
     return DataSet(task, read(train), read(test))
@@ -71,13 +72,19 @@ def _sources(source: str) -> tuple[str, str]:
     return train, test
 
 
-def _task(name: str, settings: SetSettings, train: str) -> Task:
+def _task(name: str, settings: SetSettings, train: str) -> AnyTask:
     meta = _meta(settings.source)
-    values: dict[str, Any] = {"name": name, "labels": settings.labels or meta.get("labels") or _labels(settings, train)}
+    try:
+        kind = kind_of_task(meta)
+    except ValueError as error:
+        raise DataError(f"{settings.source}/meta.json: {error}") from error
+    values: dict[str, Any] = {"name": name, **({"label_words": settings.label_words} if settings.label_words else {})}
+    if "labels" in kind.model_fields:
+        values["labels"] = settings.labels or meta.get("labels") or _labels(settings, train)
     template = settings.template or meta.get("template")
     if template is not None:
         values["template"] = template
-    return validated(Task, values | {"label_words": settings.label_words}, f"data set {name}")
+    return validated(kind, values, f"data set {name}")
 
 
 def _meta(source: str) -> dict[str, Any]:

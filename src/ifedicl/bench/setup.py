@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from ifedicl import runs
-from ifedicl.backbone.encoding import EncodedExamples
+from ifedicl.backbone.base_scorer import BaseScorer
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.scoring import Scorer
-from ifedicl.data import Example, Role, split_roles
+from ifedicl.backbone.prompts import EncodedExamples
+from ifedicl.backbone.scorers import scorer_of
+from ifedicl.data import Role, split_roles
 from ifedicl.federation.client import Client
+from ifedicl.kinds.any_task import AnyExample, AnyTask
 from ifedicl.settings import Method, ModelSettings
-from ifedicl.task import Task
 
 
 def ignore_progress(done: int, total: int) -> None:
@@ -44,9 +45,9 @@ class Setup:
 
     backbone: Backbone
     model: ModelSettings
-    task: Task
-    examples: Mapping[str, tuple[Example, ...]]
-    test: tuple[Example, ...]
+    task: AnyTask
+    examples: Mapping[str, tuple[AnyExample, ...]]
+    test: tuple[AnyExample, ...]
     method: Method
     choices: Mapping[str, float] = field(default_factory=dict)
     on_progress: Callable[[int, int], None] = ignore_progress
@@ -57,14 +58,14 @@ class Setup:
         return tuple(self.examples)
 
     @property
-    def pool(self) -> tuple[Example, ...]:
+    def pool(self) -> tuple[AnyExample, ...]:
         """Examples of all clients, held-out examples included."""
         return tuple(example for examples in self.examples.values() for example in examples)
 
     @cached_property
-    def scorer(self) -> Scorer:
-        """Scores prompts of the task with the model."""
-        return Scorer(self.backbone, self.task)
+    def scorer(self) -> BaseScorer:
+        """Scores examples of the task with the model."""
+        return scorer_of(self.backbone, self.task)
 
     @cached_property
     def encoded_clients(self) -> tuple[EncodedClient, ...]:
@@ -79,10 +80,10 @@ class Setup:
         """New clients of a simulated federation; nothing is computed yet."""
         return runs.simulate(self.backbone, self.task, self.examples, seed=self.method.seed)
 
-    def training_examples(self, examples: Sequence[Example]) -> tuple[Example, ...]:
+    def training_examples(self, examples: Sequence[AnyExample]) -> tuple[AnyExample, ...]:
         """The examples that are not held out."""
         return self._roles(examples)[Role.TRAIN]
 
-    def _roles(self, examples: Sequence[Example]) -> dict[Role, tuple[Example, ...]]:
+    def _roles(self, examples: Sequence[AnyExample]) -> dict[Role, tuple[AnyExample, ...]]:
         holdout = self.method.holdout
         return split_roles(examples, selection=holdout.selection, gate=holdout.gate, seed=self.method.seed)

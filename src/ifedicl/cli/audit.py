@@ -14,9 +14,9 @@ from ifedicl.errors import ConfigError, DataError, Fault
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ifedicl.data import Example
+    from ifedicl.kinds.any_task import AnyExample
+    from ifedicl.kinds.classify import Task
     from ifedicl.settings import Method, ModelSettings
-    from ifedicl.task import Task
 
 _MIN_TEXTS = 20
 
@@ -102,7 +102,7 @@ def audit(
 
 def _audited(
     path: Path, client: str | None, model: str | None, columns: tuple[str, str]
-) -> tuple[Task, Method, ModelSettings, str, Sequence[Example]]:
+) -> tuple[Task, Method, ModelSettings, str, Sequence[AnyExample]]:
     """Task, method, model, name and examples of the audited client. A config names its columns itself."""
     if not path.exists():
         raise DataError(f"{path}: no such file. Give a .toml config or a file of labelled text")
@@ -110,20 +110,21 @@ def _audited(
         return _client_of_config(path, client, model)
     from ifedicl.data import read_examples, read_labelled
     from ifedicl.demo.fetch import demo_model
+    from ifedicl.kinds.classify import Task
     from ifedicl.settings import Method, ModelSettings, validated
-    from ifedicl.task import Task
 
     text, label = columns
     named = read_labelled(path, text=text, label=label)
-    task = validated(Task, {"name": path.stem, "labels": sorted({example.label for example in named})}, str(path))
+    task = validated(Task, {"name": path.stem, "labels": sorted({example.stratum for example in named})}, str(path))
     examples = read_examples(path, task, text=text, label=label)
     return task, Method(), ModelSettings(source=model or str(demo_model())), path.name, examples
 
 
 def _client_of_config(
     path: Path, client: str | None, model: str | None
-) -> tuple[Task, Method, ModelSettings, str, Sequence[Example]]:
+) -> tuple[Task, Method, ModelSettings, str, Sequence[AnyExample]]:
     from ifedicl import runs
+    from ifedicl.kinds.classify import as_classification
     from ifedicl.settings import load_settings
 
     if model is not None:
@@ -133,13 +134,13 @@ def _client_of_config(
     name = client or next(iter(clients))
     if name not in clients:
         raise ConfigError("audit", [Fault("--client", name, ", ".join(clients), "Name one of these.")])
-    return settings.task, settings.method, settings.model, name, clients[name]
+    return as_classification(settings.task, "audit"), settings.method, settings.model, name, clients[name]
 
 
-def _public(path: Path | None, task: Task, count: int, seed: int, column: str) -> tuple[Example, ...]:
+def _public(path: Path | None, task: Task, count: int, seed: int, column: str) -> tuple[AnyExample, ...]:
     """Public texts with random labels: the attacker knows the label words, but no true labels."""
     from ifedicl import seeds
-    from ifedicl.data import Example, read_texts
+    from ifedicl.data import read_texts
     from ifedicl.demo.fetch import demo_places
 
     if path is not None:
@@ -150,4 +151,4 @@ def _public(path: Path | None, task: Task, count: int, seed: int, column: str) -
     if len(texts) < _MIN_TEXTS:
         raise DataError(f"{path}: received {len(texts)} public texts; allowed: {_MIN_TEXTS} or more. Give a larger file")
     order = seeds.generator(seed, "public labels").permutation(len(texts))[:count]
-    return tuple(Example(texts[int(row)], task.labels[number % len(task.labels)]) for number, row in enumerate(order))
+    return tuple(task.example_for(texts[int(row)], number) for number, row in enumerate(order))

@@ -87,7 +87,7 @@ def _config(facts: Facts, console: Console) -> None:
         counts = [str(roles[role]) for role in ("train", "selection", "gate")]
         clients.add_row(name, *counts, _counts(facts["labels"][name]))
     console.print(clients)
-    console.print("the prompt, as the model sees it, and then " + " or ".join(facts["label_words"]) + ":")
+    console.print("the prompt, as the model sees it, and then " + facts["asks"] + ":")
     for line in facts["prompt"].splitlines():
         console.print(f"  | {line}", soft_wrap=True)
     steps = _table("what a client sends", "when", "times", "bytes up", "bytes down", right=(2, 3, 4))

@@ -219,9 +219,9 @@ def _explained(facts: dict[str, Any]) -> list[str]:
     task, most = facts["task"], facts["at_most"]
     lines = [
         f"job {facts['job']}",
-        f"task {task['name']!r}: labels {', '.join(map(repr, task['labels']))}",
+        f"task {task['name']!r}",
         f"  the prompt around each of your texts ({task['turn']}): {task['template']!r}",
-        f"  then {task['separator']!r} and one of the words {', '.join(map(repr, task['label_words']))}",
+        f"  then {task['separator']!r} and {task['asks']!r}",
         f"model {facts['model']['fingerprint']}: {'yours' if facts['model']['yours'] else 'NOT the one in your client.toml'}",
         facts["mode"],
         "what would leave:",

@@ -14,8 +14,8 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from ifedicl import files, seeds
-from ifedicl.data import Example
 from ifedicl.errors import ChecksumError, DownloadError
+from ifedicl.kinds.classify import Example
 
 
 @dataclass(frozen=True)

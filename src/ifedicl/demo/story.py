@@ -18,12 +18,13 @@ from ifedicl.federation.client import Client
 from ifedicl.federation.events import Event, each, ignore
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.federation.state import Traffic
-from ifedicl.metrics import Evaluation, mean_hits
+from ifedicl.kinds.any_task import AnyEvaluation
+from ifedicl.kinds.classify import Task
+from ifedicl.metrics import mean_hits
 from ifedicl.progress import LOADING, counted, federation_bars, waiting
 from ifedicl.report import Figures, Report, compare, print_report, write_report
 from ifedicl.settings import Method, ModelSettings, load_preset
 from ifedicl.settings.describe import what_leaves
-from ifedicl.task import Task
 
 TASK = Task(name="sentiment of a sentence", labels=LABELS, template="Text: {text}\nSentiment:")
 # Written for the demo; the data do not contain them.
@@ -108,7 +109,7 @@ def what_left(traffic: Sequence[Traffic], method: Method) -> list[str]:
     return [*what_leaves(method), f"in bytes, by request, the mean of the clients: {parts}"]
 
 
-def verdicts(evaluations: Sequence[Evaluation]) -> list[str]:
+def verdicts(evaluations: Sequence[AnyEvaluation]) -> list[str]:
     """Sentences: does the federation beat zero-shot, and the mean of the clients alone, by a paired test?
 
     ``evaluations`` are zero-shot first, then each client alone, the federation last.
@@ -127,7 +128,7 @@ class _Acts:
         self._method = method
         self._test = [example for place in places.values() for example in place.test]
         self._sizes = {name: len(place.test) for name, place in places.items()}
-        self._zero_shot: Evaluation | None = None
+        self._zero_shot: AnyEvaluation | None = None
 
     def federate(
         self,

@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.lockstep import Lockstep
-from ifedicl.backbone.scoring import Scorers
+from ifedicl.backbone.scorers import Scorers
 from ifedicl.calibrate import ClientRound, calibrate, drawn
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.data import Example, Role
+from ifedicl.data import Role
 from ifedicl.errors import BudgetSpentError, ConfigError, DataError, IfediclError, TaskError
 from ifedicl.federation import messages
 from ifedicl.federation.client_keys import key_for, order_seed, split_seed
@@ -29,6 +29,8 @@ from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.federation.public_text import PublicText
 from ifedicl.federation.reference_text import REFERENCE_TEXTS
 from ifedicl.federation.request_validation import RequestChecks
+from ifedicl.kinds.any_task import AnyExample
+from ifedicl.settings import check_task
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class Client:
     def __init__(
         self,
         name: str,
-        examples: Sequence[Example],
+        examples: Sequence[AnyExample],
         backbone: Backbone,
         *,
         secret: bytes,
@@ -214,6 +216,10 @@ class Client:
     def _take(self, manifest: Manifest) -> ClientTask:
         """Hold this job from now on. What was computed for the same task and method is kept."""
         task, method = manifest.task, manifest.method
+        try:
+            check_task(method, task)
+        except ValueError as error:
+            raise TaskError(str(error)) from error
         if self._task is None or (self._task.task, self._task.method) != (task, method):
             sums = self._sums_for(manifest, self._reference)
             scorer = self._scorers.of(task, manifest.layers.start, self._check_time)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl.backbone.encoding import EncodedExamples, Tokens
+from ifedicl.backbone.base_scorer import BaseScorer
 from ifedicl.backbone.hooks import applied
+from ifedicl.backbone.prompts import EncodedExamples, Tokens
 from ifedicl.backbone.readings import Reading
-from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import gradient_sum
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients
@@ -22,12 +22,13 @@ from ifedicl.core.refinement import Products, Refinement
 from ifedicl.core.subspace import Context
 from ifedicl.core.units import Units
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.data import Example, Role, split_roles
+from ifedicl.data import Role, split_roles
 from ifedicl.errors import ConfigError, DataError, Fault, TaskError
 from ifedicl.extract import context_vectors
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import NoisyStatisticsReply, Request, StatisticsReply
 from ifedicl.federation.public_text import PublicText
+from ifedicl.kinds.any_task import AnyExample, AnyTask
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
 
@@ -64,13 +65,13 @@ class ExampleSums:
         del kind
         return np.zeros(size, dtype=np.int64)
 
-    def vectors(self, scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method) -> ContextVectors:
+    def vectors(self, scorer: BaseScorer, prompts: Sequence[Tokens], labels: Sequence[Any], method: Method) -> ContextVectors:
         """As :func:`ifedicl.extract.context_vectors`."""
         return context_vectors(scorer, prompts, labels, method)
 
     def gradient(
         self,
-        scorer: Scorer,
+        scorer: BaseScorer,
         examples: EncodedExamples,
         context: Context,
         coefficients: Coefficients,
@@ -80,31 +81,31 @@ class ExampleSums:
         """As :func:`ifedicl.calibrate.gradient_sum`."""
         return gradient_sum(scorer, examples, context, coefficients, method, rows)
 
-    def tallies(self, logs: Sequence[npt.NDArray[np.floating]], labels: Sequence[int]) -> tuple[Tally, ...]:
-        """One tally for each candidate, from its ``(N, C)`` log-probabilities."""
-        return tuple(Tally.of(each, labels) for each in logs)
+    def tallies(self, task: AnyTask, scores: Sequence[npt.NDArray[np.floating]], labels: Sequence[Any]) -> tuple[Tally, ...]:
+        """One tally for each candidate, from its scores."""
+        return tuple(task.tally(each, labels) for each in scores)
 
     def comparison(
-        self, adapter: npt.NDArray[np.floating], zero_shot: npt.NDArray[np.floating], labels: Sequence[int]
+        self, task: AnyTask, adapter: npt.NDArray[np.floating], zero_shot: npt.NDArray[np.floating], labels: Sequence[Any]
     ) -> Comparison:
-        """As :meth:`ifedicl.metrics.Comparison.of`."""
-        return Comparison.of(adapter, zero_shot, labels)
+        """As :meth:`ifedicl.kinds.any_task.AnyTask.comparison`."""
+        return task.comparison(adapter, zero_shot, labels)
 
     def statistics(
         self,
-        scorer: Scorer,
+        scorer: BaseScorer,
         reading: Reading,
-        labels: Sequence[int],
+        labels: Sequence[Any],
         manifest: Manifest,
         context: Context,
         coefficients: Coefficients,
     ) -> ReadoutReply:
         """The readout sums of a reading of training examples in the model with these coefficients, as a reply."""
-        units, classes = self.units(scorer, manifest, context, coefficients), len(scorer.task.labels)
+        units, classes = self.units(scorer, manifest, context, coefficients), scorer.task.columns
         rows, device = features(reading.states, reading.logs), scorer.backbone.device
         return StatisticsReply(ReadoutSums.of(rows, np.asarray(labels), classes, units, manifest.directions, device))
 
-    def units(self, scorer: Scorer, manifest: Manifest, context: Context, coefficients: Coefficients) -> Units:
+    def units(self, scorer: BaseScorer, manifest: Manifest, context: Context, coefficients: Coefficients) -> Units:
         """The units of the readout's features in the model with these coefficients, the same at every client."""
         layers = manifest.method.pooled_layers(scorer.backbone.layers)
         return self._reference.units(scorer, context, coefficients, layers)
@@ -126,7 +127,7 @@ class ClientTask:
     """One owner's examples under one task and method. Each is encoded once; nothing is computed twice."""
 
     def __init__(
-        self, manifest: Manifest, scorer: Scorer, examples: Sequence[Example], sums: ExampleSums, split_seed: int
+        self, manifest: Manifest, scorer: BaseScorer, examples: Sequence[AnyExample], sums: ExampleSums, split_seed: int
     ) -> None:
         """Divide the examples into roles by ``split_seed``; nothing is encoded yet."""
         self._manifest = manifest
@@ -170,14 +171,14 @@ class ClientTask:
         """An adapter's tally on the selection examples, for each readout."""
         reading, labels = self._reading(Role.SELECTION, context, coefficients), self.part(Role.SELECTION).labels
         alone = self.sums.reads_alone
-        return self.sums.tallies([reading.log_probabilities(readout, alone=alone) for readout in readouts], labels)
+        return self.sums.tallies(self.task, [reading.log_probabilities(readout, alone=alone) for readout in readouts], labels)
 
     def comparison(self, context: Context, coefficients: Coefficients, readout: Readout | None) -> Comparison:
         """Compares the adapter with the raw model on the gate examples."""
         identity = Coefficients.identity(coefficients.form)
         adapted, raw = (self._reading(Role.GATE, context, values) for values in (coefficients, identity))
         ours = adapted.log_probabilities(readout, alone=self.sums.reads_alone)
-        return self.sums.comparison(ours, raw.logs, self.part(Role.GATE).labels)
+        return self.sums.comparison(self.task, ours, raw.logs, self.part(Role.GATE).labels)
 
     def statistics(self, context: Context, coefficients: Coefficients) -> ReadoutReply:
         """The readout sums of the training examples, in the adapted model."""
@@ -192,7 +193,7 @@ class ClientTask:
 
     def _features(self, context: Context, coefficients: Coefficients) -> Reading:
         """What a readout's features of the training examples are made of."""
-        return self._reading(Role.TRAIN, context, coefficients, words=self.method.reads_words(len(self.task.labels)))
+        return self._reading(Role.TRAIN, context, coefficients, words=self.method.reads_words(self.task.columns))
 
     def _reading(self, role: Role, context: Context, coefficients: Coefficients, *, words: bool = True) -> Reading:
         """Readings of one role's examples, with label words or without; those of the raw model are kept, and the last ones."""
@@ -203,7 +204,7 @@ class ClientTask:
             return self._last[role][1]
         layers = self.method.pooled_layers(self.scorer.backbone.layers)
         with applied(self.scorer.backbone, context, coefficients):
-            reading = self.scorer.read(self.part(role).prompts, layers, alone=self.sums.reads_alone, words=words)
+            reading = self.scorer.reading(self.part(role), layers, alone=self.sums.reads_alone, words=words)
         if coefficients.is_identity:
             self._zero_shot[role] = reading
         else:
@@ -212,7 +213,7 @@ class ClientTask:
 
     def counts(self, role: Role, first: int) -> npt.NDArray[np.int64]:
         """``(C,)``: the first ``first`` examples of a role by class."""
-        return np.bincount(self.part(role).labels[:first], minlength=len(self.task.labels))
+        return np.bincount(self.scorer.classes_of(self.part(role).labels[:first]), minlength=self.task.classes)
 
     def keys(self, role: Role) -> tuple[str, ...]:
         """A key of each example of a role, in order."""
@@ -221,7 +222,7 @@ class ClientTask:
         return self._keys[role]
 
 
-def _readable(scorer: Scorer, examples: Sequence[Example]) -> tuple[Example, ...]:
+def _readable(scorer: BaseScorer, examples: Sequence[AnyExample]) -> tuple[AnyExample, ...]:
     """The examples that the task can use. One that it cannot use must not change the reply about all others into a code."""
     readable = []
     for example in examples:

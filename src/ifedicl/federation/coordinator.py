@@ -29,9 +29,9 @@ from ifedicl.federation.selection import Selection
 from ifedicl.federation.state import RoundRecord, State
 from ifedicl.federation.update_rules import averaged_update, gradient_update
 from ifedicl.federation.vector_collection import VectorCollection
+from ifedicl.kinds.any_task import AnyTask
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Coordination, Method
-from ifedicl.task import Task
 
 _log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Coordinator:
     def __init__(
         self,
         engine: Engine,
-        task: Task,
+        task: AnyTask,
         method: Method,
         model: ModelShape,
         *,

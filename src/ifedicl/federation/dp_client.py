@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ifedicl.backbone.encoding import EncodedExamples, Tokens
+from ifedicl.backbone.base_scorer import BaseScorer
+from ifedicl.backbone.prompts import EncodedExamples, Tokens
 from ifedicl.backbone.readings import Reading
-from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import example_gradients
 from ifedicl.core.aggregation import GradientSum
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
@@ -41,6 +42,7 @@ from ifedicl.federation.messages import (
 from ifedicl.federation.noise_plan import NoisePlan
 from ifedicl.federation.public_text import PublicText, framed_features
 from ifedicl.federation.reply_sums import SUM_RULES, flat
+from ifedicl.kinds.any_task import AnyTask
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import PRIVATE_DTYPE, Method, noise_contradictions
 
@@ -129,7 +131,7 @@ class DPSums(ExampleSums):
             result[places] = self._shares(kind, len(places)) * round(bound.step / self._steps[kind])
         return result
 
-    def vectors(self, scorer: Scorer, prompts: Sequence[Tokens], labels: Sequence[int], method: Method) -> ContextVectors:
+    def vectors(self, scorer: BaseScorer, prompts: Sequence[Tokens], labels: Sequence[Any], method: Method) -> ContextVectors:
         """The vectors of public text: the same at every client."""
         del prompts, labels  # the owner's: nothing of them may leave
         public = self._weighed(scorer)
@@ -137,7 +139,7 @@ class DPSums(ExampleSums):
 
     def gradient(
         self,
-        scorer: Scorer,
+        scorer: BaseScorer,
         examples: EncodedExamples,
         context: Context,
         coefficients: Coefficients,
@@ -163,21 +165,21 @@ class DPSums(ExampleSums):
         self._places[kind] = np.arange(before, before + bound.size)
         return GradientSum(shaped, 0, 0.0)
 
-    def tallies(self, logs: Sequence[npt.NDArray[np.floating]], labels: Sequence[int]) -> tuple[Tally, ...]:
+    def tallies(self, task: AnyTask, scores: Sequence[npt.NDArray[np.floating]], labels: Sequence[Any]) -> tuple[Tally, ...]:
         """How many examples there are (stated with the first candidate alone), and how many each candidate gets right.
 
         Raises:
             BudgetSpentError: the rest of the budget is too small.
         """
         self._spend(EvaluateRequest.kind)
-        counted = [replace(Tally.of(each, labels), loss_sum=0.0) for each in logs]
+        counted = [replace(task.tally(each, labels), loss_sum=0.0) for each in scores]
         tallies = (counted[0], *(replace(tally, examples=0) for tally in counted[1:]))
         marked = (Tally(1, 1), *(Tally(0, 1) for _ in counted[1:]))
         self._mark(EvaluateRequest.kind, EvaluateReply(marked))
         return tallies
 
     def comparison(
-        self, adapter: npt.NDArray[np.floating], zero_shot: npt.NDArray[np.floating], labels: Sequence[int]
+        self, task: AnyTask, adapter: npt.NDArray[np.floating], zero_shot: npt.NDArray[np.floating], labels: Sequence[Any]
     ) -> Comparison:
         """How many examples there are, how many each of the two gets right, and on how many exactly one of them does.
 
@@ -185,16 +187,16 @@ class DPSums(ExampleSums):
             BudgetSpentError: the rest of the budget is too small.
         """
         self._spend(CompareRequest.kind)
-        full, none = Comparison.of(adapter, zero_shot, labels), (0,) * adapter.shape[1]
+        full, none = task.comparison(adapter, zero_shot, labels), (0,) * task.answers
         counts = Tally(full.adapter.examples, full.adapter.correct), Tally(0, full.zero_shot.correct)
         self._mark(CompareRequest.kind, CompareReply(Comparison(Tally(1, 1), Tally(0, 1), 0.0, 1, none, none)))
         return Comparison(*counts, 0.0, full.disagreements, none, none)
 
     def statistics(
         self,
-        scorer: Scorer,
+        scorer: BaseScorer,
         reading: Reading,
-        labels: Sequence[int],
+        labels: Sequence[Any],
         manifest: Manifest,
         context: Context,
         coefficients: Coefficients,
@@ -206,7 +208,7 @@ class DPSums(ExampleSums):
         """
         kind = NoisyStatisticsRequest.kind
         bound = self._spend(kind)
-        method, classes = manifest.method, len(scorer.task.labels)
+        method, classes = manifest.method, scorer.task.columns
         own = framed_features(reading, scorer.backbone.width, method.seed)
         layers = method.pooled_layers(scorer.backbone.layers)
         frame = self._reference.frame(scorer, context, coefficients, layers, method.seed)
@@ -219,7 +221,7 @@ class DPSums(ExampleSums):
         self._places[kind] = np.arange(noisy)  # they come first
         return reply
 
-    def _weighed(self, scorer: Scorer) -> EncodedExamples:
+    def _weighed(self, scorer: BaseScorer) -> EncodedExamples:
         return scorer.encoded(self._reference.examples(scorer.task)[:_MOST_WEIGHED])
 
     def _spend(self, kind: str) -> Bound:
@@ -232,7 +234,7 @@ class DPSums(ExampleSums):
         """Note which numbers of a reply get noise: those that are not 0 in ``reply``."""
         self._places[kind] = np.flatnonzero(flat(SUM_RULES[type(reply)].apart(reply)))
 
-    def _weights_in(self, scorer: Scorer, context: Context, form: Form) -> Mapping[str, Array64]:
+    def _weights_in(self, scorer: BaseScorer, context: Context, form: Form) -> Mapping[str, Array64]:
         """1 / RMS of each number's gradient on public text, so that no number dominates the joint clip."""
         if context.digest not in self._weights:
             method = self.manifest.method

@@ -17,8 +17,7 @@ from ifedicl import files
 from ifedicl.federation.coordinator import Outcome
 from ifedicl.federation.events import Begun, Delivered, Event, RoundDone, StepStarted
 from ifedicl.federation.state import RoundRecord, State
-from ifedicl.metrics import Evaluation
-from ifedicl.task import Task
+from ifedicl.kinds.any_task import AnyEvaluation, AnyTask
 
 Line = dict[str, Any]
 
@@ -26,10 +25,10 @@ Line = dict[str, Any]
 class Journal:
     """Writes the file of one run; call it with the coordinator's events."""
 
-    def __init__(self, path: Path, task: Task, clients: Iterable[str]) -> None:
+    def __init__(self, path: Path, task: AnyTask, clients: Iterable[str]) -> None:
         """Take the path, the task and the names of all clients; write nothing yet."""
         self._path = path
-        self._first: Line = {"event": "run", "task": task.name, "labels": list(task.labels), "clients": list(clients)}
+        self._first: Line = {"event": "run", "task": task.name, **task.facts, "clients": list(clients)}
 
     def __call__(self, event: Event) -> None:
         """Append one event; when the run begins, rewrite the file from its state.
@@ -42,7 +41,7 @@ class Journal:
         else:
             self._append(_line(event))
 
-    def finish(self, outcome: Outcome, tests: Mapping[str, Evaluation | None] = MappingProxyType({})) -> None:
+    def finish(self, outcome: Outcome, tests: Mapping[str, AnyEvaluation | None] = MappingProxyType({})) -> None:
         """Rewrite the whole file from the last state, with the result.
 
         Args:

@@ -24,8 +24,9 @@ from ifedicl.core.readout import MOST_FEATURES, TEMPERATURES, feature_count, hid
 from ifedicl.core.readout_sums import readout_count
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
+from ifedicl.kinds import TaskField
+from ifedicl.kinds.any_task import AnyTask
 from ifedicl.settings import Method, Section, validated
-from ifedicl.task import Task
 
 FORMAT = 1
 CONTEXT_ID_SIZE = 48
@@ -76,7 +77,7 @@ class _Content(Section):
     """A manifest as JSON."""
 
     format: Literal[1] = Field(description="1; another version of ifedicl wrote another number")
-    task: Task
+    task: TaskField
     method: Method
     model: _ModelSection
     limits: Limits
@@ -86,13 +87,13 @@ class _Content(Section):
 class Manifest:
     """One job: a task, by one method, on one model, with limits. Change it with a new object: its digest is kept."""
 
-    task: Task
+    task: AnyTask
     method: Method
     model: ModelShape
     limits: Limits
 
     @classmethod
-    def of(cls, task: Task, method: Method, model: ModelShape, *, rounds: int = 0, phases: int = 1) -> Self:
+    def of(cls, task: AnyTask, method: Method, model: ModelShape, *, rounds: int = 0, phases: int = 1) -> Self:
         """The manifest of a run.
 
         Args:
@@ -168,7 +169,7 @@ class Manifest:
     @property
     def features(self) -> int:
         """The number of features of the readout's sums."""
-        classes, model = len(self.task.labels), self.model
+        classes, model = self.task.columns, self.model
         hidden = hidden_count(model.width, self.method.pooled_layers(model.layers))
         return feature_count(min(hidden, MOST_FEATURES) if self.method.promises_noise else hidden, classes)
 
@@ -176,14 +177,14 @@ class Manifest:
     def directions(self) -> sketch.Directions:
         """The directions of the sketch in a readout's sums without noise: each side draws them itself."""
         states = hidden_count(self.model.width, self.method.pooled_layers(self.model.layers)) // self.model.width
-        return sketch.Directions.of([self.model.width] * states, len(self.task.labels), self._counts[0], self.method.seed)
+        return sketch.Directions.of([self.model.width] * states, self.task.columns, self._counts[0], self.method.seed)
 
     @property
     def mixes(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """The temperatures at which readouts are tried, and the shares of the label words that are added to each."""
         if self.method.promises_noise:
             return (1.0,), (0.0,)
-        return TEMPERATURES, shares(self.method.reads_words(len(self.task.labels)))
+        return TEMPERATURES, shares(self.method.reads_words(self.task.columns))
 
     @property
     def readouts(self) -> int:
@@ -199,7 +200,7 @@ class Manifest:
     @property
     def _counts(self) -> tuple[int, int]:
         budget, method = sketch.SUMMED if self.method.sums_only else sketch.OWN, self.method
-        return budget.counts(self.features, len(self.task.labels), method.refinements, is_one_shot=method.is_one_shot)
+        return budget.counts(self.features, self.task.columns, method.refinements, is_one_shot=method.is_one_shot)
 
     @property
     def form(self) -> Form:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from ifedicl.backbone.base_scorer import BaseScorer
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.readings import Reading
-from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.framed_sums import Frame
 from ifedicl.core.readout import features, products_alone, projection
 from ifedicl.core.subspace import Context
 from ifedicl.core.units import Units
 from ifedicl.core.vectors import Array64
-from ifedicl.data import Example
-from ifedicl.task import Task
+from ifedicl.kinds.any_task import AnyExample, AnyTask
 
 _Asked: TypeAlias = tuple[str, str, bytes, tuple[int, ...], int | None]
 _MOST = 512
@@ -30,12 +29,12 @@ class PublicText:
         self._read: tuple[_Asked, Reading] | None = None  # the last one: all clients ask for the same
         self._frame: tuple[_Asked, Frame] | None = None
 
-    def examples(self, task: Task) -> tuple[Example, ...]:
-        """The texts, labelled with each label in turn. The true labels are unknown and do not matter."""
-        return tuple(Example(text, task.labels[place % len(task.labels)]) for place, text in enumerate(self.texts))
+    def examples(self, task: AnyTask) -> tuple[AnyExample, ...]:
+        """The texts, with each answer in turn. The true ones are unknown and do not matter."""
+        return tuple(task.example_for(text, place) for place, text in enumerate(self.texts))
 
     def frame(
-        self, scorer: Scorer, context: Context, coefficients: Coefficients, pooled_layers: tuple[int, ...], seed: int
+        self, scorer: BaseScorer, context: Context, coefficients: Coefficients, pooled_layers: tuple[int, ...], seed: int
     ) -> Frame:
         """The frame of the readout's features in the model with these coefficients; ``seed`` is of their projection."""
         asked = _asked(scorer, context, coefficients, pooled_layers, seed)
@@ -44,22 +43,24 @@ class PublicText:
             self._frame = asked, Frame.of(framed_features(reading, scorer.backbone.width, seed))
         return self._frame[1]
 
-    def units(self, scorer: Scorer, context: Context, coefficients: Coefficients, pooled_layers: tuple[int, ...]) -> Units:
+    def units(self, scorer: BaseScorer, context: Context, coefficients: Coefficients, pooled_layers: tuple[int, ...]) -> Units:
         """The units of the readout's features in the model with these coefficients."""
         reading = self._reading(scorer, context, coefficients, pooled_layers)
         return Units.of(features(reading.states, reading.logs))
 
-    def _reading(self, scorer: Scorer, context: Context, coefficients: Coefficients, pooled_layers: tuple[int, ...]) -> Reading:
+    def _reading(
+        self, scorer: BaseScorer, context: Context, coefficients: Coefficients, pooled_layers: tuple[int, ...]
+    ) -> Reading:
         asked = _asked(scorer, context, coefficients, pooled_layers)
         if self._read is None or self._read[0] != asked:
-            prompts = scorer.encoded(self.examples(scorer.task)).prompts
+            examples = scorer.encoded(self.examples(scorer.task))
             with applied(scorer.backbone, context, coefficients):
-                self._read = asked, scorer.read(prompts, pooled_layers)
+                self._read = asked, scorer.reading(examples, pooled_layers)
         return self._read[1]
 
 
 def _asked(
-    scorer: Scorer, context: Context, coefficients: Coefficients, pooled_layers: tuple[int, ...], seed: int | None = None
+    scorer: BaseScorer, context: Context, coefficients: Coefficients, pooled_layers: tuple[int, ...], seed: int | None = None
 ) -> _Asked:
     """Names what is read."""
     numbers = b"".join(array.tobytes() for array in coefficients.arrays.values())

@@ -31,7 +31,7 @@ class ReplyChecks:
         """Whether they have the run's shape, are finite, and have an example unless they add to earlier vectors."""
         vectors = reply.vectors
         shape = (
-            self.manifest.method.groups(len(self.manifest.task.labels)),
+            self.manifest.method.groups(self.manifest.task.classes),
             len(self.manifest.layers),
             len(WRITES),
             self.manifest.model.width,
@@ -54,7 +54,7 @@ class ReplyChecks:
 
     def is_usable_statistics(self, reply: messages.StatisticsReply) -> bool:
         """Whether they have the run's shape, are finite, and some examples could have them."""
-        sums, shape = reply.sums, (self.manifest.features, len(self.manifest.task.labels))
+        sums, shape = reply.sums, (self.manifest.features, self.manifest.task.columns)
         fits = sums.moment.shape == shape and sums.sketch.shape == self.manifest.directions.shape and sums.is_possible
         return fits and 0 < sums.examples <= _MOST_EXAMPLES
 
@@ -64,7 +64,7 @@ class ReplyChecks:
 
     def is_usable_noisy_statistics(self, reply: messages.NoisyStatisticsReply) -> bool:
         """Whether they have the run's shape and are finite."""
-        shape = self.manifest.features + 1, len(self.manifest.task.labels)
+        shape = self.manifest.features + 1, self.manifest.task.columns
         return reply.sums.moment.shape == shape and reply.sums.is_finite and reply.clients > 0
 
     def is_usable_comparison(self, reply: messages.CompareReply) -> bool:
@@ -81,7 +81,7 @@ class ReplyChecks:
             and _is_possible(comparison.zero_shot)
             and difference <= comparison.disagreements <= count
             and 0 <= squares <= count * _LARGEST_LOSS**2
-            and all(len(row) == len(self.manifest.task.labels) and min(row) >= 0 and sum(row) == count for row in counts)
+            and all(len(row) == self.manifest.task.answers and min(row) >= 0 and sum(row) == count for row in counts)
             and comparison.adapter.correct <= sum(map(min, *counts))
         )
 

@@ -93,10 +93,10 @@ class RequestChecks:
         manifest = self.manifest
         if readouts and manifest.method.readout is None:
             return False
-        classes, model = len(manifest.task.labels), manifest.model
+        columns, model = manifest.task.columns, manifest.model
         layers = manifest.method.pooled_layers(model.layers)
         return all(
-            readout.fits(classes, model.width, model.layers)
+            readout.fits(columns, model.width, model.layers)
             and readout.pooled_layers == layers
             and bool(np.isfinite(readout.weights).all())
             and np.abs(readout.weights).max(initial=0.0) <= _LARGEST_WEIGHT

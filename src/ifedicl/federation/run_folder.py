@@ -13,7 +13,7 @@ from ifedicl.federation.driver import Federated, RunOptions
 from ifedicl.federation.events import Begun, Event, each
 from ifedicl.federation.folder_lock import held
 from ifedicl.federation.journal import Journal
-from ifedicl.task import Task
+from ifedicl.kinds.any_task import AnyTask
 
 METRICS = "metrics.jsonl"
 """The journal. A folder with this file belongs to a run."""
@@ -110,7 +110,7 @@ class RunFolder:
 
         return observe
 
-    def journal(self, task: Task, clients: Iterable[str]) -> Journal:
+    def journal(self, task: AnyTask, clients: Iterable[str]) -> Journal:
         """The journal of a run in this folder."""
         return Journal(self.metrics, task, clients)
 

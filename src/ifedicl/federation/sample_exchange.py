@@ -57,8 +57,8 @@ def sample_exchange(manifest: Manifest, counts: SampleCounts) -> dict[str, Excha
     if manifest.method.readout is not None:
         steps |= _readout(manifest, counts)
     if holdout.gate > 0:
-        classes, tally = len(manifest.task.labels), _tally(counts.gate)
-        by_label = tuple(counts.gate // classes + (label < counts.gate % classes) for label in range(classes))
+        answers, tally = manifest.task.answers, _tally(counts.gate)
+        by_label = tuple(counts.gate // answers + (label < counts.gate % answers) for label in range(answers))
         compared = Comparison(tally, tally, _LOSS, counts.gate, by_label, by_label)
         steps["compare"] = messages.CompareRequest(_CONTEXT_ID, coefficients, None), messages.CompareReply(compared)
     return steps
@@ -99,7 +99,7 @@ def _readout(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
     """The two steps of a readout: its sums, and the evaluation of its candidates."""
     method, model, coefficients = manifest.method, manifest.model, manifest.identity
     assert method.readout is not None
-    classes, layers = len(manifest.task.labels), method.pooled_layers(model.layers)
+    classes, layers = manifest.task.columns, method.pooled_layers(model.layers)
     hidden, size = hidden_count(model.width, layers), manifest.features
     zeros = np.zeros((classes, feature_count(hidden, classes) + 1), dtype=np.float32)
     if method.promises_noise:

@@ -16,8 +16,8 @@ from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.federation.manifest import Manifest
 from ifedicl.flare.names import CONTROLLER, EXECUTOR, NAME_PATTERN, TASK
+from ifedicl.kinds import TaskField
 from ifedicl.settings import Coordination, Method, ModelSettings, RunSettings, Section, check_coordination, validated
-from ifedicl.task import Task
 
 _MARK = "meta.json"
 _SERVER_FILE = Path("server") / "config" / "config_fed_server.json"
@@ -37,7 +37,7 @@ class JobSettings(Section):
 
     name: str = Field(pattern=NAME_PATTERN, description="letters, digits, - and _; at most 63")
     sites: tuple[str, ...] = Field(min_length=1, description="names of sites, as in the project file")
-    task: Task
+    task: TaskField
     method: Method
     coordination: Coordination = Field(default_factory=Coordination)
     model: ModelSettings

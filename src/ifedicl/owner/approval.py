@@ -13,12 +13,13 @@ import numpy as np
 from ifedicl import files
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.backbone.source import shape_of
-from ifedicl.data import Example, Role, read_labelled, split_roles
+from ifedicl.data import Role, read_labelled, split_roles
 from ifedicl.errors import BackboneError, ConfigError, DownloadError, Fault
 from ifedicl.federation.client_keys import split_seed
 from ifedicl.federation.expected_steps import step_sizes
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.sample_exchange import Exchange, SampleCounts, sample_exchange
+from ifedicl.kinds.any_task import AnyExample
 from ifedicl.ledger.ledger import read
 from ifedicl.ledger.usage import History
 from ifedicl.owner.own_files import split_key_of
@@ -41,7 +42,7 @@ class OwnFacts:
     """
 
     settings: ClientSettings
-    examples: tuple[Example, ...]
+    examples: tuple[AnyExample, ...]
     model: ModelShape | None
     model_fault: str
     history: History
@@ -65,12 +66,12 @@ class OwnFacts:
     def exchange(self, manifest: Manifest) -> dict[str, Exchange]:
         """A sample request and reply of each step of a job, with this owner's numbers of examples."""
         task, method = manifest.task, manifest.method
-        usable = [example for example in self.examples if task.label_of(example.label) is not None]
+        usable = [example for example in self.examples if task.takes(example)]
         seed = split_seed(split_key_of(self.settings.ledger), method)
         roles = split_roles(usable, selection=method.holdout.selection, gate=method.holdout.gate, seed=seed)
         train, selection, gate = (roles[role] for role in Role)
-        groups = [method.group_of(task.index(example.label)) for example in train]
-        counts = np.bincount(np.asarray(groups, dtype=np.int64), minlength=method.groups(len(task.labels))).astype(np.int64)
+        groups = [method.group_of(task.class_of(example)) for example in train]
+        counts = np.bincount(np.asarray(groups, dtype=np.int64), minlength=method.groups(task.classes)).astype(np.int64)
         return sample_exchange(manifest, SampleCounts(counts, len(selection), len(gate)))
 
 
@@ -142,8 +143,8 @@ def explain(own: OwnFacts, manifest: Manifest) -> dict[str, Any]:
         "task": {
             "name": task.name,
             "template": task.template,
-            "labels": list(task.labels),
-            "label_words": list(task.label_words),
+            **task.facts,
+            "asks": task.asks,
             "separator": task.separator,
             "turn": task.turn,
             "digest": task.digest,

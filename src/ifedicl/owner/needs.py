@@ -80,7 +80,7 @@ def _changed(policy: Policy, values: Mapping[tuple[str, str], Any]) -> Policy:
 def _refused(policy: Policy, manifest: Manifest) -> Iterator[str]:
     """Why the rules refuse the job or a step of it, for an owner with many examples and an empty ledger."""
     yield from (refusal.reason for refusal in broken_rules(policy, manifest, History(), approved=True))
-    groups = np.full(manifest.method.groups(len(manifest.task.labels)), _PLENTY)
+    groups = np.full(manifest.method.groups(manifest.task.classes), _PLENTY)
     for request, reply in sample_exchange(manifest, SampleCounts(groups, _PLENTY, _PLENTY)).values():
         try:
             check_request(policy, request)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from ifedicl import files
 from ifedicl.backbone.source import shape_of
 from ifedicl.federation.manifest import Manifest
+from ifedicl.kinds.any_task import SHOWN_TEXT, AnyTask
 from ifedicl.owner.approval import manifest_of
 from ifedicl.owner.needs import Need, marked, needs_of
 from ifedicl.owner.policy import Policy
 from ifedicl.settings import RunSettings
-from ifedicl.task import SHOWN_TEXT, Task
 
 _MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -55,8 +55,7 @@ def new_client_file(job: Manifest | RunSettings | None) -> NewFile:
     return NewFile(marked(files.template("client.toml", **values), needs), manifest, needs)
 
 
-def prompt_lines(task: Task) -> list[str]:
-    """The prompt around a text and the words that may follow it, for people to read: nothing in it moves a cursor."""
-    words = " or ".join(task.label_words)
-    lines = (task.prompt(SHOWN_TEXT) + task.separator + words).splitlines() or [""]
+def prompt_lines(task: AnyTask) -> list[str]:
+    """The prompt around a text and the answers that may follow it, for people to read: nothing in it moves a cursor."""
+    lines = (task.prompt(SHOWN_TEXT) + task.separator + task.asks).splitlines() or [""]
     return ["".join(character if character.isprintable() else ascii(character)[1:-1] for character in line) for line in lines]

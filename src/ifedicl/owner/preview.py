@@ -30,7 +30,7 @@ def preview(own: OwnFacts, manifest: Manifest | None) -> dict[str, Any]:
         StorageError: the file of approved jobs cannot be read.
     """
     settings, examples = own.settings, own.examples
-    labels = dict(Counter(example.label for example in examples).most_common())
+    labels = dict(Counter(example.stratum for example in examples).most_common())
     model = own.model.fingerprint if own.model else f"unknown: {own.model_fault}"
     facts: dict[str, Any] = {
         "data": {"file": settings.data.file, "examples": len(examples), "labels": labels},
@@ -47,10 +47,10 @@ def preview(own: OwnFacts, manifest: Manifest | None) -> dict[str, Any]:
         "task": {
             "name": task.name,
             "template": task.template,
-            "labels": list(task.labels),
+            **task.facts,
             "digest": task.digest,
             "allowed": settings.allow.task(task.digest),
-            "rows_with_other_labels": sum(task.label_of(example.label) is None for example in examples),
+            "rows_with_other_labels": sum(not task.takes(example) for example in examples),
         },
         "job": {"digest": manifest.digest, "approved": approved, "limits": manifest.limits.model_dump()},
         "run": manifest.run,

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ifedicl.adapter import Adapter, Prediction
-from ifedicl.data import Example
 from ifedicl.federation.coordinator import Outcome
 from ifedicl.federation.messages import FailureCode
 from ifedicl.federation.state import Traffic
-from ifedicl.metrics import Evaluation
+from ifedicl.kinds.any_task import AnyEvaluation, AnyExample
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Figures:
     """The test results of one way to label text: on all test text, and each client's accuracy; ``seconds`` is its cost."""
 
     name: str
-    evaluation: Evaluation
+    evaluation: AnyEvaluation
     by_client: Mapping[str, float]
     seconds: float
 
@@ -42,7 +41,7 @@ class Report:
     title: str
     adapter: Adapter
     outcome: Outcome
-    clients: Mapping[str, Sequence[Example]]
+    clients: Mapping[str, Sequence[AnyExample]]
     rows: Sequence[Figures]
     verdicts: Sequence[str]
     samples: Sequence[tuple[str, Prediction]]

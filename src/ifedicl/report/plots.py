@@ -89,7 +89,7 @@ def _confidence(report: Report) -> list[Picture]:
     for row, colour, marker in [(row, RAW, "s") for row in report.rows[:-1][:1]] + [(report.rows[-1], ACCENT, "o")]:
         bins = row.evaluation.confidence.bins
         axes.plot([each.confidence for each in bins], [each.accuracy for each in bins], color=colour, linewidth=1)
-        sizes = [12 + 90 * each.examples / len(row.evaluation.truth) for each in bins]
+        sizes = [12 + 90 * each.examples / row.evaluation.examples for each in bins]
         axes.scatter([each.confidence for each in bins], [each.accuracy for each in bins], s=sizes, color=colour, marker=marker)
         errors.append(f"{row.name}: calibration error {100 * row.evaluation.confidence.calibration_error:.1f}%")
     axes.set_xlabel("confidence")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from rich.table import Table
 
 from ifedicl.federation.state import RoundRecord, Traffic
-from ifedicl.metrics import Evaluation
+from ifedicl.kinds.any_task import AnyEvaluation
 from ifedicl.report.facts import Report, kilobytes, percent, traffic_by_client
 from ifedicl.report.verdict import LabelFigures, adapter_and_raw, by_label
 
@@ -19,14 +18,15 @@ CONFUSION = "What the adapter says (columns) of each true label (rows)"
 _MISTAKES = 10
 
 
-def evaluation_tables(adapter: Evaluation, zero_shot: Evaluation) -> list[Table]:
+def evaluation_tables(adapter: AnyEvaluation, zero_shot: AnyEvaluation) -> list[Table]:
     """Zero-shot and the adapter compared, in all, by label and by mistake."""
-    columns = "accuracy", "95% interval", "macro-F1", "loss", "calibration error"
-    figures = Table("", *columns, title=f"{len(adapter.truth)} examples")
+    columns = "accuracy", "95% interval", *adapter.figures, "loss", "calibration error"
+    figures = Table("", *columns, title=f"{adapter.examples} examples")
     for name, evaluation in (("zero-shot", zero_shot), ("adapter", adapter)):
         error = percent(evaluation.confidence.calibration_error)
         figures.add_row(name, *_figures(evaluation), f"{evaluation.loss:.3f}", error)
-    return [figures, _labels_table(by_label(adapter, zero_shot)), _confusion_table(adapter)]
+    others = _labels_table(by_label(adapter, zero_shot)), _confusion_table(adapter)
+    return [figures, *(table for table in others if table.row_count)]
 
 
 def tables_of(report: Report) -> list[Table]:
@@ -58,9 +58,10 @@ def _mistakes_table(report: Report) -> Table:
     return _confusion_table(report.rows[-1].evaluation) if report.rows else Table()
 
 
-def _confusion_table(evaluation: Evaluation) -> Table:
+def _confusion_table(evaluation: AnyEvaluation) -> Table:
     """The confusion matrix; with many labels, the most frequent mistakes."""
-    labels, matrix = evaluation.labels, evaluation.confusion
+    matrix = evaluation.confusion
+    labels = evaluation.labels[: len(matrix)]
     if len(labels) <= MOST_LABELS:
         table = Table("true label", *labels, title=CONFUSION)
         for label, counts in zip(labels, matrix, strict=True):
@@ -77,11 +78,12 @@ def _confusion_table(evaluation: Evaluation) -> Table:
 
 
 def _clients_table(report: Report) -> Table:
-    labels = report.adapter.task.labels
-    table = Table("client", *labels, "examples", title="Examples of each client")
-    for name, examples in report.clients.items():
-        counts = Counter(example.label for example in examples)
-        table.add_row(name, *(str(counts[label]) for label in labels), str(len(examples)))
+    task = report.adapter.task
+    by_client = {name: task.summary_of(examples) for name, examples in report.clients.items()}
+    answers = list(task.summary_of([example for examples in report.clients.values() for example in examples]))
+    table = Table("client", *answers, "examples", title="Examples of each client")
+    for name, counts in by_client.items():
+        table.add_row(name, *(str(counts.get(answer, 0)) for answer in answers), str(len(report.clients[name])))
     return table
 
 
@@ -119,16 +121,17 @@ def _clients_in(traffic: Sequence[Traffic], record: RoundRecord) -> int:
 
 
 def _figures_table(report: Report) -> Table:
-    table = Table("", "accuracy", "95% interval", "macro-F1", "seconds", title="Accuracy on everyone's test text")
+    more = report.rows[-1].evaluation.figures if report.rows else ()
+    table = Table("", "accuracy", "95% interval", *more, "seconds", title="Accuracy on everyone's test text")
     for row in report.rows:
         table.add_row(row.name, *_figures(row.evaluation), f"{row.seconds:.0f}")
     return table
 
 
-def _figures(evaluation: Evaluation) -> tuple[str, str, str]:
-    """Accuracy, its interval and macro-F1, as cells."""
+def _figures(evaluation: AnyEvaluation) -> tuple[str, ...]:
+    """Accuracy, its interval and the kind's further figures, as cells."""
     low, high = evaluation.interval
-    return percent(evaluation.accuracy), f"{percent(low)} to {percent(high)}", percent(evaluation.macro_f1)
+    return percent(evaluation.accuracy), f"{percent(low)} to {percent(high)}", *map(percent, evaluation.figures.values())
 
 
 def _by_client_table(report: Report) -> Table:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.federation.coordinator import Outcome
-from ifedicl.metrics import Evaluation, paired_p
+from ifedicl.kinds.any_task import AnyEvaluation
+from ifedicl.metrics import paired_p
 from ifedicl.report.facts import Report, percent
 from ifedicl.settings import method_of
 from ifedicl.settings.describe import mode_of
@@ -39,24 +40,23 @@ class LabelFigures:
         return None if self.raw is None or not self.examples else (self.right - self.raw) / self.examples
 
 
-def adapter_and_raw(report: Report) -> tuple[Evaluation, Evaluation | None] | None:
+def adapter_and_raw(report: Report) -> tuple[AnyEvaluation, AnyEvaluation | None] | None:
     """The last row's figures and the first row's; None without test text."""
     if not report.rows:
         return None
     return report.rows[-1].evaluation, report.rows[0].evaluation if len(report.rows) > 1 else None
 
 
-def by_label(adapter: Evaluation, raw: Evaluation | None) -> list[LabelFigures]:
+def by_label(adapter: AnyEvaluation, raw: AnyEvaluation | None) -> list[LabelFigures]:
     """The figures of each label, in the task's order."""
-    matrix = adapter.confusion
-    rights = [None] * len(matrix) if raw is None else [int(count) for count in np.diag(raw.confusion)]
+    rights = [None] * len(adapter.labels) if raw is None else [right for _, right in raw.by_label]
     return [
-        LabelFigures(label, int(matrix[place].sum()), int(matrix[place, place]), rights[place])
-        for place, label in enumerate(adapter.labels)
+        LabelFigures(label, examples, right, by_raw)
+        for label, (examples, right), by_raw in zip(adapter.labels, adapter.by_label, rights, strict=True)
     ]
 
 
-def compare(subject: str, evaluation: Evaluation, other: str, hits: npt.NDArray[np.float64]) -> str:
+def compare(subject: str, evaluation: AnyEvaluation, other: str, hits: npt.NDArray[np.float64]) -> str:
     """A sentence: is the subject better than the other on the same test texts, by a paired test at 5%?
 
     Args:
@@ -76,7 +76,7 @@ def answer_of(report: Report) -> list[str]:
     if both is not None:
         adapter, raw = both
         against = "" if raw is None else f"; the raw model labels {percent(raw.accuracy)} right"
-        own = f"The federation labels {percent(adapter.accuracy)} of {len(adapter.truth)} test texts right{against}."
+        own = f"The federation labels {percent(adapter.accuracy)} of {adapter.examples} test texts right{against}."
         return [*report.verdicts, own]
     why = "There is no test text (data.test)"
     held_out = report.outcome.held_out

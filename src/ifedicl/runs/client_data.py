@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from ifedicl.data import Example, dirichlet_split, draw_pool, read_examples, read_texts
-from ifedicl.errors import DataError, InputError
+from ifedicl.data import dirichlet_split, draw_pool, read_examples, read_texts
+from ifedicl.errors import InputError
+from ifedicl.kinds.any_task import AnyExample
 from ifedicl.settings import RunSettings, SplitSettings
 from ifedicl.settings.config import CLIENT_NAME, is_client_name, shortened
-from ifedicl.task import Task
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class RunData:
         test: labelled text that is read once at the end; empty if the config names no file.
     """
 
-    clients: Mapping[str, tuple[Example, ...]]
-    test: tuple[Example, ...]
+    clients: Mapping[str, tuple[AnyExample, ...]]
+    test: tuple[AnyExample, ...]
 
     @classmethod
     def read(cls, settings: RunSettings) -> Self:
@@ -39,7 +39,7 @@ class RunData:
         return cls(client_examples(settings), test)
 
 
-def client_examples(settings: RunSettings) -> dict[str, tuple[Example, ...]]:
+def client_examples(settings: RunSettings) -> dict[str, tuple[AnyExample, ...]]:
     """Each client's examples, read from its file or split from one file.
 
     Raises:
@@ -51,11 +51,11 @@ def client_examples(settings: RunSettings) -> dict[str, tuple[Example, ...]]:
     else:
         assert data.train is not None
         clients = simulated_clients(_read(settings, data.train), data.split, settings.seed)
-    check_classes(settings.task, clients)
+    settings.task.check_all([example for rows in clients.values() for example in rows])
     return clients
 
 
-def simulated_clients(examples: Sequence[Example], split: SplitSettings, seed: int) -> dict[str, tuple[Example, ...]]:
+def simulated_clients(examples: Sequence[AnyExample], split: SplitSettings, seed: int) -> dict[str, tuple[AnyExample, ...]]:
     """Draw a pool of examples and split it among simulated clients.
 
     Raises:
@@ -64,25 +64,6 @@ def simulated_clients(examples: Sequence[Example], split: SplitSettings, seed: i
     pool = draw_pool(examples, split.pool or len(examples), seed)
     parts = dirichlet_split(pool, clients=split.clients, alpha=split.alpha, seed=seed)
     return {f"client-{number:02d}": part for number, part in enumerate(parts, start=1)}
-
-
-def check_classes(task: Task, clients: Mapping[str, Sequence[Example]]) -> None:
-    """Check the labels of all clients together.
-
-    Raises:
-        DataError: there is no example, only one class, or a label that the task does not have.
-    """
-    stated = {example.label for examples in clients.values() for example in examples}
-    labels = {task.label_of(label) for label in stated}
-    if unknown := [label for label in stated if task.label_of(label) is None]:
-        raise DataError(f"{len(unknown)} labels are not in the task; allowed: {', '.join(task.labels)}")
-    if not labels:
-        raise DataError("no client has an example; at least one client with examples of two labels is needed")
-    if len(labels) < 2:
-        raise DataError(
-            f"all examples have the label {next(iter(labels))!r}; at least two of {', '.join(task.labels)} are needed. "
-            "Add examples of another label"
-        )
 
 
 def check_names(clients: Iterable[str]) -> None:
@@ -96,6 +77,6 @@ def check_names(clients: Iterable[str]) -> None:
             raise InputError(f"clients: received the name {shortened(str(name))!r}; allowed: {CLIENT_NAME}. Rename it")
 
 
-def _read(settings: RunSettings, source: str) -> tuple[Example, ...]:
+def _read(settings: RunSettings, source: str) -> tuple[AnyExample, ...]:
     data = settings.data
     return read_examples(source, settings.task, text=data.text_column, label=data.label_column)

@@ -8,14 +8,14 @@ from ifedicl.backbone.families import writes_of
 from ifedicl.backbone.layer_cache import MOST_BYTES
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.memory import RESERVE, ModelMemory
-from ifedicl.backbone.scoring import Scorer
-from ifedicl.data import Example
+from ifedicl.backbone.scorers import scorer_of
+from ifedicl.kinds.any_task import AnyExample
 from ifedicl.settings import RunSettings
 
 _SAMPLE = 64  # texts of each client
 
 
-def expected_memory(settings: RunSettings, backbone: Backbone, clients: Mapping[str, Sequence[Example]]) -> dict[str, int]:
+def expected_memory(settings: RunSettings, backbone: Backbone, clients: Mapping[str, Sequence[AnyExample]]) -> dict[str, int]:
     """Bytes that calibration needs on one machine, planned from the model's configuration and a sample of the texts.
 
     ``weights`` are those of ``model.quantisation``, if there is one. ``peak`` is the weights, one pass of a step, and what is
@@ -25,9 +25,9 @@ def expected_memory(settings: RunSettings, backbone: Backbone, clients: Mapping[
     config = backbone.model.config
     writes = writes_of(config.model_type, settings.model.writes)
     memory = ModelMemory.of(config, writes, backbone.model.dtype, backbone.quantisation)
-    scorer = Scorer(backbone, settings.task)
-    sample = [example.text for examples in clients.values() for example in examples[:_SAMPLE]]
-    lengths = [backbone.padded(scorer.layout([prompt]).width(prompt)) for prompt in scorer.encoder.prompts(sample).tokens]
+    scorer = scorer_of(backbone, settings.task)
+    sample = scorer.encoded([example for examples in clients.values() for example in examples[:_SAMPLE]])
+    lengths = [backbone.padded(width) for width in scorer.widths(sample)]
     step = settings.calibration.batch_size * max(lengths)
     bound = scorer.budget.tokens if backbone.trained_tokens is None else min(scorer.budget.tokens, backbone.trained_tokens)
     in_a_pass = max(max(lengths), min(step, bound))

@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from ifedicl.backbone.encoding import EncodedExamples, Prompts
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.scoring import Scorer
+from ifedicl.backbone.prompts import EncodedExamples, Prompts
+from ifedicl.backbone.scorers import scorer_of
 from ifedicl.calibrate import ClientRound, calibrate
-from ifedicl.data import Example, Role, split_roles
+from ifedicl.data import Role, split_roles
 from ifedicl.federation.expected_steps import ExpectedStep
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.sample_exchange import sample_context
+from ifedicl.kinds.any_task import AnyExample
 from ifedicl.runs.client_data import RunData
 from ifedicl.settings import Method, RunSettings
 
@@ -68,7 +69,7 @@ def expected_time(
     return {"texts_timed": pace.texts, "one_client": max(seconds), "simulation": sum(seconds) + tests}
 
 
-def client_seconds(examples: Sequence[Example], method: Method, pace: Pace, steps: Sequence[ExpectedStep]) -> float:
+def client_seconds(examples: Sequence[AnyExample], method: Method, pace: Pace, steps: Sequence[ExpectedStep]) -> float:
     """Seconds of one client's work in a run with these steps."""
     holdout, calibration = method.holdout, method.calibration
     roles = split_roles(examples, selection=holdout.selection, gate=holdout.gate, seed=method.seed)
@@ -89,14 +90,14 @@ def client_seconds(examples: Sequence[Example], method: Method, pace: Pace, step
 
 
 def measured_pace(
-    manifest: Manifest, backbone: Backbone, clients: Mapping[str, Sequence[Example]], clock: Clock = time.perf_counter
+    manifest: Manifest, backbone: Backbone, clients: Mapping[str, Sequence[AnyExample]], clock: Clock = time.perf_counter
 ) -> Pace:
     """Time the model on a few of the texts, from short to long ones, in seconds of a clock.
 
     With noise each example is computed alone, and so one text is timed.
     """
     method, first_layer = manifest.method, manifest.layers.start
-    scorer = Scorer(backbone, manifest.task, first_layer=first_layer)
+    scorer = scorer_of(backbone, manifest.task, first_layer=first_layer)
     pool = scorer.encoded([example for examples in clients.values() for example in examples[:_SAMPLE]])
     order = sorted(range(len(pool.labels)), key=lambda row: len(pool.prompts.tokens[row]))
 
@@ -114,18 +115,18 @@ def measured_pace(
             spent.append(clock() - begun)
         return min(spent)
 
-    whole_model = Scorer(backbone, manifest.task)
-    one = spread(1).prompts
-    whole_model.read(one)  # the first pass of a model is slower than all others
-    alone = timed(lambda: whole_model.read(one))
+    whole_model = scorer_of(backbone, manifest.task)
+    one = spread(1)
+    whole_model.reading(one)  # the first pass of a model is slower than all others
+    alone = timed(lambda: whole_model.reading(one))
     most = 1 if method.promises_noise else min(_TIMED, len(order), max(1, method.calibration.batch_size))
     count = min(most, max(1, int(_SECONDS / _COST / max(alone, 1e-9))))
     some = spread(count)
-    whole = timed(lambda: whole_model.read(some.prompts))
+    whole = timed(lambda: whole_model.reading(some))
     upper = whole
     if first_layer:
-        scorer.read(some.prompts)
-        upper = timed(lambda: scorer.read(some.prompts))
+        scorer.reading(some)
+        upper = timed(lambda: scorer.reading(some))
     step = 0.0
     if not method.is_one_shot:
         context = sample_context(manifest)

@@ -11,15 +11,14 @@ from pathlib import Path
 from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.source import fingerprint
 from ifedicl.core.vectors import Array32
-from ifedicl.data import Example
 from ifedicl.errors import ConfigError, Fault
 from ifedicl.federation.coordinator import Starter
 from ifedicl.federation.driver import Federated, RunOptions
 from ifedicl.federation.events import Event, ignore
 from ifedicl.federation.forgetting import FORGOTTEN, Forgetting
 from ifedicl.federation.run_folder import RunFolder
+from ifedicl.kinds.any_task import AnyEvaluation, AnyExample
 from ifedicl.ledger.ledger import Ledger
-from ifedicl.metrics import Evaluation
 from ifedicl.owner.endpoint import ledger_file, public_texts
 from ifedicl.runs.client_data import RunData
 from ifedicl.runs.simulated import federate, simulate, zero_shot_adapter
@@ -43,9 +42,9 @@ class RunResult:
     """
 
     federated: Federated | None
-    clients: Mapping[str, Sequence[Example]]
-    zero_shot: Evaluation | None
-    test: Evaluation | None
+    clients: Mapping[str, Sequence[AnyExample]]
+    zero_shot: AnyEvaluation | None
+    test: AnyEvaluation | None
     answer: Answer | None = None
 
 
@@ -202,7 +201,7 @@ def _calibrate(
     federated = folder.carry_out(work, options, journal)
     zero_shot = evaluation = None
     if data.test:
-        zero_shot = zero_shot_adapter(backbone, model, task).classifier(backbone).evaluate(data.test)
-        evaluation = federated.adapter.classifier(backbone).evaluate(data.test)
+        zero_shot = zero_shot_adapter(backbone, model, task).on_model(backbone).evaluate(data.test)
+        evaluation = federated.adapter.on_model(backbone).evaluate(data.test)
     journal.finish(federated.outcome, {"zero-shot": zero_shot, "adapter": evaluation})
     return RunResult(federated, examples, zero_shot, evaluation)

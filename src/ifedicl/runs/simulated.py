@@ -13,11 +13,10 @@ from ifedicl import seeds
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.lockstep import Lockstep
-from ifedicl.backbone.scoring import Scorers
+from ifedicl.backbone.scorers import Scorers
 from ifedicl.core.coefficients import Coefficients, Form
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
-from ifedicl.data import Example
 from ifedicl.federation.client import Client
 from ifedicl.federation.driver import Federated, RunOptions, drive
 from ifedicl.federation.engine import Engine
@@ -26,18 +25,18 @@ from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.public_text import PublicText
 from ifedicl.federation.reference_text import REFERENCE_TEXTS
+from ifedicl.kinds.any_task import AnyExample, AnyTask
 from ifedicl.owner.endpoint import simulated_endpoints, spent_privacy
-from ifedicl.runs.client_data import check_classes, check_names
+from ifedicl.runs.client_data import check_names
 from ifedicl.settings import Method, ModelSettings
-from ifedicl.task import Task
 
 _DEFAULTS = RunOptions()
 
 
 def simulate(
     backbone: Backbone,
-    task: Task,
-    examples: Mapping[str, Sequence[Example]],
+    task: AnyTask,
+    examples: Mapping[str, Sequence[AnyExample]],
     *,
     seed: int = 0,
     split_keys: Mapping[str, bytes] = MappingProxyType({}),
@@ -56,7 +55,7 @@ def simulate(
         DataError: there is no example, only one class, or a label that the task does not have.
     """
     check_names(examples)
-    check_classes(task, examples)
+    task.check_all([example for rows in examples.values() for example in rows])
     scorers, reference = Scorers(backbone), PublicText(REFERENCE_TEXTS)
     return tuple(
         Client(
@@ -75,7 +74,7 @@ def simulate(
 def federate(
     clients: Sequence[Client],
     model: ModelSettings,
-    task: Task,
+    task: AnyTask,
     method: Method,
     *,
     engine: Callable[[Sequence[Endpoint]], Engine] | None = None,
@@ -113,7 +112,7 @@ def federate(
     return drive(build(endpoints), manifest, model, options, spent=lambda: spent_privacy(endpoints, manifest))
 
 
-def zero_shot_adapter(backbone: Backbone, model: ModelSettings, task: Task) -> Adapter:
+def zero_shot_adapter(backbone: Backbone, model: ModelSettings, task: AnyTask) -> Adapter:
     """An adapter that changes nothing: the raw model."""
     return Adapter(
         task=task,

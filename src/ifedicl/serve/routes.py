@@ -22,6 +22,7 @@ from starlette.requests import ClientDisconnect
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT
 from ifedicl.core.vectors import Array32
 from ifedicl.errors import DataError
+from ifedicl.kinds.classify import Task, as_classification
 from ifedicl.rows import has_lone_surrogate
 from ifedicl.serve import schemas
 from ifedicl.serve.catalog import Catalog, Served
@@ -86,7 +87,7 @@ class ServerState:
         self._check(texts, len(models))
         answer = await self._answer(asyncio.wrap_future(self.worker.submit(models, texts)), gone)
         self.meters.labelled(served.name, len(texts))
-        labels = served.loaded.adapter.task.labels
+        labels = _task_of(served).labels
         return schemas.ClassifyAnswer(
             model=self.model,
             adapter=schemas.AdapterName(name=served.name, version=served.loaded.version),
@@ -288,9 +289,14 @@ def _labelled(labels: tuple[str, ...], logs: Array32, least: float) -> list[sche
     ]
 
 
+def _task_of(served: Served) -> Task:
+    """The task; other kinds are not served."""
+    return as_classification(served.loaded.adapter.task, "the server")
+
+
 def _facts(served: Served) -> dict[str, Any]:
     """The fields of AdapterFacts."""
-    loaded, task = served.loaded, served.loaded.adapter.task
+    loaded, task = served.loaded, _task_of(served)
     return {
         "name": served.name,
         "version": loaded.version,
@@ -310,7 +316,7 @@ def _detail(served: Served) -> schemas.AdapterDetail:
     return schemas.AdapterDetail(
         **_facts(served),
         template=adapter.task.template,
-        label_words=list(adapter.task.label_words),
+        label_words=list(_task_of(served).label_words),
         readout=adapter.readout is not None,
         first_layer=adapter.context.first_layer,
         context_scale=scales[..., CONTEXT].tolist(),

@@ -13,6 +13,7 @@ from ifedicl.settings.config import (
     RunSettings,
     SplitSettings,
     check_coordination,
+    check_task,
 )
 from ifedicl.settings.earlier import method_of
 from ifedicl.settings.method import Method, noise_contradictions
@@ -61,6 +62,7 @@ __all__ = [
     "anchored_model",
     "changed",
     "check_coordination",
+    "check_task",
     "load_preset",
     "load_settings",
     "method_of",

@@ -9,9 +9,10 @@ from urllib.parse import quote
 
 from pydantic import Field, field_validator, model_validator
 
+from ifedicl.kinds import TaskField
+from ifedicl.kinds.any_task import AnyTask
 from ifedicl.settings.method import Method
 from ifedicl.settings.validation import PathText, Section
-from ifedicl.task import Task
 
 _PLACE = re.compile(r"cpu|disk|cuda(:\d+)?")
 
@@ -62,6 +63,21 @@ def check_coordination(method: Method, coordination: Coordination) -> None:
             "coordination.min_clients must be 1 where the coordinator sees sums only, because a sum is one reply. "
             "privacy.min_survivors takes its place"
         )
+
+
+def check_task(method: Method, task: AnyTask) -> None:
+    """Check a method against the kind of its task.
+
+    Raises:
+        ValueError: they contradict each other.
+    """
+    if method.promises_noise and not task.takes_noise:
+        raise ValueError(
+            f'task.kind "{task.kind}" has no sums with noise, so privacy.mode "private" would promise what nobody computes. '
+            'Take "secure" or "open"'
+        )
+    if method.readout is not None and not task.columns:
+        raise ValueError(f'task.kind "{task.kind}" has no readout; leave [readout] out (readout = false if a preset has it)')
 
 
 class ModelSettings(Section):
@@ -166,7 +182,7 @@ class RunSettings(Method):
     """A whole config file."""
 
     preset: str | None = Field(default=None, description="a shipped settings file to start from, for instance paper")
-    task: Task
+    task: TaskField
     model: ModelSettings
     data: DataSettings
     coordination: Coordination = Field(default_factory=Coordination)
@@ -190,6 +206,7 @@ class RunSettings(Method):
     @model_validator(mode="after")
     def _is_coordinated(self) -> Self:
         check_coordination(self, self.coordination)
+        check_task(self, self.task)
         return self
 
     @property

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar, Union, get_args,
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from ifedicl.errors import ConfigError, Fault
+from ifedicl.kinds import kind_of_task
+from ifedicl.kinds.any_task import AnyTask
 from ifedicl.settings.moved import REMEDIES
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -94,7 +96,7 @@ def validated(model: type[M], values: Mapping[str, Any], source: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(source, [_fault(model, dict(item)) for item in _roots(error.errors())]) from error
+        raise ConfigError(source, [_fault(model, dict(item), values) for item in _roots(error.errors())]) from error
 
 
 def toml_of(file: Traversable) -> dict[str, Any]:
@@ -166,9 +168,9 @@ def _roots(errors: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _fault(model: type[BaseModel], error: Mapping[str, Any]) -> Fault:
+def _fault(model: type[BaseModel], error: Mapping[str, Any], values: object) -> Fault:
     location = [str(part) for part in error["loc"]]
-    section, name = _section_of(model, location)
+    section, name = _section_of(model, location, values)
     field = ".".join(location) or "file"
     missing = error["type"] == "missing"
     received = "nothing" if missing else _shown(error["input"])
@@ -182,22 +184,36 @@ def _fault(model: type[BaseModel], error: Mapping[str, Any]) -> Fault:
     if described is None and error["type"] == "value_error":  # the message names the settings
         return Fault(field, received, "settings that do not contradict each other", f"{message}.")
     remedy = "Add it." if missing else _remedy_of(error, message)
-    if described is None and (inner := section_in(section.model_fields[name].annotation) if name else section):
+    inner = section_in(section.model_fields[name].annotation) if name else section
+    if described is None and inner is not None:
+        inner = _of_its_kind(inner, error["input"])
         described = f"a section [{field}] with {', '.join(inner.model_fields)}"
     return Fault(field, received, described or _plain(message).removeprefix("it must be "), remedy)
 
 
-def _section_of(model: type[BaseModel], location: list[str]) -> tuple[type[BaseModel], str | None]:
-    """The innermost section on the way to ``location``, and its field there; sections may be in lists and tables."""
+def _section_of(model: type[BaseModel], location: list[str], values: object) -> tuple[type[BaseModel], str | None]:
+    """The innermost section on the way to ``location`` in ``values``, and its field there.
+
+    Sections may be in lists and tables.
+    """
     name = None
     for depth, part in enumerate(location, start=1):
+        values = values.get(part) if isinstance(values, Mapping) else None
         if part not in model.model_fields:  # an index of a list, a key of a table, or an unknown name
             continue
         name = part
         inner = section_in(model.model_fields[part].annotation)
         if inner is not None and depth < len(location):
-            model, name = inner, None
+            model, name = _of_its_kind(inner, values), None
     return model, name
+
+
+def _of_its_kind(section: type[BaseModel], values: object) -> type[BaseModel]:
+    """The section itself; of a task that of its kind."""
+    try:
+        return kind_of_task(values) if section is AnyTask else section
+    except ValueError:  # there is no such kind
+        return section
 
 
 def section_in(annotation: Any) -> type[BaseModel] | None:

@@ -13,8 +13,8 @@ from pydantic_core import to_json
 from ifedicl.adapter import FORMAT_VERSION, Adapter
 from ifedicl.core.vectors import Array32
 from ifedicl.errors import AdapterError, IfediclError
+from ifedicl.kinds.any_task import AnyTask
 from ifedicl.settings import Method, PrivacySettings, method_of
-from ifedicl.task import Task
 
 _LATER: Mapping[str, object] = {"depths": (0.0, 1.0), "promise": ""}
 """Fields that the first stores lack, with their defaults. Digests leave defaults out, so earlier stores still match."""
@@ -61,7 +61,7 @@ class TaskKey:
     promise: str = ""
 
     @classmethod
-    def of(cls, federation: str, fingerprint: str, task: Task, method: Method) -> Self:
+    def of(cls, federation: str, fingerprint: str, task: AnyTask, method: Method) -> Self:
         """The key of a request."""
         position, readout = method.vectors.read_position, method.readout is not None
         depths = method.injection.from_depth, 1.0

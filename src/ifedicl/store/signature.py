@@ -13,8 +13,8 @@ import numpy as np
 from ifedicl import seeds
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32
+from ifedicl.kinds.classify import Task
 from ifedicl.settings import Method, VectorSettings
-from ifedicl.task import Task
 
 if TYPE_CHECKING:
     from ifedicl.backbone.load import Backbone

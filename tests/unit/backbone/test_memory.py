@@ -13,13 +13,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ifedicl.backbone.encoding import EncodedExamples
 from ifedicl.backbone.families import FAMILIES, writes_of
 from ifedicl.backbone.hooks import injected
 from ifedicl.backbone.layer_cache import MOST_BYTES, Shelf, UpperLayers, shelves_of
 from ifedicl.backbone.layout import Row, right_padded
 from ifedicl.backbone.load import Backbone, wrap
 from ifedicl.backbone.memory import RESERVE, ROOM, SLACK, ModelMemory, trained_tokens_of
+from ifedicl.backbone.prompts import EncodedExamples
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import ClientRound, calibrate, example_gradients, gradient_sum
 from ifedicl.core.coefficients import Coefficients, Form, cold_start

@@ -12,15 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from ifedicl.backbone.label_words import LABELS, Loss
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.losses import LABELS, Loss
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.methods import METHODS, affine, ridge
 from ifedicl.bench.methods.base import Measured
 from ifedicl.bench.methods.lora import lora_layers
 from ifedicl.bench.methods.raw import with_demonstrations
 from ifedicl.bench.setup import Setup
-from ifedicl.data import Example, Role, split_roles
+from ifedicl.data import Role, split_roles
+from ifedicl.kinds.any_task import AnyEvaluation
+from ifedicl.kinds.classify import Example
+from ifedicl.metrics import Evaluation
 from tests.support import tiny
 from tests.support.bench import TEST
 
@@ -41,20 +44,26 @@ def test_every_method_labels_every_test_row_and_leaves_the_model_as_it_was(
     before, modules = setup.backbone.hidden_states(tokens), [type(module) for module in setup.backbone.model.modules()]
     measured = runs[name] = METHODS[name].run(setup)
     for evaluation in measured.evaluations.values():
-        assert len(evaluation.truth) == TEST
-        assert evaluation.labels == setup.task.labels
+        assert evaluation.examples == TEST
+        assert evaluation.labels == tiny.TASK.labels
     assert torch.equal(setup.backbone.hidden_states(tokens), before)
     assert [type(module) for module in setup.backbone.model.modules()] == modules
     assert not any(parameter.requires_grad for parameter in setup.backbone.model.parameters())
     assert measured.costs.test_seconds > 0
 
 
+def _predicted(evaluation: AnyEvaluation) -> list[int]:
+    assert isinstance(evaluation, Evaluation)
+    predicted: list[int] = evaluation.predicted.tolist()
+    return predicted
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_gives_the_same_figures_twice(setup: Setup, name: str, runs: dict[str, Measured]) -> None:
     first = (runs.get(name) or METHODS[name].run(replace(setup))).evaluations
     second = METHODS[name].run(setup).evaluations
-    assert [evaluation.predicted.tolist() for evaluation in first.values()] == [
-        evaluation.predicted.tolist() for evaluation in second.values()
+    assert [_predicted(evaluation) for evaluation in first.values()] == [
+        _predicted(evaluation) for evaluation in second.values()
     ]
 
 
@@ -87,7 +96,7 @@ def test_a_client_without_training_examples_keeps_the_raw_model_when_alone(setup
     )
     with_poor = replace(setup, examples={**setup.examples, "d": (held_out,)})
     alone = METHODS["client-alone"].run(with_poor).evaluations["d"]
-    assert alone.predicted.tolist() == METHODS["zero-shot"].run(setup).evaluations["all"].predicted.tolist()
+    assert _predicted(alone) == _predicted(METHODS["zero-shot"].run(setup).evaluations["all"])
     assert METHODS["fedavg-lora"].run(with_poor).evaluations
 
 

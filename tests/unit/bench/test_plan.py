@@ -17,6 +17,7 @@ from ifedicl.bench.methods.base import Scope
 from ifedicl.bench.plan import SetSettings, load_plan
 from ifedicl.bench.plan_file import shipped
 from ifedicl.errors import ConfigError, DataError
+from ifedicl.kinds.classify import as_classification
 from tests.support import tiny
 from tests.support.bench import plan_of, write_set
 from tests.support.command_line import run
@@ -188,8 +189,8 @@ def test_a_folder_is_a_data_set_with_or_without_meta(tmp_path: Path) -> None:
     with_meta = load_set("moods", SetSettings(source=str(write_set(tmp_path / "with"))))
     without = load_set("moods", SetSettings(source=str(write_set(tmp_path / "without", meta=False))))
     assert with_meta.task.template == tiny.TASK.template
-    assert with_meta.task.labels == ("good", "bad")
-    assert without.task.labels == ("bad", "good")
+    assert as_classification(with_meta.task, "a test").labels == ("good", "bad")
+    assert as_classification(without.task, "a test").labels == ("bad", "good")
     assert without.train == with_meta.train
     assert without.digest != with_meta.digest
 
@@ -203,7 +204,7 @@ def test_a_hub_name_is_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("ifedicl.data.rows_of", read)
     monkeypatch.setattr("ifedicl.bench.datasets.rows_of", read)
     data = load_set("moods", SetSettings(source="hub:someone/moods"))
-    assert (len(data.train), len(data.test), data.task.labels) == (6, 4, ("bad", "good"))
+    assert (len(data.train), len(data.test), as_classification(data.task, "a test").labels) == (6, 4, ("bad", "good"))
 
 
 def test_a_missing_folder_and_torn_meta_are_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from ifedicl import cli
 from ifedicl.bench.plan_file import shipped
 from ifedicl.errors import DataError
-from ifedicl.task import SHOWN_TEXT
+from ifedicl.kinds.any_task import SHOWN_TEXT
 from tests.support import tiny
 from tests.support.command_line import run
 

@@ -13,9 +13,9 @@ from typing import Literal, TypeAlias
 import pytest
 from pydantic import ValidationError
 
-from ifedicl.data import Example, read_examples, read_labelled, read_texts
+from ifedicl.data import read_examples, read_labelled, read_texts
 from ifedicl.errors import DataError
-from ifedicl.task import Task
+from ifedicl.kinds.classify import Example, Task
 
 Form: TypeAlias = Literal["NFC", "NFD"]
 CITIES = Task(name="city", labels=("Zürich", "Genève", "서울"))
@@ -39,7 +39,7 @@ def test_a_label_is_the_same_in_both_spellings_of_unicode(tmp_path: Path, forms:
     path = _file(tmp_path, "a.csv", "text,label\n" + "".join(f"rain,{label}\n" for label in written))
     assert [example.label for example in read_examples(path, task)] == names
     unchecked = read_labelled(path)  # an owner learns the task later
-    assert [task.index(example.label) for example in unchecked] == [0, 1, 2]
+    assert [task.class_of(example) for example in unchecked] == [0, 1, 2]
 
 
 def test_a_task_has_no_label_twice_in_two_spellings() -> None:

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ifedicl.data import Example, read_examples, read_labelled, read_texts
+from ifedicl.data import read_examples, read_labelled, read_texts
 from ifedicl.errors import DataError
-from ifedicl.task import Task
+from ifedicl.kinds.classify import Example, Task
 from tests.support import tiny
 
 TASK = tiny.TASK

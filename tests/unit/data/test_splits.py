@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ifedicl import seeds
-from ifedicl.data import Example, Role, dirichlet_split, draw_pool, split_roles
+from ifedicl.data import Role, dirichlet_split, draw_pool, split_roles
 from ifedicl.errors import DataError
+from ifedicl.kinds.classify import Example
 from tests.support import tiny
 
 

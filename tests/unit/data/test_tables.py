@@ -13,11 +13,11 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from ifedicl.data import Example, read_examples, read_texts
+from ifedicl.data import read_examples, read_texts
 from ifedicl.errors import DataError
 from ifedicl.inspection import inspect_data
+from ifedicl.kinds.classify import Example, Task
 from ifedicl.rows import rows_of
-from ifedicl.task import Task
 from tests.support import tiny
 
 TASK = tiny.TASK

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from ifedicl.errors import DataError
-from ifedicl.task import Task
+from ifedicl.kinds.classify import Task
 from tests.support import tiny
 
 TASK = tiny.TASK

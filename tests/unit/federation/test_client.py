@@ -15,7 +15,6 @@ from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
-from ifedicl.data import Example
 from ifedicl.extract import context_vectors
 from ifedicl.federation import client as client_module
 from ifedicl.federation import client_task as job_module
@@ -34,6 +33,7 @@ from ifedicl.federation.messages import (
     encode,
     pack,
 )
+from ifedicl.kinds.classify import Example
 from tests.support import tiny
 from tests.support.endpoints import engine_of
 from tests.support.jobs import job_of

@@ -31,10 +31,10 @@ from ifedicl.federation.messages import (
     UpdateRequest,
     VectorsRequest,
 )
+from ifedicl.kinds.classify import Task
 from ifedicl.ledger.entries import Head
 from ifedicl.ledger.receipts import Receipt
 from ifedicl.metrics import Tally
-from ifedicl.task import Task
 from tests.support import tiny
 from tests.support.endpoints import engine_of
 from tests.support.engines import RecordingEngine

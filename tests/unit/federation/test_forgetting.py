@@ -12,12 +12,12 @@ import pytest
 from ifedicl.backbone.load import Backbone
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout_sums import ReadoutSums
-from ifedicl.data import Example
 from ifedicl.errors import ConfigError
 from ifedicl.federation.coordinator import Coordinator, Outcome
 from ifedicl.federation.forgetting import Forgetting
 from ifedicl.federation.messages import StatisticsReply
 from ifedicl.federation.reply_sums import Total
+from ifedicl.kinds.classify import Example
 from ifedicl.runs import RunOptions, federate, simulate
 from ifedicl.settings import Method, ModelSettings, NoiseSettings, PrivacySettings, load_preset
 from tests.support import tiny

@@ -84,7 +84,7 @@ def test_the_gate_on_real_clients_compares_with_the_raw_model(backbone: Backbone
     expected = Comparison()
     for client in real(backbone):
         roles = split_roles(client.examples, selection=0.2, gate=0.3, seed=method.seed)
-        scorer, labels = Scorer(backbone, tiny.TASK), [tiny.TASK.index(row.label) for row in roles[Role.GATE]]
+        scorer, labels = Scorer(backbone, tiny.TASK), [tiny.TASK.class_of(row) for row in roles[Role.GATE]]
         if not labels:
             continue
         prompts = scorer.encoder.prompts([row.text for row in roles[Role.GATE]])

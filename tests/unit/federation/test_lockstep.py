@@ -14,9 +14,9 @@ import torch
 
 from ifedicl.adapter import Adapter
 from ifedicl.backbone import lockstep as room
-from ifedicl.backbone.label_words import LABELS
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.lockstep import Lockstep, Share
+from ifedicl.backbone.losses import LABELS
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import ClientRound, LocalUpdate, calibrate
 from ifedicl.core.coefficients import Form, cold_start
@@ -25,9 +25,9 @@ from ifedicl.errors import FederationError
 from ifedicl.federation.client import Client
 from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.messages import UpdateRequest
+from ifedicl.kinds.classify import Task
 from ifedicl.runs import Federated, RunOptions, federate, simulate
 from ifedicl.settings import Coordination, Method, ModelSettings
-from ifedicl.task import Task
 from tests.support import tiny
 from tests.support.dispatched import Dispatched, deep_backbone
 

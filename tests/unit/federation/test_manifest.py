@@ -20,9 +20,9 @@ from ifedicl.core.subspace import Context
 from ifedicl.errors import ConfigError
 from ifedicl.federation.manifest import CONTEXT_ID_SIZE, Limits, Manifest, context_id
 from ifedicl.federation.messages import Failure
+from ifedicl.kinds.classify import Task
 from ifedicl.settings import Method
 from ifedicl.settings.validation import section_in
-from ifedicl.task import Task
 from tests.support import tiny
 from tests.support.endpoints import engine_of
 from tests.support.engines import RecordingEngine

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from ifedicl.backbone.load import Backbone
-from ifedicl.data import Example, Role, split_roles
+from ifedicl.data import Role, split_roles
 from ifedicl.federation import checkpoint
 from ifedicl.federation.checkpoint_tables import Tables
 from ifedicl.federation.coordinator import Outcome
 from ifedicl.federation.events import Begun, Event
 from ifedicl.federation.messages import UpdateRequest
 from ifedicl.federation.state import State
+from ifedicl.kinds.classify import Example
 from tests.support import tiny
 from tests.support.endpoints import engine_of
 from tests.support.local_runs import HANDS, MORE, assert_same_result, counting, run_real, run_with, training_rows

@@ -10,9 +10,10 @@ from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import ClientRound, calibrate
 from ifedicl.core.coefficients import CONTEXT, Coefficients
 from ifedicl.core.subspace import Context
-from ifedicl.data import Example, Role, split_roles
+from ifedicl.data import Role, split_roles
 from ifedicl.extract import context_vectors
 from ifedicl.federation.messages import EvaluateRequest, UpdateReply, UpdateRequest
+from ifedicl.kinds.classify import Example
 from tests.support import tiny
 from tests.support.endpoints import engine_of
 from tests.support.engines import RecordingEngine

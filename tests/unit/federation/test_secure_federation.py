@@ -11,7 +11,6 @@ import pytest
 
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.model_shape import ModelShape
-from ifedicl.data import Example
 from ifedicl.federation.checkpoint import load
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
@@ -21,6 +20,7 @@ from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import ContextRequest, JobRequest, Reply, Request, RevealRequest
 from ifedicl.federation.secure.sum_client import identity_of
 from ifedicl.federation.secure.sum_engine import SecureEngine
+from ifedicl.kinds.classify import Example
 from ifedicl.ledger.entries import Entry, Head
 from ifedicl.ledger.ledger import read
 from ifedicl.ledger.usage import History

@@ -19,6 +19,7 @@ from ifedicl.flare.console import Console
 from ifedicl.flare.jobs import JobSettings, write_job
 from ifedicl.flare.names import ADAPTER
 from ifedicl.flare.task_cache import Finished, request
+from ifedicl.kinds.classify import as_classification
 from ifedicl.settings import ModelSettings
 from ifedicl.store import open_store
 from ifedicl.store.protocol import Store
@@ -55,7 +56,10 @@ def asked(backbone: Backbone, llama_folder: Path) -> JobSettings:
 
 def made_by(job: JobSettings, backbone: Backbone) -> Adapter:
     """The adapter that a run of a job would give."""
-    return replace(tiny.drawn_adapter(backbone, job.task), provenance={"method": job.method.model_dump(mode="json")})
+    return replace(
+        tiny.drawn_adapter(backbone, as_classification(job.task, "a test")),
+        provenance={"method": job.method.model_dump(mode="json")},
+    )
 
 
 @dataclass

@@ -13,7 +13,6 @@ import pytest
 
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.model_shape import ModelShape
-from ifedicl.data import Example
 from ifedicl.errors import StorageError
 from ifedicl.federation.client import Client
 from ifedicl.federation.coordinator import Coordinator, Outcome
@@ -29,6 +28,7 @@ from ifedicl.federation.messages import (
     VectorsRequest,
     encode,
 )
+from ifedicl.kinds.classify import Example
 from ifedicl.ledger.entries import Head
 from ifedicl.ledger.ledger import REFUSED, REPLY, SUMMED, read
 from ifedicl.ledger.usage import CountedLedger

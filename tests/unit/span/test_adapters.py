@@ -25,6 +25,7 @@ from ifedicl.core.subspace import Context
 from ifedicl.core.warm_start import warm_start
 from ifedicl.errors import AdapterError
 from ifedicl.federation.coordinator import Starter
+from ifedicl.kinds.classify import Task
 from ifedicl.personal import personalise
 from ifedicl.report import plots
 from ifedicl.settings import Method, ModelSettings
@@ -33,7 +34,6 @@ from ifedicl.store.protocol import Store
 from ifedicl.store.records import TaskKey
 from ifedicl.store.requests import Answer
 from ifedicl.store.signature import reference, signature
-from ifedicl.task import Task
 from tests.support import tiny
 from tests.support.span import LAYERS, SPANS, cut, each_span, everywhere, method
 
@@ -111,7 +111,7 @@ def test_adapters_of_other_layers_share_a_pass(four: Backbone) -> None:
     spans = (range(2, 4), range(2), range(1, 3), range(4))  # earlier versions wrote adapters that end below the top
     adapters = [cut(tiny.drawn_adapter(four, rank=rank, seed=rank), layers) for rank, layers in enumerate(spans)]
     classifiers = [adapter.classifier(four) for adapter in adapters]
-    prompt = classifiers[0]._scorer.encoder.prompts(["bread on the table"]).tokens[0]
+    prompt = classifiers[0].scorer.encoder.prompts(["bread on the table"]).tokens[0]
     mixed = mixed_log_probabilities(four, [Asked(each.placed()[0], prompt) for each in classifiers])
     for own, classifier in zip(mixed, classifiers, strict=True):
         np.testing.assert_allclose(own, classifier.log_probabilities(["bread on the table"])[0], atol=1e-5)

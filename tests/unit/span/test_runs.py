@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ifedicl import seeds
-from ifedicl.backbone.encoding import EncodedExamples
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.prompts import EncodedExamples
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.calibrate import ClientRound, calibrate, gradient_sum
 from ifedicl.core.coefficients import Coefficients, Form

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import minimize
 
-from ifedicl.backbone.encoding import EncodedExamples
+from ifedicl.backbone.prompts import EncodedExamples
 from ifedicl.bench.costs import Meter
 from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size, evaluate_scores, send_tally, with_ones
 from ifedicl.bench.setup import Setup
 from ifedicl.core.readout import log_softmax
 from ifedicl.core.vectors import Array64
+from ifedicl.kinds.classify import as_classification
 from ifedicl.metrics import Tally
 
 _STRENGTHS = (1e-3, 1e-2, 1e-1)
@@ -72,7 +73,7 @@ class LogitAffine:
 
 
 def _fit(setup: Setup, train: Sequence[_Inputs], held_out: Sequence[_Inputs], strength: float) -> _Fit:
-    meter, labels = Meter(setup.names), len(setup.task.labels)
+    meter, labels = Meter(setup.names), len(as_classification(setup.task, "affine").labels)
     identity = np.eye(labels, labels + 1)
     examples = sum(len(truth) for _, truth in train)
     rounds = 0
@@ -108,7 +109,7 @@ def _fit(setup: Setup, train: Sequence[_Inputs], held_out: Sequence[_Inputs], st
 
 def _inputs(setup: Setup, examples: EncodedExamples) -> Array64:
     """``(N, C + 1)``: zero-shot log-probabilities of the labels, and 1."""
-    return with_ones(setup.scorer.log_probabilities(examples.prompts))
+    return with_ones(setup.scorer.scores(examples))
 
 
 def _logs(inputs: Array64, weights: Array64) -> Array64:

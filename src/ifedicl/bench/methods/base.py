@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.adapter import Adapter
-from ifedicl.backbone.encoding import EncodedExamples
+from ifedicl.backbone.prompts import EncodedExamples
 from ifedicl.bench.costs import Costs, Meter
 from ifedicl.bench.setup import Setup
 from ifedicl.core.vectors import Array64
-from ifedicl.metrics import Evaluation, Tally
+from ifedicl.kinds.any_task import AnyEvaluation
+from ifedicl.metrics import Tally
 
 PAPER = "paper"
 """The preset of all methods but the variants of IFed-ICL: held-out parts, loss and schedule are the same for all."""
@@ -76,7 +77,7 @@ class Measured:
         settings: settings of the method, for the record.
     """
 
-    evaluations: Mapping[str, Evaluation]
+    evaluations: Mapping[str, AnyEvaluation]
     costs: Costs
     rounds: int = 0
     chosen_round: int = 0
@@ -104,19 +105,19 @@ class BenchMethod(Protocol):
         ...
 
 
-def evaluate_adapter(setup: Setup, adapter: Adapter, meter: Meter) -> Evaluation:
+def evaluate_adapter(setup: Setup, adapter: Adapter, meter: Meter) -> AnyEvaluation:
     """Evaluate an adapter on the test rows."""
-    classifier = adapter.classifier(setup.backbone)
+    classifier = adapter.on_model(setup.backbone)
     with meter.testing(len(setup.test)):
         return classifier.evaluate(setup.test)
 
 
-def evaluate_scores(setup: Setup, score: Callable[[EncodedExamples], npt.NDArray[np.floating]], meter: Meter) -> Evaluation:
-    """Evaluate on the test rows; ``score`` returns ``(N, C)`` log-probabilities."""
+def evaluate_scores(setup: Setup, score: Callable[[EncodedExamples], npt.NDArray[np.floating]], meter: Meter) -> AnyEvaluation:
+    """Evaluate on the test rows; ``score`` returns what :meth:`AnyTask.tally` counts."""
     encoded = setup.scorer.encoded(setup.test)
     with meter.testing(len(setup.test)):
-        logs = score(encoded)
-    return Evaluation.of(setup.task.labels, logs, encoded.labels)
+        scores = score(encoded)
+    return setup.task.evaluation(scores, encoded.labels)
 
 
 def send_tally(tally: Tally, meter: Meter) -> None:

@@ -13,8 +13,8 @@ import torch
 from torch.optim import AdamW
 
 from ifedicl import seeds
-from ifedicl.backbone.label_words import LABELS
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.losses import LABELS
 from ifedicl.bench.costs import Meter
 from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size, evaluate_scores, send_tally
 from ifedicl.bench.setup import EncodedClient, Setup
@@ -63,7 +63,7 @@ class FedAvgLoRA:
             runs = [_train(setup, layers, rate, number, len(rates)) for number, rate in enumerate(rates)]
             best = min(runs, key=lambda run: run.best.loss if math.isfinite(run.best.loss) else math.inf)
             layers.load(best.weights)
-            evaluation = evaluate_scores(setup, lambda test: setup.scorer.log_probabilities(test.prompts), best.meter)
+            evaluation = evaluate_scores(setup, lambda test: setup.scorer.scores(test), best.meter)
         steps = setup.method.calibration.model_dump(include={"local_steps", "batch_size"})
         return Measured(
             {ALL: evaluation},
@@ -171,7 +171,7 @@ def _local_steps(setup: Setup, layers: LoRALayers, client: EncodedClient, rate: 
             group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
         (batch,) = batches_of(step, 1, len(labels), settings.batch_size, setup.method.seed, client.name)
         optimizer.zero_grad()
-        for part in scorer.batches([tokens[row] for row in batch], trains=True):
+        for part in scorer.training_batches([tokens[row] for row in batch], [labels[row] for row in batch]):
             rows = [batch[position] for position in part]
             losses = scorer.losses(LABELS, [tokens[row] for row in rows], [labels[row] for row in rows])
             (losses.sum() / len(batch)).backward()  # type: ignore[no-untyped-call]
@@ -195,7 +195,7 @@ def _held_out(setup: Setup, layers: LoRALayers, weights: Arrays, meter: Meter) -
             continue
         with meter.working("evaluate"):
             layers.load(received)
-            tally = Tally.of(setup.scorer.log_probabilities(client.selection.prompts), client.selection.labels)
+            tally = setup.task.tally(setup.scorer.scores(client.selection), client.selection.labels)
         send_tally(tally, meter)
         total += tally
     return total

@@ -11,7 +11,7 @@ from ifedicl.bench.setup import Setup
 from ifedicl.errors import TooFewClientsError
 from ifedicl.federation.client import Client
 from ifedicl.federation.events import Event, RoundDone
-from ifedicl.metrics import Evaluation
+from ifedicl.kinds.any_task import AnyEvaluation
 from ifedicl.settings import Method, load_preset
 
 _POOLED = "pooled"
@@ -49,7 +49,7 @@ class ClientAlone:
 
     def run(self, setup: Setup) -> Measured:
         meter = Meter(setup.names, counts_bytes=False)
-        evaluations: dict[str, Evaluation] = {}
+        evaluations: dict[str, AnyEvaluation] = {}
         for done, client in enumerate(setup.clients(), start=1):
             try:
                 adapter = runs.federate([client], setup.model, setup.task, setup.method, engine=meter.engine).adapter

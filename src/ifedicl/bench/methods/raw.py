@@ -9,9 +9,8 @@ from ifedicl.backbone.control_tokens import ControlTokens
 from ifedicl.bench.costs import Meter
 from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Scope, Size, evaluate_adapter
 from ifedicl.bench.setup import Setup
-from ifedicl.data import Example
-from ifedicl.metrics import Evaluation
-from ifedicl.task import TEXT_FIELD, Task
+from ifedicl.kinds.any_task import TEXT_FIELD, AnyEvaluation, AnyExample, AnyTask
+from ifedicl.kinds.classify import Task, as_classification
 
 _DEMONSTRATIONS = 16
 _MAX_TOKENS = 1_024
@@ -71,16 +70,16 @@ class LocalICL:
         return Measured(evaluations, meter.costs(), settings={"demonstrations": counts})
 
 
-def with_demonstrations(setup: Setup, examples: Sequence[Example], name: str) -> tuple[Task, int]:
+def with_demonstrations(setup: Setup, examples: Sequence[AnyExample], name: str) -> tuple[Task, int]:
     """The task with demonstrations before its prompt, balanced over labels and in seeded order, and their number.
 
     At most 16, and at most 1,024 tokens or half of the model's window.
     """
-    task, tokenizer = setup.task, setup.backbone.tokenizer
+    task, tokenizer = as_classification(setup.task, "in-context demonstrations"), setup.backbone.tokenizer
     tokens_left = min(_MAX_TOKENS, setup.backbone.context_window // 2)
     shown: list[str] = []
     for example in _balanced(examples, task, ControlTokens(tokenizer), setup.method.seed, name)[:_DEMONSTRATIONS]:
-        text = task.prompt(example.text) + task.separator + task.label_words[task.index(example.label)] + "\n\n"
+        text = task.prompt(example.text) + task.separator + task.label_words[task.class_of(example)] + "\n\n"
         tokens_left -= len(tokenizer(text, add_special_tokens=False)["input_ids"])
         if tokens_left < 0:
             break
@@ -90,17 +89,17 @@ def with_demonstrations(setup: Setup, examples: Sequence[Example], name: str) ->
     return task.model_copy(update={"template": demonstrations + task.template}), len(shown)
 
 
-def _balanced(examples: Sequence[Example], task: Task, control: ControlTokens, seed: int, name: str) -> list[Example]:
+def _balanced(examples: Sequence[AnyExample], task: Task, control: ControlTokens, seed: int, name: str) -> list[AnyExample]:
     """Seeded draws without replacement, one of each label in turn."""
-    by_label: dict[str, list[Example]] = {label: [] for label in task.labels}
+    by_label: dict[str, list[AnyExample]] = {label: [] for label in task.labels}
     for index in seeds.generator(seed, "demonstrations", name).permutation(len(examples)):
         example = examples[int(index)]
         # The task would put the test text there; a control token would be one, since demonstrations are part of the template.
         if TEXT_FIELD not in example.text and control.named_in(example.text) is None:
-            by_label[example.label].append(example)
+            by_label[example.stratum].append(example)
     turns = max(map(len, by_label.values()))
     return [drawn[turn] for turn in range(turns) for drawn in by_label.values() if turn < len(drawn)]
 
 
-def _evaluated(setup: Setup, task: Task, meter: Meter) -> Evaluation:
+def _evaluated(setup: Setup, task: AnyTask, meter: Meter) -> AnyEvaluation:
     return evaluate_adapter(setup, runs.zero_shot_adapter(setup.backbone, setup.model, task), meter)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from ifedicl.backbone.encoding import EncodedExamples
+from ifedicl.backbone.prompts import EncodedExamples
 from ifedicl.bench.costs import Meter
 from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Point, Scope, Size, evaluate_scores, with_ones
 from ifedicl.bench.setup import Setup
 from ifedicl.core.readout import log_softmax
 from ifedicl.core.vectors import Array32, Array64
+from ifedicl.kinds.classify import as_classification
 from ifedicl.metrics import Tally
 
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -30,7 +31,7 @@ class RidgeProbe:
         return Passes(size.training + size.held_out + size.test)
 
     def run(self, setup: Setup) -> Measured:
-        meter, labels, clients = Meter(setup.names), len(setup.task.labels), setup.encoded_clients
+        meter, labels, clients = Meter(setup.names), len(as_classification(setup.task, "ridge").labels), setup.encoded_clients
         width = setup.backbone.width + 1
         gram, moment = np.zeros((width, width)), np.zeros((width, labels))
         for done, client in enumerate(clients, start=1):

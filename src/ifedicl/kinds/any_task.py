@@ -1,0 +1,320 @@
+"""What a kind of task is: one class for what is asked of the model, without torch.
+
+The half with torch, which encodes examples and reads the model, is a :class:`~ifedicl.backbone.base_scorer.BaseScorer`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from ifedicl.confidence import Confidence
+from ifedicl.errors import DataError, InputError
+from ifedicl.metrics import Comparison, Tally
+
+TEXT_FIELD = "{text}"
+SHOWN_TEXT = "(one of your texts)"
+"""Stands for a text where a prompt is shown."""
+
+
+class AnyExample(Protocol):
+    """A text with its answer; each kind has a frozen dataclass."""
+
+    @property
+    def text(self) -> str:
+        """What goes into the prompt."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Hex SHA-256 of everything in the example: it names the example without its content. It stays with the owner."""
+        ...
+
+    @property
+    def stratum(self) -> str:
+        """Examples of one stratum are dealt together where a pool is divided among simulated clients."""
+        ...
+
+
+class AnyEvaluation(Protocol):
+    """Answers against the truth."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The ``C`` answers that have figures of their own; none where each example has others."""
+        ...
+
+    @property
+    def examples(self) -> int:
+        """``N``."""
+        ...
+
+    @property
+    def loss(self) -> float:
+        """Mean ``-log P(answer)`` in nats."""
+        ...
+
+    @property
+    def hits(self) -> npt.NDArray[np.float64]:
+        """``(N,)``: 1 where the answer is right, else 0."""
+        ...
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction right."""
+        ...
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval of the accuracy."""
+        ...
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """Further figures by their names in tables, each a fraction; the first is the one that benchmarks show."""
+        ...
+
+    @property
+    def by_label(self) -> Sequence[tuple[int, int]]:
+        """``(C, 2)``: of each label, the examples that have it, and how many of these are answered right."""
+        ...
+
+    @property
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """``(C, C)`` counts, row the true label, column the answer; ``(0, 0)`` where an answer is no label."""
+        ...
+
+    @property
+    def confidence(self) -> Confidence:
+        """How sure the answers are, beside how often they are right."""
+        ...
+
+    def summary(self) -> dict[str, Any]:
+        """All figures as JSON."""
+        ...
+
+
+class AnyTask(BaseModel, ABC):
+    """The prompt and answers that every client uses with the frozen model; one subclass for each kind of task.
+
+    Parties with the same digest use exactly the same prompt, so their context vectors can be averaged.
+
+    What follows speaks of *labels*: the encoded answers of examples, as the kind's scorer makes them
+    (:attr:`ifedicl.backbone.prompts.EncodedExamples.labels`), and of *scores*: what it reads of a model for them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: ClassVar[str]
+    """The name of the kind in files."""
+    example_class: ClassVar[type]
+    """The class of its examples."""
+    names_kind: ClassVar[bool] = True
+    """False: files do not name the kind, as they did before there were several."""
+
+    name: str = Field(min_length=1, max_length=200, description="a short name for people and reports")
+    template: str = Field(
+        default="Text: {text}\nLabel:",
+        max_length=100_000,
+        description="the prompt, with {text} exactly once where the text goes",
+    )
+    separator: str = Field(
+        default=" ",
+        max_length=100,
+        description='what stands between prompt and answer; left out: " " after a raw prompt, "" in a chat turn',
+    )
+    turn: Literal["raw", "chat"] = Field(
+        default="raw",
+        description='"raw" sends the template as it is; "chat" wraps it in the model\'s own chat turn',
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _common_defaults(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        value = dict(value)
+        if value.get("kind") == cls.kind:
+            del value["kind"]
+        if value.get("turn") == "chat":
+            value.setdefault("separator", "")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        return {"kind": self.kind, **fields} if self.names_kind else fields
+
+    def template_faults(self) -> list[str]:
+        """What is wrong with prompt and separator; for the kinds' own checks."""
+        problems = []
+        if self.template[-1:].isspace() and self.separator[:1].isspace():
+            problems.append("template ends in white space and separator begins with it; remove one of them")
+        if self.template.count(TEXT_FIELD) != 1:
+            problems.append(f"template holds {TEXT_FIELD} {self.template.count(TEXT_FIELD)} times; it must stand there once")
+        return problems
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of everything that changes the prompt or the answers; the name does not count."""
+        content = json.dumps(self.model_dump(exclude={"name"}), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def prompt(self, text: str) -> str:
+        """The template with ``text`` inserted. Braces within the text have no meaning."""
+        head, tail = self.template.split(TEXT_FIELD)
+        return head + text + tail
+
+    # Data
+
+    @classmethod
+    def reads(cls, text: str, label: str) -> tuple[str, ...]:
+        """The columns of a file that examples are made of; arguments are those of :meth:`example_of`."""
+        return text, label
+
+    @classmethod
+    @abstractmethod
+    def example_of(cls, row: Mapping[str, Any], text: str, label: str) -> AnyExample:
+        """The example of a row of a file, whatever the task's labels.
+
+        Args:
+            row: cells by column.
+            text: the column that holds the text.
+            label: the column that holds the answer.
+
+        Raises:
+            DataError: what is wrong with the row, in words that follow the number of its line; never its text.
+        """
+
+    @abstractmethod
+    def checked(self, example: AnyExample) -> AnyExample:
+        """The example in the task's own spelling.
+
+        Raises:
+            DataError: its answer is none of the task.
+        """
+
+    def takes(self, example: AnyExample) -> bool:
+        """Whether an example's answer is one of the task."""
+        try:
+            self.checked(example)
+        except (DataError, InputError):
+            return False
+        return True
+
+    def check_classes(self, examples: Sequence[object]) -> None:
+        """Check that all are examples of this kind.
+
+        Raises:
+            InputError: one is something else.
+        """
+        for number, example in enumerate(examples, start=1):
+            if not isinstance(example, self.example_class):
+                raise InputError(
+                    f"examples: received {type(example).__name__} as number {number}; allowed: {self.example_class.__name__}. "
+                    "Make them first"
+                )
+
+    @abstractmethod
+    def check_all(self, examples: Sequence[AnyExample]) -> None:
+        """Check the examples of all clients together.
+
+        Raises:
+            DataError: nothing can be learnt of them.
+        """
+
+    @abstractmethod
+    def example_for(self, text: str, number: int) -> AnyExample:
+        """A text that belongs to nobody, with an answer by ``number``. The true answer is unknown and does not matter."""
+
+    # Numbers
+
+    @property
+    @abstractmethod
+    def classes(self) -> int:
+        """Of the examples, in stage 1: the means of each can be sent apart. 1: there is one mean."""
+
+    @abstractmethod
+    def class_of(self, example: AnyExample) -> int:
+        """The class of an example, from 0.
+
+        Raises:
+            DataError: as :meth:`checked`.
+        """
+
+    @property
+    @abstractmethod
+    def columns(self) -> int:
+        """``C``: the scores that a readout gives for each row that is read, and the log-probabilities that it reads of it.
+
+        0: the kind has no readout.
+        """
+
+    @property
+    @abstractmethod
+    def answers(self) -> int:
+        """The answers that a comparison counts."""
+
+    @property
+    @abstractmethod
+    def takes_noise(self) -> bool:
+        """Whether bounded sums with noise are defined for it."""
+
+    # Figures
+
+    @abstractmethod
+    def tally(self, scores: npt.NDArray[np.floating], labels: Sequence[Any]) -> Tally:
+        """Count scores of examples against their labels."""
+
+    @abstractmethod
+    def comparison(
+        self, adapter: npt.NDArray[np.floating], zero_shot: npt.NDArray[np.floating], labels: Sequence[Any]
+    ) -> Comparison:
+        """Compare the scores of an adapter and of the raw model on the same examples."""
+
+    @abstractmethod
+    def evaluation(self, scores: npt.NDArray[np.floating], labels: Sequence[Any]) -> AnyEvaluation:
+        """All figures of scores on examples."""
+
+    # Words
+
+    @property
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What can be answered, as JSON, for people and other programs; without name and prompt."""
+
+    @property
+    @abstractmethod
+    def asks(self) -> str:
+        """What follows the prompt, in words, for instance ``'yes' or 'no'``."""
+
+    @property
+    @abstractmethod
+    def does(self) -> str:
+        """What an adapter of it does, as the beginning of a sentence, for instance ``Labels text as yes, no``."""
+
+    @property
+    @abstractmethod
+    def limits(self) -> str:
+        """What such an adapter cannot do, as the beginning of a sentence."""
+
+    @property
+    @abstractmethod
+    def card_lines(self) -> Mapping[str, str]:
+        """Further lines of a model card, by name."""
+
+    usage: ClassVar[str]
+    """How an adapter is called in Python."""
+    pipeline_tag: ClassVar[str]
+    """The hub's name for what it does."""
+
+    @abstractmethod
+    def summary_of(self, examples: Sequence[AnyExample]) -> dict[str, int]:
+        """The number of examples by answer, for a client's own eyes."""

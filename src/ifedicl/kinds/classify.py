@@ -1,0 +1,275 @@
+"""Classification: one of the task's labels for each text."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from ifedicl.errors import DataError, InputError, TaskError
+from ifedicl.inputs import described
+from ifedicl.kinds.any_task import AnyExample, AnyTask
+from ifedicl.kinds.row_cells import text_in, texts_in
+from ifedicl.metrics import Comparison, Evaluation, Tally
+from ifedicl.rows import SURROGATE, has_lone_surrogate
+
+SHOWN_LABEL = 40
+"""Most characters of a label in a message: if the file has other columns it may be a text."""
+_MOST_LABELS = 10_000
+_GAPPED = re.compile(r"\A(-?\d+)\.0+\Z", re.ASCII)
+"""A whole number as a fraction."""
+Word = Annotated[str, Field(max_length=500)]
+"""A label or a label word."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled text. ``label`` is one of the task's label names.
+
+    Raises:
+        InputError: text or label is not a string, or holds an unpaired surrogate, which no tokenizer reads.
+    """
+
+    text: str
+    label: str
+
+    def __post_init__(self) -> None:
+        for field, value in vars(self).items():
+            if not isinstance(value, str):
+                raise InputError(f"{field} of an example: received {described(value)}; allowed: a string. Convert it")
+            if has_lone_surrogate(value):
+                raise InputError(f"{field} of an example: {SURROGATE}; allowed: valid Unicode. Repair it, or leave it out")
+
+    @property
+    def key(self) -> str:
+        """Hex SHA-256 of text and label: it names the example without its content. It stays with the owner."""
+        return hashlib.sha256(f"{self.label}\x1f{self.text}".encode()).hexdigest()
+
+    @property
+    def stratum(self) -> str:
+        """The label: a pool is dealt class by class."""
+        return self.label
+
+
+class Task(AnyTask):
+    """Which of the labels a text has. Each label has a word, and the model says how probable it is after the prompt."""
+
+    kind: ClassVar[str] = "classify"
+    names_kind: ClassVar[bool] = False
+    example_class: ClassVar[type] = Example
+    usage: ClassVar[str] = 'classify(["a text"])'
+    pipeline_tag: ClassVar[str] = "text-classification"
+
+    labels: tuple[Word, ...] = Field(
+        min_length=2, max_length=_MOST_LABELS, description="two or more label names, as they stand in the data"
+    )
+    label_words: tuple[Word, ...] = Field(
+        default=(),
+        max_length=_MOST_LABELS,
+        description="the words the model is asked to say, one a label in the same order; left out: the labels themselves",
+    )
+    normalise_length: bool = Field(
+        default=False,
+        strict=True,
+        description="divide a label word's log-probability by its number of tokens",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _words_are_labels(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        value = dict(value)
+        labels = value.get("labels")
+        # Labels of a wrong type are one fault, not two.
+        if (
+            not value.get("label_words")
+            and isinstance(labels, list | tuple)
+            and all(isinstance(label, str) for label in labels)
+        ):
+            value["label_words"] = labels
+        return value
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        problems = []
+        if len(self.label_words) != len(self.labels):
+            problems.append(f"{len(self.labels)} labels but {len(self.label_words)} label_words; give one word a label")
+        for field, names in (("labels", self.labels), ("label_words", self.label_words)):
+            twice = sorted(name for name, count in Counter(names).items() if count > 1)
+            if twice:
+                problems.append(f"{field} holds {', '.join(map(repr, twice))} more than once; each must be its own")
+            if not twice and field == "labels" and (same := _spelled_alike(names)):
+                problems.append(
+                    f"{field} holds {', '.join(map(ascii, same))}, the same in two Unicode spellings; keep one of them"
+                )
+            if any(not name.strip() for name in names):
+                problems.append(f"{field} holds an empty name; every one needs at least one character")
+        problems += self.template_faults()
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def index(self, label: str) -> int:
+        """The position of a label.
+
+        Raises:
+            DataError: the task has no such label.
+        """
+        known = self.label_of(label)
+        if known is None:
+            raise DataError(self.unknown(label))
+        return self.labels.index(known)
+
+    def label_of(self, given: str) -> str | None:
+        """The label that ``given`` stands for; None: the task has no such label.
+
+        Unicode has two spellings of é, which look the same: they are one label. Tables with gaps write the number 1 as 1.0.
+        """
+        return given if given in self.labels else _by_spelling(self.labels).get(_spelled(given))
+
+    def unknown(self, label: str) -> str:
+        """The message about a label that the task does not have."""
+        near = difflib.get_close_matches(label.strip().lower(), self.labels, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        allowed = ", ".join(map(repr, self.labels))
+        return f"label {label[:SHOWN_LABEL]!r} is not in the task; allowed: {allowed}{hint}"
+
+    def missing(self, labels: Sequence[str]) -> tuple[str, ...]:
+        """The labels of the task that do not occur in ``labels``."""
+        present = set(labels)
+        return tuple(label for label in self.labels if label not in present)
+
+    @classmethod
+    def example_of(cls, row: Mapping[str, Any], text: str, label: str) -> Example:
+        cells = texts_in(row, (text, label))
+        return Example(text_in(cells[0]), cells[1])
+
+    def checked(self, example: AnyExample) -> Example:
+        known = self.label_of(_own(example).label)
+        if known is None:
+            raise DataError(f"{self.unknown(_own(example).label)}. Correct the row, or add the label to the task")
+        return Example(example.text, known)
+
+    def check_all(self, examples: Sequence[AnyExample]) -> None:
+        stated = {_own(example).label for example in examples}
+        labels = {self.label_of(label) for label in stated}
+        if unknown := [label for label in stated if self.label_of(label) is None]:
+            raise DataError(f"{len(unknown)} labels are not in the task; allowed: {', '.join(self.labels)}")
+        if not labels:
+            raise DataError("no client has an example; at least one client with examples of two labels is needed")
+        if len(labels) < 2:
+            raise DataError(
+                f"all examples have the label {next(iter(labels))!r}; at least two of {', '.join(self.labels)} are needed. "
+                "Add examples of another label"
+            )
+
+    def example_for(self, text: str, number: int) -> Example:
+        return Example(text, self.labels[number % len(self.labels)])
+
+    @property
+    def classes(self) -> int:
+        return len(self.labels)
+
+    def class_of(self, example: AnyExample) -> int:
+        return self.index(_own(example).label)
+
+    @property
+    def columns(self) -> int:
+        return len(self.labels)
+
+    @property
+    def answers(self) -> int:
+        return len(self.labels)
+
+    @property
+    def takes_noise(self) -> bool:
+        return True
+
+    def tally(self, scores: npt.NDArray[np.floating], labels: Sequence[Any]) -> Tally:
+        return Tally.of(scores, labels)
+
+    def comparison(
+        self, adapter: npt.NDArray[np.floating], zero_shot: npt.NDArray[np.floating], labels: Sequence[Any]
+    ) -> Comparison:
+        return Comparison.of(adapter, zero_shot, labels)
+
+    def evaluation(self, scores: npt.NDArray[np.floating], labels: Sequence[Any]) -> Evaluation:
+        return Evaluation.of(self.labels, scores, labels)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {"labels": list(self.labels), "label_words": list(self.label_words)}
+
+    @property
+    def asks(self) -> str:
+        return " or ".join(self.label_words)
+
+    @property
+    def does(self) -> str:
+        return f"Labels text as {', '.join(self.labels)}"
+
+    @property
+    def limits(self) -> str:
+        return "it chooses among its labels only"
+
+    @property
+    def card_lines(self) -> dict[str, str]:
+        return {"label words": ", ".join(self.label_words)}
+
+    def summary_of(self, examples: Sequence[AnyExample]) -> dict[str, int]:
+        counts = Counter(_own(example).label for example in examples)
+        return {label: counts[label] for label in self.labels if counts[label]} | counts
+
+
+def as_classification(task: AnyTask, user: str) -> Task:
+    """The task, which must be a classification.
+
+    Raises:
+        TaskError: it is of another kind; ``user`` names what needs a classification.
+    """
+    if not isinstance(task, Task):
+        raise TaskError(
+            f"task.kind: received {task.kind!r}; allowed for {user}: {Task.kind!r}. Give a task with labels, or do without it"
+        )
+    return task
+
+
+def _own(example: AnyExample) -> Example:
+    """The example, which is one of this kind.
+
+    Raises:
+        InputError: it is one of another kind.
+    """
+    if not isinstance(example, Example):
+        raise InputError(f"examples: received {described(example)}; allowed: Example, as the task is a classification")
+    return example
+
+
+def _spelled(label: str) -> str:
+    """A label in the spelling in which labels are compared."""
+    return _GAPPED.sub(r"\1", unicodedata.normalize("NFC", label))
+
+
+def _spelled_alike(labels: Sequence[str]) -> list[str]:
+    """The labels that differ in their Unicode spelling only."""
+    composed = [unicodedata.normalize("NFC", label) for label in labels]
+    counts = Counter(composed)
+    return sorted(label for label, name in zip(labels, composed, strict=True) if counts[name] > 1)
+
+
+@lru_cache(maxsize=16)
+def _by_spelling(labels: tuple[str, ...]) -> dict[str, str]:
+    """The labels by :func:`_spelled`, without those that share one."""
+    counts = Counter(map(_spelled, labels))
+    return {_spelled(label): label for label in labels if counts[_spelled(label)] == 1}
