@@ -24,7 +24,8 @@ from ifedicl.backbone.readings import Reading
 from ifedicl.backbone.tree_attention import Branches
 from ifedicl.core.readout import Readout
 from ifedicl.core.transfer import to_device, to_host
-from ifedicl.kinds.any_task import AnyExample, AnyTask
+from ifedicl.kinds.any_task import AnyTask
+from ifedicl.kinds.examples import AnyExample
 
 
 class BaseScorer(ABC):

@@ -29,7 +29,7 @@ from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.federation.public_text import PublicText
 from ifedicl.federation.reference_text import REFERENCE_TEXTS
 from ifedicl.federation.request_validation import RequestChecks
-from ifedicl.kinds.any_task import AnyExample
+from ifedicl.kinds.examples import AnyExample
 from ifedicl.settings import check_task
 
 _log = logging.getLogger(__name__)

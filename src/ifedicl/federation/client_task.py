@@ -28,7 +28,8 @@ from ifedicl.extract import context_vectors
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import NoisyStatisticsReply, Request, StatisticsReply
 from ifedicl.federation.public_text import PublicText
-from ifedicl.kinds.any_task import AnyExample, AnyTask
+from ifedicl.kinds.any_task import AnyTask
+from ifedicl.kinds.examples import AnyExample
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
 

@@ -19,7 +19,7 @@ from ifedicl.federation.client_keys import split_seed
 from ifedicl.federation.expected_steps import step_sizes
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.sample_exchange import Exchange, SampleCounts, sample_exchange
-from ifedicl.kinds.any_task import AnyExample
+from ifedicl.kinds.examples import AnyExample
 from ifedicl.ledger.ledger import read
 from ifedicl.ledger.usage import History
 from ifedicl.owner.own_files import split_key_of
