@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -129,7 +129,7 @@ def _provenance(outcome: Outcome, method: Method, clients: int) -> dict[str, Any
         "examples_vectorised": sum(vectors.examples for vectors in state.client_vectors.values()),
         "dtypes": sorted(set(state.dtypes.values())),
         "gate": None if outcome.gate is None else _gate_facts(outcome.gate),
-        **({"forgotten": [asdict(item) for item in state.forgotten]} if state.forgotten else {}),
+        **({"forgotten": [item.facts for item in state.forgotten]} if state.forgotten else {}),
     } | _promised_privacy(method)
 
 
