@@ -28,7 +28,7 @@ class RunOptions:
     Attributes:
         coordination: deadline, minimum clients and patience.
         checkpoint: its file, written after each step; None: the run cannot resume.
-        resume: go on from the checkpoint, if there is one.
+        resume: go on from the checkpoint, if there is one; with ``forgetting``, if that was interrupted.
         more_rounds: after a finished run, add new examples and calibrate for this many more rounds.
         observer: called with each event of the run.
         starter: gives a warm start, as :class:`Coordinator` says; None: the cold one.
