@@ -8,13 +8,14 @@ from typing import TypeAlias, TypedDict, overload
 
 from ifedicl.adapter import Adapter, Classifier, Prediction
 from ifedicl.backbone.load import Backbone
-from ifedicl.inputs import whole_number
+from ifedicl.errors import InputError
+from ifedicl.inputs import probability, whole_number
 
 
 class Scored(TypedDict):
-    """One label and its probability."""
+    """One label and its probability; None in place of an answer that is withheld."""
 
-    label: str
+    label: str | None
     score: float
 
 
@@ -28,27 +29,38 @@ class Pipeline:
         self._classifier = classifier
 
     @overload
-    def __call__(self, inputs: str | Sequence[str]) -> list[Scored]: ...
+    def __call__(self, inputs: str | Sequence[str], *, min_confidence: float = 0.0) -> list[Scored]: ...
     @overload
     def __call__(self, inputs: str, *, top_k: int | None) -> Ranked: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, inputs: Sequence[str], *, top_k: int | None) -> list[Ranked]: ...
-    def __call__(self, inputs: str | Sequence[str], *, top_k: int | None = -1) -> list[Scored] | list[Ranked]:
+    def __call__(
+        self, inputs: str | Sequence[str], *, top_k: int | None = -1, min_confidence: float = 0.0
+    ) -> list[Scored] | list[Ranked]:
         """Label texts.
 
         Args:
             inputs: one text or several.
             top_k: left out: the best label of each text; a number: this many labels of each text, best first; None: all.
+            min_confidence: of the best label: below this probability it is None, with its score. Not with ``top_k``.
 
         Raises:
-            InputError: ``inputs`` holds something else than strings, or ``top_k`` is not a number of labels.
+            InputError: ``inputs`` holds something else than strings, ``top_k`` is not a number of labels, ``min_confidence`` is
+                no probability, or both are given.
             DataError: a text has no tokens.
         """
+        least = probability(min_confidence, "min_confidence", remedy="0 withholds nothing")
+        if top_k != -1 and least:
+            raise InputError(
+                f"min_confidence: received {least:g} with top_k; allowed: one of the two. A list of labels is no answer that "
+                "could be withheld: compare its scores yourself"
+            )
         if top_k != -1 and top_k is not None:
             whole_number(top_k, "top_k", least=1, remedy="Give None for all labels, or leave it out for the best")
-        ranked = [_ranked(one) for one in self._classifier.classify([inputs] if isinstance(inputs, str) else inputs)]
+        found = self._classifier.classify([inputs] if isinstance(inputs, str) else inputs)
         if top_k == -1:
-            return [labels[0] for labels in ranked]
+            return [Scored(label=one.answer(least), score=one.confidence) for one in found]
+        ranked = [_ranked(one) for one in found]
         cut = [labels[:top_k] for labels in ranked]
         return cut[0] if isinstance(inputs, str) else cut
 

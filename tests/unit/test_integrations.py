@@ -22,7 +22,7 @@ COMMANDS = [
 def test_every_command_of_ours_is_one_that_ifedicl_takes() -> None:
     ours = [shlex.split(line)[1:] for line in COMMANDS if line.startswith("ifedicl ")]
     ours += [shlex.split(line) for line in re.findall(r"`ifedicl ([^`]+)`", PAGE) if line.startswith("flare start kit")]
-    assert {words[0] for words in ours} == {"push", "classify", "serve", "run", "key", "flare"}
+    assert {words[0] for words in ours} == {"push", "classify", "export", "serve", "run", "key", "flare"}
     for words in ours:
         parsed(words)
 

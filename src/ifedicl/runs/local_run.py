@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,10 +12,12 @@ from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.source import fingerprint
 from ifedicl.core.vectors import Array32
 from ifedicl.errors import ConfigError, Fault
+from ifedicl.federation.checkpoint import load_of
 from ifedicl.federation.coordinator import Starter
 from ifedicl.federation.driver import Federated, RunOptions
 from ifedicl.federation.events import Event, ignore
 from ifedicl.federation.forgetting import FORGOTTEN, Forgetting
+from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.kinds.examples import AnyEvaluation, AnyExample
 from ifedicl.ledger.ledger import Ledger
@@ -114,6 +116,8 @@ def forget(
 ) -> RunResult:
     """Remove shares from a finished run, go on without them, and note it in the adapter and in the ledgers of who left.
 
+    The ledgers' lines are on the disk before anything is changed. If the process dies, the same call finishes the work.
+
     Args:
         settings: the config, in which clients that left are no longer named and removed examples are gone from the files.
         folder: of the run.
@@ -131,15 +135,24 @@ def forget(
         fault = Fault("data", "one file, split by a draw", "one file a client", "A drawn client has no text of its own.")
         raise ConfigError("forget", [fault])
     model, read = _model_of(settings), data or RunData.read(settings)
-    options = RunOptions(settings.coordination, observer=observer, forgetting=forgetting)
-    result = _calibrate(settings, run_folder, read, lambda: load_backbone(model), options)
-    assert result.federated is not None
-    (*_, note) = result.federated.outcome.state.forgotten
+    interrupted = not run_folder.has_finished
+    options = RunOptions(settings.coordination, resume=interrupted, observer=observer, forgetting=forgetting)
+    return _calibrate(settings, run_folder, read, lambda: load_backbone(model), options)
+
+
+def _write_down(folder: RunFolder, manifest: Manifest, forgetting: Forgetting, *, resume: bool) -> None:
+    """Check what is to be forgotten, and write it to the ledgers of who left or removed examples, once."""
+    state = load_of(manifest.run, folder.checkpoint)
+    assert state is not None  # the caller has checked that the run has finished
+    if resume and forgetting.has_begun(state):
+        return
+    forgetting.check(state, manifest.method)
+    facts = {"number": len(state.forgotten) + 1, "exact": not forgetting.rounds, **forgetting.note(state.round).facts}
     for name in sorted(forgetting.left | forgetting.changed):
-        ledger = Ledger(ledger_file(run_folder.ledgers, name), name)
-        share = "all" if name in forgetting.left else "removed examples"
-        ledger.append(FORGOTTEN, {"share": share, "exact": not note.more_rounds, **asdict(note)})
-    return result
+        ledger = Ledger(ledger_file(folder.ledgers, name), name)
+        line = {"share": "all" if name in forgetting.left else "removed examples", **facts}
+        if not any(entry.event == FORGOTTEN and entry.facts == line for entry in ledger):
+            ledger.append(FORGOTTEN, line)
 
 
 def _model_of(settings: RunSettings) -> ModelSettings:
@@ -196,6 +209,9 @@ def _calibrate(
     journal = folder.journal(task, examples)
 
     def work(options: RunOptions) -> Federated:
+        if options.forgetting is not None:
+            manifest = Manifest.of(task, method, backbone.shape)
+            _write_down(folder, manifest, options.forgetting, resume=options.resume)
         return federate(clients, model, task, method, ledgers=folder.ledgers, public=public, options=options)
 
     federated = folder.carry_out(work, options, journal)
