@@ -10,7 +10,6 @@ from ifedicl.adapter.card import card, front_matter, terms_text
 from ifedicl.adapter.content import Content
 from ifedicl.adapter.format import BESIDE
 from ifedicl.backbone.licence import Terms
-from ifedicl.kinds.classify import as_classification
 
 
 @dataclass(frozen=True)
@@ -43,14 +42,14 @@ def export_card(content: Content, terms: Terms, dtype: str, usage: Usage, prompt
         prompt: the whole prompt, with its chat turn, around ``{text}``.
         has_lora_bias: whether it is a LoRA with biases.
     """
-    task = as_classification(content.task, "export")
+    task = content.task
     section = files.template(
         usage.template,
         dtype=dtype,
         bias=_BIAS if has_lora_bias else "",
         prompt=repr(prompt),
-        words=repr({label: task.separator + word for label, word in zip(task.labels, task.label_words, strict=True)}),
-        labels=repr(list(task.labels)),
+        words=repr(dict(task.samples)),
+        labels=repr(list(task.samples)),
         base=_arguments(content.model.source),
         special=repr(task.turn == "raw"),
     )

@@ -111,7 +111,6 @@ def export(content: Content, folder: Path, backbone: Backbone, *, dtype: str, fo
     """As :meth:`ifedicl.adapter.adapter.Adapter.export`, with the adapter's own ``backbone``."""
     if form not in FORMS:
         raise InputError(f"form: received {form!r}; allowed: {', '.join(FORMS)}. Choose one of these")
-    as_classification(content.task, "export")
     write, usage = FORMS[form]
     terms = terms_of(content.model)
     prompt = Turn(backbone.tokenizer, content.task, content.model_name).prompt(TEXT_FIELD)

@@ -68,6 +68,10 @@ class BaseScorer(ABC):
     def classes_of(self, labels: Sequence[Any]) -> list[int]:
         """The class of each example, as :meth:`AnyTask.class_of`."""
 
+    def row_classes(self, labels: Sequence[Any]) -> list[int]:
+        """The class of each row of a :meth:`reading` of examples, below :attr:`AnyTask.columns`; usually one row an example."""
+        return self.classes_of(labels)
+
     @abstractmethod
     def training_batches(self, prompts: Sequence[Tokens], labels: Sequence[Any]) -> list[list[int]]:
         """Positions of examples in groups, one for each pass with gradients."""

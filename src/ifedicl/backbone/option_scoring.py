@@ -83,6 +83,10 @@ class OptionScorer(BaseScorer):
     def classes_of(self, labels: Sequence[Options]) -> list[int]:
         return [own.group for own in labels]
 
+    def row_classes(self, labels: Sequence[Options]) -> list[int]:
+        """1 for the right option of an example, 0 for the others."""
+        return [int(place == own.which) for own in labels for place in range(len(own.words))]
+
     def training_batches(self, prompts: Sequence[Tokens], labels: Sequence[Options]) -> list[list[int]]:
         bound = self.backbone.trained_tokens
         return self._batches(self.words.layouts(prompts, labels), self.budget if bound is None else self.budget.within(bound))

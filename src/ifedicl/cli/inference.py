@@ -84,10 +84,10 @@ def evaluate(
     from ifedicl.report import evaluation_tables
 
     with waiting(LOADING):
-        classifier = loaded.classifier()
-    raw = runs.zero_shot_adapter(classifier.backbone, loaded.model, loaded.task).classifier(classifier.backbone)
+        ready = loaded.on_model()
+    raw = runs.zero_shot_adapter(ready.backbone, loaded.model, loaded.task).on_model(ready.backbone)
     zero_shot = _counted("zero-shot", len(examples), lambda done: raw.evaluate(examples, on_progress=done))
-    result = _counted("adapter", len(examples), lambda done: classifier.evaluate(examples, on_progress=done))
+    result = _counted("adapter", len(examples), lambda done: ready.evaluate(examples, on_progress=done))
     p = paired_p(result.hits, zero_shot.hits)
     if as_json:
         both = {name: _summary(each, min_confidence) for name, each in (("adapter", result), ("zero_shot", zero_shot))}
@@ -130,7 +130,7 @@ def personalise(
     from ifedicl.personal import personalise as personalised
 
     with waiting(LOADING):
-        backbone = loaded.classifier().backbone
+        backbone = loaded.on_model().backbone
     with counted("calibrating", steps) as advance:
         result = personalised(loaded, examples, backbone, steps=steps, held_out=held_out, seed=seed, on_progress=advance)
     own, federation = result.comparison.adapter, result.comparison.zero_shot

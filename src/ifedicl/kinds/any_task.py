@@ -238,9 +238,22 @@ class AnyTask(BaseModel, ABC):
 
     @property
     @abstractmethod
+    def samples(self) -> Mapping[str, str]:
+        """Answers by name, as they stand behind the prompt; made-up ones where each example has its own."""
+
+    @property
+    @abstractmethod
     def card_lines(self) -> Mapping[str, str]:
         """Further lines of a model card, by name."""
 
+    groups_are: ClassVar[str]
+    """What :attr:`classes` are, after "by"."""
+    rows_are: ClassVar[str]
+    """Of what a readout's sums are, behind "hidden states"."""
+    counts_are: ClassVar[str]
+    """What a comparison counts of answers."""
+    sample_row: ClassVar[str]
+    """A row of a data file, for a new config file."""
     usage: ClassVar[str]
     """How an adapter is called in Python."""
     pipeline_tag: ClassVar[str]

@@ -62,8 +62,8 @@ class Choice:
 
     @property
     def stratum(self) -> str:
-        """All examples are dealt together: the position of the right option says nothing."""
-        return ""
+        """How many options it has: the position of the right one says nothing."""
+        return f"{len(self.options)} options"
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,13 @@ class ChooseTask(AnyTask):
 
     kind: ClassVar[str] = "choose"
     example_class: ClassVar[type] = Choice
+    groups_are: ClassVar[str] = "group of examples that their hash draws"
+    rows_are: ClassVar[str] = "of right and of wrong options"
+    counts_are: ClassVar[str] = "how often each position is right and how often each is chosen"
+    sample_row: ClassVar[str] = (
+        '{"text": "Why was the lift late?", "options": ["It was stuck", "It was fast"], "label": 0}. '
+        "CSV: text,option_a,option_b,label"
+    )
     usage: ClassVar[str] = 'on_model().answers([Choice("a question", ("one", "another"))])'
     pipeline_tag: ClassVar[str] = "multiple-choice"
 
@@ -166,12 +173,16 @@ class ChooseTask(AnyTask):
         return "it chooses among given options only"
 
     @property
+    def samples(self) -> dict[str, str]:
+        words = LETTERS[:2] if self.answer_by == "letter" else ("one option", "another")
+        return {word: self.separator + word for word in words}
+
+    @property
     def card_lines(self) -> dict[str, str]:
         return {"scored behind the prompt": self.asks}
 
     def summary_of(self, examples: Sequence[AnyExample]) -> dict[str, int]:
-        counts = Counter(len(_own(example).options) for example in examples)
-        return {f"{count} options": counts[count] for count in sorted(counts)}
+        return dict(sorted(Counter(_own(example).stratum for example in examples).items()))
 
 
 def _among(scores: npt.NDArray[np.floating], labels: Sequence[Options]) -> tuple[npt.NDArray[np.float32], list[int]]:

@@ -68,6 +68,12 @@ class Task(AnyTask):
     kind: ClassVar[str] = "classify"
     names_kind: ClassVar[bool] = False
     example_class: ClassVar[type] = Example
+    groups_are: ClassVar[str] = "class"
+    rows_are: ClassVar[str] = "by label"
+    counts_are: ClassVar[str] = "how many have each label and how often each label is predicted"
+    sample_row: ClassVar[str] = (
+        '{"text": "The lift is stuck again", "label": "urgent"}. CSV and TSV need a header line: text,label'
+    )
     usage: ClassVar[str] = 'classify(["a text"])'
     pipeline_tag: ClassVar[str] = "text-classification"
 
@@ -235,6 +241,10 @@ class Task(AnyTask):
     @property
     def limits(self) -> str:
         return "it chooses among its labels only"
+
+    @property
+    def samples(self) -> dict[str, str]:
+        return {label: self.separator + word for label, word in zip(self.labels, self.label_words, strict=True)}
 
     @property
     def card_lines(self) -> dict[str, str]:
