@@ -28,8 +28,11 @@ if TYPE_CHECKING:
     from ifedicl.federation.forgetting import Forgetting
     from ifedicl.federation.handler import Handler
     from ifedicl.federation.state import Forgotten, RoundRecord, State, Traffic
-    from ifedicl.kinds.any_task import AnyEvaluation, AnyExample, AnyTask
+    from ifedicl.kinds.any_task import AnyTask
+    from ifedicl.kinds.choices import Choice, ChoiceEvaluation
+    from ifedicl.kinds.choose import ChooseTask
     from ifedicl.kinds.classify import Example, Task
+    from ifedicl.kinds.examples import Answer, AnyEvaluation, AnyExample
     from ifedicl.ledger.entries import Head
     from ifedicl.ledger.receipts import Receipt
     from ifedicl.metrics import Comparison, Evaluation, Tally
@@ -56,7 +59,10 @@ _MODULES = {
     "federation.handler": ("Handler",),
     "federation.events": ("Begun", "Delivered", "Event", "RoundDone", "StepStarted"),
     "federation.state": ("Forgotten", "RoundRecord", "State", "Traffic"),
-    "kinds.any_task": ("AnyEvaluation", "AnyExample", "AnyTask"),
+    "kinds.any_task": ("AnyTask",),
+    "kinds.choices": ("Choice", "ChoiceEvaluation"),
+    "kinds.choose": ("ChooseTask",),
+    "kinds.examples": ("Answer", "AnyEvaluation", "AnyExample"),
     "kinds.classify": ("Example", "Task"),
     "ledger.entries": ("Head",),
     "ledger.receipts": ("Receipt",),
@@ -72,6 +78,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "Adapter",
     "AdapterClassifier",
+    "Answer",
     "Answered",
     "AnyEvaluation",
     "AnyExample",
@@ -80,6 +87,9 @@ __all__ = [
     "Begun",
     "Bin",
     "Cache",
+    "Choice",
+    "ChoiceEvaluation",
+    "ChooseTask",
     "Classifier",
     "Client",
     "Coefficients",

@@ -12,8 +12,9 @@ import numpy as np
 from ifedicl import seeds
 from ifedicl.errors import DataError
 from ifedicl.kinds import USUAL
-from ifedicl.kinds.any_task import AnyExample, AnyTask
+from ifedicl.kinds.any_task import AnyTask
 from ifedicl.kinds.classify import Example, Task
+from ifedicl.kinds.examples import AnyExample
 from ifedicl.kinds.row_cells import COLUMN_REMEDY, check_text
 from ifedicl.rows import columns_of, decoded, rows_of
 
@@ -149,6 +150,25 @@ def _read(
     if not examples:
         raise DataError(f"{source}: received no rows; allowed: at least one labelled text")
     return tuple(examples)
+
+
+def read_questions(source: str | Path, task: AnyTask, *, text: str = "text") -> tuple[AnyExample, ...]:
+    """Read texts without answers, with what else the task's kind asks with them; a ``.txt`` file holds one text in each line.
+
+    Raises:
+        DataError: the file is absent, torn or empty, or the first row that cannot be asked, by its line.
+    """
+    if Path(source).suffix.lower() == ".txt":
+        return tuple(task.question_of({text: line}, text) for line in read_texts(source))
+    questions = []
+    for line, row in rows_of(source, task.reads(text, text)):
+        try:
+            questions.append(task.question_of(row, text))
+        except DataError as fault:
+            raise DataError(f"{source}, line {line}: {fault}") from None
+    if not questions:
+        raise DataError(f"{source}: received no texts; allowed: at least one")
+    return tuple(questions)
 
 
 def read_texts(source: str | Path, *, text: str = "text") -> tuple[str, ...]:

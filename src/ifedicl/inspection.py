@@ -114,7 +114,7 @@ def inspect_config(path: Path) -> dict[str, Any]:
         "memory": expected_memory(settings, backbone, clients),
         "seconds": expected_time(settings, backbone, data, steps),
         "mode": mode_of(settings.method),
-        "leaves_a_client": what_leaves(settings.method),
+        "leaves_a_client": what_leaves(settings.method, type(settings.task)),
         "for_each_owner": for_owners(settings, backbone.fingerprint),
     }
 

@@ -17,7 +17,7 @@ from ifedicl.calibrate import ClientRound, calibrate
 from ifedicl.data import Role, split_roles
 from ifedicl.errors import DataError
 from ifedicl.inputs import fraction, whole_number
-from ifedicl.kinds.any_task import AnyExample
+from ifedicl.kinds.examples import AnyExample
 from ifedicl.metrics import Comparison
 from ifedicl.settings import Method, changed, method_of
 

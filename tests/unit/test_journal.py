@@ -46,7 +46,13 @@ def test_the_file_grows_while_the_run_goes_on(settings: RunSettings, tmp_path: P
 
     runs.run(settings, tmp_path / "run", observer=observer)
     assert [len(lines) for lines in seen] == list(range(1, len(seen) + 1))  # the first line, then one an event
-    assert seen[0][0] == {"event": "run", "task": "mood", "labels": ["good", "bad"], "clients": ["north", "south"]}
+    assert seen[0][0] == {
+        "event": "run",
+        "task": "mood",
+        "labels": ["good", "bad"],
+        "label_words": ["good", "bad"],
+        "clients": ["north", "south"],
+    }
     assert seen[1][1] == {"event": "step", "step": "job", "round": 0, "clients": 2}
     steps = list(dict.fromkeys(line["step"] for line in seen[-1] if line["event"] == "step"))
     assert steps == ["job", "vectors", "context", "evaluate", "update"]

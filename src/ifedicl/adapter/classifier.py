@@ -13,8 +13,8 @@ from ifedicl.adapter.content import Content
 from ifedicl.adapter.on_model import OnModel
 from ifedicl.core.vectors import Array32
 from ifedicl.inputs import texts_of
-from ifedicl.kinds.any_task import AnyExample
 from ifedicl.kinds.classify import as_classification
+from ifedicl.kinds.examples import AnyExample
 from ifedicl.metrics import Evaluation
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from ifedicl.adapter.content import Content
 from ifedicl.adapter.format import HEADER
 from ifedicl.core.vectors import Array32
 from ifedicl.errors import AdapterError, FingerprintError
-from ifedicl.kinds.any_task import AnyEvaluation, AnyExample
+from ifedicl.kinds.examples import Answer, AnyEvaluation, AnyExample
 
 if TYPE_CHECKING:
     from ifedicl.backbone.load import Backbone
@@ -66,6 +66,18 @@ class OnModel:
             _log.warning("%d of %d texts were cut to fit the model's window", cut, len(examples.labels))
         with applied(self.backbone, self.adapter.context, self.adapter.coefficients):
             return self.scorer.scores(examples, readout=self.adapter.readout, on_progress=on_progress)
+
+    def answers(self, examples: Sequence[AnyExample], *, on_progress: Callable[[int], None] | None = None) -> list[Answer]:
+        """Answer examples, whatever answers they have.
+
+        Raises:
+            InputError: ``examples`` holds something else than examples of the task's kind.
+            DataError: a text has no tokens.
+        """
+        task = self.adapter.task
+        task.check_classes(examples)
+        encoded = self.scorer.encoded(examples)
+        return task.answered(self._scores(encoded, on_progress), encoded.labels, examples)
 
     def evaluate(self, examples: Sequence[AnyExample], *, on_progress: Callable[[int], None] | None = None) -> AnyEvaluation:
         """Answer examples and compare with their answers.

@@ -25,7 +25,7 @@ from ifedicl.calibrate import example_gradients
 from ifedicl.core.coefficients import Form, cold_start
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import Array32, Array64
-from ifedicl.kinds.any_task import AnyExample
+from ifedicl.kinds.examples import AnyExample
 from ifedicl.settings import Method
 
 EPSILONS = (1.0, 4.0, 8.0)

@@ -12,7 +12,7 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.vectors import WRITES, Array32
 from ifedicl.extract import example_writes
-from ifedicl.kinds.any_task import AnyExample
+from ifedicl.kinds.examples import AnyExample
 from ifedicl.settings import Method
 
 _LETTERS = 4

@@ -24,7 +24,8 @@ from ifedicl.backbone.readings import Reading
 from ifedicl.backbone.tree_attention import Branches
 from ifedicl.core.readout import Readout
 from ifedicl.core.transfer import to_device, to_host
-from ifedicl.kinds.any_task import AnyExample, AnyTask
+from ifedicl.kinds.any_task import AnyTask
+from ifedicl.kinds.examples import AnyExample
 
 
 class BaseScorer(ABC):
@@ -66,6 +67,10 @@ class BaseScorer(ABC):
     @abstractmethod
     def classes_of(self, labels: Sequence[Any]) -> list[int]:
         """The class of each example, as :meth:`AnyTask.class_of`."""
+
+    def row_classes(self, labels: Sequence[Any]) -> list[int]:
+        """The class of each row of a :meth:`reading` of examples, below :attr:`AnyTask.columns`; usually one row an example."""
+        return self.classes_of(labels)
 
     @abstractmethod
     def training_batches(self, prompts: Sequence[Tokens], labels: Sequence[Any]) -> list[list[int]]:

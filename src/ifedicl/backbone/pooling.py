@@ -36,10 +36,13 @@ class Span:
 
 
 @contextmanager
-def text_means(backbone: Backbone, spans: Sequence[Span | None], *, first_layer: int = 0) -> Iterator[Means]:
+def text_means(
+    backbone: Backbone, spans: Sequence[Span | None], *, first_layer: int = 0, rows: Sequence[int] | None = None
+) -> Iterator[Means]:
     """Read the mean states over a span of tokens in each row of one forward pass (None: nothing is read).
 
-    Layers below ``first_layer`` are left out.
+    Layers below ``first_layer`` are left out. With ``rows``, which has the row of each span, a row may have several; then means
+    are by span and layer.
 
     Yields:
         The means. The pass fills them in.
@@ -53,8 +56,9 @@ def text_means(backbone: Backbone, spans: Sequence[Span | None], *, first_layer:
         outside = np.ones((len(read), states.shape[1], 1), dtype=np.bool_)
         for number, span in enumerate(read.values()):
             outside[number, span.first : span.end] = False
-        if len(read) < len(spans):
-            states = states.index_select(0, to_device(np.array(list(read)), states.device))
+        if rows is not None or len(read) < len(spans):
+            places = [place if rows is None else rows[place] for place in read]
+            states = states.index_select(0, to_device(np.array(places), states.device))
         counts = to_device(np.array([[span.end - span.first] for span in read.values()], dtype=np.float32), states.device)
         # Masked, not multiplied by 0: what stands outside a span need not be finite.
         sums = states.float().masked_fill(to_device(outside, states.device), 0.0).sum(dim=1)  # (rows, d)

@@ -77,8 +77,13 @@ class PromptEncoder:
                 f"{self._backbone.context_window}; nothing is left for text. Shorten task.template"
             )
 
-    def prompts(self, texts: Sequence[str]) -> Prompts:
+    def prompts(self, texts: Sequence[str], *, tails: Sequence[str] = (), behind: Sequence[int] = ()) -> Prompts:
         """Encode texts; a text that is too long is cut at its end, the template never.
+
+        Args:
+            texts: what goes into the template.
+            tails: stands behind each text and is never cut; none where it is empty.
+            behind: tokens of the window to keep free behind each prompt; where it is empty those of :meth:`reserve`.
 
         Raises:
             DataError: a text adds no token to the template, holds an unpaired surrogate, or has the name of a control token and
@@ -90,13 +95,15 @@ class PromptEncoder:
         for number, text in enumerate(texts, start=1):
             if has_lone_surrogate(text):
                 raise InputError(f"text number {number}: {SURROGATE}; allowed: valid Unicode. Repair it, or leave it out")
-        encoded = self._encoded(texts)
+        ends = list(tails) or [""] * len(texts)
+        limits = [self._backbone.context_window - count for count in behind] or [self._limit] * len(texts)
+        encoded = self._encoded([text + end for text, end in zip(texts, ends, strict=True)])
         truncated = 0
         for position, tokens in enumerate(encoded):
             if tokens == self._empty:
                 raise DataError(f"text number {position + 1} has no tokens: it is empty for this model. Remove it")
-            if len(tokens) > self._limit:
-                encoded[position] = self._cut(texts[position])
+            if len(tokens) > limits[position]:
+                encoded[position] = self._cut(texts[position], ends[position], limits[position], position + 1)
                 truncated += 1
         return Prompts(tuple(encoded), truncated)
 
@@ -116,16 +123,22 @@ class PromptEncoder:
         (alone,), (joint,) = self._encoded([probe]), self._encoded([probe], word)
         return joint[len(alone) :] if joint[: len(alone)] == alone else None
 
-    def _cut(self, text: str) -> Tokens:
+    def _cut(self, text: str, end: str, limit: int, number: int) -> Tokens:
         """The prompt of the longest beginning of ``text`` that fits, by bisection: correct for every tokenizer."""
         fits, too_long = 0, len(text)
         while too_long - fits > 1:
             middle = (fits + too_long) // 2
-            if len(self._encoded([text[:middle]])[0]) <= self._limit:
+            if len(self._encoded([text[:middle] + end])[0]) <= limit:
                 fits = middle
             else:
                 too_long = middle
-        return self._encoded([text[:fits]])[0]
+        (cut,) = self._encoded([text[:fits] + end])
+        if len(cut) > limit:  # never of a classification: the template and the longest label word fit
+            raise DataError(
+                f"text number {number}: what it brings along leaves no room for it in a window of "
+                f"{self._backbone.context_window} tokens. Shorten its options, or leave it out"
+            )
+        return cut
 
     def _encoded(self, texts: Sequence[str], word: str | None = None) -> list[Tokens]:
         """The prompts' tokens, with the separator and a label word behind each if it is given."""

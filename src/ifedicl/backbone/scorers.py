@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 
 from ifedicl.backbone.base_scorer import BaseScorer
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.option_scoring import OptionScorer
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.kinds.any_task import AnyTask
+from ifedicl.kinds.choose import ChooseTask
 from ifedicl.kinds.classify import Task
 
-_SCORERS: Mapping[type[AnyTask], Callable[..., BaseScorer]] = {Task: Scorer}
+_SCORERS: Mapping[type[AnyTask], Callable[..., BaseScorer]] = {Task: Scorer, ChooseTask: OptionScorer}
 
 
 def scorer_of(

@@ -23,8 +23,8 @@ from ifedicl.backbone.prompts import EncodedExamples, Prompts, Tokens, shared_le
 from ifedicl.backbone.readings import Reading
 from ifedicl.core.readout import Readout, hidden_count
 from ifedicl.core.transfer import to_host
-from ifedicl.kinds.any_task import AnyExample
 from ifedicl.kinds.classify import Task
+from ifedicl.kinds.examples import AnyExample
 
 _HELD = 2**25  # numbers of hidden states that wait on the device: 128 MiB
 _FEWEST_SHARED = 32  # tokens: running a shorter beginning again is cheaper than copying its cache to every row

@@ -16,7 +16,8 @@ from ifedicl.demo.fetch import demo_places
 from ifedicl.demo.story import TASK
 from ifedicl.errors import DataError
 from ifedicl.kinds import kind_of_task
-from ifedicl.kinds.any_task import AnyExample, AnyTask
+from ifedicl.kinds.any_task import AnyTask
+from ifedicl.kinds.examples import AnyExample
 from ifedicl.rows import DATA_ENDINGS, HUB_PREFIX, rows_of
 from ifedicl.settings import validated
 

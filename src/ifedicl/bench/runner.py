@@ -24,7 +24,7 @@ from ifedicl.bench.setup import Setup, ignore_progress
 from ifedicl.data import dirichlet_split, draw_pool
 from ifedicl.demo.fetch import demo_model
 from ifedicl.errors import ConfigError, Fault
-from ifedicl.kinds.any_task import AnyEvaluation
+from ifedicl.kinds.examples import AnyEvaluation
 from ifedicl.settings import ModelSettings
 
 RESULTS = Path("results.jsonl")

@@ -13,7 +13,8 @@ from ifedicl.backbone.prompts import EncodedExamples
 from ifedicl.backbone.scorers import scorer_of
 from ifedicl.data import Role, split_roles
 from ifedicl.federation.client import Client
-from ifedicl.kinds.any_task import AnyExample, AnyTask
+from ifedicl.kinds.any_task import AnyTask
+from ifedicl.kinds.examples import AnyExample
 from ifedicl.settings import Method, ModelSettings
 
 

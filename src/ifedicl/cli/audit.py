@@ -14,8 +14,8 @@ from ifedicl.errors import ConfigError, DataError, Fault
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ifedicl.kinds.any_task import AnyExample
     from ifedicl.kinds.classify import Task
+    from ifedicl.kinds.examples import AnyExample
     from ifedicl.settings import Method, ModelSettings
 
 _MIN_TEXTS = 20

@@ -17,7 +17,8 @@ from ifedicl.cli.options import AnyAdapter, IdColumn, Json, LabelColumn, MinConf
 from ifedicl.errors import DataError
 
 if TYPE_CHECKING:
-    from ifedicl.metrics import Evaluation
+    from ifedicl.kinds.any_task import AnyTask
+    from ifedicl.kinds.examples import AnyEvaluation, AnyExample
 
 T = TypeVar("T")
 
@@ -35,25 +36,27 @@ def classify(
     """Label texts given as arguments, in a file, or on standard input.
 
     Prints label, probability and text, separated by tabs; with --json one object a line, with all probabilities. Below
-    --min-confidence the label is empty, and null with --json.
+    --min-confidence the label is empty, and null with --json. An adapter that chooses takes a file of texts with options.
     """
     from ifedicl.progress import LOADING, waiting
 
     loaded = read_adapter(adapter, model)
-    wanted = _texts(texts, file, text_column)
+    asked = _questions(texts, file, text_column, loaded.task)
     ids = _ids(file, id_column)
     with waiting(LOADING):
-        classifier = loaded.classifier()
-    predictions = _counted("texts", len(wanted), lambda done: classifier.classify(wanted, on_progress=done))
-    for number, (text, prediction) in enumerate(zip(wanted, predictions, strict=True)):
+        ready = loaded.on_model()
+    answers = _counted("texts", len(asked), lambda done: ready.answers(asked, on_progress=done))
+    for number, (example, answer) in enumerate(zip(asked, answers, strict=True)):
         named = None if ids is None else ids[number]
+        is_sure = answer.confidence >= min_confidence
         if as_json:
             facts = {} if named is None else {"id": named}
-            answer = {"label": prediction.answer(min_confidence), "probabilities": prediction.probabilities}
-            print(json.dumps({**facts, "text": text, **answer}, ensure_ascii=False))
+            given = {"label": answer.value if is_sure else None, **answer.facts}
+            print(json.dumps({**facts, "text": example.text, **given}, ensure_ascii=False))
         else:
             columns = [] if named is None else [named]
-            columns += [prediction.answer(min_confidence) or "", f"{prediction.confidence:.3f}", " ".join(text.split())]
+            shown = " ".join(answer.shown.split()) if is_sure else ""
+            columns += [shown, f"{answer.confidence:.3f}", " ".join(example.text.split())]
             print("\t".join(columns))
 
 
@@ -81,10 +84,10 @@ def evaluate(
     from ifedicl.report import evaluation_tables
 
     with waiting(LOADING):
-        classifier = loaded.classifier()
-    raw = runs.zero_shot_adapter(classifier.backbone, loaded.model, loaded.task).classifier(classifier.backbone)
+        ready = loaded.on_model()
+    raw = runs.zero_shot_adapter(ready.backbone, loaded.model, loaded.task).on_model(ready.backbone)
     zero_shot = _counted("zero-shot", len(examples), lambda done: raw.evaluate(examples, on_progress=done))
-    result = _counted("adapter", len(examples), lambda done: classifier.evaluate(examples, on_progress=done))
+    result = _counted("adapter", len(examples), lambda done: ready.evaluate(examples, on_progress=done))
     p = paired_p(result.hits, zero_shot.hits)
     if as_json:
         both = {name: _summary(each, min_confidence) for name, each in (("adapter", result), ("zero_shot", zero_shot))}
@@ -127,7 +130,7 @@ def personalise(
     from ifedicl.personal import personalise as personalised
 
     with waiting(LOADING):
-        backbone = loaded.classifier().backbone
+        backbone = loaded.on_model().backbone
     with counted("calibrating", steps) as advance:
         result = personalised(loaded, examples, backbone, steps=steps, held_out=held_out, seed=seed, on_progress=advance)
     own, federation = result.comparison.adapter, result.comparison.zero_shot
@@ -147,7 +150,7 @@ def personalise(
     console.print(f"wrote {out}" if result.is_used else refused, highlight=False)
 
 
-def _summary(evaluation: Evaluation, min_confidence: float) -> dict[str, Any]:
+def _summary(evaluation: AnyEvaluation, min_confidence: float) -> dict[str, Any]:
     """The figures as JSON, with those of a least confidence if one is given."""
     given = {"answered": asdict(evaluation.confidence.answered(min_confidence))} if min_confidence > 0 else {}
     return evaluation.summary() | given
@@ -166,14 +169,19 @@ def _ids(file: Path | None, column: str | None) -> list[str] | None:
     return [" ".join(value.split()) for value in read_texts(file, text=column)]
 
 
-def _texts(texts: Sequence[str] | None, file: Path | None, column: str) -> list[str]:
+def _questions(texts: Sequence[str] | None, file: Path | None, column: str, task: AnyTask) -> Sequence[AnyExample]:
+    from ifedicl.data import read_questions
+
     if texts and file:
         raise DataError("texts: received texts and --file. Give one of them")
-    from ifedicl.data import read_texts
+    if file is not None:
+        return read_questions(file, task, text=column)
+    return [task.question_of({column: text}, column) for text in _texts(texts)]
+
+
+def _texts(texts: Sequence[str] | None) -> list[str]:
     from ifedicl.rows import has_lone_surrogate
 
-    if file is not None:
-        return list(read_texts(file, text=column))
     if texts:
         if any(map(has_lone_surrogate, texts)):
             raise DataError("texts: a text on the command line is not UTF-8. Set the terminal to UTF-8, or use --file")

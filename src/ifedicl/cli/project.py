@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,8 @@ from ifedicl import files
 from ifedicl.cli.extras import require, write_new
 from ifedicl.cli.flare import demo as flare_demo
 from ifedicl.cli.options import Force, Json, LabelColumn, TextColumn
-from ifedicl.errors import DataError
+from ifedicl.errors import ConfigError, DataError, Fault
+from ifedicl.kinds import KINDS, USUAL
 
 
 def demo(
@@ -43,14 +45,28 @@ def demo(
 
 def init(
     path: Annotated[Path, typer.Argument(help="The config file to write.")] = Path("config.toml"),
+    kind: Annotated[str, typer.Option(help=f"The kind of task: {', '.join(KINDS)}.")] = USUAL.kind,
     force: Force = False,
 ) -> None:
     """Write a commented config for your own data.
 
     Each line says what it does and what is allowed; the defaults work.
     """
-    write_new(path, files.template("config.toml"), force=force)
+    write_new(path, _config_for(kind), force=force)
     print(f"wrote {path}. Name your files in it; show what would be sent: ifedicl inspect {path}; then: ifedicl run {path}")
+
+
+def _config_for(kind: str) -> str:
+    """The shipped config; another kind than the usual one has a section [task] and a sample row of its own."""
+    if kind not in KINDS:
+        raise ConfigError("init", [Fault("--kind", kind, ", ".join(KINDS), "Give one of these.")])
+    text = files.template("config.toml")
+    if KINDS[kind] is USUAL:
+        return text
+    before, _, rest = text.partition("[task]\n")
+    _, _, behind = rest.partition("[model]\n")
+    shown = re.sub(r"# A row: .*", f"# A row: {KINDS[kind].sample_row}", behind)
+    return f"{before}{files.template(f'task-{kind}.toml')}[model]\n{shown}"
 
 
 def inspect(
@@ -80,7 +96,9 @@ def inspect(
 def bench(
     plan: Annotated[
         str,
-        typer.Argument(help="A plan file, or a shipped plan: smoke, dev, cpu, servable, pools, finance, many-labels, paper."),
+        typer.Argument(
+            help="A plan file, or a shipped plan: smoke, dev, cpu, servable, pools, finance, many-labels, choose, paper."
+        ),
     ],
     out: Annotated[Path | None, typer.Option(help="The folder of the results. Default: runs/bench-NAME.")] = None,
     data: Annotated[Path | None, typer.Option(help="The folder that holds the plan's data sets.")] = None,

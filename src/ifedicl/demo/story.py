@@ -18,8 +18,8 @@ from ifedicl.federation.client import Client
 from ifedicl.federation.events import Event, each, ignore
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.federation.state import Traffic
-from ifedicl.kinds.any_task import AnyEvaluation
 from ifedicl.kinds.classify import Task
+from ifedicl.kinds.examples import AnyEvaluation
 from ifedicl.metrics import mean_hits
 from ifedicl.progress import LOADING, counted, federation_bars, waiting
 from ifedicl.report import Figures, Report, compare, print_report, write_report

@@ -20,7 +20,7 @@ from ifedicl.calibrate import ClientRound, calibrate, drawn
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import ContextVectors
 from ifedicl.data import Role
-from ifedicl.errors import BudgetSpentError, ConfigError, DataError, IfediclError, TaskError
+from ifedicl.errors import BudgetSpentError, ConfigError, DataError, IfediclError, InputError, TaskError
 from ifedicl.federation import messages
 from ifedicl.federation.client_keys import key_for, order_seed, split_seed
 from ifedicl.federation.client_task import ClientTask, ExampleSums, exact_sums
@@ -29,7 +29,7 @@ from ifedicl.federation.messages import Failure, FailureCode, Reply, Request
 from ifedicl.federation.public_text import PublicText
 from ifedicl.federation.reference_text import REFERENCE_TEXTS
 from ifedicl.federation.request_validation import RequestChecks
-from ifedicl.kinds.any_task import AnyExample
+from ifedicl.kinds.examples import AnyExample
 from ifedicl.settings import check_task
 
 _log = logging.getLogger(__name__)
@@ -218,7 +218,8 @@ class Client:
         task, method = manifest.task, manifest.method
         try:
             check_task(method, task)
-        except ValueError as error:
+            task.check_classes(self.examples)
+        except (ValueError, InputError) as error:
             raise TaskError(str(error)) from error
         if self._task is None or (self._task.task, self._task.method) != (task, method):
             sums = self._sums_for(manifest, self._reference)

@@ -28,7 +28,8 @@ from ifedicl.extract import context_vectors
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import NoisyStatisticsReply, Request, StatisticsReply
 from ifedicl.federation.public_text import PublicText
-from ifedicl.kinds.any_task import AnyExample, AnyTask
+from ifedicl.kinds.any_task import AnyTask
+from ifedicl.kinds.examples import AnyExample
 from ifedicl.metrics import Comparison, Tally
 from ifedicl.settings import Method
 
@@ -103,7 +104,9 @@ class ExampleSums:
         """The readout sums of a reading of training examples in the model with these coefficients, as a reply."""
         units, classes = self.units(scorer, manifest, context, coefficients), scorer.task.columns
         rows, device = features(reading.states, reading.logs), scorer.backbone.device
-        return StatisticsReply(ReadoutSums.of(rows, np.asarray(labels), classes, units, manifest.directions, device))
+        return StatisticsReply(
+            ReadoutSums.of(rows, np.array(scorer.row_classes(labels)), classes, units, manifest.directions, device)
+        )
 
     def units(self, scorer: BaseScorer, manifest: Manifest, context: Context, coefficients: Coefficients) -> Units:
         """The units of the readout's features in the model with these coefficients, the same at every client."""

@@ -17,7 +17,8 @@ from ifedicl import files
 from ifedicl.federation.coordinator import Outcome
 from ifedicl.federation.events import Begun, Delivered, Event, RoundDone, StepStarted
 from ifedicl.federation.state import RoundRecord, State
-from ifedicl.kinds.any_task import AnyEvaluation, AnyTask
+from ifedicl.kinds.any_task import AnyTask
+from ifedicl.kinds.examples import AnyEvaluation
 
 Line = dict[str, Any]
 

@@ -14,7 +14,8 @@ from ifedicl.core.readout import features, products_alone, projection
 from ifedicl.core.subspace import Context
 from ifedicl.core.units import Units
 from ifedicl.core.vectors import Array64
-from ifedicl.kinds.any_task import AnyExample, AnyTask
+from ifedicl.kinds.any_task import AnyTask
+from ifedicl.kinds.examples import AnyExample
 
 _Asked: TypeAlias = tuple[str, str, bytes, tuple[int, ...], int | None]
 _MOST = 512

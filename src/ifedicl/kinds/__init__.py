@@ -11,9 +11,10 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 
 from ifedicl.kinds.any_task import AnyTask
+from ifedicl.kinds.choose import ChooseTask
 from ifedicl.kinds.classify import Task
 
-KINDS: Mapping[str, type[AnyTask]] = {task.kind: task for task in (Task,)}
+KINDS: Mapping[str, type[AnyTask]] = {task.kind: task for task in (Task, ChooseTask)}
 """The kinds by their names in files."""
 USUAL = Task
 """The kind of a task that names none."""

@@ -9,96 +9,19 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from ifedicl.confidence import Confidence
 from ifedicl.errors import DataError, InputError
+from ifedicl.kinds.examples import Answer, AnyEvaluation, AnyExample
 from ifedicl.metrics import Comparison, Tally
 
 TEXT_FIELD = "{text}"
 SHOWN_TEXT = "(one of your texts)"
 """Stands for a text where a prompt is shown."""
-
-
-class AnyExample(Protocol):
-    """A text with its answer; each kind has a frozen dataclass."""
-
-    @property
-    def text(self) -> str:
-        """What goes into the prompt."""
-        ...
-
-    @property
-    def key(self) -> str:
-        """Hex SHA-256 of everything in the example: it names the example without its content. It stays with the owner."""
-        ...
-
-    @property
-    def stratum(self) -> str:
-        """Examples of one stratum are dealt together where a pool is divided among simulated clients."""
-        ...
-
-
-class AnyEvaluation(Protocol):
-    """Answers against the truth."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The ``C`` answers that have figures of their own; none where each example has others."""
-        ...
-
-    @property
-    def examples(self) -> int:
-        """``N``."""
-        ...
-
-    @property
-    def loss(self) -> float:
-        """Mean ``-log P(answer)`` in nats."""
-        ...
-
-    @property
-    def hits(self) -> npt.NDArray[np.float64]:
-        """``(N,)``: 1 where the answer is right, else 0."""
-        ...
-
-    @property
-    def accuracy(self) -> float:
-        """Fraction right."""
-        ...
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95% interval of the accuracy."""
-        ...
-
-    @property
-    def figures(self) -> Mapping[str, float]:
-        """Further figures by their names in tables, each a fraction; the first is the one that benchmarks show."""
-        ...
-
-    @property
-    def by_label(self) -> Sequence[tuple[int, int]]:
-        """``(C, 2)``: of each label, the examples that have it, and how many of these are answered right."""
-        ...
-
-    @property
-    def confusion(self) -> npt.NDArray[np.int64]:
-        """``(C, C)`` counts, row the true label, column the answer; ``(0, 0)`` where an answer is no label."""
-        ...
-
-    @property
-    def confidence(self) -> Confidence:
-        """How sure the answers are, beside how often they are right."""
-        ...
-
-    def summary(self) -> dict[str, Any]:
-        """All figures as JSON."""
-        ...
 
 
 class AnyTask(BaseModel, ABC):
@@ -192,6 +115,14 @@ class AnyTask(BaseModel, ABC):
         Raises:
             DataError: what is wrong with the row, in words that follow the number of its line; never its text.
         """
+
+    @abstractmethod
+    def question_of(self, row: Mapping[str, Any], text: str) -> AnyExample:
+        """The example of a row without an answer, to be answered; arguments and errors as :meth:`example_of`."""
+
+    @abstractmethod
+    def answered(self, scores: npt.NDArray[np.floating], labels: Sequence[Any], examples: Sequence[AnyExample]) -> list[Answer]:
+        """The answers that the scores of examples give."""
 
     @abstractmethod
     def checked(self, example: AnyExample) -> AnyExample:
@@ -310,6 +241,14 @@ class AnyTask(BaseModel, ABC):
     def card_lines(self) -> Mapping[str, str]:
         """Further lines of a model card, by name."""
 
+    groups_are: ClassVar[str]
+    """What :attr:`classes` are, after "by"."""
+    rows_are: ClassVar[str]
+    """Of what a readout's sums are, behind "hidden states"."""
+    counts_are: ClassVar[str]
+    """What a comparison counts of answers."""
+    sample_row: ClassVar[str]
+    """A row of a data file, for a new config file."""
     usage: ClassVar[str]
     """How an adapter is called in Python."""
     pipeline_tag: ClassVar[str]

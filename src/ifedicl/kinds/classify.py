@@ -18,7 +18,8 @@ from pydantic import Field, model_validator
 
 from ifedicl.errors import DataError, InputError, TaskError
 from ifedicl.inputs import described
-from ifedicl.kinds.any_task import AnyExample, AnyTask
+from ifedicl.kinds.any_task import AnyTask
+from ifedicl.kinds.examples import Answer, AnyExample
 from ifedicl.kinds.row_cells import text_in, texts_in
 from ifedicl.metrics import Comparison, Evaluation, Tally
 from ifedicl.rows import SURROGATE, has_lone_surrogate
@@ -67,6 +68,12 @@ class Task(AnyTask):
     kind: ClassVar[str] = "classify"
     names_kind: ClassVar[bool] = False
     example_class: ClassVar[type] = Example
+    groups_are: ClassVar[str] = "class"
+    rows_are: ClassVar[str] = "by label"
+    counts_are: ClassVar[str] = "how many have each label and how often each label is predicted"
+    sample_row: ClassVar[str] = (
+        '{"text": "The lift is stuck again", "label": "urgent"}. CSV and TSV need a header line: text,label'
+    )
     usage: ClassVar[str] = 'classify(["a text"])'
     pipeline_tag: ClassVar[str] = "text-classification"
 
@@ -154,6 +161,18 @@ class Task(AnyTask):
     def example_of(cls, row: Mapping[str, Any], text: str, label: str) -> Example:
         cells = texts_in(row, (text, label))
         return Example(text_in(cells[0]), cells[1])
+
+    def question_of(self, row: Mapping[str, Any], text: str) -> Example:
+        (shown,) = texts_in(row, (text,))
+        return Example(shown, self.labels[0])
+
+    def answered(self, scores: npt.NDArray[np.floating], labels: Sequence[Any], examples: Sequence[AnyExample]) -> list[Answer]:
+        del labels, examples  # each text has the same possible answers
+        answers = []
+        for row in np.exp(scores):
+            label, probabilities = self.labels[int(row.argmax())], dict(zip(self.labels, map(float, row), strict=True))
+            answers.append(Answer(label, label, probabilities[label], {"probabilities": probabilities}))
+        return answers
 
     def checked(self, example: AnyExample) -> Example:
         known = self.label_of(_own(example).label)

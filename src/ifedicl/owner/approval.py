@@ -19,7 +19,8 @@ from ifedicl.federation.client_keys import split_seed
 from ifedicl.federation.expected_steps import step_sizes
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.sample_exchange import Exchange, SampleCounts, sample_exchange
-from ifedicl.kinds.any_task import AnyExample
+from ifedicl.kinds import KINDS
+from ifedicl.kinds.examples import AnyExample
 from ifedicl.ledger.ledger import read
 from ifedicl.ledger.usage import History
 from ifedicl.owner.own_files import split_key_of
@@ -56,7 +57,7 @@ class OwnFacts:
             LedgerError: the ledger was changed.
         """
         data, ledger = settings.data, Path(settings.ledger.file)
-        examples = read_labelled(data.file, text=data.text_column, label=data.label_column)
+        examples = read_labelled(data.file, kind=KINDS[data.kind], text=data.text_column, label=data.label_column)
         history = History.of(read(ledger)[0]) if ledger.exists() else History()
         try:
             return cls(settings, examples, shape_of(settings.model), "", history)
@@ -151,7 +152,7 @@ def explain(own: OwnFacts, manifest: Manifest) -> dict[str, Any]:
         },
         "model": {"fingerprint": manifest.model.fingerprint, "yours": yours},
         "mode": mode_of(method),
-        "would_leave": what_leaves(method),
+        "would_leave": what_leaves(method, type(task)),
         "at_most": limits.model_dump() | {"bytes_up": most_bytes, "epsilon": noise and noise.epsilon},
         "held_out": method.holdout.model_dump(),
         "refused_steps": _refused_steps(own.settings.policy, manifest, steps),

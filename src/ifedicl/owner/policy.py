@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ifedicl.errors import ConfigError, Fault
+from ifedicl.kinds import KINDS, USUAL
 from ifedicl.settings import ModelSettings, PathText, PrivacySettings, Section, anchored, anchored_model, read_toml, validated
 
 ANY = "any"
@@ -125,11 +126,19 @@ class SiteDataSettings(Section):
     file: PathText = Field(min_length=1, description="a .jsonl, .csv, .tsv or .parquet file")
     text_column: str = Field(default="text", description="the column that holds the text")
     label_column: str = Field(default="label", description="the column that holds the label")
+    kind: str = Field(default=USUAL.kind, description=f"the kind of task that its rows are for: {', '.join(KINDS)}")
     public: PathText | None = Field(
         default=None,
         min_length=1,
         description="a file of texts that are no client's own, the same at every client; a job with noise needs it",
     )
+
+    @field_validator("kind")
+    @classmethod
+    def _is_known(cls, kind: str) -> str:
+        if kind not in KINDS:
+            raise ValueError(f"kind: received {kind[:40]!r}; allowed: {', '.join(KINDS)}")
+        return kind
 
 
 class LedgerSettings(Section):

@@ -12,6 +12,7 @@ from ifedicl.data import read_labelled
 from ifedicl.federation.client import Client
 from ifedicl.federation.public_text import PublicText
 from ifedicl.federation.secure import named_missing_packages
+from ifedicl.kinds import KINDS
 from ifedicl.owner.endpoint import ClientEndpoint, LedgerRecord, Privacy, build_endpoint, public_texts
 from ifedicl.owner.own_files import approved_jobs, open_ledger, secret_of, split_key_of
 from ifedicl.owner.policy import load_client_settings
@@ -35,7 +36,7 @@ def open_site(path: Path, name: str, *, overhead: Callable[[int], int] = no_byte
     settings = load_client_settings(path)
     data = settings.data
     ledger = open_ledger(settings.ledger, name)
-    examples = read_labelled(data.file, text=data.text_column, label=data.label_column)
+    examples = read_labelled(data.file, kind=KINDS[data.kind], text=data.text_column, label=data.label_column)
     client = Client(
         name,
         examples,

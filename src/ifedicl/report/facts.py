@@ -10,7 +10,7 @@ from ifedicl.adapter import Adapter, Prediction
 from ifedicl.federation.coordinator import Outcome
 from ifedicl.federation.messages import FailureCode
 from ifedicl.federation.state import Traffic
-from ifedicl.kinds.any_task import AnyEvaluation, AnyExample
+from ifedicl.kinds.examples import AnyEvaluation, AnyExample
 
 
 @dataclass(frozen=True)

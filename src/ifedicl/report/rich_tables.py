@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from ifedicl.federation.state import RoundRecord, Traffic
-from ifedicl.kinds.any_task import AnyEvaluation
+from ifedicl.kinds.examples import AnyEvaluation
 from ifedicl.report.facts import Report, kilobytes, percent, traffic_by_client
 from ifedicl.report.verdict import LabelFigures, adapter_and_raw, by_label
 

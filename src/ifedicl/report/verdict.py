@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.federation.coordinator import Outcome
-from ifedicl.kinds.any_task import AnyEvaluation
+from ifedicl.kinds.examples import AnyEvaluation
 from ifedicl.metrics import paired_p
 from ifedicl.report.facts import Report, percent
 from ifedicl.settings import method_of

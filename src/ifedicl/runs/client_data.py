@@ -8,7 +8,7 @@ from typing import Self
 
 from ifedicl.data import dirichlet_split, draw_pool, read_examples, read_texts
 from ifedicl.errors import InputError
-from ifedicl.kinds.any_task import AnyExample
+from ifedicl.kinds.examples import AnyExample
 from ifedicl.settings import RunSettings, SplitSettings
 from ifedicl.settings.config import CLIENT_NAME, is_client_name, shortened
 

@@ -9,7 +9,7 @@ from ifedicl.backbone.layer_cache import MOST_BYTES
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.memory import RESERVE, ModelMemory
 from ifedicl.backbone.scorers import scorer_of
-from ifedicl.kinds.any_task import AnyExample
+from ifedicl.kinds.examples import AnyExample
 from ifedicl.settings import RunSettings
 
 _SAMPLE = 64  # texts of each client

@@ -15,7 +15,7 @@ from ifedicl.data import Role, split_roles
 from ifedicl.federation.expected_steps import ExpectedStep
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.sample_exchange import sample_context
-from ifedicl.kinds.any_task import AnyExample
+from ifedicl.kinds.examples import AnyExample
 from ifedicl.runs.client_data import RunData
 from ifedicl.settings import Method, RunSettings
 

@@ -17,7 +17,7 @@ from ifedicl.federation.driver import Federated, RunOptions
 from ifedicl.federation.events import Event, ignore
 from ifedicl.federation.forgetting import FORGOTTEN, Forgetting
 from ifedicl.federation.run_folder import RunFolder
-from ifedicl.kinds.any_task import AnyEvaluation, AnyExample
+from ifedicl.kinds.examples import AnyEvaluation, AnyExample
 from ifedicl.ledger.ledger import Ledger
 from ifedicl.owner.endpoint import ledger_file, public_texts
 from ifedicl.runs.client_data import RunData

@@ -25,7 +25,8 @@ from ifedicl.federation.local_engine import LocalEngine
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.public_text import PublicText
 from ifedicl.federation.reference_text import REFERENCE_TEXTS
-from ifedicl.kinds.any_task import AnyExample, AnyTask
+from ifedicl.kinds.any_task import AnyTask
+from ifedicl.kinds.examples import AnyExample
 from ifedicl.owner.endpoint import simulated_endpoints, spent_privacy
 from ifedicl.runs.client_data import check_names
 from ifedicl.settings import Method, ModelSettings

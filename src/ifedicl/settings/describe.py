@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ifedicl.kinds import USUAL
+from ifedicl.kinds.any_task import AnyTask
 from ifedicl.settings import Method
 
 
@@ -22,8 +24,8 @@ def mode_of(method: Method) -> str:
     )
 
 
-def what_leaves(method: Method) -> list[str]:
-    """All that a client of this run sends, in words; for sums, what goes into them."""
+def what_leaves(method: Method, kind: type[AnyTask] = USUAL) -> list[str]:
+    """All that a client of this run sends, in words; for sums, what goes into them. ``kind`` is that of its task."""
     masked = (
         "everything below goes into sums over clients: each client sends its numbers masked, and a public key, corrections, "
         "tags and secrets that take the masks off the sum alone. Only the layout, the dtype, and a code if it takes no part can"
@@ -31,7 +33,7 @@ def what_leaves(method: Method) -> list[str]:
     )
     return [
         *([masked] if method.sums_only else []),
-        *(_sent_with_noise(method) if method.promises_noise else _sent_without_noise(method)),
+        *(_sent_with_noise(method) if method.promises_noise else _sent_without_noise(method, kind)),
         "with every reply: the number of entries in its ledger, and the digest of the last one",
         "after a failure or a refusal: one code of a fixed list, never a text",
     ]
@@ -58,13 +60,13 @@ def _sent_with_noise(method: Method) -> list[str]:
     ]
 
 
-def _sent_without_noise(method: Method) -> list[str]:
+def _sent_without_noise(method: Method, kind: type[AnyTask]) -> list[str]:
     number = "and their number"
     if method.classes_apart:
-        number = "by class, and the number of each"
+        number = f"by {kind.groups_are}, and the number of each"
     products = (
-        "once, after the rounds: sums of hidden states by label over its training examples, and of their products along a few "
-        "directions"
+        f"once, after the rounds: sums of hidden states {kind.rows_are} over its training examples, and of their products "
+        "along a few directions"
     )
     more = (
         f"after them {method.refinements} times: sums of products of hidden states along a few more directions, those that the "
@@ -79,13 +81,13 @@ def _sent_without_noise(method: Method) -> list[str]:
     )
     compared = (
         "once, at the end: on the gate examples, how many the adapter and the raw model get right, sums of their losses and of "
-        "squared differences, on how many they disagree, how many have each label and how often each label is predicted"
+        f"squared differences, on how many they disagree, {kind.counts_are}"
     )
     at_the_gate = [compared] if method.holdout.gate > 0 else []
     if method.is_one_shot:
         products = (
-            "once: sums of the raw model's hidden states by label over its training examples, and of their products along a "
-            "few directions"
+            f"once: sums of the raw model's hidden states {kind.rows_are} over its training examples, and of their "
+            "products along a few directions"
         )
         measured = "once: of the raw model, the number of held-out examples, how many were right, their summed loss"
         tried = "once: for each readout that is tried, the number of held-out examples, how many were right, their summed loss"

@@ -21,8 +21,8 @@ from ifedicl.bench.methods.lora import lora_layers
 from ifedicl.bench.methods.raw import with_demonstrations
 from ifedicl.bench.setup import Setup
 from ifedicl.data import Role, split_roles
-from ifedicl.kinds.any_task import AnyEvaluation
 from ifedicl.kinds.classify import Example
+from ifedicl.kinds.examples import AnyEvaluation
 from ifedicl.metrics import Evaluation
 from tests.support import tiny
 from tests.support.bench import TEST

@@ -15,7 +15,7 @@ from ifedicl.backbone.prompts import EncodedExamples
 from ifedicl.bench.costs import Costs, Meter
 from ifedicl.bench.setup import Setup
 from ifedicl.core.vectors import Array64
-from ifedicl.kinds.any_task import AnyEvaluation
+from ifedicl.kinds.examples import AnyEvaluation
 from ifedicl.metrics import Tally
 
 PAPER = "paper"

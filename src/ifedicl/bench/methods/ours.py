@@ -11,7 +11,7 @@ from ifedicl.bench.setup import Setup
 from ifedicl.errors import TooFewClientsError
 from ifedicl.federation.client import Client
 from ifedicl.federation.events import Event, RoundDone
-from ifedicl.kinds.any_task import AnyEvaluation
+from ifedicl.kinds.examples import AnyEvaluation
 from ifedicl.settings import Method, load_preset
 
 _POOLED = "pooled"

@@ -9,8 +9,9 @@ from ifedicl.backbone.control_tokens import ControlTokens
 from ifedicl.bench.costs import Meter
 from ifedicl.bench.methods.base import ALL, PAPER, Measured, Passes, Scope, Size, evaluate_adapter
 from ifedicl.bench.setup import Setup
-from ifedicl.kinds.any_task import TEXT_FIELD, AnyEvaluation, AnyExample, AnyTask
+from ifedicl.kinds.any_task import TEXT_FIELD, AnyTask
 from ifedicl.kinds.classify import Task, as_classification
+from ifedicl.kinds.examples import AnyEvaluation, AnyExample
 
 _DEMONSTRATIONS = 16
 _MAX_TOKENS = 1_024

@@ -1,0 +1,106 @@
+"""What examples, answers and figures of all kinds of task have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ifedicl.confidence import Confidence
+
+
+class AnyExample(Protocol):
+    """A text with its answer; each kind has a frozen dataclass."""
+
+    @property
+    def text(self) -> str:
+        """What goes into the prompt."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Hex SHA-256 of everything in the example: it names the example without its content. It stays with the owner."""
+        ...
+
+    @property
+    def stratum(self) -> str:
+        """Examples of one stratum are dealt together where a pool is divided among simulated clients."""
+        ...
+
+
+class AnyEvaluation(Protocol):
+    """Answers against the truth."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The ``C`` answers that have figures of their own; none where each example has others."""
+        ...
+
+    @property
+    def examples(self) -> int:
+        """``N``."""
+        ...
+
+    @property
+    def loss(self) -> float:
+        """Mean ``-log P(answer)`` in nats."""
+        ...
+
+    @property
+    def hits(self) -> npt.NDArray[np.float64]:
+        """``(N,)``: 1 where the answer is right, else 0."""
+        ...
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction right."""
+        ...
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval of the accuracy."""
+        ...
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """Further figures by their names in tables, each a fraction; the first is the one that benchmarks show."""
+        ...
+
+    @property
+    def by_label(self) -> Sequence[tuple[int, int]]:
+        """``(C, 2)``: of each label, the examples that have it, and how many of these are answered right."""
+        ...
+
+    @property
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """``(C, C)`` counts, row the true label, column the answer; ``(0, 0)`` where an answer is no label."""
+        ...
+
+    @property
+    def confidence(self) -> Confidence:
+        """How sure the answers are, beside how often they are right."""
+        ...
+
+    def summary(self) -> dict[str, Any]:
+        """All figures as JSON."""
+        ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an adapter answers to one example.
+
+    Attributes:
+        shown: for people.
+        value: as JSON, as the data files have it.
+        confidence: the answer's probability.
+        facts: all else, as JSON.
+    """
+
+    shown: str
+    value: Any
+    confidence: float
+    facts: Mapping[str, Any]
