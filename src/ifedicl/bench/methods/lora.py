@@ -195,7 +195,7 @@ def _held_out(setup: Setup, layers: LoRALayers, weights: Arrays, meter: Meter) -
             continue
         with meter.working("evaluate"):
             layers.load(received)
-            tally = setup.task.tally(setup.scorer.scores(client.selection), client.selection.labels)
+            tally = setup.task.tally(setup.scorer.reading(client.selection).log_probabilities(None), client.selection.labels)
         send_tally(tally, meter)
         total += tally
     return total
