@@ -229,7 +229,7 @@ class Adapter(Content):
                 "nothing can be folded; allowed: a model with whole weights. Use the adapter with the model: Adapter.load, "
                 "ifedicl classify"
             )
-        export(self, Path(folder), self.classifier(backbone).backbone, dtype=dtype, form=form)
+        export(self, Path(folder), self.on_model(backbone).backbone, dtype=dtype, form=form)
 
     def describe(self) -> str:
         """A model card in Markdown."""

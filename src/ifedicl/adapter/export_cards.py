@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from ifedicl.adapter.card import card, front_matter, terms_text
 from ifedicl.adapter.content import Content
 from ifedicl.adapter.format import BESIDE
 from ifedicl.backbone.licence import Terms
-from ifedicl.kinds.classify import as_classification
+from ifedicl.errors import TaskError
+from ifedicl.kinds.any_task import AnyTask
+from ifedicl.kinds.classify import Task
+from ifedicl.kinds.extraction import ExtractTask
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,15 @@ class Usage:
     template: str
 
 
+@dataclass(frozen=True)
+class PlainUse:
+    """How a plain language model answers: in words, and the template of its code with the values in it."""
+
+    how: str
+    template: str
+    values: Mapping[str, str]
+
+
 CHECKPOINT = Usage("transformers", "text-generation", "card-checkpoint.md")
 LORA = Usage("peft", "text-generation", "card-lora.md")
 CLASSIFIER = Usage("transformers", "text-classification", "card-sequence-classification.md")
@@ -30,6 +43,43 @@ _BIAS = (
     "The projections of this family have biases, so `B` has one, too (`lora_bias`): `peft` applies it, vLLM and llama.cpp do "
     "not."
 )
+
+
+def _label_words(task: Task) -> PlainUse:
+    words = {label: task.separator + word for label, word in zip(task.labels, task.label_words, strict=True)}
+    return PlainUse(
+        "Compare the probabilities of the label words behind the prompt, or let a server choose among them (a grammar, a "
+        "structured choice). Among all words the label words may be rare: a list of the most probable tokens need not hold "
+        "them.",
+        "use-label-words.txt",
+        {"words": repr(words), "labels": repr(list(task.labels))},
+    )
+
+
+def _writing(task: ExtractTask) -> PlainUse:
+    return PlainUse(
+        "The model writes the answer behind the prompt, greedily. It ends at a line break or at an end token.",
+        "use-writing.txt",
+        {"most": str(task.most_answer_tokens + 1)},
+    )
+
+
+_PLAIN_USES: Mapping[type[AnyTask], Callable[..., PlainUse]] = {Task: _label_words, ExtractTask: _writing}
+
+
+def plain_use(task: AnyTask) -> PlainUse:
+    """How an exported model answers, by the kind of its task.
+
+    Raises:
+        TaskError: adapters of its kind are not exported.
+    """
+    if type(task) not in _PLAIN_USES:
+        kinds = ", ".join(f"{kind.kind!r}" for kind in _PLAIN_USES)
+        raise TaskError(
+            f"task.kind: received {task.kind!r}; allowed for export: {kinds}. Use the adapter with its model: "
+            "Adapter.load(folder).on_model()"
+        )
+    return _PLAIN_USES[type(task)](task)
 
 
 def export_card(content: Content, terms: Terms, dtype: str, usage: Usage, prompt: str, *, has_lora_bias: bool) -> str:
@@ -43,16 +93,17 @@ def export_card(content: Content, terms: Terms, dtype: str, usage: Usage, prompt
         prompt: the whole prompt, with its chat turn, around ``{text}``.
         has_lora_bias: whether it is a LoRA with biases.
     """
-    task = as_classification(content.task, "export")
+    task, use = content.task, plain_use(content.task)
     section = files.template(
         usage.template,
+        how=use.how,
+        use=files.template(use.template, **use.values),
         dtype=dtype,
         bias=_BIAS if has_lora_bias else "",
         prompt=repr(prompt),
-        words=repr({label: task.separator + word for label, word in zip(task.labels, task.label_words, strict=True)}),
-        labels=repr(list(task.labels)),
         base=_arguments(content.model.source),
         special=repr(task.turn == "raw"),
+        **use.values,
     )
     about = card(content, f'Adapter.load("this/folder/{BESIDE}")')
     return front_matter(content, terms, usage.library, usage.pipeline) + about + "\n" + section + terms_text(terms)

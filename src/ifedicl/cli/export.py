@@ -69,7 +69,7 @@ def export(
     if hub is not None:
         terms_of(loaded.model).check_name(hub)
     with waiting(LOADING):
-        backbone = loaded.classifier().backbone
+        backbone = loaded.on_model().backbone
     with waiting("computing and writing"):
         loaded.export(out, backbone, dtype=dtype.value, form=form.value)
     console = Console(markup=False)
