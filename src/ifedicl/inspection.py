@@ -56,6 +56,8 @@ def inspect_adapter(path: Path) -> dict[str, Any]:
     return {
         "kind": "adapter",
         "task": adapter.task.model_dump(mode="json"),
+        "does": adapter.task.does,
+        "asks": adapter.task.asks,
         "model": adapter.model.source,
         "fingerprint": adapter.fingerprint,
         "layers": layers,

@@ -66,8 +66,8 @@ def _adapter(facts: Facts, console: Console) -> None:
     task = facts["task"]
     table = _table("adapter", "")
     for name, value in (
-        ("task", f"{task['name']}: {', '.join(task['labels'])}"),
-        ("prompt", f"{task['template']!r} ({task['turn']}), then {' or '.join(task['label_words'])}"),
+        ("task", f"{task['name']}: {facts['does']}"),
+        ("prompt", f"{task['template']!r} ({task['turn']}), then {facts['asks']}"),
         ("model", f"{facts['model']}, fingerprint {facts['fingerprint'][:16]}"),
         ("layers", f"{facts['layers']} from layer {facts['first_layer']} on, width {facts['width']}"),
         ("subspace", f"rank {facts['rank']}" if facts["rank"] else "none"),

@@ -80,6 +80,8 @@ def test_inspect_says_what_is_sent_and_what_is_asked(config: Path, capsys: pytes
     facts = json.loads(capsys.readouterr().out)
     assert facts["labels"]["north"] == {"2 options": 6, "3 options": 6, "4 options": 6}
     assert any("of right and of wrong options" in sentence for sentence in facts["leaves_a_client"])
+    assert run("inspect", config.parent / "run") == 0
+    assert "Chooses among the options of each text" in " ".join(capsys.readouterr().out.split())
     assert run("inspect", config) == 0
     assert "one of the example's own options" in capsys.readouterr().out
 
