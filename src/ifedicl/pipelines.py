@@ -1,4 +1,7 @@
-"""An adapter with the interface of a transformers text-classification pipeline: texts in, ``[{"label", "score"}]`` out."""
+"""An adapter with the interface of a transformers text-classification pipeline: texts in, ``[{"label", "score"}]`` out.
+
+The label of a kind without labels is what the adapter answers.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias, TypedDict, overload
 
-from ifedicl.adapter import Adapter, Classifier, Prediction
+from ifedicl.adapter import Adapter, OnModel
 from ifedicl.backbone.load import Backbone
-from ifedicl.inputs import whole_number
+from ifedicl.inputs import texts_of, whole_number
+from ifedicl.kinds.examples import Answer
+
+_TEXT = "text"
 
 
 class Scored(TypedDict):
-    """One label and its probability."""
+    """One label or another answer, and its probability."""
 
     label: str
     score: float
@@ -24,8 +30,8 @@ Ranked: TypeAlias = list[Scored]
 class Pipeline:
     """Callable like ``transformers.pipeline("text-classification", …)``, from several threads too."""
 
-    def __init__(self, classifier: Classifier) -> None:
-        self._classifier = classifier
+    def __init__(self, ready: OnModel) -> None:
+        self._ready = ready
 
     @overload
     def __call__(self, inputs: str | Sequence[str]) -> list[Scored]: ...
@@ -42,11 +48,13 @@ class Pipeline:
 
         Raises:
             InputError: ``inputs`` holds something else than strings, or ``top_k`` is not a number of labels.
-            DataError: a text has no tokens.
+            DataError: a text has no tokens, or the task asks more than a text.
         """
         if top_k != -1 and top_k is not None:
             whole_number(top_k, "top_k", least=1, remedy="Give None for all labels, or leave it out for the best")
-        ranked = [_ranked(one) for one in self._classifier.classify([inputs] if isinstance(inputs, str) else inputs)]
+        task, texts = self._ready.adapter.task, [inputs] if isinstance(inputs, str) else texts_of(inputs, "texts")
+        asked = [task.question_of({_TEXT: text}, _TEXT) for text in texts]
+        ranked = [_ranked(answer) for answer in self._ready.answers(asked)]
         if top_k == -1:
             return [labels[0] for labels in ranked]
         cut = [labels[:top_k] for labels in ranked]
@@ -66,9 +74,9 @@ def pipeline(adapter: str | Path | Adapter, *, model: str | None = None, backbon
         BackboneError: the model cannot be loaded, or is another model.
     """
     loaded = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
-    return Pipeline(loaded.with_model_source(model).classifier(backbone))
+    return Pipeline(loaded.with_model_source(model).on_model(backbone))
 
 
-def _ranked(prediction: Prediction) -> Ranked:
-    best = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+def _ranked(answer: Answer) -> Ranked:
+    best = sorted(answer.among.items(), key=lambda item: -item[1])
     return [Scored(label=label, score=score) for label, score in best]

@@ -124,10 +124,10 @@ def test_lora_may_run_with_other_rounds_beside_itself(tmp_path: Path) -> None:
 def test_one_shot_keeps_no_rounds_and_trains_nothing(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, tmp_path, ["one-shot", "ifed-icl-readout"])
     assert plan.method("one-shot", 0).is_one_shot
-    assert plan.methods["one-shot"].passes(plan.size("mood")).training == 0
+    assert plan.methods["one-shot"].passes(plan.size("moods")).training == 0
     assert (
-        plan.methods["one-shot"].passes(plan.size("mood")).forward
-        < plan.methods["ifed-icl-readout"].passes(plan.size("mood")).forward
+        plan.methods["one-shot"].passes(plan.size("moods")).forward
+        < plan.methods["ifed-icl-readout"].passes(plan.size("moods")).forward
     )
 
 
