@@ -11,8 +11,6 @@ from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import TaskError
 from ifedicl.kinds.passages import Passage
-from tests.support import tiny
-from tests.support.choices import TASK as CHOICES
 from tests.support.exports import TEXTS, run_card, servable
 from tests.support.passages import TASK
 
@@ -50,9 +48,3 @@ def test_an_answer_of_text_has_no_classification_head(writer: Adapter, backbone:
     with pytest.raises(TaskError, match="received 'extract'; allowed for a classification head: 'classify'"):
         writer.export(tmp_path / "out", backbone, form=form)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_kind_that_is_not_exported_is_refused(backbone: Backbone, tmp_path: Path) -> None:
-    chooser = replace(tiny.drawn_adapter(backbone), task=CHOICES)
-    with pytest.raises(TaskError, match="received 'choose'; allowed for export: 'classify', 'extract'"):
-        chooser.export(tmp_path / "out", backbone)

@@ -11,9 +11,7 @@ from ifedicl.adapter.card import card, front_matter, terms_text
 from ifedicl.adapter.content import Content
 from ifedicl.adapter.format import BESIDE
 from ifedicl.backbone.licence import Terms
-from ifedicl.errors import TaskError
 from ifedicl.kinds.any_task import AnyTask
-from ifedicl.kinds.classify import Task
 from ifedicl.kinds.extraction import ExtractTask
 
 
@@ -45,18 +43,16 @@ _BIAS = (
 )
 
 
-def _label_words(task: Task) -> PlainUse:
-    words = {label: task.separator + word for label, word in zip(task.labels, task.label_words, strict=True)}
+def _scored(task: AnyTask) -> PlainUse:
     return PlainUse(
-        "Compare the probabilities of the label words behind the prompt, or let a server choose among them (a grammar, a "
-        "structured choice). Among all words the label words may be rare: a list of the most probable tokens need not hold "
-        "them.",
-        "use-label-words.txt",
-        {"words": repr(words), "labels": repr(list(task.labels))},
+        "Compare the probabilities of the answers behind the prompt, or let a server choose among them (a grammar, a structured "
+        "choice). Among all words the answers may be rare: a list of the most probable tokens need not hold them.",
+        "use-scores.txt",
+        {"words": repr(dict(task.samples)), "labels": repr(list(task.samples))},
     )
 
 
-def _writing(task: ExtractTask) -> PlainUse:
+def _written(task: ExtractTask) -> PlainUse:
     return PlainUse(
         "The model writes the answer behind the prompt, greedily. It ends at a line break or at an end token.",
         "use-writing.txt",
@@ -64,22 +60,8 @@ def _writing(task: ExtractTask) -> PlainUse:
     )
 
 
-_PLAIN_USES: Mapping[type[AnyTask], Callable[..., PlainUse]] = {Task: _label_words, ExtractTask: _writing}
-
-
-def plain_use(task: AnyTask) -> PlainUse:
-    """How an exported model answers, by the kind of its task.
-
-    Raises:
-        TaskError: adapters of its kind are not exported.
-    """
-    if type(task) not in _PLAIN_USES:
-        kinds = ", ".join(f"{kind.kind!r}" for kind in _PLAIN_USES)
-        raise TaskError(
-            f"task.kind: received {task.kind!r}; allowed for export: {kinds}. Use the adapter with its model: "
-            "Adapter.load(folder).on_model()"
-        )
-    return _PLAIN_USES[type(task)](task)
+_PLAIN_USES: Mapping[type[AnyTask], Callable[..., PlainUse]] = {ExtractTask: _written}
+"""How a plain model answers tasks of kinds whose answers are not scored."""
 
 
 def export_card(content: Content, terms: Terms, dtype: str, usage: Usage, prompt: str, *, has_lora_bias: bool) -> str:
@@ -93,7 +75,8 @@ def export_card(content: Content, terms: Terms, dtype: str, usage: Usage, prompt
         prompt: the whole prompt, with its chat turn, around ``{text}``.
         has_lora_bias: whether it is a LoRA with biases.
     """
-    task, use = content.task, plain_use(content.task)
+    task = content.task
+    use = _PLAIN_USES.get(type(task), _scored)(task)
     section = files.template(
         usage.template,
         how=use.how,

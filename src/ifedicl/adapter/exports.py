@@ -10,7 +10,7 @@ from types import MappingProxyType
 from ifedicl import files
 from ifedicl.adapter import card
 from ifedicl.adapter.content import Content
-from ifedicl.adapter.export_cards import CHECKPOINT, CLASSIFIER, LORA, LORA_CLASSIFIER, Usage, export_card, plain_use
+from ifedicl.adapter.export_cards import CHECKPOINT, CLASSIFIER, LORA, LORA_CLASSIFIER, Usage, export_card
 from ifedicl.adapter.format import BESIDE, CARD, HEADER, write_files
 from ifedicl.backbone.classification import Head, export_classifier, right_padded
 from ifedicl.backbone.encoding import Encoder
@@ -111,7 +111,6 @@ def export(content: Content, folder: Path, backbone: Backbone, *, dtype: str, fo
     """As :meth:`ifedicl.adapter.adapter.Adapter.export`, with the adapter's own ``backbone``."""
     if form not in FORMS:
         raise InputError(f"form: received {form!r}; allowed: {', '.join(FORMS)}. Choose one of these")
-    plain_use(content.task)  # refuses a kind that is not exported
     write, usage = FORMS[form]
     terms = terms_of(content.model)
     prompt = Turn(backbone.tokenizer, content.task, content.model_name).prompt(TEXT_FIELD)

@@ -238,6 +238,11 @@ class AnyTask(BaseModel, ABC):
 
     @property
     @abstractmethod
+    def samples(self) -> Mapping[str, str]:
+        """Answers by name, as they stand behind the prompt; made-up ones where each example has its own."""
+
+    @property
+    @abstractmethod
     def card_lines(self) -> Mapping[str, str]:
         """Further lines of a model card, by name."""
 

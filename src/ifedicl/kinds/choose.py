@@ -173,6 +173,11 @@ class ChooseTask(AnyTask):
         return "it chooses among given options only"
 
     @property
+    def samples(self) -> dict[str, str]:
+        words = LETTERS[:2] if self.answer_by == "letter" else ("one option", "another")
+        return {word: self.separator + word for word in words}
+
+    @property
     def card_lines(self) -> dict[str, str]:
         return {"scored behind the prompt": self.asks}
 

@@ -243,6 +243,10 @@ class Task(AnyTask):
         return "it chooses among its labels only"
 
     @property
+    def samples(self) -> dict[str, str]:
+        return {label: self.separator + word for label, word in zip(self.labels, self.label_words, strict=True)}
+
+    @property
     def card_lines(self) -> dict[str, str]:
         return {"label words": ", ".join(self.label_words)}
 

@@ -144,6 +144,10 @@ class ExtractTask(AnyTask):
         return "it may write what does not stand in the text (this kind of task is experimental)"
 
     @property
+    def samples(self) -> dict[str, str]:
+        return {word: self.separator + word for word in ("an answer",)}
+
+    @property
     def card_lines(self) -> dict[str, str]:
         return {"answer": f"{_PROSE}; at most {self.most_answer_tokens} tokens"}
 

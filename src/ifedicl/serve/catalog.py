@@ -17,6 +17,7 @@ from ifedicl.adapter.format import adapter_folder
 from ifedicl.backbone.multi_adapter import Placed
 from ifedicl.errors import AdapterError, FingerprintError, IfediclError, ServeError
 from ifedicl.federation.run_folder import RunFolder
+from ifedicl.kinds.classify import as_classification
 from ifedicl.serve.faults import type_and_place
 from ifedicl.store.protocol import Store
 
@@ -211,6 +212,7 @@ class Catalog:
                 f"adapter {offer.name!r} was made with {adapter.model_name} (fingerprint {adapter.fingerprint[:12]}…), this "
                 f"server runs {self._fingerprint[:12]}…. One server serves the adapters of one model: start another for it"
             )
+        as_classification(adapter.task, f"a server; {offer.name} is of another kind")
         return Served(offer.name, offer.mark, loaded, *self._place(adapter))
 
 

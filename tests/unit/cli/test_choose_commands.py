@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ifedicl.adapter import Adapter
+from ifedicl.backbone.load import load_backbone
+from ifedicl.backbone.option_scoring import OptionScorer
+from ifedicl.errors import TaskError
 from ifedicl.kinds.choices import Choice
 from ifedicl.kinds.choose import ChooseTask
-from ifedicl.settings import load_settings
+from ifedicl.serve.catalog import Catalog, Loaded, Offer
+from ifedicl.settings import ModelSettings, load_settings
 from tests.support.choices import choices
 from tests.support.command_line import run
 
@@ -98,3 +105,35 @@ def test_init_writes_a_config_for_choices(tmp_path: Path) -> None:
     task = load_settings(path).task
     assert isinstance(task, ChooseTask)
     assert '"options": ["It was stuck"' in path.read_text()
+
+
+def test_an_exported_checkpoint_scores_options_as_the_adapter_without_its_readout_does(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("export", config.parent / "run", tmp_path / "plain") == 0
+    adapter = replace(Adapter.load(config.parent / "run"), readout=None)
+    plain = load_backbone(ModelSettings(source=str(tmp_path / "plain"), dtype="float32", device="cpu"))
+    scorer = OptionScorer(plain, as_choices(adapter))
+    rows = choices(6)
+    np.testing.assert_allclose(scorer.scores(scorer.encoded(rows)), adapter.on_model().scores(rows), atol=1e-3)
+    assert "'one option': ' one option'" in (tmp_path / "plain" / "README.md").read_text()
+    for form in ("sequence-classification", "lora-sequence-classification"):
+        assert run("export", config.parent / "run", tmp_path / form, "--as", form) != 0
+        assert "allowed for a classification head: 'classify'" in capsys.readouterr().err
+
+
+def as_choices(adapter: Adapter) -> ChooseTask:
+    assert isinstance(adapter.task, ChooseTask)
+    return adapter.task
+
+
+def test_a_server_says_that_it_takes_labels_only(config: Path) -> None:
+    adapter = Adapter.load(config.parent / "run")
+
+    class Shelf:
+        def offers(self) -> list[Offer]:
+            return [Offer("places", 1, lambda: Loaded(adapter, "1", "folder"))]
+
+    catalog = Catalog([Shelf()], adapter.fingerprint, lambda adapter: adapter.classifier().placed())
+    with pytest.raises(TaskError, match="allowed for a server; places is of another kind: 'classify'"):
+        catalog.refresh(strict=True)
