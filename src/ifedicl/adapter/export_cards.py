@@ -45,8 +45,8 @@ _BIAS = (
 
 def _scored(task: AnyTask) -> PlainUse:
     return PlainUse(
-        "Compare the probabilities of the answers behind the prompt, or let a server choose among them (a grammar, a structured "
-        "choice). Among all words the answers may be rare: a list of the most probable tokens need not hold them.",
+        "Compare the probabilities of the answers behind the prompt, or let a server choose among them (a grammar, a "
+        "structured choice). Among all words the answers may be rare: a list of the most probable tokens need not hold them.",
         "use-scores.txt",
         {"words": repr(dict(task.samples)), "labels": repr(list(task.samples))},
     )
