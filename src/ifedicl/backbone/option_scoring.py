@@ -20,7 +20,7 @@ from ifedicl.backbone.prompts import PROBES, EncodedExamples, PromptEncoder, Tok
 from ifedicl.backbone.readings import Reading
 from ifedicl.core.readout import Readout, hidden_count
 from ifedicl.core.transfer import to_device, to_host
-from ifedicl.errors import DataError
+from ifedicl.errors import DataError, TaskError
 from ifedicl.kinds.choices import Choice, Options
 from ifedicl.kinds.choose import ChooseTask
 from ifedicl.kinds.examples import AnyExample
@@ -66,7 +66,13 @@ class OptionScorer(BaseScorer):
     def _ending(self, word: str, number: int) -> Tokens:
         """The tokens of an option behind the prompt; the same whatever the text."""
         if word not in self._endings:
-            first, second = (self.encoder.ending(probe, word) for probe in PROBES)
+            try:
+                first, second = (self.encoder.ending(probe, word) for probe in PROBES)
+            except TaskError:  # its message quotes the option
+                raise DataError(
+                    f"an option of text number {number} holds the characters of a control token, and the tokenizer cannot read "
+                    "them as plain text. Remove them, or leave the text out"
+                ) from None
             if not first or first != second:
                 raise DataError(
                     f"an option of text number {number} has no tokens of its own behind the template. End it without "

@@ -34,8 +34,8 @@ class Record(Section):
         data: digest of task and rows.
         commit: commit of the source tree, with ``-dirty`` if it has changes; "unknown" outside a tree.
         date: end of the cell, UTC.
-        accuracy: on the test rows, mean over classifiers; so is ``macro_f1``, for
-            another kind of task its first further figure.
+        accuracy: on the test rows, mean over classifiers; so is ``macro_f1``.
+        second: what ``macro_f1`` is: of another kind of task its first further figure.
         calibration_error: the same; None in older cells.
         hits: by classifier, a 1 or 0 for each test row.
         bytes_up: sent by one client, by stage, mean over clients; so are ``bytes_down`` (received) and ``cpu_seconds``.
@@ -54,6 +54,7 @@ class Record(Section):
     dtype: str
     accuracy: Annotated[float, Field(ge=0, le=1)]
     macro_f1: Annotated[float, Field(ge=0, le=1)]
+    second: str = "macro-F1"
     calibration_error: Annotated[float, Field(ge=0, le=1)] | None = None
     hits: Annotated[Mapping[str, Annotated[str, Field(pattern="^[01]+$")]], Field(min_length=1)]
     rounds: int

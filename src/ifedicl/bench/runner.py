@@ -192,6 +192,7 @@ def _run_cell(plan: Plan, cell: Cell, data: DataSet, setup: Setup) -> Record:
         dtype=backbone.dtype,
         accuracy=sum(evaluation.accuracy for evaluation in evaluations.values()) / len(evaluations),
         macro_f1=sum(_second(evaluation) for evaluation in evaluations.values()) / len(evaluations),
+        second=next((name for evaluation in evaluations.values() for name in evaluation.figures), "accuracy"),
         calibration_error=sum(item.confidence.calibration_error for item in evaluations.values()) / len(evaluations),
         hits={name: "".join(str(int(hit)) for hit in evaluation.hits) for name, evaluation in evaluations.items()},
         rounds=measured.rounds,

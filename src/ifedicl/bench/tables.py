@@ -79,9 +79,10 @@ def _model_tables(plan: Plan, records: Sequence[Record]) -> Iterator[str]:
     tables = {name: by_set(records, plan, name, main) for name in methods}
     seeds = sorted({record.cell.seed for record in records if record.cell.seed is not None})
     about = f"mean over seeds {', '.join(map(str, seeds)) or _DASH}; split by Dirichlet({main:g})" if main else "no split"
+    second = ", ".join(dict.fromkeys(record.second for record in records))
     yield from _titled(
-        f"Accuracy ± its standard deviation over seeds / macro-F1 (of answers of text: slot F1) in %, {about}; in brackets the "
-        "accuracy's 95% interval over test rows",
+        f"Accuracy ± its standard deviation over seeds / {second} in %, {about}; in brackets the accuracy's 95% interval over "
+        "test rows",
         ["method", *plan.sets, "mean"],
         ([name, *(_figures(table.get(key)) for key in plan.sets), _mean(table, plan)] for name, table in tables.items()),
     )

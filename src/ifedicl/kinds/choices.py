@@ -197,8 +197,9 @@ def position_in(row: Mapping[str, Any], label: str, options: Sequence[str]) -> i
     given = str(row[label]).strip()
     if given in options:
         return list(options).index(given)
-    if given.isdecimal() and int(given) < len(options):
-        return int(given)
+    number = given.removesuffix(".0")  # tables with gaps write whole numbers so
+    if number.isdecimal() and int(number) < len(options):
+        return int(number)
     if len(given) == 1 and given.upper() in LETTERS[: len(options)]:
         return LETTERS.index(given.upper())
     raise DataError(

@@ -137,3 +137,12 @@ def test_a_server_says_that_it_takes_labels_only(config: Path) -> None:
     catalog = Catalog([Shelf()], adapter.fingerprint, lambda adapter: adapter.classifier().placed())
     with pytest.raises(TaskError, match="allowed for a server; places is of another kind: 'classify'"):
         catalog.refresh(strict=True)
+
+
+def test_the_task_cache_has_the_adapter_of_the_same_choices_at_once(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, expected in enumerate(("miss", "exact")):
+        stored = ("--store", tmp_path / "tasks.sqlite", "--federation", "clinics", "--json")
+        assert run("run", config, "--out", tmp_path / f"run{number}", *stored) == 0
+        assert json.loads(capsys.readouterr().out)["cache"]["kind"] == expected
