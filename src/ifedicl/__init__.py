@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from ifedicl.kinds.choose import ChooseTask
     from ifedicl.kinds.classify import Example, Task
     from ifedicl.kinds.examples import Answer, AnyEvaluation, AnyExample
+    from ifedicl.kinds.extraction import ExtractTask
+    from ifedicl.kinds.passages import Passage, TextEvaluation
     from ifedicl.ledger.entries import Head
     from ifedicl.ledger.receipts import Receipt
     from ifedicl.metrics import Comparison, Evaluation, Tally
@@ -64,6 +66,8 @@ _MODULES = {
     "kinds.choose": ("ChooseTask",),
     "kinds.examples": ("Answer", "AnyEvaluation", "AnyExample"),
     "kinds.classify": ("Example", "Task"),
+    "kinds.extraction": ("ExtractTask",),
+    "kinds.passages": ("Passage", "TextEvaluation"),
     "ledger.entries": ("Head",),
     "ledger.receipts": ("Receipt",),
     "metrics": ("Comparison", "Evaluation", "Tally"),
@@ -103,6 +107,7 @@ __all__ = [
     "Evaluation",
     "Event",
     "Example",
+    "ExtractTask",
     "Federated",
     "Forgetting",
     "Forgotten",
@@ -113,6 +118,7 @@ __all__ = [
     "ModelSettings",
     "OnModel",
     "Outcome",
+    "Passage",
     "Personal",
     "Pipeline",
     "Prediction",
@@ -130,6 +136,7 @@ __all__ = [
     "StepStarted",
     "Tally",
     "Task",
+    "TextEvaluation",
     "Traffic",
     "__version__",
     "dirichlet_split",

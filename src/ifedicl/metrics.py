@@ -119,12 +119,16 @@ class Comparison:
         That is Cohen's kappa above 0, by its permutation distribution: with ``n_c`` examples of each label and ``m_c`` answers,
         ``Σ n_c m_c / n`` are right on average. Constant answers are right as often as chance. Mean and variance are exact, the
         tail is normal: for eight examples, all right, p is 0.4% instead of 1.4%.
+
+        With one class, as for answers of text, chance gives no right answer: there must be one.
         """
         from scipy.special import ndtri
 
         count = self.adapter.examples
         if count < 2:
             return False
+        if len(self.truth) == 1:
+            return self.adapter.correct > 0
         truth, answers = np.array(self.truth, dtype=np.float64), np.array(self.answers, dtype=np.float64)
         both = float(truth @ answers)
         variance = (both**2 - count * float((truth * answers) @ (truth + answers)) + count**2 * both) / (count**2 * (count - 1))

@@ -1,4 +1,7 @@
-"""An adapter with the interface of a transformers text-classification pipeline: texts in, ``[{"label", "score"}]`` out."""
+"""An adapter with the interface of a transformers text-classification pipeline: texts in, ``[{"label", "score"}]`` out.
+
+The label of a kind without labels is what the adapter answers.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias, TypedDict, overload
 
-from ifedicl.adapter import Adapter, Classifier, Prediction
+from ifedicl.adapter import Adapter, OnModel
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import InputError
-from ifedicl.inputs import probability, whole_number
+from ifedicl.inputs import probability, texts_of, whole_number
+from ifedicl.kinds.examples import Answer
+
+_TEXT = "text"
 
 
 class Scored(TypedDict):
-    """One label and its probability; None in place of an answer that is withheld."""
+    """One label or another answer, and its probability; None in place of an answer that is withheld."""
 
     label: str | None
     score: float
@@ -25,8 +31,8 @@ Ranked: TypeAlias = list[Scored]
 class Pipeline:
     """Callable like ``transformers.pipeline("text-classification", …)``, from several threads too."""
 
-    def __init__(self, classifier: Classifier) -> None:
-        self._classifier = classifier
+    def __init__(self, ready: OnModel) -> None:
+        self._ready = ready
 
     @overload
     def __call__(self, inputs: str | Sequence[str], *, min_confidence: float = 0.0) -> list[Scored]: ...
@@ -47,7 +53,7 @@ class Pipeline:
         Raises:
             InputError: ``inputs`` holds something else than strings, ``top_k`` is not a number of labels, ``min_confidence`` is
                 no probability, or both are given.
-            DataError: a text has no tokens.
+            DataError: a text has no tokens, or the task asks more than a text.
         """
         least = probability(min_confidence, "min_confidence", remedy="0 withholds nothing")
         if top_k != -1 and least:
@@ -57,9 +63,11 @@ class Pipeline:
             )
         if top_k != -1 and top_k is not None:
             whole_number(top_k, "top_k", least=1, remedy="Give None for all labels, or leave it out for the best")
-        found = self._classifier.classify([inputs] if isinstance(inputs, str) else inputs)
+        task, texts = self._ready.adapter.task, [inputs] if isinstance(inputs, str) else texts_of(inputs, "texts")
+        found = self._ready.answers([task.question_of({_TEXT: text}, _TEXT) for text in texts])
         if top_k == -1:
-            return [Scored(label=one.answer(least), score=one.confidence) for one in found]
+            best = (_ranked(one)[0] for one in found)
+            return [Scored(label=one["label"] if one["score"] >= least else None, score=one["score"]) for one in best]
         ranked = [_ranked(one) for one in found]
         cut = [labels[:top_k] for labels in ranked]
         return cut[0] if isinstance(inputs, str) else cut
@@ -78,9 +86,9 @@ def pipeline(adapter: str | Path | Adapter, *, model: str | None = None, backbon
         BackboneError: the model cannot be loaded, or is another model.
     """
     loaded = adapter if isinstance(adapter, Adapter) else Adapter.load(adapter)
-    return Pipeline(loaded.with_model_source(model).classifier(backbone))
+    return Pipeline(loaded.with_model_source(model).on_model(backbone))
 
 
-def _ranked(prediction: Prediction) -> Ranked:
-    best = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+def _ranked(answer: Answer) -> Ranked:
+    best = sorted(answer.among.items(), key=lambda item: -item[1])
     return [Scored(label=label, score=score) for label, score in best]

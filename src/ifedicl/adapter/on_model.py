@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
 
 from ifedicl.adapter.content import Content
 from ifedicl.adapter.format import HEADER
-from ifedicl.core.vectors import Array32
 from ifedicl.errors import AdapterError, FingerprintError
 from ifedicl.kinds.examples import Answer, AnyEvaluation, AnyExample
 
@@ -51,15 +52,15 @@ class OnModel:
         self.backbone = backbone
         self.scorer = scorer_of(backbone, adapter.task)
 
-    def scores(self, examples: Sequence[AnyExample], *, on_progress: Callable[[int], None] | None = None) -> Array32:
-        """What the adapter says of examples, as :meth:`AnyTask.tally` counts it; their answers have no influence.
+    def scores(self, examples: Sequence[AnyExample], *, on_progress: Callable[[int], None] | None = None) -> npt.NDArray[Any]:
+        """What the adapter says of examples, as :meth:`AnyTask.evaluation` reads it; what it answers does not depend on theirs.
 
         Raises:
             DataError: a text has no tokens.
         """
         return self._scores(self.scorer.encoded(examples), on_progress)
 
-    def _scores(self, examples: EncodedExamples, on_progress: Callable[[int], None] | None) -> Array32:
+    def _scores(self, examples: EncodedExamples, on_progress: Callable[[int], None] | None) -> npt.NDArray[Any]:
         from ifedicl.backbone.hooks import applied
 
         if cut := examples.prompts.truncated:

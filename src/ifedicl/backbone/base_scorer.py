@@ -100,8 +100,8 @@ class BaseScorer(ABC):
         *,
         readout: Readout | None = None,
         on_progress: Callable[[int], None] | None = None,
-    ) -> npt.NDArray[np.float32]:
-        """What :meth:`AnyTask.tally` counts, for any number of examples; by a readout, or None: by the answers' own tokens.
+    ) -> npt.NDArray[Any]:
+        """What :meth:`AnyTask.evaluation` reads, for any number of examples; by a readout, or None: by the answers' own tokens.
 
         ``on_progress`` is called with the number of examples just done.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from ifedicl.backbone.answer_scoring import AnswerScorer
 from ifedicl.backbone.base_scorer import BaseScorer
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.option_scoring import OptionScorer
@@ -11,8 +12,13 @@ from ifedicl.backbone.scoring import Scorer
 from ifedicl.kinds.any_task import AnyTask
 from ifedicl.kinds.choose import ChooseTask
 from ifedicl.kinds.classify import Task
+from ifedicl.kinds.extraction import ExtractTask
 
-_SCORERS: Mapping[type[AnyTask], Callable[..., BaseScorer]] = {Task: Scorer, ChooseTask: OptionScorer}
+_SCORERS: Mapping[type[AnyTask], Callable[..., BaseScorer]] = {
+    Task: Scorer,
+    ChooseTask: OptionScorer,
+    ExtractTask: AnswerScorer,
+}
 
 
 def scorer_of(

@@ -44,7 +44,10 @@ def _estimate(plan: Plan, name: str, model: ModelPlan) -> Estimate:
     if model.parameters is not None:
         memory = model.parameters * DTYPES.get(model.dtype, torch.float32).itemsize * _WORKING_MEMORY / 1e9
     if model.tokens_per_second is not None:
-        passes = [(plan.sets[cell.set].tokens or plan.tokens, plan.methods[cell.method].passes(plan.size)) for cell in cells]
-        tokens = sum(length * (item.forward + _TRAINING_COST * item.training) for length, item in passes)
+        lengths = [plan.sets[cell.set].tokens or plan.tokens for cell in cells]
+        passes = [plan.methods[cell.method].passes(plan.size(cell.set)) for cell in cells]
+        tokens = sum(
+            length * (item.forward + _TRAINING_COST * item.training) for length, item in zip(lengths, passes, strict=True)
+        )
         hours = tokens / model.tokens_per_second / 3600
     return Estimate(name, len(cells), memory, hours)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ifedicl.bench.methods import METHODS
 from ifedicl.bench.methods.base import PAPER, BenchMethod, Scope, Size
-from ifedicl.bench.methods.lora import FedAvgLoRA
+from ifedicl.bench.methods.lora import FedAvgLoRA, LoRASize
 from ifedicl.bench.methods.ours import IFedICL
 from ifedicl.bench.plan_file import DEMO, PlanFile
 from ifedicl.errors import ConfigError
@@ -33,6 +33,7 @@ class SetSettings(Section):
     text_column: str = Field(default="text", description="the column that holds the text")
     label_column: str = Field(default="label", description="the column that holds the label")
     tokens: int | None = Field(default=None, ge=1, description="tokens of a usual prompt; for a dry run; default: the plan's")
+    pool: int | None = Field(default=None, ge=2, description="training rows that the clients get; default: the plan's")
 
 
 class ModelPlan(ModelSettings):
@@ -72,6 +73,7 @@ class Variant(Section):
     settings: Mapping[str, Any] = Field(
         default_factory=dict, description="changed sections of a config, as in {injection = {from_depth = 0.5}}"
     )
+    lora: LoRASize | None = Field(default=None, description='of "fedavg-lora": its rank and where it is; default: the usual')
 
     @model_validator(mode="after")
     def _is_a_method(self) -> Self:
@@ -79,7 +81,15 @@ class Variant(Section):
             changed(load_preset(self.preset), self.settings, "settings")
         except ConfigError as error:
             raise ValueError(str(error)) from error
+        if self.lora is not None and self.method != "fedavg-lora":
+            raise ValueError('lora: received a size for another method; allowed: method "fedavg-lora". Leave it out')
         return self
+
+    def named(self, name: str) -> BenchMethod:
+        """The method under its name in the plan."""
+        if self.method is None:
+            return IFedICL(name, self.preset)
+        return FedAvgLoRA(name, self.preset, self.lora or LoRASize())
 
 
 class Grid(Section):
@@ -153,8 +163,7 @@ class Plan(Section):
     @cached_property
     def methods(self) -> Mapping[str, BenchMethod]:
         """All methods by name, in the order of the tables."""
-        makers: Mapping[str | None, Callable[[str, str], BenchMethod]] = {None: IFedICL, "fedavg-lora": FedAvgLoRA}
-        return {**METHODS, **{name: makers[item.method](name, item.preset) for name, item in self.variants.items()}}
+        return {**METHODS, **{name: item.named(name) for name, item in self.variants.items()}}
 
     def cells(self) -> list[Cell]:
         """All cells by grid, then by seed: after the first seed, an unfinished run already has complete tables."""
@@ -173,14 +182,18 @@ class Plan(Section):
                         for seed in (None,) if scope is Scope.SET else grid.seeds:
                             yield Cell(model=model, set=name, method=method, seed=seed, alpha=alpha)
 
-    @property
-    def size(self) -> Size:
-        """Estimated size of each cell; the random split decides the true one."""
-        held_out = round(load_preset(PAPER).holdout.selection * self.pool)
+    def pool_of(self, name: str) -> int:
+        """Training rows of a set that the clients get, held-out rows included."""
+        return self.sets[name].pool or self.pool
+
+    def size(self, name: str) -> Size:
+        """Estimated size of each cell of a set; the random split decides the true one."""
+        pool = self.pool_of(name)
+        held_out = round(load_preset(PAPER).holdout.selection * pool)
         return Size(
             clients=self.clients,
             held_out=held_out,
-            training=self.pool - held_out,
+            training=pool - held_out,
             test=self.test_rows,
             passes=self.training.passes(self.clients),
             evaluations=1 + -(-self.training.rounds // self.training.evaluate_every),
@@ -207,14 +220,17 @@ class Plan(Section):
         """
         facts = {
             "model": self.models[cell.model].settings.model_dump(mode="json", exclude_none=True),
-            "set": self.sets[cell.set].model_dump(mode="json", exclude={"source", "tokens"}),
+            "set": self.sets[cell.set].model_dump(mode="json", exclude={"source", "tokens", "pool"}),
             "clients": self.clients,
-            "pool": self.pool,
+            "pool": self.pool_of(cell.set),
             "test_rows": self.test_rows,
             "method": self.method(cell.method, cell.seed or 0).model_dump(mode="json", exclude_none=True),
         }
-        if cell.method in self.variants and (other := self.variants[cell.method].method):
-            facts["variant_of"] = other
+        variant = self.variants.get(cell.method)
+        if variant and variant.method:
+            facts["variant_of"] = variant.method
+        if variant and variant.lora:
+            facts["lora"] = variant.lora.model_dump(mode="json")
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -122,7 +122,7 @@ def make_setup(
     A method that no seed changes gets seed 0; a method that no split changes gets an even split.
     """
     seed = cell.seed or 0
-    pool = draw_pool(data.train, plan.pool, seed)
+    pool = draw_pool(data.train, plan.pool_of(cell.set), seed)
     parts = dirichlet_split(pool, clients=plan.clients, alpha=cell.alpha or _EVEN, seed=seed)
     return Setup(
         backbone=backbone,

@@ -13,8 +13,9 @@ from pydantic import SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator
 from ifedicl.kinds.any_task import AnyTask
 from ifedicl.kinds.choose import ChooseTask
 from ifedicl.kinds.classify import Task
+from ifedicl.kinds.extraction import ExtractTask
 
-KINDS: Mapping[str, type[AnyTask]] = {task.kind: task for task in (Task, ChooseTask)}
+KINDS: Mapping[str, type[AnyTask]] = {task.kind: task for task in (Task, ChooseTask, ExtractTask)}
 """The kinds by their names in files."""
 USUAL = Task
 """The kind of a task that names none."""

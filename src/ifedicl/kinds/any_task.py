@@ -121,7 +121,7 @@ class AnyTask(BaseModel, ABC):
         """The example of a row without an answer, to be answered; arguments and errors as :meth:`example_of`."""
 
     @abstractmethod
-    def answered(self, scores: npt.NDArray[np.floating], labels: Sequence[Any], examples: Sequence[AnyExample]) -> list[Answer]:
+    def answered(self, scores: npt.NDArray[Any], labels: Sequence[Any], examples: Sequence[AnyExample]) -> list[Answer]:
         """The answers that the scores of examples give."""
 
     @abstractmethod
@@ -211,7 +211,7 @@ class AnyTask(BaseModel, ABC):
         """Compare the scores of an adapter and of the raw model on the same examples."""
 
     @abstractmethod
-    def evaluation(self, scores: npt.NDArray[np.floating], labels: Sequence[Any]) -> AnyEvaluation:
+    def evaluation(self, scores: npt.NDArray[Any], labels: Sequence[Any]) -> AnyEvaluation:
         """All figures of scores on examples."""
 
     # Words

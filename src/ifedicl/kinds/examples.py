@@ -104,3 +104,9 @@ class Answer:
     value: Any
     confidence: float
     facts: Mapping[str, Any]
+
+    @property
+    def among(self) -> Mapping[str, float]:
+        """The possible answers with their probabilities; the answer alone where there are no others by name."""
+        named = self.facts.get("probabilities")
+        return named if isinstance(named, Mapping) else {self.shown: self.confidence}

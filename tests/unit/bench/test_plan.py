@@ -50,7 +50,7 @@ def test_our_method_and_federated_lora_are_compared_on_the_same_splits() -> None
     assert len({alpha for *_, alpha in splits["ifed-icl"]}) > 1
 
 
-@pytest.mark.parametrize("name", ["cpu", "pools", "finance", "many-labels", "choose"])
+@pytest.mark.parametrize("name", ["cpu", "pools", "finance", "many-labels", "choose", "extract"])
 def test_no_set_on_which_settings_are_chosen_is_reported(name: str) -> None:
     chosen_on, reported = load_plan("dev").sets, load_plan(name).sets
     assert chosen_on
@@ -124,8 +124,11 @@ def test_lora_may_run_with_other_rounds_beside_itself(tmp_path: Path) -> None:
 def test_one_shot_keeps_no_rounds_and_trains_nothing(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, tmp_path, ["one-shot", "ifed-icl-readout"])
     assert plan.method("one-shot", 0).is_one_shot
-    assert plan.methods["one-shot"].passes(plan.size).training == 0
-    assert plan.methods["one-shot"].passes(plan.size).forward < plan.methods["ifed-icl-readout"].passes(plan.size).forward
+    assert plan.methods["one-shot"].passes(plan.size("moods")).training == 0
+    assert (
+        plan.methods["one-shot"].passes(plan.size("moods")).forward
+        < plan.methods["ifed-icl-readout"].passes(plan.size("moods")).forward
+    )
 
 
 def test_long_prompts_of_a_set_count_in_a_dry_run_and_nowhere_else(tmp_path: Path) -> None:
@@ -154,7 +157,7 @@ def test_a_variant_that_cannot_be_is_refused(tmp_path: Path, variants: dict[str,
 
 
 def test_a_plan_that_is_not_there_names_the_shipped_ones() -> None:
-    with pytest.raises(ConfigError, match="choose, cpu, dev, finance, many-labels, paper, pools, servable, smoke"):
+    with pytest.raises(ConfigError, match="choose, cpu, dev, extract, finance, many-labels, paper, pools, servable, smoke"):
         load_plan("cpv")
 
 

@@ -16,6 +16,7 @@ from ifedicl.kinds import KINDS, TaskField, kind_of_task
 from ifedicl.kinds.any_task import AnyTask
 from ifedicl.kinds.choose import ChooseTask
 from ifedicl.kinds.classify import Example, Task, as_classification
+from ifedicl.kinds.extraction import ExtractTask
 from ifedicl.settings import validated
 from tests.support import tiny
 
@@ -45,7 +46,7 @@ def test_an_unknown_kind_is_named_with_those_that_exist(kind: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         validated(File, {"task": {"kind": kind, **MOOD}}, "a file")
     assert f"allowed: {', '.join(KINDS)}" in str(caught.value)
-    with pytest.raises(ValueError, match="allowed: classify, choose"):
+    with pytest.raises(ValueError, match="allowed: classify, choose, extract"):
         kind_of_task({"kind": kind})
 
 
@@ -57,7 +58,7 @@ def test_a_fault_in_a_task_names_the_field_of_its_kind() -> None:
 
 
 def test_every_kind_has_a_scorer(backbone: Backbone) -> None:
-    tasks: list[AnyTask] = [tiny.TASK, ChooseTask(name="choices")]
+    tasks: list[AnyTask] = [tiny.TASK, ChooseTask(name="choices"), ExtractTask(name="fields")]
     assert {type(task) for task in tasks} == set(KINDS.values()), "a new kind: add a task of it"
     assert all(isinstance(scorer_of(backbone, task), BaseScorer) for task in tasks)
 

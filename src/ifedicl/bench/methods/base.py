@@ -112,8 +112,8 @@ def evaluate_adapter(setup: Setup, adapter: Adapter, meter: Meter) -> AnyEvaluat
         return classifier.evaluate(setup.test)
 
 
-def evaluate_scores(setup: Setup, score: Callable[[EncodedExamples], npt.NDArray[np.floating]], meter: Meter) -> AnyEvaluation:
-    """Evaluate on the test rows; ``score`` returns what :meth:`AnyTask.tally` counts."""
+def evaluate_scores(setup: Setup, score: Callable[[EncodedExamples], npt.NDArray[Any]], meter: Meter) -> AnyEvaluation:
+    """Evaluate on the test rows; ``score`` returns what :meth:`AnyTask.evaluation` reads."""
     encoded = setup.scorer.encoded(setup.test)
     with meter.testing(len(setup.test)):
         scores = score(encoded)

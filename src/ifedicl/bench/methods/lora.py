@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch.optim import AdamW
 
 from ifedicl import seeds
@@ -22,10 +23,26 @@ from ifedicl.calibrate import batches_of
 from ifedicl.errors import BackboneError
 from ifedicl.federation.messages import Arrays
 from ifedicl.metrics import Tally
+from ifedicl.settings import Section
 
-_RANK, _ALPHA = 8, 16
 _RATES = (1e-3, 3e-3, 1e-2)
 _RATE = "learning_rate"
+_TARGETS: Mapping[str, str | None] = {"query-value": None, "all-linear": "all-linear"}
+"""As peft names them; None: its usual ones of a family."""
+
+
+class LoRASize(Section):
+    """How large a LoRA is. Its factor is twice its rank."""
+
+    rank: int = Field(default=8, ge=1, description="rank; 1 or more")
+    on: Literal["query-value", "all-linear"] = Field(
+        default="query-value", description='"query-value": the projections of queries and values; "all-linear": all of a layer'
+    )
+
+    @property
+    def alpha(self) -> int:
+        """The factor, before it is divided by the rank."""
+        return 2 * self.rank
 
 
 @dataclass(frozen=True)
@@ -42,7 +59,7 @@ class _Trained:
 
 
 class FedAvgLoRA:
-    """Rank 8 on the query and value projections; the server averages weights by examples.
+    """Rank 8 on the query and value projections, unless a plan says otherwise; the server averages weights by examples.
 
     The held-out examples of the first cell of each model and set choose one of three learning rates. The costs do not include
     this search.
@@ -50,16 +67,17 @@ class FedAvgLoRA:
 
     scope = Scope.SPLIT
 
-    def __init__(self, name: str = "fedavg-lora", preset: str = PAPER) -> None:
+    def __init__(self, name: str = "fedavg-lora", preset: str = PAPER, size: LoRASize | None = None) -> None:
         self.name = name
         self.preset = preset
+        self.size = size or LoRASize()
 
     def passes(self, size: Size) -> Passes:
         return Passes(size.held_out * size.evaluations + size.test, size.passes)
 
     def run(self, setup: Setup) -> Measured:
         rates = (setup.choices[_RATE],) if _RATE in setup.choices else _RATES
-        with lora_layers(setup.backbone) as layers:
+        with lora_layers(setup.backbone, self.size) as layers:
             runs = [_train(setup, layers, rate, number, len(rates)) for number, rate in enumerate(rates)]
             best = min(runs, key=lambda run: run.best.loss if math.isfinite(run.best.loss) else math.inf)
             layers.load(best.weights)
@@ -72,7 +90,7 @@ class FedAvgLoRA:
             chosen_round=best.best.round,
             curve=best.curve,
             choices={_RATE: best.rate},
-            settings={"rank": _RANK, "alpha": _ALPHA, "rates": _RATES, _RATE: best.rate, **steps},
+            settings={**self.size.model_dump(), "alpha": self.size.alpha, "rates": _RATES, _RATE: best.rate, **steps},
         )
 
 
@@ -94,12 +112,13 @@ class LoRALayers:
 
 
 @contextmanager
-def lora_layers(backbone: Backbone) -> Iterator[LoRALayers]:
-    """Add LoRA layers to the model within the block.
+def lora_layers(backbone: Backbone, size: LoRASize | None = None) -> Iterator[LoRALayers]:
+    """Add LoRA layers to the model within the block, of the usual size if none is given.
 
     Raises:
-        BackboneError: ``peft`` is not installed, or does not know the query and value projections of this model family.
+        BackboneError: ``peft`` is not installed, or does not know the projections of this model family.
     """
+    size = size or LoRASize()
     try:
         from peft import LoraConfig, LoraModel
     except ImportError as error:
@@ -107,7 +126,11 @@ def lora_layers(backbone: Backbone) -> Iterator[LoRALayers]:
     model = backbone.model
     with torch.random.fork_rng():  # training replaces peft's random weights by seeded ones
         try:
-            tuner = LoraModel(model, LoraConfig(r=_RANK, lora_alpha=_ALPHA), "default")
+            tuner = LoraModel(
+                model,
+                LoraConfig(r=size.rank, lora_alpha=size.alpha, target_modules=_TARGETS[size.on]),
+                "default",
+            )
         except ValueError as error:
             raise BackboneError(f"fedavg-lora: peft knows no query and value projections of {backbone.source}") from error
     try:
@@ -195,7 +218,7 @@ def _held_out(setup: Setup, layers: LoRALayers, weights: Arrays, meter: Meter) -
             continue
         with meter.working("evaluate"):
             layers.load(received)
-            tally = setup.task.tally(setup.scorer.scores(client.selection), client.selection.labels)
+            tally = setup.task.tally(setup.scorer.reading(client.selection).log_probabilities(None), client.selection.labels)
         send_tally(tally, meter)
         total += tally
     return total
