@@ -20,9 +20,6 @@ from ifedicl.errors import ConfigError, Fault
 from ifedicl.federation.state import Forgotten, State
 from ifedicl.settings import TOGETHER, Method
 
-FORGOTTEN = "forgotten"
-"""The event of a line in the ledger of a client whose share was removed."""
-
 
 @dataclass(frozen=True)
 class Forgetting:
@@ -99,9 +96,8 @@ class Forgetting:
         return Forgotten(round_number, tuple(sorted(self.left)), tuple(sorted(self.changed)), self.rounds)
 
     def has_begun(self, state: State) -> bool:
-        """Whether it is the last thing that the run in this state forgot, or is forgetting."""
-        last = next(reversed(state.forgotten), None)
-        return last is not None and last == self.note(last.round)
+        """Whether it is what the present schedule of the run in this state forgets, or has forgotten."""
+        return state.forgotten[-1:] == (self.note(state.phase_start),)
 
     def begun(self, state: State, initial: Coefficients) -> State:
         """The state without the shares, at the start of another schedule; nothing is collected yet.

@@ -21,16 +21,6 @@ from ifedicl.kinds.any_task import AnyTask
 from ifedicl.kinds.examples import AnyEvaluation
 
 Line = dict[str, Any]
-_FINISHED = "finished"
-
-
-def has_finished(path: Path) -> bool:
-    """Whether the run of this journal has ended with its result. What was interrupted, or goes on, has not."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return False
-    return any(line.startswith(f'{{"event": "{_FINISHED}"') for line in lines)
 
 
 class Journal:
@@ -64,7 +54,7 @@ class Journal:
         """
         gate = outcome.gate
         passed = gate and {"open": gate.is_open, "adapter": asdict(gate.adapter), "raw": asdict(gate.zero_shot)}
-        lines = [*_lines(outcome.state), {"event": _FINISHED, "chosen_round": outcome.chosen_round, "gate": passed}]
+        lines = [*_lines(outcome.state), {"event": "finished", "chosen_round": outcome.chosen_round, "gate": passed}]
         measured = {name: evaluation for name, evaluation in tests.items() if evaluation is not None}
         self._write(
             [*lines, *({"event": "test", "name": name, **evaluation.summary()} for name, evaluation in measured.items())]

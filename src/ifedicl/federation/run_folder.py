@@ -12,7 +12,7 @@ from ifedicl.errors import ConfigError, Fault
 from ifedicl.federation.driver import Federated, RunOptions
 from ifedicl.federation.events import Begun, Event, each
 from ifedicl.federation.folder_lock import held
-from ifedicl.federation.journal import Journal, has_finished
+from ifedicl.federation.journal import Journal
 from ifedicl.kinds.any_task import AnyTask
 
 METRICS = "metrics.jsonl"
@@ -59,11 +59,6 @@ class RunFolder:
     def has_begun(self) -> bool:
         """Whether a run has begun here, even if it stopped before its first checkpoint."""
         return self.is_resumable or self.metrics.exists()
-
-    @property
-    def has_finished(self) -> bool:
-        """Whether the last work in this folder has ended with its result."""
-        return has_finished(self.metrics)
 
     def check(self, *, resume: bool, more_rounds: int) -> None:
         """Check that a new run overwrites no other, and that a resume finds its run.

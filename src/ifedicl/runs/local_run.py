@@ -16,13 +16,13 @@ from ifedicl.federation.checkpoint import load_of
 from ifedicl.federation.coordinator import Starter
 from ifedicl.federation.driver import Federated, RunOptions
 from ifedicl.federation.events import Event, ignore
-from ifedicl.federation.forgetting import FORGOTTEN, Forgetting
+from ifedicl.federation.forgetting import Forgetting
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.kinds.examples import AnyEvaluation, AnyExample
-from ifedicl.ledger.ledger import Ledger
-from ifedicl.owner.endpoint import ledger_file, public_texts
+from ifedicl.owner.endpoint import public_texts
 from ifedicl.runs.client_data import RunData
+from ifedicl.runs.forget_lines import ForgetLines
 from ifedicl.runs.simulated import federate, simulate, zero_shot_adapter
 from ifedicl.settings import PRIVATE_DTYPE, ModelSettings, RunSettings
 from ifedicl.store import open_store, requests
@@ -135,24 +135,11 @@ def forget(
         fault = Fault("data", "one file, split by a draw", "one file a client", "A drawn client has no text of its own.")
         raise ConfigError("forget", [fault])
     model, read = _model_of(settings), data or RunData.read(settings)
-    interrupted = not run_folder.has_finished
-    options = RunOptions(settings.coordination, resume=interrupted, observer=observer, forgetting=forgetting)
-    return _calibrate(settings, run_folder, read, lambda: load_backbone(model), options)
-
-
-def _write_down(folder: RunFolder, manifest: Manifest, forgetting: Forgetting, *, resume: bool) -> None:
-    """Check what is to be forgotten, and write it to the ledgers of who left or removed examples, once."""
-    state = load_of(manifest.run, folder.checkpoint)
-    assert state is not None  # the caller has checked that the run has finished
-    if resume and forgetting.has_begun(state):
-        return
-    forgetting.check(state, manifest.method)
-    facts = {"number": len(state.forgotten) + 1, "exact": not forgetting.rounds, **forgetting.note(state.round).facts}
-    for name in sorted(forgetting.left | forgetting.changed):
-        ledger = Ledger(ledger_file(folder.ledgers, name), name)
-        line = {"share": "all" if name in forgetting.left else "removed examples", **facts}
-        if not any(entry.event == FORGOTTEN and entry.facts == line for entry in ledger):
-            ledger.append(FORGOTTEN, line)
+    options = RunOptions(settings.coordination, observer=observer, forgetting=forgetting)
+    result = _calibrate(settings, run_folder, read, lambda: load_backbone(model), options)
+    assert result.federated is not None
+    ForgetLines(run_folder.ledgers, forgetting).finish(result.federated.outcome.state)
+    return result
 
 
 def _model_of(settings: RunSettings) -> ModelSettings:
@@ -210,8 +197,10 @@ def _calibrate(
 
     def work(options: RunOptions) -> Federated:
         if options.forgetting is not None:
-            manifest = Manifest.of(task, method, backbone.shape)
-            _write_down(folder, manifest, options.forgetting, resume=options.resume)
+            state = load_of(Manifest.of(task, method, backbone.shape).run, folder.checkpoint)
+            assert state is not None  # the caller has checked that the run has finished
+            interrupted = ForgetLines(folder.ledgers, options.forgetting).begin(state, method)
+            options = replace(options, resume=interrupted)
         return federate(clients, model, task, method, ledgers=folder.ledgers, public=public, options=options)
 
     federated = folder.carry_out(work, options, journal)
