@@ -35,7 +35,8 @@ class SetScorer(WordScorer):
 
     def encoded(self, examples: Sequence[AnyExample]) -> EncodedExamples:
         prompts = self.encoder.prompts([example.text for example in examples])
-        return EncodedExamples(prompts, tuple(map(self.task.set_of, examples)))
+        task = self.task
+        return EncodedExamples(prompts, tuple(LabelSet(task.places_of(each), task.class_of(each)) for each in examples))
 
     def demonstrations(self, prompts: Sequence[Tokens], labels: Sequence[LabelSet], position: str) -> list[Tokens]:
         """Behind the prompt stand the words of all labels for which the window has room; of none, the threshold word."""

@@ -15,7 +15,6 @@ from ifedicl.errors import DataError, InputError
 from ifedicl.inputs import described
 from ifedicl.kinds.examples import Answer, AnyExample
 from ifedicl.kinds.label_sets import (
-    LabelSet,
     MultiLabelEvaluation,
     MultiLabelExample,
     has_label,
@@ -124,15 +123,14 @@ class MultiLabelTask(LabelledTask):
     def example_for(self, text: str, number: int) -> MultiLabelExample:
         return MultiLabelExample(text, frozenset({self.labels[number % len(self.labels)]}))
 
-    def set_of(self, example: AnyExample) -> LabelSet:
-        """Positions of an example's labels, and its class.
+    def places_of(self, example: AnyExample) -> tuple[int, ...]:
+        """The positions of an example's labels, in order.
 
         Raises:
             DataError: as :meth:`checked`.
         """
         own = self.checked(example)
-        places = tuple(place for place, label in enumerate(self.labels) if label in own.labels)
-        return LabelSet(places, 0 if own.drawn is None else 1 + self.labels.index(own.drawn))
+        return tuple(place for place, label in enumerate(self.labels) if label in own.labels)
 
     @property
     def classes(self) -> int:
@@ -140,7 +138,8 @@ class MultiLabelTask(LabelledTask):
         return 1 + len(self.labels)
 
     def class_of(self, example: AnyExample) -> int:
-        return self.set_of(example).group
+        drawn = self.checked(example).drawn
+        return 0 if drawn is None else 1 + self.labels.index(drawn)
 
     @property
     def columns(self) -> int:

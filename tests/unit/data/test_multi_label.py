@@ -53,8 +53,7 @@ def test_a_table_of_an_owner_who_learns_the_task_later_gives_the_same_sets(tmp_p
     file = tmp_path / "rows.csv"
     file.write_text('text,label\none,home;travel\ntwo,""\nthree,elsewhere\n')
     one, two, three = read_labelled(file, kind=MultiLabelTask)
-    assert TASK.set_of(one).places == (0, 1)
-    assert TASK.set_of(two) == LabelSet((), 0)
+    assert (TASK.places_of(one), TASK.places_of(two), TASK.class_of(two)) == ((0, 1), (), 0)
     assert [TASK.takes(example) for example in (one, two, three)] == [True, True, False]
     assert one.key != MultiLabelExample("one", frozenset()).key
     assert TASK.summary_of((one, two)) == {"home": 1, "travel": 1, "(none)": 1}
