@@ -94,13 +94,13 @@ class Stage:
             for readout in (adapter.readout, None)
         )
         traffic = federated.outcome.state.traffic
-        sums = [item for item in traffic if item.step == "statistics" and item.failure is None]
+        sums = [item for item in traffic if item.step in ("statistics", "products") and item.failure is None]
         return {
             "accuracy": round(accuracy, 4),
             "zero_shot": round(zero_shot, 4),
             "bytes_up": round(sum(item.bytes_up for item in traffic) / cell.clients),
             "bytes_down": round(sum(item.bytes_down for item in traffic) / cell.clients),
-            "sums_up": round(sum(item.bytes_up for item in sums) / max(len(sums), 1)),
+            "sums_up": round(sum(item.bytes_up for item in sums) / cell.clients),
             "seconds": round(seconds, 2),
         }
 

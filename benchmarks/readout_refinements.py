@@ -1,8 +1,9 @@
 """What several depths and refinements buy: accuracy and bytes of a readout by depths, directions and number of refinements.
 
-Frozen model; a pool of training rows of each set is divided over clients, 15% of it are held out and choose penalty and
-temperature, other training rows measure. Test rows are never read. All sums cross in the form in which they travel. "whole" is
-the whole Gram matrix, not rounded. "both" adds the sums of the held-out rows afterwards, and makes one more refinement on all.
+Frozen model; a pool of training rows of each set is divided over clients, 15% of it are held out and blend all readouts that
+are tried, as in a run; other training rows measure. Test rows are never read. All sums cross in the form in which they travel.
+"whole" is the whole Gram matrix, not rounded, with the same penalty for all features. "both" adds the sums of the held-out rows
+afterwards, and makes one more refinement on all.
 What the model says of the rows is computed once for each set and kept in --cache.
 """
 
@@ -21,7 +22,8 @@ from _sets import load_labelled
 from _victims import demo_backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.plan import load_plan
-from ifedicl.core.readout import TEMPERATURES, Readout, features, log_softmax
+from ifedicl.core.blend import blended, mixes
+from ifedicl.core.readout import Readout, features, log_softmax
 from ifedicl.core.readout_sums import PENALTIES, ReadoutSums, next_refinement
 from ifedicl.core.refinement import Products, Refinement
 from ifedicl.core.sketch import Directions
@@ -32,7 +34,7 @@ from ifedicl.federation.reply_sums import Total
 
 SETS = ("sst5", "clinc_domain", "tweet_sentiment")
 DEPTHS = (0.2, 0.4, 0.5, 0.6, 0.8)
-PARTS = {"0.5": (0.5,), "0.2 0.4 0.6 0.8": (0.2, 0.4, 0.6, 0.8)}
+PARTS = {" ".join(map(str, depths)): depths for depths in ((0.5,), (0.2, 0.5, 0.8), (0.2, 0.4, 0.6, 0.8))}
 MEASURED, UNITS = 600, 16
 R = TypeVar("R", StatisticsReply, ProductsReply)
 
@@ -46,6 +48,25 @@ class Split:
     measured: tuple[Array64, npt.NDArray[np.int64]]
     units: Units
     classes: int
+    depths: int
+
+    @property
+    def states(self) -> int:
+        """Of the hidden states that are read."""
+        return 1 + self.depths
+
+    def directions(self, count: int) -> Directions:
+        """About so many, in each state as many."""
+        width = (len(self.units.offset) - self.classes) // self.states
+        return Directions.of([width] * self.states, self.classes, count, 0)
+
+    def readouts(self, sums: ReadoutSums, directions: Directions) -> list[Readout]:
+        """All that are tried."""
+        return sums.solve(directions, tuple(range(1, self.states)))
+
+    def asked(self, sums: ReadoutSums, directions: Directions, number: int) -> Refinement:
+        """The next refinement, after so many."""
+        return next_refinement(sums, directions, max(1, self.classes - 1), self.depths, number)
 
     def added(self, directions: Directions) -> tuple[ReadoutSums, int]:
         """The sums of all clients, and the bytes of one."""
@@ -88,7 +109,9 @@ def splits(
             kept = round(0.85 * len(pool))
             parts = [(rows[part], labels[part]) for part in np.array_split(pool[:kept], arguments.clients)]
             held_out = rows[pool[kept:]], labels[pool[kept:]]
-            yield Split(tuple(parts), held_out, (rows[measured], labels[measured]), Units.of(rows[order[-UNITS:]]), width)
+            yield Split(
+                tuple(parts), held_out, (rows[measured], labels[measured]), Units.of(rows[order[-UNITS:]]), width, len(depths)
+            )
 
 
 def read(folder: Path, cache: Path, name: str) -> Path:
@@ -107,14 +130,17 @@ def read(folder: Path, cache: Path, name: str) -> Path:
     return file
 
 
-def chosen(readouts: Sequence[Readout], split: Split) -> int:
-    """The position of the penalty with the lowest loss on the held-out rows, at its best temperature."""
+def losses(readouts: Sequence[Readout], split: Split) -> list[float]:
+    """Summed over the held-out rows: of the label words, and of each mix."""
     rows, labels = split.held_out
-    losses = [
-        min(-log_softmax(t * scores)[np.arange(len(labels)), labels].mean() for t in TEMPERATURES)
-        for scores in (scored(readout, rows) for readout in readouts)
-    ]
-    return int(np.argmin(losses))
+    words = readouts[0].mixed(0.0, 1.0)
+    mixed = (log_softmax(scored(each, rows)) for each in (words, *mixes(readouts)))
+    return [float(-logs[np.arange(len(labels)), labels].sum()) for logs in mixed]
+
+
+def blend(readouts: Sequence[Readout], evidence: Sequence[float]) -> Readout:
+    """What is used."""
+    return blended(readouts, evidence) or readouts[0].mixed(0.0, 1.0)
 
 
 def scored(readout: Readout, rows: Array64) -> Array64:
@@ -146,35 +172,36 @@ def ridge(split: Split) -> list[Readout]:
 
 def figures(split: Split, count: int, refinements: int) -> dict[str, tuple[float, float, float]]:
     """By number of refinements: accuracy, accuracy after the held-out rows were added, bytes up."""
-    size, found = len(split.units.offset), dict[str, tuple[float, float, float]]()
+    found = dict[str, tuple[float, float, float]]()
     if not count:
         readouts = ridge(split)
-        return {"whole": (right(readouts[chosen(readouts, split)], split), float("nan"), float("nan"))}
-    directions = Directions.of([size - split.classes], split.classes, count, 0)
+        return {"whole": (right(blend(readouts, losses(readouts, split)), split), float("nan"), float("nan"))}
+    directions = split.directions(count)
     sums, up = split.added(directions)
     for number in range(refinements + 1):
-        readouts = sums.solve(directions)
-        place = chosen(readouts, split)
+        readouts = split.readouts(sums, directions)
+        evidence = losses(readouts, split)
         found[str(number)] = (
-            right(readouts[place], split),
-            right(with_held_out(split, sums, directions)[place], split),
+            right(blend(readouts, evidence), split),
+            right(blend(with_held_out(split, sums, directions, number), evidence), split),
             float(up),
         )
-        asked = next_refinement(sums, directions, max(1, split.classes - 1))
+        asked = split.asked(sums, directions, number)
         answer, more = split.products(asked)
         sums, directions, up = sums.refined(asked, answer), directions.with_more(asked.directions), up + more
     return found
 
 
-def with_held_out(split: Split, sums: ReadoutSums, directions: Directions) -> list[Readout]:
+def with_held_out(split: Split, sums: ReadoutSums, directions: Directions, number: int) -> list[Readout]:
     """The readouts of all rows, after one more refinement on all of them."""
     total = Total(StatisticsReply)
     total.add(StatisticsReply(sums))
     total.add(StatisticsReply(ReadoutSums.of(*split.held_out, split.classes, split.units, directions)))
     assert total.reply is not None
     both = total.reply.sums
-    asked = next_refinement(both, directions, max(1, split.classes - 1))
-    return both.refined(asked, split.products(asked, both=True)[0]).solve(directions.with_more(asked.directions))
+    asked = split.asked(both, directions, number)
+    refined = both.refined(asked, split.products(asked, both=True)[0])
+    return split.readouts(refined, directions.with_more(asked.directions))
 
 
 def main() -> None:

@@ -93,6 +93,17 @@ def fraction(given: object, field: str, *, remedy: str) -> float:
     return float(given)
 
 
+def probability(given: object, field: str, *, remedy: str) -> float:
+    """A number in [0, 1].
+
+    Raises:
+        InputError: it is another kind of value, or outside.
+    """
+    if isinstance(given, bool) or not isinstance(given, Real) or not 0 <= float(given) <= 1:
+        raise InputError(f"{field}: received {given!r}; allowed: a number from 0 to 1. {remedy}")
+    return float(given)
+
+
 def described(value: object) -> str:
     """The kind of a value, with its article and without its content."""
     name = type(value).__name__

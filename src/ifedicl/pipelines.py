@@ -11,16 +11,17 @@ from typing import TypeAlias, TypedDict, overload
 
 from ifedicl.adapter import Adapter, OnModel
 from ifedicl.backbone.load import Backbone
-from ifedicl.inputs import texts_of, whole_number
+from ifedicl.errors import InputError
+from ifedicl.inputs import probability, texts_of, whole_number
 from ifedicl.kinds.examples import Answer
 
 _TEXT = "text"
 
 
 class Scored(TypedDict):
-    """One label or another answer, and its probability."""
+    """One label or another answer, and its probability; None in place of an answer that is withheld."""
 
-    label: str
+    label: str | None
     score: float
 
 
@@ -34,29 +35,40 @@ class Pipeline:
         self._ready = ready
 
     @overload
-    def __call__(self, inputs: str | Sequence[str]) -> list[Scored]: ...
+    def __call__(self, inputs: str | Sequence[str], *, min_confidence: float = 0.0) -> list[Scored]: ...
     @overload
     def __call__(self, inputs: str, *, top_k: int | None) -> Ranked: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, inputs: Sequence[str], *, top_k: int | None) -> list[Ranked]: ...
-    def __call__(self, inputs: str | Sequence[str], *, top_k: int | None = -1) -> list[Scored] | list[Ranked]:
+    def __call__(
+        self, inputs: str | Sequence[str], *, top_k: int | None = -1, min_confidence: float = 0.0
+    ) -> list[Scored] | list[Ranked]:
         """Label texts.
 
         Args:
             inputs: one text or several.
             top_k: left out: the best label of each text; a number: this many labels of each text, best first; None: all.
+            min_confidence: of the best label: below this probability it is None, with its score. Not with ``top_k``.
 
         Raises:
-            InputError: ``inputs`` holds something else than strings, or ``top_k`` is not a number of labels.
+            InputError: ``inputs`` holds something else than strings, ``top_k`` is not a number of labels, ``min_confidence`` is
+                no probability, or both are given.
             DataError: a text has no tokens, or the task asks more than a text.
         """
+        least = probability(min_confidence, "min_confidence", remedy="0 withholds nothing")
+        if top_k != -1 and least:
+            raise InputError(
+                f"min_confidence: received {least:g} with top_k; allowed: one of the two. A list of labels is no answer that "
+                "could be withheld: compare its scores yourself"
+            )
         if top_k != -1 and top_k is not None:
             whole_number(top_k, "top_k", least=1, remedy="Give None for all labels, or leave it out for the best")
         task, texts = self._ready.adapter.task, [inputs] if isinstance(inputs, str) else texts_of(inputs, "texts")
-        asked = [task.question_of({_TEXT: text}, _TEXT) for text in texts]
-        ranked = [_ranked(answer) for answer in self._ready.answers(asked)]
+        found = self._ready.answers([task.question_of({_TEXT: text}, _TEXT) for text in texts])
         if top_k == -1:
-            return [labels[0] for labels in ranked]
+            best = (_ranked(one)[0] for one in found)
+            return [Scored(label=one["label"] if one["score"] >= least else None, score=one["score"]) for one in best]
+        ranked = [_ranked(one) for one in found]
         cut = [labels[:top_k] for labels in ranked]
         return cut[0] if isinstance(inputs, str) else cut
 

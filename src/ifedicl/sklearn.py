@@ -16,7 +16,7 @@ from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
 from ifedicl.caller_labels import read_labels
 from ifedicl.errors import InputError
-from ifedicl.inputs import fraction, texts_of, whole_number
+from ifedicl.inputs import fraction, probability, texts_of, whole_number
 from ifedicl.kinds.classify import Example, as_classification
 from ifedicl.personal import personalise
 
@@ -117,6 +117,20 @@ class AdapterClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """``(N,)`` labels, of the dtype of the ``y`` that was fitted."""
         positions = self.predict_proba(X).argmax(axis=1)
         labels: npt.NDArray[Any] = self.classes_[positions]
+        return labels
+
+    def answers(self, X: Any, min_confidence: float) -> npt.NDArray[np.object_]:  # noqa: N803
+        """``(N,)`` objects: the label that :meth:`predict` gives, or None where its probability is below ``min_confidence``.
+
+        ``predict`` itself withholds nothing: scores, searches and ensembles need a label for each text.
+
+        Raises:
+            InputError: ``X`` does not hold texts only, or ``min_confidence`` is not a number from 0 to 1.
+        """
+        least = probability(min_confidence, "min_confidence", remedy="0 withholds nothing")
+        probabilities = self.predict_proba(X)
+        labels: npt.NDArray[np.object_] = self.classes_.astype(object)[probabilities.argmax(axis=1)]
+        labels[probabilities.max(axis=1, initial=0.0) < least] = None
         return labels
 
     def __getstate__(self) -> dict[str, Any]:

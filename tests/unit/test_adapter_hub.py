@@ -203,7 +203,15 @@ def test_a_hub_name_of_another_form_is_refused(text: str) -> None:
         HubName.of(text)
 
 
-@pytest.mark.parametrize("command", [["classify", "us/mood", "a text"], ["evaluate", "us/mood", "x.csv"], ["serve", "us/mood"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["classify", "us/mood", "a text"],
+        ["evaluate", "us/mood", "x.csv"],
+        ["export", "us/mood", "out"],
+        ["serve", "us/mood"],
+    ],
+)
 def test_a_mistyped_path_never_goes_to_the_hub(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,3 +232,14 @@ def test_classify_and_serve_take_an_adapter_of_the_hub_that_is_named_as_one(
     assert folder_argument("hub:us/moods") == f"moods={hub.cache}"
     assert folder_argument("mine=hub:us/moods@v1") == f"mine={hub.cache}"
     assert folder_argument("mine=runs/x") == "mine=runs/x"
+
+
+def test_an_adapter_of_the_hub_is_exported_as_one_on_this_machine(saved: Path, hub: FakeHub, tmp_path: Path) -> None:
+    for named, out in ((str(saved), "from the folder"), ("hub:us/moods", "from the hub")):
+        cli.app(["export", named, str(tmp_path / out)], standalone_mode=False)
+    ours, theirs = (
+        {path.relative_to(tmp_path / out): path.read_bytes() for path in (tmp_path / out).rglob("*") if path.is_file()}
+        for out in ("from the hub", "from the folder")
+    )
+    assert Path("model.safetensors") in ours
+    assert ours == theirs

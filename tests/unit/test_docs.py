@@ -15,6 +15,7 @@ from ifedicl import cli, errors
 from ifedicl.backbone.families import FAMILIES
 from ifedicl.bench.methods import METHODS
 from ifedicl.bench.plan import load_plan
+from ifedicl.settings import changed, load_preset
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "commands.md")]
@@ -176,3 +177,17 @@ def test_the_benchmark_page_names_every_method_and_its_plan_loads(tmp_path: Path
     assert [name for name in METHODS if f"| `{name}` |" not in page] == []
     (tmp_path / "plan.toml").write_text(page.split("```toml\n")[1].split("```")[0])
     assert set(load_plan(str(tmp_path / "plan.toml")).sets) == {"tickets", "moods", "places", "reports"}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_config_on_a_page_is_one(name: str) -> None:
+    for block in re.findall(r"```toml\n(.*?)```", (ROOT / name).read_text(), re.DOTALL):
+        tomllib.loads(block)
+
+
+def test_the_config_of_private_mode_is_allowed() -> None:
+    page = (ROOT / "docs" / "private-mode.md").read_text()
+    sections = tomllib.loads(page.split("```toml\n")[1].split("```")[0])
+    preset, public = load_preset(sections.pop("preset")), sections.pop("data")["public"]
+    assert public
+    assert changed(preset, sections, "docs/private-mode.md").promises_noise

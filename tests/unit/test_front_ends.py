@@ -18,7 +18,7 @@ from sklearn.utils import estimator_checks
 
 from ifedicl import Adapter, AdapterClassifier, pipeline
 from ifedicl.backbone.load import Backbone
-from ifedicl.errors import DataError
+from ifedicl.errors import DataError, InputError
 from ifedicl.kinds.classify import Task
 from tests.support import tiny
 
@@ -68,6 +68,40 @@ def test_it_gives_what_transformers_own_pipeline_gives(tmp_path: Path) -> None:
         assert form(ours(*arguments)) == form(called(*arguments))
         for top_k in (1, 2, None):
             assert form(ours(*arguments, top_k=top_k)) == form(called(*arguments, top_k=top_k)), (arguments, top_k)
+
+
+def test_answers_that_are_too_unsure_are_withheld_as_by_the_command(adapter: Adapter, backbone: Backbone) -> None:
+    labelled = adapter.classifier(backbone).classify(TEXTS)
+    least = float(np.median([item.confidence for item in labelled]))
+    expected = [item.answer(least) for item in labelled]
+    assert 0 < expected.count(None) < len(TEXTS)
+
+    called = pipeline(adapter, backbone=backbone)
+    found = called(TEXTS, min_confidence=least)
+    assert [item["label"] for item in found] == expected
+    assert [item["score"] for item in found] == [item["score"] for item in called(TEXTS)]
+    with pytest.raises(InputError, match=r"received 0\.5 with top_k"):
+        called(TEXTS, top_k=2, min_confidence=0.5)  # type: ignore[call-overload]
+
+    fitted = AdapterClassifier(adapter, backbone=backbone).fit(TEXTS, LABELS)
+    sure = float(np.median(fitted.predict_proba(TEXTS).max(axis=1)))
+    answers = fitted.answers(TEXTS, sure)
+    is_given = fitted.predict_proba(TEXTS).max(axis=1) >= sure
+    assert 0 < is_given.sum() < len(TEXTS)
+    assert answers.tolist() == [label if given else None for label, given in zip(fitted.predict(TEXTS), is_given, strict=True)]
+    assert fitted.answers(TEXTS, 0).tolist() == fitted.predict(TEXTS).tolist()
+    assert fitted.answers([], 0.5).shape == (0,)
+
+
+@pytest.mark.parametrize("wrong", [1.5, -0.1, True, "0.5", None, float("nan")])
+def test_a_least_confidence_that_is_no_probability_is_refused(wrong: Any, adapter: Adapter, backbone: Backbone) -> None:
+    fitted = AdapterClassifier(adapter, backbone=backbone).fit(TEXTS, LABELS)
+    for ask in (
+        lambda: pipeline(adapter, backbone=backbone)(TEXTS, min_confidence=wrong),
+        lambda: fitted.answers(TEXTS, wrong),
+    ):
+        with pytest.raises(InputError, match=r"min_confidence: received .*; allowed: a number from 0 to 1"):
+            ask()
 
 
 # As an estimator

@@ -22,15 +22,15 @@ COMMANDS = [
 def test_every_command_of_ours_is_one_that_ifedicl_takes() -> None:
     ours = [shlex.split(line)[1:] for line in COMMANDS if line.startswith("ifedicl ")]
     ours += [shlex.split(line) for line in re.findall(r"`ifedicl ([^`]+)`", PAGE) if line.startswith("flare start kit")]
-    assert {words[0] for words in ours} == {"push", "classify", "serve", "run", "key", "flare"}
+    assert {words[0] for words in ours} == {"push", "classify", "export", "serve", "harness", "run", "key", "flare"}
     for words in ours:
         parsed(words)
 
 
 def test_every_extra_exists_and_every_path_of_a_container_too() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    named = {name for line in COMMANDS for group in re.findall(r"ifedicl\[([\w,]+)\]", line) for name in group.split(",")}
-    assert {"tensorboard", "mlflow", "telemetry", "serve"} <= named <= set(extras)
+    named = {name for line in COMMANDS for group in re.findall(r"ifedicl\[([\w,-]+)\]", line) for name in group.split(",")}
+    assert {"lm-eval", "tensorboard", "mlflow", "telemetry", "serve"} <= named <= set(extras)
     paths = {path for line in COMMANDS for path in re.findall(r"containers/[\w./-]+", line)}
     assert {"containers/Dockerfile", "containers/chart", "containers/serve.compose.yaml"} <= paths
     assert [path for path in paths if not (ROOT / path).exists()] == []
@@ -51,4 +51,12 @@ def test_the_python_of_the_page_compiles_and_names_what_exists() -> None:
 
 def test_each_integration_has_its_section() -> None:
     sections = re.findall(r"^## (.*)", PAGE, re.MULTILINE)
-    assert sections == ["The hub", "Trackers", "OpenTelemetry", "Containers", "Kubernetes", "Package and release"]
+    assert sections == [
+        "The hub",
+        "lm-evaluation-harness",
+        "Trackers",
+        "OpenTelemetry",
+        "Containers",
+        "Kubernetes",
+        "Package and release",
+    ]

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ifedicl import __version__
-from ifedicl.cli import audit, export, flare, forget, inference, output, owner, project, push, run, serve, tasks
+from ifedicl.cli import audit, export, flare, forget, harness, inference, output, owner, project, push, run, serve, tasks
 from ifedicl.errors import ConfigError, IfediclError, StorageError
 
 # torch, transformers and matplotlib take seconds to import. Commands import what they need, so that --help is fast.
@@ -47,6 +47,7 @@ for command, summary in (
     (inference.evaluate, "Measure an adapter on labelled text."),
     (inference.personalise, "Calibrate an adapter further on your own text."),
     (export.export, "Write a checkpoint, LoRA or classifier that others serve."),
+    (harness.harness, "Write a task for lm-evaluation-harness."),
     (push.push, "Push an adapter to the hub, after showing what goes."),
     (serve.serve, "Serve adapters: REST, metrics and a page."),
     (serve.key, "Make an API key for `ifedicl serve`."),

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ifedicl.cli.options import AdapterFolder, ModelSource
+from ifedicl.cli.adapters import read_adapter
+from ifedicl.cli.options import AnyAdapter, ModelSource
 
 
 class Stored(StrEnum):
@@ -39,7 +40,7 @@ _WITHOUT_READOUT = (Form.CHECKPOINT, Form.LORA)
 
 
 def export(
-    adapter: AdapterFolder,
+    adapter: AnyAdapter,
     out: Annotated[Path, typer.Argument(help="The export's folder.")],
     form: Annotated[
         Form,
@@ -59,13 +60,10 @@ def export(
     The table in docs/serving.md says which adapters and model families allow which form. Without a classification head a
     readout is not part of it. Before anything is pushed to the hub, the base model's licence and terms are shown.
     """
-    from ifedicl.adapter import Adapter
     from ifedicl.backbone.licence import terms_of
-    from ifedicl.backbone.source import check_source
     from ifedicl.progress import LOADING, waiting
 
-    loaded = Adapter.load(adapter).with_model_source(model)  # the model's folder also has the licence
-    check_source(loaded.model)
+    loaded = read_adapter(adapter, model)  # the model's folder also has the licence
     if hub is not None:
         terms_of(loaded.model).check_name(hub)
     with waiting(LOADING):

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ifedicl.cli.flare_making import ConsoleKit, forget, job
 from ifedicl.cli.flare_sending import connected, follow_to_the_end, needs_flare, send_or_look_up, show_sent
 from ifedicl.cli.flare_text import ending, status_lines
 from ifedicl.cli.options import Json, MLflow, Telemetry, TensorBoard
-from ifedicl.errors import ConfigError, Fault, FederationError
+from ifedicl.errors import FederationError
 
 if TYPE_CHECKING:
     from rich.console import Console as Printer
@@ -19,12 +20,6 @@ if TYPE_CHECKING:
     from ifedicl.flare.task_cache import Finished
 
 Kit = Annotated[Path, typer.Argument(help="A folder that `ifedicl flare provision` made.")]
-ConsoleKit = Annotated[
-    Path,
-    typer.Option(
-        "--console", envvar="IFEDICL_CONSOLE", show_envvar=True, help="The coordinator's kit, named after its address."
-    ),
-]
 Follow = Annotated[bool, typer.Option("--follow", help="Show the rounds until the job ends.")]
 Out = Annotated[
     Path | None,
@@ -97,45 +92,7 @@ def start(kit: Kit, tensorboard: TensorBoard = None, mlflow: MLflow = None, tele
     raise typer.Exit(run(kit, Trackers(tensorboard, mlflow, telemetry)))
 
 
-@app.command(short_help="Make a job from a config.")
-def job(
-    config: Annotated[Path, typer.Argument(help="A config as for `ifedicl run`; its [data] clients name the sites.")],
-    out: Annotated[Path, typer.Option(help="The job's folder.")] = Path("job"),
-    site: Annotated[
-        list[str] | None, typer.Option(help="A site that takes part, in order; repeat the option. Default: [data] clients.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run on the server. Default: the config's name.")] = None,
-    interval: Annotated[
-        float, typer.Option(min=0.01, max=60.0, help="Seconds between an idle site's polls for work; each sends 4 KB.")
-    ] = 0.05,
-) -> None:
-    """Make a job from a config: settings and two class names, no code and no data.
-
-    Beside the folder it writes OUT.manifest.json: send it to each site's owner, who approves it with `ifedicl policy approve`.
-    The model must be on this machine, for its fingerprint; the server needs no model.
-    """
-    needs_flare()
-    from ifedicl.flare.jobs import job_settings, write_job
-    from ifedicl.owner.approval import write_manifest
-    from ifedicl.owner.needs import needs_of
-    from ifedicl.owner.policy import Policy
-    from ifedicl.settings import load_settings
-
-    settings = load_settings(config)
-    sites = tuple(site or settings.data.clients or ())
-    if not sites:
-        fault = Fault("data.clients", "none", "a table of sites", "Name the sites there, or with --site.")
-        raise ConfigError(str(config), [fault])
-    made = job_settings(settings, sites, name or config.stem, interval)
-    write_job(made, out)
-    manifest = write_manifest(made.manifest, out)
-    print(f"wrote {out}: run {made.name}, task {made.task.digest}, model {made.fingerprint}")
-    print(f"wrote {manifest}: send it to each site's owner, who approves it with: ifedicl policy approve {manifest.name}")
-    print(f"the job's digest {made.manifest.digest}: tell each owner its first 16 digits on another way than the file")
-    if needs := needs_of(made.manifest, Policy()):
-        print("a client.toml as `ifedicl policy init` writes it does not allow this job; each owner has to allow it:")
-        print("\n".join(f"  [{need.section}] {need.line}   # {need.why}" for need in needs))
-    print(f"next, when every owner has approved it: ifedicl flare submit {out}")
+app.command(short_help="Make a job from a config.")(job)
 
 
 @app.command(short_help="Sign a job and send it.")
@@ -162,7 +119,8 @@ def submit(
             opened.submit(folder)
             return show_sent(opened, "submitted", follow=follow, fetch=fetch)
 
-    send_or_look_up(job, send, follow, out, store, federation, recalibrate=recalibrate)
+    again = recalibrate or job.removal is not None  # what is stored holds the removed text
+    send_or_look_up(job, send, follow, out, store, federation, recalibrate=again)
 
 
 @app.command(short_help="Continue a run whose job ended early.")
@@ -190,6 +148,9 @@ def resume(
             return show_sent(opened, "resumed", follow=follow, fetch=fetch)
 
     send_or_look_up(job, send, follow, out, store, federation, recalibrate=True)
+
+
+app.command(short_help="Make a job that forgets sites or removed examples.")(forget)
 
 
 @app.command(short_help="Show sites, rounds, and how a run ended.")

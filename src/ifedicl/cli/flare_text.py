@@ -35,6 +35,11 @@ def ending(result: Mapping[str, Any] | None) -> Iterator[str]:
             raw = result["zero_shot_accuracy"]
             compared = "" if raw is None else f"; the raw model {raw:.1%}"
             yield f"held out: loss {result['held_out_loss']:.3f}, accuracy {result['held_out_accuracy']:.1%}{compared}"
+        for note in result.get("forgotten", ()):
+            yield (
+                f"forgotten after round {note['round']}: all text of {note['clients_left']} sites, removed examples of "
+                f"{note['clients_changed']}; {note['more_rounds']} rounds without it followed"
+            )
         if result["gate"] is not None:
             is_open = result["gate"]["open"]
             yield f"gate: {'open, the adapter is used' if is_open else 'closed, the raw model is used'}"

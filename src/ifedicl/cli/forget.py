@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +56,7 @@ def forget(
     write_report(report_of(settings.task.name, result, time.perf_counter() - start), RunFolder(folder).report)
     assert result.federated is not None
     (*_, note) = result.federated.outcome.state.forgotten
-    facts = {"adapter": str(folder / "adapter"), "exact": not note.more_rounds, **asdict(note)}
+    facts = {"adapter": str(folder / "adapter"), "exact": not note.more_rounds, **note.facts}
     if as_json:
         print(json.dumps(facts))
         return

@@ -52,6 +52,7 @@ class Memory:
         self.state = state
         self._path = path
         self._tables = Tables()
+        self._waits = False  # for global vectors, before the file is replaced
 
     @property
     def heads_file(self) -> Path | None:
@@ -69,8 +70,14 @@ class Memory:
             StorageError: the disk refuses; the checkpoint before it is untouched.
         """
         self.note(state)
-        if self._path is not None:
+        self._waits = self._waits and state.vectors_due
+        if self._path is not None and not self._waits:
             save(state, self._path, self._tables)
+
+    def begin_again(self, state: State) -> None:
+        """Go on from ``state``. The file keeps the former state until a kept one has done stage 1."""
+        self.note(state)
+        self._waits = True
 
     def recall(self) -> bool:
         """Go on from the file, if there is one of this run; return whether there is.
@@ -79,13 +86,9 @@ class Memory:
             StorageError: the file is torn.
             ConfigError: the file is of another run or format.
         """
-        stored = load(self._path) if self._path else None
+        stored = load_of(self.state.run, self._path) if self._path else None
         if stored is None:
             return False
-        if stored.run != self.state.run:
-            remedy = "Task, method or model have changed. Restore them, or start again in another folder."
-            fault = Fault("checkpoint", f"one of run {stored.run[:12]}", f"run {self.state.run[:12]}", remedy)
-            raise ConfigError(str(self._path), [fault])
         self.state = stored
         return True
 
@@ -124,6 +127,21 @@ def save(state: State, path: Path, tables: Tables | None = None) -> None:
     files.write_bytes(path, pack(_KIND, {"format": RUN_FORMAT}, arrays), private=True)  # it holds single clients' sums
 
 
+def load_of(run: str, path: Path) -> State | None:
+    """The state of this run in ``path``, or None where there is none.
+
+    Raises:
+        StorageError: the file is torn.
+        ConfigError: the file is of another run or format.
+    """
+    stored = load(path)
+    if stored is not None and stored.run != run:
+        remedy = "Task, method or model have changed. Restore them, or start again in another folder."
+        fault = Fault("checkpoint", f"one of run {stored.run[:12]}", f"run {run[:12]}", remedy)
+        raise ConfigError(str(path), [fault])
+    return stored
+
+
 def load(path: Path) -> State | None:
     """The state in ``path``, or None where there is none.
 
@@ -149,6 +167,10 @@ def load(path: Path) -> State | None:
         raise StorageError(f"{path} is not a whole checkpoint ({error}); remove it to start the run again") from error
 
 
+def _forgotten(round: int, left: list[str], changed: list[str], more_rounds: int) -> Forgotten:  # noqa: A002
+    return Forgotten(round, tuple(left), tuple(changed), more_rounds)
+
+
 def _state(header: dict[str, Any], arrays: Arrays) -> State:
     def within(folder: str) -> Arrays:
         return {name.removeprefix(f"{folder}/"): array for name, array in arrays.items() if name.startswith(f"{folder}/")}
@@ -168,5 +190,5 @@ def _state(header: dict[str, Any], arrays: Arrays) -> State:
         fit=Fit.of(header["fit"], within("fit")) if "fit" in header else None,
         history=tables.history(header["losses"]),
         traffic=tables.traffic,
-        forgotten=tuple(Forgotten(**item) for item in header.get("forgotten", ())),
+        forgotten=tuple(_forgotten(**item) for item in header.get("forgotten", ())),
     )

@@ -113,7 +113,7 @@ class Coordinator:
         """Run all stages, or the rest of them.
 
         Args:
-            resume: go on from the checkpoint, if there is one.
+            resume: go on from the checkpoint, if there is one; with ``forgetting``, if it was interrupted.
             more_rounds: after a finished run, vectorise the added examples and calibrate for this many more rounds.
             forgetting: after a finished run, remove shares, and calibrate for its rounds without them.
 
@@ -128,7 +128,7 @@ class Coordinator:
             fault = Fault("--more-rounds", str(more_rounds), "a run with rounds; rounds.rounds is 0", remedy)
             raise ConfigError("this run", [fault])
         found = (resume or more_rounds > 0 or forgetting is not None) and self._restore(more_rounds)
-        if forgetting is not None:
+        if forgetting is not None and not (resume and forgetting.has_begun(self._state)):
             self._forget(forgetting)
         self._observer(Begun(self._state if found else None))
         rounds, phases = self._state.last_round, self._state.phases
@@ -295,11 +295,11 @@ class Coordinator:
         return found
 
     def _forget(self, forgetting: Forgetting) -> None:
-        """Begin without some shares. The checkpoint keeps the former state until the sums without them are there."""
+        """Begin without some shares. The checkpoint keeps the former state until the global vectors without them are there."""
         before = self._state
         forgetting.check(before, self._method)
         self._starter = lambda context, initial: forgetting.starter(before, context, initial)
-        self._memory.note(forgetting.begun(before, self._checks.manifest.initial))
+        self._memory.begin_again(forgetting.begun(before, self._checks.manifest.initial))
 
     @property
     def _state(self) -> State:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ class RunOptions:
     Attributes:
         coordination: deadline, minimum clients and patience.
         checkpoint: its file, written after each step; None: the run cannot resume.
-        resume: go on from the checkpoint, if there is one.
+        resume: go on from the checkpoint, if there is one; with ``forgetting``, if that was interrupted.
         more_rounds: after a finished run, add new examples and calibrate for this many more rounds.
         observer: called with each event of the run.
         starter: gives a warm start, as :class:`Coordinator` says; None: the cold one.
@@ -129,7 +129,7 @@ def _provenance(outcome: Outcome, method: Method, clients: int) -> dict[str, Any
         "examples_vectorised": sum(vectors.examples for vectors in state.client_vectors.values()),
         "dtypes": sorted(set(state.dtypes.values())),
         "gate": None if outcome.gate is None else _gate_facts(outcome.gate),
-        **({"forgotten": [asdict(item) for item in state.forgotten]} if state.forgotten else {}),
+        **({"forgotten": [item.facts for item in state.forgotten]} if state.forgotten else {}),
     } | _promised_privacy(method)
 
 

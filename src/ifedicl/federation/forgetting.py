@@ -20,9 +20,6 @@ from ifedicl.errors import ConfigError, Fault
 from ifedicl.federation.state import Forgotten, State
 from ifedicl.settings import TOGETHER, Method
 
-FORGOTTEN = "forgotten"
-"""The event of a line in the ledger of a client whose share was removed."""
-
 
 @dataclass(frozen=True)
 class Forgetting:
@@ -49,8 +46,8 @@ class Forgetting:
             ConfigError: it cannot; the message says why and what to do.
         """
         took_part = {item.client for item in state.traffic if item.failure is None} - {TOGETHER}
-        absent = took_part - self.stay - self.left
-        removed = len(self.left) + len(self.changed)
+        absent = took_part - self.stay - self.left - state.gone
+        removed = len((self.left - state.gone) | self.changed)
         if method.promises_noise:
             raise _fault(
                 "privacy.mode",
@@ -58,7 +55,7 @@ class Forgetting:
                 "open or secure",
                 "Noise hides each example already, and what it spent is not given back",
             )
-        if not removed:
+        if not (self.left or self.changed):
             raise _fault("client", "none", "one client or more", "Name who left (--client) or removed examples (--changed)")
         if unknown := sorted((self.left | self.changed) - took_part):
             raise _fault("client", ", ".join(unknown), ", ".join(sorted(took_part)), "Name clients that took part in the run")
@@ -73,7 +70,12 @@ class Forgetting:
                 "Bring them back, or name them as --client too",
             )
         if state.best_round is None or not (state.is_finished or state.stale):
-            raise _fault("run", f"{state.round} rounds", "a finished run", "Finish it first: ifedicl run CONFIG --resume")
+            raise _fault(
+                "run",
+                f"{state.round} of {state.last_round} rounds",
+                "a finished run",
+                "Finish it first: resume it, or, if it was forgetting, give the same command as before",
+            )
         if method.is_one_shot and self.rounds:
             raise _fault(
                 "rounds", str(self.rounds), "0 for a run without rounds", "Leave it out: all of such an adapter is exact"
@@ -89,10 +91,18 @@ class Forgetting:
                 "can subtract. Wait for others to leave, or give --agreed if the owners concerned accept it",
             )
 
+    def note(self, round_number: int) -> Forgotten:
+        """What a run with this number of completed rounds keeps about it."""
+        return Forgotten(round_number, tuple(sorted(self.left)), tuple(sorted(self.changed)), self.rounds)
+
+    def has_begun(self, state: State) -> bool:
+        """Whether it is what the present schedule of the run in this state forgets, or has forgotten."""
+        return state.forgotten[-1:] == (self.note(state.phase_start),)
+
     def begun(self, state: State, initial: Coefficients) -> State:
         """The state without the shares, at the start of another schedule; nothing is collected yet.
 
-        ``initial`` are the coefficients of a cold start: they begin if the warm start is lost.
+        ``initial`` are the coefficients of a cold start, in place of those that :meth:`starter` gives.
         """
         gone = self.left | self.changed
         keeps = TOGETHER not in state.client_vectors  # one sum of all: no client's part of it is known
@@ -104,7 +114,6 @@ class Forgetting:
             replace(record, by_client={name: tally for name, tally in record.by_client.items() if name not in gone})
             for record in state.history
         )
-        note = Forgotten(state.round, len(self.left), len(self.changed), self.rounds)
         return replace(
             state,
             phase_start=state.round,
@@ -125,7 +134,7 @@ class Forgetting:
             zero_shot_by_client={},
             fit=None,
             history=history,
-            forgotten=(*state.forgotten, note),
+            forgotten=(*state.forgotten, self.note(state.round)),
         )
 
     def starter(self, state: State, context: Context, initial: Coefficients) -> Start | None:

@@ -108,12 +108,25 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class Forgotten:
-    """One removal of shares: after how many rounds, of how many clients, and for how many rounds calibration went on."""
+    """One removal of shares.
+
+    Attributes:
+        round: completed rounds before it.
+        left: names of the clients that left.
+        changed: names of those that removed examples.
+        more_rounds: of calibration without the removed text.
+    """
 
     round: int
-    clients_left: int
-    clients_changed: int
+    left: tuple[str, ...]
+    changed: tuple[str, ...]
     more_rounds: int
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """For provenance and ledgers: numbers, no name."""
+        numbers = {"clients_left": len(self.left), "clients_changed": len(self.changed)}
+        return {"round": self.round, **numbers, "more_rounds": self.more_rounds}
 
 
 @dataclass(frozen=True)
@@ -143,6 +156,7 @@ class State:
         zero_shot_by_client: the raw model on each client's selection examples.
         history: one record a round.
         traffic: every exchange.
+        forgotten: removals of shares, in order.
     """
 
     run: str
@@ -173,6 +187,11 @@ class State:
     def zero_shot(self) -> Tally | None:
         """The raw model on all clients' selection examples; None before that is measured."""
         return sum(self.zero_shot_by_client.values(), Tally()) if self.zero_shot_by_client else None
+
+    @property
+    def gone(self) -> frozenset[str]:
+        """Names of the clients that left at some time."""
+        return frozenset(name for item in self.forgotten for name in item.left)
 
     @property
     def last_round(self) -> int:

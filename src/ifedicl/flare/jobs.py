@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from ifedicl import files
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.errors import ConfigError, Fault
+from ifedicl.federation.forgetting import Forgetting
 from ifedicl.federation.manifest import Manifest
 from ifedicl.flare.names import CONTROLLER, EXECUTOR, NAME_PATTERN, TASK
 from ifedicl.kinds import TaskField
@@ -25,6 +26,26 @@ INTERVAL = 0.05
 """Default seconds between an idle site's polls for work."""
 
 
+class Removal(Section):
+    """What a finished run on the server is to forget, as :class:`~ifedicl.federation.forgetting.Forgetting` says.
+
+    Attributes:
+        round: completed rounds of the run.
+        phases: its number of schedules, with this one.
+    """
+
+    left: tuple[str, ...] = Field(default=(), description="names of sites that left")
+    changed: tuple[str, ...] = Field(default=(), description="names of sites that removed examples")
+    rounds: int = Field(default=0, ge=0, description="rounds of calibration without the removed text; 0 or more")
+    agreed: bool = False
+    round: int = Field(ge=0, description="0 or more")
+    phases: int = Field(ge=2, description="2 or more")
+
+    def forgetting(self, stay: Sequence[str]) -> Forgetting:
+        """The same, for the coordinator; ``stay`` are the sites that take part."""
+        return Forgetting(frozenset(stay), frozenset(self.left), frozenset(self.changed), self.rounds, self.agreed)
+
+
 class JobSettings(Section):
     """The settings of a run for the server, which loads no model.
 
@@ -33,6 +54,7 @@ class JobSettings(Section):
         sites: in the order in which their replies are aggregated.
         coordination: stays on the server; it may differ in a resumed job.
         interval: seconds between an idle site's polls for work.
+        removal: what a finished run of this name is to forget; None: a new run, or a resumed one.
     """
 
     name: str = Field(pattern=NAME_PATTERN, description="letters, digits, - and _; at most 63")
@@ -45,6 +67,7 @@ class JobSettings(Section):
     layers: int
     width: int
     interval: float = Field(default=INTERVAL, gt=0.0, le=60.0, description="seconds, above 0 and at most 60")
+    removal: Removal | None = None
 
     @model_validator(mode="after")
     def _check_method(self) -> Self:
@@ -54,7 +77,26 @@ class JobSettings(Section):
     @property
     def manifest(self) -> Manifest:
         """What each site's owner approves."""
-        return Manifest.of(self.task, self.method, ModelShape(self.fingerprint, self.layers, self.width))
+        model, phases = (
+            ModelShape(self.fingerprint, self.layers, self.width),
+            1 if self.removal is None else self.removal.phases,
+        )
+        return Manifest.of(self.task, self.method, model, rounds=self.last_round, phases=phases)
+
+    @property
+    def last_round(self) -> int:
+        """The round with which the job ends."""
+        return self.method.rounds.rounds if self.removal is None else self.removal.round + self.removal.rounds
+
+    def without(self, removal: Removal) -> Self:
+        """The job that forgets in the run of this one.
+
+        Raises:
+            ConfigError: no site would be left.
+        """
+        sites = [site for site in self.sites if site not in removal.left]
+        values = self.model_dump(mode="json") | {"sites": sites, "removal": removal.model_dump(mode="json")}
+        return validated(type(self), values, "job")
 
 
 def job_settings(settings: RunSettings, sites: Sequence[str], name: str, interval: float = INTERVAL) -> JobSettings:

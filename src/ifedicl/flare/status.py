@@ -25,6 +25,7 @@ class Board:
         self._last: dict[str, Traffic] = {}
         self._bytes = dict.fromkeys(job.sites, (0, 0, 0))  # received by a site, sent by it, added by the transport
         self._rounds: list[RoundRecord] = []
+        self._last_round = job.last_round
 
     def observe(self, event: Event) -> None:
         """An observer of the coordinator."""
@@ -35,6 +36,7 @@ class Board:
                 self._deliver(event.traffic)
             elif isinstance(event, RoundDone):
                 self._rounds.append(event.record)
+                self._last_round = event.rounds
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -45,7 +47,7 @@ class Board:
             return {
                 "run": self._job.name,
                 "round": last.round if last else 0,
-                "rounds": self._job.method.rounds.rounds,
+                "rounds": self._last_round,
                 "seconds": time.time() - self._started,
                 "train_loss": last and last.train_loss,
                 "held_out_loss": held_out and held_out.loss,
@@ -67,6 +69,8 @@ class Board:
         return self.facts | {
             "error": None,
             "round": state.round,
+            "phases": state.phases,
+            "forgotten": [item.facts for item in state.forgotten],
             "chosen_round": outcome.chosen_round,
             "held_out_loss": chosen and chosen.loss,
             "held_out_accuracy": chosen and chosen.accuracy,

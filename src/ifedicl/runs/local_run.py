@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,15 +12,17 @@ from ifedicl.backbone.load import Backbone, load_backbone
 from ifedicl.backbone.source import fingerprint
 from ifedicl.core.vectors import Array32
 from ifedicl.errors import ConfigError, Fault
+from ifedicl.federation.checkpoint import load_of
 from ifedicl.federation.coordinator import Starter
 from ifedicl.federation.driver import Federated, RunOptions
 from ifedicl.federation.events import Event, ignore
-from ifedicl.federation.forgetting import FORGOTTEN, Forgetting
+from ifedicl.federation.forgetting import Forgetting
+from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.kinds.examples import AnyEvaluation, AnyExample
-from ifedicl.ledger.ledger import Ledger
-from ifedicl.owner.endpoint import ledger_file, public_texts
+from ifedicl.owner.endpoint import public_texts
 from ifedicl.runs.client_data import RunData
+from ifedicl.runs.forget_lines import ForgetLines
 from ifedicl.runs.simulated import federate, simulate, zero_shot_adapter
 from ifedicl.settings import PRIVATE_DTYPE, ModelSettings, RunSettings
 from ifedicl.store import open_store, requests
@@ -114,6 +116,8 @@ def forget(
 ) -> RunResult:
     """Remove shares from a finished run, go on without them, and note it in the adapter and in the ledgers of who left.
 
+    The ledgers' lines are on the disk before anything is changed. If the process dies, the same call finishes the work.
+
     Args:
         settings: the config, in which clients that left are no longer named and removed examples are gone from the files.
         folder: of the run.
@@ -134,11 +138,7 @@ def forget(
     options = RunOptions(settings.coordination, observer=observer, forgetting=forgetting)
     result = _calibrate(settings, run_folder, read, lambda: load_backbone(model), options)
     assert result.federated is not None
-    (*_, note) = result.federated.outcome.state.forgotten
-    for name in sorted(forgetting.left | forgetting.changed):
-        ledger = Ledger(ledger_file(run_folder.ledgers, name), name)
-        share = "all" if name in forgetting.left else "removed examples"
-        ledger.append(FORGOTTEN, {"share": share, "exact": not note.more_rounds, **asdict(note)})
+    ForgetLines(run_folder.ledgers, forgetting).finish(result.federated.outcome.state)
     return result
 
 
@@ -196,6 +196,11 @@ def _calibrate(
     journal = folder.journal(task, examples)
 
     def work(options: RunOptions) -> Federated:
+        if options.forgetting is not None:
+            state = load_of(Manifest.of(task, method, backbone.shape).run, folder.checkpoint)
+            assert state is not None  # the caller has checked that the run has finished
+            interrupted = ForgetLines(folder.ledgers, options.forgetting).begin(state, method)
+            options = replace(options, resume=interrupted)
         return federate(clients, model, task, method, ledgers=folder.ledgers, public=public, options=options)
 
     federated = folder.carry_out(work, options, journal)

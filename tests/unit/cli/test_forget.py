@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from ifedicl import runs
 from ifedicl.adapter import Adapter
 from ifedicl.cli import app
-from ifedicl.errors import ConfigError
-from ifedicl.ledger.ledger import read
+from ifedicl.errors import ConfigError, StorageError
+from ifedicl.federation.events import Event, StepStarted
+from ifedicl.federation.forgetting import Forgetting
+from ifedicl.ledger.ledger import Ledger, read
+from ifedicl.settings import load_settings
 from tests.support import tiny
+from tests.support.run_folders import contents
 
 SECTIONS = """
     [holdout]
     selection = 0.25
     [rounds]
     rounds = 2
+    select_by = "last"
+    [readout]
+    pooled_depths = []
     [calibration]
     local_steps = 1
     batch_size = 2
@@ -61,8 +70,9 @@ def test_a_client_that_left_is_forgotten_and_it_is_written_down(finished: Path, 
     assert report.count(">east<") == 1, "of who left, the report has the bytes that it once sent, and nothing else"
     assert report.count(">north<") > 1
     last = read(tmp_path / "run" / "ledgers" / "east.jsonl")[0][-1]
-    assert (last.event, last.facts) == ("forgotten", {"share": "all", "exact": False, **note})
-    assert [entry.event for entry in read(tmp_path / "run" / "ledgers" / "north.jsonl")[0]].count("forgotten") == 0
+    assert (last.event, last.facts) == ("forgotten", {"share": "all", "number": 1, "exact": False, **note})
+    assert _about_it(tmp_path / "run", "east") == ["forget", "forgotten"]
+    assert _about_it(tmp_path / "run", "north") == []
 
 
 def test_a_removed_example_is_forgotten(finished: Path, tmp_path: Path) -> None:
@@ -78,7 +88,88 @@ def test_a_removed_example_is_forgotten(finished: Path, tmp_path: Path) -> None:
     assert never.exit_code == 0, never.output
     ours, theirs = (Adapter.load(tmp_path / name).context.vectors for name in ("run", "never"))
     np.testing.assert_array_equal(ours, theirs)
-    assert read(tmp_path / "run" / "ledgers" / "south.jsonl")[0][-1].facts["share"] == "removed examples"
+    (line,) = [entry for entry in read(tmp_path / "run" / "ledgers" / "south.jsonl")[0] if entry.event == "forgotten"]
+    assert line.facts["share"] == "removed examples"
+
+
+STEPS = ("begun", "vectors", "context", "update", "evaluate", "statistics")
+"""Events at which a forgetting stops: before and after its first checkpoint, in a round, and while its adapter is made."""
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_one_that_was_interrupted_is_finished_by_the_same_command(
+    step: str, finished: Path, llama_folder: Path, tmp_path: Path
+) -> None:
+    rows = (tmp_path / "south.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "south.jsonl").write_text("".join(rows[:2] + rows[3:]))
+    tiny.write_config(finished, llama_folder, ["north", "south"], SECTIONS)
+    settings, forgetting = (
+        load_settings(finished),
+        Forgetting(frozenset({"north", "south"}), frozenset({"east"}), frozenset({"south"}), 2),
+    )
+    shutil.copytree(tmp_path / "run", tmp_path / "whole")
+    runs.forget(settings, tmp_path / "whole", forgetting)
+
+    def die(event: Event) -> None:
+        if step == (event.step if isinstance(event, StepStarted) else "begun"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.forget(settings, tmp_path / "run", forgetting, observer=die)
+    for name in ("east", "south"):
+        assert _about_it(tmp_path / "run", name) == ["forget"]
+    runs.forget(settings, tmp_path / "run", forgetting)
+    for name in ("east", "south"):
+        assert _about_it(tmp_path / "run", name) == ["forget", "forgotten"]
+    assert contents(tmp_path / "run" / "adapter") == contents(tmp_path / "whole" / "adapter")
+
+
+def test_nothing_is_changed_before_the_ledgers_say_so(
+    finished: Path, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write_config(finished, llama_folder, ["north", "south"], SECTIONS)
+
+    def full(self: Ledger, event: str, facts: object) -> None:
+        raise StorageError("no space is left")
+
+    before = _files(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "append", full)
+        with pytest.raises(StorageError):
+            runs.forget(
+                load_settings(finished),
+                tmp_path / "run",
+                Forgetting(frozenset({"north", "south"}), frozenset({"east"}), rounds=1),
+            )
+    assert _files(tmp_path / "run") == before
+
+
+def test_what_is_refused_is_in_no_ledger(finished: Path, llama_folder: Path, tmp_path: Path) -> None:
+    tiny.write_config(finished, llama_folder, ["north", "south"], SECTIONS)
+    before = _files(tmp_path / "run")
+    with pytest.raises(ConfigError, match="1 or more"):
+        runs.forget(load_settings(finished), tmp_path / "run", Forgetting(frozenset({"north", "south"}), frozenset({"east"})))
+    assert _files(tmp_path / "run") == before
+
+
+def test_the_same_again_is_another_forgetting_once_the_first_has_ended(finished: Path, tmp_path: Path) -> None:
+    forgetting = Forgetting(frozenset({"north", "south", "east"}), changed=frozenset({"south"}), rounds=1)
+    for kept in (8, 7):
+        rows = (tmp_path / "south.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / "south.jsonl").write_text("".join(rows[:kept]))
+        runs.forget(load_settings(finished), tmp_path / "run", forgetting)
+    assert _about_it(tmp_path / "run", "south") == ["forget", "forgotten"] * 2
+    assert len(Adapter.load(tmp_path / "run").provenance["forgotten"]) == 2
+
+
+def _files(run: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+
+
+def _about_it(run: Path, client: str) -> list[str]:
+    """The events of a client's lines about its forgetting, in order."""
+    events = [entry.event for entry in read(run / "ledgers" / f"{client}.jsonl")[0]]
+    return [event for event in events if event in ("forget", "forgotten")]
 
 
 def test_what_is_still_there_or_never_ran_is_refused(finished: Path, tmp_path: Path) -> None:

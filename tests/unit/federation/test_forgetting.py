@@ -181,8 +181,27 @@ def test_a_forgotten_run_remembers_that_it_forgot(backbone: Backbone, tmp_path: 
     outcome = _forget(backbone, method, WITHOUT, tmp_path / "state", LEFT)
     again = run_real(backbone, method, WITHOUT, checkpoint=tmp_path / "state", resume=True)
     (note,) = again.state.forgotten
-    assert (note.clients_left, note.clients_changed, note.more_rounds) == (1, 0, 2)
+    assert (note.left, note.changed, note.more_rounds) == (("b",), (), 2)
     assert again.context.digest == outcome.context.digest
+
+
+def test_who_left_earlier_need_not_be_named_again(backbone: Backbone, tmp_path: Path) -> None:
+    method = METHODS["each client's vectors"]
+    run_real(backbone, method, FOUR, checkpoint=tmp_path / "state")
+    _forget(backbone, method, WITHOUT, tmp_path / "state", LEFT)
+    two: Hands = {name: hand for name, hand in WITHOUT.items() if name != "a"}
+    outcome = _forget(backbone, method, two, tmp_path / "state", Forgetting(frozenset(two), left=frozenset({"a"}), rounds=1))
+    assert [note.left for note in outcome.state.forgotten] == [("b",), ("a",)]
+    _assert_never_held(outcome, run_real(backbone, method, two))
+
+
+def test_who_left_earlier_hides_nobody_in_a_secure_sum(backbone: Backbone, tmp_path: Path) -> None:
+    """Naming it once more does not make the difference of the two sums one of two clients."""
+    state = replace(run_real(backbone, SECURE, FOUR).state, forgotten=(LEFT.note(2),))
+    left = Forgetting(frozenset("cd"), left=frozenset("ab"), rounds=1)
+    with pytest.raises(ConfigError, match="differ by their share alone"):
+        left.check(state, SECURE)
+    left.check(replace(state, forgotten=()), SECURE)
 
 
 def test_readout_sums_that_lose_a_client_are_exact_in_any_order() -> None:
