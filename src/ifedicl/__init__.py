@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from ifedicl.kinds.classify import Example, Task
     from ifedicl.kinds.examples import Answer, AnyEvaluation, AnyExample
     from ifedicl.kinds.extraction import ExtractTask
+    from ifedicl.kinds.label_sets import MultiLabelEvaluation, MultiLabelExample
+    from ifedicl.kinds.multi_label import MultiLabelTask
     from ifedicl.kinds.passages import Passage, TextEvaluation
+    from ifedicl.kinds.scale import OrderedEvaluation
     from ifedicl.ledger.entries import Head
     from ifedicl.ledger.receipts import Receipt
     from ifedicl.metrics import Comparison, Evaluation, Tally
@@ -66,6 +69,9 @@ _MODULES = {
     "kinds.choose": ("ChooseTask",),
     "kinds.examples": ("Answer", "AnyEvaluation", "AnyExample"),
     "kinds.classify": ("Example", "Task"),
+    "kinds.label_sets": ("MultiLabelEvaluation", "MultiLabelExample"),
+    "kinds.multi_label": ("MultiLabelTask",),
+    "kinds.scale": ("OrderedEvaluation",),
     "kinds.extraction": ("ExtractTask",),
     "kinds.passages": ("Passage", "TextEvaluation"),
     "ledger.entries": ("Head",),
@@ -116,7 +122,11 @@ __all__ = [
     "IfediclError",
     "Method",
     "ModelSettings",
+    "MultiLabelEvaluation",
+    "MultiLabelExample",
+    "MultiLabelTask",
     "OnModel",
+    "OrderedEvaluation",
     "Outcome",
     "Passage",
     "Personal",

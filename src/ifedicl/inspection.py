@@ -22,8 +22,8 @@ from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.run_folder import RunFolder
 from ifedicl.federation.sample_exchange import Exchange, SampleCounts, sample_exchange
 from ifedicl.kinds.any_task import SHOWN_TEXT
-from ifedicl.kinds.classify import SHOWN_LABEL
 from ifedicl.kinds.row_cells import COLUMN_REMEDY
+from ifedicl.kinds.with_labels import SHOWN_LABEL
 from ifedicl.rows import columns_of, holds_rows, rows_of
 from ifedicl.settings import RunSettings, load_settings
 from ifedicl.settings.describe import mode_of, what_leaves
@@ -156,7 +156,9 @@ def inspect_data(path: Path, text: str = "text", label: str = "label") -> dict[s
     if missing := [name for name in (text, label) if name not in columns]:
         facts["note"] = f"no column named {' or '.join(missing)}. {COLUMN_REMEDY}; or check that the first line is a header"
     if label in columns:
-        facts["labels"] = dict(Counter(str(row.get(label))[:SHOWN_LABEL] for row in rows).most_common())
+        cells = [row.get(label) for row in rows]
+        names = [name for cell in cells for name in (cell if isinstance(cell, list) else [cell])]
+        facts["labels"] = dict(Counter(str(name)[:SHOWN_LABEL] for name in names).most_common())
     if text in columns:
         words = sorted(len(str(row.get(text, "")).split()) for row in rows)
         facts["words"] = {"median": words[len(words) // 2], "most": words[-1]}

@@ -225,6 +225,11 @@ class Evaluation:
         return {"macro-F1": self.macro_f1}
 
     @property
+    def numbers(self) -> dict[str, float]:
+        """None."""
+        return {}
+
+    @property
     def by_label(self) -> list[tuple[int, int]]:
         """``(C, 2)``: of each label, the examples that have it, and how many of these are answered right."""
         matrix = self.confusion

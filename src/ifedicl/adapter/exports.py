@@ -20,7 +20,7 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.lora_export import export_lora, has_bias
 from ifedicl.backbone.quiet import quiet_transformers
 from ifedicl.backbone.turn import Turn
-from ifedicl.errors import BackboneError, InputError
+from ifedicl.errors import BackboneError, InputError, TaskError
 from ifedicl.kinds.any_task import TEXT_FIELD
 from ifedicl.kinds.classify import as_classification
 
@@ -111,6 +111,11 @@ def export(content: Content, folder: Path, backbone: Backbone, *, dtype: str, fo
     """As :meth:`ifedicl.adapter.adapter.Adapter.export`, with the adapter's own ``backbone``."""
     if form not in FORMS:
         raise InputError(f"form: received {form!r}; allowed: {', '.join(FORMS)}. Choose one of these")
+    if not content.task.samples:
+        raise TaskError(
+            f"task.kind: received {content.task.kind!r}, whose answers other programs do not compare; allowed for export: "
+            "other kinds. Use the adapter itself: Adapter.on_model, ifedicl classify"
+        )
     write, usage = FORMS[form]
     terms = terms_of(content.model)
     prompt = Turn(backbone.tokenizer, content.task, content.model_name).prompt(TEXT_FIELD)

@@ -68,8 +68,11 @@ class BaseScorer(ABC):
     def classes_of(self, labels: Sequence[Any]) -> list[int]:
         """The class of each example, as :meth:`AnyTask.class_of`."""
 
-    def row_classes(self, labels: Sequence[Any]) -> list[int]:
-        """The class of each row of a :meth:`reading` of examples, below :attr:`AnyTask.columns`; usually one row an example."""
+    def row_classes(self, labels: Sequence[Any]) -> Sequence[Any]:
+        """The class of each row of a :meth:`reading` of examples, below :attr:`AnyTask.columns`; usually one row an example.
+
+        Where classes overlap, zeros and ones: which of all classes each row has.
+        """
         return self.classes_of(labels)
 
     @abstractmethod

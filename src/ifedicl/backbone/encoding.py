@@ -1,4 +1,4 @@
-"""Classification in tokens: the sequences of the label words, as a tree."""
+"""Label words in tokens: the sequences of the label words, as a tree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.prompts import PROBES, PromptEncoder, Tokens
 from ifedicl.errors import TaskError
 from ifedicl.kinds.any_task import TEXT_FIELD
-from ifedicl.kinds.classify import Task
+from ifedicl.kinds.with_labels import LabelledTask
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class LabelTree:
 
 
 class Encoder(PromptEncoder):
-    """Turns the texts of a classification into tokens of one model. No text and no label word makes a control token."""
+    """Turns the texts of a task with labels into tokens of one model. No text and no label word makes a control token."""
 
     answers = "label word"
 
-    def __init__(self, backbone: Backbone, task: Task) -> None:
+    def __init__(self, backbone: Backbone, task: LabelledTask) -> None:
         """Tokenise the template and the label words.
 
         Raises:
@@ -69,13 +69,13 @@ class Encoder(PromptEncoder):
 
     def _label_words(self) -> tuple[Tokens, ...]:
         words: list[Tokens] = []
-        for word in self._words_of.label_words:
+        for word in self._words_of.words:
             endings = {self.ending(probe, word) for probe in PROBES}
             tokens = endings.pop()
             if endings or not tokens:
                 raise self._no_boundary(word)
             if tokens in words:
-                twin = self._words_of.label_words[words.index(tokens)]
+                twin = self._words_of.words[words.index(tokens)]
                 raise TaskError(
                     f"task.label_words: {twin!r} and {word!r} have the same tokens {tokens}. Choose words that differ"
                 )

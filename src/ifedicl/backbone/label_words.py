@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,15 +20,15 @@ from ifedicl.backbone.prompts import Tokens
 from ifedicl.backbone.tree_attention import WIDEST
 from ifedicl.backbone.word_steps import WordSteps
 from ifedicl.core.transfer import to_device
-from ifedicl.kinds.classify import Task
+from ifedicl.kinds.with_labels import LabelledTask
 
 _MOST_READ = 512  # states whose logits over the whole vocabulary are computed at once: 256 MiB for 128,000 tokens
 
 
-class LabelWords:
-    """The label words of one task, on one model."""
+class ScoredWords(ABC):
+    """The words of one task that are scored, on one model. The losses depend on how many of them an example may have."""
 
-    def __init__(self, backbone: Backbone, task: Task, tree: LabelTree) -> None:
+    def __init__(self, backbone: Backbone, task: LabelledTask, tree: LabelTree) -> None:
         """Prepare what does not depend on prompts."""
         self._backbone = backbone
         self._tree = tree
@@ -84,13 +85,40 @@ class LabelWords:
         """``(...)`` of ``(..., V)``: the log-probability that no other label word goes on from ``word``, of those behind it."""
         return logs.index_fill(-1, self._ended[word], -torch.inf).logsumexp(dim=-1)
 
-    def label_fed(self, prompts: Sequence[Tokens], labels: Sequence[int], padded: Padded) -> Fed:
-        """For :meth:`label_losses`."""
+    @abstractmethod
+    def label_fed(self, prompts: Sequence[Tokens], labels: Sequence[Any], padded: Padded) -> Fed:
+        """As :meth:`Answers.label_fed`."""
+
+    @abstractmethod
+    def label_losses(self, states: Tensor, fed: Mapping[str, Tensor]) -> Tensor:
+        """As :meth:`Answers.label_losses`."""
+
+    @abstractmethod
+    def word_fed(self, prompts: Sequence[Tokens], labels: Sequence[Any], padded: Padded) -> Fed:
+        """As :meth:`Answers.word_fed`."""
+
+    @abstractmethod
+    def word_losses(self, states: Tensor, fed: Mapping[str, Tensor]) -> Tensor:
+        """As :meth:`Answers.word_losses`."""
+
+    def _scored_fed(self, prompts: Sequence[Tokens], labels: npt.NDArray[Any], padded: Padded) -> Fed:
+        """Where :meth:`_scores` are read, and the labels."""
         layout = self.layout(prompts)
         rows = layout.rows(prompts)
         width = padded(widest(rows))
         places = last_places(prompts, width, len(layout.tails)) if self._tree.is_flat else layout.places(prompts, width)
-        return self._fed(rows, width, places=places, labels=np.array(labels))
+        return self._fed(rows, width, places=places, labels=labels)
+
+    def _fed(self, rows: Sequence[Row], width: int, **arrays: npt.NDArray[Any]) -> Fed:
+        return Fed(rows, width, {name: to_device(array, self._backbone.device) for name, array in arrays.items()})
+
+
+class LabelWords(ScoredWords):
+    """The label words of one classification."""
+
+    def label_fed(self, prompts: Sequence[Tokens], labels: Sequence[int], padded: Padded) -> Fed:
+        """For :meth:`label_losses`."""
+        return self._scored_fed(prompts, np.array(labels), padded)
 
     def label_losses(self, states: Tensor, fed: Mapping[str, Tensor]) -> Tensor:
         """``-log P(label | prompt)`` among the labels."""
@@ -132,6 +160,3 @@ class LabelWords:
                 logs = self._backbone.logits(read_at(states, fed[f"ends of {number}"])).log_softmax(dim=-1)
                 totals = totals.index_add(0, fed[f"rows of {number}"], -self._log_ends(logs, word))
         return totals / fed["lengths"] if "lengths" in fed else totals
-
-    def _fed(self, rows: Sequence[Row], width: int, **arrays: npt.NDArray[Any]) -> Fed:
-        return Fed(rows, width, {name: to_device(array, self._backbone.device) for name, array in arrays.items()})

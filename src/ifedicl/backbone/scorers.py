@@ -9,14 +9,17 @@ from ifedicl.backbone.base_scorer import BaseScorer
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.option_scoring import OptionScorer
 from ifedicl.backbone.scoring import Scorer
+from ifedicl.backbone.set_scoring import SetScorer
 from ifedicl.kinds.any_task import AnyTask
 from ifedicl.kinds.choose import ChooseTask
 from ifedicl.kinds.classify import Task
 from ifedicl.kinds.extraction import ExtractTask
+from ifedicl.kinds.multi_label import MultiLabelTask
 
 _SCORERS: Mapping[type[AnyTask], Callable[..., BaseScorer]] = {
     Task: Scorer,
     ChooseTask: OptionScorer,
+    MultiLabelTask: SetScorer,
     ExtractTask: AnswerScorer,
 }
 

@@ -1,10 +1,11 @@
-"""Label log-probabilities of prompts: batches by length, right-padded; the LM head runs only where a label is read."""
+"""Log-probabilities of words behind prompts: batches by length, right-padded; the LM head runs only where a label is read."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ifedicl.backbone.base_scorer import BaseScorer, last_states
 from ifedicl.backbone.encoding import Encoder
-from ifedicl.backbone.label_words import LabelWords
+from ifedicl.backbone.label_words import LabelWords, ScoredWords
 from ifedicl.backbone.layout import Layout
 from ifedicl.backbone.load import Backbone, Prefix
 from ifedicl.backbone.lock import exclusive
@@ -30,45 +31,13 @@ _HELD = 2**25  # numbers of hidden states that wait on the device: 128 MiB
 _FEWEST_SHARED = 32  # tokens: running a shorter beginning again is cheaper than copying its cache to every row
 
 
-class Scorer(BaseScorer):
-    """Scores the label words of a classification."""
+class WordScorer(BaseScorer):
+    """Scores words behind prompts, those of a :class:`LabelledTask`: one score for each."""
 
-    task: Task
     encoder: Encoder
-    words: LabelWords
+    words: ScoredWords
 
-    def __init__(
-        self, backbone: Backbone, task: Task, *, first_layer: int = 0, on_pass: Callable[[], None] = lambda: None
-    ) -> None:
-        """Prepare the label words.
-
-        Args:
-            backbone: the frozen model.
-            task: what is asked.
-            first_layer: the lowest that is ever injected; the states that enter it are computed once for each prompt and kept.
-            on_pass: called before each forward pass; what it raises ends the work.
-
-        Raises:
-            TaskError: as :class:`Encoder`.
-        """
-        super().__init__(backbone, first_layer=first_layer, on_pass=on_pass)
-        self.task = task
-        self.encoder = Encoder(backbone, task)
-        self.words = LabelWords(backbone, task, self.encoder.tree)
-
-    def encoded(self, examples: Sequence[AnyExample]) -> EncodedExamples:
-        prompts = self.encoder.prompts([example.text for example in examples])
-        return EncodedExamples(prompts, tuple(map(self.task.class_of, examples)))
-
-    def demonstrations(self, prompts: Sequence[Tokens], labels: Sequence[int], position: str) -> list[Tokens]:
-        if position == "prompt":
-            return list(prompts)
-        return [prompt + self.encoder.tree.words[label] for prompt, label in zip(prompts, labels, strict=True)]
-
-    def classes_of(self, labels: Sequence[int]) -> list[int]:
-        return list(labels)
-
-    def training_batches(self, prompts: Sequence[Tokens], labels: Sequence[int]) -> list[list[int]]:
+    def training_batches(self, prompts: Sequence[Tokens], labels: Sequence[Any]) -> list[list[int]]:
         del labels  # all label words are run
         return self.batches(prompts, trains=True)
 
@@ -104,7 +73,7 @@ class Scorer(BaseScorer):
         A long beginning that all prompts share (demonstrations, instructions) is run once. Without a readout labels are scored
         by their words. ``on_progress`` is called with the number of prompts just done.
         """
-        result = np.empty((len(prompts.tokens), len(self.task.labels)), dtype=np.float32)
+        result = np.empty((len(prompts.tokens), self.task.columns), dtype=np.float32)
         layers, words = ((), True) if readout is None else (readout.pooled_layers, readout.reads_words)
         for positions, reading in self._blocks(prompts, layers, on_progress, words=words):
             result[positions] = reading.log_probabilities(readout)
@@ -123,7 +92,7 @@ class Scorer(BaseScorer):
         """
         hidden = hidden_count(self.backbone.width, pooled_layers)
         states = np.empty((len(prompts.tokens), hidden), dtype=np.float32)
-        logs = np.empty((len(prompts.tokens), len(self.task.labels)), dtype=np.float32)
+        logs = np.empty((len(prompts.tokens), self.task.columns), dtype=np.float32)
         parts = [Prompts((tokens,), 0) for tokens in prompts.tokens] if alone else [prompts]
         first = 0
         for part in parts:
@@ -165,7 +134,7 @@ class Scorer(BaseScorer):
         return length_batches(sizes, self.budget if bound is None else self.budget.within(bound))
 
     def layout(self, prompts: Sequence[Tokens], before: int = 0) -> Layout:
-        """As :meth:`LabelWords.layout`."""
+        """As :meth:`ScoredWords.layout`."""
         return self.words.layout(prompts, before)
 
     def _without_prefix(self, prompts: Sequence[Tokens], most: int | None) -> tuple[Prefix | None, Sequence[Tokens]]:
@@ -210,10 +179,48 @@ class Scorer(BaseScorer):
                 states, scores = self.words.scored(run, prompts, layout)
             else:
                 states = last_states(run, prompts)
-                scores = run.new_zeros((len(prompts), len(self.task.labels)), dtype=torch.float32)
+                scores = run.new_zeros((len(prompts), self.task.columns), dtype=torch.float32)
             if upper and of_rows:
                 means |= upper.text_means(rows, of_rows)
         return with_text(states, of_rows, means), scores
+
+
+class Scorer(WordScorer):
+    """Scores the label words of a classification."""
+
+    task: Task
+    words: LabelWords
+
+    def __init__(
+        self, backbone: Backbone, task: Task, *, first_layer: int = 0, on_pass: Callable[[], None] = lambda: None
+    ) -> None:
+        """Prepare the label words.
+
+        Args:
+            backbone: the frozen model.
+            task: what is asked.
+            first_layer: the lowest that is ever injected; the states that enter it are computed once for each prompt and kept.
+            on_pass: called before each forward pass; what it raises ends the work.
+
+        Raises:
+            TaskError: as :class:`Encoder`.
+        """
+        super().__init__(backbone, first_layer=first_layer, on_pass=on_pass)
+        self.task = task
+        self.encoder = Encoder(backbone, task)
+        self.words = LabelWords(backbone, task, self.encoder.tree)
+
+    def encoded(self, examples: Sequence[AnyExample]) -> EncodedExamples:
+        prompts = self.encoder.prompts([example.text for example in examples])
+        return EncodedExamples(prompts, tuple(map(self.task.class_of, examples)))
+
+    def demonstrations(self, prompts: Sequence[Tokens], labels: Sequence[int], position: str) -> list[Tokens]:
+        if position == "prompt":
+            return list(prompts)
+        return [prompt + self.encoder.tree.words[label] for prompt, label in zip(prompts, labels, strict=True)]
+
+    def classes_of(self, labels: Sequence[int]) -> list[int]:
+        return list(labels)
 
 
 def _behind(span: Span | None, prefix: Prefix | None) -> Span | None:

@@ -36,6 +36,7 @@ class Record(Section):
         date: end of the cell, UTC.
         accuracy: on the test rows, mean over classifiers; so is ``macro_f1``.
         second: what ``macro_f1`` is: of another kind of task its first further figure.
+        figures: the kind's further figures by name, as the reports show them; none in older cells.
         calibration_error: the same; None in older cells.
         hits: by classifier, a 1 or 0 for each test row.
         bytes_up: sent by one client, by stage, mean over clients; so are ``bytes_down`` (received) and ``cpu_seconds``.
@@ -55,6 +56,7 @@ class Record(Section):
     accuracy: Annotated[float, Field(ge=0, le=1)]
     macro_f1: Annotated[float, Field(ge=0, le=1)]
     second: str = "macro-F1"
+    figures: Mapping[str, float] = Field(default_factory=dict)
     calibration_error: Annotated[float, Field(ge=0, le=1)] | None = None
     hits: Annotated[Mapping[str, Annotated[str, Field(pattern="^[01]+$")]], Field(min_length=1)]
     rounds: int

@@ -191,6 +191,7 @@ def _run_cell(plan: Plan, cell: Cell, data: DataSet, setup: Setup) -> Record:
         fingerprint=backbone.fingerprint,
         dtype=backbone.dtype,
         accuracy=sum(evaluation.accuracy for evaluation in evaluations.values()) / len(evaluations),
+        figures=_mean_figures(list(evaluations.values())),
         macro_f1=sum(_second(evaluation) for evaluation in evaluations.values()) / len(evaluations),
         second=next((name for evaluation in evaluations.values() for name in evaluation.figures), "accuracy"),
         calibration_error=sum(item.confidence.calibration_error for item in evaluations.values()) / len(evaluations),
@@ -211,6 +212,12 @@ def _run_cell(plan: Plan, cell: Cell, data: DataSet, setup: Setup) -> Record:
 
 def _finite(figure: float) -> float | None:
     return figure if math.isfinite(figure) else None
+
+
+def _mean_figures(evaluations: Sequence[AnyEvaluation]) -> dict[str, float]:
+    """The kind's figures and numbers by name, mean over classifiers."""
+    each = [{**evaluation.figures, **evaluation.numbers} for evaluation in evaluations]
+    return {name: sum(figures[name] for figures in each) / len(each) for name in each[0]}
 
 
 def _second(evaluation: AnyEvaluation) -> float:

@@ -86,6 +86,12 @@ def _model_tables(plan: Plan, records: Sequence[Record]) -> Iterator[str]:
         ["method", *plan.sets, "mean"],
         ([name, *(_figures(table.get(key)) for key in plan.sets), _mean(table, plan)] for name, table in tables.items()),
     )
+    if any(len(record.figures) > 1 for record in records):
+        yield from _titled(
+            "Further figures, mean over seeds",
+            ["method", *plan.sets],
+            ([name, *(_more(table.get(key)) for key in plan.sets)] for name, table in tables.items()),
+        )
     for ours in (name for name in (OURS, PAPER_FORM) if name in tables):
         others = [name for name in methods if name != ours]
         yield from _titled(
@@ -127,6 +133,13 @@ def _figures(records: Sequence[Record] | None) -> str:
     f1 = np.mean([record.macro_f1 for record in records])
     spread = f" ± {100 * np.std([record.accuracy for record in records], ddof=1):.1f}" if len(records) > 1 else ""
     return f"{_accuracy(records)}{spread} / {100 * f1:.1f} ({100 * low:.0f}–{100 * high:.0f})"
+
+
+def _more(records: Sequence[Record] | None) -> str:
+    """The kind's further figures, where all records have them."""
+    names = list(records[0].figures) if records and all(record.figures for record in records) else []
+    means = {name: np.mean([record.figures[name] for record in records or ()]) for name in names}
+    return ", ".join(f"{name} {mean:.3f}" for name, mean in means.items()) or _DASH
 
 
 def _accuracy(records: Sequence[Record] | None) -> str:

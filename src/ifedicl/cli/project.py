@@ -98,7 +98,7 @@ def bench(
         str,
         typer.Argument(
             help="A plan file, or a shipped plan: smoke, dev, cpu, servable, pools, finance, many-labels, choose, extract, "
-            "paper."
+            "multi-label, paper."
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="The folder of the results. Default: runs/bench-NAME.")] = None,

@@ -24,6 +24,8 @@ PENALTIES = (0.5, 2.0, 8.0, 32.0, 128.0)
 _MIDDLE_PENALTY = 3.0
 _ELSEWHERE = 100.0
 """Times the penalty of text means at other depths than the middle one, in every second readout that is tried."""
+_LEAST_GAP = 0.01
+"""Least distance of the mean scores with and without a label that is stretched to 1."""
 _MEAN_STEPS = 127  # of a mean on the wire, to each side of 0
 _STEPS = 7  # of a number of the sketch on the wire, to each side of 0
 _TOLERANCE = 1e-2  # of rounding on the wire
@@ -36,7 +38,8 @@ class ReadoutSums:
     ``x`` are the ``F`` features of an example in :class:`~ifedicl.core.units.Units`.
 
     Attributes:
-        counts: ``(C,)`` float64, examples by label.
+        counts: ``(C,)`` float64, examples by label, where each has one. ``(2, C)``: examples with and without each label, where
+            each may have several, and all have the first.
         moment: ``(F, C)`` float64, ``Σx`` by label.
         diagonal: ``(F,)`` float64, ``Σx²``.
         sketch: ``(F, m)`` float64, ``Σx (xᵀQ)`` with shared directions ``Q``.
@@ -63,20 +66,45 @@ class ReadoutSums:
         directions: Directions,
         device: torch.device | None = None,
     ) -> Self:
-        """Sum over ``(N, F)`` features and ``(N,)`` label positions, on a device (None: the CPU)."""
+        """Sum over ``(N, F)`` features on a device (None: the CPU).
+
+        ``labels``: ``(N,)`` positions, or ``(N, C)`` 0 and 1 where each example may have several, and all have the first.
+        """
         from ifedicl.core.transfer import to_device, to_host  # a FLARE server, which has no model, needs no torch
 
-        inside, targets = units.standard(features), np.eye(classes)[labels]
+        inside, targets = units.standard(features), np.eye(classes)[labels] if labels.ndim == 1 else labels.astype(np.float64)
         rows, along, of_labels = (to_device(array, device) for array in (inside, directions.along(inside), targets))
         counts, moment, diagonal, sketch, means = to_host(
             of_labels.sum(0), rows.T @ of_labels, rows.square().sum(0), rows.T @ along, along.sum(0)
         )
+        if labels.ndim > 1:
+            counts = np.stack([counts, len(inside) - counts])
         return cls(counts, moment, diagonal, sketch, means, units)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether an example may have several labels."""
+        return self.counts.ndim > 1
+
+    @property
+    def by_label(self) -> Array64:
+        """``(C,)``: examples that have each label."""
+        return self.counts[0] if self.overlaps else self.counts
 
     @property
     def examples(self) -> int:
         """The number of examples."""
-        return round(float(self.counts.sum()))
+        return round(self._size)
+
+    @property
+    def _size(self) -> float:
+        return float((self.counts[:, 0] if self.overlaps else self.counts).sum())
+
+    @property
+    def total(self) -> Array64:
+        """``(F,)``: ``Σx`` over all examples."""
+        total: Array64 = self.moment[:, 0] if self.overlaps else self.moment.sum(axis=1)
+        return total
 
     @property
     def is_finite(self) -> bool:
@@ -93,7 +121,10 @@ class ReadoutSums:
         """Whether some examples could have these sums: no mean and no product is larger than the squares allow."""
         if not self.is_finite or (self.counts < 0).any() or self.examples < 1:
             return False
-        squares = (np.square(self.moment) / np.maximum(self.counts, 1.0)).sum(axis=1)  # Cauchy and Schwarz, label by label
+        by_label = np.square(self.moment) / np.maximum(self.by_label, 1.0)  # Cauchy and Schwarz, label by label
+        if self.overlaps and ((self.counts.sum(axis=0) != self._size).any() or self.counts[1, 0]):
+            return False
+        squares = by_label.max(axis=1) if self.overlaps else by_label.sum(axis=1)
         most = (1 + _TOLERANCE) * self.diagonal + _TOLERANCE * self.examples
         bounded = (self.diagonal <= (1 + _TOLERANCE) * LARGEST_FEATURE**2 * self.examples).all()
         if not (squares <= most).all() or not bounded:
@@ -115,7 +146,8 @@ class ReadoutSums:
         (size, classes), (count,), steps = means.shape, scales.shape, arrays["steps"]
         halves = steps.astype(np.uint8)
         shapes = counts.shape, sizes.shape, deviations.shape, along.shape, units.shape, steps.shape
-        if shapes != ((classes,), (size,), (size,), (count,), (2, size), (size, -(-count // 2))):
+        allowed = (classes,) if counts.ndim == 1 else (2, classes)
+        if shapes != (allowed, (size,), (size,), (count,), (2, size), (size, -(-count // 2))):
             raise ValueError(f"means: received {means.shape}, which does not fit the shapes {shapes} of the other arrays")
         if steps.dtype != np.uint8 or arrays["means"].dtype != np.int8 or (deviations < 0).any() or (counts < 0).any():
             raise ValueError(
@@ -124,30 +156,30 @@ class ReadoutSums:
         numbers = np.stack([halves & 15, halves >> 4], axis=-1).reshape(size, -1)[:, :count].astype(np.float64)
         if not numbers.all():
             raise ValueError("steps: received 0; allowed: two numbers of 1 to 15 in a byte")
-        moment, examples = means / _MEAN_STEPS * sizes[:, None] * counts, max(float(counts.sum()), 1.0)
-        totals, deviations = moment.sum(axis=1), deviations * np.sqrt(examples)
+        moment = means / _MEAN_STEPS * sizes[:, None] * (counts if counts.ndim == 1 else counts[0])
+        bare = cls(counts, moment, deviations, np.zeros((size, count)), along, Units.of_numbers(*units))
+        totals, examples = bare.total, max(bare._size, 1.0)
+        deviations = deviations * np.sqrt(examples)
         scatter = (numbers - _STEPS - 1) / _STEPS * scales * deviations[:, None]
-        return cls(
-            counts,
-            moment,
-            np.square(deviations) + np.square(totals) / examples,
-            scatter + np.outer(totals, along),
-            along * examples,
-            Units.of_numbers(*units),
+        return replace(
+            bare,
+            diagonal=np.square(deviations) + np.square(totals) / examples,
+            sketch=scatter + np.outer(totals, along),
+            along=along * examples,
         )
 
     @property
     def on_wire(self) -> dict[str, npt.NDArray[np.generic]]:
         """The same sums as numbers of similar size, most of which fit into 4 bits.
 
-        ``counts`` ``(C,)`` int64; ``means`` ``(F, C)`` int8 in 127ths of a feature's largest one; that is in ``sizes``
+        ``counts`` as they are, int64; ``means`` ``(F, C)`` int8 in 127ths of a feature's largest one; that is in ``sizes``
         ``(F,)`` float16; ``deviations`` ``(F,)`` float16; ``steps`` ``(F, ⌈m / 2⌉)`` uint8,
         two numbers a byte: the sketch of the centred features, each divided by its deviation, in steps of a seventh of a
         direction's largest number, which is in ``scales``; ``along``, the means along the directions, and ``scales`` ``(m,)``
         float32; ``units`` ``(2, F)`` float16. Steps are rounded up or down by chance, so that sums of clients have no bias. The
         draw follows from the numbers.
         """
-        examples, totals = max(self.examples, 1), self.moment.sum(axis=1)
+        examples, totals = max(self.examples, 1), self.total
         deviations = np.sqrt(np.maximum(self.diagonal - np.square(totals) / examples, 0.0))
         centred = self.sketch - np.outer(totals, self.along) / examples
         relative = np.divide(centred, deviations[:, None], out=np.zeros_like(centred), where=deviations[:, None] > 0)
@@ -158,7 +190,7 @@ class ReadoutSums:
         draws = self.dither((len(steps), classes + steps.shape[1]))
         whole = np.clip(np.rint(np.nan_to_num(steps) + draws[:, classes:]), -_STEPS, _STEPS).astype(np.int8) + _STEPS + 1
         whole = np.pad(whole, [(0, 0), (0, whole.shape[1] % 2)], constant_values=_STEPS + 1).astype(np.uint8)
-        means = np.clip(self.moment / np.maximum(self.counts, 1.0), -LARGEST_FEATURE, LARGEST_FEATURE)
+        means = np.clip(self.moment / np.maximum(self.by_label, 1.0), -LARGEST_FEATURE, LARGEST_FEATURE)
         sizes = np.abs(means).max(axis=1).astype(np.float16)
         relative = np.divide(means, sizes[:, None], out=np.zeros_like(means), where=sizes[:, None] > 0, dtype=np.float64)
         parts = np.clip(np.rint(_MEAN_STEPS * np.nan_to_num(relative) + draws[:, :classes]), -_MEAN_STEPS, _MEAN_STEPS)
@@ -181,7 +213,7 @@ class ReadoutSums:
     @property
     def mean(self) -> Array64:
         """``(F,)``: of the features, in their units."""
-        mean: Array64 = self.moment.sum(axis=1) / max(float(self.counts.sum()), 1.0)
+        mean: Array64 = self.total / max(self._size, 1.0)
         return mean
 
     def refined(self, asked: Refinement, answer: Products) -> Self:
@@ -190,7 +222,7 @@ class ReadoutSums:
         Where other examples gave the products than gave the sums, they count as if they were as many.
         """
         centre, directions = asked.centre.astype(np.float64), asked.directions.astype(np.float64)
-        totals, examples = self.moment.sum(axis=1), float(self.counts.sum())
+        totals, examples = self.total, self._size
         along = totals @ directions
         # The sums are about 0, the products about the centre: Σxxᵀ = Σ(x - c)(x - c)ᵀ + t cᵀ + c tᵀ - n c cᵀ with t = Σx.
         about_0 = np.outer(totals - examples * centre, centre @ directions) + np.outer(centre, along)
@@ -207,15 +239,31 @@ class ReadoutSums:
             pooled_layers: those at which the clients read the text's mean states.
             has_intercept: False: the intercept is 0, as in a classification head without a bias, and features are not centred.
         """
-        shares, means, readouts = self.counts / max(float(self.counts.sum()), 1.0), self.mean, list[Readout]()
-        factors = emphases(len(self.moment), len(self.counts), len(pooled_layers))
+        shares, means, readouts = self.by_label / max(self._size, 1.0), self.mean, list[Readout]()
+        factors = emphases(len(self.moment), self.moment.shape[1], len(pooled_layers))
         tried = [penalty * factor for factor in factors for penalty in PENALTIES]
         for weights in self.weights(directions, tried, are_centred=has_intercept):
-            raw = weights / self.units.scale[:, None]
-            intercept = has_intercept * (shares - means @ weights - self.units.offset @ raw)
-            readout = Readout(np.concatenate([raw, intercept[None]]).T.astype(np.float32), pooled_layers)
-            readouts.append(readout.coarse)
+            own, level = self._stretched(weights, shares) if self.overlaps and has_intercept else (weights, shares)
+            raw = own / self.units.scale[:, None]
+            intercept = has_intercept * (level - means @ own - self.units.offset @ raw)
+            scores = np.concatenate([raw, np.broadcast_to(intercept, (1, len(shares)))]).T
+            if self.overlaps:
+                scores[0] /= 2  # a label is a yes from half way between no and yes
+            readouts.append(Readout(scores.astype(np.float32), pooled_layers).coarse)
         return readouts
+
+    def _stretched(self, weights: Array64, shares: Array64) -> tuple[Array64, Array64]:
+        """Weights, and scores at the mean, for which examples without a label score 0 on average, and those with it 1.
+
+        A penalty draws the scores of a rare label towards 0, so that one half would be a yes for few texts.
+        """
+        count, total = self._size, self.total[:, None]
+        absent = (total - self.moment) / np.maximum(count - self.by_label, 1.0)
+        gaps = ((self.moment / np.maximum(self.by_label, 1.0) - absent) * weights).sum(axis=0)
+        without = shares + ((absent - total / max(count, 1.0)) * weights).sum(axis=0)
+        divides = (self.by_label > 0) & (self.by_label < count)
+        gaps = np.where(divides, np.maximum(gaps, _LEAST_GAP), 1.0)
+        return weights / gaps, np.where(divides, (shares - without) / gaps, shares)
 
     def weights(self, directions: Directions, penalties: Sequence[Array64], *, are_centred: bool = True) -> list[Array64]:
         """``(F, C)`` for each penalty: the ridge solution for the features in their units.
@@ -223,14 +271,14 @@ class ReadoutSums:
         Features are centred, or else counted from 0 of the model's own numbers. A penalty is one number for each feature,
         ``(F,)``, or one for all, ``()``.
         """
-        totals, means, examples = self.moment.sum(axis=1), self.mean, max(float(self.counts.sum()), 1.0)
+        totals, means, examples = self.total, self.mean, max(self._size, 1.0)
         scatter = np.maximum(self.diagonal - totals * means, 0.0)
         gram = Gram.of(self.sketch - np.outer(means, self.along), scatter, directions)
-        moment = self.moment - np.outer(totals, self.counts / examples)
+        moment = self.moment - np.outer(totals, self.by_label / examples)
         if not are_centred:
             zero = self.units.offset / self.units.scale
             gram = gram.plus(np.sqrt(examples) * (means + zero))
-            moment = self.moment + np.outer(zero, self.counts)
+            moment = self.moment + np.outer(zero, self.by_label)
         smallest = 1e-9 * scatter.sum() + np.finfo(np.float64).tiny
         changes = (scatter > smallest)[:, None]  # features that never change have no weight
         return [np.where(changes, gram.solve(moment, penalty * scatter + smallest), 0.0) for penalty in penalties]
@@ -268,6 +316,6 @@ def next_refinement(sums: ReadoutSums, directions: Directions, columns: int, dep
         depths: of text means.
         number: of the refinement, from 0: they take turns with the :func:`emphases`.
     """
-    factors = emphases(len(sums.moment), len(sums.counts), depths)
+    factors = emphases(len(sums.moment), sums.moment.shape[1], depths)
     (solution,) = sums.weights(directions, [_MIDDLE_PENALTY * factors[number % len(factors)]])
     return Refinement(sums.mean.astype(np.float16), orthonormal(solution, directions.columns, columns))

@@ -55,7 +55,8 @@ class ReplyChecks:
     def is_usable_statistics(self, reply: messages.StatisticsReply) -> bool:
         """Whether they have the run's shape, are finite, and some examples could have them."""
         sums, shape = reply.sums, (self.manifest.features, self.manifest.task.columns)
-        fits = sums.moment.shape == shape and sums.sketch.shape == self.manifest.directions.shape and sums.is_possible
+        fits = sums.overlaps == self.manifest.task.overlaps and sums.moment.shape == shape
+        fits = fits and sums.sketch.shape == self.manifest.directions.shape and sums.is_possible
         return fits and 0 < sums.examples <= _MOST_EXAMPLES
 
     def is_usable_products(self, reply: messages.ProductsReply, asked: Refinement) -> bool:

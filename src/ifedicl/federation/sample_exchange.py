@@ -112,7 +112,7 @@ def _readout(manifest: Manifest, counts: SampleCounts) -> dict[str, Exchange]:
             steps["readouts"] = trial, messages.EvaluateReply((_tally(counts.selection),) * len(trial.candidates))
         return steps
     directions = manifest.directions.shape
-    by_label = counts.train / classes * np.ones(classes)
+    by_label = np.full((2, classes) if manifest.task.overlaps else classes, counts.train / classes)
     rows = np.ones((size, classes)), np.full(size, float(counts.train)), np.zeros(directions), np.zeros(directions[1])
     sums = ReadoutSums(by_label, *rows, Units.none(size))
     readouts = (Readout(zeros, layers),) * manifest.readouts

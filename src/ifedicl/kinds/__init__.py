@@ -14,8 +14,9 @@ from ifedicl.kinds.any_task import AnyTask
 from ifedicl.kinds.choose import ChooseTask
 from ifedicl.kinds.classify import Task
 from ifedicl.kinds.extraction import ExtractTask
+from ifedicl.kinds.multi_label import MultiLabelTask
 
-KINDS: Mapping[str, type[AnyTask]] = {task.kind: task for task in (Task, ChooseTask, ExtractTask)}
+KINDS: Mapping[str, type[AnyTask]] = {task.kind: task for task in (Task, ChooseTask, ExtractTask, MultiLabelTask)}
 """The kinds by their names in files."""
 USUAL = Task
 """The kind of a task that names none."""

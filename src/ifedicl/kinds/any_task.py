@@ -41,6 +41,12 @@ class AnyTask(BaseModel, ABC):
     """The class of its examples."""
     names_kind: ClassVar[bool] = True
     """False: files do not name the kind, as they did before there were several."""
+    measured_only: ClassVar[frozenset[str]] = frozenset()
+    """Fields that change figures only: they do not count in the digest, and files leave them out at their defaults."""
+    overlaps: ClassVar[bool] = False
+    """Whether a row that a readout is fitted on may have several columns; then every row has the first."""
+    has_word_loss: ClassVar[bool] = True
+    """Whether the loss over the whole vocabulary is defined for it."""
 
     name: str = Field(min_length=1, max_length=200, description="a short name for people and reports")
     template: str = Field(
@@ -73,6 +79,9 @@ class AnyTask(BaseModel, ABC):
     @model_serializer(mode="wrap")
     def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = handler(self)
+        for name in self.measured_only & fields.keys():
+            if fields[name] == type(self).model_fields[name].default:
+                del fields[name]
         return {"kind": self.kind, **fields} if self.names_kind else fields
 
     def template_faults(self) -> list[str]:
@@ -87,7 +96,7 @@ class AnyTask(BaseModel, ABC):
     @property
     def digest(self) -> str:
         """Hex SHA-256 of everything that changes the prompt or the answers; the name does not count."""
-        content = json.dumps(self.model_dump(exclude={"name"}), sort_keys=True, ensure_ascii=False)
+        content = json.dumps(self.model_dump(exclude={"name", *self.measured_only}), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def prompt(self, text: str) -> str:
@@ -239,7 +248,10 @@ class AnyTask(BaseModel, ABC):
     @property
     @abstractmethod
     def samples(self) -> Mapping[str, str]:
-        """Answers by name, as they stand behind the prompt; made-up ones where each example has its own."""
+        """Answers by name, as they stand behind the prompt; made-up ones where each example has its own.
+
+        None: other programs cannot answer by comparing them, so there is no export.
+        """
 
     @property
     @abstractmethod

@@ -125,6 +125,11 @@ class ChoiceEvaluation:
         return {"by chance": float((1 / self.counts).mean())}
 
     @property
+    def numbers(self) -> dict[str, float]:
+        """None."""
+        return {}
+
+    @property
     def by_label(self) -> list[tuple[int, int]]:
         """None."""
         return []

@@ -70,6 +70,11 @@ class AnyEvaluation(Protocol):
         ...
 
     @property
+    def numbers(self) -> Mapping[str, float]:
+        """Further figures by their names in tables that are no fractions."""
+        ...
+
+    @property
     def by_label(self) -> Sequence[tuple[int, int]]:
         """``(C, 2)``: of each label, the examples that have it, and how many of these are answered right."""
         ...

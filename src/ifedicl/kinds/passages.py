@@ -125,6 +125,11 @@ class TextEvaluation:
         return {**slots, "token F1": float(np.mean([*map(token_f1, self.predicted, self.truth)]))}
 
     @property
+    def numbers(self) -> dict[str, float]:
+        """None."""
+        return {}
+
+    @property
     def by_label(self) -> list[tuple[int, int]]:
         """None."""
         return []

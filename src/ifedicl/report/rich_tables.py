@@ -20,7 +20,7 @@ _MISTAKES = 10
 
 def evaluation_tables(adapter: AnyEvaluation, zero_shot: AnyEvaluation) -> list[Table]:
     """Zero-shot and the adapter compared, in all, by label and by mistake."""
-    columns = "accuracy", "95% interval", *adapter.figures, "loss", "calibration error"
+    columns = "accuracy", "95% interval", *adapter.figures, *adapter.numbers, "loss", "calibration error"
     figures = Table("", *columns, title=f"{adapter.examples} examples")
     for name, evaluation in (("zero-shot", zero_shot), ("adapter", adapter)):
         error = percent(evaluation.confidence.calibration_error)
@@ -121,7 +121,8 @@ def _clients_in(traffic: Sequence[Traffic], record: RoundRecord) -> int:
 
 
 def _figures_table(report: Report) -> Table:
-    more = report.rows[-1].evaluation.figures if report.rows else ()
+    last = report.rows[-1].evaluation if report.rows else None
+    more = () if last is None else (*last.figures, *last.numbers)
     table = Table("", "accuracy", "95% interval", *more, "seconds", title="Accuracy on everyone's test text")
     for row in report.rows:
         table.add_row(row.name, *_figures(row.evaluation), f"{row.seconds:.0f}")
@@ -131,7 +132,13 @@ def _figures_table(report: Report) -> Table:
 def _figures(evaluation: AnyEvaluation) -> tuple[str, ...]:
     """Accuracy, its interval and the kind's further figures, as cells."""
     low, high = evaluation.interval
-    return percent(evaluation.accuracy), f"{percent(low)} to {percent(high)}", *map(percent, evaluation.figures.values())
+    numbers = (f"{number:.3f}" for number in evaluation.numbers.values())
+    return (
+        percent(evaluation.accuracy),
+        f"{percent(low)} to {percent(high)}",
+        *map(percent, evaluation.figures.values()),
+        *numbers,
+    )
 
 
 def _by_client_table(report: Report) -> Table:

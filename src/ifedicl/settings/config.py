@@ -76,6 +76,8 @@ def check_task(method: Method, task: AnyTask) -> None:
             f'task.kind "{task.kind}" has no sums with noise, so privacy.mode "private" would promise what nobody computes. '
             'Take "secure" or "open"'
         )
+    if method.calibration.loss == "vocabulary" and not task.has_word_loss:
+        raise ValueError(f'calibration.loss "vocabulary" is not defined for task.kind "{task.kind}". Take "labels"')
     if method.readout is not None and not task.columns:
         raise ValueError(f'task.kind "{task.kind}" has no readout; leave [readout] out (readout = false if a preset has it)')
 

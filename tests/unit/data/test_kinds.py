@@ -17,6 +17,7 @@ from ifedicl.kinds.any_task import AnyTask
 from ifedicl.kinds.choose import ChooseTask
 from ifedicl.kinds.classify import Example, Task, as_classification
 from ifedicl.kinds.extraction import ExtractTask
+from ifedicl.kinds.multi_label import MultiLabelTask
 from ifedicl.settings import validated
 from tests.support import tiny
 
@@ -46,7 +47,7 @@ def test_an_unknown_kind_is_named_with_those_that_exist(kind: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         validated(File, {"task": {"kind": kind, **MOOD}}, "a file")
     assert f"allowed: {', '.join(KINDS)}" in str(caught.value)
-    with pytest.raises(ValueError, match="allowed: classify, choose, extract"):
+    with pytest.raises(ValueError, match="allowed: classify, choose, extract, multi-label"):
         kind_of_task({"kind": kind})
 
 
@@ -58,7 +59,8 @@ def test_a_fault_in_a_task_names_the_field_of_its_kind() -> None:
 
 
 def test_every_kind_has_a_scorer(backbone: Backbone) -> None:
-    tasks: list[AnyTask] = [tiny.TASK, ChooseTask(name="choices"), ExtractTask(name="fields")]
+    several = MultiLabelTask(name="places", labels=("home", "out"))
+    tasks: list[AnyTask] = [tiny.TASK, several, ChooseTask(name="choices"), ExtractTask(name="fields")]
     assert {type(task) for task in tasks} == set(KINDS.values()), "a new kind: add a task of it"
     assert all(isinstance(scorer_of(backbone, task), BaseScorer) for task in tasks)
 

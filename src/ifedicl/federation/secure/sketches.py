@@ -84,7 +84,7 @@ class Sketches(ShortForm):
             return None
         sums = reply.sums
         self.require_room(sums.examples)
-        known = np.outer(sums.moment.sum(axis=1), sums.along) / sums.examples
+        known = np.outer(sums.total, sums.along) / sums.examples
         grid = self.form({"sketch": known.shape}).parts["sketch"][1]
         diagonal = np.maximum(sums.diagonal, 0.0)
         return messages.StatisticsReply(replace(sums, diagonal=diagonal, sketch=known + grid.wrapped(sums.sketch - known)))
