@@ -17,6 +17,7 @@ from ifedicl.backbone.losses import LABELS
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.backbone.set_scoring import SetScorer
 from ifedicl.core.readout_sums import ReadoutSums
+from ifedicl.core.sketch import OWN
 from ifedicl.core.units import Units
 from ifedicl.core.vectors import Array64
 from ifedicl.errors import ConfigError, TaskError
@@ -137,6 +138,11 @@ def test_what_travels_comes_back_and_gives_about_the_same_readout() -> None:
     ours, exact = (np.append(ROWS, np.ones((90, 1)), axis=1) @ each.solve(WHOLE)[1].weights.T for each in (back, sums))
     agree = (ours[:, 1:] > ours[:, :1]) == (exact[:, 1:] > exact[:, :1])
     assert agree.mean() > 0.95
+
+
+def test_one_message_of_many_overlapping_labels_has_directions_for_each_of_them() -> None:
+    apart, together = (OWN.counts(2335, 31, 3, is_one_shot=True, overlaps=overlaps) for overlaps in (False, True))
+    assert (apart, together) == ((13, 1), (12, 11))
 
 
 @pytest.mark.parametrize("place", [(0, 0), (0, 2), (1, 0), (1, 3)])

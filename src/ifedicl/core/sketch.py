@@ -45,14 +45,17 @@ class Budget:
     one_shot: float
     with_rounds: float
 
-    def counts(self, features: int, classes: int, refinements: int, *, is_one_shot: bool) -> tuple[int, int]:
+    def counts(
+        self, features: int, classes: int, refinements: int, *, is_one_shot: bool, overlaps: bool = False
+    ) -> tuple[int, int]:
         """Directions of the sketch, and of each refinement, of ``F`` features and ``C`` labels.
 
-        With many labels the moments are most of the bytes, and directions may have a quarter as many. The columns of a solution
-        sum to 0, so ``C - 1`` directions hold it.
+        With many labels the moments are most of the bytes, and directions may have a quarter as many; where an example may have
+        several labels (``overlaps``), as many, since each label is a regression of its own. The columns of a solution sum to 0,
+        or the first is 0 where they overlap, so ``C - 1`` directions hold it.
         """
         most, others = self.one_shot if is_one_shot else self.with_rounds, classes * self.label + self.rest
-        left = max(most * min(1.0, _WIDE / features) - others, others / 4)
+        left = max(most * min(1.0, _WIDE / features) - others, others / (1 if overlaps else 4))
         if not refinements:
             return max(_FEWEST, int(left / self.direction)), 0
         columns = min(max(1, classes - 1), max(1, int((left - _FEWEST * self.direction) / (refinements * self.product))))

@@ -200,7 +200,8 @@ class Manifest:
     @property
     def _counts(self) -> tuple[int, int]:
         budget, method = sketch.SUMMED if self.method.sums_only else sketch.OWN, self.method
-        return budget.counts(self.features, self.task.columns, method.refinements, is_one_shot=method.is_one_shot)
+        task, one_shot = self.task, method.is_one_shot
+        return budget.counts(self.features, task.columns, method.refinements, is_one_shot=one_shot, overlaps=task.overlaps)
 
     @property
     def form(self) -> Form:
