@@ -10,14 +10,19 @@ import pytest
 import torch
 
 from ifedicl import runs
+from ifedicl.backbone.capture import Captures
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.losses import LABELS, WORDS
 from ifedicl.backbone.option_scoring import OptionScorer
+from ifedicl.calibrate import ClientRound, calibrate
+from ifedicl.core.coefficients import Form, cold_start
 from ifedicl.core.readout import Readout
+from ifedicl.core.subspace import Context
 from ifedicl.errors import ConfigError, InputError, TaskError
-from ifedicl.kinds.choices import Options
+from ifedicl.kinds.choices import Choice, Options
 from ifedicl.settings import ModelSettings, RunSettings, changed, load_preset, validated
 from tests.support import tiny
+from tests.support.captured import Traced
 from tests.support.choices import OPTIONS, TASK, choices
 
 MODEL = ModelSettings(source="tiny", dtype="float32")
@@ -173,3 +178,19 @@ def test_private_mode_is_refused_and_labels_are_asked_of_classifications_only(ba
     }
     with pytest.raises(ConfigError, match=r'task\.kind "choose" has no sums with noise'):
         validated(RunSettings, values, "a test")
+
+
+@pytest.mark.parametrize("loss", ["labels", "vocabulary"])
+def test_a_captured_step_of_choices_gives_the_plain_numbers(backbone: Backbone, loss: str) -> None:
+    record = Traced()
+    method = tiny.method(calibration={"batch_size": 3, "local_steps": 8, "learning_rate": 0.01, "loss": loss})
+    rows = [Choice("the soup was warm", OPTIONS[0], number % 3) for number in range(9)]
+    vectors = np.random.default_rng(0).normal(size=(backbone.layers, 2, backbone.width)).astype(np.float32)
+    start, turn = cold_start(Form(backbone.layers), method.injection), ClientRound("clinic", 0, 0, 1)
+    updates = []
+    for model in (backbone, replace(backbone, captures=Captures(record))):
+        scorer = OptionScorer(model, TASK)
+        updates.append(calibrate(scorer, scorer.encoded(rows), Context(vectors), start, method, turn))
+    assert record.replayed > 0
+    np.testing.assert_allclose(updates[0].coefficients.scales, updates[1].coefficients.scales, atol=2e-5)
+    assert updates[0].loss == pytest.approx(updates[1].loss, rel=1e-5)

@@ -19,7 +19,7 @@ from transformers import masking_utils
 
 from ifedicl import calibrate as calibration
 from ifedicl import extract
-from ifedicl.backbone import load, passes, scoring
+from ifedicl.backbone import base_scorer, load, passes, scoring
 from ifedicl.backbone.hooks import applied
 from ifedicl.backbone.layout import right_padded
 from ifedicl.backbone.load import Backbone
@@ -112,7 +112,7 @@ def copies(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, ...]]:
         kinds = [np.float64 if tensor.dtype == torch.float64 else np.float32 for tensor in tensors]
         return [np.zeros(tuple(tensor.shape), kind) for tensor, kind in zip(tensors, kinds, strict=True)]
 
-    for module in (calibration, extract, scoring):
+    for module in (calibration, extract, scoring, base_scorer):
         monkeypatch.setattr(module, "to_host", copied)
     monkeypatch.setitem(BUDGETS, "meta", PassBudget(tokens=64, overhead=0, remembered=1_024))  # several passes
     # transformers reads once a pass whether rows are packed. Nothing is on this device, so it cannot.

@@ -130,7 +130,7 @@ def test_a_federation_of_the_upper_layers_is_the_same_on_kept_states(
     def whole_model(_self: object, rows: tuple[Row, ...], _prefix: object) -> torch.Tensor:
         return states_of(backbone, rows)
 
-    monkeypatch.setattr(Scorer, "_states", whole_model)
+    monkeypatch.setattr(Scorer, "states", whole_model)
     whole = run_real(backbone, method)
     assert not kept.state.coefficients.is_identity
     for name, array in kept.state.coefficients.arrays.items():

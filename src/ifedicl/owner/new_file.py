@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from ifedicl import files
 from ifedicl.backbone.source import shape_of
 from ifedicl.federation.manifest import Manifest
+from ifedicl.kinds import USUAL
 from ifedicl.kinds.any_task import SHOWN_TEXT, AnyTask
 from ifedicl.owner.approval import manifest_of
 from ifedicl.owner.needs import Need, marked, needs_of
 from ifedicl.owner.policy import Policy
 from ifedicl.settings import RunSettings
 
+_KIND = f'# kind = "{USUAL.kind}"'
 _MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
@@ -38,12 +40,14 @@ def new_client_file(job: Manifest | RunSettings | None) -> NewFile:
     Raises:
         BackboneError, DownloadError: the model of a config is not on this machine. A manifest needs none.
     """
-    empty = {"tasks": "", "models": "", "source": json.dumps(_MODEL), "model_note": "", "prompt_note": ""}
+    empty = {"tasks": "", "models": "", "source": json.dumps(_MODEL), "model_note": "", "prompt_note": "", "kind": _KIND}
     if job is None:
         return NewFile(files.template("client.toml", **empty))
     manifest = manifest_of(job, None if isinstance(job, Manifest) else shape_of(job.model))
     fingerprint, prompt = manifest.model.fingerprint, prompt_lines(manifest.task)
     notes = {"prompt_note": "\n# The job's prompt:" + "".join(f"\n#   | {line}" for line in prompt)}
+    if not isinstance(manifest.task, USUAL):
+        notes["kind"] = f'kind = "{manifest.task.kind}"'
     if isinstance(job, Manifest):
         notes["model_note"] = (
             f"\n# The job's model has the fingerprint {fingerprint[:16]}...; `ifedicl policy check` shows yours."

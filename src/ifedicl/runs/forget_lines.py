@@ -6,13 +6,12 @@ that the forgetting was interrupted, and that the same call goes on with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ifedicl.federation.forgetting import Forgetting
-from ifedicl.federation.state import State
+from ifedicl.federation.state import Forgotten, State
 from ifedicl.ledger.ledger import Ledger
 from ifedicl.owner.endpoint import ledger_file
 from ifedicl.settings import Method
@@ -23,52 +22,52 @@ FORGET, FORGOTTEN = "forget", "forgotten"
 
 @dataclass(frozen=True)
 class ForgetLines:
-    """The lines of one forgetting, in the folder of a run's ledgers."""
+    """The lines in the folder of a run's ledgers."""
 
     ledgers: Path
-    forgetting: Forgetting
 
-    def begin(self, state: State, method: Method) -> bool:
+    def begin(self, forgetting: Forgetting, state: State, method: Method) -> bool:
         """Write the first lines, and return whether the forgetting was begun before and interrupted.
 
         Raises:
             ConfigError: the run in this state cannot forget this; nothing is written.
             StorageError: a line cannot be written.
         """
-        if self.forgetting.has_begun(state) and self._missing(FORGOTTEN, self._facts(state), after=FORGET):
+        if forgetting.has_begun(state) and self._unfinished(state):
             return True
-        self.forgetting.check(state, method)
-        facts = {"number": len(state.forgotten) + 1, **self._numbers(state.round)}
-        for name, ledger in self._missing(FORGET, facts).items():
-            ledger.append(FORGET, self._line(name, facts))
+        forgetting.check(state, method)
+        note, number = forgetting.note(state.round), len(state.forgotten) + 1
+        for name, ledger in self._without(FORGET, note, number).items():
+            ledger.append(FORGET, _line(name, note, number))
         return False
 
     def finish(self, state: State) -> None:
-        """Write the last lines of a run that has forgotten.
+        """Write the last lines, if the run that has ended in this state was forgetting.
 
         Raises:
             StorageError: a line cannot be written.
         """
-        facts = self._facts(state)
-        for name, ledger in self._missing(FORGOTTEN, facts).items():
-            ledger.append(FORGOTTEN, self._line(name, facts))
+        for name, ledger in self._unfinished(state).items():
+            ledger.append(FORGOTTEN, _line(name, state.forgotten[-1], len(state.forgotten)))
 
-    def _facts(self, state: State) -> Mapping[str, Any]:
-        """Those of the last forgetting of a run."""
-        return {"number": len(state.forgotten), **self._numbers(state.forgotten[-1].round)}
+    def _unfinished(self, state: State) -> dict[str, Ledger]:
+        """By client, the ledgers that have the first line of the last forgetting and lack the last one."""
+        if not state.forgotten:
+            return {}
+        note, number = state.forgotten[-1], len(state.forgotten)
+        begun_not = self._without(FORGET, note, number)
+        return {name: ledger for name, ledger in self._without(FORGOTTEN, note, number).items() if name not in begun_not}
 
-    def _numbers(self, round_number: int) -> Mapping[str, Any]:
-        return {"exact": not self.forgetting.rounds, **self.forgetting.note(round_number).facts}
+    def _without(self, event: str, note: Forgotten, number: int) -> dict[str, Ledger]:
+        """By client, the ledgers without this line."""
+        ledgers = {name: Ledger(ledger_file(self.ledgers, name), name) for name in (*note.left, *note.changed)}
+        return {
+            name: ledger
+            for name, ledger in ledgers.items()
+            if not any(entry.event == event and entry.facts == _line(name, note, number) for entry in ledger)
+        }
 
-    def _missing(self, event: str, facts: Mapping[str, Any], *, after: str | None = None) -> dict[str, Ledger]:
-        """By client, the ledgers without this line; only those that have the line of ``after``, if it is given."""
-        missing = {}
-        for name in sorted(self.forgetting.left | self.forgetting.changed):
-            ledger, line = Ledger(ledger_file(self.ledgers, name), name), self._line(name, facts)
-            events = {entry.event for entry in ledger if entry.facts == line}
-            if event not in events and (after is None or after in events):
-                missing[name] = ledger
-        return missing
 
-    def _line(self, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-        return {"share": "all" if name in self.forgetting.left else "removed examples", **facts}
+def _line(name: str, note: Forgotten, number: int) -> dict[str, Any]:
+    share = "all" if name in note.left else "removed examples"
+    return {"share": share, "number": number, "exact": not note.more_rounds, **note.facts}

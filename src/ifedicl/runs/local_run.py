@@ -136,10 +136,7 @@ def forget(
         raise ConfigError("forget", [fault])
     model, read = _model_of(settings), data or RunData.read(settings)
     options = RunOptions(settings.coordination, observer=observer, forgetting=forgetting)
-    result = _calibrate(settings, run_folder, read, lambda: load_backbone(model), options)
-    assert result.federated is not None
-    ForgetLines(run_folder.ledgers, forgetting).finish(result.federated.outcome.state)
-    return result
+    return _calibrate(settings, run_folder, read, lambda: load_backbone(model), options)
 
 
 def _model_of(settings: RunSettings) -> ModelSettings:
@@ -193,13 +190,13 @@ def _calibrate(
     backbone = load()
     model, task, method = settings.model, settings.task, settings.method
     clients = simulate(backbone, task, examples, seed=settings.seed)
-    journal = folder.journal(task, examples)
+    journal, lines = folder.journal(task, examples), ForgetLines(folder.ledgers)
 
     def work(options: RunOptions) -> Federated:
         if options.forgetting is not None:
             state = load_of(Manifest.of(task, method, backbone.shape).run, folder.checkpoint)
             assert state is not None  # the caller has checked that the run has finished
-            interrupted = ForgetLines(folder.ledgers, options.forgetting).begin(state, method)
+            interrupted = lines.begin(options.forgetting, state, method)
             options = replace(options, resume=interrupted)
         return federate(clients, model, task, method, ledgers=folder.ledgers, public=public, options=options)
 
@@ -209,4 +206,5 @@ def _calibrate(
         zero_shot = zero_shot_adapter(backbone, model, task).on_model(backbone).evaluate(data.test)
         evaluation = federated.adapter.on_model(backbone).evaluate(data.test)
     journal.finish(federated.outcome, {"zero-shot": zero_shot, "adapter": evaluation})
+    lines.finish(federated.outcome.state)
     return RunResult(federated, examples, zero_shot, evaluation)

@@ -155,7 +155,7 @@ def test_inspecting_an_adapter_and_a_data_file(finished: Path, config: Path, cap
     assert run("inspect", str(finished / "adapter")) == 0
     assert run("inspect", str(config.parent / "north.jsonl")) == 0
     tables = capsys.readouterr().out
-    assert "mood: good, bad" in tables
+    assert "mood: Labels text as good, bad" in tables
     assert "good 6, bad 6" in tables
 
 

@@ -118,3 +118,11 @@ def test_init_writes_a_config_that_has_no_readout(tmp_path: Path) -> None:
     assert isinstance(settings.task, ExtractTask)
     assert settings.readout is None
     assert "genre: jazz" in path.read_text()
+
+
+def test_the_task_cache_has_the_adapter_of_the_same_task_at_once(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, expected in enumerate(("miss", "exact")):
+        stored = ("--store", tmp_path / "tasks.sqlite", "--federation", "clinics", "--json")
+        assert printed(capsys, "run", config, "--out", tmp_path / f"run{number}", *stored)["cache"]["kind"] == expected

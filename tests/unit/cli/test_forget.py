@@ -124,6 +124,26 @@ def test_one_that_was_interrupted_is_finished_by_the_same_command(
     assert contents(tmp_path / "run" / "adapter") == contents(tmp_path / "whole" / "adapter")
 
 
+def test_one_that_a_resume_has_finished_is_not_taken_for_an_interrupted_one(finished: Path, tmp_path: Path) -> None:
+    settings = load_settings(finished)
+    forgetting = Forgetting(frozenset({"north", "south", "east"}), changed=frozenset({"south"}), rounds=1)
+
+    def die(event: Event) -> None:
+        if isinstance(event, StepStarted) and event.step == "update":
+            raise KeyboardInterrupt
+
+    _keep_rows(tmp_path / "south.jsonl", 8)
+    with pytest.raises(KeyboardInterrupt):
+        runs.forget(settings, tmp_path / "run", forgetting, observer=die)
+    runs.run(settings, tmp_path / "run", resume=True)
+    assert _about_it(tmp_path / "run", "south") == ["forget", "forgotten"]
+    _keep_rows(tmp_path / "south.jsonl", 7)
+    runs.forget(settings, tmp_path / "run", forgetting)
+    runs.run(settings, tmp_path / "never")
+    ours, theirs = (Adapter.load(tmp_path / name).context.vectors for name in ("run", "never"))
+    np.testing.assert_array_equal(ours, theirs)
+
+
 def test_nothing_is_changed_before_the_ledgers_say_so(
     finished: Path, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,11 +175,14 @@ def test_what_is_refused_is_in_no_ledger(finished: Path, llama_folder: Path, tmp
 def test_the_same_again_is_another_forgetting_once_the_first_has_ended(finished: Path, tmp_path: Path) -> None:
     forgetting = Forgetting(frozenset({"north", "south", "east"}), changed=frozenset({"south"}), rounds=1)
     for kept in (8, 7):
-        rows = (tmp_path / "south.jsonl").read_text().splitlines(keepends=True)
-        (tmp_path / "south.jsonl").write_text("".join(rows[:kept]))
+        _keep_rows(tmp_path / "south.jsonl", kept)
         runs.forget(load_settings(finished), tmp_path / "run", forgetting)
     assert _about_it(tmp_path / "run", "south") == ["forget", "forgotten"] * 2
     assert len(Adapter.load(tmp_path / "run").provenance["forgotten"]) == 2
+
+
+def _keep_rows(file: Path, count: int) -> None:
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:count]))
 
 
 def _files(run: Path) -> dict[Path, bytes]:

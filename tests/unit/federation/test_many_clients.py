@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ifedicl.backbone import encoding, layer_cache, scoring
+from ifedicl.backbone import base_scorer, encoding, layer_cache, scoring
 from ifedicl.backbone.load import Backbone
 from ifedicl.federation import checkpoint
 from ifedicl.federation.checkpoint_tables import Tables
@@ -141,7 +141,7 @@ def test_simulated_clients_share_what_is_the_same_for_all(backbone: Backbone, mo
             super().__init__(*arguments)
 
     monkeypatch.setattr(scoring, "Encoder", Encoder)
-    monkeypatch.setattr(scoring, "UpperLayers", UpperLayers)
+    monkeypatch.setattr(base_scorer, "UpperLayers", UpperLayers)
     manifest = Manifest.of(tiny.TASK, tiny.method(injection={"from_depth": 0.5}), backbone.shape)
     clients = simulate(backbone, tiny.TASK, {f"c{number}": tiny.examples(4, seed=number) for number in range(5)})
     for endpoint in simulated_endpoints(clients, manifest, None, ()):

@@ -13,6 +13,9 @@ import pytest
 from ifedicl import files
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.federation.manifest import Manifest
+from ifedicl.kinds.any_task import AnyTask
+from ifedicl.kinds.choose import ChooseTask
+from ifedicl.kinds.extraction import ExtractTask
 from ifedicl.ledger.usage import History
 from ifedicl.owner.needs import needs_of
 from ifedicl.owner.new_file import new_client_file, prompt_lines
@@ -38,6 +41,15 @@ def read(folder: Path, text: str) -> ClientSettings:
 def allowed(text: str) -> str:
     """What an owner does who allows all: the two characters before each line that the job needs are removed."""
     return re.sub(r"^(# The job needs the next line\..*\n)# (?=[a-z])", r"\1", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"), [(tiny.TASK, "classify"), (ChooseTask(name="x"), "choose"), (ExtractTask(name="x"), "extract")]
+)
+def test_the_file_names_the_kind_of_the_jobs_task(task: AnyTask, kind: str, tmp_path: Path) -> None:
+    text = new_client_file(Manifest.of(task, Method(), SHAPE)).text
+    assert read(tmp_path, text).data.kind == kind
+    assert (f'\nkind = "{kind}"' in text) is (kind != "classify")
 
 
 @pytest.mark.parametrize(
