@@ -11,6 +11,7 @@ from typing import TypeAlias, TypedDict, overload
 
 from ifedicl.adapter import Adapter, OnModel
 from ifedicl.backbone.load import Backbone
+from ifedicl.backbone.prompts import check_unicode
 from ifedicl.errors import InputError
 from ifedicl.inputs import probability, texts_of, whole_number
 from ifedicl.kinds.examples import Answer
@@ -64,6 +65,7 @@ class Pipeline:
         if top_k != -1 and top_k is not None:
             whole_number(top_k, "top_k", least=1, remedy="Give None for all labels, or leave it out for the best")
         task, texts = self._ready.adapter.task, [inputs] if isinstance(inputs, str) else texts_of(inputs, "texts")
+        check_unicode(texts)
         found = self._ready.answers([task.question_of({_TEXT: text}, _TEXT) for text in texts])
         if top_k == -1:
             best = (_ranked(one)[0] for one in found)

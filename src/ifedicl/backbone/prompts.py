@@ -92,9 +92,7 @@ class PromptEncoder:
         """
         if not texts:
             return Prompts((), 0)
-        for number, text in enumerate(texts, start=1):
-            if has_lone_surrogate(text):
-                raise InputError(f"text number {number}: {SURROGATE}; allowed: valid Unicode. Repair it, or leave it out")
+        check_unicode(texts)
         ends = list(tails) or [""] * len(texts)
         limits = [self._backbone.context_window - count for count in behind] or [self._limit] * len(texts)
         encoded = self._encoded([text + end for text, end in zip(texts, ends, strict=True)])
@@ -192,6 +190,17 @@ class PromptEncoder:
     @property
     def _adds_special(self) -> bool:
         return self._task.turn == "raw"  # a chat template adds the special tokens itself
+
+
+def check_unicode(texts: Sequence[str]) -> None:
+    """Check that tokenizers can read texts.
+
+    Raises:
+        InputError: one holds an unpaired surrogate; the message has its number.
+    """
+    for number, text in enumerate(texts, start=1):
+        if has_lone_surrogate(text):
+            raise InputError(f"text number {number}: {SURROGATE}; allowed: valid Unicode. Repair it, or leave it out")
 
 
 def shared_length(first: Tokens, second: Tokens, most: int) -> int:
