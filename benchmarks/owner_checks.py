@@ -19,8 +19,8 @@ import numpy.typing as npt
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.blend import SHARES
 from ifedicl.core.coefficients import Coefficients
+from ifedicl.core.penalties import PENALTIES
 from ifedicl.core.readout import TEMPERATURES, Readout, feature_count, hidden_count
-from ifedicl.core.readout_sums import PENALTIES
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
 from ifedicl.data import Role

@@ -18,8 +18,9 @@ from ifedicl.backbone.load import load_backbone
 from ifedicl.backbone.readings import Reading
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.plan import load_plan
+from ifedicl.core.penalties import PENALTIES
 from ifedicl.core.readout import Readout, features
-from ifedicl.core.readout_sums import PENALTIES, ReadoutSums
+from ifedicl.core.readout_sums import ReadoutSums
 from ifedicl.core.sketch import Directions
 from ifedicl.core.units import Units
 from ifedicl.data import draw_pool

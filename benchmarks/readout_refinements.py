@@ -23,8 +23,9 @@ from _victims import demo_backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.plan import load_plan
 from ifedicl.core.blend import blended, mixes
+from ifedicl.core.penalties import PENALTIES
 from ifedicl.core.readout import Readout, features, log_softmax
-from ifedicl.core.readout_sums import PENALTIES, ReadoutSums, next_refinement
+from ifedicl.core.readout_sums import ReadoutSums, next_refinement
 from ifedicl.core.refinement import Products, Refinement
 from ifedicl.core.sketch import Directions
 from ifedicl.core.units import Units

@@ -101,10 +101,10 @@ def test_the_span_holds_the_text_and_nothing_of_the_template(backbone: Backbone,
 @pytest.mark.parametrize(
     ("sections", "layers"),
     [
-        ({"readout": {}}, (6, 12, 18, 24)),
+        ({"readout": {}}, (6, 15, 24)),
         ({"readout": {"pooled_depths": [1.0, 0.5, 0.01, 0.012]}}, (1, 15, 30)),
         ({"readout": {"pooled_depths": []}}, ()),
-        ({"readout": {}, "injection": {"from_depth": 0.5}}, (6, 12, 18, 24)),
+        ({"readout": {}, "injection": {"from_depth": 0.5}}, (6, 15, 24)),
         ({}, ()),
     ],
 )

@@ -17,8 +17,9 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.core.blend import SHARES, blended, mixes
 from ifedicl.core.coefficients import Coefficients, Form
+from ifedicl.core.penalties import PENALTIES, readout_count
 from ifedicl.core.readout import TEMPERATURES, Readout, features, halves, of_halves
-from ifedicl.core.readout_sums import PENALTIES, ReadoutSums, readout_count
+from ifedicl.core.readout_sums import ReadoutSums
 from ifedicl.core.sketch import Directions
 from ifedicl.core.subspace import Context
 from ifedicl.core.units import Units

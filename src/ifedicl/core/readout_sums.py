@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import numpy.typing as npt
 
+from ifedicl.core.penalties import MIDDLE_PENALTY, PENALTIES, emphases
 from ifedicl.core.readout import Readout
 from ifedicl.core.refinement import Products, Refinement, orthonormal
 from ifedicl.core.rounding import dither
@@ -19,11 +20,6 @@ from ifedicl.core.vectors import Array64, all_finite
 if TYPE_CHECKING:
     import torch
 
-PENALTIES = (0.5, 2.0, 8.0, 32.0, 128.0)
-"""Ridge penalties of all weights but the intercept, in units of each feature's scatter, as if features were standardised."""
-_MIDDLE_PENALTY = 3.0
-_ELSEWHERE = 100.0
-"""Times the penalty of text means at other depths than the middle one, in every second readout that is tried."""
 _LEAST_GAP = 0.01
 """Least distance of the mean scores with and without a label that is stretched to 1."""
 _MEAN_STEPS = 127  # of a mean on the wire, to each side of 0
@@ -232,7 +228,9 @@ class ReadoutSums:
     def solve(
         self, directions: Directions, pooled_layers: tuple[int, ...] = (), *, has_intercept: bool = True
     ) -> list[Readout]:
-        """Readouts of temperature 1 that can travel in 16 bits: for each of :data:`PENALTIES`, with each of :func:`emphases`.
+        """Readouts of temperature 1 that can travel in 16 bits.
+
+        One for each of :data:`~ifedicl.core.penalties.PENALTIES` with each of :func:`~ifedicl.core.penalties.emphases`.
 
         Args:
             directions: those of the sketch.
@@ -284,28 +282,6 @@ class ReadoutSums:
         return [np.where(changes, gram.solve(moment, penalty * scatter + smallest), 0.0) for penalty in penalties]
 
 
-def emphases(features: int, classes: int, depths: int) -> list[Array64]:
-    """Factors of each feature's penalty, ``(F,)`` each: 1, and one that leaves little but the text means of the middle depth.
-
-    Which is better depends on the task: topics show at several depths, moods at the middle one.
-
-    Args:
-        features: ``F``, those of the last hidden state, of text means at each depth, and of the label words.
-        classes: of the label words.
-        depths: of text means; with fewer than two all are the same.
-    """
-    if depths < 2:
-        return [np.ones(features)]
-    width, middle = (features - classes) // (1 + depths), depths // 2
-    states = [1.0, *(1.0 if depth == middle else _ELSEWHERE for depth in range(depths))]
-    return [np.ones(features), np.concatenate([np.repeat(states, width), np.ones(classes)])]
-
-
-def readout_count(depths: int) -> int:
-    """How many readouts follow from sums with text means at so many depths."""
-    return len(PENALTIES) * len(emphases(1 + depths, 0, depths))
-
-
 def next_refinement(sums: ReadoutSums, directions: Directions, columns: int, depths: int = 0, number: int = 0) -> Refinement:
     """The directions of the present solution at a middle penalty, at most so many of them, for all clients.
 
@@ -314,8 +290,8 @@ def next_refinement(sums: ReadoutSums, directions: Directions, columns: int, dep
         directions: of their sketch.
         columns: the most directions.
         depths: of text means.
-        number: of the refinement, from 0: they take turns with the :func:`emphases`.
+        number: of the refinement, from 0: they take turns with the :func:`~ifedicl.core.penalties.emphases`.
     """
     factors = emphases(len(sums.moment), sums.moment.shape[1], depths)
-    (solution,) = sums.weights(directions, [_MIDDLE_PENALTY * factors[number % len(factors)]])
+    (solution,) = sums.weights(directions, [MIDDLE_PENALTY * factors[number % len(factors)]])
     return Refinement(sums.mean.astype(np.float16), orthonormal(solution, directions.columns, columns))

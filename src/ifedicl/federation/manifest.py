@@ -20,8 +20,8 @@ from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core import sketch
 from ifedicl.core.blend import shares
 from ifedicl.core.coefficients import Coefficients, Form, cold_start
+from ifedicl.core.penalties import readout_count
 from ifedicl.core.readout import MOST_FEATURES, TEMPERATURES, feature_count, hidden_count
-from ifedicl.core.readout_sums import readout_count
 from ifedicl.core.subspace import Context
 from ifedicl.core.vectors import WRITES
 from ifedicl.kinds import TaskField

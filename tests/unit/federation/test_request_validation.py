@@ -12,8 +12,8 @@ from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.model_shape import ModelShape
 from ifedicl.core.blend import SHARES
 from ifedicl.core.coefficients import LARGEST_COEFFICIENT, Coefficients
+from ifedicl.core.penalties import readout_count
 from ifedicl.core.readout import TEMPERATURES, Readout
-from ifedicl.core.readout_sums import readout_count
 from ifedicl.core.subspace import Context, subspace_basis
 from ifedicl.core.vectors import LARGEST_MEAN, Array32
 from ifedicl.federation.manifest import Manifest, context_id
