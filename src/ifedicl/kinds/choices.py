@@ -7,7 +7,7 @@ import json
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +15,8 @@ import numpy.typing as npt
 from ifedicl.confidence import Confidence
 from ifedicl.errors import DataError, InputError
 from ifedicl.inputs import described
+from ifedicl.kinds.examples import HitsEvaluation
 from ifedicl.kinds.row_cells import check_filled, check_text, text_in, texts_in
-from ifedicl.metrics import wilson
 from ifedicl.rows import SURROGATE, has_lone_surrogate, kind_of
 
 LETTERS = string.ascii_uppercase
@@ -76,7 +76,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class ChoiceEvaluation:
+class ChoiceEvaluation(HitsEvaluation):
     """Chosen options against the right ones.
 
     Attributes:
@@ -87,21 +87,13 @@ class ChoiceEvaluation:
         confidence: how sure the answers are, beside how often they are right.
     """
 
+    labels: ClassVar[tuple[str, ...]] = ()  # each example has other answers
+    by_label: ClassVar[Sequence[tuple[int, int]]] = ()
     truth: npt.NDArray[np.int64]
     predicted: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
     loss: float
     confidence: Confidence
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """None: each example has its own options."""
-        return ()
-
-    @property
-    def examples(self) -> int:
-        """``N``."""
-        return len(self.truth)
 
     @property
     def hits(self) -> npt.NDArray[np.float64]:
@@ -110,34 +102,9 @@ class ChoiceEvaluation:
         return hits
 
     @property
-    def accuracy(self) -> float:
-        """Fraction right."""
-        return float(self.hits.mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95% Wilson interval of the accuracy."""
-        return wilson(int(self.hits.sum()), len(self.truth))
-
-    @property
     def figures(self) -> dict[str, float]:
         """The accuracy of a random choice."""
         return {"by chance": float((1 / self.counts).mean())}
-
-    @property
-    def numbers(self) -> dict[str, float]:
-        """None."""
-        return {}
-
-    @property
-    def by_label(self) -> list[tuple[int, int]]:
-        """None."""
-        return []
-
-    @property
-    def confusion(self) -> npt.NDArray[np.int64]:
-        """``(0, 0)``."""
-        return np.zeros((0, 0), dtype=np.int64)
 
     def summary(self) -> dict[str, Any]:
         """All figures as JSON."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.confidence import Confidence
+from ifedicl.metrics import wilson
 
 
 class AnyExample(Protocol):
@@ -92,6 +94,40 @@ class AnyEvaluation(Protocol):
     def summary(self) -> dict[str, Any]:
         """All figures as JSON."""
         ...
+
+
+class HitsEvaluation(ABC):
+    """What an :class:`AnyEvaluation` says where an answer is right or wrong, and not one label of several."""
+
+    @property
+    @abstractmethod
+    def hits(self) -> npt.NDArray[np.float64]:
+        """``(N,)``: 1 where the answer is right, else 0."""
+
+    @property
+    def examples(self) -> int:
+        """``N``."""
+        return len(self.hits)
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction right."""
+        return float(self.hits.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% Wilson interval of the accuracy."""
+        return wilson(int(self.hits.sum()), len(self.hits))
+
+    @property
+    def numbers(self) -> Mapping[str, float]:
+        """None."""
+        return {}
+
+    @property
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """``(0, 0)``."""
+        return np.zeros((0, 0), dtype=np.int64)
 
 
 @dataclass(frozen=True)

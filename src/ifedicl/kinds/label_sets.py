@@ -14,8 +14,9 @@ import numpy.typing as npt
 from ifedicl.confidence import Confidence
 from ifedicl.errors import DataError, InputError
 from ifedicl.inputs import described
+from ifedicl.kinds.examples import HitsEvaluation
 from ifedicl.kinds.row_cells import check_filled, check_text
-from ifedicl.metrics import Tally, wilson
+from ifedicl.metrics import Tally
 from ifedicl.rows import SURROGATE, has_lone_surrogate
 
 _RESAMPLES = 1_000
@@ -94,7 +95,7 @@ def set_tally(scores: npt.NDArray[np.floating], truth: npt.NDArray[np.bool_]) ->
 
 
 @dataclass(frozen=True)
-class MultiLabelEvaluation:
+class MultiLabelEvaluation(HitsEvaluation):
     """Sets of labels against the truth.
 
     Attributes:
@@ -123,25 +124,10 @@ class MultiLabelEvaluation:
         return cls(tuple(labels), truth, predicted, set_tally(scores, truth).loss, confidence)
 
     @property
-    def examples(self) -> int:
-        """``N``."""
-        return len(self.truth)
-
-    @property
     def hits(self) -> npt.NDArray[np.float64]:
         """``(N,)``: 1 where the whole set is right, else 0."""
         hits: npt.NDArray[np.float64] = (self.truth == self.predicted).all(axis=1).astype(np.float64)
         return hits
-
-    @property
-    def accuracy(self) -> float:
-        """Fraction of examples whose whole set is right."""
-        return float(self.hits.mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95% Wilson interval of the accuracy."""
-        return wilson(int(self.hits.sum()), len(self.truth))
 
     @property
     def micro_f1(self) -> float:
@@ -173,20 +159,10 @@ class MultiLabelEvaluation:
         return {"micro-F1": self.micro_f1, "macro-F1": self.macro_f1, "Hamming loss": self.hamming_loss}
 
     @property
-    def numbers(self) -> dict[str, float]:
-        """None."""
-        return {}
-
-    @property
     def by_label(self) -> list[tuple[int, int]]:
         """``(C, 2)``: of each label, the examples that have it, and how many of these are given it."""
         both = (self.truth & self.predicted).sum(axis=0)
         return [(int(own), int(right)) for own, right in zip(self.truth.sum(axis=0), both, strict=True)]
-
-    @property
-    def confusion(self) -> npt.NDArray[np.int64]:
-        """``(0, 0)``."""
-        return np.zeros((0, 0), dtype=np.int64)
 
     def summary(self) -> dict[str, Any]:
         """All figures as JSON."""

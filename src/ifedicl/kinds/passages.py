@@ -8,7 +8,7 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ifedicl.confidence import Confidence
 from ifedicl.errors import InputError
 from ifedicl.inputs import described
-from ifedicl.metrics import wilson
+from ifedicl.kinds.examples import HitsEvaluation
 from ifedicl.rows import SURROGATE, has_lone_surrogate
 
 LOG, EXACT, SURE, TEXT = range(4)
@@ -68,7 +68,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class TextEvaluation:
+class TextEvaluation(HitsEvaluation):
     """Answers that were written against the true ones.
 
     Attributes:
@@ -78,6 +78,8 @@ class TextEvaluation:
         confidence: the mean probability of a token that was written, beside how often the answer is right.
     """
 
+    labels: ClassVar[tuple[str, ...]] = ()  # each example has other answers
+    by_label: ClassVar[Sequence[tuple[int, int]]] = ()
     truth: tuple[str, ...]
     predicted: tuple[str, ...]
     loss: float
@@ -93,29 +95,9 @@ class TextEvaluation:
         return cls(tuple(truth), written, loss, Confidence(values, hits, brier))
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """None: each example has its own answer."""
-        return ()
-
-    @property
-    def examples(self) -> int:
-        """``N``."""
-        return len(self.truth)
-
-    @property
     def hits(self) -> npt.NDArray[np.float64]:
         """``(N,)``: 1 where the answer matches exactly, else 0."""
         return self.confidence.hits.astype(np.float64)
-
-    @property
-    def accuracy(self) -> float:
-        """Exact match: the fraction of answers that are the true ones by :func:`normalised`."""
-        return float(self.hits.mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95% Wilson interval of the accuracy."""
-        return wilson(int(self.hits.sum()), len(self.truth))
 
     @property
     def figures(self) -> dict[str, float]:
@@ -123,21 +105,6 @@ class TextEvaluation:
         has_slots = all(":" in text for text in self.truth)
         slots = {"slot F1": slot_f1(self.predicted, self.truth)} if has_slots else {}
         return {**slots, "token F1": float(np.mean([*map(token_f1, self.predicted, self.truth)]))}
-
-    @property
-    def numbers(self) -> dict[str, float]:
-        """None."""
-        return {}
-
-    @property
-    def by_label(self) -> list[tuple[int, int]]:
-        """None."""
-        return []
-
-    @property
-    def confusion(self) -> npt.NDArray[np.int64]:
-        """``(0, 0)``."""
-        return np.zeros((0, 0), dtype=np.int64)
 
     def summary(self) -> dict[str, Any]:
         """All figures as JSON."""
