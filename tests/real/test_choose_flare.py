@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
 from ifedicl.adapter import Adapter
@@ -37,6 +38,7 @@ def write_config(folder: Path, model: Path) -> Path:
     return path
 
 
+@pytest.mark.soak
 def test_sites_with_choices_give_the_local_engines_adapter(tmp_path: Path, llama_folder: Path) -> None:
     config = write_config(tmp_path, llama_folder)
     with Federation(tmp_path, SITES) as federation:

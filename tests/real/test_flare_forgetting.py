@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import load_backbone
@@ -53,6 +54,7 @@ def never_held(folder: Path, model: Path) -> Outcome:
     return Coordinator(engine_of(clients), settings.task, settings.method, backbone.shape).run()
 
 
+@pytest.mark.soak
 def test_sites_go_on_without_the_one_that_left_and_the_example_that_went(llama_folder: Path, tmp_path: Path) -> None:
     for number, site in enumerate(SITES):
         tiny.write_rows(tmp_path / f"{site}.jsonl", tiny.rows(12, seed=number))
