@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ifedicl.bench.datasets import load_set
 from ifedicl.bench.plan import SetSettings
+from ifedicl.federation.reference_text import REFERENCE_TEXTS
 from ifedicl.kinds.classify import Example, Task, as_classification
 
 
@@ -16,6 +17,11 @@ class Labelled:
     task: Task
     train: tuple[Example, ...]
     test: tuple[Example, ...]
+
+
+def reference_examples(task: Task) -> tuple[Example, ...]:
+    """The texts of nobody, as :meth:`ifedicl.federation.public_text.PublicText.examples` gives them."""
+    return tuple(task.example_for(text, place) for place, text in enumerate(REFERENCE_TEXTS))
 
 
 def load_labelled(name: str, settings: SetSettings) -> Labelled:

@@ -17,15 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from _sets import load_labelled
+from _sets import load_labelled, reference_examples
 from _victims import demo_backbone
 from ifedicl import files, runs
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.plan import SetSettings, load_plan
 from ifedicl.core import sketch
 from ifedicl.data import dirichlet_split, draw_pool
-from ifedicl.federation.public_text import PublicText
-from ifedicl.federation.reference_text import REFERENCE_TEXTS
 from ifedicl.metrics import Evaluation
 from ifedicl.settings import Method, ModelSettings, changed, load_preset
 from private_readout import RawReadings
@@ -71,11 +69,7 @@ class Stage:
         self.backbone = demo_backbone("float32")
         self._scorer = Scorer(self.backbone, self.task)
         layers = load_preset("one-shot").pooled_layers(self.backbone.layers)
-        rows = (
-            *self.train,
-            *self.test,
-            *(self.task.example_for(text, place) for place, text in enumerate(PublicText(REFERENCE_TEXTS).texts)),
-        )
+        rows = (*self.train, *self.test, *reference_examples(self.task))
         self.readings = RawReadings(self._scorer, layers, rows, arguments.cache / f"{name}-one-shot-float32.npz")
 
     def run(self, cell: Cell) -> dict[str, Any]:

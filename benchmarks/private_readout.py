@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from _sets import load_labelled
+from _sets import load_labelled, reference_examples
 from _victims import demo_backbone, public_examples
 from ifedicl import files, runs
 from ifedicl.adapter import Adapter
@@ -29,8 +29,6 @@ from ifedicl.backbone.readings import Reading
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.plan import SetSettings
 from ifedicl.data import dirichlet_split
-from ifedicl.federation.public_text import PublicText
-from ifedicl.federation.reference_text import REFERENCE_TEXTS
 from ifedicl.kinds.classify import Example, Task
 from ifedicl.metrics import Evaluation
 from ifedicl.settings import Method, ModelSettings, changed, load_preset
@@ -110,8 +108,7 @@ class Stage:
         self._scorer = Scorer(self.backbone, self.task)
         method = changed(load_preset("one-shot"), {"readout": READOUT}, "this benchmark")
         layers = method.pooled_layers(self.backbone.layers)
-        reference = (self.task.example_for(text, place) for place, text in enumerate(PublicText(REFERENCE_TEXTS).texts))
-        rows = (*self.train, *self.test, *self.public, *reference)
+        rows = (*self.train, *self.test, *self.public, *reference_examples(self.task))
         self.readings = RawReadings(self._scorer, layers, rows, arguments.cache / f"{name}-raw-float32.npz")
 
     def evaluate(self, adapter: Adapter) -> Evaluation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from ifedicl.federation.events import Event, RoundDone
@@ -19,6 +20,12 @@ def stop_when(condition: Callable[[Event], bool]) -> Callable[[Event], None]:
             raise StopError
 
     return observer
+
+
+def stop_behind(count: int) -> Callable[[Event], None]:
+    """An observer that stops the run at the event behind so many."""
+    numbers = itertools.count(1)
+    return stop_when(lambda event: next(numbers) > count)
 
 
 def stop_after(number: int) -> Callable[[Event], None]:

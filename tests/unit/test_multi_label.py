@@ -34,7 +34,7 @@ from ifedicl.settings.presets import changed
 from tests.support import private
 from tests.support.label_sets import TASK, examples
 from tests.support.readouts import directions_of
-from tests.support.stopping import StopError, stop_when
+from tests.support.stopping import StopError, stop_behind
 
 HANDS = {name: examples(count, seed=seed) for seed, (name, count) in enumerate({"a": 12, "b": 8, "c": 14}.items())}
 MODEL = ModelSettings(source="tiny", device="cpu", dtype="float32")
@@ -193,14 +193,8 @@ def test_a_run_that_is_stopped_and_resumed_ends_bit_for_bit_the_same(backbone: B
     whole = federated(backbone, method(), observer=events.append)
     for moment in np.linspace(1, len(events) - 1, 5, dtype=int):
         file = tmp_path / f"stopped-{moment}"
-        seen: list[Event] = []
-
-        def is_now(event: Event, *, seen: list[Event] = seen, moment: int = int(moment)) -> bool:
-            seen.append(event)
-            return len(seen) > moment
-
         with pytest.raises(StopError):
-            federated(backbone, method(), checkpoint=file, observer=stop_when(is_now))
+            federated(backbone, method(), checkpoint=file, observer=stop_behind(int(moment)))
         resumed = federated(backbone, method(), checkpoint=file, resume=file.exists())
         assert resumed.adapter.header_and_tensors() == whole.adapter.header_and_tensors()
 

@@ -75,10 +75,8 @@ class OnModel:
             InputError: ``examples`` holds something else than examples of the task's kind.
             DataError: a text has no tokens.
         """
-        task = self.adapter.task
-        task.check_classes(examples)
-        encoded = self.scorer.encoded(examples)
-        return task.answered(self._scores(encoded, on_progress), encoded.labels, examples)
+        encoded = self._encoded(examples)
+        return self.adapter.task.answered(self._scores(encoded, on_progress), encoded.labels, examples)
 
     def evaluate(self, examples: Sequence[AnyExample], *, on_progress: Callable[[int], None] | None = None) -> AnyEvaluation:
         """Answer examples and compare with their answers.
@@ -87,7 +85,9 @@ class OnModel:
             InputError: ``examples`` holds something else than examples of the task's kind.
             DataError: a text has no tokens.
         """
-        task = self.adapter.task
-        task.check_classes(examples)
-        encoded = self.scorer.encoded(examples)
-        return task.evaluation(self._scores(encoded, on_progress), encoded.labels)
+        encoded = self._encoded(examples)
+        return self.adapter.task.evaluation(self._scores(encoded, on_progress), encoded.labels)
+
+    def _encoded(self, examples: Sequence[AnyExample]) -> EncodedExamples:
+        self.adapter.task.check_classes(examples)
+        return self.scorer.encoded(examples)

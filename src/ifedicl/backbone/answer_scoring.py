@@ -16,7 +16,7 @@ from ifedicl.backbone.base_scorer import BaseScorer
 from ifedicl.backbone.generation import write
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.passes import length_batches
-from ifedicl.backbone.prompts import PROBES, EncodedExamples, PromptEncoder, Tokens
+from ifedicl.backbone.prompts import EncodedExamples, PromptEncoder, Tokens
 from ifedicl.backbone.readings import Reading
 from ifedicl.core.readout import Readout
 from ifedicl.core.transfer import to_host
@@ -68,23 +68,23 @@ class AnswerScorer(BaseScorer):
         if not answer:
             return ()
         try:
-            first, second = (self.encoder.ending(probe, answer) for probe in PROBES)
+            tokens = self.encoder.ending(answer)
         except TaskError:  # it names the words of a task, and an answer is an owner's own text
             raise DataError(
                 f"the answer of text number {number} holds the characters of a control token of {self.backbone.source}. "
                 "Remove them from the answer"
             ) from None
-        if not first or first != second:
+        if not tokens:
             raise DataError(
                 f"the answer of text number {number} has no tokens of its own behind the template. End the template without a "
                 "space (for instance with ':'), and set task.separator to ' '; or leave the text out"
             )
-        if len(first) > self.task.most_answer_tokens:
+        if len(tokens) > self.task.most_answer_tokens:
             raise DataError(
-                f"the answer of text number {number} has {len(first)} tokens; allowed: task.most_answer_tokens, "
+                f"the answer of text number {number} has {len(tokens)} tokens; allowed: task.most_answer_tokens, "
                 f"{self.task.most_answer_tokens}. Set it higher, or leave the text out"
             )
-        return first
+        return tokens
 
     def demonstrations(self, prompts: Sequence[Tokens], labels: Sequence[Wanted], position: str) -> list[Tokens]:
         if position == "prompt":

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from ifedicl.backbone.layout import Row, read_at, widest
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.losses import Fed, Padded, sum_places
+from ifedicl.backbone.losses import Fed, Padded, row_sums, sum_places
 from ifedicl.backbone.prompts import Tokens
 from ifedicl.core.transfer import to_device
 from ifedicl.errors import TaskError
@@ -104,9 +104,8 @@ class AnswerTokens:
     def word_losses(self, states: Tensor, fed: Mapping[str, Tensor]) -> Tensor:
         """``(B,)``: the mean of ``-log P(token)`` over an answer's tokens and the end, each behind those before it."""
         logits = self._backbone.logits(read_at(states, fed["places"]))  # (sum of lengths, V)
-        losses = functional.pad(functional.cross_entropy(logits, fed["targets"], reduction="none"), (0, 1))
-        steps = losses.index_select(0, fed["sums"].flatten()).view(fed["sums"].shape)
-        return sum(steps.unbind(), torch.zeros_like(steps[0])) / fed["lengths"]
+        losses = functional.cross_entropy(logits, fed["targets"], reduction="none")
+        return row_sums(losses, fed["sums"]) / fed["lengths"]
 
     def read(self, states: Tensor, fed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """``(M,)`` each: ``log P`` of all tokens and ends of the batch in turn, and the most probable token in its place."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.prompts import PROBES, PromptEncoder, Tokens
+from ifedicl.backbone.prompts import PromptEncoder, Tokens
 from ifedicl.errors import TaskError
 from ifedicl.kinds.any_task import TEXT_FIELD
 from ifedicl.kinds.with_labels import LabelledTask
@@ -70,9 +70,8 @@ class Encoder(PromptEncoder):
     def _label_words(self) -> tuple[Tokens, ...]:
         words: list[Tokens] = []
         for word in self._words_of.words:
-            endings = {self.ending(probe, word) for probe in PROBES}
-            tokens = endings.pop()
-            if endings or not tokens:
+            tokens = self.ending(word)
+            if not tokens:
                 raise self._no_boundary(word)
             if tokens in words:
                 twin = self._words_of.words[words.index(tokens)]

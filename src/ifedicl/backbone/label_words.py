@@ -15,7 +15,7 @@ from torch.nn import functional
 from ifedicl.backbone.encoding import LabelTree
 from ifedicl.backbone.layout import Layout, Row, last_places, read_at, widest
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.losses import Fed, Padded, sum_places
+from ifedicl.backbone.losses import Fed, Padded, row_sums, sum_places
 from ifedicl.backbone.prompts import Tokens
 from ifedicl.backbone.tree_attention import WIDEST
 from ifedicl.backbone.word_steps import WordSteps
@@ -153,8 +153,7 @@ class LabelWords(ScoredWords):
         read = self._backbone.logits(read_at(states, fed["places"]))  # (sum of word lengths, V)
         totals = functional.cross_entropy(read, fed["targets"], reduction="none")
         if "sums" in fed:
-            steps = functional.pad(totals, (0, 1)).index_select(0, fed["sums"].flatten()).view(fed["sums"].shape)
-            totals = sum(steps.unbind(), torch.zeros_like(steps[0]))
+            totals = row_sums(totals, fed["sums"])
         for number, word in enumerate(self._ended):
             if f"rows of {number}" in fed:
                 logs = self._backbone.logits(read_at(states, fed[f"ends of {number}"])).log_softmax(dim=-1)

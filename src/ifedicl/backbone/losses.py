@@ -12,7 +12,9 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ifedicl.backbone.layout import Row
 from ifedicl.backbone.prompts import Tokens
@@ -84,10 +86,17 @@ WORDS = Loss(
 def sum_places(lengths: Sequence[int]) -> npt.NDArray[np.int64]:
     """``(most, B)``: which values a row's sum has, in their order; a GPU's indexed sum would add in any.
 
-    Behind the last value is a zero.
+    Behind the last value is a zero. For :func:`row_sums`.
     """
     places = np.full((max(lengths), len(lengths)), sum(lengths), dtype=np.int64)
     ends = np.cumsum(lengths)
     for row, (end, length) in enumerate(zip(ends, lengths, strict=True)):
         places[:length, row] = np.arange(end - length, end)
     return places
+
+
+def row_sums(values: Tensor, places: Tensor) -> Tensor:
+    """``(B,)``: the sums of the ``(N,)`` values at :func:`sum_places`, on the device."""
+    steps = functional.pad(values, (0, 1)).index_select(0, places.flatten()).view(places.shape)
+    sums: Tensor = sum(steps.unbind(), torch.zeros_like(steps[0]))
+    return sums

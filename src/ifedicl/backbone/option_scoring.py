@@ -16,7 +16,7 @@ from ifedicl.backbone.option_layout import OptionLayout, kinds_of
 from ifedicl.backbone.option_words import OptionWords
 from ifedicl.backbone.passes import PassBudget, length_batches
 from ifedicl.backbone.pooling import Span, text_means, with_text
-from ifedicl.backbone.prompts import PROBES, EncodedExamples, PromptEncoder, Tokens
+from ifedicl.backbone.prompts import EncodedExamples, PromptEncoder, Tokens
 from ifedicl.backbone.readings import Reading
 from ifedicl.core.readout import Readout, hidden_count
 from ifedicl.core.transfer import to_device, to_host
@@ -67,18 +67,18 @@ class OptionScorer(BaseScorer):
         """The tokens of an option behind the prompt; the same whatever the text."""
         if word not in self._endings:
             try:
-                first, second = (self.encoder.ending(probe, word) for probe in PROBES)
+                tokens = self.encoder.ending(word)
             except TaskError:  # its message quotes the option
                 raise DataError(
                     f"an option of text number {number} holds the characters of a control token, and the tokenizer cannot read "
                     "them as plain text. Remove them, or leave the text out"
                 ) from None
-            if not first or first != second:
+            if not tokens:
                 raise DataError(
                     f"an option of text number {number} has no tokens of its own behind the template. End it without "
                     "a space (for instance with ':'), and set task.separator to ' '; or leave the text out"
                 )
-            self._endings[word] = first
+            self._endings[word] = tokens
         return self._endings[word]
 
     def demonstrations(self, prompts: Sequence[Tokens], labels: Sequence[Options], position: str) -> list[Tokens]:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from ifedicl.backbone.layout import read_at, widest
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.losses import Fed, Padded, sum_places
+from ifedicl.backbone.losses import Fed, Padded, row_sums, sum_places
 from ifedicl.backbone.option_layout import OptionLayout
 from ifedicl.backbone.prompts import Tokens
 from ifedicl.core.transfer import to_device
@@ -69,8 +69,7 @@ class OptionWords:
             -functional.cross_entropy(self.backbone.logits(read_at(states, places)), targets, reduction="none")
             for places, targets in parts
         ]
-        steps = functional.pad(torch.cat(logs), (0, 1)).index_select(0, fed["sums"].flatten()).view(fed["sums"].shape)
-        totals = sum(steps.unbind(), torch.zeros_like(steps[0]))
+        totals = row_sums(torch.cat(logs), fed["sums"])
         return totals / fed["lengths"] if self.task.normalise_length else totals
 
     def label_fed(self, prompts: Sequence[Tokens], labels: Sequence[Options], padded: Padded) -> Fed:

@@ -17,7 +17,7 @@ from ifedicl.rows import SURROGATE, has_lone_surrogate
 
 Tokens: TypeAlias = tuple[int, ...]
 
-PROBES = ("a", "It was 5 o'clock!")
+_PROBES = ("a", "It was 5 o'clock!")
 """Two texts with different endings: what follows a prompt must have the same tokens behind both."""
 
 
@@ -116,10 +116,14 @@ class PromptEncoder:
         end = len(prompt) - after
         return range(min(max(before, 1), end - 1), end)
 
-    def ending(self, probe: str, word: str) -> Tokens | None:
-        """The tokens that ``word`` adds to a prompt if both are tokenised together; None: the tokenizer joins them."""
+    def ending(self, word: str) -> Tokens:
+        """The tokens that ``word`` adds to a prompt, whatever the text; none: the tokenizer joins it with some prompts."""
+        first, second = (self._ending(probe, word) for probe in _PROBES)
+        return first if first == second else ()
+
+    def _ending(self, probe: str, word: str) -> Tokens:
         (alone,), (joint,) = self._encoded([probe]), self._encoded([probe], word)
-        return joint[len(alone) :] if joint[: len(alone)] == alone else None
+        return joint[len(alone) :] if joint[: len(alone)] == alone else ()
 
     def _cut(self, text: str, end: str, limit: int, number: int) -> Tokens:
         """The prompt of the longest beginning of ``text`` that fits, by bisection: correct for every tokenizer."""

@@ -89,7 +89,7 @@ class Variant(Section):
         """The method under its name in the plan."""
         if self.method is None:
             return IFedICL(name, self.preset)
-        return FedAvgLoRA(name, self.preset, self.lora or LoRASize())
+        return FedAvgLoRA(name, self.preset, self.lora)
 
 
 class Grid(Section):

@@ -9,7 +9,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -84,8 +84,14 @@ class AnyTask(BaseModel, ABC):
                 del fields[name]
         return {"kind": self.kind, **fields} if self.names_kind else fields
 
-    def template_faults(self) -> list[str]:
-        """What is wrong with prompt and separator; for the kinds' own checks."""
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if problems := self.faults():
+            raise ValueError("; ".join(problems))
+        return self
+
+    def faults(self) -> list[str]:
+        """What is wrong with fields together: here with prompt and separator."""
         problems = []
         if self.template[-1:].isspace() and self.separator[:1].isspace():
             problems.append("template ends in white space and separator begins with it; remove one of them")

@@ -15,9 +15,9 @@ import numpy.typing as npt
 from ifedicl.confidence import Confidence
 from ifedicl.errors import DataError, InputError
 from ifedicl.inputs import described
-from ifedicl.kinds.examples import HitsEvaluation
+from ifedicl.kinds.examples import HitsEvaluation, check_strings
 from ifedicl.kinds.row_cells import check_filled, check_text, text_in, texts_in
-from ifedicl.rows import SURROGATE, has_lone_surrogate, kind_of
+from ifedicl.rows import kind_of
 
 LETTERS = string.ascii_uppercase
 MOST_OPTIONS = len(LETTERS)
@@ -43,11 +43,7 @@ class Choice:
     which: int = 0
 
     def __post_init__(self) -> None:
-        for field, value in (("text", self.text), *(("an option", option) for option in self.options)):
-            if not isinstance(value, str):
-                raise InputError(f"{field} of a choice: received {described(value)}; allowed: a string. Convert it")
-            if has_lone_surrogate(value):
-                raise InputError(f"{field} of a choice: {SURROGATE}; allowed: valid Unicode. Repair it, or leave it out")
+        check_strings("a choice", [("text", self.text), *(("an option", option) for option in self.options)])
         if fault := _fault_of(self.options):
             raise InputError(f"options of a choice: {fault}")
         if not isinstance(self.which, int) or isinstance(self.which, bool) or not 0 <= self.which < len(self.options):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from ifedicl.confidence import Confidence
-from ifedicl.errors import DataError, InputError
-from ifedicl.inputs import described
+from ifedicl.errors import DataError
 from ifedicl.kinds.any_task import AnyTask
 from ifedicl.kinds.choices import (
     LETTERS,
@@ -25,7 +24,7 @@ from ifedicl.kinds.choices import (
     position_in,
     question_in,
 )
-from ifedicl.kinds.examples import Answer, AnyExample
+from ifedicl.kinds.examples import Answer, AnyExample, own_example
 from ifedicl.metrics import Comparison, Tally
 
 _GROUPS = 9
@@ -63,12 +62,6 @@ class ChooseTask(AnyTask):
         strict=True,
         description="divide an option's log-probability by its number of tokens",
     )
-
-    @model_validator(mode="after")
-    def _is_consistent(self) -> Self:
-        if problems := self.template_faults():
-            raise ValueError("; ".join(problems))
-        return self
 
     def shown(self, example: AnyExample) -> str:
         """What goes into the prompt: the text, and behind it the options if their letters are scored."""
@@ -200,11 +193,4 @@ def _among(scores: npt.NDArray[np.floating], labels: Sequence[Options]) -> tuple
 
 
 def _own(example: AnyExample) -> Choice:
-    """The example, which is one of this kind.
-
-    Raises:
-        InputError: it is one of another kind.
-    """
-    if not isinstance(example, Choice):
-        raise InputError(f"examples: received {described(example)}; allowed: Choice, as the task is one of options")
-    return example
+    return own_example(example, Choice, "as the task is one of options")

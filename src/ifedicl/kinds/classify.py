@@ -12,15 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from ifedicl.errors import DataError, InputError, TaskError
-from ifedicl.inputs import described
+from ifedicl.errors import DataError, TaskError
 from ifedicl.kinds.any_task import AnyTask
-from ifedicl.kinds.examples import Answer, AnyExample
+from ifedicl.kinds.examples import Answer, AnyExample, check_strings, own_example
 from ifedicl.kinds.row_cells import text_in, texts_in
 from ifedicl.kinds.scale import OrderedEvaluation
 from ifedicl.kinds.with_labels import LabelledTask
 from ifedicl.metrics import Comparison, Evaluation, Tally
-from ifedicl.rows import SURROGATE, has_lone_surrogate
 
 
 @dataclass(frozen=True)
@@ -35,11 +33,7 @@ class Example:
     label: str
 
     def __post_init__(self) -> None:
-        for field, value in vars(self).items():
-            if not isinstance(value, str):
-                raise InputError(f"{field} of an example: received {described(value)}; allowed: a string. Convert it")
-            if has_lone_surrogate(value):
-                raise InputError(f"{field} of an example: {SURROGATE}; allowed: valid Unicode. Repair it, or leave it out")
+        check_strings("an example", vars(self).items())
 
     @property
     def key(self) -> str:
@@ -187,11 +181,4 @@ def as_classification(task: AnyTask, user: str) -> Task:
 
 
 def _own(example: AnyExample) -> Example:
-    """The example, which is one of this kind.
-
-    Raises:
-        InputError: it is one of another kind.
-    """
-    if not isinstance(example, Example):
-        raise InputError(f"examples: received {described(example)}; allowed: Example, as the task is a classification")
-    return example
+    return own_example(example, Example, "as the task is a classification")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ifedicl.confidence import Confidence
+from ifedicl.errors import InputError
+from ifedicl.inputs import described
 from ifedicl.metrics import wilson
+from ifedicl.rows import SURROGATE, has_lone_surrogate
+
+E = TypeVar("E")
 
 
 class AnyExample(Protocol):
@@ -31,6 +36,30 @@ class AnyExample(Protocol):
     def stratum(self) -> str:
         """Examples of one stratum are dealt together where a pool is divided among simulated clients."""
         ...
+
+
+def check_strings(name: str, fields: Iterable[tuple[str, object]]) -> None:
+    """Check fields of ``name``, for instance "an example", each with its value.
+
+    Raises:
+        InputError: one is not a string, or holds an unpaired surrogate, which no tokenizer reads.
+    """
+    for field, value in fields:
+        if not isinstance(value, str):
+            raise InputError(f"{field} of {name}: received {described(value)}; allowed: a string. Convert it")
+        if has_lone_surrogate(value):
+            raise InputError(f"{field} of {name}: {SURROGATE}; allowed: valid Unicode. Repair it, or leave it out")
+
+
+def own_example(example: AnyExample, kind: type[E], reason: str) -> E:
+    """The example, which is of this class; ``reason`` says why.
+
+    Raises:
+        InputError: it is of another class.
+    """
+    if not isinstance(example, kind):
+        raise InputError(f"examples: received {described(example)}; allowed: {kind.__name__}, {reason}")
+    return example
 
 
 class AnyEvaluation(Protocol):

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from ifedicl.errors import DataError, InputError
-from ifedicl.inputs import described
+from ifedicl.errors import DataError
 from ifedicl.kinds.any_task import AnyTask
-from ifedicl.kinds.examples import Answer, AnyExample
+from ifedicl.kinds.examples import Answer, AnyExample, own_example
 from ifedicl.kinds.passages import EXACT, LOG, SURE, TEXT, Passage, TextEvaluation
 from ifedicl.kinds.row_cells import text_in, texts_in
 from ifedicl.metrics import Comparison, Tally
 
 _LONGEST_WORD = 8
+_SAMPLE = "an answer"
 _PROSE = "one line of text: a name, a value, or fields as in `name: value; name: value`"
 
 
@@ -49,12 +49,6 @@ class ExtractTask(AnyTask):
         description="most tokens of an answer, 1 to 2048; longer answers in data are refused, what is written ends there. So "
         "many are kept free in the model's window",
     )
-
-    @model_validator(mode="after")
-    def _is_consistent(self) -> Self:
-        if problems := self.template_faults():
-            raise ValueError("; ".join(problems))
-        return self
 
     @classmethod
     def example_of(cls, row: Mapping[str, Any], text: str, label: str) -> Passage:
@@ -145,7 +139,7 @@ class ExtractTask(AnyTask):
 
     @property
     def samples(self) -> dict[str, str]:
-        return {word: self.separator + word for word in ("an answer",)}
+        return {_SAMPLE: self.separator + _SAMPLE}
 
     @property
     def card_lines(self) -> dict[str, str]:
@@ -156,11 +150,4 @@ class ExtractTask(AnyTask):
 
 
 def _own(example: AnyExample) -> Passage:
-    """The example, which is one of this kind.
-
-    Raises:
-        InputError: it is one of another kind.
-    """
-    if not isinstance(example, Passage):
-        raise InputError(f"examples: received {described(example)}; allowed: Passage, as the answer of the task is text")
-    return example
+    return own_example(example, Passage, "as the answer of the task is text")

@@ -14,10 +14,9 @@ import numpy.typing as npt
 from ifedicl.confidence import Confidence
 from ifedicl.errors import DataError, InputError
 from ifedicl.inputs import described
-from ifedicl.kinds.examples import HitsEvaluation
+from ifedicl.kinds.examples import HitsEvaluation, check_strings
 from ifedicl.kinds.row_cells import check_filled, check_text
 from ifedicl.metrics import Tally
-from ifedicl.rows import SURROGATE, has_lone_surrogate
 
 _RESAMPLES = 1_000
 _TAILS = (0.025, 0.975)
@@ -37,11 +36,7 @@ class MultiLabelExample:
     def __post_init__(self) -> None:
         if not isinstance(self.labels, frozenset):
             raise InputError(f"labels of an example: received {described(self.labels)}; allowed: a frozenset of strings")
-        for field, value in (("text", self.text), *(("a label", label) for label in self.labels)):
-            if not isinstance(value, str):
-                raise InputError(f"{field} of an example: received {described(value)}; allowed: a string. Convert it")
-            if has_lone_surrogate(value):
-                raise InputError(f"{field} of an example: {SURROGATE}; allowed: valid Unicode. Repair it, or leave it out")
+        check_strings("an example", [("text", self.text), *(("a label", label) for label in self.labels)])
 
     @property
     def key(self) -> str:

@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from ifedicl.errors import DataError, InputError
-from ifedicl.inputs import described
-from ifedicl.kinds.examples import Answer, AnyExample
+from ifedicl.errors import DataError
+from ifedicl.kinds.examples import Answer, AnyExample, own_example
 from ifedicl.kinds.label_sets import (
     MultiLabelEvaluation,
     MultiLabelExample,
@@ -225,13 +224,4 @@ def _drawer(row: npt.NDArray[np.bool_]) -> int:
 
 
 def _own(example: AnyExample) -> MultiLabelExample:
-    """The example, which is one of this kind.
-
-    Raises:
-        InputError: it is one of another kind.
-    """
-    if not isinstance(example, MultiLabelExample):
-        raise InputError(
-            f"examples: received {described(example)}; allowed: MultiLabelExample, as a text may have several labels"
-        )
-    return example
+    return own_example(example, MultiLabelExample, "as a text may have several labels")

@@ -14,10 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ifedicl.confidence import Confidence
-from ifedicl.errors import InputError
-from ifedicl.inputs import described
-from ifedicl.kinds.examples import HitsEvaluation
-from ifedicl.rows import SURROGATE, has_lone_surrogate
+from ifedicl.kinds.examples import HitsEvaluation, check_strings
 
 LOG, EXACT, SURE, TEXT = range(4)
 """The columns of what is read of a model for each example.
@@ -42,11 +39,7 @@ class Passage:
     answer: str = ""
 
     def __post_init__(self) -> None:
-        for field, value in vars(self).items():
-            if not isinstance(value, str):
-                raise InputError(f"{field} of a passage: received {described(value)}; allowed: a string. Convert it")
-            if has_lone_surrogate(value):
-                raise InputError(f"{field} of a passage: {SURROGATE}; allowed: valid Unicode. Repair it, or leave it out")
+        check_strings("a passage", vars(self).items())
 
     @property
     def key(self) -> str:

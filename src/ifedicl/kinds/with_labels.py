@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Annotated, Self
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -57,8 +57,7 @@ class LabelledTask(AnyTask):
             value["label_words"] = labels
         return value
 
-    @model_validator(mode="after")
-    def _is_consistent(self) -> Self:
+    def faults(self) -> list[str]:
         problems = []
         if len(self.label_words) != len(self.labels):
             problems.append(f"{len(self.labels)} labels but {len(self.label_words)} label_words; give one word a label")
@@ -72,10 +71,7 @@ class LabelledTask(AnyTask):
                 )
             if any(not name.strip() for name in names):
                 problems.append(f"{field} holds an empty name; every one needs at least one character")
-        problems += self.template_faults()
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
+        return problems + super().faults()
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,57 +12,39 @@ import pytest
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import ConfigError
-from ifedicl.federation.events import Event, RoundDone
 from ifedicl.federation.manifest import Manifest
 from ifedicl.federation.messages import FailureCode, JobReply, JobRequest
 from ifedicl.owner.approval import OwnFacts, explain
 from ifedicl.owner.policy import load_client_settings
 from ifedicl.owner.preview import preview
 from ifedicl.owner.site import open_site
-from ifedicl.runs import RunOptions, federate, simulate
-from ifedicl.settings import Coordination, Method, ModelSettings, changed, load_preset
+from ifedicl.runs import RunOptions
+from ifedicl.settings import Coordination, Method, changed, load_preset
 from tests.support import tiny
 from tests.support.choices import TASK, choices
 from tests.support.endpoints import Asked
 from tests.support.guarded import code
-from tests.support.stopping import StopError, stop_when
+from tests.support.kind_federations import SECURE, SHORT, SIZES, assert_learnt_the_same, federated, owner_client, short
+from tests.support.stopping import StopError, stop_after
 
-HANDS = {name: choices(count, seed=seed) for seed, (name, count) in enumerate({"a": 20, "b": 17, "c": 23, "d": 18}.items())}
-SHORT: dict[str, Any] = {
-    "weighting": "examples",
-    "holdout": {"selection": 0.3, "gate": 0.0},
-    "rounds": {"rounds": 2, "select_by": "last"},
-    "calibration": {"local_steps": 2, "batch_size": 4, "learning_rate": 0.01},
-}
-SECURE = {"mode": "secure", "min_survivors": 3, "min_examples": 4}
+HANDS = {name: choices(count, seed=seed) for seed, (name, count) in enumerate(SIZES.items())}
 
 
-def method(**sections: Any) -> Method:
-    return changed(load_preset("subspace"), SHORT | sections, "a test")
-
-
-def federated(backbone: Backbone, settings: Method, options: RunOptions | None = None) -> Adapter:
-    clients = simulate(backbone, TASK, HANDS)
-    return federate(clients, ModelSettings(source="tiny"), TASK, settings, options=options or RunOptions()).adapter
-
-
-def assert_close(ours: Adapter, theirs: Adapter) -> None:
-    assert not theirs.coefficients.is_identity
-    for name, array in theirs.coefficients.arrays.items():
-        np.testing.assert_allclose(ours.coefficients.arrays[name], array, atol=2e-3)
+def learnt(backbone: Backbone, method: Method, options: RunOptions | None = None) -> Adapter:
+    return federated(backbone, TASK, HANDS, method, options).adapter
 
 
 @pytest.mark.parametrize("loss", ["labels", "vocabulary"])
 @pytest.mark.parametrize("branches", [True, False])
 def test_clients_in_lockstep_learn_what_they_learn_in_turn(backbone: Backbone, branches: bool, loss: str) -> None:
     model = backbone if branches else replace(backbone, branch_limit=0)
-    settings = method(calibration={**SHORT["calibration"], "loss": loss})
+    settings = short(calibration={**SHORT["calibration"], "loss": loss})
     together = RunOptions(Coordination(clients_in_a_pass=4))
-    assert_close(federated(model, settings, together), federated(model, settings))
+    assert_learnt_the_same(learnt(model, settings, together), learnt(model, settings))
 
 
 def test_secure_sums_give_nearly_what_the_open_mode_gives(backbone: Backbone) -> None:
-    secure, opened = federated(backbone, method(privacy=SECURE)), federated(backbone, method())
+    secure, opened = learnt(backbone, short(privacy=SECURE)), learnt(backbone, short())
     assert not secure.coefficients.is_identity
     np.testing.assert_allclose(secure.context.vectors, opened.context.vectors, atol=2e-3)
     rows = choices(12, seed=9)
@@ -72,15 +53,12 @@ def test_secure_sums_give_nearly_what_the_open_mode_gives(backbone: Backbone) ->
 
 
 def test_a_stopped_run_goes_on_to_the_same_adapter_bit_for_bit(backbone: Backbone, tmp_path: Path) -> None:
-    whole = federated(backbone, method())
-
-    def is_first_round(event: Event) -> bool:
-        return isinstance(event, RoundDone) and event.record.round == 1
+    whole = learnt(backbone, short())
 
     file = tmp_path / "checkpoint"
     with pytest.raises(StopError):
-        federated(backbone, method(), RunOptions(checkpoint=file, observer=stop_when(is_first_round)))
-    resumed = federated(backbone, method(), RunOptions(checkpoint=file, resume=True))
+        learnt(backbone, short(), RunOptions(checkpoint=file, observer=stop_after(1)))
+    resumed = learnt(backbone, short(), RunOptions(checkpoint=file, resume=True))
     assert resumed.header_and_tensors()[1] == whole.header_and_tensors()[1]
 
 
@@ -89,25 +67,19 @@ def client(tmp_path: Path, llama_folder: Path) -> Path:
     """The ``client.toml`` of an owner of choices."""
     rows = ({"text": row.text, "options": row.options, "label": row.which} for row in choices(40))
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    path = tmp_path / "client.toml"
-    path.write_text(
-        '[data]\nfile = "own.jsonl"\nkind = "choose"\n'
-        f'[model]\nsource = {json.dumps(str(llama_folder))}\ndevice = "cpu"\ndtype = "float32"\n'
-        f'[allow]\ntasks = ["{TASK.digest}", "{tiny.TASK.digest}"]\nmodels = ["any"]\n'
-    )
-    return path
+    return owner_client(tmp_path, llama_folder, TASK)
 
 
 def test_an_owner_is_told_in_words_what_a_job_of_choices_gets(client: Path) -> None:
     own = OwnFacts.of(load_client_settings(client))
     assert own.model is not None
-    manifest = Manifest.of(TASK, method(), own.model)
+    manifest = Manifest.of(TASK, short(), own.model)
     facts, shown = explain(own, manifest), preview(own, manifest)
     assert facts["task"]["asks"] == "one of the example's own options"
     assert any("of right and of wrong options" in sentence for sentence in facts["would_leave"])
     assert shown["data"]["labels"] == {"2 options": 13, "3 options": 14, "4 options": 13}
     assert shown["task"]["rows_with_other_labels"] == 0
-    labels = preview(own, Manifest.of(tiny.TASK, method(), own.model))
+    labels = preview(own, Manifest.of(tiny.TASK, short(), own.model))
     assert labels["task"]["rows_with_other_labels"] == 40
 
 

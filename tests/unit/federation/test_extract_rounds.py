@@ -21,7 +21,7 @@ from tests.support import tiny
 from tests.support.endpoints import engine_of
 from tests.support.local_runs import assert_same_result, shape_of
 from tests.support.passages import TASK, passages
-from tests.support.stopping import StopError, stop_when
+from tests.support.stopping import StopError, stop_behind
 
 SECTIONS: dict[str, Any] = {
     "readout": False,
@@ -76,14 +76,9 @@ def test_a_run_stopped_anywhere_and_resumed_ends_bit_for_bit_the_same(
     assert not whole.state.coefficients.is_identity
     assert whole.gate is not None
     for moment in np.linspace(1, len(events) - 1, MOMENTS, dtype=int):
-        file, seen = tmp_path / f"stopped-{moment}", list[Event]()
-
-        def is_now(event: Event, *, seen: list[Event] = seen, moment: int = int(moment)) -> bool:
-            seen.append(event)
-            return len(seen) > moment
-
+        file = tmp_path / f"stopped-{moment}"
         with pytest.raises(StopError):
-            run(backbone, chosen, file=file, observer=stop_when(is_now))
+            run(backbone, chosen, file=file, observer=stop_behind(int(moment)))
         assert_same_result(whole, run(backbone, chosen, file=file, resume=file.exists()))
 
 

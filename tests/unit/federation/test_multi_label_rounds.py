@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,52 +19,39 @@ from ifedicl.owner.approval import OwnFacts, explain
 from ifedicl.owner.policy import load_client_settings
 from ifedicl.owner.preview import preview
 from ifedicl.owner.site import open_site
-from ifedicl.runs import RunOptions, federate, simulate
-from ifedicl.settings import Coordination, Method, ModelSettings, changed, load_preset
+from ifedicl.runs import RunOptions
+from ifedicl.settings import Coordination, Method, changed, load_preset
 from tests.support import tiny
 from tests.support.endpoints import Asked
 from tests.support.guarded import code
+from tests.support.kind_federations import SECURE, SIZES, assert_learnt_the_same, federated, owner_client, short
 from tests.support.label_sets import TASK, examples
 from tests.support.local_runs import shape_of
 
-HANDS = {name: examples(count, seed=seed) for seed, (name, count) in enumerate({"a": 20, "b": 17, "c": 23, "d": 18}.items())}
-SHORT: dict[str, Any] = {
-    "weighting": "examples",
-    "holdout": {"selection": 0.3, "gate": 0.0},
-    "rounds": {"rounds": 2, "select_by": "last"},
-    "calibration": {"local_steps": 2, "batch_size": 4, "learning_rate": 0.01},
-}
-SECURE = {"mode": "secure", "min_survivors": 3, "min_examples": 4}
+HANDS = {name: examples(count, seed=seed) for seed, (name, count) in enumerate(SIZES.items())}
 
 
-def method(**sections: Any) -> Method:
-    return changed(load_preset("subspace"), SHORT | sections, "a test")
-
-
-def federated(backbone: Backbone, settings: Method, options: RunOptions | None = None) -> Adapter:
-    clients = simulate(backbone, TASK, HANDS)
-    return federate(clients, ModelSettings(source="tiny"), TASK, settings, options=options or RunOptions()).adapter
+def learnt(backbone: Backbone, method: Method, options: RunOptions | None = None) -> Adapter:
+    return federated(backbone, TASK, HANDS, method, options).adapter
 
 
 def test_clients_in_lockstep_learn_what_they_learn_in_turn(backbone: Backbone) -> None:
     together, alone = (
-        federated(backbone, method(), RunOptions(Coordination(clients_in_a_pass=4))),
-        federated(backbone, method()),
+        learnt(backbone, short(), RunOptions(Coordination(clients_in_a_pass=4))),
+        learnt(backbone, short()),
     )
-    assert not alone.coefficients.is_identity
-    for name, array in alone.coefficients.arrays.items():
-        np.testing.assert_allclose(together.coefficients.arrays[name], array, atol=2e-3)
+    assert_learnt_the_same(together, alone)
 
 
 def test_secure_sums_give_nearly_what_the_open_mode_gives(backbone: Backbone) -> None:
-    secure, opened = federated(backbone, method(privacy=SECURE)), federated(backbone, method())
+    secure, opened = learnt(backbone, short(privacy=SECURE)), learnt(backbone, short())
     assert not secure.coefficients.is_identity
     ours, theirs = (adapter.on_model(backbone).evaluate(examples(12, seed=9)).loss for adapter in (secure, opened))
     assert ours == pytest.approx(theirs, abs=0.2)
 
 
 def test_sums_that_count_labels_as_if_each_example_had_one_are_refused(backbone: Backbone) -> None:
-    manifest = Manifest.of(TASK, method(), shape_of(backbone))
+    manifest = Manifest.of(TASK, short(), shape_of(backbone))
     reply = sample_exchange(manifest, SampleCounts(np.full(4, 5), selection=4, gate=0))["statistics"][1]
     assert isinstance(reply, StatisticsReply)
     counts = np.array([[20.0, 9, 8, 7], [0, 11, 12, 13]])
@@ -80,19 +66,13 @@ def client(tmp_path: Path, llama_folder: Path) -> Path:
     """The ``client.toml`` of an owner of texts with several labels."""
     rows = ({"text": row.text, "label": sorted(row.labels)} for row in examples(40))
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    path = tmp_path / "client.toml"
-    path.write_text(
-        '[data]\nfile = "own.jsonl"\nkind = "multi-label"\n'
-        f'[model]\nsource = {json.dumps(str(llama_folder))}\ndevice = "cpu"\ndtype = "float32"\n'
-        f'[allow]\ntasks = ["{TASK.digest}", "{tiny.TASK.digest}"]\nmodels = ["any"]\n'
-    )
-    return path
+    return owner_client(tmp_path, llama_folder, TASK)
 
 
 def test_an_owner_is_told_in_words_what_a_job_gets_and_answers_jobs_of_its_kind_only(client: Path) -> None:
     own = OwnFacts.of(load_client_settings(client))
     assert own.model is not None
-    manifest = Manifest.of(TASK, method(), own.model)
+    manifest = Manifest.of(TASK, short(), own.model)
     facts, shown = explain(own, manifest), preview(own, manifest)
     assert facts["task"]["asks"] == "each of warm, alone, at home, beside bad"
     assert any("an example with several counts for one that its hash draws" in sentence for sentence in facts["would_leave"])

@@ -12,7 +12,7 @@ from ifedicl.federation.events import Event
 from ifedicl.settings import Method
 from ifedicl.settings.presets import changed, load_preset, presets
 from tests.support.local_runs import assert_same_result, run_real
-from tests.support.stopping import StopError, stop_when
+from tests.support.stopping import StopError, stop_behind
 
 UPPER = tuple(name for name in presets() if load_preset(name).injection.from_depth > 0)
 MOMENTS = 10
@@ -37,14 +37,9 @@ def test_a_run_stopped_at_ten_moments_and_resumed_ends_bit_for_bit_the_same(
     whole = run_real(backbone, method, observer=events.append)
     assert not whole.state.coefficients.is_identity
     for moment in np.linspace(1, len(events) - 1, MOMENTS, dtype=int):
-        file, seen = tmp_path / f"stopped-{moment}", list[Event]()
-
-        def is_now(event: Event, *, seen: list[Event] = seen, moment: int = int(moment)) -> bool:
-            seen.append(event)
-            return len(seen) > moment
-
+        file = tmp_path / f"stopped-{moment}"
         with pytest.raises(StopError):
-            run_real(backbone, method, checkpoint=file, observer=stop_when(is_now))
+            run_real(backbone, method, checkpoint=file, observer=stop_behind(int(moment)))
         resumed = run_real(backbone, method, checkpoint=file, resume=file.exists())
         assert_same_result(whole, resumed)
         assert (whole.readout is None) == (resumed.readout is None)

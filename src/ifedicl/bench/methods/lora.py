@@ -81,7 +81,7 @@ class FedAvgLoRA:
             runs = [_train(setup, layers, rate, number, len(rates)) for number, rate in enumerate(rates)]
             best = min(runs, key=lambda run: run.best.loss if math.isfinite(run.best.loss) else math.inf)
             layers.load(best.weights)
-            evaluation = evaluate_scores(setup, lambda test: setup.scorer.scores(test), best.meter)
+            evaluation = evaluate_scores(setup, setup.scorer.scores, best.meter)
         steps = setup.method.calibration.model_dump(include={"local_steps", "batch_size"})
         return Measured(
             {ALL: evaluation},
