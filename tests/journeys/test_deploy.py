@@ -83,7 +83,7 @@ def test_following_the_page_ends_with_an_adapter_at_the_server_and_a_ledger_at_e
                         shutil.copy(places["coordinator"] / "job.manifest.json", places[site])
                         rows = [
                             {"text": f"{row['text']} {site}", "label": ("urgent", "normal")[number % 2]}
-                            for number, row in enumerate(tiny.rows(60, seed=SITES.index(site)))
+                            for number, row in enumerate(tiny.rows(200, seed=SITES.index(site)))
                         ]
                         tiny.write_rows(places[site] / "kit" / "data.jsonl", rows)
                     if "--dry-run" in block.text:
