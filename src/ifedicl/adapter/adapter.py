@@ -210,7 +210,8 @@ class Adapter(Content):
             folder: appears whole or not at all; an earlier export there is replaced.
             backbone: the loaded model; None: it is loaded from ``self.model``.
             dtype: of the stored weights: ``float32``, ``bfloat16`` or ``float16``.
-            form: ``checkpoint``: folded into an ordinary checkpoint, without readout. ``lora``: for ``peft``, without readout.
+            form: ``checkpoint``: folded into an ordinary checkpoint, without readout. ``lora`` and ``gguf-lora``: for
+                ``peft`` and for llama.cpp, without readout.
                 ``sequence-classification``: folded, with readout or label words as the head ``score``.
                 ``lora-sequence-classification``: a LoRA with this head.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from ifedicl.adapter.card import card, front_matter, terms_text
 from ifedicl.adapter.content import Content
 from ifedicl.adapter.format import BESIDE
 from ifedicl.backbone.licence import Terms
-from ifedicl.kinds.any_task import AnyTask
+from ifedicl.kinds.any_task import TEXT_FIELD, AnyTask
 from ifedicl.kinds.extraction import ExtractTask
 
 
@@ -26,21 +28,32 @@ class Usage:
 
 @dataclass(frozen=True)
 class PlainUse:
-    """How a plain language model answers: in words, and the template of its code with the values in it."""
+    """How a plain language model answers.
+
+    Attributes:
+        how: in words.
+        template: of its code.
+        values: in the template.
+        request: what a request to llama.cpp's server says beside the prompt.
+    """
 
     how: str
     template: str
     values: Mapping[str, str]
+    request: Mapping[str, object]
 
 
 CHECKPOINT = Usage("transformers", "text-generation", "card-checkpoint.md")
 LORA = Usage("peft", "text-generation", "card-lora.md")
+GGUF_LORA = Usage("llama.cpp", "text-generation", "card-gguf-lora.md")
 CLASSIFIER = Usage("transformers", "text-classification", "card-sequence-classification.md")
 LORA_CLASSIFIER = Usage("peft", "text-classification", "card-lora-sequence-classification.md")
 _BIAS = (
     "The projections of this family have biases, so `B` has one, too (`lora_bias`): `peft` applies it, vLLM and llama.cpp do "
     "not."
 )
+_MOST_TOKENS = 64
+"""More than any label word has; the grammar ends the answer."""
 
 
 def _scored(task: AnyTask) -> PlainUse:
@@ -49,6 +62,7 @@ def _scored(task: AnyTask) -> PlainUse:
         "structured choice). Among all words the answers may be rare: a list of the most probable tokens need not hold them.",
         "use-scores.txt",
         {"words": repr(dict(task.samples)), "labels": repr(list(task.samples))},
+        {"n_predict": _MOST_TOKENS, "grammar": "root ::= " + " | ".join(map(_literal, task.samples.values()))},
     )
 
 
@@ -57,6 +71,7 @@ def _written(task: ExtractTask) -> PlainUse:
         "The model writes the answer behind the prompt, greedily. It ends at a line break or at an end token.",
         "use-writing.txt",
         {"most": str(task.most_answer_tokens + 1)},
+        {"n_predict": task.most_answer_tokens + 1, "stop": ["\n"]},
     )
 
 
@@ -77,6 +92,7 @@ def export_card(content: Content, terms: Terms, dtype: str, usage: Usage, prompt
     """
     task = content.task
     use = _PLAIN_USES.get(type(task), _scored)(task)
+    request = {"prompt": prompt.replace(TEXT_FIELD, "a text"), "temperature": 0, **use.request}
     section = files.template(
         usage.template,
         how=use.how,
@@ -86,6 +102,8 @@ def export_card(content: Content, terms: Terms, dtype: str, usage: Usage, prompt
         prompt=repr(prompt),
         base=_arguments(content.model.source),
         special=repr(task.turn == "raw"),
+        file=_gguf_file(content.model.source),
+        request=shlex.quote(json.dumps(request, ensure_ascii=False)),
         **use.values,
     )
     about = card(content, f'Adapter.load("this/folder/{BESIDE}")')
@@ -96,3 +114,13 @@ def _arguments(source: str) -> str:
     """The arguments with which transformers loads a model."""
     file = Path(source).expanduser()
     return f"{str(file.parent)!r}, gguf_file={file.name!r}" if file.suffix == ".gguf" else repr(source)
+
+
+def _gguf_file(source: str) -> str:
+    """The base model's GGUF file, as a word of a shell."""
+    return shlex.quote(source if source.endswith(".gguf") else f"{Path(source).name}.gguf")
+
+
+def _literal(word: str) -> str:
+    """A word as a literal of a llama.cpp grammar, whose escapes are those of JSON."""
+    return json.dumps(word, ensure_ascii=False)

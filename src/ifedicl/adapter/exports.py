@@ -10,11 +10,20 @@ from types import MappingProxyType
 from ifedicl import files
 from ifedicl.adapter import card
 from ifedicl.adapter.content import Content
-from ifedicl.adapter.export_cards import CHECKPOINT, CLASSIFIER, LORA, LORA_CLASSIFIER, Usage, export_card
+from ifedicl.adapter.export_cards import (
+    CHECKPOINT,
+    CLASSIFIER,
+    GGUF_LORA,
+    LORA,
+    LORA_CLASSIFIER,
+    Usage,
+    export_card,
+)
 from ifedicl.adapter.format import BESIDE, CARD, HEADER, write_files
 from ifedicl.backbone.classification import Head, export_classifier, right_padded
 from ifedicl.backbone.encoding import Encoder
 from ifedicl.backbone.export import export_folded
+from ifedicl.backbone.gguf_lora import export_gguf_lora
 from ifedicl.backbone.licence import terms_of
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.lora_export import export_lora, has_bias
@@ -77,6 +86,10 @@ def _lora(export: _Export, head: Head | None = None) -> None:
     )
 
 
+def _gguf_lora(export: _Export) -> None:
+    export_gguf_lora(export.backbone, export.content.context, export.content.coefficients, export.folder, dtype=export.dtype)
+
+
 def _classifier(export: _Export) -> None:
     content = export.content
     export_classifier(
@@ -100,6 +113,7 @@ FORMS: Mapping[str, tuple[Callable[[_Export], None], Usage]] = MappingProxyType(
     {
         "checkpoint": (_checkpoint, CHECKPOINT),
         "lora": (_lora, LORA),
+        "gguf-lora": (_gguf_lora, GGUF_LORA),
         "sequence-classification": (_classifier, CLASSIFIER),
         "lora-sequence-classification": (_lora_classifier, LORA_CLASSIFIER),
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,52 @@ def has_bias(folder: Path) -> bool:
     return file.is_file() and bool(json.loads(file.read_text(encoding="utf-8"))["lora_bias"])
 
 
+@dataclass(frozen=True)
+class Factors:
+    """The LoRA of one projection, in float64 on the CPU.
+
+    Attributes:
+        path: of the projection, from the model.
+        layer: its layer, from 0.
+        first: ``A = ΓUW``, ``(r, n)``.
+        second: ``B = Uᵀ``, ``(d, r)``.
+        bias: ``UᵀΓU b``, ``(d,)``: what the projection's own bias adds.
+        has_columns: the model stores the projection's weight as ``(n, d)``.
+    """
+
+    path: str
+    layer: int
+    first: Tensor
+    second: Tensor
+    bias: Tensor
+    has_columns: bool
+
+
+def factors_of(backbone: Backbone, context: Context, coefficients: Coefficients) -> list[Factors]:
+    """The LoRA of each projection that an adapter of Γ alone changes; at least one.
+
+    Raises:
+        AdapterError: λ or β was moved, or the adapter injects nothing.
+        BackboneError: the family normalises behind its projections.
+    """
+    if not coefficients.is_core_alone or coefficients.core is None:
+        moved = "it has no core" if coefficients.core is None else "its λ or β was moved"
+        raise AdapterError(
+            f"export: received an adapter that is no LoRA: {moved}; allowed: a core alone. Calibrate with preset servable, or "
+            "export it folded: --as checkpoint, --as sequence-classification"
+        )
+    factors = [
+        Factors(path, context.layers[row], *_factored(module, context, coefficients, row, write), isinstance(module, Conv1D))
+        for row, write, path, module in changed_projections(backbone, context, coefficients)
+    ]
+    if not factors:
+        raise AdapterError(
+            "export: received an adapter that changes no write (its gate is closed, or it is a readout alone); allowed: a core "
+            "that is not 0. Serve the base model, or export --as sequence-classification if there is a readout"
+        )
+    return factors
+
+
 def export_lora(
     backbone: Backbone,
     context: Context,
@@ -68,31 +115,16 @@ def export_lora(
         AdapterError: λ or β was moved, or the adapter injects nothing.
         BackboneError: the family normalises behind its projections.
     """
-    if not coefficients.is_core_alone or coefficients.core is None:
-        moved = "it has no core" if coefficients.core is None else "its λ or β was moved"
-        raise AdapterError(
-            f"export: received an adapter that is no LoRA: {moved}; allowed: a core alone. Calibrate with preset servable, or "
-            "export it folded: --as checkpoint, --as sequence-classification"
-        )
+    factors = factors_of(backbone, context, coefficients)
     rank = padded_rank(context.rank)
-    tensors, modules, layers = dict[str, Tensor](), set[str](), set[int]()
-    with_bias = has_columns = False
-    for row, write, path, module in changed_projections(backbone, context, coefficients):
-        first, second, bias = _factors(module, context, coefficients, row, write)
-        pad = rank - len(first)
-        tensors[f"{_PREFIX}{path}.lora_A.weight"] = nn.functional.pad(first, (0, 0, 0, pad))
-        tensors[f"{_PREFIX}{path}.lora_B.weight"] = nn.functional.pad(second, (0, pad))
-        tensors[f"{_PREFIX}{path}.lora_B.bias"] = bias
-        modules.add(_within_layer(path, context.layers[row]))
-        layers.add(context.layers[row])
-        with_bias, has_columns = with_bias or bool(bias.any()), has_columns or isinstance(module, Conv1D)
-    if not tensors:
-        raise AdapterError(
-            "export: received an adapter that changes no write (its gate is closed, or it is a readout alone); allowed: a core "
-            "that is not 0. Serve the base model, or export --as sequence-classification if there is a readout"
-        )
-    if not with_bias:
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(".bias")}
+    with_bias = any(bool(factor.bias.any()) for factor in factors)
+    tensors = dict[str, Tensor]()
+    for factor in factors:
+        pad, name = rank - len(factor.first), f"{_PREFIX}{factor.path}"
+        tensors[f"{name}.lora_A.weight"] = nn.functional.pad(factor.first, (0, 0, 0, pad))
+        tensors[f"{name}.lora_B.weight"] = nn.functional.pad(factor.second, (0, pad))
+        if with_bias:
+            tensors[f"{name}.lora_B.bias"] = factor.bias
     if head is not None:
         tensors[f"{_PREFIX}score.weight"] = head
     stored = {name: tensor.to(DTYPES[dtype]).contiguous() for name, tensor in tensors.items()}
@@ -107,18 +139,18 @@ def export_lora(
         "lora_dropout": 0.0,
         "lora_bias": with_bias,
         "bias": "none",
-        "fan_in_fan_out": has_columns,
+        "fan_in_fan_out": any(factor.has_columns for factor in factors),
         "use_rslora": False,
         "use_dora": False,
-        "target_modules": sorted(modules),
-        "layers_to_transform": sorted(layers),
+        "target_modules": sorted({_within_layer(factor.path, factor.layer) for factor in factors}),
+        "layers_to_transform": sorted({factor.layer for factor in factors}),
         "modules_to_save": None if head is None else ["score"],
     }
     files.write_bytes(folder / WEIGHTS, save(stored, metadata={"format": "pt"}))
     files.write_json(folder / CONFIG, config)
 
 
-def _factors(
+def _factored(
     module: nn.Linear | Conv1D, context: Context, coefficients: Coefficients, row: int, write: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``A = ΓUW``, ``(r, n)``; ``B = Uᵀ``, ``(d, r)``; ``UᵀΓU b``, ``(d,)``."""

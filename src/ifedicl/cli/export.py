@@ -26,6 +26,7 @@ class Form(StrEnum):
 
     CHECKPOINT = "checkpoint"
     LORA = "lora"
+    GGUF_LORA = "gguf-lora"
     CLASSIFIER = "sequence-classification"
     LORA_CLASSIFIER = "lora-sequence-classification"
 
@@ -33,10 +34,11 @@ class Form(StrEnum):
 _ABOUT = {
     Form.CHECKPOINT: "an ordinary checkpoint",
     Form.LORA: "a LoRA for peft",
+    Form.GGUF_LORA: "a LoRA for llama.cpp",
     Form.CLASSIFIER: "a checkpoint with a classification head",
     Form.LORA_CLASSIFIER: "a LoRA with a classification head for peft",
 }
-_WITHOUT_READOUT = (Form.CHECKPOINT, Form.LORA)
+_WITHOUT_READOUT = (Form.CHECKPOINT, Form.LORA, Form.GGUF_LORA)
 
 
 def export(
@@ -46,7 +48,7 @@ def export(
         Form,
         typer.Option(
             "--as",
-            help="An ordinary checkpoint; a LoRA; a checkpoint with a classification head; a LoRA with a classification head.",
+            help="An ordinary checkpoint; a LoRA for peft or llama.cpp; a checkpoint or a LoRA with a classification head.",
         ),
     ] = Form.CHECKPOINT,
     dtype: Annotated[Stored, typer.Option(help="Dtype of the stored weights; float32 is exact.")] = Stored.FLOAT32,
