@@ -97,8 +97,8 @@ def bench(
     plan: Annotated[
         str,
         typer.Argument(
-            help="A plan file, or a shipped plan: smoke, dev, cpu, servable, pools, finance, many-labels, choose, extract, "
-            "multi-label, paper."
+            help="A plan file, or a shipped plan: smoke, dev, cpu, one-message, servable, pools, finance, many-labels, choose, "
+            "extract, multi-label, paper."
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="The folder of the results. Default: runs/bench-NAME.")] = None,
