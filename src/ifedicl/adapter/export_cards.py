@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from ifedicl import files
 from ifedicl.adapter.card import card, front_matter, terms_text
@@ -15,6 +16,9 @@ from ifedicl.adapter.format import BESIDE
 from ifedicl.backbone.licence import Terms
 from ifedicl.kinds.any_task import TEXT_FIELD, AnyTask
 from ifedicl.kinds.extraction import ExtractTask
+
+Tokens: TypeAlias = Mapping[str, tuple[int, ...]]
+"""The tokens of answers, by their names; none where a tokenizer joins an answer with some prompts."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +58,35 @@ _BIAS = (
 )
 _MOST_TOKENS = 64
 """More than any label word has; the grammar ends the answer."""
+_RAISED = 100.0
+"""Added to the logits of label words, so that no other token is chosen."""
 
 
-def _scored(task: AnyTask) -> PlainUse:
-    return PlainUse(
-        "Compare the probabilities of the answers behind the prompt, or let a server choose among them (a grammar, a "
-        "structured choice). Among all words the answers may be rare: a list of the most probable tokens need not hold them.",
-        "use-scores.txt",
-        {"words": repr(dict(task.samples)), "labels": repr(list(task.samples))},
-        {"n_predict": _MOST_TOKENS, "grammar": "root ::= " + " | ".join(map(_literal, task.samples.values()))},
+def _scored(task: AnyTask, tokens: Tokens) -> PlainUse:
+    single = {label: of_word[0] for label, of_word in tokens.items() if len(of_word) == 1}
+    how = (
+        "Compare the probabilities of the answers behind the prompt. Among all words they may be rare: a list of the most "
+        "probable tokens need not hold them. "
     )
+    if len(single) == len(task.samples):
+        how += (
+            f"For a server: the answers are the tokens {single}, and nothing else may be chosen (vLLM: `allowed_token_ids`, "
+            "llama.cpp: `logit_bias`; one token is asked for). A grammar or a structured choice is not the same: it also "
+            "allows tokens that only begin an answer."
+        )
+        request: dict[str, object] = {"n_predict": 1, "logit_bias": [[token, _RAISED] for token in single.values()]}
+    else:
+        how += (
+            "A server can be held to them by a grammar or a structured choice, but goes token by token, and tokens that only "
+            "begin an answer count: its choice can differ."
+        )
+        literals = (json.dumps(word, ensure_ascii=False) for word in task.samples.values())  # the grammar's escapes are JSON's
+        request = {"n_predict": _MOST_TOKENS, "grammar": "root ::= " + " | ".join(literals)}
+    values = {"words": repr(dict(task.samples)), "labels": repr(list(task.samples))}
+    return PlainUse(how, "use-scores.txt", values, request)
 
 
-def _written(task: ExtractTask) -> PlainUse:
+def _written(task: ExtractTask, _tokens: Tokens) -> PlainUse:
     return PlainUse(
         "The model writes the answer behind the prompt, greedily. It ends at a line break or at an end token.",
         "use-writing.txt",
@@ -79,7 +99,9 @@ _PLAIN_USES: Mapping[type[AnyTask], Callable[..., PlainUse]] = {ExtractTask: _wr
 """How a plain model answers tasks of kinds whose answers are not scored."""
 
 
-def export_card(content: Content, terms: Terms, dtype: str, usage: Usage, prompt: str, *, has_lora_bias: bool) -> str:
+def export_card(
+    content: Content, terms: Terms, dtype: str, usage: Usage, prompt: str, tokens: Tokens, *, has_lora_bias: bool
+) -> str:
     """The card of an export.
 
     Args:
@@ -88,10 +110,11 @@ def export_card(content: Content, terms: Terms, dtype: str, usage: Usage, prompt
         dtype: of the stored weights.
         usage: of its form.
         prompt: the whole prompt, with its chat turn, around ``{text}``.
+        tokens: of the answers by name, behind the prompt.
         has_lora_bias: whether it is a LoRA with biases.
     """
     task = content.task
-    use = _PLAIN_USES.get(type(task), _scored)(task)
+    use = _PLAIN_USES.get(type(task), _scored)(task, tokens)
     request = {"prompt": prompt.replace(TEXT_FIELD, "a text"), "temperature": 0, **use.request}
     section = files.template(
         usage.template,
@@ -119,8 +142,3 @@ def _arguments(source: str) -> str:
 def _gguf_file(source: str) -> str:
     """The base model's GGUF file, as a word of a shell."""
     return shlex.quote(source if source.endswith(".gguf") else f"{Path(source).name}.gguf")
-
-
-def _literal(word: str) -> str:
-    """A word as a literal of a llama.cpp grammar, whose escapes are those of JSON."""
-    return json.dumps(word, ensure_ascii=False)

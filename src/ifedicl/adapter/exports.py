@@ -27,6 +27,7 @@ from ifedicl.backbone.gguf_lora import export_gguf_lora
 from ifedicl.backbone.licence import terms_of
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.lora_export import export_lora, has_bias
+from ifedicl.backbone.prompts import PromptEncoder
 from ifedicl.backbone.quiet import quiet_transformers
 from ifedicl.backbone.turn import Turn
 from ifedicl.errors import BackboneError, InputError, TaskError
@@ -133,8 +134,13 @@ def export(content: Content, folder: Path, backbone: Backbone, *, dtype: str, fo
     write, usage = FORMS[form]
     terms = terms_of(content.model)
     prompt = Turn(backbone.tokenizer, content.task, content.model_name).prompt(TEXT_FIELD)
+    encoder = PromptEncoder(backbone, content.task)
+    tokens = {
+        name: encoder.ending(answer.removeprefix(content.task.separator)) for name, answer in content.task.samples.items()
+    }
     with files.new_folder(folder, mark=f"{BESIDE}/{HEADER}") as temporary:
         write(_Export(content, backbone, temporary, dtype))
-        files.write_text(temporary / CARD, export_card(content, terms, dtype, usage, prompt, has_lora_bias=has_bias(temporary)))
+        words = export_card(content, terms, dtype, usage, prompt, tokens, has_lora_bias=has_bias(temporary))
+        files.write_text(temporary / CARD, words)
         terms.copy_files(temporary)
         write_files(content, temporary / BESIDE, card.card(content))
