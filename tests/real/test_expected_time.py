@@ -17,7 +17,8 @@ from ifedicl.runs.expected_time import expected_time
 from ifedicl.settings import DataSettings
 
 
-@pytest.mark.parametrize("preset", [pytest.param("demo", marks=pytest.mark.soak), "fast"])
+@pytest.mark.soak
+@pytest.mark.parametrize("preset", ["demo", "fast"])
 def test_a_small_run_takes_between_half_and_twice_the_expected_time(
     real_backbone: Backbone, model: ModelSettings, preset: str
 ) -> None:

@@ -80,6 +80,7 @@ def test_two_loras_in_one_batch_of_peft_give_our_own_labels(
         assert np.abs(raw.classifier(real_backbone).log_probabilities(story.SENTENCES) - expected).max() > 0.01
 
 
+@pytest.mark.soak
 def test_the_cards_code_loads_the_gguf_file_and_prints_our_label(
     adapters: dict[str, Adapter], real_backbone: Backbone, tmp_path: Path
 ) -> None:

@@ -19,8 +19,8 @@ METHOD = {
     "readout": False,
     "holdout": {"selection": 0.2},
     "injection": {"from_depth": 0.0},
-    "calibration": {"batch_size": 8, "local_steps": 4},
-    "rounds": {"rounds": 5, "evaluate_every": 5},
+    "calibration": {"batch_size": 6, "local_steps": 4},
+    "rounds": {"rounds": 3, "evaluate_every": 3},
 }
 
 

@@ -82,7 +82,9 @@ def _means(backbone: Backbone, method: Any, tasks: int) -> dict[str, float]:
     return {kind: float(np.mean(values)) for kind, values in excess.items()}
 
 
-@pytest.mark.parametrize("method", [ONE_SHOT, ROUNDS], ids=["one shot", "rounds"])
+@pytest.mark.parametrize(
+    "method", [pytest.param(ONE_SHOT, id="one shot"), pytest.param(ROUNDS, id="rounds", marks=pytest.mark.soak)]
+)
 def test_the_expected_loss_is_not_above_zero_shot(backbone: Backbone, method: Any) -> None:
     means = _means(backbone, method, TASKS)
     assert max(means.values()) <= TOLERANCE, means

@@ -15,7 +15,6 @@ from tests.support.local_runs import assert_same_result, run_real
 from tests.support.stopping import StopError, stop_behind
 
 UPPER = tuple(name for name in presets() if load_preset(name).injection.from_depth > 0)
-MOMENTS = 10
 
 
 def _short(preset: str) -> Method:
@@ -29,14 +28,15 @@ def test_there_are_such_presets() -> None:
 
 
 @pytest.mark.parametrize("preset", UPPER)
-def test_a_run_stopped_at_ten_moments_and_resumed_ends_bit_for_bit_the_same(
-    backbone: Backbone, tmp_path: Path, preset: str
+@pytest.mark.parametrize("moments", [3, pytest.param(10, marks=pytest.mark.soak)])
+def test_a_run_stopped_at_any_moment_and_resumed_ends_bit_for_bit_the_same(
+    backbone: Backbone, tmp_path: Path, preset: str, moments: int
 ) -> None:
     events: list[Event] = []
     method = _short(preset)
     whole = run_real(backbone, method, observer=events.append)
     assert not whole.state.coefficients.is_identity
-    for moment in np.linspace(1, len(events) - 1, MOMENTS, dtype=int):
+    for moment in np.linspace(1, len(events) - 1, moments, dtype=int):
         file = tmp_path / f"stopped-{moment}"
         with pytest.raises(StopError):
             run_real(backbone, method, checkpoint=file, observer=stop_behind(int(moment)))
