@@ -26,7 +26,7 @@ from ifedicl.kinds.classify import Example, Task
 from ifedicl.lm_evaluation.__main__ import NAME, TARGET, main
 from ifedicl.lm_evaluation.adapter_lm import AdapterLM
 from ifedicl.lm_evaluation.task_file import write_task
-from tests.support import tiny
+from tests.support import choices, passages, tiny
 from tests.support.command_line import run
 from tests.support.exports import head
 
@@ -224,6 +224,33 @@ def test_the_task_by_hand_of_the_page_is_what_is_written(ended: Backbone, tmp_pa
     assert set(written) - set(by_hand) == {"dataset_kwargs", "target_delimiter", "num_fewshot", "metadata"}
 
 
+@pytest.mark.parametrize("answer_by", ["option", "letter"])
+def test_choices_are_asked_with_their_own_options(answer_by: str, ended: Backbone, tmp_path: Path) -> None:
+    task = choices.TASK.model_copy(update={"normalise_length": False, "answer_by": answer_by})
+    adapter, rows = replace(tiny.drawn_adapter(ended, rank=4, source=ended.source), task=task), choices.choices(18)
+    adapter.save(tmp_path / "adapter")
+    name = write_task(adapter, rows, tmp_path / "tasks")
+    lm, manager = (
+        AdapterLM(str(tmp_path / "adapter")),
+        TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False),
+    )
+    found = simple_evaluate(lm, tasks=[name], task_manager=manager, bootstrap_iters=0, log_samples=True)
+    ours = adapter.on_model(ended)
+    assert found["results"][name]["acc,none"] == pytest.approx(ours.evaluate(rows).accuracy, abs=1e-9)
+    for sample in found["samples"][name]:
+        logs = np.array([[response[0][0] for response in sample["resps"]]])
+        (expected,) = ours.answers([rows[sample["doc_id"]]])
+        np.testing.assert_allclose(np.exp(_among(logs))[0], expected.facts["probabilities"], atol=1e-4)
+    with pytest.raises(InputError, match="use_readout"):
+        AdapterLM(str(tmp_path / "adapter"), use_readout=True)
+
+
+def test_a_kind_without_choices_is_refused(ended: Backbone, tmp_path: Path) -> None:
+    adapter = replace(tiny.drawn_adapter(ended), task=passages.TASK)
+    with pytest.raises(TaskError, match=r"task\.kind: received 'extract'.*`ifedicl evaluate`"):
+        write_task(adapter, passages.passages(3), tmp_path)
+
+
 def test_a_task_that_divides_by_tokens_is_refused(ended: Backbone, tmp_path: Path) -> None:
     task = WORDS.model_copy(update={"normalise_length": True})
     with pytest.raises(TaskError, match=r"task\.normalise_length: .*`ifedicl evaluate`"):
@@ -238,5 +265,8 @@ def test_the_command_writes_the_task_of_a_table(ended: Backbone, tmp_path: Path,
     assert run("harness", tmp_path / "adapter", tmp_path / "a.csv", tmp_path / "tasks", *columns) == 0
     assert "--tasks ifedicl_mood --include_path" in capsys.readouterr().out
     rows = (tmp_path / "tasks" / "ifedicl_mood.jsonl").read_text().splitlines()
-    assert [json.loads(row) for row in rows] == [{"text": "warm soup", "label": 0}, {"text": "cold room", "label": 1}]
-    assert yaml.safe_load((tmp_path / "tasks" / "ifedicl_mood.yaml").read_text())["doc_to_choice"] == ["good", "bad"]
+    assert [json.loads(row) for row in rows] == [
+        {"text": "warm soup", "choices": ["good", "bad"], "right": 0},
+        {"text": "cold room", "choices": ["good", "bad"], "right": 1},
+    ]
+    assert yaml.safe_load((tmp_path / "tasks" / "ifedicl_mood.yaml").read_text())["doc_to_choice"] == "choices"

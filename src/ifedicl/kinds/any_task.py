@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from ifedicl.errors import DataError, InputError
-from ifedicl.kinds.examples import Answer, AnyEvaluation, AnyExample
+from ifedicl.errors import DataError, InputError, TaskError
+from ifedicl.kinds.examples import Answer, AnyEvaluation, AnyExample, Asked
 from ifedicl.metrics import Comparison, Tally
 
 TEXT_FIELD = "{text}"
@@ -251,6 +251,17 @@ class AnyTask(BaseModel, ABC):
     def limits(self) -> str:
         """What such an adapter cannot do, as the beginning of a sentence."""
 
+    def asked(self, example: AnyExample) -> Asked:  # noqa: ARG002 - other kinds read it
+        """The example as a test of multiple choice asks it.
+
+        Raises:
+            TaskError: such a test cannot ask for this task's answers.
+        """
+        raise TaskError(
+            f"task.kind: received {self.kind!r}, whose answers a test of multiple choice cannot ask for; allowed: a kind whose "
+            "answers are labels or options. Use `ifedicl evaluate`"
+        )
+
     @property
     @abstractmethod
     def samples(self) -> Mapping[str, str]:
@@ -280,3 +291,16 @@ class AnyTask(BaseModel, ABC):
     @abstractmethod
     def summary_of(self, examples: Sequence[AnyExample]) -> dict[str, int]:
         """The number of examples by answer, for a client's own eyes."""
+
+
+def check_undivided(normalise_length: bool) -> None:
+    """Check that scores are plain sums of log-probabilities, as a test of multiple choice compares them.
+
+    Raises:
+        TaskError: they are divided by numbers of tokens.
+    """
+    if normalise_length:
+        raise TaskError(
+            "task.normalise_length: received true; allowed: false, because a test of multiple choice (lm-evaluation-harness) "
+            "divides by characters or not at all, and its figures would be others. Use `ifedicl evaluate`"
+        )

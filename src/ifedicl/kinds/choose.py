@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ifedicl.confidence import Confidence
 from ifedicl.errors import DataError
-from ifedicl.kinds.any_task import AnyTask
+from ifedicl.kinds.any_task import AnyTask, check_undivided
 from ifedicl.kinds.choices import (
     LETTERS,
     MOST_OPTIONS,
@@ -24,7 +24,7 @@ from ifedicl.kinds.choices import (
     position_in,
     question_in,
 )
-from ifedicl.kinds.examples import Answer, AnyExample, own_example
+from ifedicl.kinds.examples import Answer, AnyExample, Asked, own_example
 from ifedicl.metrics import Comparison, Tally
 
 _GROUPS = 9
@@ -164,6 +164,10 @@ class ChooseTask(AnyTask):
     @property
     def limits(self) -> str:
         return "it chooses among given options only"
+
+    def asked(self, example: AnyExample) -> Asked:
+        check_undivided(self.normalise_length)
+        return Asked(self.shown(example), self.words(example), _own(example).which)
 
     @property
     def samples(self) -> dict[str, str]:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 from ifedicl.errors import DataError, TaskError
-from ifedicl.kinds.any_task import AnyTask
-from ifedicl.kinds.examples import Answer, AnyExample, check_strings, own_example
+from ifedicl.kinds.any_task import AnyTask, check_undivided
+from ifedicl.kinds.examples import Answer, AnyExample, Asked, check_strings, own_example
 from ifedicl.kinds.row_cells import text_in, texts_in
 from ifedicl.kinds.scale import OrderedEvaluation
 from ifedicl.kinds.with_labels import LabelledTask
@@ -153,6 +153,10 @@ class Task(LabelledTask):
     @property
     def limits(self) -> str:
         return "it chooses among its labels only"
+
+    def asked(self, example: AnyExample) -> Asked:
+        check_undivided(self.normalise_length)
+        return Asked(example.text, self.label_words, self.class_of(example))
 
     @property
     def samples(self) -> dict[str, str]:

@@ -160,6 +160,21 @@ class HitsEvaluation(ABC):
 
 
 @dataclass(frozen=True)
+class Asked:
+    """An example as a test of multiple choice asks it: which of ``choices`` is most probable behind the prompt with ``text``.
+
+    Attributes:
+        text: what goes into the prompt.
+        choices: what stands behind prompt and separator.
+        right: position of the right one.
+    """
+
+    text: str
+    choices: tuple[str, ...]
+    right: int
+
+
+@dataclass(frozen=True)
 class Answer:
     """What an adapter answers to one example.
 

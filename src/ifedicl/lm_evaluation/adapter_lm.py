@@ -61,15 +61,16 @@ class AdapterLM(HFLM):  # type: ignore[misc]
             BackboneError: the model cannot be loaded, or is another one than the adapter's.
             ConfigError: device or dtype is wrong.
             InputError: ``use_readout`` is true and the adapter has no readout.
+            TaskError: ``use_readout`` is true and the adapter's task is no classification.
         """
         name = str(adapter)  # the harness reads a number as one
         loaded = Adapter.from_pretrained(name) if HubName.of(name) else Adapter.load(name)
         loaded = replace(loaded, model=_placed(loaded.model, backbone, device, dtype))
         if use_readout and loaded.readout is None:
             raise InputError("use_readout: received true, but the adapter has no readout; allowed: false. Leave it out")
-        self._classifier = loaded.classifier()
-        self._uses_readout = use_readout
-        model = self._classifier.backbone
+        self._adapter = loaded.on_model()
+        self._reader = loaded.classifier(self._adapter.backbone) if use_readout else None
+        model = self._adapter.backbone
         tokenizer = copy.deepcopy(model.tokenizer)  # the harness sets its padding
         self._turn = Turn(tokenizer, loaded.task, loaded.model_name)
         super().__init__(
@@ -90,24 +91,24 @@ class AdapterLM(HFLM):  # type: ignore[misc]
         Raises:
             InputError: with ``use_readout``: a request is not the adapter's own prompt and one of its label words.
         """
-        if not self._uses_readout:
+        if self._reader is None:
             answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
             return answers
         asked = [self._label_of(request) for request in requests]
         texts = list(dict.fromkeys(text for text, _ in asked))
-        logs = dict(zip(texts, self._classifier.log_probabilities(texts), strict=True))
+        logs = dict(zip(texts, self._reader.log_probabilities(texts), strict=True))
         return [(float(logs[text][label]), int(logs[text].argmax()) == label) for text, label in asked]
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness writes beside its results; no path of this machine."""
-        adapter = self._classifier.adapter
+        adapter = self._adapter.adapter
         about = {"task": adapter.task.name, "task_digest": adapter.task.digest, "model": adapter.model_name}
-        used = {"model_fingerprint": adapter.fingerprint, "use_readout": self._uses_readout}
+        used = {"model_fingerprint": adapter.fingerprint, "use_readout": self._reader is not None}
         return {**super().get_model_info(), "adapter": about | used}
 
     def _label_of(self, request: Any) -> tuple[str, int]:
         """The text and the position of the label that a request asks about."""
-        task = as_classification(self._classifier.adapter.task, "use_readout")
+        task = as_classification(self._adapter.adapter.task, "use_readout")
         prompt, continuation = request.args
         text = request.doc.get(TEXT)
         words = [task.separator + word for word in task.label_words]
@@ -122,10 +123,10 @@ class AdapterLM(HFLM):  # type: ignore[misc]
         )
 
     def _injection(self) -> AbstractContextManager[None]:
-        if self._uses_readout:
+        if self._reader is not None:
             raise self._not_own()
-        adapter = self._classifier.adapter
-        return applied(self._classifier.backbone, adapter.context, adapter.coefficients)
+        adapter = self._adapter.adapter
+        return applied(self._adapter.backbone, adapter.context, adapter.coefficients)
 
     def _model_call(self, *arguments: Any, **options: Any) -> torch.Tensor:
         with self._injection():

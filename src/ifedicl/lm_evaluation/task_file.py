@@ -9,20 +9,19 @@ from pathlib import Path
 
 from ifedicl import files
 from ifedicl.adapter import Adapter
-from ifedicl.errors import TaskError
 from ifedicl.kinds.any_task import TEXT_FIELD
-from ifedicl.kinds.classify import as_classification
 from ifedicl.kinds.examples import AnyExample
 
-TEXT, LABEL = "text", "label"
+TEXT, CHOICES, RIGHT = "text", "choices", "right"
 """The columns of the rows."""
 
 
 def write_task(adapter: Adapter, examples: Sequence[AnyExample], folder: Path) -> str:
     """Write ``NAME.yaml`` and ``NAME.jsonl`` with these rows; earlier ones are replaced.
 
-    The harness then asks the same questions as :meth:`~ifedicl.adapter.adapter.Classifier.evaluate`: the adapter's prompts, its
-    label words. Its library for data keeps a copy of the rows; the file has it do so below ``folder`` too.
+    The harness then asks the same questions as :meth:`~ifedicl.adapter.on_model.OnModel.evaluate`: the adapter's prompts, and
+    behind them its label words or the example's own options. Its library for data keeps a copy of the rows; the file has it do
+    so below ``folder`` too.
 
     Args:
         adapter: whose task it is.
@@ -33,21 +32,17 @@ def write_task(adapter: Adapter, examples: Sequence[AnyExample], folder: Path) -
         NAME, by which the harness knows the task.
 
     Raises:
-        TaskError: the task is no classification, or divides by the number of tokens, which the harness cannot.
+        TaskError: the task has neither labels nor options, or divides by the number of tokens, which the harness cannot.
         BackboneError: the task has chat turns, and the model's tokenizer cannot be read.
         StorageError: as :meth:`~ifedicl.adapter.adapter.Adapter.save`.
     """
     import yaml  # a part of the extra
 
-    task, folder = as_classification(adapter.task, "a task of lm-evaluation-harness"), folder.resolve()
-    if task.normalise_length:
-        raise TaskError(
-            "task.normalise_length: received true; allowed: false, because lm-evaluation-harness divides by characters, not by "
-            "tokens, and its figures would be others. Use `ifedicl evaluate`"
-        )
+    task, folder = adapter.task, folder.resolve()
+    asked = [task.asked(example) for example in examples]
     name = "ifedicl_" + re.sub(r"\W+", "_", task.name).strip("_")
     before, _, behind = map(_escaped, _prompt(adapter).partition(TEXT_FIELD))
-    rows = [{TEXT: example.text, LABEL: task.class_of(example)} for example in examples]
+    rows = [{TEXT: one.text, CHOICES: one.choices, RIGHT: one.right} for one in asked]
     config = {
         "task": name,
         "dataset_path": "json",
@@ -55,8 +50,8 @@ def write_task(adapter: Adapter, examples: Sequence[AnyExample], folder: Path) -
         "test_split": "test",
         "output_type": "multiple_choice",
         "doc_to_text": f"{before}{{{{{TEXT}}}}}{behind}",
-        "doc_to_target": LABEL,
-        "doc_to_choice": list(task.label_words),
+        "doc_to_target": RIGHT,
+        "doc_to_choice": CHOICES,
         "target_delimiter": task.separator,
         "num_fewshot": 0,
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
