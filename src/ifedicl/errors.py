@@ -27,6 +27,7 @@
     │   └── MessageError            bytes that are not a message of this format
     └── ServeError                  the server cannot start or cannot answer        exit 9
         ├── BusyError               the queue is full
+        ├── WrongRouteError         the adapter is of another kind than the route
         ├── UnknownRunError         there is no run of that name
         └── StoppedError            the server accepts no more requests
 
@@ -193,6 +194,10 @@ class ServeError(IfediclError):
 
 class BusyError(ServeError):
     """The server's queue is full."""
+
+
+class WrongRouteError(ServeError):
+    """The adapter is of another kind of task than the server's route."""
 
 
 class UnknownRunError(ServeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,10 @@ import pytest
 from ifedicl import Backbone, Choice, ChooseTask, ModelSettings, load_preset, runs
 from ifedicl.backbone.option_scoring import OptionScorer
 from ifedicl.demo.fetch import demo_places
+from ifedicl.serve.limits import Limits
+from ifedicl.serve.worker import Worker
 from ifedicl.settings import changed
+from tests.support.serve import asking, state_of
 
 pytestmark = pytest.mark.real
 TASK = ChooseTask(name="who is pleased", template="Review: {text}\nThe guest")
@@ -38,7 +42,9 @@ def test_options_in_one_row_score_as_one_sequence_each(real_backbone: Backbone) 
     np.testing.assert_allclose(ours.states, theirs.states, atol=2e-2)
 
 
-def test_one_message_of_each_client_chooses_better_than_the_raw_model(real_backbone: Backbone) -> None:
+def test_one_message_of_each_client_chooses_better_than_the_raw_model_and_is_served(
+    real_backbone: Backbone, tmp_path: Path
+) -> None:
     rows, test = choices(80), choices(40, first=80)
     method = changed(load_preset("one-shot"), {"holdout": {"selection": 0.25}}, "a test")
     clients = runs.simulate(real_backbone, TASK, {"north": rows[::2], "south": rows[1::2]})
@@ -50,3 +56,14 @@ def test_one_message_of_each_client_chooses_better_than_the_raw_model(real_backb
     assert ours.accuracy >= raw.accuracy
     answers = adapter.on_model(real_backbone).answers(test[:3])
     assert [answer.shown in row.options for answer, row in zip(answers, test[:3], strict=True)] == [True] * 3
+
+    worker = Worker(real_backbone, most_waiting=64, on_pass=lambda rows, seconds: None)
+    try:
+        server = asking(replace(state_of(worker, real_backbone, tmp_path, adapter), limits=Limits()))
+        questions = [{"text": row.text, "options": row.options} for row in test[:3]]
+        served = server.post("/v1/choose", json={"questions": questions}).json()["results"]
+    finally:
+        worker.stop()
+    assert [item["option"] for item in served] == [answer.shown for answer in answers]
+    for item, answer in zip(served, answers, strict=True):
+        assert item["probabilities"] == pytest.approx(answer.facts["probabilities"], abs=2e-3)

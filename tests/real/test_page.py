@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlparse
@@ -16,7 +17,7 @@ import pytest
 from ifedicl.federation.events import Event, RoundDone
 from ifedicl.runs import run
 from ifedicl.settings import RunSettings, validated
-from tests.support import tiny
+from tests.support import choices, tiny
 from tests.support.browsing import TEXTS, Watched, append, beginning, ending, level, one_round, write
 from tests.support.chromium import CHROMIUM
 from tests.support.serving import serving
@@ -212,6 +213,28 @@ def test_a_sample_text_is_labelled_with_one_click(watched: Watched) -> None:
     sample.click()
     playwright.expect(page.locator("#table tbody tr td").first).to_have_text(words)
     assert page.get_by_label("Texts, one a line").input_value() == words
+
+
+def test_a_question_with_its_options_has_a_form_of_its_own(
+    browser: playwright.BrowserContext, tiny_adapters: Path, tmp_path: Path
+) -> None:
+    source = str(tiny_adapters / "model")
+    own = tiny.drawn_adapter(tiny.load(tiny_adapters / "model"), rank=4, source=source)
+    replace(own, task=choices.TASK).save(tmp_path / "places")
+    with serving(tmp_path, f"{tiny_adapters}/mood", str(tmp_path / "places")) as running:
+        page = browser.new_page()
+        page.goto(running.url)
+        playwright.expect(page.get_by_label("Options, one a line")).to_be_hidden()
+        page.locator("#adapter").select_option("places")
+        page.get_by_label("One question").fill("the soup was warm")
+        page.get_by_label("Options, one a line").fill("at home\nout\non the table")
+        page.get_by_role("button", name="Label", exact=True).click()
+        playwright.expect(page.locator("#table tbody tr")).to_have_count(1)
+        playwright.expect(page.locator("#table tbody td").last.locator(".choice")).to_have_count(3)
+        page.goto(f"{running.url}#adapters")
+        page.locator("#shown-adapter").select_option("places")
+        playwright.expect(page.locator("#adapter-view")).to_contain_text("POST /v1/choose")
+        page.close()
 
 
 @pytest.mark.parametrize(("count", "shown"), [(5, 5), (6, 3)])

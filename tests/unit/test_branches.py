@@ -356,7 +356,8 @@ def test_passes_are_filled_with_the_rows_that_are_run(llama_folder: Path) -> Non
 
 
 def test_adapters_with_other_trees_share_a_pass_and_flat_ones_keep_their_own(backbone: Backbone) -> None:
-    placed = [Placed(Scorer(backbone, task)) for task in (tiny.TASK, tiny.MANY_TOKENS, PLACES)]
+    tasks = (tiny.TASK, tiny.MANY_TOKENS, PLACES)
+    placed = [Placed(Scorer(backbone, task)) for task in tasks]
     rows = [Asked(own, own.scorer.encoder.prompts([text]).tokens[0]) for text in TEXTS[:4] for own in placed]
     batches = mixed_batches(rows)
     assert sorted(position for batch in batches for position in batch) == list(range(len(rows)))
@@ -365,7 +366,7 @@ def test_adapters_with_other_trees_share_a_pass_and_flat_ones_keep_their_own(bac
     assert all(not {0} < own for own in owners)
     for batch in batches:
         for position, logs in zip(batch, mixed_log_probabilities(backbone, [rows[p] for p in batch]), strict=True):
-            scorer = Scorer(by_paths(backbone), rows[position].placed.scorer.task)
+            scorer = Scorer(by_paths(backbone), tasks[placed.index(rows[position].placed)])
             with torch.no_grad():
                 expected = scorer.label_scores([rows[position].prompt]).log_softmax(dim=-1)[0]
             np.testing.assert_allclose(logs, expected.numpy(), rtol=1e-3, atol=1e-4)

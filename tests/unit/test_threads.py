@@ -23,6 +23,7 @@ from ifedicl.core.readout import Readout, feature_count
 from ifedicl.extract import context_vectors, example_writes
 from ifedicl.serve.worker import Worker
 from tests.support import tiny
+from tests.support.serve import questions
 
 TEXTS = list(tiny.SENTENCES)
 Call = Callable[[], Any]
@@ -50,7 +51,7 @@ def _front_ends(backbone: Backbone) -> dict[str, Call]:
     def served() -> Any:
         worker = Worker(backbone, most_waiting=100, on_pass=lambda _rows, _seconds: None)
         try:
-            return np.stack(worker.submit(placed, TEXTS).result(timeout=60).logs)
+            return np.stack(worker.submit(placed, questions(TEXTS)).result(timeout=60).scores)
         finally:
             worker.stop()
 

@@ -60,12 +60,12 @@ class Classifier(OnModel):
 
     def placed(self) -> tuple[Placed, Placed]:
         """The adapter and the raw model with its task, for shared passes (:mod:`~ifedicl.backbone.multi_adapter`)."""
-        from ifedicl.backbone.hooks import Injection
         from ifedicl.backbone.multi_adapter import Placed
 
-        adapter = self.adapter
-        injection = Injection.of(self.backbone, adapter.context, adapter.coefficients)
-        return Placed(self._words, injection, adapter.readout), Placed(self._words)
+        adapter, raw = super().placed()
+        assert isinstance(adapter, Placed)
+        assert isinstance(raw, Placed)
+        return adapter, raw
 
     def log_probabilities(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> Array32:
         """``(N, C)`` log-probabilities among the labels, in the order of ``texts``.

@@ -15,6 +15,7 @@ from ifedicl.kinds.examples import Answer, AnyEvaluation, AnyExample
 
 if TYPE_CHECKING:
     from ifedicl.backbone.load import Backbone
+    from ifedicl.backbone.multi_adapter import Apart, Placed
     from ifedicl.backbone.prompts import EncodedExamples
 
 _log = logging.getLogger(__name__)
@@ -51,6 +52,14 @@ class OnModel:
         self.adapter = adapter
         self.backbone = backbone
         self.scorer = scorer_of(backbone, adapter.task)
+
+    def placed(self) -> tuple[Placed | Apart, Placed | Apart]:
+        """The adapter and the raw model with its task, as a server runs them (:mod:`~ifedicl.backbone.multi_adapter`)."""
+        from ifedicl.backbone.hooks import Injection
+        from ifedicl.backbone.multi_adapter import on_model
+
+        injection = Injection.of(self.backbone, self.adapter.context, self.adapter.coefficients)
+        return on_model(self.scorer, injection, self.adapter.readout), on_model(self.scorer)
 
     def scores(self, examples: Sequence[AnyExample], *, on_progress: Callable[[int], None] | None = None) -> npt.NDArray[Any]:
         """What the adapter says of examples, as :meth:`AnyTask.evaluation` reads it; what it answers does not depend on theirs.

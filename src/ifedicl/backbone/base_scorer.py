@@ -75,6 +75,11 @@ class BaseScorer(ABC):
         """
         return self.classes_of(labels)
 
+    def rows_of(self, label: Any) -> int:
+        """How many rows of :meth:`scores` an example with this label has; usually one."""
+        del label
+        return 1
+
     @abstractmethod
     def training_batches(self, prompts: Sequence[Tokens], labels: Sequence[Any]) -> list[list[int]]:
         """Positions of examples in groups, one for each pass with gradients."""

@@ -162,7 +162,12 @@ def injected(
 
 def applied(backbone: Backbone, context: Context, coefficients: Coefficients) -> AbstractContextManager[None]:
     """:func:`injected` of finished coefficients, for inference."""
-    return _changing(backbone, Injection.of(backbone, context, coefficients), None)
+    return changed_by(backbone, Injection.of(backbone, context, coefficients))
+
+
+def changed_by(backbone: Backbone, injection: Injection) -> AbstractContextManager[None]:
+    """As :func:`applied`, with an injection that is made once for many passes."""
+    return _changing(backbone, injection, None)
 
 
 @contextmanager

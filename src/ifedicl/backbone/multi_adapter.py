@@ -1,23 +1,31 @@
-"""Texts for several adapters in one forward pass: injection and readout differ from row to row."""
+"""Texts for several adapters in one forward pass: injection and readout differ from row to row.
+
+Words of a task behind a prompt share passes. Options of each text, and text that is written, have passes of their own.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ifedicl.backbone.hooks import Injection, injected_by_row
+from ifedicl.backbone.base_scorer import BaseScorer
+from ifedicl.backbone.hooks import Injection, changed_by, injected_by_row
 from ifedicl.backbone.layout import Layout, states_of
 from ifedicl.backbone.load import Backbone
 from ifedicl.backbone.passes import length_batches
 from ifedicl.backbone.pooling import Means, Span, text_means, with_text
-from ifedicl.backbone.prompts import Tokens
+from ifedicl.backbone.prompts import EncodedExamples, Tokens
 from ifedicl.backbone.readings import Reading
-from ifedicl.backbone.scoring import Scorer
+from ifedicl.backbone.scoring import WordScorer
 from ifedicl.core.readout import Readout
 from ifedicl.core.transfer import to_host
 from ifedicl.core.vectors import Array32
@@ -25,7 +33,7 @@ from ifedicl.core.vectors import Array32
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """An adapter on the model, or the raw model with the adapter's task.
+    """An adapter on the model, or the raw model with the adapter's task, whose rows share passes with those of others.
 
     Attributes:
         scorer: of the task.
@@ -33,13 +41,36 @@ class Placed:
         readout: None: labels are scored by their words.
     """
 
-    scorer: Scorer
+    scorer: WordScorer
     injection: Injection | None = None
     readout: Readout | None = None
 
     def spans(self, prompts: Sequence[Tokens]) -> list[Span | None]:
         """The span of text that the readout reads, for each prompt."""
         return self.scorer.spans(prompts, () if self.readout is None else self.readout.pooled_layers)
+
+
+@dataclass(frozen=True, eq=False)
+class Apart:
+    """As :class:`Placed`, of a task whose rows share no pass with those of another adapter."""
+
+    scorer: BaseScorer
+    injection: Injection | None = None
+    readout: Readout | None = None
+
+    def scores(self, examples: EncodedExamples, on_pass: Callable[[], None]) -> list[npt.NDArray[Any]]:
+        """For each example the rows of :meth:`BaseScorer.scores`; ``on_pass`` is called before each pass, and may raise."""
+        scorer = self.scorer.shared(on_pass)
+        with nullcontext() if self.injection is None else changed_by(scorer.backbone, self.injection):
+            scores = scorer.scores(examples, readout=self.readout)
+        return np.split(scores, np.cumsum([scorer.rows_of(label) for label in examples.labels])[:-1])
+
+
+def on_model(scorer: BaseScorer, injection: Injection | None = None, readout: Readout | None = None) -> Placed | Apart:
+    """An adapter on the model, or with the scorer alone the raw model, in passes that its scorer allows."""
+    if isinstance(scorer, WordScorer):
+        return Placed(scorer, injection, readout)
+    return Apart(scorer, injection, readout)
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,12 +48,14 @@ class OptionScorer(BaseScorer):
         self.task = task
         self.encoder = PromptEncoder(backbone, task)
         self.words = OptionWords(backbone, task)
-        self._endings: dict[str, Tokens] = {}
 
     def encoded(self, examples: Sequence[AnyExample]) -> EncodedExamples:
         self.task.check_classes(examples)
         own = [example for example in examples if isinstance(example, Choice)]
-        words = [tuple(self._ending(word, number) for word in self.task.words(one)) for number, one in enumerate(own, start=1)]
+        known: dict[str, Tokens] = {}  # of these examples alone: a server's scorer lives long, and options are texts of others
+        words = [
+            tuple(self._ending(word, number, known) for word in self.task.words(one)) for number, one in enumerate(own, start=1)
+        ]
         shown = [self.task.shown(one) for one in own]
         prompts = self.encoder.prompts(
             [one.text for one in own],
@@ -63,9 +65,9 @@ class OptionScorer(BaseScorer):
         labels = (Options(tokens, one.which, self.task.class_of(one)) for tokens, one in zip(words, own, strict=True))
         return EncodedExamples(prompts, tuple(labels))
 
-    def _ending(self, word: str, number: int) -> Tokens:
-        """The tokens of an option behind the prompt; the same whatever the text."""
-        if word not in self._endings:
+    def _ending(self, word: str, number: int, known: dict[str, Tokens]) -> Tokens:
+        """The tokens of an option behind the prompt; the same whatever the text. ``known`` gets those of a new one."""
+        if word not in known:
             try:
                 tokens = self.encoder.ending(word)
             except TaskError:  # its message quotes the option
@@ -78,8 +80,8 @@ class OptionScorer(BaseScorer):
                     f"an option of text number {number} has no tokens of its own behind the template. End it without "
                     "a space (for instance with ':'), and set task.separator to ' '; or leave the text out"
                 )
-            self._endings[word] = tokens
-        return self._endings[word]
+            known[word] = tokens
+        return known[word]
 
     def demonstrations(self, prompts: Sequence[Tokens], labels: Sequence[Options], position: str) -> list[Tokens]:
         if position == "prompt":
@@ -92,6 +94,9 @@ class OptionScorer(BaseScorer):
     def row_classes(self, labels: Sequence[Options]) -> list[int]:
         """1 for the right option of an example, 0 for the others."""
         return [int(place == own.which) for own in labels for place in range(len(own.words))]
+
+    def rows_of(self, label: Options) -> int:
+        return len(label.words)
 
     def training_batches(self, prompts: Sequence[Tokens], labels: Sequence[Options]) -> list[list[int]]:
         bound = self.backbone.trained_tokens

@@ -49,9 +49,12 @@ def serve(
     ] = None,
     runs: Annotated[Path | None, typer.Option(help="A folder of runs, whose progress the page shows.")] = None,
     most_waiting: Annotated[
-        int, typer.Option(min=2, help="Maximum number of waiting texts, with zero-shot counted twice; beyond it: 429.")
+        int,
+        typer.Option(
+            min=2, help="Maximum number of waiting texts (of choices: options), with zero-shot counted twice; beyond it: 429."
+        ),
     ] = 512,
-    most_texts: Annotated[int, typer.Option(min=1, help="Maximum number of texts in a request.")] = 256,
+    most_texts: Annotated[int, typer.Option(min=1, help="Maximum number of texts in a request (of choices: options).")] = 256,
     most_bytes: Annotated[int, typer.Option(min=1024, help="Maximum bytes of a request; beyond it: 413.")] = 1 << 20,
     timeout: Annotated[float, typer.Option(min=0.1, help="Maximum seconds to answer a request; beyond it: 503.")] = 30.0,
     arrival: Annotated[float, typer.Option(min=0.1, help="Maximum seconds to receive a request; beyond it: 408.")] = 10.0,
@@ -61,7 +64,7 @@ def serve(
     telemetry: Telemetry = False,
     refresh: Annotated[float, typer.Option(min=0.1, help="Seconds between checks for new versions.")] = 5.0,
 ) -> None:
-    """Serve adapters over one model: a page at /, POST /v1/classify, and the API's description at /docs.
+    """Serve adapters over one model: a page at /, a path for each kind, as POST /v1/classify, and their description at /docs.
 
     Needs: pip install 'ifedicl[serve]'. Ctrl-C or SIGTERM stops it after the current requests. Texts are never logged.
     """

@@ -90,6 +90,10 @@ class ChooseTask(AnyTask):
     def checked(self, example: AnyExample) -> Choice:
         return _own(example)
 
+    def work_of(self, example: AnyExample) -> int:
+        """One for each option: an option may be as long as a text."""
+        return len(_own(example).options)
+
     def check_all(self, examples: Sequence[AnyExample]) -> None:
         self.check_classes(examples)
         if not examples:

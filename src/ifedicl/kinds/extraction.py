@@ -17,6 +17,8 @@ from ifedicl.kinds.row_cells import text_in, texts_in
 from ifedicl.metrics import Comparison, Tally
 
 _LONGEST_WORD = 8
+TOKENS_OF_A_ROW = 8
+"""Written one after another, they take about as long as a row of a pass."""
 _SAMPLE = "an answer"
 _PROSE = "one line of text: a name, a value, or fields as in `name: value; name: value`"
 
@@ -74,6 +76,11 @@ class ExtractTask(AnyTask):
         if len(own.answer.splitlines()) > 1:
             raise DataError("the answer has several lines; allowed: one. Put ; between its parts")
         return own
+
+    def work_of(self, example: AnyExample) -> int:
+        """By the tokens that the answer may have."""
+        del example
+        return -(-self.most_answer_tokens // TOKENS_OF_A_ROW)
 
     def check_all(self, examples: Sequence[AnyExample]) -> None:
         for example in examples:

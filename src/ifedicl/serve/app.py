@@ -16,11 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ifedicl import __version__
 from ifedicl.errors import IfediclError
 from ifedicl.serve.access import AccessControl
+from ifedicl.serve.answering import ServerState
 from ifedicl.serve.api_keys import Keys
+from ifedicl.serve.asked import ROUTES
+from ifedicl.serve.asked.any_route import KindRoute
 from ifedicl.serve.faults import error_response, fault
 from ifedicl.serve.hosts import Hosts
-from ifedicl.serve.routes import ServerState, router
-from ifedicl.serve.schemas import ANSWER_EXAMPLE, TEXTS_EXAMPLE
+from ifedicl.serve.routes import body_parts, router
 
 if TYPE_CHECKING:
     from ifedicl.serve.traces import Traces
@@ -56,17 +58,26 @@ def application(state: ServerState, keys: Keys | None, hosts: Hosts | None, trac
     @app.get("/docs", include_in_schema=False)
     def docs(request: Request) -> Response:
         environment = Environment(loader=PackageLoader("ifedicl.serve", "page"), autoescape=select_autoescape())
-        names = [served.name for served in state.catalog]
-        # Where keys are asked for, the names of adapters are for those who have one.
-        named = names[0] if len(names) > 1 and keys is None else None
+        first = next((served.route for served in state.catalog), next(iter(ROUTES.values())))
         page = environment.get_template("docs.html").render(
             operations=_operations(app.openapi()),
             version=__version__,
-            curl=_curl(str(request.base_url), named, needs_key=keys is not None),
+            first=first.path,
+            examples={route.path: example(route, str(request.base_url)) for route in ROUTES.values()},
             needs_key=keys is not None,
-            sample=json.dumps(ANSWER_EXAMPLE, indent=2),
         )
         return HTMLResponse(page)
+
+    def example(route: KindRoute, url: str) -> dict[str, str | None]:
+        """A command that asks at this address, and an answer; it names an adapter if there are several."""
+        # Where keys are asked for, the names of adapters are for those who have one.
+        names = [served.name for served in state.catalog if served.route is route]
+        named = {"adapter": names[0]} if names and len(state.catalog) > 1 and keys is None else {}
+        body = {**route.example, **named, "zero_shot": True}
+        return {
+            "curl": _curl(f"{url.rstrip('/')}{route.path}", body, needs_key=keys is not None),
+            "answer": None if route.answer_example is None else json.dumps(route.answer_example, indent=2),
+        }
 
     @app.exception_handler(IfediclError)
     async def ours(_request: Request, error: IfediclError) -> Response:
@@ -87,6 +98,14 @@ def application(state: ServerState, keys: Keys | None, hosts: Hosts | None, trac
         return fault(error.status_code, "path", messages.get(error.status_code, str(error.detail)), error.headers)
 
     app.include_router(router(state))
+    describe = app.openapi
+
+    def described() -> dict[str, Any]:
+        schema = describe()
+        schema["components"]["schemas"] |= body_parts()
+        return schema
+
+    app.openapi = described  # type: ignore[method-assign]  # as FastAPI's own pages say
     app.add_middleware(HeadAsGet)
     app.add_middleware(AccessControl, limits=state.limits, keys=keys, hosts=hosts, on_answer=state.meters.answered)
     if traces is not None:
@@ -96,11 +115,10 @@ def application(state: ServerState, keys: Keys | None, hosts: Hosts | None, trac
     return app
 
 
-def _curl(url: str, adapter: str | None, *, needs_key: bool) -> str:
-    """A command that labels a text at this address; it names an adapter if there are several."""
-    body = {"texts": TEXTS_EXAMPLE, **({} if adapter is None else {"adapter": adapter}), "zero_shot": True}
+def _curl(url: str, body: dict[str, Any], *, needs_key: bool) -> str:
+    """A command that sends this body to an address."""
     key = [' -H "Authorization: Bearer $KEY"'] if needs_key else []
-    lines = [f"curl -s {shlex.quote(url + 'v1/classify')} -H 'Content-Type: application/json'", *key]
+    lines = [f"curl -s {shlex.quote(url)} -H 'Content-Type: application/json'", *key]
     return " \\\n ".join([*lines, f" -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"])
 
 

@@ -14,10 +14,11 @@ from typing import Any, Protocol
 
 from ifedicl.adapter import Adapter
 from ifedicl.adapter.format import adapter_folder
-from ifedicl.backbone.multi_adapter import Placed
+from ifedicl.backbone.multi_adapter import Apart, Placed
 from ifedicl.errors import AdapterError, FingerprintError, IfediclError, ServeError
 from ifedicl.federation.run_folder import RunFolder
-from ifedicl.kinds.classify import as_classification
+from ifedicl.serve.asked import ROUTES
+from ifedicl.serve.asked.any_route import KindRoute
 from ifedicl.serve.faults import type_and_place
 from ifedicl.store.protocol import Store
 
@@ -66,8 +67,13 @@ class Served:
     name: str
     mark: object
     loaded: Loaded
-    placed: Placed
-    raw: Placed
+    placed: Placed | Apart
+    raw: Placed | Apart
+
+    @property
+    def route(self) -> KindRoute:
+        """Where it is asked."""
+        return ROUTES[type(self.loaded.adapter.task)]
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,9 @@ class StoreSource:
 class Catalog:
     """The adapters served now. One thread refreshes it; any thread may read it."""
 
-    def __init__(self, sources: Sequence[Source], fingerprint: str, place: Callable[[Adapter], tuple[Placed, Placed]]) -> None:
+    def __init__(
+        self, sources: Sequence[Source], fingerprint: str, place: Callable[[Adapter], tuple[Placed | Apart, Placed | Apart]]
+    ) -> None:
         """Start empty.
 
         Args:
@@ -212,7 +220,6 @@ class Catalog:
                 f"adapter {offer.name!r} was made with {adapter.model_name} (fingerprint {adapter.fingerprint[:12]}…), this "
                 f"server runs {self._fingerprint[:12]}…. One server serves the adapters of one model: start another for it"
             )
-        as_classification(adapter.task, f"a server; {offer.name} is of another kind")
         return Served(offer.name, offer.mark, loaded, *self._place(adapter))
 
 

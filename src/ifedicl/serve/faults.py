@@ -8,12 +8,22 @@ from collections.abc import Mapping
 from fastapi import Response
 from fastapi.responses import JSONResponse
 
-from ifedicl.errors import AdapterError, BusyError, DataError, IfediclError, StoppedError, TaskError, UnknownRunError
+from ifedicl.errors import (
+    AdapterError,
+    BusyError,
+    DataError,
+    IfediclError,
+    StoppedError,
+    TaskError,
+    UnknownRunError,
+    WrongRouteError,
+)
 
 _STATUS: Mapping[type[IfediclError], tuple[int, str]] = {
     AdapterError: (404, "adapter"),
     DataError: (422, "text"),
     TaskError: (422, "text"),  # a chat template that raises for this text
+    WrongRouteError: (422, "kind"),
     UnknownRunError: (404, "run"),
     BusyError: (429, "busy"),
     StoppedError: (503, "stopping"),

@@ -10,10 +10,11 @@ class Limits:
     """Bounds of one server.
 
     Attributes:
-        texts: in one request.
-        characters: of one text. A text longer than the model's window is cut at its end.
+        texts: in one request, counted by :meth:`AnyTask.work_of`.
+        characters: of one text or option. A text longer than the model's window is cut at its end.
         body_bytes: of one request.
-        waiting: texts of all requests that are queued or in work; more get status 429. With ``zero_shot`` a text counts twice.
+        waiting: texts of all requests that are queued or in work, counted in the same way; more get status 429. With
+            ``zero_shot`` a text counts twice.
         seconds: until a request without an answer is given up, status 503.
         arrival_seconds: for a request to arrive, first its head, then its body; status 408.
         connections: open at once; more get status 503.

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import codecs
-import json
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from importlib import resources
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from ifedicl.core.coefficients import ACTIVATION, CONTEXT
-from ifedicl.core.vectors import Array32
 from ifedicl.errors import DataError
-from ifedicl.kinds.classify import Task, as_classification
-from ifedicl.rows import has_lone_surrogate
-from ifedicl.serve import schemas
-from ifedicl.serve.catalog import Catalog, Served
+from ifedicl.serve import bodies, schemas
+from ifedicl.serve.answering import ServerState
+from ifedicl.serve.asked import ROUTES
+from ifedicl.serve.asked.any_route import KindRoute
+from ifedicl.serve.catalog import Served
 from ifedicl.serve.faults import fault
-from ifedicl.serve.limits import Limits
-from ifedicl.serve.meters import Meters
-from ifedicl.serve.runviews import Runs, clients_of, per_class_of
-from ifedicl.serve.worker import LabelScores, Worker
+from ifedicl.serve.runviews import clients_of, per_class_of
 
 _FAULTS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.FaultAnswer, "description": description}
@@ -41,122 +31,31 @@ _FAULTS: dict[int | str, dict[str, Any]] = {
         (408, "the request took too long to arrive"),
         (413, "the request is too large"),
         (415, "the body is compressed"),
-        (422, "a field is wrong, or a text cannot be labelled"),
+        (422, "a field is wrong, a text cannot be labelled, or the adapter is of another kind"),
         (429, "the queue is full; ask again after Retry-After seconds"),
         (503, "no answer in time, the server is stopping, or it cannot read its keys"),
     )
 }
-_GZIP = b"\x1f\x8b"
 _CLIENT_LEFT = 499  # as proxies write it in their logs
-Left: TypeAlias = Callable[[], Awaitable[None]]
-"""A call that ends when a client has closed its connection."""
-_JSON_KINDS: Mapping[type, str] = {str: "text", bool: "true or false", list: "a list", dict: "an object"}
 _PARTS = {"", "adapters.js", "api.js", "app.js", "classify.js", "draw.js", "icon.svg", "runs.js", "style.css", "table.js"}
 _KINDS = {"": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
-
-
-@dataclass(frozen=True, eq=False)
-class ServerState:
-    """All parts of one running server."""
-
-    model: schemas.ModelFacts
-    catalog: Catalog
-    worker: Worker
-    meters: Meters
-    runs: Runs
-    limits: Limits
-
-    async def classify(self, request: schemas.ClassifyRequest, gone: Left | None = None) -> schemas.ClassifyAnswer:
-        """Label texts.
-
-        Args:
-            request: texts and adapter.
-            gone: what it returns ends when nobody waits for the answer any more; texts that are not labelled by then are
-                left out.
-
-        Raises:
-            ClientDisconnect: nobody waits any more.
-            AdapterError: the adapter is not served.
-            DataError: a text is too long, empty or not Unicode.
-            BusyError: the queue is full.
-            StoppedError: the server is stopping.
-            TimeoutError: there was no answer in time.
-        """
-        served, texts = self.catalog.get(request.adapter), request.listed
-        models = (served.placed, served.raw) if request.zero_shot else (served.placed,)
-        self._check(texts, len(models))
-        answer = await self._answer(asyncio.wrap_future(self.worker.submit(models, texts)), gone)
-        self.meters.labelled(served.name, len(texts))
-        labels = _task_of(served).labels
-        return schemas.ClassifyAnswer(
-            model=self.model,
-            adapter=schemas.AdapterName(name=served.name, version=served.loaded.version),
-            results=_labelled(labels, answer.logs[0], request.min_confidence),
-            zero_shot=_labelled(labels, answer.logs[1], request.min_confidence) if request.zero_shot else None,
-            truncated=answer.truncated,
-        )
-
-    async def _answer(self, future: asyncio.Future[LabelScores], gone: Left | None) -> LabelScores:
-        leaving = None if gone is None else asyncio.ensure_future(gone())
-        awaited = [task for task in (future, leaving) if task is not None]
-        try:
-            await asyncio.wait(awaited, timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
-            if future.done():
-                return future.result()
-            if leaving is not None and leaving.done():
-                raise ClientDisconnect
-            raise TimeoutError
-        finally:
-            for task in awaited:
-                task.cancel()  # the worker leaves out what is cancelled
-
-    def _check(self, texts: list[str], models: int) -> None:
-        most, most_characters = self.limits.texts_of(models), self.limits.characters
-        if len(texts) > most:
-            why = " with zero_shot, which counts each text twice" if most < self.limits.texts else ""
-            raise DataError(f"texts: received {len(texts)}; allowed: at most {most} in one request{why}. Send them in parts")
-        for number, text in enumerate(texts, start=1):
-            if len(text) > most_characters:
-                raise DataError(
-                    f"text number {number} has {len(text)} characters; allowed: at most {most_characters}. Cut it: the model's "
-                    "window does not hold more"
-                )
-            if has_lone_surrogate(text):
-                raise DataError(f"text number {number} holds a lone surrogate; send whole Unicode characters")
 
 
 def router(state: ServerState) -> APIRouter:
     """All routes."""
     routes = APIRouter()
-    request_schema = schemas.ClassifyRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-
-    @routes.post(
-        "/v1/classify",
-        response_model=schemas.ClassifyAnswer,
-        responses=_FAULTS,
-        tags=["labels"],
-        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": request_schema}}}},
-    )
-    async def classify(request: Request) -> Response:
-        """Label one text or many."""
-        body = (await request.body()).removeprefix(codecs.BOM_UTF8)
-        coding = request.headers.get("content-encoding", "identity").strip().lower()
-        if coding != "identity" or body.startswith(_GZIP):
-            received = "gzip" if coding == "identity" else coding[:40]
-            return fault(415, "encoding", f"Content-Encoding: received {received}; allowed: none. Send it without compression")
-        try:
-            asked = schemas.ClassifyRequest.model_validate_json(body)
-        except ValidationError as error:
-            return _invalid(error)
-        if twice := _repeated(body):
-            return fault(422, "field", f"{', '.join(twice)}: received more than once; allowed: once. Remove one")
-        try:
-            answer = await state.classify(asked, lambda: _left(request))
-        except ClientDisconnect:
-            return Response(status_code=_CLIENT_LEFT)  # for the figures: nobody reads it
-        except TimeoutError:
-            return fault(503, "slow", f"no answer within {state.limits.seconds:g} seconds; send fewer texts or ask again later")
-        return Response(answer.model_dump_json(), media_type="application/json")
+    for kind in ROUTES.values():
+        routes.add_api_route(
+            kind.path,
+            _asking(state, kind),
+            methods=["POST"],
+            name=kind.task.kind,
+            description=kind.said,
+            response_model=kind.answers,
+            responses=_FAULTS,
+            tags=["labels"],
+            openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": body_schema(kind)}}}},
+        )
 
     @routes.get("/v1/adapters", tags=["adapters"], responses=_faults(401))
     async def adapters() -> schemas.AdapterList:
@@ -222,44 +121,41 @@ def router(state: ServerState) -> APIRouter:
     return routes
 
 
+def _asking(state: ServerState, kind: KindRoute) -> Callable[[Request], Awaitable[Response]]:
+    """The route of a kind of task."""
+
+    async def asked(request: Request) -> Response:
+        body = await bodies.read(request, kind.request)
+        if isinstance(body, Response):
+            return body
+        try:
+            answer = await state.answer(kind, body, lambda: _left(request))
+        except ClientDisconnect:
+            return Response(status_code=_CLIENT_LEFT)  # for the figures: nobody reads it
+        except TimeoutError:
+            return fault(503, "slow", f"no answer within {state.limits.seconds:g} seconds; send fewer texts or ask again later")
+        return Response(answer.model_dump_json(), media_type="application/json")
+
+    return asked
+
+
+def body_schema(kind: KindRoute) -> dict[str, Any]:
+    """The JSON schema of a request's body; what it refers to is in :func:`body_parts`."""
+    schema = kind.request.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return schema
+
+
+def body_parts() -> dict[str, Any]:
+    """The schemas of objects within bodies, by name, for the description's components."""
+    parts: dict[str, Any] = {}
+    for kind in ROUTES.values():
+        parts |= kind.request.model_json_schema(ref_template="#/components/schemas/{model}").get("$defs", {})
+    return parts
+
+
 def _faults(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: _FAULTS[status] for status in statuses}
-
-
-def _invalid(error: ValidationError) -> Response:
-    """The response that names the wrong fields and the kinds of their values, never their content: that may be a text."""
-    faults = error.errors(include_url=False, include_context=False)
-    if faults[0]["type"] == "json_invalid":
-        return fault(400, "json", f"{faults[0]['msg']}; send JSON in UTF-8")
-    reasons = {_place(item): _reason(item) for item in faults}  # texts are tried as one string and as a list
-    inner = [reason for place, reason in reasons.items() if not any(other.startswith(f"{place}.") for other in reasons)]
-    return fault(422, "field", "; ".join(inner[:5]))
-
-
-def _place(item: ErrorDetails) -> str:
-    """The field, and in a list the number from 0."""
-    names = [str(part) for part in item["loc"]]
-    return ".".join([*names[:1], *(part for part in names[1:] if part.isdigit())])
-
-
-def _reason(item: ErrorDetails) -> str:
-    names, fields = item["loc"], schemas.ClassifyRequest.model_fields
-    if not names:
-        return f"request: received {_kind(item['input'])}; allowed: an object with {', '.join(fields)}. Send such an object"
-    if item["type"] == "extra_forbidden":
-        return f"{str(names[0])[:40]}: received a name that does not exist; allowed: {', '.join(fields)}. Leave it out"
-    received = "nothing" if item["type"] == "missing" else _kind(item["input"])
-    remedy = "Add it" if item["type"] == "missing" else "Send another value"
-    return f"{_place(item)}: received {received}; allowed: {fields[str(names[0])].description}. {remedy}"
-
-
-def _kind(value: object) -> str:
-    """The kind of a JSON value."""
-    if value is None:
-        return "null"
-    if isinstance(value, list) and not value:
-        return "an empty list"
-    return _JSON_KINDS.get(type(value), "a number")
 
 
 async def _left(request: Request) -> None:
@@ -268,40 +164,17 @@ async def _left(request: Request) -> None:
         pass
 
 
-def _repeated(body: bytes) -> list[str]:
-    """Fields that stand in the body's object more than once; JSON readers take the last one without a word."""
-    counts: Counter[str] = Counter()
-
-    def count(pairs: list[tuple[str, object]]) -> None:
-        counts.update(name for name, _ in pairs)
-
-    json.loads(body, object_pairs_hook=count)
-    return [name for name, number in counts.items() if number > 1]
-
-
-def _labelled(labels: tuple[str, ...], logs: Array32, least: float) -> list[schemas.Labelled]:
-    return [
-        schemas.Labelled(
-            label=labels[int(row.argmax())] if row.max() >= least else None,
-            probabilities=dict(zip(labels, row.tolist(), strict=True)),
-        )
-        for row in np.exp(logs)
-    ]
-
-
-def _task_of(served: Served) -> Task:
-    """The task; other kinds are not served."""
-    return as_classification(served.loaded.adapter.task, "the server")
-
-
 def _facts(served: Served) -> dict[str, Any]:
     """The fields of AdapterFacts."""
-    loaded, task = served.loaded, _task_of(served)
+    loaded, task = served.loaded, served.loaded.adapter.task
     return {
         "name": served.name,
         "version": loaded.version,
         "task": task.name,
-        "labels": list(task.labels),
+        "kind": task.kind,
+        "asked_at": served.route.path,
+        "takes": served.route.request.items,
+        "labels": task.facts.get("labels", []),
         "origin": loaded.origin,
         "coefficients": loaded.adapter.coefficients.count,
     }
@@ -316,7 +189,8 @@ def _detail(served: Served) -> schemas.AdapterDetail:
     return schemas.AdapterDetail(
         **_facts(served),
         template=adapter.task.template,
-        label_words=list(_task_of(served).label_words),
+        label_words=adapter.task.facts.get("label_words", []),
+        answers=adapter.task.facts,
         readout=adapter.readout is not None,
         first_layer=adapter.context.first_layer,
         context_scale=scales[..., CONTEXT].tolist(),

@@ -1,51 +1,8 @@
-"""Requests and answers of the HTTP interface, as JSON."""
+"""Answers of the HTTP interface, as JSON; those of the kinds of task are in :mod:`~ifedicl.serve.asked`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field
-
-TEXTS_EXAMPLE = ["The nurse called me back within minutes and explained everything kindly."]
-ANSWER_EXAMPLE: dict[str, Any] = {
-    "model": {
-        "name": "SmolLM2-135M-Instruct.Q4_1.gguf",
-        "fingerprint": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        "dtype": "float32",
-    },
-    "adapter": {"name": "demo", "version": "4236301f3912"},
-    "results": [{"label": "positive", "probabilities": {"negative": 0.1086, "neutral": 0.0382, "positive": 0.8533}}],
-    "zero_shot": [{"label": "positive", "probabilities": {"negative": 0.0687, "neutral": 0.0073, "positive": 0.924}}],
-    "truncated": 0,
-}
-"""What the demo's adapter answers to :data:`TEXTS_EXAMPLE`."""
-
-
-class ClassifyRequest(BaseModel):
-    """One text or several, for one adapter."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    texts: str | Annotated[list[str], Field(min_length=1)] = Field(
-        description="one text, or a list of them", examples=[TEXTS_EXAMPLE]
-    )
-    adapter: str | None = Field(default=None, description="name of the adapter; may be left out where only one is served")
-    zero_shot: bool = Field(default=False, strict=True, description="true or false: also ask the raw model, for comparison")
-    min_confidence: float = Field(
-        default=0.0, ge=0.0, le=1.0, strict=True, description="a number from 0 to 1; a label of a lower probability is null"
-    )
-
-    @property
-    def listed(self) -> list[str]:
-        """The texts as a list."""
-        return [self.texts] if isinstance(self.texts, str) else self.texts
-
-
-class Labelled(BaseModel):
-    """The answer to one text."""
-
-    label: str | None = Field(description="the most probable label; null if its probability is below min_confidence")
-    probabilities: dict[str, float] = Field(description="of every label; they sum to 1")
+from pydantic import BaseModel, Field
 
 
 class ModelFacts(BaseModel):
@@ -63,23 +20,14 @@ class AdapterName(BaseModel):
     version: str
 
 
-class ClassifyAnswer(BaseModel):
-    """The answers, in the order of the texts."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [ANSWER_EXAMPLE]})
-
-    model: ModelFacts
-    adapter: AdapterName
-    results: list[Labelled]
-    zero_shot: list[Labelled] | None = Field(default=None, description="the raw model's answers, if asked for")
-    truncated: int = Field(description="texts that were cut at their end to fit the model's window")
-
-
 class AdapterFacts(AdapterName):
     """A served adapter."""
 
     task: str
-    labels: list[str]
+    kind: str = Field(description="of the task, as its config file names it")
+    asked_at: str = Field(description="path to which texts go")
+    takes: str = Field(description="the field of a request there that holds them")
+    labels: list[str] = Field(description="that it gives; empty where the kind has none")
     origin: str = Field(description="folder or store")
     coefficients: int = Field(description="calibrated numbers")
 
@@ -106,7 +54,8 @@ class AdapterDetail(AdapterFacts):
     """All known facts of an adapter."""
 
     template: str
-    label_words: list[str]
+    label_words: list[str] = Field(description="one a label; empty where the kind has no labels")
+    answers: dict[str, object] = Field(description="what can be answered: the labels, or other settings of the kind")
     readout: bool
     first_layer: int = Field(description="first injected layer, from 0; the lists by layer begin there")
     context_scale: list[list[float]] = Field(description="λ, by layer: attention, MLP")
@@ -121,9 +70,9 @@ class AdapterDetail(AdapterFacts):
 class LimitFacts(BaseModel):
     """Bounds of one request."""
 
-    texts: int
+    texts: int = Field(description="some kinds count a text as more than one: see the path that is asked")
     texts_with_zero_shot: int = Field(description="with zero_shot")
-    characters: int = Field(description="of one text")
+    characters: int = Field(description="of one text or option")
     body_bytes: int
 
 

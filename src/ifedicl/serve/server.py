@@ -21,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import IfediclError, ServeError
+from ifedicl.serve.answering import ServerState
 from ifedicl.serve.api_keys import Keys
 from ifedicl.serve.app import application
 from ifedicl.serve.catalog import Catalog, Source
@@ -28,7 +29,6 @@ from ifedicl.serve.faults import type_and_place
 from ifedicl.serve.hosts import Hosts
 from ifedicl.serve.limits import Limits
 from ifedicl.serve.meters import Meters
-from ifedicl.serve.routes import ServerState
 from ifedicl.serve.runviews import Runs
 from ifedicl.serve.schemas import ModelFacts
 from ifedicl.serve.worker import Worker
@@ -93,7 +93,7 @@ def serve(
         catalog = Catalog(
             sources,
             backbone.fingerprint,
-            lambda adapter: worker.call(lambda: adapter.classifier(backbone).placed()).result(),
+            lambda adapter: worker.call(lambda: adapter.on_model(backbone).placed()).result(),
         )
         catalog.refresh(strict=True)
         meters.watch(lambda: worker.waiting, lambda: len(catalog))

@@ -1,4 +1,4 @@
-"""The thread that owns the model: it mixes queued texts of all requests into forward passes, and answers."""
+"""The thread that owns the model: it takes examples of all queued requests in turn, runs them together, and answers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from ifedicl.backbone.load import Backbone
-from ifedicl.backbone.multi_adapter import Asked, Placed, mixed_batches, mixed_log_probabilities
-from ifedicl.core.vectors import Array32
+from ifedicl.backbone.multi_adapter import Apart, Placed
 from ifedicl.errors import BusyError, IfediclError, ServeError, StoppedError
+from ifedicl.kinds.examples import AnyExample
+from ifedicl.serve.turns import Turn, groups, scores_of
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -26,47 +28,56 @@ _WINDOW = 64
 
 
 @dataclass(frozen=True)
-class LabelScores:
+class Scored:
     """The answer to one request.
 
     Attributes:
-        logs: for each model that was asked, ``(N, C)`` log-probabilities of the labels.
+        scores: for each model that was asked, what :meth:`AnyTask.answered` reads; of a classification ``(N, C)``.
+        labels: the encoded answers of the examples, as it reads them too.
         truncated: texts that were cut to fit the model's window.
     """
 
-    logs: tuple[Array32, ...]
+    scores: tuple[npt.NDArray[Any], ...]
+    labels: tuple[Any, ...]
     truncated: int
+
+
+class _NobodyWaitsError(Exception):
+    """All requests of a pass were given up."""
 
 
 @dataclass(eq=False)
 class _Submission:
     """A request in work."""
 
-    models: tuple[Placed, ...]
-    texts: tuple[str, ...]
-    future: Future[LabelScores]
-    rows: list[Asked] = field(default_factory=list)
-    logs: dict[int, Array32] = field(default_factory=dict)
+    models: tuple[Placed | Apart, ...]
+    examples: tuple[AnyExample, ...]
+    future: Future[Scored]
+    turns: list[Turn] = field(default_factory=list)
+    scores: dict[int, npt.NDArray[Any]] = field(default_factory=dict)
     truncated: int = 0
     taken: int = 0
     is_open: bool = True
 
-    @property
-    def size(self) -> int:
-        """Rows: each text once for each model that is asked."""
-        return len(self.models) * len(self.texts)
+    def __post_init__(self) -> None:
+        work_of = self.models[0].scorer.task.work_of
+        self.works = [work_of(example) for example in self.examples]
+        self.size = len(self.models) * sum(self.works)
+        """Of all turns, the work."""
 
     def encode(self) -> None:
-        """Encode the texts as rows, grouped by the model that is asked."""
-        prompts = self.models[0].scorer.encoder.prompts(self.texts)
-        self.rows = [Asked(placed, tokens) for placed in self.models for tokens in prompts.tokens]
-        self.truncated = prompts.truncated
+        """Make the turns: each example once for each model that is asked, one model after the other."""
+        encoded = self.models[0].scorer.encoded(self.examples)
+        each = list(zip(encoded.prompts.tokens, encoded.labels, self.works, strict=True))
+        self.turns = [Turn(model, *one) for model in self.models for one in each]
+        self.truncated = encoded.prompts.truncated
 
-    def answer(self) -> LabelScores:
-        """The answer; all rows must be done."""
-        count = len(self.texts)
-        logs = [np.stack([self.logs[at] for at in range(start, start + count)]) for start in range(0, self.size, count)]
-        return LabelScores(tuple(logs), self.truncated)
+    def answer(self) -> Scored:
+        """The answer; all turns must be done."""
+        count = len(self.examples)
+        starts = range(0, len(self.turns), count)
+        scores = [np.concatenate([self.scores[at] for at in range(start, start + count)]) for start in starts]
+        return Scored(tuple(scores), tuple(turn.label for turn in self.turns[:count]), self.truncated)
 
 
 class Worker:
@@ -78,7 +89,7 @@ class Worker:
         Args:
             backbone: other threads may use it too; they and this one wait for each other.
             most_waiting: rows that may be queued or in work.
-            on_pass: called in the thread after each pass, with its rows and seconds.
+            on_pass: called in the thread after what was run together, with its rows and seconds.
         """
         self._backbone = backbone
         self._most = most_waiting
@@ -102,14 +113,16 @@ class Worker:
         """Whether it accepts requests."""
         return self._open and self._thread.is_alive()
 
-    def submit(self, models: Sequence[Placed], texts: Sequence[str]) -> Future[LabelScores]:
-        """Queue texts for an adapter, and perhaps the raw model, with one scorer. Cancelling the future drops the request.
+    def submit(self, models: Sequence[Placed | Apart], examples: Sequence[AnyExample]) -> Future[Scored]:
+        """Queue examples for an adapter, and perhaps the raw model, with one scorer. Cancelling the future drops the request.
+
+        Each counts for as many texts as :meth:`AnyTask.work_of` says, for each model.
 
         Raises:
             BusyError: the queue is full.
             StoppedError: the server is stopping.
         """
-        job = _Submission(tuple(models), tuple(texts), Future())
+        job = _Submission(tuple(models), tuple(examples), Future())
         with self._wake:
             if not self._open:
                 raise StoppedError("the server is stopping; ask again in a moment, or another server")
@@ -171,18 +184,19 @@ class Worker:
         self._close(job)
 
     def _window(self) -> list[tuple[_Submission, int]]:
-        """The next rows, one of each request in turn, so that a long request delays no other."""
-        taken: list[tuple[_Submission, int]] = []
-        while self._jobs and len(taken) < _WINDOW:
+        """The next examples, one of each request in turn, so that a long request delays no other."""
+        taken, room = list[tuple[_Submission, int]](), _WINDOW
+        while self._jobs and (not taken or self._jobs[0].turns[self._jobs[0].taken].work <= room):
             job = self._jobs.popleft()
             taken.append((job, job.taken))
+            room -= job.turns[job.taken].work
             job.taken += 1
-            if job.taken < job.size:
+            if job.taken < len(job.turns):
                 self._jobs.append(job)
         return taken
 
     def _do(self, window: list[tuple[_Submission, int]]) -> None:
-        for batch in mixed_batches([job.rows[at] for job, at in window]):
+        for batch in groups([job.turns[at] for job, at in window]):
             rows = [window[position] for position in batch if not window[position][0].future.done()]
             if rows:
                 self._pass(rows)
@@ -191,20 +205,26 @@ class Worker:
                 self._close(job)
 
     def _pass(self, rows: list[tuple[_Submission, int]]) -> None:
-        start = time.perf_counter()
+        def wanted() -> None:
+            if all(job.future.done() for job, _ in rows):
+                raise _NobodyWaitsError
+
+        start, turns = time.perf_counter(), [job.turns[at] for job, at in rows]
         try:
-            result = mixed_log_probabilities(self._backbone, [job.rows[at] for job, at in rows])
+            result = scores_of(self._backbone, turns, wanted)
+        except _NobodyWaitsError:
+            return
         except Exception as error:
             for job, _ in rows:
                 _resolve(job.future, _visible(error))
                 self._close(job)
             return
-        for (job, at), logs in zip(rows, result, strict=True):
-            job.logs[at] = logs
-            if len(job.logs) == job.size:
+        for (job, at), scores in zip(rows, result, strict=True):
+            job.scores[at] = scores
+            if len(job.scores) == len(job.turns):
                 self._close(job)
                 _resolve(job.future, job.answer())
-        self._on_pass(len(rows), time.perf_counter() - start)
+        self._on_pass(sum(turn.work for turn in turns), time.perf_counter() - start)
 
     def _close(self, job: _Submission) -> None:
         """Free the request's place in the queue."""
@@ -217,7 +237,7 @@ class Worker:
             self._waiting -= job.size
 
 
-def _resolve(future: Future[LabelScores], outcome: LabelScores | Exception) -> None:
+def _resolve(future: Future[Scored], outcome: Scored | Exception) -> None:
     with suppress(InvalidStateError):  # the request was cancelled, or has failed already
         if isinstance(outcome, Exception):
             future.set_exception(outcome)

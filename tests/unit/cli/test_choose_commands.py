@@ -12,10 +12,8 @@ import pytest
 from ifedicl.adapter import Adapter
 from ifedicl.backbone.load import load_backbone
 from ifedicl.backbone.option_scoring import OptionScorer
-from ifedicl.errors import TaskError
 from ifedicl.kinds.choices import Choice
 from ifedicl.kinds.choose import ChooseTask
-from ifedicl.serve.catalog import Catalog, Loaded, Offer
 from ifedicl.settings import ModelSettings, load_settings
 from tests.support.choices import choices
 from tests.support.command_line import run
@@ -125,18 +123,6 @@ def test_an_exported_checkpoint_scores_options_as_the_adapter_without_its_readou
 def as_choices(adapter: Adapter) -> ChooseTask:
     assert isinstance(adapter.task, ChooseTask)
     return adapter.task
-
-
-def test_a_server_says_that_it_takes_labels_only(config: Path) -> None:
-    adapter = Adapter.load(config.parent / "run")
-
-    class Shelf:
-        def offers(self) -> list[Offer]:
-            return [Offer("places", 1, lambda: Loaded(adapter, "1", "folder"))]
-
-    catalog = Catalog([Shelf()], adapter.fingerprint, lambda adapter: adapter.classifier().placed())
-    with pytest.raises(TaskError, match="allowed for a server; places is of another kind: 'classify'"):
-        catalog.refresh(strict=True)
 
 
 def test_the_task_cache_has_the_adapter_of_the_same_choices_at_once(

@@ -106,7 +106,7 @@ def test_personalise_takes_passages(config: Path, ran: Path, capsys: pytest.Capt
 
 def test_what_needs_labels_says_so(config: Path, ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(TaskError, match=r"received 'extract'; allowed for Adapter.classifier: 'classify'"):
-        Adapter.load(ran).classifier()  # what the server asks
+        Adapter.load(ran).classifier()
     assert run("audit", config) == 2
     assert "task.kind: received 'extract'; allowed for audit: 'classify'" in capsys.readouterr().err
 

@@ -9,14 +9,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from ifedicl.backbone.load import Backbone
-from ifedicl.serve.catalog import Folder
-from ifedicl.serve.meters import Meters
-from ifedicl.serve.routes import ServerState
-from ifedicl.serve.runviews import Runs
-from ifedicl.serve.schemas import ModelFacts
+from ifedicl.serve.answering import ServerState
 from ifedicl.serve.worker import Worker
 from tests.support import tiny
-from tests.support.serve import LIMITS, asking, catalog_of
+from tests.support.serve import LIMITS, asking, state_of
 
 
 @pytest.fixture
@@ -31,14 +27,8 @@ def worker(backbone: Backbone) -> Iterator[Worker]:
 
 @pytest.fixture
 def state(worker: Worker, backbone: Backbone, tmp_path: Path) -> ServerState:
-    for task, rank in ((tiny.TASK, 4), (tiny.MANY_TOKENS, 0)):
-        tiny.drawn_adapter(backbone, task, rank=rank).save(tmp_path / task.name)
-    catalog = catalog_of(backbone, Folder.of(str(tmp_path / "mood")), Folder.of(str(tmp_path / "place")))
-    catalog.refresh(strict=True)
-    meters = Meters()
-    meters.watch(lambda: worker.waiting, lambda: len(catalog))
-    facts = ModelFacts(name="tiny", fingerprint=backbone.fingerprint, dtype=backbone.dtype)
-    return ServerState(facts, catalog, worker, meters, Runs(tmp_path / "runs"), LIMITS)
+    adapters = [tiny.drawn_adapter(backbone, task, rank=rank) for task, rank in ((tiny.TASK, 4), (tiny.MANY_TOKENS, 0))]
+    return state_of(worker, backbone, tmp_path, *adapters)
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import pytest
 
 from ifedicl import cli
 from ifedicl.errors import ConfigError
+from ifedicl.serve.answering import ServerState
 from ifedicl.serve.api_keys import Keys, new_key
 from ifedicl.serve.hosts import check_names
-from ifedicl.serve.routes import ServerState
 from tests.support.serve import asking, fault
 
 SERVICE = "labels.prod.svc.cluster.local"

@@ -16,12 +16,13 @@ from fastapi.testclient import TestClient
 from ifedicl import cli
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import ServeError
-from ifedicl.serve import schemas
+from ifedicl.kinds import KINDS
+from ifedicl.serve.answering import ServerState
 from ifedicl.serve.api_keys import Keys, new_key
-from ifedicl.serve.routes import ServerState
+from ifedicl.serve.asked import asked_labels
 from ifedicl.serve.worker import Worker
 from tests.support import tiny
-from tests.support.serve import LIMITS, TEXTS, PausedPasses, asking, catalog_of, fault
+from tests.support.serve import LIMITS, TEXTS, PausedPasses, asking, catalog_of, fault, questions
 
 
 def test_texts_are_labelled_as_the_adapter_labels_them(client: TestClient, backbone: Backbone) -> None:
@@ -77,7 +78,7 @@ def test_a_busy_server_says_when_to_come_back(
 ) -> None:
     model = PausedPasses(monkeypatch)
     placed = state.catalog.get("mood").placed
-    waiting = [state.worker.submit([placed], TEXTS) for _ in range(3)]
+    waiting = [state.worker.submit([placed], questions()) for _ in range(3)]
     answer = client.post("/v1/classify", json={"texts": "a", "adapter": "mood"})
     assert fault(answer)[:2] == (429, "busy")
     assert answer.headers["Retry-After"] == "1"
@@ -216,18 +217,19 @@ def test_every_answer_forbids_other_hosts_and_nothing_served_names_one(client: T
 
 def test_the_description_lists_every_path_and_what_it_takes(client: TestClient) -> None:
     schema = client.get("/openapi.json").json()
-    assert set(schema["paths"]) == {"/v1/classify", "/v1/adapters", "/v1/adapters/{name}", "/v1/runs", "/v1/runs/{name}",
-                                    "/healthz", "/readyz", "/metrics"}  # fmt: skip
+    asked = {f"/v1/{kind}" for kind in KINDS}
+    assert set(schema["paths"]) == asked | {"/v1/adapters", "/v1/adapters/{name}", "/v1/runs", "/v1/runs/{name}",
+                                            "/healthz", "/readyz", "/metrics"}  # fmt: skip
     page = client.get("/docs").text
     for words in ("POST /v1/classify", "also ask the raw model, for comparison", "429: the queue is full"):
         assert words in page
 
 
 def test_the_description_shows_a_whole_answer_and_a_command_for_this_address(state: ServerState, tmp_path: Path) -> None:
-    schemas.ClassifyAnswer.model_validate(schemas.ANSWER_EXAMPLE, strict=True)
-    assert set(schemas.ANSWER_EXAMPLE) == set(schemas.ClassifyAnswer.model_fields)
+    asked_labels.ClassifyAnswer.model_validate(asked_labels.ANSWER_EXAMPLE, strict=True)
+    assert set(asked_labels.ANSWER_EXAMPLE) == set(asked_labels.ClassifyAnswer.model_fields)
     for side in ("results", "zero_shot"):
-        for item in schemas.ANSWER_EXAMPLE[side]:
+        for item in asked_labels.ANSWER_EXAMPLE[side]:
             assert sum(item["probabilities"].values()) == pytest.approx(1, abs=1e-4)
             assert item["label"] == max(item["probabilities"], key=item["probabilities"].get)
     open_client = asking(state)
@@ -235,7 +237,7 @@ def test_the_description_shows_a_whole_answer_and_a_command_for_this_address(sta
     words = shlex.split(page.partition('id="curl">')[2].partition("</pre>")[0])
     assert words[2] == f"{open_client.base_url}/v1/classify"
     answer = open_client.post("/v1/classify", json=json.loads(words[words.index("-d") + 1]))  # names one of several adapters
-    assert set(answer.json()) == set(schemas.ANSWER_EXAMPLE)
+    assert set(answer.json()) == set(asked_labels.ANSWER_EXAMPLE)
     asked = asking(state, Keys(tmp_path / "keys") if new_key(tmp_path / "keys", "reader") else None).get("/docs").text
     assert "Bearer $KEY" in asked
     assert "mood" not in asked  # names are for those who have a key

@@ -12,8 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from ifedicl.backbone.load import Backbone
-from ifedicl.serve.routes import ServerState
-from tests.support.serve import TEXTS, PausedPasses, asking, fault
+from ifedicl.serve.answering import ServerState
+from tests.support.serve import TEXTS, PausedPasses, asking, fault, questions
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_request_whose_client_has_gone_is_given_up(
     state: ServerState, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = PausedPasses(monkeypatch)
-    first = state.worker.submit([state.catalog.get("mood").placed], TEXTS[:1])
+    first = state.worker.submit([state.catalog.get("mood").placed], questions(TEXTS[:1]))
     assert model.begun.wait(10)
     body = json.dumps({"texts": TEXTS, "adapter": "mood"}).encode()
     incoming: list[dict[str, Any]] = [{"type": "http.request", "body": body}, {"type": "http.disconnect"}]

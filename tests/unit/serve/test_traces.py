@@ -13,10 +13,10 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from ifedicl.serve.answering import ServerState
 from ifedicl.serve.api_keys import Keys, new_key
 from ifedicl.serve.app import application
 from ifedicl.serve.meters import Meters
-from ifedicl.serve.routes import ServerState
 from ifedicl.serve.traces import Traces
 from ifedicl.tracking.telemetry import telemetry
 

@@ -11,9 +11,9 @@ import pytest
 from ifedicl.backbone.load import Backbone
 from ifedicl.errors import BusyError, DataError, ServeError, StoppedError
 from ifedicl.serve import worker as worker_module
-from ifedicl.serve.worker import LabelScores, Worker
+from ifedicl.serve.worker import Scored, Worker
 from tests.support import tiny
-from tests.support.serve import TEXTS, PausedPasses
+from tests.support.serve import TEXTS, PausedPasses, questions
 
 # The model's thread
 
@@ -24,8 +24,9 @@ def test_requests_of_several_adapters_get_what_each_says_alone(worker: Worker, b
     ]
     classifiers = [adapter.classifier(backbone) for adapter in adapters]
     placed = [classifier.placed()[0] for classifier in classifiers]
-    futures = [worker.submit([placed[number % 2]], [text]) for number, text in enumerate(TEXTS)]
-    answers = [future.result(10).logs[0][0] for future in futures]
+    tasks = [adapter.task for adapter in adapters]
+    futures = [worker.submit([placed[at % 2]], questions([text], tasks[at % 2])) for at, text in enumerate(TEXTS)]
+    answers = [future.result(10).scores[0][0] for future in futures]
     for number, classifier in enumerate(classifiers):
         expected = classifier.log_probabilities(TEXTS[number::2])
         np.testing.assert_allclose(np.stack(answers[number::2]), expected, atol=1e-5)
@@ -34,9 +35,9 @@ def test_requests_of_several_adapters_get_what_each_says_alone(worker: Worker, b
 def test_whatever_waits_is_mixed_into_one_pass(worker: Worker, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     model = PausedPasses(monkeypatch)
     adapters = [tiny.drawn_adapter(backbone, seed=seed).classifier(backbone).placed()[0] for seed in (1, 2)]
-    first = worker.submit([adapters[0]], TEXTS[:1])
+    first = worker.submit([adapters[0]], questions(TEXTS[:1]))
     assert model.begun.wait(10)
-    rest = [worker.submit([adapters[number % 2]], [text]) for number, text in enumerate(TEXTS[1:])]
+    rest = [worker.submit([adapters[number % 2]], questions([text])) for number, text in enumerate(TEXTS[1:])]
     model.resume()
     for future in (first, *rest):
         future.result(10)
@@ -49,10 +50,10 @@ def test_a_long_request_does_not_hold_up_a_short_one(
     monkeypatch.setattr(worker_module, "_WINDOW", 4)
     model = PausedPasses(monkeypatch)
     placed = tiny.drawn_adapter(backbone).classifier(backbone).placed()[0]
-    worker.submit([placed], TEXTS[:1])
+    worker.submit([placed], questions(TEXTS[:1]))
     assert model.begun.wait(10)
     ended: list[str] = []
-    long, short = worker.submit([placed], TEXTS * 2), worker.submit([placed], TEXTS[:1])
+    long, short = worker.submit([placed], questions(TEXTS * 2)), worker.submit([placed], questions(TEXTS[:1]))
     long.add_done_callback(lambda _: ended.append("long"))
     short.add_done_callback(lambda _: ended.append("short"))
     model.resume()
@@ -65,13 +66,13 @@ def test_more_than_may_wait_is_refused_and_there_is_room_again_after(
 ) -> None:
     model = PausedPasses(monkeypatch)
     placed, raw = tiny.drawn_adapter(backbone).classifier(backbone).placed()
-    futures = [worker.submit([placed, raw], TEXTS), worker.submit([placed], TEXTS)]  # 16 and 8 rows
+    futures = [worker.submit([placed, raw], questions()), worker.submit([placed], questions())]  # 16 and 8 rows
     with pytest.raises(BusyError, match="the queue holds 24 texts, 1 more are over its limit of 24"):
-        worker.submit([placed], TEXTS[:1])
+        worker.submit([placed], questions(TEXTS[:1]))
     model.resume()
     for future in futures:
         future.result(10)
-    assert worker.submit([placed], TEXTS[:1]).result(10).truncated == 0
+    assert worker.submit([placed], questions(TEXTS[:1])).result(10).truncated == 0
     assert worker.waiting == 0
 
 
@@ -80,9 +81,9 @@ def test_a_request_that_was_given_up_is_not_worked_on_and_frees_its_place(
 ) -> None:
     model = PausedPasses(monkeypatch)
     placed = tiny.drawn_adapter(backbone).classifier(backbone).placed()[0]
-    first = worker.submit([placed], TEXTS[:1])
+    first = worker.submit([placed], questions(TEXTS[:1]))
     assert model.begun.wait(10)
-    given_up = worker.submit([placed], TEXTS)
+    given_up = worker.submit([placed], questions())
     assert given_up.cancel()
     model.resume()
     first.result(10)
@@ -97,21 +98,21 @@ def test_a_failing_pass_fails_its_requests_and_no_others(
     placed = tiny.drawn_adapter(backbone).classifier(backbone).placed()[0]
     nothing: dict[str, Any] = {}
     with monkeypatch.context() as patch:
-        patch.setattr(worker_module, "mixed_log_probabilities", lambda backbone, rows: nothing["secret text"])
+        patch.setattr(worker_module, "scores_of", lambda backbone, turns, on_pass: nothing["secret text"])
         with pytest.raises(ServeError, match="the model failed on this request"):
-            worker.submit([placed], TEXTS).result(10)
+            worker.submit([placed], questions()).result(10)
     assert "secret" not in caplog.text
-    assert len(worker.submit([placed], TEXTS).result(10).logs[0]) == len(TEXTS)
+    assert len(worker.submit([placed], questions()).result(10).scores[0]) == len(TEXTS)
     with pytest.raises(DataError, match="text number 2 has no tokens"):
-        worker.submit([placed], ["fine", ""]).result(10)
+        worker.submit([placed], questions(["fine", ""])).result(10)
 
 
 def test_stopping_answers_what_is_here_and_takes_nothing_new(backbone: Backbone) -> None:
     worker = Worker(backbone, most_waiting=100, on_pass=lambda rows, seconds: None)
     placed = tiny.drawn_adapter(backbone).classifier(backbone).placed()[0]
-    futures: list[Future[LabelScores]] = [worker.submit([placed], TEXTS) for _ in range(5)]
+    futures: list[Future[Scored]] = [worker.submit([placed], questions()) for _ in range(5)]
     worker.stop()
-    assert [len(future.result(0).logs[0]) for future in futures] == [8] * 5
+    assert [len(future.result(0).scores[0]) for future in futures] == [8] * 5
     assert not worker.is_open
     with pytest.raises(StoppedError):
-        worker.submit([placed], TEXTS)
+        worker.submit([placed], questions())

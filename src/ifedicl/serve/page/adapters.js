@@ -36,9 +36,10 @@ function draw() {
 function facts(own) {
   const told = {
     task: own.task,
-    labels: own.labels.join(", "),
+    kind: own.kind,
+    "asked at": make("code", { textContent: `POST ${own.asked_at}` }),
     prompt: make("code", { textContent: JSON.stringify(own.template) }),
-    "label words": own.label_words.join(", "),
+    ...Object.fromEntries(Object.entries(own.answers).filter(([name]) => name !== "kind").map(([name, value]) => [name.replaceAll("_", " "), [value].flat().join(", ")])),
     version: `${own.version}, from ${own.origin === "store" ? "the task cache" : "a folder"}`,
     numbers: `${own.coefficients.toLocaleString("en")} calibrated${own.readout ? ", and a readout" : ""}`,
   };

@@ -4,7 +4,8 @@ import { ask, pieces, sleep } from "./api.js";
 import { make, named, options, percent, say } from "./draw.js";
 import { csv, download, opened } from "./table.js";
 
-const PIECE = 32, SHOWN = 200, ALL = 5, CHOICES = 3; // up to ALL labels are shown all, of more the first CHOICES
+const PIECE = 32, FEW = 4; // in a request; FEW where there are no labels, since answers that are written take longer
+const SHOWN = 200, ALL = 5, CHOICES = 3; // up to ALL labels are shown all, of more the first CHOICES
 const place = (id) => document.getElementById(id);
 let served = [], limits = null, file = null, done = null;
 
@@ -38,12 +39,23 @@ export function show(adapters, own) {
   describe();
 }
 
+const asked = () => served.find((item) => item.name === place("adapter").value);
+const takesQuestions = () => asked()?.takes === "questions";
+
 function describe() {
-  const own = served.find((item) => item.name === place("adapter").value);
-  place("labels").textContent = own ? `${own.task}: ${own.labels.join(", ")}; version ${own.version}` : "no adapter is served at the moment";
+  const own = asked(), questions = takesQuestions();
+  place("labels").textContent = own ? `${own.task}: ${own.labels.join(", ") || own.kind}; version ${own.version}` : "no adapter is served at the moment";
+  place("texts-label").textContent = questions ? "One question" : "Texts, one a line";
+  place("choices").hidden = !questions;
+  place("from-file").hidden = place("samples").hidden = questions;
+  if (questions) close();
 }
 
 async function take(picked) {
+  if (takesQuestions()) {
+    say("classify-status", "This adapter takes one question here, with its options. For a file of them: ifedicl classify --file.", true);
+    return;
+  }
   try {
     file = { name: picked.name, ...(await opened(picked)) };
   } catch (fault) {
@@ -67,10 +79,16 @@ function close() {
 }
 
 function wanted() {
-  if (!file) return place("texts").value.split("\n").map((line) => line.trim()).filter(Boolean);
+  if (takesQuestions()) {
+    const text = place("texts").value.trim(), own = lines("own-options");
+    return text || own.length ? [{ text, options: own }] : [];
+  }
+  if (!file) return lines("texts");
   const column = file.columns.indexOf(place("column").value);
   return file.rows.map((row) => row[column] ?? "").filter((text) => text.trim());
 }
+
+const lines = (name) => place(name).value.split("\n").map((line) => line.trim()).filter(Boolean);
 
 async function label() {
   if (place("go").disabled) return; // it is at work
@@ -80,15 +98,16 @@ async function label() {
     return;
   }
   const compare = place("compare").checked, name = place("adapter").value || undefined; // without a name: the only one
+  const { asked_at = "/v1/classify", takes = "texts", labels = [""] } = asked() ?? {};
   done = { name: "", compare, texts: [], results: [], raw: [] };
   place("go").disabled = true;
   const start = performance.now();
   try {
     limits ??= (await ask("v1/adapters")).limits;
     const request = { adapter: name, zero_shot: compare };
-    for (const piece of pieces(texts, request, limits, PIECE)) {
+    for (const piece of pieces(texts, request, limits, labels.length ? PIECE : FEW)) {
       say("classify-status", `${done.texts.length} of ${texts.length} labelled`);
-      const answer = await patient({ ...request, texts: piece });
+      const answer = await patient(asked_at.slice(1), { ...request, [takes]: piece });
       const first = done.texts.length === 0;
       done.name = answer.adapter.name;
       done.texts.push(...piece);
@@ -105,10 +124,10 @@ async function label() {
 }
 
 // A busy server says when to come back.
-async function patient(request) {
+async function patient(path, request) {
   for (;;) {
     try {
-      return await ask("v1/classify", request);
+      return await ask(path, request);
     } catch (fault) {
       if (fault.status !== 429) throw fault;
       await sleep(fault.retryAfter || 1);
@@ -121,19 +140,30 @@ function draw() {
   const names = done.compare ? ["Text", "Zero-shot", done.name] : ["Text", done.name];
   const head = make("tr", {}, ...names.map((name) => make("th", { scope: "col", textContent: name })));
   const rows = done.results.slice(0, SHOWN).map((own, at) => {
-    const cells = [make("td", { textContent: done.texts[at] })];
-    if (done.compare) cells.push(named(choices(done.raw[at]), "Zero-shot"));
-    cells.push(named(choices(own), done.name));
-    return make("tr", { className: done.compare && done.raw[at].label !== own.label ? "differs" : "" }, ...cells);
+    const text = done.texts[at];
+    const cells = [make("td", { textContent: shown(text) })];
+    if (done.compare) cells.push(named(choices(done.raw[at], text), "Zero-shot"));
+    cells.push(named(choices(own, text), done.name));
+    return make("tr", { className: done.compare && said(done.raw[at]) !== said(own) ? "differs" : "" }, ...cells);
   });
   place("table").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
   place("more").textContent = done.results.length > SHOWN ? `The first ${SHOWN} of ${done.results.length} are shown; the CSV holds all.` : "";
-  const differ = done.raw.filter((raw, at) => raw.label !== done.results[at].label).length;
+  const differ = done.raw.filter((raw, at) => said(raw) !== said(done.results[at])).length;
   place("agreement").textContent = done.compare && done.results.length ? `the two differ on ${differ} of ${done.results.length} (underlined)` : "";
 }
 
-function choices(answer) {
-  const all = Object.entries(answer.probabilities).sort((one, other) => other[1] - one[1]);
+// What is the same in the answers of all kinds: a text or a question, what is said of it, and how probable each answer is.
+const shown = (text) => text.text ?? text;
+const said = (answer) => answer.label ?? answer.option ?? answer.labels?.join(", ") ?? answer.answer;
+
+function probable(answer, text) {
+  if ("confidence" in answer) return [[answer.answer, answer.confidence]];
+  if (text.options) return text.options.map((option, at) => [option, answer.probabilities[at]]);
+  return Object.entries(answer.probabilities);
+}
+
+function choices(answer, text) {
+  const all = probable(answer, text).sort((one, other) => other[1] - one[1]);
   const ranked = all.length > ALL ? all.slice(0, CHOICES) : all;
   const left = all.length > ranked.length ? [make("div", { className: "quiet", textContent: `top ${CHOICES} of ${all.length}` })] : [];
   return make("td", {}, ...ranked.map(([name, probability]) => {
@@ -144,13 +174,13 @@ function choices(answer) {
 }
 
 function save() {
-  const labels = Object.keys(done.results[0].probabilities);
-  const head = ["text", "label", ...labels.map((name) => `p(${name})`)];
-  if (done.compare) head.push("zero_shot_label", ...labels.map((name) => `zero_shot_p(${name})`));
+  const named = (answer, text) => ("confidence" in answer ? [["confidence", answer.confidence]] : probable(answer, text).map(([name, p]) => [`p(${name})`, p]));
+  const row = (answer, text) => [said(answer), ...named(answer, text).map(([, p]) => p.toFixed(6))];
+  const columns = ["label", ...named(done.results[0], done.texts[0]).map(([name]) => name)];
+  const head = ["text", ...columns, ...(done.compare ? columns.map((name) => `zero_shot_${name}`) : [])];
   const rows = done.results.map((own, at) => {
-    const row = [done.texts[at], own.label, ...labels.map((name) => own.probabilities[name].toFixed(6))];
-    if (done.compare) row.push(done.raw[at].label, ...labels.map((name) => done.raw[at].probabilities[name].toFixed(6)));
-    return row;
+    const text = done.texts[at];
+    return [shown(text), ...row(own, text), ...(done.compare ? row(done.raw[at], text) : [])];
   });
   download(`${done.name}-labels.csv`, csv([head, ...rows]));
 }

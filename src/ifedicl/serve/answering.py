@@ -1,0 +1,123 @@
+"""A request to its answer: which adapter, whether it fits the limits, and the wait for the model's thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from starlette.requests import ClientDisconnect
+
+from ifedicl.errors import DataError, WrongRouteError
+from ifedicl.kinds.examples import AnyExample
+from ifedicl.rows import has_lone_surrogate
+from ifedicl.serve import schemas
+from ifedicl.serve.asked.any_route import TEXT, Answers, KindRoute, Request
+from ifedicl.serve.catalog import Catalog, Served
+from ifedicl.serve.limits import Limits
+from ifedicl.serve.meters import Meters
+from ifedicl.serve.runviews import Runs
+from ifedicl.serve.worker import Scored, Worker
+
+Left: TypeAlias = Callable[[], Awaitable[None]]
+"""A call that ends when a client has closed its connection."""
+
+
+@dataclass(frozen=True, eq=False)
+class ServerState:
+    """All parts of one running server."""
+
+    model: schemas.ModelFacts
+    catalog: Catalog
+    worker: Worker
+    meters: Meters
+    runs: Runs
+    limits: Limits
+
+    async def answer(self, route: KindRoute, request: Request, gone: Left | None = None) -> Answers[Any]:
+        """Answer texts.
+
+        Args:
+            route: at which they were asked.
+            request: texts and adapter.
+            gone: what it returns ends when nobody waits for the answer any more; texts that are not answered by then are
+                left out.
+
+        Raises:
+            ClientDisconnect: nobody waits any more.
+            AdapterError: the adapter is not served.
+            WrongRouteError: the adapter is of another kind.
+            DataError: a text is too long, empty or not Unicode, or there are too many.
+            BusyError: the queue is full.
+            StoppedError: the server is stopping.
+            TimeoutError: there was no answer in time.
+        """
+        served = self.catalog.get(request.adapter)
+        if served.route is not route:
+            own = served.route
+            raise WrongRouteError(
+                f"adapter: {served.name!r} is of the kind {own.task.kind!r}; allowed at {route.path}: {route.task.kind!r}. "
+                f"Send {own.request.items} to {own.path}, or name another adapter"
+            )
+        self._check_texts(request)
+        examples, task = _examples(served, request), served.loaded.adapter.task
+        models = (served.placed, served.raw) if request.zero_shot else (served.placed,)
+        self._check_work(route, [task.work_of(example) for example in examples], len(models))
+        scored = await self._scored(asyncio.wrap_future(self.worker.submit(models, examples)), gone)
+        self.meters.labelled(served.name, len(examples))
+        ours, *raw = (
+            [route.result.of(answer, request.min_confidence) for answer in task.answered(scores, scored.labels, examples)]
+            for scores in scored.scores
+        )
+        return route.answers(
+            model=self.model,
+            adapter=schemas.AdapterName(name=served.name, version=served.loaded.version),
+            results=ours,
+            zero_shot=raw[0] if raw else None,
+            truncated=scored.truncated,
+        )
+
+    async def _scored(self, future: asyncio.Future[Scored], gone: Left | None) -> Scored:
+        leaving = None if gone is None else asyncio.ensure_future(gone())
+        awaited = [task for task in (future, leaving) if task is not None]
+        try:
+            await asyncio.wait(awaited, timeout=self.limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+            if future.done():
+                return future.result()
+            if leaving is not None and leaving.done():
+                raise ClientDisconnect
+            raise TimeoutError
+        finally:
+            for task in awaited:
+                task.cancel()  # the worker leaves out what is cancelled
+
+    def _check_work(self, route: KindRoute, works: Sequence[int], models: int) -> None:
+        most, work = self.limits.texts_of(models), sum(works)
+        if work > most:
+            counted = "" if work == len(works) else f", which count as {work} ({route.counts})"
+            why = " with zero_shot, which counts each text twice" if most < self.limits.texts else ""
+            raise DataError(
+                f"{route.request.items}: received {len(works)}{counted}; allowed: at most {most} in one request{why}. Send "
+                "them in parts"
+            )
+
+    def _check_texts(self, request: Request) -> None:
+        most = self.limits.characters
+        for name, text in request.strings:
+            if len(text) > most:
+                raise DataError(
+                    f"{name} has {len(text)} characters; allowed: at most {most}. Cut it: the model's window does not hold more"
+                )
+            if has_lone_surrogate(text):
+                raise DataError(f"{name} holds a lone surrogate; send whole Unicode characters")
+
+
+def _examples(served: Served, request: Request) -> list[AnyExample]:
+    task, examples = served.loaded.adapter.task, []
+    for number, row in enumerate(request.rows, start=1):
+        try:
+            examples.append(task.question_of(row, TEXT))
+        except DataError as error:  # it knows no number
+            raise DataError(f"text number {number}: {error}") from error
+    return examples
