@@ -11,7 +11,6 @@ from starlette.requests import ClientDisconnect
 
 from ifedicl.errors import DataError, WrongRouteError
 from ifedicl.kinds.examples import AnyExample
-from ifedicl.rows import has_lone_surrogate
 from ifedicl.serve import schemas
 from ifedicl.serve.asked.any_route import TEXT, Answers, KindRoute, Request
 from ifedicl.serve.catalog import Catalog, Served
@@ -60,10 +59,10 @@ class ServerState:
                 f"adapter: {served.name!r} is of the kind {own.task.kind!r}; allowed at {route.path}: {route.task.kind!r}. "
                 f"Send {own.request.items} to {own.path}, or name another adapter"
             )
-        self._check_texts(request)
         examples, task = _examples(served, request), served.loaded.adapter.task
         models = (served.placed, served.raw) if request.zero_shot else (served.placed,)
         self._check_work(route, [task.work_of(example) for example in examples], len(models))
+        self._check_texts(request)
         scored = await self._scored(asyncio.wrap_future(self.worker.submit(models, examples)), gone)
         self.meters.labelled(served.name, len(examples))
         ours, *raw = (
@@ -109,8 +108,6 @@ class ServerState:
                 raise DataError(
                     f"{name} has {len(text)} characters; allowed: at most {most}. Cut it: the model's window does not hold more"
                 )
-            if has_lone_surrogate(text):
-                raise DataError(f"{name} holds a lone surrogate; send whole Unicode characters")
 
 
 def _examples(served: Served, request: Request) -> list[AnyExample]:
