@@ -21,18 +21,10 @@ from typing import Any
 import numpy as np
 import xllamacpp
 
+from _sentences import SENTENCES
 from ifedicl import Adapter, Backbone
 from ifedicl.backbone.encoding import Encoder
 from ifedicl.kinds.classify import as_classification
-
-SENTENCES = (
-    "The nurse called me back within minutes and explained everything kindly.",
-    "The form has four pages and is printed on both sides.",
-    "After three weeks of waiting the machine arrived broken.",
-    "What a lovely, quiet room, and the bread is baked next door!",
-    "Nobody picked up the phone, and the desk was closed.",
-    "The train leaves at ten past nine from platform four.",
-)
 
 
 def server(model: Path, lora: Path | None) -> Any:

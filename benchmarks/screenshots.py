@@ -16,20 +16,12 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from _sentences import SENTENCES
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from tests.support.chromium import CHROMIUM, FLAGS  # noqa: E402
 from tests.support.serving import serving  # noqa: E402
-
-SENTENCES = (
-    "The nurse called me back within minutes and explained everything kindly.",
-    "The form has four pages and is printed on both sides.",
-    "After three weeks of waiting the machine arrived broken.",
-    "What a lovely, quiet room, and the bread is baked next door!",
-    "Nobody picked up the phone, and the desk was closed.",
-    "The train leaves at ten past nine from platform four.",
-)
-
 
 QUALITY, MOST = 60, 1400  # of WebP; pixels of height, from the top
 WIDTHS = {"phone": 390, "tablet": 768, "desk": 1440}
