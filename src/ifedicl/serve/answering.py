@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from starlette.requests import ClientDisconnect
 
 from ifedicl.errors import DataError, WrongRouteError
+from ifedicl.kinds.any_task import AnyTask
 from ifedicl.kinds.examples import AnyExample
 from ifedicl.serve import schemas
 from ifedicl.serve.asked.any_route import TEXT, Answers, KindRoute, Request
-from ifedicl.serve.catalog import Catalog, Served
+from ifedicl.serve.catalog import Catalog
 from ifedicl.serve.limits import Limits
 from ifedicl.serve.meters import Meters
 from ifedicl.serve.runviews import Runs
@@ -59,9 +60,11 @@ class ServerState:
                 f"adapter: {served.name!r} is of the kind {own.task.kind!r}; allowed at {route.path}: {route.task.kind!r}. "
                 f"Send {own.request.items} to {own.path}, or name another adapter"
             )
-        examples, task = _examples(served, request), served.loaded.adapter.task
         models = (served.placed, served.raw) if request.zero_shot else (served.placed,)
-        self._check_work(route, [task.work_of(example) for example in examples], len(models))
+        rows, task = request.rows, served.loaded.adapter.task
+        self._check_work(route, len(rows), len(rows), len(models))  # a row counts as one at least; examples take time to make
+        examples = _examples(task, rows)
+        self._check_work(route, len(rows), sum(map(task.work_of, examples)), len(models))
         self._check_texts(request)
         scored = await self._scored(asyncio.wrap_future(self.worker.submit(models, examples)), gone)
         self.meters.labelled(served.name, len(examples))
@@ -91,13 +94,13 @@ class ServerState:
             for task in awaited:
                 task.cancel()  # the worker leaves out what is cancelled
 
-    def _check_work(self, route: KindRoute, works: Sequence[int], models: int) -> None:
-        most, work = self.limits.texts_of(models), sum(works)
+    def _check_work(self, route: KindRoute, rows: int, work: int, models: int) -> None:
+        most = self.limits.texts_of(models)
         if work > most:
-            counted = "" if work == len(works) else f", which count as {work} ({route.counts})"
+            counted = "" if work == rows else f", which count as {work} ({route.counts})"
             why = " with zero_shot, which counts each text twice" if most < self.limits.texts else ""
             raise DataError(
-                f"{route.request.items}: received {len(works)}{counted}; allowed: at most {most} in one request{why}. Send "
+                f"{route.request.items}: received {rows}{counted}; allowed: at most {most} in one request{why}. Send "
                 "them in parts"
             )
 
@@ -110,9 +113,9 @@ class ServerState:
                 )
 
 
-def _examples(served: Served, request: Request) -> list[AnyExample]:
-    task, examples = served.loaded.adapter.task, []
-    for number, row in enumerate(request.rows, start=1):
+def _examples(task: AnyTask, rows: Sequence[Mapping[str, Any]]) -> list[AnyExample]:
+    examples = []
+    for number, row in enumerate(rows, start=1):
         try:
             examples.append(task.question_of(row, TEXT))
         except DataError as error:  # it knows no number

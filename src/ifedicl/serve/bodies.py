@@ -32,7 +32,7 @@ async def read(request: HttpRequest, kind: type[Request]) -> Request | Response:
         asked = kind.model_validate_json(body)
     except ValidationError as error:
         return _invalid(error, kind)
-    if twice := _repeated(body):
+    if twice := _repeated(body, kind):
         return fault(422, "field", f"{', '.join(twice)}: received more than once; allowed: once. Remove one")
     return asked
 
@@ -87,13 +87,18 @@ def _kind_of(item: ErrorDetails) -> str:
     return _JSON_KINDS.get(type(value), "a number")
 
 
-def _repeated(body: bytes) -> list[str]:
-    """Fields that stand in one of the body's objects more than once; JSON readers take the last one without a word."""
+def _repeated(body: bytes, kind: type[BaseModel]) -> list[str]:
+    """Fields that stand in one of the body's objects more than once; JSON readers take the last one without a word.
+
+    An object that another one replaces was never read: its names may be anything, and are not repeated.
+    """
+    known = {name for field in kind.model_fields for name in (field, *_model_at(kind, (field,)).model_fields)}
     twice: dict[str, None] = {}
 
     def count(pairs: list[tuple[str, object]]) -> None:
-        counts = Counter(name for name, _ in pairs)
-        twice.update(dict.fromkeys(name for name, number in counts.items() if number > 1))
+        if len(pairs) > len(dict(pairs)):
+            names = (name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
+            twice.update(dict.fromkeys(name if name in known else "a name that does not exist" for name in names))
 
     json.loads(body, object_pairs_hook=count)
     return list(twice)

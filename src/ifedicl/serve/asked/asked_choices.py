@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
 from ifedicl.kinds.choices import MOST_OPTIONS, OPTIONS_COLUMN
 from ifedicl.kinds.choose import ChooseTask
@@ -38,7 +38,9 @@ class Question(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     text: str = Field(description="the question, with what it is about")
-    options: list[str] = Field(min_length=2, max_length=MOST_OPTIONS, description=f"2 to {MOST_OPTIONS} options, as texts")
+    options: Annotated[list[str], FailFast()] = Field(
+        min_length=2, max_length=MOST_OPTIONS, description=f"2 to {MOST_OPTIONS} options, as texts"
+    )
 
 
 def _listed(value: object) -> object:
@@ -48,9 +50,10 @@ def _listed(value: object) -> object:
 Questions = Annotated[
     list[Question],
     Field(min_length=1),
+    FailFast(),
     BeforeValidator(_listed, json_schema_input_type=Question | Annotated[list[Question], Field(min_length=1)]),
 ]
-"""One question or several."""
+"""One question or several, read up to the first wrong one, as :data:`~ifedicl.serve.asked.any_route.Texts`."""
 
 
 class _Questions(BaseModel):
