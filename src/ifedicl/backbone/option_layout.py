@@ -74,6 +74,18 @@ class OptionLayout:
         """Tokens of a pass of this example alone."""
         return len(self.rows) * widest(self.rows)
 
+    def parts(self, tokens: int) -> list[tuple[slice, Self]]:
+        """In parts of at most so many tokens or of one row, each with the options that it holds; a branching row is whole."""
+        most = max(1, tokens // widest(self.rows))
+        if len(self.rows) <= most:
+            return [(slice(None), self)]
+        return [(slice(first, first + most), self._part(first, first + most)) for first in range(0, len(self.rows), most)]
+
+    def _part(self, first: int, end: int) -> Self:
+        reads = tuple(tuple((row - first, column) for row, column in read) for read in self.reads[first:end])
+        spans = tuple((row - first, begin, past) for row, begin, past in self.spans[first:end])
+        return type(self)(self.rows[first:end], reads, spans)
+
 
 def kinds_of(layouts: Sequence[OptionLayout]) -> list[list[int]]:
     """Positions of examples, those of one kind together."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -157,28 +158,42 @@ class OptionScorer(BaseScorer):
     def _passes(
         self, examples: EncodedExamples, pooled_layers: tuple[int, ...] | None, *, alone: bool
     ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """For each pass its examples, and of their options ``(M, h)`` states and ``(M,)`` log-probabilities, both centred."""
+        """For each pass its examples, and of their options ``(M, h)`` states and ``(M,)`` log-probabilities, both centred.
+
+        An example whose options are too many tokens for one pass has several.
+        """
         tokens, labels = examples.prompts.tokens, examples.labels
         layouts = self.words.layouts(tokens, labels, whole=pooled_layers is not None)
         batches = [[place] for place in range(len(layouts))] if alone else self._batches(layouts, self.budget)
         for batch in batches:
-            part, own = [layouts[position] for position in batch], [labels[position] for position in batch]
-            rows = [row for layout in part for row in layout.rows]
-            places, spans = _spans(part, pooled_layers or ())
-            first = self.upper.first if self.upper else 0
-            with text_means(self.backbone, spans, first_layer=first, rows=places) as means:
-                run = self.states(rows, None)
-                fed = self.words.places(part, own, run.shape[1])
-                scores = self.words.scores(run, {name: to_device(array, run.device) for name, array in fed.items()})
-                if self.upper and pooled_layers:
-                    means |= self.upper.text_means([rows[place] for place in places], spans)
+            own = [labels[position] for position in batch]
+            if len(batch) == 1:  # 26 options as long as the window are 26 rows of it: more than one pass may hold
+                parts = layouts[batch[0]].parts(self.budget.remembered)
+                runs = [self._run([part], [replace(own[0], words=own[0].words[held])], pooled_layers) for held, part in parts]
+            else:
+                runs = [self._run([layouts[position] for position in batch], own, pooled_layers)]
+            states, logs = (torch.cat(each) for each in zip(*runs, strict=True))
             counts = [len(one.words) for one in own]
-            logs = torch.cat([row[:count] for row, count in zip(scores, counts, strict=True)])
-            states = run.new_zeros((len(logs), 0), dtype=torch.float32)
-            if pooled_layers is not None:
-                last = read_at(run, to_device(_last_places(part, run.shape[1]), run.device))
-                states = _centred(with_text(last, spans, means), counts)
-            yield batch, states, _centred(logs, counts)
+            yield batch, _centred(states, counts), _centred(logs, counts)
+
+    def _run(
+        self, layouts: Sequence[OptionLayout], labels: Sequence[Options], pooled_layers: tuple[int, ...] | None
+    ) -> tuple[Tensor, Tensor]:
+        """One pass: of all options ``(M, h)`` states and ``(M,)`` log-probabilities."""
+        rows = [row for layout in layouts for row in layout.rows]
+        places, spans = _spans(layouts, pooled_layers or ())
+        first = self.upper.first if self.upper else 0
+        with text_means(self.backbone, spans, first_layer=first, rows=places) as means:
+            run = self.states(rows, None)
+            fed = self.words.places(layouts, labels, run.shape[1])
+            scores = self.words.scores(run, {name: to_device(array, run.device) for name, array in fed.items()})
+            if self.upper and pooled_layers:
+                means |= self.upper.text_means([rows[place] for place in places], spans)
+        logs = torch.cat([row[: len(own.words)] for row, own in zip(scores, labels, strict=True)])
+        if pooled_layers is None:
+            return run.new_zeros((len(logs), 0), dtype=torch.float32), logs
+        last = read_at(run, to_device(_last_places(layouts, run.shape[1]), run.device))
+        return with_text(last, spans, means), logs
 
 
 def _spans(layouts: Sequence[OptionLayout], layers: tuple[int, ...]) -> tuple[list[int], list[Span | None]]:

@@ -127,20 +127,19 @@ class PromptEncoder:
 
     def _cut(self, text: str, end: str, limit: int, number: int) -> Tokens:
         """The prompt of the longest beginning of ``text`` that fits, by bisection: correct for every tokenizer."""
-        fits, too_long = 0, len(text)
+        if len(self._encoded([text[:1] + end])[0]) > limit:  # before bisection, which encodes a long end many times
+            raise DataError(
+                f"text number {number}: what it brings along leaves no room for it in a window of "
+                f"{self._backbone.context_window} tokens. Shorten its options, or leave it out"
+            )
+        fits, too_long = 1, len(text)
         while too_long - fits > 1:
             middle = (fits + too_long) // 2
             if len(self._encoded([text[:middle] + end])[0]) <= limit:
                 fits = middle
             else:
                 too_long = middle
-        (cut,) = self._encoded([text[:fits] + end])
-        if len(cut) > limit:  # never of a classification: the template and the longest label word fit
-            raise DataError(
-                f"text number {number}: what it brings along leaves no room for it in a window of "
-                f"{self._backbone.context_window} tokens. Shorten its options, or leave it out"
-            )
-        return cut
+        return self._encoded([text[:fits] + end])[0]
 
     def _encoded(self, texts: Sequence[str], word: str | None = None) -> list[Tokens]:
         """The prompts' tokens, with the separator and a label word behind each if it is given."""
