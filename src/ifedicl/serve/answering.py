@@ -99,9 +99,11 @@ class ServerState:
         if work > most:
             counted = "" if work == rows else f", which count as {work} ({route.counts})"
             why = " with zero_shot, which counts each text twice" if most < self.limits.texts else ""
+            remedy = (
+                "Send them in parts" if rows > 1 else "This server takes no such request; it would with a higher --most-texts"
+            )
             raise DataError(
-                f"{route.request.items}: received {rows}{counted}; allowed: at most {most} in one request{why}. Send "
-                "them in parts"
+                f"{route.request.items}: received {rows}{counted}; allowed: at most {most} in one request{why}. {remedy}"
             )
 
     def _check_texts(self, request: Request) -> None:

@@ -66,6 +66,12 @@ def test_no_example_is_made_of_too_many_questions(client: TestClient, monkeypatc
     assert len(made) == most // 2
 
 
+def test_one_question_that_is_too_much_is_not_to_be_sent_in_parts(client: TestClient) -> None:
+    said = fault(client.post("/v1/choose", json={"questions": {"text": "a", "options": ["b"] * (LIMITS.texts + 1)}}))[2]
+    assert said.startswith(f"questions: received 1, which count as {LIMITS.texts + 1} (each option counts as one)")
+    assert said.endswith("This server takes no such request; it would with a higher --most-texts")
+
+
 @pytest.mark.parametrize(
     "options",
     [
