@@ -220,14 +220,17 @@ def model_settings(arguments: argparse.Namespace) -> ModelSettings:
 def bench(arguments: argparse.Namespace, task: Task = TASK) -> Bench:
     """Load the model and encode made-up text, labelled in turn."""
     use_threads(arguments)
-    backbone = load_backbone(model_settings(arguments))
-    scorer = Scorer(backbone, task)
-    prompts = scorer.encoder.prompts([example.text for example in sentences(arguments.examples)])
-    labels = tuple(number % len(task.labels) for number in range(arguments.examples))
     method = Method(calibration=CalibrationSettings(local_steps=1, loss="vocabulary"))
+    return bench_of(load_backbone(model_settings(arguments)), method, arguments.examples, task)
+
+
+def bench_of(backbone: Backbone, method: Method, examples: int, task: Task = TASK) -> Bench:
+    """As :func:`bench`, with a model at hand."""
+    scorer = Scorer(backbone, task)
+    prompts = scorer.encoder.prompts([example.text for example in sentences(examples)])
+    labels = tuple(number % len(task.labels) for number in range(examples))
     vectors = context_vectors(scorer, prompts.tokens, labels, method).mean().astype(np.float32)
-    coefficients = cold_start(Form(backbone.layers), method.injection)
-    return Bench(scorer, prompts, labels, method, Context(vectors), coefficients)
+    return Bench(scorer, prompts, labels, method, Context(vectors), cold_start(Form(backbone.layers), method.injection))
 
 
 def sentences(count: int, *, seed: int = 0) -> tuple[Example, ...]:

@@ -12,7 +12,6 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,11 +23,9 @@ from torch.optim import AdamW
 import _gpu_parity
 from _gpu_profile import peak, profiled
 from _gpu_shapes import SHAPES, TINY, backbone_of
-from _pairs import TASK, Bench, Claim, Comparison, as_json, compare, machine, sentences, timed
+from _pairs import TASK, Bench, Claim, Comparison, as_json, bench_of, compare, machine, sentences, timed
 from ifedicl.backbone.capture import Captures, CudaGraphs
-from ifedicl.backbone.lockstep import Lockstep
 from ifedicl.backbone.losses import LABELS
-from ifedicl.backbone.prompts import EncodedExamples
 from ifedicl.backbone.scoring import Scorer
 from ifedicl.bench.methods.lora import lora_layers
 from ifedicl.calibrate import ClientRound, batches_of, calibrate
@@ -44,6 +41,7 @@ from ifedicl.federation.reference_text import REFERENCE_TEXTS
 from ifedicl.kinds.classify import Example
 from ifedicl.settings import CalibrationSettings, Method, load_preset
 from ifedicl.settings.presets import changed
+from lockstep import in_lockstep, in_turn
 
 _OWNED, _ROUNDS, _STEPS, _BATCH = 64, 4, 2, 16  # of a client whose seconds are compared
 _BATCHES = (4, 16, 64)
@@ -66,11 +64,8 @@ class Card:
     def of(cls, shape: str, device: torch.device, examples: int) -> Card:
         """Random weights in the dtype that the device is good at."""
         backbone = backbone_of(shape, device, torch.float32 if device.type == "cpu" else torch.bfloat16)
-        scorer, rows = Scorer(backbone, TASK), sentences(examples)
-        encoded, method = scorer.encoded(rows), Method(calibration=CalibrationSettings(local_steps=1))
-        vectors = context_vectors(scorer, encoded.prompts.tokens, encoded.labels, method).mean().astype(np.float32)
-        start = cold_start(Form(backbone.layers), method.injection)
-        return cls(Bench(scorer, encoded.prompts, encoded.labels, method, Context(vectors), start), rows)
+        method = Method(calibration=CalibrationSettings(local_steps=1))
+        return cls(bench_of(backbone, method, examples), sentences(examples))
 
     def steps_of(self, batch_size: int, loss: str) -> Bench:
         """The bench with steps of another size and loss."""
@@ -138,24 +133,9 @@ def together(clients: int) -> Row:
     """One step of several clients whose rows share a pass, against one step of one of them."""
 
     def row(card: Card, pairs: int) -> Comparison:
-        bench, lockstep = card.steps_of(4, "labels"), Lockstep()
-        examples = EncodedExamples(bench.prompts, bench.labels)
-
-        def step(number: int, pair: int, shared: Lockstep | None) -> None:
-            turn = ClientRound(f"client {number}", pair, 0, pair + 1)
-            calibrate(bench.scorer, examples, bench.context, bench.coefficients, bench.method, turn, lockstep=shared)
-
-        def member(number: int, pair: int) -> None:
-            with lockstep.member(number):
-                step(number, pair, lockstep)
-
-        def ours(pair: int) -> None:
-            lockstep.begin(clients)
-            with ThreadPoolExecutor(clients) as pool:
-                list(pool.map(member, range(clients), [pair] * clients))
-
+        bench = card.steps_of(4, "labels")
         claim = Claim(f"{clients} clients of 4 in lockstep / one", at_most=1.5)
-        return compare(claim, timed(ours), timed(lambda pair: step(0, pair, None)), pairs)
+        return compare(claim, timed(in_lockstep(bench, clients)), timed(in_turn(bench, 1)), pairs)
 
     return row
 

@@ -25,6 +25,7 @@ INTERNAL = {
     "ifedicl.adapter.classifier.Classifier.__init__",
     "ifedicl.adapter.classifier.Classifier.placed",
     "ifedicl.adapter.on_model.OnModel.__init__",
+    "ifedicl.adapter.on_model.OnModel.placed",
 }
 """Methods that only other modules of ifedicl call."""
 
