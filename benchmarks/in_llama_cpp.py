@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xllamacpp
 
 from _sentences import SENTENCES
 from ifedicl import Adapter, Backbone
@@ -29,6 +28,8 @@ from ifedicl.kinds.classify import as_classification
 
 def server(model: Path, lora: Path | None) -> Any:
     """llama.cpp's server within this process, with one thread. Keys and values are float32: only the order of sums differs."""
+    import xllamacpp  # within: the test of cards reads them without it
+
     params = xllamacpp.CommonParams()
     params.model.path, params.n_ctx, params.n_parallel = str(model), 1024, 1
     params.warmup, params.ui, params.cpuparams.n_threads, params.verbosity = False, False, 1, 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from ifedicl import ExtractTask, errors
 from ifedicl.backbone.encoding import Encoder
 from ifedicl.backbone.load import Backbone
 from ifedicl.cli import app
+from in_llama_cpp import request_of
 from tests.support import tiny
 from tests.support.exports import servable
 
@@ -88,11 +87,7 @@ def test_without_the_package_the_error_names_the_extra(
 
 def _request(folder: Path) -> dict[str, object]:
     """The body of the request that the card shows."""
-    (block,) = re.findall(r"```bash\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    words = shlex.split(block.splitlines()[-1])
-    body = json.loads(words[words.index("-d") + 1])
-    assert isinstance(body, dict)
-    return body
+    return request_of((folder / "README.md").read_text())
 
 
 def test_the_card_asks_the_server_for_one_of_the_label_words(backbone: Backbone, llama_folder: Path, tmp_path: Path) -> None:
