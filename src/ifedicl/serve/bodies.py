@@ -92,13 +92,14 @@ def _repeated(body: bytes, kind: type[BaseModel]) -> list[str]:
 
     An object that another one replaces was never read: its names may be anything, and are not repeated.
     """
-    known = {name for field in kind.model_fields for name in (field, *_model_at(kind, (field,)).model_fields)}
     twice: dict[str, None] = {}
 
     def count(pairs: list[tuple[str, object]]) -> None:
         if len(pairs) > len(dict(pairs)):
-            names = (name for name, number in Counter(name for name, _ in pairs).items() if number > 1)
-            twice.update(dict.fromkeys(name if name in known else "a name that does not exist" for name in names))
+            twice.update(dict.fromkeys(name for name, number in Counter(name for name, _ in pairs).items() if number > 1))
 
     json.loads(body, object_pairs_hook=count)
-    return list(twice)
+    if not twice:
+        return []
+    known = {name for field in kind.model_fields for name in (field, *_model_at(kind, (field,)).model_fields)}
+    return list(dict.fromkeys(name if name in known else "a name that does not exist" for name in twice))

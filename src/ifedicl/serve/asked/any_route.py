@@ -99,15 +99,16 @@ class KindRoute:
         return f"{self.does} In the limits {self.counts}." if self.counts else self.does
 
 
-def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+def alone_too(arrives: type, schema: Any) -> BeforeValidator:
+    """Takes one item, which arrives as this type, for a list of one; ``schema`` describes both."""
+    return BeforeValidator(lambda value: [value] if isinstance(value, arrives) else value, json_schema_input_type=schema)
 
 
 Texts = Annotated[
     list[str],
     Field(min_length=1),
     FailFast(),
-    BeforeValidator(_listed, json_schema_input_type=str | Annotated[list[str], Field(min_length=1)]),
+    alone_too(str, str | Annotated[list[str], Field(min_length=1)]),
 ]
 """One text or several. A list is read up to its first wrong item: half a million faults would take seconds, and 500 MB."""
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from ifedicl.kinds.choices import MOST_OPTIONS, OPTIONS_COLUMN
 from ifedicl.kinds.choose import ChooseTask
 from ifedicl.kinds.examples import Answer
-from ifedicl.serve.asked.any_route import TEXT, Answers, KindRoute, Request, Result
+from ifedicl.serve.asked.any_route import TEXT, Answers, KindRoute, Request, Result, alone_too
 
 QUESTIONS_EXAMPLE = [
     {
@@ -43,15 +43,11 @@ class Question(BaseModel):
     )
 
 
-def _listed(value: object) -> object:
-    return [value] if isinstance(value, dict) else value
-
-
 Questions = Annotated[
     list[Question],
     Field(min_length=1),
     FailFast(),
-    BeforeValidator(_listed, json_schema_input_type=Question | Annotated[list[Question], Field(min_length=1)]),
+    alone_too(dict, Question | Annotated[list[Question], Field(min_length=1)]),
 ]
 """One question or several, read up to the first wrong one, as :data:`~ifedicl.serve.asked.any_route.Texts`."""
 
