@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ifedicl.kinds.choices import Choice, ChoiceEvaluation
     from ifedicl.kinds.choose import ChooseTask
     from ifedicl.kinds.classify import Example, Task
-    from ifedicl.kinds.examples import Answer, AnyEvaluation, AnyExample, Asked
+    from ifedicl.kinds.examples import Answer, AnyEvaluation, AnyExample, MultipleChoice
     from ifedicl.kinds.extraction import ExtractTask
     from ifedicl.kinds.label_sets import MultiLabelEvaluation, MultiLabelExample
     from ifedicl.kinds.multi_label import MultiLabelTask
@@ -67,7 +67,7 @@ _MODULES = {
     "kinds.any_task": ("AnyTask",),
     "kinds.choices": ("Choice", "ChoiceEvaluation"),
     "kinds.choose": ("ChooseTask",),
-    "kinds.examples": ("Answer", "AnyEvaluation", "AnyExample", "Asked"),
+    "kinds.examples": ("Answer", "AnyEvaluation", "AnyExample", "MultipleChoice"),
     "kinds.classify": ("Example", "Task"),
     "kinds.label_sets": ("MultiLabelEvaluation", "MultiLabelExample"),
     "kinds.multi_label": ("MultiLabelTask",),
@@ -93,7 +93,6 @@ __all__ = [
     "AnyEvaluation",
     "AnyExample",
     "AnyTask",
-    "Asked",
     "Backbone",
     "Begun",
     "Bin",
@@ -126,6 +125,7 @@ __all__ = [
     "MultiLabelEvaluation",
     "MultiLabelExample",
     "MultiLabelTask",
+    "MultipleChoice",
     "OnModel",
     "OrderedEvaluation",
     "Outcome",

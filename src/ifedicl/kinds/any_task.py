@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ifedicl.errors import DataError, InputError, TaskError
-from ifedicl.kinds.examples import Answer, AnyEvaluation, AnyExample, Asked
+from ifedicl.kinds.examples import Answer, AnyEvaluation, AnyExample, MultipleChoice
 from ifedicl.metrics import Comparison, Tally
 
 TEXT_FIELD = "{text}"
@@ -256,7 +256,7 @@ class AnyTask(BaseModel, ABC):
     def limits(self) -> str:
         """What such an adapter cannot do, as the beginning of a sentence."""
 
-    def asked(self, example: AnyExample) -> Asked:  # noqa: ARG002 - other kinds read it
+    def multiple_choice(self, example: AnyExample) -> MultipleChoice:  # noqa: ARG002 - other kinds read it
         """The example as a test of multiple choice asks it.
 
         Raises:

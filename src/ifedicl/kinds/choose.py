@@ -24,7 +24,7 @@ from ifedicl.kinds.choices import (
     position_in,
     question_in,
 )
-from ifedicl.kinds.examples import Answer, AnyExample, Asked, own_example
+from ifedicl.kinds.examples import Answer, AnyExample, MultipleChoice, own_example
 from ifedicl.metrics import Comparison, Tally
 
 _GROUPS = 9
@@ -169,9 +169,9 @@ class ChooseTask(AnyTask):
     def limits(self) -> str:
         return "it chooses among given options only"
 
-    def asked(self, example: AnyExample) -> Asked:
+    def multiple_choice(self, example: AnyExample) -> MultipleChoice:
         check_undivided(self.normalise_length)
-        return Asked(self.shown(example), self.words(example), _own(example).which)
+        return MultipleChoice(self.shown(example), self.words(example), _own(example).which)
 
     @property
     def samples(self) -> dict[str, str]:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from ifedicl.errors import DataError, TaskError
 from ifedicl.kinds.any_task import AnyTask, check_undivided
-from ifedicl.kinds.examples import Answer, AnyExample, Asked, check_strings, own_example
+from ifedicl.kinds.examples import Answer, AnyExample, MultipleChoice, check_strings, own_example
 from ifedicl.kinds.row_cells import text_in, texts_in
 from ifedicl.kinds.scale import OrderedEvaluation
 from ifedicl.kinds.with_labels import LabelledTask
@@ -154,9 +154,9 @@ class Task(LabelledTask):
     def limits(self) -> str:
         return "it chooses among its labels only"
 
-    def asked(self, example: AnyExample) -> Asked:
+    def multiple_choice(self, example: AnyExample) -> MultipleChoice:
         check_undivided(self.normalise_length)
-        return Asked(example.text, self.label_words, self.class_of(example))
+        return MultipleChoice(example.text, self.label_words, self.class_of(example))
 
     @property
     def samples(self) -> dict[str, str]:

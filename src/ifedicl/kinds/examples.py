@@ -160,7 +160,7 @@ class HitsEvaluation(ABC):
 
 
 @dataclass(frozen=True)
-class Asked:
+class MultipleChoice:
     """An example as a test of multiple choice asks it: which of ``choices`` is most probable behind the prompt with ``text``.
 
     Attributes:

@@ -68,8 +68,8 @@ class AdapterLM(HFLM):  # type: ignore[misc]
         loaded = replace(loaded, model=_placed(loaded.model, backbone, device, dtype))
         if use_readout and loaded.readout is None:
             raise InputError("use_readout: received true, but the adapter has no readout; allowed: false. Leave it out")
-        self._adapter = loaded.on_model()
-        self._reader = loaded.classifier(self._adapter.backbone) if use_readout else None
+        self._reader = loaded.classifier() if use_readout else None
+        self._adapter = self._reader or loaded.on_model()
         model = self._adapter.backbone
         tokenizer = copy.deepcopy(model.tokenizer)  # the harness sets its padding
         self._turn = Turn(tokenizer, loaded.task, loaded.model_name)

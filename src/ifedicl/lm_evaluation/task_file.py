@@ -39,7 +39,7 @@ def write_task(adapter: Adapter, examples: Sequence[AnyExample], folder: Path) -
     import yaml  # a part of the extra
 
     task, folder = adapter.task, folder.resolve()
-    asked = [task.asked(example) for example in examples]
+    asked = [task.multiple_choice(example) for example in examples]
     name = "ifedicl_" + re.sub(r"\W+", "_", task.name).strip("_")
     before, _, behind = map(_escaped, _prompt(adapter).partition(TEXT_FIELD))
     rows = [{TEXT: one.text, CHOICES: one.choices, RIGHT: one.right} for one in asked]
