@@ -16,6 +16,7 @@ from ifedicl.backbone.multi_adapter import Asked, Placed, mixed_batches, mixed_l
 from ifedicl.core.coefficients import Coefficients
 from ifedicl.core.readout import Readout
 from tests.support import tiny
+from tests.support.placed import placed_of
 
 TEXTS = [f"{sentence} {' and so on' * (number % 4)}" for number, sentence in enumerate(tiny.SENTENCES)]
 
@@ -50,7 +51,7 @@ def test_adapters_mixed_in_one_batch_say_what_they_say_apart(case: str) -> None:
         replace(tiny.drawn_adapter(backbone, tiny.TASK, seed=4), readout=readout),
     ]
     classifiers = [adapter.classifier(backbone) for adapter in adapters]
-    rows = interleaved([(classifier, classifier.placed()[0]) for classifier in classifiers])
+    rows = interleaved([(classifier, placed_of(classifier)[0]) for classifier in classifiers])
     together = mixed(backbone, rows)
     texts = TEXTS * len(adapters)
     for number, classifier in enumerate(classifiers):
@@ -65,7 +66,7 @@ def test_adapters_mixed_in_one_batch_say_what_they_say_apart(case: str) -> None:
 def test_the_raw_model_and_its_adapter_share_a_pass(backbone: Backbone) -> None:
     adapter = tiny.drawn_adapter(backbone, tiny.TASK, rank=4)
     classifier = adapter.classifier(backbone)
-    adapted, raw = classifier.placed()
+    adapted, raw = placed_of(classifier)
     together = mixed(backbone, interleaved([(classifier, adapted), (classifier, raw)]))
     identity = replace(adapter, coefficients=Coefficients.identity(adapter.coefficients.form))
     expected = identity.classifier(backbone).log_probabilities((TEXTS * 2)[1::2])
@@ -91,7 +92,7 @@ def test_batches_hold_every_row_once_with_one_adapters_rows_together(backbone: B
         tiny.drawn_adapter(backbone, task, seed=seed).classifier(backbone)
         for seed, task in enumerate((tiny.TASK, tiny.MANY_TOKENS))
     ]
-    placed = [(classifier, place) for classifier in classifiers for place in classifier.placed()]
+    placed = [(classifier, place) for classifier in classifiers for place in placed_of(classifier)]
     rows = interleaved(placed)
     batches = mixed_batches(rows)
     assert sorted(position for batch in batches for position in batch) == list(range(len(rows)))

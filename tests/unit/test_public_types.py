@@ -23,7 +23,6 @@ PACKAGES = ("ifedicl", "ifedicl.federation.messages", "ifedicl.settings", "ifedi
 HANDLES = {"Backbone", "Client", "Coefficients", "Context", "Readout", "State"}
 INTERNAL = {
     "ifedicl.adapter.classifier.Classifier.__init__",
-    "ifedicl.adapter.classifier.Classifier.placed",
     "ifedicl.adapter.on_model.OnModel.__init__",
     "ifedicl.adapter.on_model.OnModel.placed",
 }

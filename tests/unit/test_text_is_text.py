@@ -23,6 +23,7 @@ from ifedicl.backbone.scoring import Scorer
 from ifedicl.errors import DataError, TaskError
 from ifedicl.kinds.classify import Task
 from tests.support import tiny
+from tests.support.placed import placed_of
 
 CHAT = (
     "{% for m in messages %}<|role|>{{ m['role'] }}\n{{ m['content'] | trim }}<|over|>\n{% endfor %}"
@@ -207,7 +208,7 @@ def test_scores_alone_and_in_shared_passes_are_those_of_the_plain_characters(bac
     classifier = adapter.classifier(backbone)
     expected = adapter.classifier(replace(backbone, tokenizer=plain)).log_probabilities(texts)
     np.testing.assert_array_equal(classifier.log_probabilities(texts), expected)
-    placed, _ = classifier.placed()
+    placed, _ = placed_of(classifier)
     rows = [Asked(placed, tokens) for tokens in placed.scorer.encoder.prompts(texts).tokens]
     np.testing.assert_allclose(np.stack(mixed_log_probabilities(backbone, rows)), expected, rtol=1e-5, atol=1e-5)
     scorer = Scorer(backbone, tiny.TASK)

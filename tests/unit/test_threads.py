@@ -23,6 +23,7 @@ from ifedicl.core.readout import Readout, feature_count
 from ifedicl.extract import context_vectors, example_writes
 from ifedicl.serve.worker import Worker
 from tests.support import tiny
+from tests.support.placed import placed_of
 from tests.support.serve import questions
 
 TEXTS = list(tiny.SENTENCES)
@@ -46,7 +47,7 @@ def _front_ends(backbone: Backbone) -> dict[str, Call]:
     raw = Scorer(backbone, tiny.TASK)
     demonstrations = raw.encoded(tiny.examples(8))
     calibrated, turn = tiny.method(), ClientRound("a", 0, 0, 2)
-    placed = shared.placed()
+    placed = placed_of(shared)
 
     def served() -> Any:
         worker = Worker(backbone, most_waiting=100, on_pass=lambda _rows, _seconds: None)

@@ -19,7 +19,6 @@ from ifedicl.metrics import Evaluation
 
 if TYPE_CHECKING:
     from ifedicl.backbone.load import Backbone
-    from ifedicl.backbone.multi_adapter import Placed
 
 _log = logging.getLogger(__name__)
 
@@ -57,15 +56,6 @@ class Classifier(OnModel):
         super().__init__(adapter, backbone)
         assert isinstance(self.scorer, Scorer)
         self._words = self.scorer
-
-    def placed(self) -> tuple[Placed, Placed]:
-        """The adapter and the raw model with its task, for shared passes (:mod:`~ifedicl.backbone.multi_adapter`)."""
-        from ifedicl.backbone.multi_adapter import Placed
-
-        adapter, raw = super().placed()
-        assert isinstance(adapter, Placed)
-        assert isinstance(raw, Placed)
-        return adapter, raw
 
     def log_probabilities(self, texts: Sequence[str], *, on_progress: Callable[[int], None] | None = None) -> Array32:
         """``(N, C)`` log-probabilities among the labels, in the order of ``texts``.

@@ -13,6 +13,7 @@ from ifedicl.errors import BusyError, DataError, ServeError, StoppedError
 from ifedicl.serve import worker as worker_module
 from ifedicl.serve.worker import Scored, Worker
 from tests.support import tiny
+from tests.support.placed import placed_of
 from tests.support.serve import TEXTS, PausedPasses, questions
 
 # The model's thread
@@ -23,7 +24,7 @@ def test_requests_of_several_adapters_get_what_each_says_alone(worker: Worker, b
         tiny.drawn_adapter(backbone, task, rank=rank, seed=rank) for task, rank in ((tiny.TASK, 4), (tiny.MANY_TOKENS, 2))
     ]
     classifiers = [adapter.classifier(backbone) for adapter in adapters]
-    placed = [classifier.placed()[0] for classifier in classifiers]
+    placed = [placed_of(classifier)[0] for classifier in classifiers]
     tasks = [adapter.task for adapter in adapters]
     futures = [worker.submit([placed[at % 2]], questions([text], tasks[at % 2])) for at, text in enumerate(TEXTS)]
     answers = [future.result(10).scores[0][0] for future in futures]
@@ -34,7 +35,7 @@ def test_requests_of_several_adapters_get_what_each_says_alone(worker: Worker, b
 
 def test_whatever_waits_is_mixed_into_one_pass(worker: Worker, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     model = PausedPasses(monkeypatch)
-    adapters = [tiny.drawn_adapter(backbone, seed=seed).classifier(backbone).placed()[0] for seed in (1, 2)]
+    adapters = [placed_of(tiny.drawn_adapter(backbone, seed=seed).classifier(backbone))[0] for seed in (1, 2)]
     first = worker.submit([adapters[0]], questions(TEXTS[:1]))
     assert model.begun.wait(10)
     rest = [worker.submit([adapters[number % 2]], questions([text])) for number, text in enumerate(TEXTS[1:])]
@@ -49,7 +50,7 @@ def test_a_long_request_does_not_hold_up_a_short_one(
 ) -> None:
     monkeypatch.setattr(worker_module, "_WINDOW", 4)
     model = PausedPasses(monkeypatch)
-    placed = tiny.drawn_adapter(backbone).classifier(backbone).placed()[0]
+    placed = placed_of(tiny.drawn_adapter(backbone).classifier(backbone))[0]
     worker.submit([placed], questions(TEXTS[:1]))
     assert model.begun.wait(10)
     ended: list[str] = []
@@ -65,7 +66,7 @@ def test_more_than_may_wait_is_refused_and_there_is_room_again_after(
     worker: Worker, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = PausedPasses(monkeypatch)
-    placed, raw = tiny.drawn_adapter(backbone).classifier(backbone).placed()
+    placed, raw = placed_of(tiny.drawn_adapter(backbone).classifier(backbone))
     futures = [worker.submit([placed, raw], questions()), worker.submit([placed], questions())]  # 16 and 8 rows
     with pytest.raises(BusyError, match="the queue holds 24 texts, 1 more are over its limit of 24"):
         worker.submit([placed], questions(TEXTS[:1]))
@@ -80,7 +81,7 @@ def test_a_request_that_was_given_up_is_not_worked_on_and_frees_its_place(
     worker: Worker, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = PausedPasses(monkeypatch)
-    placed = tiny.drawn_adapter(backbone).classifier(backbone).placed()[0]
+    placed = placed_of(tiny.drawn_adapter(backbone).classifier(backbone))[0]
     first = worker.submit([placed], questions(TEXTS[:1]))
     assert model.begun.wait(10)
     given_up = worker.submit([placed], questions())
@@ -95,7 +96,7 @@ def test_a_request_that_was_given_up_is_not_worked_on_and_frees_its_place(
 def test_a_failing_pass_fails_its_requests_and_no_others(
     worker: Worker, backbone: Backbone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    placed = tiny.drawn_adapter(backbone).classifier(backbone).placed()[0]
+    placed = placed_of(tiny.drawn_adapter(backbone).classifier(backbone))[0]
     nothing: dict[str, Any] = {}
     with monkeypatch.context() as patch:
         patch.setattr(worker_module, "scores_of", lambda backbone, turns, on_pass: nothing["secret text"])
@@ -109,7 +110,7 @@ def test_a_failing_pass_fails_its_requests_and_no_others(
 
 def test_stopping_answers_what_is_here_and_takes_nothing_new(backbone: Backbone) -> None:
     worker = Worker(backbone, most_waiting=100, on_pass=lambda rows, seconds: None)
-    placed = tiny.drawn_adapter(backbone).classifier(backbone).placed()[0]
+    placed = placed_of(tiny.drawn_adapter(backbone).classifier(backbone))[0]
     futures: list[Future[Scored]] = [worker.submit([placed], questions()) for _ in range(5)]
     worker.stop()
     assert [len(future.result(0).scores[0]) for future in futures] == [8] * 5

@@ -35,6 +35,7 @@ from ifedicl.store.records import TaskKey
 from ifedicl.store.requests import Answer
 from ifedicl.store.signature import reference, signature
 from tests.support import tiny
+from tests.support.placed import placed_of
 from tests.support.span import LAYERS, SPANS, cut, each_span, everywhere, method
 
 
@@ -112,7 +113,7 @@ def test_adapters_of_other_layers_share_a_pass(four: Backbone) -> None:
     adapters = [cut(tiny.drawn_adapter(four, rank=rank, seed=rank), layers) for rank, layers in enumerate(spans)]
     classifiers = [adapter.classifier(four) for adapter in adapters]
     prompt = classifiers[0].scorer.encoder.prompts(["bread on the table"]).tokens[0]
-    mixed = mixed_log_probabilities(four, [Asked(each.placed()[0], prompt) for each in classifiers])
+    mixed = mixed_log_probabilities(four, [Asked(placed_of(each)[0], prompt) for each in classifiers])
     for own, classifier in zip(mixed, classifiers, strict=True):
         np.testing.assert_allclose(own, classifier.log_probabilities(["bread on the table"])[0], atol=1e-5)
 
