@@ -246,7 +246,7 @@ def test_status_tells_rounds_losses_bytes_and_who_answered(story: Story) -> None
     assert now["held_out_loss"] > 0
     assert now["sites"]["a"]["bytes_up"] > 200
     assert now["sites"]["a"]["carrier_bytes"] > 1000
-    assert f"round {ROUNDS} of {ROUNDS}" in story.printed
+    assert f"{ROUNDS} rounds in" in story.printed
     assert "FINISHED:COMPLETED" in story.printed
 
 
