@@ -223,7 +223,7 @@ class Worker:
             job.scores[at] = scores
             if len(job.scores) == len(job.turns):
                 self._close(job)
-                _resolve(job.future, job.answer())
+                _resolve(job.future, _answered(job))
         self._on_pass(sum(turn.work for turn in turns), time.perf_counter() - start)
 
     def _close(self, job: _Submission) -> None:
@@ -235,6 +235,14 @@ class Worker:
             self._jobs.remove(job)
         with self._wake:
             self._waiting -= job.size
+
+
+def _answered(job: _Submission) -> Scored | Exception:
+    """The answer, or why there is none: an error here is the request's own, and the thread goes on."""
+    try:
+        return job.answer()
+    except Exception as error:
+        return _visible(error)
 
 
 def _resolve(future: Future[Scored], outcome: Scored | Exception) -> None:

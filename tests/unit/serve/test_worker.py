@@ -108,6 +108,22 @@ def test_a_failing_pass_fails_its_requests_and_no_others(
         worker.submit([placed], questions(["fine", ""])).result(10)
 
 
+def test_an_answer_that_cannot_be_put_together_fails_its_own_request_and_the_thread_goes_on(
+    worker: Worker, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed = placed_of(tiny.drawn_adapter(backbone).classifier(backbone))[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            worker_module,
+            "scores_of",
+            lambda backbone, turns, on_pass: [np.zeros((1, turn.work + at)) for at, turn in enumerate(turns)],
+        )
+        with pytest.raises(ServeError, match="the model failed on this request"):
+            worker.submit([placed], questions(TEXTS[:2])).result(10)
+    assert worker.waiting == 0
+    assert len(worker.submit([placed], questions()).result(10).scores[0]) == len(TEXTS)
+
+
 def test_stopping_answers_what_is_here_and_takes_nothing_new(backbone: Backbone) -> None:
     worker = Worker(backbone, most_waiting=100, on_pass=lambda rows, seconds: None)
     placed = placed_of(tiny.drawn_adapter(backbone).classifier(backbone))[0]
