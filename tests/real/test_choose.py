@@ -11,10 +11,8 @@ import pytest
 from ifedicl import Backbone, Choice, ChooseTask, ModelSettings, load_preset, runs
 from ifedicl.backbone.option_scoring import OptionScorer
 from ifedicl.demo.fetch import demo_places
-from ifedicl.serve.limits import Limits
-from ifedicl.serve.worker import Worker
 from ifedicl.settings import changed
-from tests.support.serve import asking, state_of
+from tests.support.serve import served
 
 pytestmark = pytest.mark.real
 TASK = ChooseTask(name="who is pleased", template="Review: {text}\nThe guest")
@@ -57,13 +55,8 @@ def test_one_message_of_each_client_chooses_better_than_the_raw_model_and_is_ser
     answers = adapter.on_model(real_backbone).answers(test[:3])
     assert [answer.shown in row.options for answer, row in zip(answers, test[:3], strict=True)] == [True] * 3
 
-    worker = Worker(real_backbone, most_waiting=64, on_pass=lambda rows, seconds: None)
-    try:
-        server = asking(replace(state_of(worker, real_backbone, tmp_path, adapter), limits=Limits()))
-        questions = [{"text": row.text, "options": row.options} for row in test[:3]]
-        served = server.post("/v1/choose", json={"questions": questions}).json()["results"]
-    finally:
-        worker.stop()
-    assert [item["option"] for item in served] == [answer.shown for answer in answers]
-    for item, answer in zip(served, answers, strict=True):
+    questions = [{"text": row.text, "options": row.options} for row in test[:3]]
+    results = served(adapter, real_backbone, tmp_path, {"questions": questions})["results"]
+    assert [item["option"] for item in results] == [answer.shown for answer in answers]
+    for item, answer in zip(results, answers, strict=True):
         assert item["probabilities"] == pytest.approx(answer.facts["probabilities"], abs=2e-3)

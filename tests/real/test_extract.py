@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,9 @@ import torch
 from ifedicl import Backbone, ExtractTask, ModelSettings, Passage, TextEvaluation, load_preset, runs
 from ifedicl.backbone.answer_scoring import AnswerScorer
 from ifedicl.backbone.hooks import applied
+from ifedicl.serve.asked.asked_passages import ROUTE
 from ifedicl.settings import changed
+from tests.support.serve import served
 
 pytestmark = pytest.mark.real
 TASK = ExtractTask(name="order", template="Order: {text}\nFields:", most_answer_tokens=16)
@@ -34,7 +38,9 @@ def passages(count: int, first: int = 0) -> tuple[Passage, ...]:
     )
 
 
-def test_a_federation_learns_to_write_fields_and_writes_what_plain_passes_write(real_backbone: Backbone) -> None:
+def test_a_federation_learns_to_write_fields_and_writes_what_plain_passes_write(
+    real_backbone: Backbone, tmp_path: Path
+) -> None:
     rows, test = passages(36), passages(12, first=36)
     clients = runs.simulate(real_backbone, TASK, {"north": rows[::2], "south": rows[1::2]})
     model = ModelSettings(source="demo", dtype="float32")
@@ -57,3 +63,6 @@ def test_a_federation_learns_to_write_fields_and_writes_what_plain_passes_write(
                 states = real_backbone.hidden_states(torch.tensor([tokens]))
                 tokens.append(int(real_backbone.logits(states[0, -1]).argmax()))
             assert scorer.ends.text(tokens[len(prompt) :]) == written
+
+    answer, shown = served(adapter, real_backbone, tmp_path, {**ROUTE.example, "zero_shot": True}), ROUTE.answer_example
+    assert answer["results"][0]["answer"] == shown["results"][0]["answer"]  # on /docs

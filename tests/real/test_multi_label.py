@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ifedicl import Backbone, MultiLabelExample, MultiLabelTask, federate, simulate
 from ifedicl.runs import zero_shot_adapter
+from ifedicl.serve.asked.asked_label_sets import ROUTE
 from ifedicl.settings import ModelSettings, changed, load_preset
+from tests.support.serve import served
 
 pytestmark = pytest.mark.real
 
@@ -28,7 +32,7 @@ def tickets(skip: int) -> tuple[MultiLabelExample, ...]:
     return tuple(example for number, example in enumerate(found) if number % 3 == skip)
 
 
-def test_a_federation_learns_which_labels_texts_have(real_backbone: Backbone, model: ModelSettings) -> None:
+def test_a_federation_learns_which_labels_texts_have(real_backbone: Backbone, model: ModelSettings, tmp_path: Path) -> None:
     pools = {"north": tickets(0), "south": tickets(1)}
     method = changed(load_preset("fast"), {"holdout": {"selection": 0.25}, "rounds": {"rounds": 3}}, "test")
     adapter = federate(simulate(real_backbone, TASK, pools, seed=0), model, TASK, method).adapter
@@ -37,5 +41,5 @@ def test_a_federation_learns_which_labels_texts_have(real_backbone: Backbone, mo
     evaluation, zero_shot = ours.evaluate(asked), raw.evaluate(asked)
     assert evaluation.figures["micro-F1"] > max(0.8, zero_shot.figures["micro-F1"] + 0.1)
     assert evaluation.loss < zero_shot.loss
-    (answer,) = ours.answers([MultiLabelExample("The lift is stuck, and music keeps us awake", frozenset())])
-    assert set(answer.value) == {"lift", "noise"}
+    answer, shown = served(adapter, real_backbone, tmp_path, {**ROUTE.example, "zero_shot": True}), ROUTE.answer_example
+    assert answer["results"][0]["labels"] == shown["results"][0]["labels"] == ["lift", "noise"]  # on /docs

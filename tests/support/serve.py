@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,16 @@ def asking(
     """A client of a server at ``host`` that calls it ``name``; ``allowed`` are its further names."""
     hosts = Hosts(host, allowed) if keys is None or allowed else None
     return TestClient(application(state, keys, hosts), base_url=f"http://{name}", raise_server_exceptions=False)
+
+
+def served(adapter: Adapter, backbone: Backbone, folder: Path, body: Mapping[str, Any]) -> dict[str, Any]:
+    """What a server of this adapter alone answers to ``body`` on the route of its kind, with the usual limits."""
+    worker = Worker(backbone, most_waiting=64, on_pass=lambda rows, seconds: None)
+    try:
+        server = asking(replace(state_of(worker, backbone, folder, adapter), limits=Limits()))
+        return dict(server.post(f"/v1/{adapter.task.kind}", json=dict(body)).raise_for_status().json())
+    finally:
+        worker.stop()
 
 
 def fault(answer: Any) -> tuple[int, str, str]:

@@ -68,7 +68,7 @@ def application(state: ServerState, keys: Keys | None, hosts: Hosts | None, trac
         )
         return HTMLResponse(page)
 
-    def example(route: KindRoute, url: str) -> dict[str, str | None]:
+    def example(route: KindRoute, url: str) -> dict[str, str]:
         """A command that asks at this address, and an answer; it names an adapter if there are several."""
         # Where keys are asked for, the names of adapters are for those who have one.
         names = [served.name for served in state.catalog if served.route is route]
@@ -76,7 +76,7 @@ def application(state: ServerState, keys: Keys | None, hosts: Hosts | None, trac
         body = {**route.example, **named, "zero_shot": True}
         return {
             "curl": _curl(f"{url.rstrip('/')}{route.path}", body, needs_key=keys is not None),
-            "answer": None if route.answer_example is None else json.dumps(route.answer_example, indent=2),
+            "answer": json.dumps(route.answer_example, indent=2),
         }
 
     @app.exception_handler(IfediclError)

@@ -26,6 +26,7 @@ from ifedicl.runs import zero_shot_adapter
 from ifedicl.serve.answering import ServerState
 from ifedicl.serve.api_keys import Keys, new_key
 from ifedicl.serve.asked import ROUTES
+from ifedicl.serve.asked.any_route import KindRoute
 from ifedicl.serve.worker import Worker
 from ifedicl.settings import ModelSettings
 from tests.support import choices, label_sets, passages, tiny
@@ -67,6 +68,15 @@ def shown(answer: Answer, result: Mapping[str, Any]) -> None:
 def test_every_kind_has_a_route() -> None:
     assert set(ROUTES) == set(KINDS.values())
     assert {route.path for route in ROUTES.values()} == {f"/v1/{name}" for name in KINDS}
+
+
+@pytest.mark.parametrize("route", ROUTES.values(), ids=lambda route: route.path)
+def test_the_description_of_each_kind_shows_a_request_and_a_whole_answer(client: TestClient, route: KindRoute) -> None:
+    asked = route.request.model_validate({**route.example, "zero_shot": True}, strict=True)
+    answer = route.answers.model_validate(route.answer_example, strict=True)
+    assert len(asked.rows) == len(answer.results) == len(answer.zero_shot or ())
+    assert answer.model_dump(mode="json") == route.answer_example
+    assert json.dumps(route.answer_example, indent=2) in html.unescape(client.get("/docs").text)
 
 
 @pytest.mark.parametrize("kind", ASKED)

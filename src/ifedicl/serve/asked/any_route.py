@@ -76,7 +76,7 @@ class KindRoute:
         does: a sentence for the description.
         counts: what a text counts for in the limits, where it is more than one; as a part of a sentence.
         example: fields of a request, for the description.
-        answer_example: what an adapter answered to it, if the description shows that.
+        answer_example: what an adapter answered to it.
     """
 
     task: type[AnyTask]
@@ -86,7 +86,7 @@ class KindRoute:
     does: str
     counts: str
     example: Mapping[str, Any]
-    answer_example: Mapping[str, Any] | None = None
+    answer_example: Mapping[str, Any]
 
     @property
     def path(self) -> str:
@@ -97,6 +97,18 @@ class KindRoute:
     def said(self) -> str:
         """The route's description."""
         return f"{self.does} In the limits {self.counts}." if self.counts else self.does
+
+
+def answer_of_demo_model(adapter: str, version: str, ours: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole answer to one item, for the description: of an adapter on the demo's model, and of the raw model."""
+    fingerprint = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+    return {
+        "model": {"name": "SmolLM2-135M-Instruct.Q4_1.gguf", "fingerprint": fingerprint, "dtype": "float32"},
+        "adapter": {"name": adapter, "version": version},
+        "results": [ours],
+        "zero_shot": [raw],
+        "truncated": 0,
+    }
 
 
 def alone_too(arrives: type, schema: Any) -> BeforeValidator:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field
 from ifedicl.kinds.choices import MOST_OPTIONS, OPTIONS_COLUMN
 from ifedicl.kinds.choose import ChooseTask
 from ifedicl.kinds.examples import Answer
-from ifedicl.serve.asked.any_route import TEXT, Answers, KindRoute, Request, Result, alone_too
+from ifedicl.serve.asked.any_route import TEXT, Answers, KindRoute, Request, Result, alone_too, answer_of_demo_model
 
 QUESTIONS_EXAMPLE = [
     {
@@ -18,17 +18,12 @@ QUESTIONS_EXAMPLE = [
         "options": ["will gladly come again", "will never come again"],
     }
 ]
-ANSWER_EXAMPLE: dict[str, Any] = {
-    "model": {
-        "name": "SmolLM2-135M-Instruct.Q4_1.gguf",
-        "fingerprint": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        "dtype": "float32",
-    },
-    "adapter": {"name": "who-is-pleased", "version": "4e6e4fcfa0c1"},
-    "results": [{"position": 0, "option": "will gladly come again", "probabilities": [0.8827, 0.1173]}],
-    "zero_shot": [{"position": 1, "option": "will never come again", "probabilities": [0.3403, 0.6597]}],
-    "truncated": 0,
-}
+ANSWER_EXAMPLE = answer_of_demo_model(
+    "who-is-pleased",
+    "4e6e4fcfa0c1",
+    {"position": 0, "option": "will gladly come again", "probabilities": [0.8827, 0.1173]},
+    {"position": 1, "option": "will never come again", "probabilities": [0.3403, 0.6597]},
+)
 """What the adapter of ``tests/real/test_choose.py`` answers to :data:`QUESTIONS_EXAMPLE`."""
 
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from ifedicl.kinds.examples import Answer
 from ifedicl.kinds.multi_label import MultiLabelTask
-from ifedicl.serve.asked.any_route import Answers, KindRoute, Result, TextsRequest
+from ifedicl.serve.asked.any_route import Answers, KindRoute, Result, TextsRequest, answer_of_demo_model
+
+TEXTS_EXAMPLE = ["The lift is stuck, and music keeps us awake"]
+ANSWER_EXAMPLE = answer_of_demo_model(
+    "tickets",
+    "07829826c864",
+    {"labels": ["lift", "noise"], "probabilities": {"lift": 0.9937, "heating": 0.0063, "noise": 0.9979}},
+    {"labels": [], "probabilities": {"lift": 0.0025, "heating": 0.023, "noise": 0.007}},
+)
+"""What the adapter of ``tests/real/test_multi_label.py`` answers to :data:`TEXTS_EXAMPLE`."""
 
 
 class MultiLabelRequest(TextsRequest):
@@ -31,6 +40,8 @@ class LabelledSet(Result):
 class MultiLabelAnswer(Answers[LabelledSet]):
     """The answers, in the order of the texts."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [ANSWER_EXAMPLE]})
+
 
 ROUTE = KindRoute(
     task=MultiLabelTask,
@@ -39,5 +50,6 @@ ROUTE = KindRoute(
     answers=MultiLabelAnswer,
     does="Say which labels one text has, or many.",
     counts="",
-    example={"texts": ["The lift is stuck, and music keeps us awake"]},
+    example={"texts": TEXTS_EXAMPLE},
+    answer_example=ANSWER_EXAMPLE,
 )

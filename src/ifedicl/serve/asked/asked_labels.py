@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 from pydantic import ConfigDict, Field
 
 from ifedicl.kinds.classify import Task
 from ifedicl.kinds.examples import Answer
-from ifedicl.serve.asked.any_route import TEXTS_EXAMPLE, Answers, KindRoute, Result, TextsRequest
+from ifedicl.serve.asked.any_route import TEXTS_EXAMPLE, Answers, KindRoute, Result, TextsRequest, answer_of_demo_model
 
-ANSWER_EXAMPLE: dict[str, Any] = {
-    "model": {
-        "name": "SmolLM2-135M-Instruct.Q4_1.gguf",
-        "fingerprint": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        "dtype": "float32",
-    },
-    "adapter": {"name": "demo", "version": "4236301f3912"},
-    "results": [{"label": "positive", "probabilities": {"negative": 0.1086, "neutral": 0.0382, "positive": 0.8533}}],
-    "zero_shot": [{"label": "positive", "probabilities": {"negative": 0.0687, "neutral": 0.0073, "positive": 0.924}}],
-    "truncated": 0,
-}
+ANSWER_EXAMPLE = answer_of_demo_model(
+    "demo",
+    "4236301f3912",
+    {"label": "positive", "probabilities": {"negative": 0.1086, "neutral": 0.0382, "positive": 0.8533}},
+    {"label": "positive", "probabilities": {"negative": 0.0687, "neutral": 0.0073, "positive": 0.924}},
+)
 """What the demo's adapter answers to :data:`TEXTS_EXAMPLE`."""
 
 

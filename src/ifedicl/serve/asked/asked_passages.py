@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from ifedicl.kinds.examples import Answer
 from ifedicl.kinds.extraction import TOKENS_OF_A_ROW, ExtractTask
-from ifedicl.serve.asked.any_route import Answers, KindRoute, Result, TextsRequest
+from ifedicl.serve.asked.any_route import Answers, KindRoute, Result, TextsRequest, answer_of_demo_model
+
+TEXTS_EXAMPLE = ["please bring the soup to the garden"]
+ANSWER_EXAMPLE = answer_of_demo_model(
+    "order",
+    "ac7cd2839012",
+    {"answer": "item: soup; to: garden", "confidence": 0.9841},
+    {"answer": "2000000000000000", "confidence": 0.3366},
+)
+"""What the adapter of ``tests/real/test_extract.py`` answers to :data:`TEXTS_EXAMPLE`."""
 
 
 class ExtractRequest(TextsRequest):
@@ -29,6 +38,8 @@ class Extracted(Result):
 class ExtractAnswer(Answers[Extracted]):
     """The answers, in the order of the texts."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [ANSWER_EXAMPLE]})
+
 
 ROUTE = KindRoute(
     task=ExtractTask,
@@ -37,5 +48,6 @@ ROUTE = KindRoute(
     answers=ExtractAnswer,
     does="Write one line about one text or many (experimental).",
     counts=f"each {TOKENS_OF_A_ROW} tokens that an answer may have count as one",
-    example={"texts": ["please bring the soup to the garden"]},
+    example={"texts": TEXTS_EXAMPLE},
+    answer_example=ANSWER_EXAMPLE,
 )
