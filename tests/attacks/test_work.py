@@ -51,7 +51,7 @@ def test_a_job_of_endless_steps_is_refused(backbone: Backbone, tmp_path: Path) -
 
 def test_a_request_that_takes_too_long_is_ended(backbone: Backbone, tmp_path: Path) -> None:
     long = job(backbone, tiny.method(calibration={"batch_size": 4, "local_steps": 1000}))
-    victim = owner(backbone, tmp_path, seconds=0.2)
+    victim = owner(backbone, tmp_path, seconds=1.0)
     assert code(victim.begin(long)) is None
     assert code(victim.handle(UpdateRequest(place_of(long), 0, 0, 2, long.identity))) is FailureCode.REFUSED
     assert code(victim.handle(EvaluateRequest(place_of(long), long.identity))) is None  # and it goes on

@@ -156,9 +156,9 @@ def test_a_reference_is_computed_once_and_then_stays(store: Store) -> None:
 
 def test_a_lease_is_one_holders_until_it_expires(store: Store) -> None:
     assert store.try_lease(KEY, "a", 30)
-    assert store.try_lease(KEY, "a", 0.2)  # extended, and now short
+    assert store.try_lease(KEY, "a", 1)  # extended, and now short
     assert not store.try_lease(KEY, "b", 30)
-    time.sleep(0.3)
+    time.sleep(1.1)
     assert store.try_lease(KEY, "b", 30)
     store.release(KEY, "a")  # not its own any more
     assert not store.try_lease(KEY, "a", 30)
@@ -170,13 +170,13 @@ def test_a_lease_is_extended_while_it_is_held(store: Store) -> None:
     order: list[str] = []
 
     def second() -> None:
-        with leased(store, KEY, seconds=0.4, poll=0.05):
+        with leased(store, KEY, seconds=1.5, poll=0.05):
             order.append("second")
 
-    with leased(store, KEY, seconds=0.4):
+    with leased(store, KEY, seconds=1.5):
         thread = threading.Thread(target=second)
         thread.start()
-        time.sleep(0.9)
+        time.sleep(2)
         order.append("first is done")
     thread.join()
     assert order == ["first is done", "second"]
@@ -207,7 +207,7 @@ def test_waiting_for_a_holder_that_hangs_ends_with_a_remedy(store: Store) -> Non
         late = pytest.raises(StorageError, match=r"another process has been calibrating this task.*run without --store")
         with late, leased(store, KEY, poll=0.02, patience=0.1):
             raise AssertionError("both hold it")
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 30
 
 
 def _put(url: str, number: int) -> None:
