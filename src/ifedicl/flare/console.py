@@ -8,11 +8,11 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nvflare.fuel.flare_api.api_spec import InternalError, JobNotRunning, NoConnection, NoReply
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
@@ -25,7 +25,9 @@ from ifedicl.flare.kits import check_kit
 from ifedicl.flare.log_files import LOG, lines_of
 from ifedicl.flare.names import ADAPTER, RESULT, STATUS
 
+T = TypeVar("T")
 _POLL_SECONDS = 1.0  # between two polls of a job's status
+_PATIENCE_SECONDS = 30.0  # with a server that does not answer
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,12 @@ class Console:
         return sorted(client.name for client in self._session.get_connected_client_list())
 
     def jobs(self) -> list[JobRecord]:
-        """All jobs, the newest first."""
-        found = self._session.list_jobs(reverse=True)
+        """All jobs, the newest first.
+
+        Raises:
+            FederationError: the server does not answer any more.
+        """
+        found = _patiently(lambda: self._session.list_jobs(reverse=True))
         return [JobRecord(str(job["job_id"]), str(job.get("job_name", "")), str(job.get("status", ""))) for job in found]
 
     def job(self, name: str | None = None) -> JobRecord:
@@ -83,10 +89,10 @@ class Console:
         return str(self._session.submit_job(str(folder.resolve())))
 
     def status(self, job: JobRecord) -> dict[str, Any] | None:
-        """The status of a job; None if it is not running."""
+        """The status of a job; None if it is not running, or does not answer now."""
         try:
             return dict(self._session.do_app_command(job.id, STATUS, None))
-        except (JobNotRunning, InternalError, NoReply):  # a job that starts gives the last two
+        except (JobNotRunning, InternalError, NoReply, NoConnection):  # a job that starts or ends gives the last three
             return None
 
     def rounds(self, job: JobRecord) -> Iterator[dict[str, Any]]:
@@ -129,12 +135,31 @@ class Console:
         """The folder that the server kept of a finished job. It holds the server's files alone, nothing of a site."""
         with tempfile.TemporaryDirectory() as place:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(NoReply, InternalError):
-                self._session.download_job_result(job.id, place)
+                _patiently(lambda: self._session.download_job_result(job.id, place))
             yield Path(place)
 
     def stop(self, job: JobRecord) -> None:
         """Abort a job; its checkpoint stays."""
         self._session.abort_job(job.id)
+
+
+def _patiently(ask: Callable[[], T]) -> T:
+    """What the server answers; an answer that is lost is asked for again.
+
+    Raises:
+        FederationError: the server does not answer any more.
+    """
+    until = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return ask()
+        except NoConnection as error:
+            if time.monotonic() >= until:
+                raise FederationError(
+                    f"the server does not answer any more ({error}). A job that runs goes on without this command. Once the "
+                    "server answers, see: ifedicl flare status --follow"
+                ) from error
+        time.sleep(_POLL_SECONDS)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nvflare.fuel.flare_api.api_spec import JobNotRunning
+from nvflare.fuel.flare_api.api_spec import JobNotRunning, NoConnection
 
 from ifedicl import cli
 from ifedicl.errors import FederationError, StorageError
@@ -91,6 +91,32 @@ class PlayedSession:
 
     def abort_job(self, job_id: str) -> None:
         self.aborted.append(job_id)
+
+
+def test_an_answer_that_is_lost_ends_no_following(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FLARE's server says that it has no connection while the process of a job starts or ends."""
+
+    class Played(PlayedSession):
+        asked = 0
+
+        def list_jobs(self, *, reverse: bool) -> list[dict[str, str]]:
+            self.asked += 1
+            if self.asked in {1, 3}:
+                raise NoConnection("lost")
+            first, *rest = super().list_jobs(reverse=reverse)
+            return [first | {"status": "RUNNING" if self.asked < 5 else "FINISHED:COMPLETED"}, *rest]
+
+        def do_app_command(self, job_id: str, topic: str, data: object) -> dict[str, int]:
+            if self.asked < 4:
+                raise NoConnection("lost")
+            return super().do_app_command(job_id, topic, data)
+
+    monkeypatch.setattr("ifedicl.flare.console._POLL_SECONDS", 0.0)
+    console = Console(Played())
+    assert [facts["round"] for facts in console.rounds(console.job())] == [3]
+    monkeypatch.setattr("ifedicl.flare.console._PATIENCE_SECONDS", 0.0)
+    with pytest.raises(FederationError, match=r"does not answer any more \(lost\)\. A job that runs goes on"):
+        Console(Played()).jobs()
 
 
 def test_the_status_of_a_run_that_the_server_does_not_know_is_an_error(
