@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from ifedicl.core.subspace import Context
 from ifedicl.errors import AdapterError, StorageError
 from ifedicl.settings import ReadoutSettings, SubspaceSettings
 from ifedicl.store import open_store
-from ifedicl.store.database import Database
+from ifedicl.store.database import Database, _begin_wal
 from ifedicl.store.lease import leased
 from ifedicl.store.protocol import Store
 from ifedicl.store.records import TaskKey
@@ -230,6 +231,30 @@ def test_twenty_writers_at_once_lose_nothing(url: str) -> None:
     assert values == set(map(float, range(20)))
     assert len(store.nearest(KEY, unit(0), 30)) == 20
     store.close()
+
+
+class _RefusesTwice(sqlite3.Connection):
+    """Refuses a change of the file's mode, as SQLite does at once, without waiting, while another process makes one."""
+
+    refusals: ClassVar[list[int]] = []
+
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        if "journal_mode=" in sql and self.refusals:
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = self.refusals.pop()
+            raise error
+        return super().execute(sql, *parameters)
+
+
+def test_two_that_change_the_mode_of_a_new_file_at_once_both_open_it(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "new.sqlite", factory=_RefusesTwice)
+    _RefusesTwice.refusals[:] = [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY]
+    _begin_wal(connection)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    _RefusesTwice.refusals[:] = [sqlite3.SQLITE_READONLY]
+    with pytest.raises(sqlite3.OperationalError):
+        _begin_wal(connection)
+    connection.close()
 
 
 @pytest.mark.soak

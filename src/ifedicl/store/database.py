@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from ifedicl.store.schema import leases, references, tasks, versions
 
 _HEAD = "0002"
 _BUSY_SECONDS = 60
+_RETRY_SECONDS = 0.01  # between two attempts where SQLite does not wait by itself
 _ALLOWED = "a file (SQLite), or postgresql://USER@HOST/DATABASE"
 _UPGRADE_LOCK = 0x1FED1C1  # an arbitrary number, the same in all versions
 _INSERT: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -267,7 +269,8 @@ def _sqlite(url: sa.URL) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # the event below begins transactions, not the driver
-        for pragma in ("busy_timeout=60000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+        _begin_wal(connection)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")
@@ -277,6 +280,21 @@ def _sqlite(url: sa.URL) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _begin_wal(connection: sqlite3.Connection) -> None:
+    """Write ahead, as every process that uses the file does. SQLite refuses at once where two change a new file's mode."""
+    until = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if (
+                error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until
+            ):  # extended codes have more bits
+                raise
+        time.sleep(_RETRY_SECONDS)
 
 
 @contextmanager
