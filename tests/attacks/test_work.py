@@ -170,7 +170,7 @@ def test_a_manifest_of_many_faults_is_refused_at_once(
     header["manifest"]["task"]["labels"] = labels
     victim, start = owner(backbone, tmp_path, over_flare=True), time.perf_counter()
     assert code(victim.send(b"IFCL\x03\x00" + pack(kind, header, {}))) is FailureCode.BAD_REQUEST
-    assert time.perf_counter() - start < 20.0  # it took hours when each fault was compared with each
+    assert time.perf_counter() - start < 2.0  # it took hours when each fault was compared with each
     assert max(len(record.getMessage()) for record in caplog.records) < 1000
 
 

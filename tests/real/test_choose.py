@@ -11,6 +11,7 @@ import pytest
 from ifedicl import Backbone, Choice, ChooseTask, ModelSettings, load_preset, runs
 from ifedicl.backbone.option_scoring import OptionScorer
 from ifedicl.demo.fetch import demo_places
+from ifedicl.serve.asked.asked_choices import ANSWER_EXAMPLE, QUESTIONS_EXAMPLE
 from ifedicl.settings import changed
 from tests.support.serve import served
 
@@ -56,7 +57,8 @@ def test_one_message_of_each_client_chooses_better_than_the_raw_model_and_is_ser
     assert [answer.shown in row.options for answer, row in zip(answers, test[:3], strict=True)] == [True] * 3
 
     questions = [{"text": row.text, "options": row.options} for row in test[:3]]
-    results = served(adapter, real_backbone, tmp_path, {"questions": questions})["results"]
+    *results, shown = served(adapter, real_backbone, tmp_path, {"questions": questions + QUESTIONS_EXAMPLE})["results"]
+    assert shown["option"] == ANSWER_EXAMPLE["results"][0]["option"]  # on /docs
     assert [item["option"] for item in results] == [answer.shown for answer in answers]
     for item, answer in zip(results, answers, strict=True):
         assert item["probabilities"] == pytest.approx(answer.facts["probabilities"], abs=2e-3)

@@ -41,5 +41,5 @@ def test_a_federation_learns_which_labels_texts_have(real_backbone: Backbone, mo
     evaluation, zero_shot = ours.evaluate(asked), raw.evaluate(asked)
     assert evaluation.figures["micro-F1"] > max(0.8, zero_shot.figures["micro-F1"] + 0.1)
     assert evaluation.loss < zero_shot.loss
-    answer, shown = served(adapter, real_backbone, tmp_path, {**ROUTE.example, "zero_shot": True}), ROUTE.answer_example
-    assert answer["results"][0]["labels"] == shown["results"][0]["labels"] == ["lift", "noise"]  # on /docs
+    answer, shown = served(adapter, real_backbone, tmp_path, ROUTE.example), ROUTE.answer_example  # on /docs
+    assert answer["results"][0]["labels"] == shown["results"][0]["labels"] == ["lift", "noise"]

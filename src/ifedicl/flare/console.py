@@ -56,8 +56,12 @@ class Console:
         self._session = session
 
     def sites(self) -> list[str]:
-        """Names of the connected sites."""
-        return sorted(client.name for client in self._session.get_connected_client_list())
+        """Names of the connected sites.
+
+        Raises:
+            FederationError: the server does not answer any more.
+        """
+        return sorted(client.name for client in _patiently(self._session.get_connected_client_list))
 
     def jobs(self) -> list[JobRecord]:
         """All jobs, the newest first.

@@ -290,9 +290,8 @@ def _begin_wal(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA journal_mode=WAL")
             return
         except sqlite3.OperationalError as error:
-            if (
-                error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until
-            ):  # extended codes have more bits
+            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # extended codes have more bits
+            if not is_busy or time.monotonic() >= until:
                 raise
         time.sleep(_RETRY_SECONDS)
 

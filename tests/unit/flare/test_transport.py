@@ -132,7 +132,7 @@ def test_a_spoilt_reply_is_left_out_and_the_others_go_on(
 def test_a_late_site_holds_nobody_up_longer_than_the_deadline(backbone: Backbone, tmp_path: Path) -> None:
     start = time.monotonic()
     run(backbone, tmp_path, spoilt(lambda reply: None), rounds={"rounds": 2}, coordination=Coordination(deadline_seconds=2))
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 10
     assert [item for item in metrics(tmp_path, "b") if item[0] == "update"] == [("update", 0, "late"), ("update", 1, "late")]
 
 
@@ -144,7 +144,7 @@ def test_a_lost_site_is_not_waited_for(backbone: Backbone, monkeypatch: pytest.M
     settings = job(backbone)
     engine = TransportEngine(transport, SITES)
     Coordinator(engine, settings.task, settings.method, settings.manifest.model).run()
-    assert time.monotonic() - start < 60  # the deadline is an hour
+    assert time.monotonic() - start < 15  # the deadline is an hour
     request = UpdateRequest("x", 0, 0, 1, Coefficients(np.zeros((3, 2, 2), dtype=np.float32)))
     last = list(engine.exchange(dict.fromkeys(SITES, request), 3600.0, {}))[-1]
     assert (last.client, last.reply) == ("b", Failure(FailureCode.LOST))
